@@ -1,0 +1,1 @@
+"""simfl: federated-learning simulation on Ray."""

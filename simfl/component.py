@@ -1,0 +1,205 @@
+"""Components: the frozen dataclasses of which a scenario is made.
+
+A component has a name, and its fields are its config. A component root (``OptiModule``, ``Source``,
+``Partition``...) has a registry, and a class that names itself registers itself::
+
+    @dataclass(frozen=True)
+    class Momentum(OptiModule):
+        name: ClassVar[str] = "momentum"
+        beta: Share = 0.9
+
+Types and bounds are annotations in the vocabulary of ``annotated-types``; they are checked when a
+component is built, they make its line in ``simfl list``, and the YAML schema is made from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
+
+from annotated_types import Ge, Gt, Interval
+
+from simfl.errors import ConfigError, ImportPathError, did_you_mean
+from simfl.registry import Registry
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from typing_extensions import Self
+
+__all__ = [
+    "Component",
+    "Count",
+    "NonNegative",
+    "Positive",
+    "Share",
+    "field_types",
+    "import_object",
+    "import_plugins",
+]
+
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Count = Annotated[int, Ge(1)]
+
+
+class Component:
+    """A named frozen dataclass whose fields are its config, JSON-serialisable."""
+
+    name: ClassVar[str]
+    """What a scenario calls it."""
+
+    registry: ClassVar[Registry[Any]]
+    """The classes of this kind, by name; set on each root."""
+
+    def __init_subclass__(cls, *, kind: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind is not None:
+            cls.registry = Registry(kind)
+        elif "name" in cls.__dict__:
+            cls.registry.add(cls.name, cls)
+
+    def __post_init__(self) -> None:
+        """Check every field, then the fields together.
+
+        Raises:
+            ConfigError: naming the component, the field, the value and what is allowed.
+        """
+        if not getattr(self, "__dataclass_params__").frozen:  # noqa: B009
+            raise ConfigError(f"{type(self).__name__} must be a @dataclass(frozen=True)")
+        for name, value in _checked(type(self), self.get_config()).items():
+            object.__setattr__(self, name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Check what concerns several fields at once; raise ConfigError."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the fields, by name."""
+        return {field.name: getattr(self, field.name) for field in _fields(type(self))}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Build from fields by name.
+
+        Raises:
+            KeyError: for an entry that is no field, and for a missing one that has no default.
+            ConfigError: for a value that a field can't have.
+        """
+        names = [field.name for field in _fields(cls)]
+        if unused := [key for key in config if key not in names]:
+            hint = did_you_mean(unused[0], names) if names else "It takes none."
+            raise KeyError(f"{cls.name}: unused config entries {unused}. {hint}")
+        if missing := [f.name for f in _fields(cls) if _is_required(f) and f.name not in config]:
+            raise KeyError(f"{cls.name}: missing config entries {missing}")
+        return cls(**config)
+
+    @classmethod
+    def from_name(cls, name: str, config: Mapping[str, Any] | None = None) -> Self:
+        """Build the component of this kind that has this name.
+
+        Raises:
+            UnknownNameError: (a KeyError) with the nearest name.
+            KeyError, ConfigError: as ``from_config``.
+        """
+        found: Self = cls.registry[name].from_config(config or {})
+        return found
+
+
+def field_types(cls: type[Component]) -> dict[str, tuple[Any, Any]]:
+    """Return ``{field: (annotation with its bounds, default or ...)}``."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {
+        field.name: (hints[field.name], ... if _is_required(field) else _default(field))
+        for field in _fields(cls)
+    }
+
+
+def import_object(path: str) -> Any:
+    """Import ``package.module:name``.
+
+    Raises:
+        ImportPathError: saying which part of the path is wrong.
+    """
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise ImportPathError(f"{path!r} is not of the form 'package.module:name'")
+    module = _import_module(module_name)
+    if not hasattr(module, name):
+        hint = did_you_mean(name, [known for known in vars(module) if not known.startswith("_")])
+        raise ImportPathError(f"{path!r}: module {module_name!r} has no {name!r}. {hint}".rstrip())
+    return getattr(module, name)
+
+
+def import_plugins(modules: Iterable[str], *, search: Iterable[str] = ()) -> None:
+    """Import the modules, which register their classes as they are imported.
+
+    Args:
+        modules: dotted names.
+        search: folders to look in besides the usual places, the first one first.
+
+    Raises:
+        ImportPathError: naming the module and what its import raised.
+    """
+    for folder in reversed([folder for folder in search if folder not in sys.path]):
+        sys.path.insert(0, folder)
+    for module in modules:
+        _import_module(module)
+
+
+def _import_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ImportPathError(f"cannot import module {name!r} ({what})") from error
+
+
+def _fields(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _checked(cls: type[Component], config: dict[str, Any]) -> dict[str, Any]:
+    from pydantic import ValidationError
+
+    checked = {}
+    for name, adapter in _adapters(cls).items():
+        try:
+            checked[name] = adapter.validate_python(_as_tuples(config[name]))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ConfigError(f"{cls.name}: {name} is {config[name]!r}: {reason}") from None
+    return checked
+
+
+@cache
+def _adapters(cls: type[Component]) -> dict[str, TypeAdapter[Any]]:
+    # pydantic checks values here; no component is a pydantic model, nor knows of it.
+    from pydantic import ConfigDict, TypeAdapter
+
+    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    return {
+        name: TypeAdapter(hint, config=None if dataclasses.is_dataclass(hint) else config)
+        for name, (hint, _) in field_types(cls).items()
+    }
+
+
+def _as_tuples(value: Any) -> Any:
+    """Turn lists, as JSON and YAML give them, into the tuples of a frozen dataclass."""
+    if isinstance(value, list):
+        return tuple(_as_tuples(item) for item in value)
+    return value

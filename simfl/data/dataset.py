@@ -1,0 +1,82 @@
+"""FederatedDataset: whole arrays, and for each client a slice of an index into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = ["Array", "ArrayTree", "Examples", "FederatedDataset", "num_rows", "take_rows"]
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+ArrayTree: TypeAlias = "Array | tuple[Array, ...] | dict[str, Array]"
+"""The inputs of a model: one array, positional arguments, or keyword arguments by name."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N examples: inputs and targets whose first axis is the example's."""
+
+    inputs: ArrayTree
+    targets: Array
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class FederatedDataset:
+    """Examples of all clients, the rows each client holds, and the examples of the test split.
+
+    A million clients cost megabytes: ``rows`` is one permutation of (some of) the examples, and
+    client c trains on ``rows[offsets[c] : holdout_offsets[c]]`` and keeps the rest up to
+    ``offsets[c + 1]`` for its own evaluation.
+    """
+
+    train: Examples
+    """The examples of all clients."""
+    rows: Array
+    """[sum of the clients' examples] int64 rows of ``train``, client after client."""
+    offsets: Array
+    """[clients + 1] int64, where each client's rows begin."""
+    holdout_offsets: Array
+    """[clients] int64, where the rows begin that a client evaluates on; its end if it has none."""
+    test: Examples | None = None
+    """The central test split, or None."""
+
+    @property
+    def num_clients(self) -> int:
+        """The size of the population."""
+        return len(self.offsets) - 1
+
+    def train_rows(self, client: int) -> Array:
+        """Return the rows that the client trains on."""
+        rows: Array = self.rows[self.offsets[client] : self.holdout_offsets[client]]
+        return rows
+
+    def holdout_rows(self, client: int) -> Array:
+        """Return the rows that the client keeps for its own evaluation."""
+        rows: Array = self.rows[self.holdout_offsets[client] : self.offsets[client + 1]]
+        return rows
+
+    def num_train_examples(self) -> Array:
+        """Return how many examples each client trains on: [clients] int64."""
+        counts: Array = self.holdout_offsets - self.offsets[:-1]
+        return counts
+
+
+def num_rows(tree: ArrayTree) -> int:
+    """Return the length of the example axis."""
+    if isinstance(tree, dict):
+        tree = tuple(tree.values())
+    return len(tree[0]) if isinstance(tree, tuple) else len(tree)
+
+
+def take_rows(tree: ArrayTree, rows: Array) -> ArrayTree:
+    """Return the rows of every array; a copy."""
+    if isinstance(tree, dict):
+        return {name: array[rows] for name, array in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(array[rows] for array in tree)
+    return tree[rows]

@@ -1,0 +1,174 @@
+"""The exceptions of simfl, and what each means to whoever catches it.
+
+::
+
+    SimflError                      anything simfl raises on purpose
+    ├── InputError                  the user's input is wrong; the command line exits with 2
+    │   ├── ConfigError             a hyper-parameter or an option (also a ValueError)
+    │   ├── UnknownNameError        a name that is not registered (also a KeyError)
+    │   ├── DataError               a data file or what it holds
+    │   ├── ImportPathError         a "package.module:name" or plug-in that cannot be imported
+    │   └── ScenarioError           one or more faults of a scenario file, each with its place
+    ├── MissingExtraError           an optional dependency is not installed
+    ├── VectorError                 vectors whose names or shapes do not match
+    └── RunError                    the run failed; the command line exits with 1
+        ├── ClientError             a client's own code raised; carries its traceback
+        ├── NonFiniteUpdateError    a client sent NaN or infinite values
+        ├── ClusterError            the cluster could not do what was asked of it
+        └── AggregationError        nothing to aggregate, or updates that do not fit
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "AggregationError",
+    "ClientError",
+    "ClusterError",
+    "ConfigError",
+    "DataError",
+    "ImportPathError",
+    "InputError",
+    "MissingExtraError",
+    "NonFiniteUpdateError",
+    "RunError",
+    "ScenarioError",
+    "SimflError",
+    "UnknownNameError",
+    "VectorError",
+    "did_you_mean",
+]
+
+
+class SimflError(Exception):
+    """Anything simfl raises on purpose; its text is one clear line for the user."""
+
+    def __str__(self) -> str:  # KeyError would print its argument with quotes around it
+        return str(self.args[0]) if self.args else ""
+
+
+class InputError(SimflError):
+    """What the user gave cannot be used."""
+
+
+class ConfigError(InputError, ValueError):
+    """A hyper-parameter or option has a value it cannot have."""
+
+
+class UnknownNameError(InputError, KeyError):
+    """A name is not registered.
+
+    >>> raise UnknownNameError("module", "momentun", ["momentum", "adam"])
+    Traceback (most recent call last):
+    simfl.errors.UnknownNameError: no module named 'momentun'. Did you mean 'momentum'?
+    """
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"no {what} named {name!r}. {did_you_mean(name, known)}".rstrip())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.args))
+
+
+class DataError(InputError):
+    """A data file is missing, cannot be read, or does not hold what it should."""
+
+
+class ImportPathError(InputError):
+    """A ``package.module:name`` or a plug-in module cannot be imported."""
+
+
+class ScenarioError(InputError):
+    """A scenario has faults: one line each, in the order of the file."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = list(faults)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (ScenarioError, (self.faults,))
+
+
+class MissingExtraError(SimflError):
+    """An optional dependency is not installed.
+
+    >>> raise MissingExtraError("the 'huggingface' source", package="datasets", extra="hf")
+    Traceback (most recent call last):
+    simfl.errors.MissingExtraError: the 'huggingface' source needs the package 'datasets'; \
+install it with: pip install 'simfl[hf]'
+    """
+
+    def __init__(self, what: str, *, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs the package {package!r}; install it with: pip install 'simfl[{extra}]'"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.args))
+
+
+class VectorError(SimflError, ValueError):
+    """Vectors of different names or shapes were combined."""
+
+
+class RunError(SimflError):
+    """The run failed after it had started."""
+
+
+class ClientError(RunError):
+    """A client's own code raised.
+
+    Attributes:
+        client: the client's id.
+        round: the round it happened in.
+        client_traceback: the traceback as the client's process printed it.
+    """
+
+    def __init__(self, message: str, *, client: int, round: int, client_traceback: str) -> None:
+        super().__init__(message)
+        self.client = client
+        self.round = round
+        self.client_traceback = client_traceback
+
+    def __reduce__(self) -> tuple[object, ...]:
+        details = {"client": self.client, "round": self.round}
+        return (_rebuild, (type(self), self.args, details | {"client_traceback": self.client_traceback}))
+
+
+class NonFiniteUpdateError(RunError):
+    """A client's update holds NaN or infinite values."""
+
+
+class ClusterError(RunError):
+    """The cluster cannot be reached, or cannot give what the scenario asks for."""
+
+
+class AggregationError(RunError):
+    """There is nothing to aggregate, or the updates do not fit together."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Suggest the nearest known name, or list what there is.
+
+    >>> did_you_mean("adma", ["adam", "yogi"])
+    "Did you mean 'adam'?"
+    >>> did_you_mean("xyz", ["adam", "yogi"])
+    'Known: adam, yogi.'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"Known: {', '.join(names)}." if names else ""
+
+
+def _rebuild(
+    cls: type[SimflError], args: tuple[object, ...], attributes: dict[str, object] | None = None
+) -> SimflError:
+    """Unpickle an exception whose constructor takes more than its message."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(attributes or {})
+    return error

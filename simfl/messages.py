@@ -1,0 +1,130 @@
+"""Every value that crosses an actor boundary. Frozen, and the same on every backend.
+
+Shapes: N clients of a cohort, K clients of a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from simfl.optimizer import KeptState
+from simfl.vector import Vector
+
+__all__ = [
+    "Broadcast",
+    "Chunk",
+    "ChunkReport",
+    "ClientReport",
+    "Contribution",
+    "Node",
+    "Partial",
+    "RoundPlan",
+    "RoundReport",
+]
+
+Node: TypeAlias = tuple[int, int]
+"""A node (level, index) of the reduction tree: cohort positions index * 2**level and on."""
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """Who takes part in a round, in the order of the reduction."""
+
+    round: int
+    """Counts from 1."""
+    clients: tuple[int, ...]
+    """[N] ids by cohort position: longest local work first."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A contiguous slice of the cohort, given to an actor in one call."""
+
+    round: int
+    start: int
+    """The cohort position of its first client."""
+    clients: tuple[int, ...]
+    """[K] ids."""
+    cohort_size: int
+    """N, which says where the reduction tree ends."""
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What every client of a round starts from."""
+
+    round: int
+    weights: Vector
+    """All weights: trainable, frozen and buffers."""
+    aux: dict[str, dict[str, Any]]
+    """The auxiliary variables of the server's modules, by aux name."""
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one client, or a subtree of the cohort, adds to the round."""
+
+    total: Any
+    """In the aggregator's own form: a weighted sum of deltas, or all of them."""
+    weight: float
+    """What the deltas were weighted with, added up."""
+    aux: dict[str, dict[str, Any]]
+    """Auxiliary variables by aux name, merged."""
+    sums: dict[str, float]
+    """Counts and metric sums, added up."""
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The part of the reduction that one chunk could complete."""
+
+    round: int
+    start: int
+    """The chunk's first cohort position, by which a second copy is known."""
+    nodes: dict[Node, Contribution | None]
+    """The roots of the chunk's subtrees. None: no client below it has contributed."""
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """Numbers of one client's round."""
+
+    client: int
+    num_examples: int
+    num_steps: int
+    train_loss: float
+    """The mean over its steps of the loss before the step, by examples."""
+    dropped: str | None = None
+    """Why its update was left out, or None."""
+
+
+@dataclass(frozen=True)
+class ChunkReport:
+    """Numbers of one chunk: small, and read by the driver."""
+
+    round: int
+    start: int
+    clients: tuple[ClientReport, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """Numbers of a whole round, as the server has counted them."""
+
+    round: int
+    num_clients: int
+    """How many contributed."""
+    num_dropped: int
+    num_examples: int
+    num_steps: int
+    train_loss: float
+    delta_norm: float
+    """The L2 norm of the aggregated delta."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Evaluated after the round."""
+
+
+ClientStates: TypeAlias = "dict[int, KeptState]"
+"""By client id: what its optimizer keeps between rounds."""

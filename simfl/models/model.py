@@ -1,0 +1,79 @@
+"""Model: what an Optimizer and the round need of a model, whatever it is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from simfl.vector import Vector
+
+__all__ = ["Batch", "Inputs", "MetricSums", "Model"]
+
+Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
+"""What a model is called with: one tensor, positional arguments, or keyword arguments."""
+
+MetricSums: TypeAlias = "dict[str, tuple[float, float]]"
+"""Metric -> (sum, weight): metrics as values that add up; a mean is their quotient."""
+
+
+class Batch(NamedTuple):
+    """Examples to train on or to evaluate; each tensor's first axis is the example's."""
+
+    inputs: Inputs
+    targets: Tensor
+    sample_weights: Tensor | None = None
+    """[B] what each example's loss is multiplied by; None is 1 for all."""
+
+
+class Model(ABC):
+    """Weights, and gradients of a loss with respect to them."""
+
+    @abstractmethod
+    def get_weights(self, trainable: bool = False) -> Vector:
+        """Return a copy of the weights.
+
+        Args:
+            trainable: only those that are trained; otherwise frozen ones and buffers too.
+        """
+
+    @abstractmethod
+    def set_weights(self, weights: Vector, trainable: bool = False) -> None:
+        """Copy the weights in.
+
+        Raises:
+            VectorError: unless names and shapes are those of ``get_weights(trainable)``.
+        """
+
+    @property
+    @abstractmethod
+    def shared_names(self) -> tuple[str, ...]:
+        """The weights that training changes: the trainable ones, then the buffers."""
+
+    @abstractmethod
+    def compute_loss_and_gradients(
+        self, batch: Batch, max_norm: float | None = None
+    ) -> tuple[Tensor, Vector]:
+        """Return the batch's loss (0-d, detached) and the gradients of the trainable weights.
+
+        Both are the mean over the batch of weight_i times the example's own.
+
+        Args:
+            batch: B examples.
+            max_norm: scale each example's gradient, over all trainable tensors together, to
+                this L2 norm at most, before its weight is applied (DP-SGD: Abadi et al., 2016,
+                Algorithm 1, https://arxiv.org/abs/1607.00133). None or 0: off.
+        """
+
+    def compute_batch_gradients(self, batch: Batch, max_norm: float | None = None) -> Vector:
+        """Return the gradients alone; see ``compute_loss_and_gradients``."""
+        return self.compute_loss_and_gradients(batch, max_norm)[1]
+
+    @abstractmethod
+    def apply_updates(self, updates: Vector) -> None:
+        """Add the updates to the trainable weights, in place."""
+
+    @abstractmethod
+    def evaluate(self, batch: Batch) -> MetricSums:
+        """Return loss and metrics over the batch, in evaluation mode, as sums."""

@@ -1,0 +1,137 @@
+"""What a plug-in of the Optimizer is: the contract that modules and regularizers keep.
+
+A plug-in is a frozen dataclass of hyper-parameters. Its state is an explicit value, handed in and
+handed out: a dict of Vectors and of tensors (a count is a 0-d tensor). Because plug-ins keep
+nothing themselves, states stack across clients, move between actors and are written to disk with
+no code of their own.
+
+A state is at first the empty dict. What auxiliary variables put in before the first step stays;
+``init`` fills in the rest once the shapes are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from torch import Tensor
+
+from simfl.component import Component
+from simfl.vector import Vector
+
+__all__ = ["AuxVar", "Context", "OptiModule", "Regularizer", "State", "add_aux"]
+
+State: TypeAlias = "dict[str, Vector | Tensor]"
+"""What a plug-in remembers: Vectors with the names of the weights, and tensors (counts are 0-d).
+For a stack of C clients every leaf has a leading axis C."""
+
+AuxVar: TypeAlias = "dict[str, Any]"
+"""What a module shares with its like on the other side: numbers and Vectors that add up."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a step takes place: all that a plug-in may know beside gradients, weights and state."""
+
+    seed: int = 0
+    """The run's seed."""
+    clients: tuple[int, ...] = (-1,)
+    """The client's id; of a stack, the id of each row. The server is -1."""
+    round: int = 0
+    """Which round this is, from 1; 0 before the first ``start_round``."""
+    step: int = 1
+    """Which step of the round this is, from 1."""
+
+
+class OptiModule(Component, kind="module"):
+    """A gradient transformation with state, and perhaps auxiliary variables.
+
+    To write one, override ``update`` and, where there is a state, ``init``. ``docs/plugins.md``
+    has a walk-through; ``simfl.optimizer.check_plugin`` tests the result.
+    """
+
+    aux_name: ClassVar[str | None] = None
+    """The key its auxiliary variables travel under; by default the module's name."""
+
+    def init(self, like: Vector) -> State:
+        """Return the state before the first step.
+
+        Args:
+            like: a Vector with the names, shapes, dtypes and device of the gradients.
+        """
+        return {}
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Transform the gradients of one step; return them and the new state."""
+        raise NotImplementedError(f"{type(self).__name__} has no update()")
+
+    def start_round(self, state: State) -> State:
+        """Return the state as it is when a round begins."""
+        return state
+
+    def collect_aux_var(self, state: State) -> AuxVar | None:
+        """Return what the other side is to know, or None. The state stays what it is."""
+        return None
+
+    def process_aux_var(self, state: State, aux: AuxVar) -> State:
+        """Return the state after auxiliary variables have arrived.
+
+        On the server they are the cohort's, merged by ``merge_aux`` of the clients' module.
+        """
+        raise KeyError(f"{self.name} takes no auxiliary variables")
+
+    def merge_aux(self, left: AuxVar, right: AuxVar) -> AuxVar:
+        """Merge the variables of two sets of clients; by default each entry is added up.
+
+        Must not depend on anything but its arguments. It may reuse the memory of ``left``.
+        """
+        return add_aux(left, right)
+
+    def between_rounds(self, state: State) -> State:
+        """Return the part of the state that a client must keep until its next round.
+
+        By default everything. What the next round sets anew anyway need not be kept: states of
+        large populations are kept for every client that has ever taken part.
+        """
+        return state
+
+
+class Regularizer(Component, kind="regularizer"):
+    """A term added to the gradients which depends on the weights."""
+
+    def init(self, like: Vector) -> State:
+        """Return the state before the first step; ``like`` has the gradients' shapes."""
+        return {}
+
+    def update(
+        self, gradients: Vector, weights: Vector, state: State, context: Context
+    ) -> tuple[Vector, State]:
+        """Return the regularized gradients and the new state.
+
+        Args:
+            gradients: of this step.
+            weights: the trainable weights before the step, with the same names.
+            state: as ``init`` or the last call returned it.
+            context: where the step takes place.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no update()")
+
+    def start_round(self, state: State) -> State:
+        """Return the state as it is when a round begins."""
+        return state
+
+    def between_rounds(self, state: State) -> State:
+        """Return the part of the state that a client must keep until its next round."""
+        return state
+
+
+def add_aux(left: Mapping[str, Any], right: Mapping[str, Any]) -> AuxVar:
+    """Add up two sets of variables, entry by entry.
+
+    Raises:
+        KeyError: if one set has an entry that the other lacks.
+    """
+    if left.keys() != right.keys():
+        raise KeyError(f"auxiliary variables differ: {sorted(left)} and {sorted(right)}")
+    return {key: left[key] + right[key] for key in left}

@@ -1,0 +1,332 @@
+"""Vector: named tensors with arithmetic.
+
+Weights, gradients, updates and auxiliary variables are Vectors. A Vector may be a *stack*: then
+every tensor has a leading client axis, and scalars, norms and sums are one number per client.
+
+Shapes in this file: C clients of a stack, ... a tensor's own axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simfl.errors import VectorError
+
+__all__ = ["Scalar", "Vector"]
+
+Scalar: TypeAlias = "float | int | Tensor"
+"""A number, a 0-d tensor, or for a stack a tensor of shape [C] with one number per client."""
+
+
+class Vector:
+    """Named tensors with + - * / ** by scalars and by Vectors of the same names.
+
+    Operations return new Vectors and leave their inputs alone, but for ``add_`` and ``mul_``.
+    A Vector pickles as raw memory, and never shares memory that is read-only: unpickled from the
+    object store, where it could be written through, it is a private copy.
+
+    Args:
+        tensors: name -> tensor; not copied.
+        stacked: whether each tensor has a leading client axis.
+
+    >>> Vector({"a": torch.tensor([1.0, 2.0])}) * 2.0
+    Vector(a=[2.0, 4.0])
+    """
+
+    __slots__ = ("_tensors", "stacked")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, stacked: bool = False) -> None:
+        self._tensors = dict(tensors)
+        self.stacked = stacked
+
+    # -- reading ---------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, in order."""
+        return tuple(self._tensors)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors, in order; not copies."""
+        return tuple(self._tensors.values())
+
+    @property
+    def num_clients(self) -> int | None:
+        """The length C of the client axis; None if there is no such axis."""
+        return len(self.tensors[0]) if self.stacked else None
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers there are, over all tensors."""
+        return sum(tensor.numel() for tensor in self.tensors)
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes the numbers take."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def items(self) -> Iterable[tuple[str, Tensor]]:
+        """Iterate over (name, tensor)."""
+        return self._tensors.items()
+
+    def __repr__(self) -> str:
+        small = self.num_elements <= 12
+        described = (
+            f"{name}={tensor.tolist() if small else list(tensor.shape)}"
+            for name, tensor in self.items()
+        )
+        return f"Vector({', '.join(described)}{', stacked' if self.stacked else ''})"
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether both hold the same names, dtypes, shapes and numbers (NaN equals NaN)."""
+        if not isinstance(other, Vector):
+            return NotImplemented
+        return (
+            self.names == other.names
+            and self.stacked == other.stacked
+            and all(map(_same_bits, self.tensors, other.tensors))
+        )
+
+    # -- making others ---------------------------------------------------------------------
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Vector:
+        """Apply a function to each tensor; it must keep the client axis where there is one."""
+        return self._like(function(tensor) for tensor in self.tensors)
+
+    def clone(self) -> Vector:
+        """Return a copy in memory of its own."""
+        return self.map(torch.clone)
+
+    def zeros_like(self) -> Vector:
+        """Return zeros of the same names, shapes and dtypes."""
+        return self.map(torch.zeros_like)
+
+    def to(self, device: torch.device | str) -> Vector:
+        """Return the Vector on a device; itself where it is there already."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def select(self, names: Iterable[str]) -> Vector:
+        """Return the tensors of these names, in the order given."""
+        return Vector({name: self._tensors[name] for name in names}, stacked=self.stacked)
+
+    def __or__(self, other: Vector) -> Vector:
+        """Return the tensors of both; the right one's where both have a name."""
+        return Vector({**self._tensors, **other._tensors}, stacked=self.stacked)
+
+    @classmethod
+    def stack(cls, vectors: Sequence[Vector]) -> Vector:
+        """Stack C Vectors of the same names and shapes into one with a client axis."""
+        for vector in vectors[1:]:
+            vectors[0]._require_same_names(vector)
+        names = vectors[0].names
+        return cls({n: torch.stack([v[n] for v in vectors]) for n in names}, stacked=True)
+
+    def unstack(self) -> list[Vector]:
+        """Return the C Vectors of a stack; views, not copies."""
+        return [
+            Vector({name: tensor[c] for name, tensor in self.items()})
+            for c in range(self.num_clients or 0)
+        ]
+
+    @classmethod
+    def from_numpy(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Vector:
+        """Wrap arrays, without a copy where they may be written to."""
+        return cls({name: _tensor_of(array) for name, array in arrays.items()})
+
+    def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return name -> array, sharing memory where the tensors are on the CPU."""
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        described = [(name, tensor.dtype, tensor.shape) for name, tensor in self.items()]
+        return (_rebuild, (described, [_raw(tensor) for tensor in self.tensors], self.stacked))
+
+    # -- arithmetic ------------------------------------------------------------------------
+
+    def __add__(self, other: Vector | Scalar) -> Vector:
+        return self._binary(torch.add, torch._foreach_add, other)
+
+    def __sub__(self, other: Vector | Scalar) -> Vector:
+        return self._binary(torch.sub, torch._foreach_sub, other)
+
+    def __mul__(self, other: Vector | Scalar) -> Vector:
+        return self._binary(torch.mul, torch._foreach_mul, other)
+
+    def __truediv__(self, other: Vector | Scalar) -> Vector:
+        return self._binary(torch.div, torch._foreach_div, other)
+
+    def __pow__(self, other: Vector | Scalar) -> Vector:
+        return self._binary(torch.pow, torch._foreach_pow, other)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __rsub__(self, other: Scalar) -> Vector:
+        return -self + other
+
+    def __rtruediv__(self, other: Scalar) -> Vector:
+        return self**-1 * other
+
+    def __neg__(self) -> Vector:
+        return self._like(torch._foreach_neg(self._list()))
+
+    def sign(self) -> Vector:
+        """Return -1, 0 or 1 for each number."""
+        return self._like(torch._foreach_sign(self._list()))
+
+    def sqrt(self) -> Vector:
+        """Return the square root of each number."""
+        return self._like(torch._foreach_sqrt(self._list()))
+
+    def minimum(self, other: Vector | Scalar) -> Vector:
+        """Return the smaller number of each pair."""
+        return self._binary(_minimum, torch._foreach_minimum, other)
+
+    def maximum(self, other: Vector | Scalar) -> Vector:
+        """Return the larger number of each pair."""
+        return self._binary(_maximum, torch._foreach_maximum, other)
+
+    def add_(self, other: Vector) -> Vector:
+        """Add another Vector in place, and return self; only for a Vector one has made."""
+        self._require_same_names(other)
+        torch._foreach_add_(self._list(), other._list())
+        return self
+
+    def mul_(self, factor: float) -> Vector:
+        """Multiply by a number in place, and return self; only for a Vector one has made."""
+        torch._foreach_mul_(self._list(), factor)
+        return self
+
+    # -- reductions ------------------------------------------------------------------------
+
+    def norms(self) -> dict[str, Tensor]:
+        """Return each tensor's L2 norm: 0-d, or [C] for a stack."""
+        return {name: self._per_client(tensor).norm(dim=-1) for name, tensor in self.items()}
+
+    def norm(self) -> Tensor:
+        """Return the L2 norm over all tensors together: 0-d, or [C] for a stack."""
+        return torch.stack(list(self.norms().values())).norm(dim=0)
+
+    def sums(self) -> dict[str, Tensor]:
+        """Return each tensor's sum: 0-d, or [C] for a stack."""
+        return {name: self._per_client(tensor).sum(dim=-1) for name, tensor in self.items()}
+
+    def sum(self) -> Tensor:
+        """Return the sum over all tensors together: 0-d, or [C] for a stack."""
+        return torch.stack(list(self.sums().values())).sum(dim=0)
+
+    def is_finite(self) -> Tensor:
+        """Say whether no number is NaN or infinite: 0-d, or [C] for a stack."""
+        finite = [self._per_client(tensor).isfinite().all(dim=-1) for tensor in self.tensors]
+        return torch.stack(finite).all(dim=0)
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _list(self) -> list[Tensor]:
+        return list(self._tensors.values())
+
+    def _like(self, tensors: Iterable[Tensor]) -> Vector:
+        return Vector(dict(zip(self._tensors, tensors, strict=True)), stacked=self.stacked)
+
+    def _per_client(self, tensor: Tensor) -> Tensor:
+        if not self.stacked:
+            return tensor.flatten()
+        return tensor.reshape(len(tensor), math.prod(tensor.shape[1:]))
+
+    def _require_same_names(self, other: Vector) -> None:
+        if self._tensors.keys() == other._tensors.keys():
+            return
+        different = sorted(self._tensors.keys() ^ other._tensors.keys())
+        raise VectorError(f"these names are in one Vector only: {', '.join(different)}")
+
+    def _binary(
+        self,
+        operation: Callable[..., Tensor],
+        foreach: Callable[..., Sequence[Tensor]],
+        other: Vector | Scalar,
+    ) -> Vector:
+        if isinstance(other, Vector):
+            return self._with_vector(operation, foreach, other)
+        if isinstance(other, Tensor):
+            return self.map(lambda tensor: operation(tensor, _align(other, tensor)))
+        if isinstance(other, int | float):
+            return self._like(foreach(self._list(), other))
+        return NotImplemented
+
+    def _with_vector(
+        self,
+        operation: Callable[..., Tensor],
+        foreach: Callable[..., Sequence[Tensor]],
+        other: Vector,
+    ) -> Vector:
+        self._require_same_names(other)
+        right = [other._tensors[name] for name in self._tensors]
+        if self.stacked == other.stacked:
+            return self._like(foreach(self._list(), right))
+        # One Vector for all clients: the tensors broadcast along the client axis.
+        pairs = zip(self._list(), right, strict=True)
+        tensors = [operation(a, b) for a, b in pairs]
+        return Vector(dict(zip(self._tensors, tensors, strict=True)), stacked=True)
+
+
+def _align(scalar: Tensor, tensor: Tensor) -> Tensor:
+    """Shape one number per client so that it broadcasts over that client's numbers."""
+    return scalar if scalar.dim() == 0 else scalar.reshape(-1, *[1] * (tensor.dim() - 1))
+
+
+def _minimum(tensor: Tensor, other: Tensor) -> Tensor:
+    return torch.minimum(tensor, other.to(tensor.dtype))
+
+
+def _maximum(tensor: Tensor, other: Tensor) -> Tensor:
+    return torch.maximum(tensor, other.to(tensor.dtype))
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return bool(torch.equal(a, b)) or _raw(a).tobytes() == _raw(b).tobytes()
+
+
+def _raw(tensor: Tensor) -> np.ndarray[Any, Any]:
+    flat: np.ndarray[Any, Any] = (
+        tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    )
+    return flat
+
+
+def _tensor_of(array: np.ndarray[Any, Any]) -> Tensor:
+    # torch would write through a read-only array (and warn of it): such arrays are copied.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _rebuild(
+    described: list[tuple[str, torch.dtype, torch.Size]],
+    raw: list[np.ndarray[Any, Any]],
+    stacked: bool,
+) -> Vector:
+    tensors = {}
+    for (name, dtype, shape), array in zip(described, raw, strict=True):
+        flat = _tensor_of(array) if math.prod(shape) else torch.empty(0, dtype=torch.uint8)
+        tensors[name] = flat.view(dtype).reshape(shape)
+    return Vector(tensors, stacked=stacked)
