@@ -1,1 +1,36 @@
-"""simfl: federated-learning simulation on Ray."""
+"""simfl: federated-learning simulation on Ray.
+
+>>> import simfl
+>>> result = simfl.run("configs/quickstart.yaml", backend="inline")    # doctest: +SKIP
+>>> result.history[-1]["accuracy"]                                     # doctest: +SKIP
+0.93
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simfl.scenario import Scenario, load_scenario
+    from simfl.simulation import Result, run
+
+__all__ = ["Result", "Scenario", "__version__", "load_scenario", "run"]
+
+try:
+    __version__ = version("simfl")
+except PackageNotFoundError:  # a source tree on the path, not installed
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "Result": "simfl.simulation",
+    "Scenario": "simfl.scenario",
+    "load_scenario": "simfl.scenario",
+    "run": "simfl.simulation",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Imported when first used: `simfl --help` needs neither torch nor ray.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'simfl' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

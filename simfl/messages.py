@@ -5,8 +5,8 @@ Shapes: N clients of a cohort, K clients of a chunk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 from simfl.optimizer import KeptState
 from simfl.vector import Vector
@@ -15,8 +15,10 @@ __all__ = [
     "Broadcast",
     "Chunk",
     "ChunkReport",
+    "ChunkResult",
     "ClientReport",
     "Contribution",
+    "EvaluationChunk",
     "Node",
     "Partial",
     "RoundPlan",
@@ -82,6 +84,8 @@ class Partial:
     round: int
     start: int
     """The chunk's first cohort position, by which a second copy is known."""
+    cohort_size: int
+    """N, which says where the reduction tree ends."""
     nodes: dict[Node, Contribution | None]
     """The roots of the chunk's subtrees. None: no client below it has contributed."""
 
@@ -106,7 +110,9 @@ class ChunkReport:
     round: int
     start: int
     clients: tuple[ClientReport, ...]
+    """[K] in the chunk's order."""
     seconds: float
+    """Wall time on the actor."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,24 @@ class RoundReport:
     num_steps: int
     train_loss: float
     delta_norm: float
-    """The L2 norm of the aggregated delta."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Evaluated after the round."""
+    """The L2 norm of the aggregated delta, trainable weights only."""
 
 
-ClientStates: TypeAlias = "dict[int, KeptState]"
-"""By client id: what its optimizer keeps between rounds."""
+@dataclass(frozen=True)
+class EvaluationChunk:
+    """What an actor is to evaluate in one call."""
+
+    split: Literal["test", "clients"]
+    """The central test split, or what clients hold."""
+    items: tuple[int, ...]
+    """Of the test split: numbers of batches. Of clients: ids."""
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What one call of ``train_chunk`` returns, in the order of its return values."""
+
+    report: ChunkReport
+    partial: Partial
+    states: tuple[KeptState | None, ...]
+    """[K] what each client's optimizer keeps; of a dropped client, what it kept before."""

@@ -8,9 +8,10 @@ Shapes in this file: C clients of a stack, ... a tensor's own axes.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from simfl.errors import VectorError
 
-__all__ = ["Scalar", "Vector"]
+__all__ = ["Scalar", "Vector", "move"]
+
+T = TypeVar("T")
 
 Scalar: TypeAlias = "float | int | Tensor"
 """A number, a 0-d tensor, or for a stack a tensor of shape [C] with one number per client."""
@@ -41,6 +44,8 @@ class Vector:
 
     __slots__ = ("_tensors", "stacked")
     __hash__ = None  # type: ignore[assignment]
+    __array_ufunc__ = None
+    """Tells numpy to leave the arithmetic of its numbers with Vectors to this class."""
 
     def __init__(self, tensors: Mapping[str, Tensor], *, stacked: bool = False) -> None:
         self._tensors = dict(tensors)
@@ -209,7 +214,7 @@ class Vector:
     def add_(self, other: Vector) -> Vector:
         """Add another Vector in place, and return self; only for a Vector one has made."""
         self._require_same_names(other)
-        torch._foreach_add_(self._list(), other._list())
+        torch._foreach_add_(self._list(), [other._tensors[name] for name in self._tensors])
         return self
 
     def mul_(self, factor: float) -> Vector:
@@ -269,8 +274,8 @@ class Vector:
             return self._with_vector(operation, foreach, other)
         if isinstance(other, Tensor):
             return self.map(lambda tensor: operation(tensor, _align(other, tensor)))
-        if isinstance(other, int | float):
-            return self._like(foreach(self._list(), other))
+        if isinstance(other, int | float | np.number):
+            return self._like(foreach(self._list(), _plain(other)))
         return NotImplemented
 
     def _with_vector(
@@ -289,9 +294,33 @@ class Vector:
         return Vector(dict(zip(self._tensors, tensors, strict=True)), stacked=True)
 
 
+def move(value: T, device: torch.device | str) -> T:
+    """Return the value with every Vector and tensor in it on a device; the rest as it is.
+
+    Goes into tuples, lists, dicts and dataclasses.
+    """
+    if isinstance(value, Vector | Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: move(item, device) for key, item in value.items()}  # type: ignore[return-value]
+    if isinstance(value, list | tuple):
+        return type(value)(move(item, device) for item in value)  # type: ignore[return-value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{f: move(getattr(value, f), device) for f in fields})
+    return value
+
+
 def _align(scalar: Tensor, tensor: Tensor) -> Tensor:
     """Shape one number per client so that it broadcasts over that client's numbers."""
+    if tensor.is_floating_point():  # [C] numbers of a wider type would widen the tensor
+        scalar = scalar.to(tensor.dtype)
     return scalar if scalar.dim() == 0 else scalar.reshape(-1, *[1] * (tensor.dim() - 1))
+
+
+def _plain(number: float | np.number[Any]) -> float:
+    plain: float = number.item() if isinstance(number, np.number) else number
+    return plain
 
 
 def _minimum(tensor: Tensor, other: Tensor) -> Tensor:

@@ -1,0 +1,18 @@
+"""How a cohort's deltas become one: the reduction tree, the mean, and robust rules."""
+
+from simfl.aggregation.aggregator import Aggregator, EveryUpdate
+from simfl.aggregation.mean import Mean
+from simfl.aggregation.merge import merge_contributions
+from simfl.aggregation.robust import Krum, Median, TrimmedMean
+from simfl.aggregation.tree import TreeSum
+
+__all__ = [
+    "Aggregator",
+    "EveryUpdate",
+    "Krum",
+    "Mean",
+    "Median",
+    "TreeSum",
+    "TrimmedMean",
+    "merge_contributions",
+]

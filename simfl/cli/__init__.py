@@ -1,0 +1,3 @@
+"""The command line. Nothing here imports torch, ray or pydantic before a command runs."""
+
+__all__: list[str] = []

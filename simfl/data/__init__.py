@@ -1,0 +1,50 @@
+"""Data: sources, partitions, and the data set of a federation.
+
+Importing this registers the sources and partitions that come with simfl.
+"""
+
+from simfl.data.build import build_dataset
+from simfl.data.dataset import Array, ArrayTree, Examples, FederatedDataset, num_rows, take_rows
+from simfl.data.describe import DatasetSummary, LabelSummary, label_counts, summarize
+from simfl.data.partition import Partition
+from simfl.data.partitions import IID, Dirichlet, FlwrPartition, Natural, Quantity, Shards
+from simfl.data.skew_plot import plot_label_skew
+from simfl.data.source import Source, SourceData
+from simfl.data.sources import (
+    CsvFile,
+    Digits,
+    HuggingFace,
+    NpzFile,
+    PythonFunction,
+    Synthetic,
+)
+
+__all__ = [
+    "IID",
+    "Array",
+    "ArrayTree",
+    "CsvFile",
+    "DatasetSummary",
+    "Digits",
+    "Dirichlet",
+    "Examples",
+    "FederatedDataset",
+    "FlwrPartition",
+    "HuggingFace",
+    "LabelSummary",
+    "Natural",
+    "NpzFile",
+    "Partition",
+    "PythonFunction",
+    "Quantity",
+    "Shards",
+    "Source",
+    "SourceData",
+    "Synthetic",
+    "build_dataset",
+    "label_counts",
+    "num_rows",
+    "plot_label_skew",
+    "summarize",
+    "take_rows",
+]

@@ -44,6 +44,8 @@ class FederatedDataset:
     """[clients] int64, where the rows begin that a client evaluates on; its end if it has none."""
     test: Examples | None = None
     """The central test split, or None."""
+    class_names: tuple[str, ...] = ()
+    """What each class id is called; empty where targets are not class ids or have no names."""
 
     @property
     def num_clients(self) -> int:
@@ -59,6 +61,11 @@ class FederatedDataset:
         """Return the rows that the client keeps for its own evaluation."""
         rows: Array = self.rows[self.holdout_offsets[client] : self.offsets[client + 1]]
         return rows
+
+    def evaluation_rows(self, client: int) -> Array:
+        """Return the rows the client is evaluated on: its holdout, or all if it has none."""
+        held_out = self.holdout_rows(client)
+        return held_out if len(held_out) else self.train_rows(client)
 
     def num_train_examples(self) -> Array:
         """Return how many examples each client trains on: [clients] int64."""

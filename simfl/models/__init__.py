@@ -1,0 +1,68 @@
+"""Models: weights, gradients of a loss with respect to them, and evaluation.
+
+``Model`` is the contract, ``TorchModel`` makes one of any ``torch.nn.Module``. A ``ModelSpec`` is
+what a scenario says of a model; importing this package registers the built-in ones, and the
+losses and metrics.
+"""
+
+from simfl.models.char_lstm import CharLSTM
+from simfl.models.data_shape import DataShape, data_shape
+from simfl.models.losses import (
+    MAE,
+    MSE,
+    BCEWithLogits,
+    CrossEntropy,
+    Huber,
+    Loss,
+    LossLike,
+    PythonLoss,
+    as_loss,
+)
+from simfl.models.metrics import (
+    Accuracy,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Metric,
+    MetricLike,
+    TopK,
+    as_metrics,
+)
+from simfl.models.model import Batch, Inputs, MetricSums, Model
+from simfl.models.resnet import ResNet
+from simfl.models.spec import ModelSpec, PythonModel
+from simfl.models.torch_model import TorchModel
+from simfl.models.zoo import CNN28, CNN32, MLP, Logistic
+
+__all__ = [
+    "CNN28",
+    "CNN32",
+    "MAE",
+    "MLP",
+    "MSE",
+    "Accuracy",
+    "BCEWithLogits",
+    "Batch",
+    "CharLSTM",
+    "CrossEntropy",
+    "DataShape",
+    "Huber",
+    "Inputs",
+    "Logistic",
+    "Loss",
+    "LossLike",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Metric",
+    "MetricLike",
+    "MetricSums",
+    "Model",
+    "ModelSpec",
+    "PythonLoss",
+    "PythonModel",
+    "ResNet",
+    "TopK",
+    "TorchModel",
+    "as_loss",
+    "as_metrics",
+    "data_shape",
+]

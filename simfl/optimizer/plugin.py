@@ -15,14 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-from torch import Tensor
-
 from simfl.component import Component
 from simfl.vector import Vector
 
 __all__ = ["AuxVar", "Context", "OptiModule", "Regularizer", "State", "add_aux"]
 
-State: TypeAlias = "dict[str, Vector | Tensor]"
+State: TypeAlias = "dict[str, Any]"
 """What a plug-in remembers: Vectors with the names of the weights, and tensors (counts are 0-d).
 For a stack of C clients every leaf has a leading axis C."""
 
@@ -42,6 +40,8 @@ class Context:
     """Which round this is, from 1; 0 before the first ``start_round``."""
     step: int = 1
     """Which step of the round this is, from 1."""
+    index: int = 0
+    """The plug-in's index in its list: two of one kind must not draw the same numbers."""
 
 
 class OptiModule(Component, kind="module"):
@@ -58,7 +58,8 @@ class OptiModule(Component, kind="module"):
         """Return the state before the first step.
 
         Args:
-            like: a Vector with the names, shapes, dtypes and device of the gradients.
+            like: a Vector with the names, shapes, dtypes and device of the gradients of one
+                client; it is never a stack, states are stacked afterwards.
         """
         return {}
 
@@ -66,8 +67,13 @@ class OptiModule(Component, kind="module"):
         """Transform the gradients of one step; return them and the new state."""
         raise NotImplementedError(f"{type(self).__name__} has no update()")
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the same inputs always give the same result; only secret noise does not."""
+        return True
+
     def start_round(self, state: State) -> State:
-        """Return the state as it is when a round begins."""
+        """Return the state as it is when a round begins; it may still be the empty dict."""
         return state
 
     def collect_aux_var(self, state: State) -> AuxVar | None:
@@ -101,7 +107,7 @@ class Regularizer(Component, kind="regularizer"):
     """A term added to the gradients which depends on the weights."""
 
     def init(self, like: Vector) -> State:
-        """Return the state before the first step; ``like`` has the gradients' shapes."""
+        """Return the state before the first step; see ``OptiModule.init``."""
         return {}
 
     def update(
@@ -117,8 +123,13 @@ class Regularizer(Component, kind="regularizer"):
         """
         raise NotImplementedError(f"{type(self).__name__} has no update()")
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the same inputs always give the same result; only secret noise does not."""
+        return True
+
     def start_round(self, state: State) -> State:
-        """Return the state as it is when a round begins."""
+        """Return the state as it is when a round begins; it may still be the empty dict."""
         return state
 
     def between_rounds(self, state: State) -> State:

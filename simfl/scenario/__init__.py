@@ -1,0 +1,30 @@
+"""The scenario: one YAML file in, typed and checked objects out."""
+
+from simfl.scenario.loading import load_scenario
+from simfl.scenario.schema import Scenario
+from simfl.scenario.sections import (
+    ClientSection,
+    ClusterSection,
+    DataSection,
+    EvaluationSection,
+    ModelSection,
+    OptimizerSection,
+    OutputSection,
+    ServerSection,
+)
+from simfl.scenario.shipped import find_scenario, shipped_scenarios
+
+__all__ = [
+    "ClientSection",
+    "ClusterSection",
+    "DataSection",
+    "EvaluationSection",
+    "ModelSection",
+    "OptimizerSection",
+    "OutputSection",
+    "Scenario",
+    "ServerSection",
+    "find_scenario",
+    "load_scenario",
+    "shipped_scenarios",
+]

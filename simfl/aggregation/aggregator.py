@@ -1,0 +1,63 @@
+"""Aggregator: how the cohort's deltas become one."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from torch import Tensor, tensor
+
+from simfl.component import Component
+from simfl.vector import Vector
+
+__all__ = ["Aggregator", "EveryUpdate"]
+
+Weighted: TypeAlias = "tuple[tuple[Vector, float], ...]"
+
+
+class Aggregator(Component, kind="aggregator"):
+    """A rule by which deltas are merged along the reduction tree.
+
+    ``lift`` turns one client's delta into a value, ``merge`` merges two such values, ``finish``
+    turns the last one into the aggregated delta. The first two run on the client actors.
+    """
+
+    def lift(self, delta: Vector, weight: float) -> Any:
+        """Return what one client contributes; takes ownership of the delta."""
+        raise NotImplementedError(f"{type(self).__name__} has no lift()")
+
+    def merge(self, left: Any, right: Any) -> Any:
+        """Merge two contributions, in the order of the tree; may reuse the left one's memory."""
+        raise NotImplementedError(f"{type(self).__name__} has no merge()")
+
+    def finish(self, total: Any, weight: float) -> Vector:
+        """Return the aggregated delta.
+
+        Args:
+            total: all contributions, merged.
+            weight: the clients' weights, added up.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no finish()")
+
+
+class EveryUpdate(Aggregator):
+    """An aggregator that must see every delta, and so needs memory for N of them.
+
+    Robust rules are of this kind: no partial sums exist for them.
+    """
+
+    def lift(self, delta: Vector, weight: float) -> Weighted:
+        """Return the delta and its weight, as a sequence of one."""
+        return ((delta, weight),)
+
+    def merge(self, left: Weighted, right: Weighted) -> Weighted:
+        """Append one sequence to the other."""
+        return left + right
+
+    def finish(self, total: Weighted, weight: float) -> Vector:
+        """Stack the deltas and apply the rule."""
+        weights_C = tensor([client_weight for _, client_weight in total])
+        return self.combine(Vector.stack([delta for delta, _ in total]), weights_C)
+
+    def combine(self, deltas_C: Vector, weights_C: Tensor) -> Vector:
+        """Return one delta from a stack of C deltas and their weights, shape [C]."""
+        raise NotImplementedError(f"{type(self).__name__} has no combine()")

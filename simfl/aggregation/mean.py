@@ -1,0 +1,42 @@
+"""The weighted mean of FedAvg."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from simfl.aggregation.aggregator import Aggregator
+from simfl.errors import AggregationError
+from simfl.vector import Vector
+
+__all__ = ["Mean"]
+
+
+@dataclass(frozen=True)
+class Mean(Aggregator):
+    """Average the deltas, each with its client's weight (``server.weighting``).
+
+    Memory: one delta for each complete subtree, however many clients there are.
+
+    Source: McMahan et al., 2017, Algorithm 1, https://arxiv.org/abs/1602.05629
+    """
+
+    name: ClassVar[str] = "mean"
+
+    def lift(self, delta: Vector, weight: float) -> Vector:
+        """Return weight * delta."""
+        return delta.mul_(weight)
+
+    def merge(self, left: Vector, right: Vector) -> Vector:
+        """Add the right sum to the left one."""
+        return left.add_(right)
+
+    def finish(self, total: Vector, weight: float) -> Vector:
+        """Divide by the sum of the weights.
+
+        Raises:
+            AggregationError: if every client's weight is zero.
+        """
+        if weight <= 0:
+            raise AggregationError("every client of the round has weight zero")
+        return total / weight

@@ -1,0 +1,46 @@
+"""From exceptions to exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import typer
+
+from simfl.errors import ClientError, InputError, MissingExtraError, SimflError
+
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "exit_codes"]
+
+FAILED: Final = 1
+BAD_INPUT: Final = 2
+INTERRUPTED: Final = 130
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Print an error of ours without a traceback, and exit with its code.
+
+    Anything else is a mistake of simfl's or in a user's code: its traceback is shown.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _exit("interrupted", INTERRUPTED) from None
+    except SystemExit as error:
+        # Ray replaces the handler of SIGTERM by one that exits with the signal's number.
+        if error.code != signal.SIGTERM:
+            raise
+        raise _exit("interrupted", INTERRUPTED) from None
+    except ClientError as error:
+        raise _exit(f"{error}\n\n{error.client_traceback.rstrip()}", FAILED) from None
+    except (InputError, MissingExtraError) as error:
+        raise _exit(str(error), BAD_INPUT) from None
+    except SimflError as error:
+        raise _exit(str(error), FAILED) from None
+
+
+def _exit(message: str, code: int) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(code)

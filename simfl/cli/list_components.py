@@ -1,0 +1,78 @@
+"""``simfl list``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from simfl.cli.exit_codes import exit_codes
+from simfl.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from simfl.component import Component
+
+__all__ = ["list_components"]
+
+
+@exit_codes()
+def list_components(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="One kind only: module, source...")
+    ] = None,
+    plugins: Annotated[
+        list[str], typer.Option("--plugin", help="A Python module to import first.")
+    ] = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List all that can be named in a scenario, with fields, bounds and defaults."""
+    from simfl.component import import_plugins
+
+    import_plugins(plugins, search=[str(Path.cwd())])
+    roots = _roots(kind)
+    if as_json:
+        described = {what: _described(root) for what, root in roots.items()}
+        typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        return
+    for what, root in roots.items():
+        rows = [row for cls in root.registry.values() for row in _rows(cls)]
+        print_table(("name", "field", "type", "default", "meaning"), rows, title=what)
+
+
+def _roots(kind: str | None) -> dict[str, type[Component]]:
+    from simfl.errors import UnknownNameError
+    from simfl.scenario.kinds import component_kinds
+
+    kinds = component_kinds()
+    if kind is None:
+        return kinds
+    if kind not in kinds:
+        raise UnknownNameError("kind", kind, kinds)
+    return {kind: kinds[kind]}
+
+
+def _rows(cls: type[Component]) -> list[tuple[str, ...]]:
+    from simfl.scenario.component_docs import summary
+    from simfl.scenario.description import describe_component
+
+    fields = [
+        ("", row.key, row.type, "required" if row.default is None else row.default, row.meaning)
+        for row in describe_component(cls)
+    ]
+    return [(cls.name, "", "", "", summary(cls)), *fields]
+
+
+def _described(root: type[Component]) -> dict[str, Any]:
+    from simfl.scenario.component_docs import summary
+    from simfl.scenario.description import describe_component
+
+    return {
+        name: {
+            "summary": summary(cls),
+            "fields": [dataclasses.asdict(row) for row in describe_component(cls)],
+        }
+        for name, cls in root.registry.items()
+    }

@@ -1,0 +1,66 @@
+"""``simfl``: the application, its commands and its entry point."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from simfl.cli.describe_data import describe_data
+from simfl.cli.list_components import list_components
+from simfl.cli.print_schema import print_schema
+from simfl.cli.run_scenario import run_scenario
+from simfl.cli.validate_scenarios import validate_scenarios
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="simfl",
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain text, and no rich to import before it is known what is asked for.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run_scenario)
+app.command("validate")(validate_scenarios)
+app.command("data")(describe_data)
+app.command("list")(list_components)
+app.command("schema")(print_schema)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from simfl import __version__
+
+        typer.echo(f"simfl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _simfl(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Simulate federated learning on Ray: one YAML scenario, one command.
+
+    Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line, and exit with its code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    app()
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    """Let a request to terminate end things as Ctrl-C does."""
+    raise KeyboardInterrupt

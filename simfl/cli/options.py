@@ -1,0 +1,36 @@
+"""Arguments and options that several commands have, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from simfl.scenario import Scenario
+
+__all__ = ["Overrides", "ScenarioFile", "load"]
+
+ScenarioFile: TypeAlias = Annotated[
+    str, typer.Argument(metavar="FILE", help="A scenario file, or the name of a shipped one.")
+]
+Overrides: TypeAlias = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key: client.optimizer.lrate=0.1. Can be given several times.",
+    ),
+]
+
+
+def load(file: str, overrides: Sequence[str]) -> Scenario:
+    """Load a scenario by its file name, or a shipped one by its name; say which it is."""
+    from simfl.scenario import find_scenario, load_scenario
+
+    path = find_scenario(file)
+    if path != Path(file):
+        typer.echo(f"{file}: taking the scenario shipped with simfl, {path}", err=True)
+    return load_scenario(path, overrides=overrides)

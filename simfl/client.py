@@ -1,0 +1,320 @@
+"""What a client does in a round, and the host on which any number of clients are trained.
+
+Nothing here knows of Ray, and nothing writes to disk. What a chunk returns depends on its message,
+the clients' kept states and the data alone, so that it can be run again anywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simfl.aggregation import Aggregator, TreeSum, merge_contributions
+from simfl.data import Examples, FederatedDataset
+from simfl.data.dataset import ArrayTree, take_rows
+from simfl.errors import ClientError, NonFiniteUpdateError
+from simfl.messages import (
+    Broadcast,
+    Chunk,
+    ChunkReport,
+    ChunkResult,
+    ClientReport,
+    Contribution,
+    EvaluationChunk,
+    Partial,
+)
+from simfl.models import Batch, DataShape, Loss, Metric, Model, ModelSpec, TorchModel
+from simfl.models.model import Inputs, MetricSums
+from simfl.optimizer import KeptState, Optimizer
+from simfl.seeding import derive_seed, numpy_generator
+from simfl.vector import Vector, move
+
+__all__ = [
+    "ClientHost",
+    "ClientRecipe",
+    "LocalWork",
+    "Weighting",
+    "add_metric_sums",
+    "read_batch",
+]
+
+Weighting = Literal["examples", "steps", "uniform"]
+"""What a client's delta is weighted with in the mean."""
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """How much a client trains in a round: a number of epochs or a number of steps."""
+
+    epochs: int | None = 1
+    steps: int | None = None
+    """Steps a round, however many examples a client has; then ``epochs`` is None."""
+    batch_size: int | None = None
+    """Examples a step; the last batch of an epoch may be smaller. None: all of them."""
+    sclip: float | None = None
+    """The L2 norm to which each example's gradient is clipped; None or 0: off."""
+
+    def num_steps(self, num_examples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return how many steps clients make that hold so many examples each; any shape."""
+        if self.steps is not None:
+            return np.where(num_examples > 0, self.steps, 0)
+        size = self.batch_size or np.maximum(num_examples, 1)
+        batches: np.ndarray[Any, Any] = -(-num_examples // size) * (self.epochs or 0)
+        return batches
+
+    def batches(self, rows: np.ndarray[Any, Any], *, seed: int, round: int, client: int) -> Iterator[Any]:
+        """Iterate over the rows of each step: every epoch in an order of its own."""
+        total = int(self.num_steps(np.array(len(rows))))
+        return islice(self._endless_batches(rows, seed, round, client), total)
+
+    def _endless_batches(
+        self, rows: np.ndarray[Any, Any], seed: int, round: int, client: int
+    ) -> Iterator[Any]:
+        size = self.batch_size or len(rows)
+        for epoch in count():
+            rng = numpy_generator(seed, "shuffle", round=round, client=client, step=epoch)
+            order = rng.permutation(len(rows))
+            for start in range(0, len(rows), size):
+                yield rows[order[start : start + size]]
+
+
+@dataclass(frozen=True)
+class ClientRecipe:
+    """All that a client host is made from, but for the data; it travels to the actors."""
+
+    spec: ModelSpec
+    shape: DataShape
+    loss: Loss
+    metrics: tuple[Metric, ...] | None
+    """Measured beside the loss; None: what suits the loss."""
+    optimizer: Optimizer
+    aggregator: Aggregator
+    work: LocalWork
+    seed: int
+    weighting: Weighting = "examples"
+    keep_state: bool = True
+    """Whether a client's optimizer state lasts from round to round."""
+    on_nonfinite: Literal["raise", "drop"] = "raise"
+    """What is done about an update with NaN or infinite values."""
+    evaluation_batch_size: int = 512
+
+    def build(self, dataset: FederatedDataset, *, device: str = "cpu") -> ClientHost:
+        """Build a host on this process's device."""
+        model = TorchModel(self.spec.build(self.shape), self.loss, metrics=self.metrics).to(device)
+        optimizer = copy.deepcopy(self.optimizer)
+        optimizer.seed = self.seed
+        return ClientHost(self, model=model, optimizer=optimizer, dataset=dataset, device=device)
+
+
+class ClientHost:
+    """Trains and evaluates any client, one after the other, on one resident model.
+
+    Args:
+        recipe: the scenario's part of it.
+        model: overwritten with the broadcast weights for each client.
+        optimizer: given each client's own state in turn.
+        dataset: the examples of all clients.
+        device: where the model is.
+    """
+
+    def __init__(
+        self,
+        recipe: ClientRecipe,
+        *,
+        model: Model,
+        optimizer: Optimizer,
+        dataset: FederatedDataset,
+        device: str = "cpu",
+    ) -> None:
+        self._recipe = recipe
+        self._model = model
+        self._optimizer = optimizer
+        self._dataset = dataset
+        self._device = device
+
+    def train_chunk(
+        self, chunk: Chunk, broadcast: Broadcast, states: Sequence[KeptState | None]
+    ) -> ChunkResult:
+        """Train the clients of a chunk and add up what they contribute.
+
+        Args:
+            chunk: K clients.
+            broadcast: what they start from.
+            states: [K] what each client's optimizer has kept; None for a new one.
+
+        Raises:
+            ClientError: if a client's own code raises.
+            NonFiniteUpdateError: if an update is not finite and the scenario says to raise.
+        """
+        started = time.perf_counter()
+        broadcast = move(broadcast, self._device)
+        tree = TreeSum[Contribution](chunk.cohort_size, self._merge)
+        reports, kept = [], []
+        for offset, (client, state) in enumerate(zip(chunk.clients, states, strict=True)):
+            contribution, report, new_state = self._train_guarded(client, broadcast, state)
+            tree.add(chunk.start + offset, contribution)
+            reports.append(report)
+            kept.append(new_state)
+        seconds = time.perf_counter() - started
+        return ChunkResult(
+            report=ChunkReport(chunk.round, chunk.start, tuple(reports), seconds),
+            partial=Partial(
+                chunk.round, chunk.start, chunk.cohort_size, move(tree.nodes, "cpu")
+            ),
+            states=tuple(move(kept, "cpu")),
+        )
+
+    def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
+        """Evaluate the broadcast weights; one entry per item of the chunk, in its order."""
+        self._model.set_weights(move(broadcast.weights, self._device))
+        evaluate = self._evaluate_test_batch if chunk.split == "test" else self._evaluate_client
+        return [evaluate(item) for item in chunk.items]
+
+    def _train_guarded(
+        self, client: int, broadcast: Broadcast, state: KeptState | None
+    ) -> tuple[Contribution | None, ClientReport, KeptState | None]:
+        try:
+            return self._train_client(client, broadcast, state)
+        except NonFiniteUpdateError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ClientError(
+                f"client {client} failed in round {broadcast.round}: {what}",
+                client=client,
+                round=broadcast.round,
+                client_traceback=traceback.format_exc(),
+            ) from error
+
+    def _train_client(
+        self, client: int, broadcast: Broadcast, state: KeptState | None
+    ) -> tuple[Contribution | None, ClientReport, KeptState | None]:
+        """Do what a client does in a round: weights and aux in, steps, delta and aux out."""
+        self._model.set_weights(broadcast.weights)
+        self._optimizer.begin_client(client=client, round=broadcast.round, kept=state)
+        self._optimizer.process_aux_var(broadcast.aux)
+        self._optimizer.start_round()
+        num_steps, num_seen, loss_sum = self._run_steps(client, broadcast.round)
+        delta = _delta(broadcast.weights, self._model)
+        aux = self._optimizer.collect_aux_var()
+
+        num_examples = len(self._dataset.train_rows(client))
+        report = ClientReport(client, num_examples, num_steps, loss_sum / max(num_seen, 1))
+        if not _all_finite(delta, aux):
+            return None, self._drop(report, broadcast.round), state
+        weight = {"examples": num_examples, "steps": num_steps, "uniform": 1}[self._recipe.weighting]
+        sums = {"clients": 1.0, "examples": num_examples, "steps": num_steps}
+        contribution = Contribution(
+            total=self._recipe.aggregator.lift(delta, float(weight)),
+            weight=float(weight),
+            aux=aux,
+            sums=sums | {"seen": num_seen, "loss": loss_sum},
+        )
+        return contribution, report, self._optimizer.end_client() if self._recipe.keep_state else None
+
+    def _run_steps(self, client: int, round: int) -> tuple[int, int, float]:
+        """Train; return the steps, the examples seen, and the sum over those of the loss."""
+        recipe, losses, sizes = self._recipe, [], []
+        rows = self._dataset.train_rows(client)
+        with torch.random.fork_rng(devices=self._random_devices()):
+            # Dropout and its like draw from torch's global generator: seeded for this client only.
+            torch.manual_seed(derive_seed(recipe.seed, "model", round=round, client=client))
+            for rows_B in recipe.work.batches(rows, seed=recipe.seed, round=round, client=client):
+                batch = self._read(rows_B)
+                loss, gradients = self._model.compute_loss_and_gradients(batch, recipe.work.sclip)
+                self._optimizer.apply_gradients(self._model, gradients)
+                losses.append(loss)
+                sizes.append(len(rows_B))
+        return len(sizes), sum(sizes), _weighted_sum(losses, sizes)
+
+    def _drop(self, report: ClientReport, round: int) -> ClientReport:
+        what = f"client {report.client} sent an update with NaN or infinite values in round {round}"
+        if self._recipe.on_nonfinite == "raise":
+            raise NonFiniteUpdateError(
+                f"{what}; lower client.optimizer.lrate, clip its gradients, "
+                "or set client.on_nonfinite: drop"
+            )
+        return ClientReport(
+            report.client, report.num_examples, report.num_steps, report.train_loss, "not finite"
+        )
+
+    def _merge(self, left: Contribution, right: Contribution) -> Contribution:
+        return merge_contributions(
+            left, right, aggregator=self._recipe.aggregator, optimizer=self._optimizer
+        )
+
+    def _evaluate_test_batch(self, number: int) -> MetricSums:
+        assert self._dataset.test is not None, "there is no test split"
+        size = self._recipe.evaluation_batch_size
+        rows = np.arange(number * size, min((number + 1) * size, len(self._dataset.test)))
+        return self._model.evaluate(read_batch(self._dataset.test, rows, device=self._device))
+
+    def _evaluate_client(self, client: int) -> MetricSums:
+        rows = self._dataset.evaluation_rows(client)
+        size = self._recipe.evaluation_batch_size
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return add_metric_sums([self._model.evaluate(self._read(rows_B)) for rows_B in batches])
+
+    def _read(self, rows_B: np.ndarray[Any, Any]) -> Batch:
+        return read_batch(self._dataset.train, rows_B, device=self._device)
+
+    def _random_devices(self) -> list[int]:
+        return [torch.device(self._device).index or 0] if "cuda" in self._device else []
+
+
+def add_metric_sums(parts: Sequence[MetricSums]) -> MetricSums:
+    """Add up metric sums, in order."""
+    names = parts[0] if parts else ()
+    return {
+        name: (sum(part[name][0] for part in parts), sum(part[name][1] for part in parts))
+        for name in names
+    }
+
+
+def read_batch(examples: Examples, rows_B: np.ndarray[Any, Any], *, device: str = "cpu") -> Batch:
+    """Copy the examples of these rows into tensors on a device."""
+    inputs = _to_tensors(take_rows(examples.inputs, rows_B), device)
+    return Batch(inputs, torch.from_numpy(examples.targets[rows_B]).to(device))
+
+
+def _to_tensors(tree: ArrayTree, device: str) -> Inputs:
+    # The rows were taken by index, so these arrays are copies: no one else's memory is at risk.
+    if isinstance(tree, dict):
+        return {name: torch.from_numpy(array).to(device) for name, array in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(torch.from_numpy(array).to(device) for array in tree)
+    return torch.from_numpy(tree).to(device)
+
+
+def _delta(start: Vector, model: Model) -> Vector:
+    """Return start minus end of what training has changed; integers as float64."""
+    names = model.shared_names
+    end = model.get_weights().select(names)
+    return start.select(names).map(_as_float) - end.map(_as_float)
+
+
+def _as_float(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def _all_finite(delta: Vector, aux: dict[str, dict[str, Any]]) -> bool:
+    shared = [value for entries in aux.values() for value in entries.values()]
+    vectors = [delta, *(value for value in shared if isinstance(value, Vector))]
+    return all(bool(vector.is_finite()) for vector in vectors)
+
+
+def _weighted_sum(losses: list[Tensor], sizes: list[int]) -> float:
+    if not losses:
+        return 0.0
+    # One transfer for all steps; float64, as the sum of many.
+    losses_T = torch.stack(losses).double().cpu()
+    return float((losses_T * torch.tensor(sizes, dtype=torch.float64)).sum())

@@ -1,0 +1,137 @@
+"""The actors: a server and client hosts, each in a process of its own.
+
+They add nothing to ``Server`` and ``ClientHost`` but how messages come in and go out.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from simfl.client import ClientRecipe
+from simfl.cluster.wire import Parcel, open_parcel, pack
+from simfl.component import import_plugins
+from simfl.data import FederatedDataset
+from simfl.errors import ClusterError
+from simfl.messages import (
+    Broadcast,
+    Chunk,
+    EvaluationChunk,
+    Partial,
+    RoundPlan,
+    RoundReport,
+)
+from simfl.models.model import MetricSums
+from simfl.optimizer import KeptState
+from simfl.server import ServerRecipe
+from simfl.vector import Vector
+
+__all__ = ["ActorSetup", "ClientActor", "ServerActor"]
+
+
+@dataclass(frozen=True)
+class ActorSetup:
+    """How an actor becomes what it is, before it may unpickle anything of the user's."""
+
+    label: str
+    """``server`` or ``client-3``."""
+    plugins: tuple[str, ...]
+    """Modules to import."""
+    search: tuple[str, ...]
+    """Folders to look for them in."""
+    recipe: bytes
+    """A pickled ServerRecipe or ClientRecipe, opened once the plug-ins are there."""
+    threads: int
+    """torch's threads."""
+
+    def open_recipe(self) -> Any:
+        """Prepare this process, and return the recipe."""
+        torch.set_num_threads(self.threads)
+        import_plugins(self.plugins, search=self.search)
+        return pickle.loads(self.recipe)
+
+
+class ServerActor:
+    """The server in a process of its own. ``start`` comes before anything else."""
+
+    def __init__(self, setup: ActorSetup) -> None:
+        self._setup = setup
+
+    def __repr__(self) -> str:
+        return self._setup.label
+
+    def start(self) -> int:
+        """Build the server; return the process id.
+
+        Not done by the constructor: an error of a method arrives as it was raised.
+        """
+        recipe: ServerRecipe = self._setup.open_recipe()
+        self._server = recipe.build()
+        return os.getpid()
+
+    def broadcast(self, round: int) -> Parcel:
+        """Return what a round's clients start from; Ray puts it in the object store once."""
+        return pack(self._server.broadcast(round), label=round)
+
+    def receive(self, partial: Partial) -> None:
+        """Add a chunk's partial to the round."""
+        self._server.receive(partial)
+
+    def end_round(self, plan: RoundPlan) -> RoundReport:
+        """Take the server's step."""
+        return self._server.end_round(plan)
+
+    def get_weights(self) -> Vector:
+        """Return all weights."""
+        return self._server.get_weights()
+
+
+class ClientActor:
+    """A client host in a process and on a device of its own. ``start`` comes before all else."""
+
+    def __init__(self, setup: ActorSetup, dataset: FederatedDataset, uses_gpu: bool) -> None:
+        self._setup = setup
+        self._dataset = dataset
+        self._uses_gpu = uses_gpu
+        self._broadcast: Broadcast | None = None
+
+    def __repr__(self) -> str:
+        return self._setup.label
+
+    def start(self) -> int:
+        """Build the host; return the process id."""
+        recipe: ClientRecipe = self._setup.open_recipe()
+        device = _device(self._setup.label, self._uses_gpu)
+        self._host = recipe.build(self._dataset, device=device)
+        return os.getpid()
+
+    def train_chunk(self, chunk: Chunk, broadcast: Parcel, *states: KeptState | None) -> Any:
+        """Train a chunk; return its report, its partial, and where states are kept, each state."""
+        known = states or (None,) * len(chunk.clients)
+        result = self._host.train_chunk(chunk, self._open(broadcast), known)
+        return (result.report, result.partial, *(result.states if states else ()))
+
+    def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Parcel) -> list[MetricSums]:
+        """Evaluate the items of a chunk."""
+        return self._host.evaluate_chunk(chunk, self._open(broadcast))
+
+    def _open(self, parcel: Parcel) -> Broadcast:
+        if self._broadcast is None or self._broadcast.round != parcel.label:
+            self._broadcast = open_parcel(parcel)
+        return self._broadcast
+
+
+def _device(label: str, uses_gpu: bool) -> str:
+    """Return the assigned device: Ray shows an actor its own GPUs only, so it is the first."""
+    if not uses_gpu:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ClusterError(
+            f"{label} was given a GPU by Ray, but its torch {torch.__version__} has no CUDA; "
+            "install a CUDA build of torch there, or set cluster.num_gpus: 0"
+        )
+    return "cuda:0"

@@ -1,0 +1,88 @@
+"""Starting a Ray cluster of one's own, or attaching to one that runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from simfl.errors import ClusterError
+
+__all__ = ["Connection", "connect"]
+
+# Read by Ray once, when it is imported. Ports of a local cluster are open to the network: the token is
+# what keeps others from running code. https://docs.ray.io/en/latest/ray-security/index.html
+_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_PROBE_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A Ray session this process takes part in."""
+
+    ray: Any
+    """The ray module."""
+    is_owned: bool
+    """Whether this run has opened the session, and so closes it."""
+
+    def close(self) -> None:
+        """Leave the session; a cluster that was started for this run ends."""
+        if self.is_owned:
+            self.ray.shutdown()
+
+
+def connect(*, address: str | None, num_cpus: int, dashboard: bool) -> Connection:
+    """Join the session there is, attach to a cluster, or start one on this machine.
+
+    Args:
+        address: ``host:port`` of a cluster, ``auto`` for one that runs on this machine, ``local``
+            for a new one; None takes ``RAY_ADDRESS`` where that is set, as inside a Ray job, and
+            starts a new one otherwise.
+        num_cpus: how many CPUs a new cluster is to count with.
+        dashboard: whether a new cluster serves Ray's dashboard, on the loopback interface.
+
+    Raises:
+        ClusterError: if there is no cluster at the address.
+    """
+    if "ray" not in sys.modules:
+        os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
+    import ray
+
+    if ray.is_initialized():
+        return Connection(ray, is_owned=False)
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "simfl"}
+    try:
+        if where == "local":
+            local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
+            ray.init(address="local", dashboard_host="127.0.0.1", **local, **quiet)
+        else:
+            _require_listener(where)
+            ray.init(address=where, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"cannot use the Ray cluster at {where!r}: {error}") from error
+    except KeyboardInterrupt:
+        ray.shutdown()
+        raise
+    return Connection(ray, is_owned=True)
+
+
+def _require_listener(address: str) -> None:
+    """Fail in seconds where Ray would wait for minutes: see that someone listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PROBE_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"nothing answers at cluster.address {address!r} ({error}); "
+            "start a cluster there with 'ray start --head', or leave the address out"
+        ) from error

@@ -1,0 +1,190 @@
+"""From named arrays to a source's data: dtypes, class ids, and the names that arrays may have.
+
+Dtypes: floats become float32, whatever their width. Integer inputs stay integers: uint8, int32
+and int64 as they are, the others become int64. Targets are int64 class ids (or counts) or float32;
+text targets become class ids in the sorted order of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from simfl.data.dataset import Array, ArrayTree, Examples
+from simfl.data.source import SourceData
+from simfl.errors import DataError, did_you_mean
+
+__all__ = ["as_column", "as_examples", "as_inputs", "as_targets", "source_data_from_arrays"]
+
+_KEPT_INTEGERS = (np.uint8, np.int32, np.int64)
+_NAMES = ("inputs", "targets", "test_inputs", "test_targets", "class_names")
+
+
+def as_examples(
+    inputs: Any, targets: Any, *, what: str, class_names: tuple[str, ...] = ()
+) -> tuple[Examples, tuple[str, ...]]:
+    """Return examples with the dtypes above, and the names of the classes.
+
+    Args:
+        inputs: an array, a tuple of them (positional arguments of the model), or a dict of them.
+        targets: an array.
+        what: where they come from, for errors.
+        class_names: those already known.
+
+    Raises:
+        DataError: for an array that can't be used, saying which and why.
+    """
+    tree = as_inputs(inputs, what=f"{what}inputs")
+    array, names = as_targets(targets, what=f"{what}targets", class_names=class_names)
+    return Examples(tree, array), names
+
+
+def as_inputs(inputs: Any, *, what: str) -> ArrayTree:
+    """Return inputs as float32, bool, or integers as they are.
+
+    Raises:
+        DataError: if an array holds text or objects, or has no axis.
+    """
+    if isinstance(inputs, Mapping):
+        return {name: _input(array, what=f"{what}.{name}") for name, array in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(_input(array, what=f"{what}[{i}]") for i, array in enumerate(inputs))
+    return _input(inputs, what=what)
+
+
+def as_targets(
+    value: Any, *, what: str, class_names: tuple[str, ...] = ()
+) -> tuple[Array, tuple[str, ...]]:
+    """Return targets as int64 or float32, and the names of the classes where they were text.
+
+    Args:
+        value: an array or anything that numpy makes one of.
+        what: what an error calls it.
+        class_names: those already known, as when these are the targets of the test split.
+
+    Raises:
+        DataError: if it holds objects, or a class that is not among ``class_names``.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind in "US":
+        return _class_ids(array.astype(str), what=what, class_names=class_names)
+    array = _numeric(array, what=what)
+    targets = _as_float32(array) if array.dtype.kind == "f" else array.astype(np.int64, copy=False)
+    return targets, class_names
+
+
+def as_column(value: Any, *, what: str) -> Array:
+    """Return one value per example, numbers or text.
+
+    Raises:
+        DataError: if it has another number of axes than one, or holds objects.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind in "OVcmM":
+        raise DataError(f"{what} holds {array.dtype} values; a column holds numbers or text")
+    if array.ndim != 1:
+        raise DataError(f"{what} has shape {array.shape}; a column has one value per example")
+    return array.astype(str) if array.dtype.kind == "S" else array
+
+
+def source_data_from_arrays(arrays: Mapping[str, Any], *, origin: str) -> SourceData:
+    """Sort named arrays into train and test examples and columns.
+
+    Args:
+        arrays: ``inputs`` (or ``inputs.NAME`` for each of several), ``targets``, and optionally
+            ``test_inputs``, ``test_targets``, ``class_names``; any other is a column.
+        origin: where they come from, for errors.
+
+    Raises:
+        DataError: if one is missing, has a dtype that can't be used, or is of another length.
+    """
+    named = tuple(map(str, np.asarray(arrays.get("class_names", ())).tolist()))
+    train, names = _split_of(arrays, "", class_names=named, origin=origin)
+    columns = {
+        name: _column_of_length(name, array, len(train), origin=origin)
+        for name, array in arrays.items()
+        if name not in _NAMES and not name.startswith(("inputs.", "test_inputs."))
+    }
+    if not any(name.startswith(("test_inputs", "test_targets")) for name in arrays):
+        return SourceData(train, None, columns, names)
+    test, _ = _split_of(arrays, "test_", class_names=names, origin=origin)
+    return SourceData(train, test, columns, names)
+
+
+def _split_of(
+    arrays: Mapping[str, Any], prefix: str, *, class_names: tuple[str, ...], origin: str
+) -> tuple[Examples, tuple[str, ...]]:
+    inputs = _inputs_named(arrays, f"{prefix}inputs", origin=origin)
+    targets = _required(arrays, f"{prefix}targets", origin=origin)
+    return as_examples(inputs, targets, what=f"{origin}: {prefix}", class_names=class_names)
+
+
+def _inputs_named(arrays: Mapping[str, Any], name: str, *, origin: str) -> Any:
+    several = {key.removeprefix(f"{name}."): key for key in arrays if key.startswith(f"{name}.")}
+    if several and name in arrays:
+        raise DataError(f"{origin} holds both {name!r} and {several.popitem()[1]!r}; leave one out")
+    if several:
+        return {short: arrays[key] for short, key in several.items()}
+    return _required(arrays, name, origin=origin)
+
+
+def _required(arrays: Mapping[str, Any], name: str, *, origin: str) -> Any:
+    if name not in arrays:
+        there = ", ".join(arrays) or "nothing"
+        raise DataError(f"{origin} has no array {name!r}; it holds {there}")
+    return arrays[name]
+
+
+def _column_of_length(name: str, value: Any, length: int, *, origin: str) -> Array:
+    what = f"{origin}: array {name!r}"
+    array = np.asarray(value)
+    if array.shape[:1] != (length,):
+        raise DataError(
+            f"{what} has shape {array.shape}, but a column has one value for each of the "
+            f"{length} training examples. {did_you_mean(name, _NAMES)}"
+        )
+    return as_column(array, what=what)
+
+
+def _input(value: Any, *, what: str) -> Array:
+    array = _numeric(value, what=what)
+    if array.dtype.kind == "f":
+        return _as_float32(array)
+    if array.dtype.kind == "b" or array.dtype in _KEPT_INTEGERS:
+        return array
+    return array.astype(np.int64)
+
+
+def _numeric(value: Any, *, what: str) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        kind = "text" if array.dtype.kind in "US" else f"{array.dtype} values"
+        raise DataError(f"{what} holds {kind}; numbers are needed")
+    if array.ndim == 0:
+        raise DataError(f"{what} is the single value {array}; an axis of examples is needed")
+    return array
+
+
+def _as_float32(array: Array) -> Array:
+    # Too large a number becomes infinite here, and is reported as such with its row.
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)
+
+
+def _class_ids(
+    array: Array, *, what: str, class_names: tuple[str, ...]
+) -> tuple[Array, tuple[str, ...]]:
+    found, ids = np.unique(array, return_inverse=True)
+    if not class_names:
+        return ids.astype(np.int64), tuple(found.tolist())
+    position = {name: index for index, name in enumerate(class_names)}
+    if unknown := [name for name in found.tolist() if name not in position]:
+        raise DataError(f"{what} holds the class {unknown[0]!r}; {_known_classes(class_names)}")
+    return np.array([position[name] for name in found.tolist()], np.int64)[ids], class_names
+
+
+def _known_classes(class_names: tuple[str, ...]) -> str:
+    shown = ", ".join(class_names[:10])
+    return f"the training examples' are {shown}{', ...' if len(class_names) > 10 else ''}"

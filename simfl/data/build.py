@@ -1,0 +1,72 @@
+"""From a source and a partition to the data set of a federation."""
+
+from __future__ import annotations
+
+from simfl.data.dataset import FederatedDataset
+from simfl.data.partition import Partition
+from simfl.data.partitions.natural import Natural
+from simfl.data.source import Source, SourceData
+from simfl.data.splits import hold_out, take_test_split
+from simfl.data.validation import check_rows, check_source_data
+from simfl.errors import ConfigError, DataError
+
+__all__ = ["build_dataset"]
+
+
+def build_dataset(
+    source: Source,
+    partition: Partition | None,
+    *,
+    seed: int,
+    test_fraction: float = 0.0,
+    holdout_fraction: float = 0.0,
+) -> FederatedDataset:
+    """Load a source, split it over clients, and set apart what is evaluated on.
+
+    Args:
+        source: where the examples come from.
+        partition: who holds which; None goes by the source's column "client".
+        seed: the run's; the same seed gives the same data set.
+        test_fraction: how much of the training examples becomes the test split, each class giving
+            its share; 0 leaves the source's test split as it is.
+        holdout_fraction: how much of its examples each client keeps for its own evaluation.
+
+    Raises:
+        ConfigError: for a fraction outside [0, 1), a test split on top of the source's own, or a
+            partition that these examples don't allow.
+        DataError: if the data can't be read or trained on.
+    """
+    _check_fraction("test_fraction", test_fraction)
+    _check_fraction("holdout_fraction", holdout_fraction)
+    data = source.load(seed=seed)
+    check_source_data(data)
+    if test_fraction > 0:
+        data = take_test_split(data, fraction=test_fraction, seed=seed)
+    chosen = partition if partition is not None else _by_client(data)
+    rows, offsets = chosen.split(data.train.targets, data.columns, seed=seed)
+    check_rows(rows, offsets, examples=len(data.train), partition=chosen.name)
+    holdout_offsets = offsets[1:]
+    if holdout_fraction > 0:
+        rows, holdout_offsets = hold_out(rows, offsets, fraction=holdout_fraction, seed=seed)
+    return FederatedDataset(
+        train=data.train,
+        rows=rows,
+        offsets=offsets,
+        holdout_offsets=holdout_offsets,
+        test=data.test,
+        class_names=data.class_names,
+    )
+
+
+def _by_client(data: SourceData) -> Partition:
+    if "client" in data.columns:
+        return Natural()
+    raise DataError(
+        "data.partition is missing, and the source has no column 'client' to go by; "
+        "add a partition, such as iid with a number of clients"
+    )
+
+
+def _check_fraction(name: str, fraction: float) -> None:
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"data.{name} is {fraction}; it must be at least 0 and below 1")

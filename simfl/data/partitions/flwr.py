@@ -1,0 +1,121 @@
+"""Any partitioner of flwr-datasets."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from simfl.data.dataset import Array
+from simfl.data.partition import Partition
+from simfl.errors import ConfigError, MissingExtraError, UnknownNameError
+from simfl.seeding import derive_seed, numpy_generator
+
+__all__ = ["FlwrPartition"]
+
+_ROW = "__row__"
+_ABSTRACT = ("Partitioner", "IdToSizeFncPartitioner")
+
+
+@dataclass(frozen=True)
+class FlwrPartition(Partition):
+    """A partitioner of the package flwr-datasets, named as its class.
+
+    It sees the class ids as a column "label", beside the source's other columns. A partitioner
+    with a ``seed`` that ``arguments`` does not set gets one that is derived from the run's. Those
+    which split columns instead of rows ("Vertical...") can't be used. Each partition is loaded by
+    itself: for a large population the partitions of simfl are faster.
+
+    Source: https://flower.ai/docs/datasets/
+    """
+
+    name: ClassVar[str] = "flwr"
+
+    partitioner: str
+    """The class, such as "DirichletPartitioner"."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What it is built with, such as num_partitions, partition_by: label, alpha."""
+    shuffle: bool = True
+    """Whether examples are shuffled first, as Flower does: some partitioners cut them in order."""
+
+    @property
+    def num_clients(self) -> int | None:
+        """The argument ``num_partitions``, where it is given."""
+        clients = self.arguments.get("num_partitions")
+        return clients if isinstance(clients, int) else None
+
+    def split(self, targets: Array, columns: dict[str, Array], *, seed: int) -> tuple[Array, Array]:
+        """Run the partitioner.
+
+        Raises:
+            MissingExtraError: if flwr-datasets is not installed.
+            UnknownNameError: if it has no such partitioner.
+            ConfigError: if the partitioner refuses its arguments, or these data with them.
+        """
+        partitioner = self._build(_flwr_module("flwr_datasets.partitioner"), seed=seed)
+        try:
+            partitioner.dataset = _as_dataset(targets, columns, order=self._order(targets, seed))
+            parts = [
+                np.asarray(partitioner.load_partition(index)[:][_ROW], np.int64)
+                for index in range(partitioner.num_partitions)
+            ]
+        except Exception as error:
+            raise ConfigError(f"data.partition: {self.partitioner}: {error}") from error
+        return _joined(parts, partitioner=self.partitioner)
+
+    def _order(self, targets: Array, seed: int) -> Array:
+        if not self.shuffle:
+            return np.arange(len(targets))
+        return numpy_generator(seed, "data.partition").permutation(len(targets))
+
+    def _build(self, module: ModuleType, *, seed: int) -> Any:
+        known = [
+            name
+            for name in module.__all__
+            if name not in _ABSTRACT and not name.startswith("Vertical")
+        ]
+        if self.partitioner not in known:
+            raise UnknownNameError("flwr partitioner", self.partitioner, known)
+        cls = getattr(module, self.partitioner)
+        arguments = {**self.arguments}
+        if "seed" in inspect.signature(cls).parameters:
+            arguments.setdefault("seed", derive_seed(seed, "data.partition"))
+        try:
+            return cls(**arguments)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"data.partition.arguments: {self.partitioner} cannot be built with "
+                f"{self.arguments}: {error}"
+            ) from error
+
+
+def _flwr_module(name: str) -> ModuleType:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(
+            "the 'flwr' partition", package="flwr-datasets", extra="flwr"
+        ) from error
+
+
+def _as_dataset(targets: Array, columns: dict[str, Array], *, order: Array) -> Any:
+    from datasets import Dataset
+
+    label = {"label": targets} if targets.ndim == 1 else {}
+    arrays = {name: array[order] for name, array in {**columns, **label}.items()}
+    return Dataset.from_dict({**arrays, _ROW: order})
+
+
+def _joined(parts: list[Array], *, partitioner: str) -> tuple[Array, Array]:
+    sizes = np.array([len(part) for part in parts], np.int64)
+    if empty := np.flatnonzero(sizes == 0).tolist():
+        raise ConfigError(
+            f"data.partition: {partitioner} left {len(empty)} of {len(parts)} clients without "
+            f"examples, client {empty[0]} the first; change its arguments"
+        )
+    return np.concatenate(parts), np.concatenate([[0], np.cumsum(sizes)])

@@ -1,0 +1,171 @@
+"""Reading a CSV file into one array per column, with errors that name line and column."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+
+from simfl.data.dataset import Array
+from simfl.errors import DataError
+
+__all__ = ["Table", "read_header", "read_table"]
+
+_CHUNK_ROWS: Final = 20_000  # cells are Python strings only for as long as a chunk lasts
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+Lines: TypeAlias = list[tuple[int, list[str]]]
+"""Line number and cells of each row."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a file: float64 or int64 if numeric, otherwise text."""
+
+    path: str
+    columns: dict[str, Array]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The header."""
+        return tuple(self.columns)
+
+    def __getitem__(self, name: str) -> Array:
+        return self.columns[name]
+
+    def is_numeric(self, name: str) -> bool:
+        """Say whether the column holds numbers."""
+        return self.columns[name].dtype.kind in "if"
+
+    def describe(self, name: str) -> str:
+        """Return what an error calls the column."""
+        return f"{self.path}: column {name!r}"
+
+
+def read_header(path: str, *, delimiter: str = ",") -> tuple[str, ...]:
+    """Return the names of a CSV file's columns.
+
+    Raises:
+        DataError: if there is no such file, or its first line names no columns.
+    """
+    with _opened(path, delimiter=delimiter) as reader:
+        return _header(reader, path=path)
+
+
+def read_table(path: str, *, delimiter: str = ",", text: Collection[str] = frozenset()) -> Table:
+    """Read a CSV file.
+
+    Args:
+        path: the file.
+        delimiter: what separates cells.
+        text: columns that are ids or text whatever their first cell looks like; if all cells are
+            whole numbers they become int64.
+
+    Raises:
+        DataError: if there is no such file, it has no header or no rows, a row has too few or too
+            many cells, or a cell of a numeric column is not a finite number.
+    """
+    with _opened(path, delimiter=delimiter) as reader:
+        header = _header(reader, path=path)
+        rows = ((reader.line_num, cells) for cells in reader if cells)
+        chunks = list(_chunks(rows, header, text=text, path=path))
+    if not chunks:
+        raise DataError(f"{path} has a header but no rows")
+    columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in header}
+    return Table(path, {n: _ids(c) if n in text else c for n, c in columns.items()})
+
+
+@contextmanager
+def _opened(path: str, *, delimiter: str) -> Iterator[Reader]:
+    if not Path(path).is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield csv.reader(file, delimiter=delimiter, strict=True)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from error
+
+
+def _header(reader: Reader, *, path: str) -> tuple[str, ...]:
+    names = next(reader, [])
+    if not names:
+        raise DataError(f"{path} is empty; its first line must name the columns")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{path}: two columns are called {twice[0]!r}; rename one")
+    return tuple(names)
+
+
+def _chunks(
+    rows: Iterator[tuple[int, list[str]]],
+    header: tuple[str, ...],
+    *,
+    text: Collection[str],
+    path: str,
+) -> Iterator[dict[str, Array]]:
+    numeric: set[str] | None = None
+    while lines := list(itertools.islice(rows, _CHUNK_ROWS)):
+        _require_width(lines, len(header), path=path)
+        if numeric is None:
+            first = dict(zip(header, lines[0][1], strict=True))
+            numeric = {n for n, cell in first.items() if n not in text and _may_be_number(cell)}
+        yield dict(_columns(lines, header, numeric=numeric, path=path))
+
+
+def _columns(
+    lines: Lines, header: tuple[str, ...], *, numeric: set[str], path: str
+) -> Iterator[tuple[str, Array]]:
+    by_column = zip(*(cells for _, cells in lines), strict=True)
+    for name, cells in zip(header, by_column, strict=True):
+        column = _numbers(cells) if name in numeric else np.array(cells)
+        if name in numeric and not np.isfinite(column).all():
+            row = int(np.isfinite(column).argmin())
+            raise DataError(
+                f"{path}, line {lines[row][0]}, column {name!r}: {cells[row]!r} is not a finite "
+                "number, as the column needs; mend the cell or leave out the column"
+            )
+        yield name, column
+
+
+def _require_width(lines: Lines, width: int, *, path: str) -> None:
+    for line, cells in lines:
+        if len(cells) != width:
+            raise DataError(f"{path}, line {line}: {len(cells)} cells, but the header has {width}")
+
+
+def _numbers(cells: tuple[str, ...]) -> Array:
+    """Return int64 where all are whole numbers, otherwise float64, NaN for what is no number."""
+    try:
+        return np.fromiter(map(int, cells), np.int64, len(cells))
+    except (ValueError, OverflowError):
+        return np.fromiter(map(_number, cells), np.float64, len(cells))
+
+
+def _ids(column: Array) -> Array:
+    # Whole numbers sort as numbers; "007" is text, since 7 may be another client.
+    try:
+        whole = column.astype(np.int64)
+    except (ValueError, OverflowError):
+        return column
+    return whole if np.array_equal(whole.astype(str), column) else column
+
+
+def _may_be_number(cell: str) -> bool:
+    return not cell.strip() or cell.strip().lower() == "nan" or not math.isnan(_number(cell))
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan

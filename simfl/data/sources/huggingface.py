@@ -1,0 +1,132 @@
+"""Data sets of the Hugging Face hub, or of its library on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from simfl.data.arrays import as_column, as_examples
+from simfl.data.dataset import Array
+from simfl.data.source import Source, SourceData
+from simfl.data.sources.images import decode_images
+from simfl.errors import DataError, MissingExtraError, did_you_mean
+
+__all__ = ["HuggingFace"]
+
+_FORMATS = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+
+
+@dataclass(frozen=True)
+class HuggingFace(Source):
+    """A data set of the hub, a folder written by ``save_to_disk``, or a data file.
+
+    Images become float32 in [0, 1] of shape (N, channels, height, width). Sequences of the same
+    length become an axis. Several input columns make a dict of inputs by name. Class labels keep
+    their ids and names; text targets become class ids in sorted order.
+    """
+
+    name: ClassVar[str] = "huggingface"
+    file_fields: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: str
+    """The name on the hub, such as "ylecun/mnist", or a folder, or a csv, json or parquet file."""
+    inputs: str | tuple[str, ...]
+    """The column or columns that are the inputs."""
+    target: str = "label"
+    """The column to predict."""
+    config: str | None = None
+    """Which configuration of a data set on the hub; None: its only or default one."""
+    split: str = "train"
+    """The split that clients are to hold."""
+    test_split: str | None = None
+    """The split to test on; None: no test split."""
+    client: str | None = None
+    """The column that says whose each example is."""
+
+    def load(self, *, seed: int) -> SourceData:  # noqa: ARG002
+        """Read the splits.
+
+        Raises:
+            MissingExtraError: if the package datasets is not installed.
+            DataError: if the data can't be read, or a split or column is not there.
+        """
+        train = self._read_split(self.split)
+        names = tuple(getattr(train.features.get(self.target), "names", None) or ())
+        examples, names = self._examples(train, names, what=f"{self.path}: ")
+        columns = {}
+        if self.client is not None:
+            what = f"{self.path}: column {self.client!r}"
+            columns["client"] = as_column(self._column(train, self.client, "client"), what=what)
+        if self.test_split is None:
+            return SourceData(examples, None, columns, names)
+        test = self._read_split(self.test_split)
+        what = f"{self.path}, split {self.test_split!r}: "
+        return SourceData(examples, self._examples(test, names, what=what)[0], columns, names)
+
+    def _examples(self, data: Any, names: tuple[str, ...], *, what: str) -> Any:
+        if isinstance(self.inputs, str):
+            inputs: Any = self._column(data, self.inputs, "inputs")
+        else:
+            inputs = {name: self._column(data, name, "inputs") for name in self.inputs}
+        targets = self._column(data, self.target, "target")
+        if names and targets.dtype.kind == "i" and (targets < 0).any():
+            row = int((targets < 0).argmax())
+            raise DataError(f"{what}row {row} has no label in column {self.target!r}")
+        return as_examples(inputs, targets, what=what, class_names=names)
+
+    def _column(self, data: Any, name: str, field: str) -> Array:
+        if name not in data.column_names:
+            hint = did_you_mean(name, data.column_names)
+            raise DataError(f"data.source.{field}: {self.path} has no column {name!r}. {hint}")
+        what = f"{self.path}: column {name!r}"
+        if type(data.features[name]).__name__ == "Image":
+            return decode_images(data[name], what=what)
+        column: Array = data.select_columns([name]).with_format("numpy")[:][name]
+        if column.dtype == object:
+            raise DataError(f"{what} {_why_objects(column)}")
+        return column
+
+    def _read_split(self, split: str) -> Any:
+        try:
+            import datasets
+        except ImportError as error:
+            raise MissingExtraError(
+                "the 'huggingface' source", package="datasets", extra="hf"
+            ) from error
+        try:
+            data = self._read(datasets, split)
+        except Exception as error:
+            # The library raises exceptions of many packages; all mean that it can't be read.
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"{self.path}, split {split!r}, cannot be read: {reason}") from error
+        if not isinstance(data, datasets.DatasetDict):
+            return data
+        if split not in data:
+            raise DataError(f"{self.path} has no split {split!r}. {did_you_mean(split, data)}")
+        return data[split]
+
+    def _read(self, datasets: Any, split: str) -> Any:
+        path = Path(self.path)
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            return datasets.load_from_disk(self.path)
+        if path.is_file():
+            kind = _FORMATS.get(path.suffix.lower())
+            if kind is None:
+                known = ", ".join(_FORMATS)
+                raise ValueError(f"{path.suffix!r} is not a format it can be in: {known}")
+            return datasets.load_dataset(kind, data_files=self.path, split=split)
+        return datasets.load_dataset(self.path, self.config, split=split)
+
+
+def _why_objects(column: Array) -> str:
+    lengths = sorted({len(value) for value in column if hasattr(value, "__len__")})
+    if len(lengths) > 1 and not any(isinstance(value, str) for value in column):
+        return f"holds sequences of {lengths[0]} to {lengths[-1]} values; cut or pad them"
+    return "holds empty or mixed values; fill them in or leave those rows out"

@@ -1,0 +1,80 @@
+"""Arrays of a NumPy .npz file."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from simfl.component import Positive
+from simfl.data.arrays import source_data_from_arrays
+from simfl.data.dataset import Array
+from simfl.data.source import Source, SourceData
+from simfl.errors import DataError
+
+__all__ = ["NpzFile"]
+
+
+@dataclass(frozen=True)
+class NpzFile(Source):
+    """Named arrays of a file written by ``numpy.savez`` or ``savez_compressed``.
+
+    ``inputs`` and ``targets`` are needed; ``test_inputs`` and ``test_targets`` are the test split,
+    ``client`` the id of whom each example belongs to, and any other array with one value per
+    example is a column too. A model with several inputs gets them from ``inputs.NAME`` and
+    ``test_inputs.NAME``. ``class_names`` holds what the class ids are called.
+
+    Floats become float32; integer inputs stay integers unless ``divide_by`` is given.
+    """
+
+    name: ClassVar[str] = "npz"
+    file_fields: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: str
+    """The file."""
+    divide_by: Positive | None = None
+    """What inputs are divided by, giving float32: 255 for images of bytes. None: left alone."""
+
+    def load(self, *, seed: int) -> SourceData:  # noqa: ARG002
+        """Read the file."""
+        arrays = read_npz(self.path)
+        if self.divide_by is not None:
+            arrays = {name: self._scaled(name, array) for name, array in arrays.items()}
+        return source_data_from_arrays(arrays, origin=self.path)
+
+    def _scaled(self, name: str, array: Array) -> Array:
+        is_input = name.split(".")[0] in ("inputs", "test_inputs")
+        if not is_input or array.dtype.kind not in "biuf":
+            return array
+        scaled: Array = array.astype(np.float32) / np.float32(self.divide_by)
+        return scaled
+
+
+def read_npz(path: str) -> dict[str, Array]:
+    """Read every array of a .npz file.
+
+    Raises:
+        DataError: if there is no such file, it is no .npz file, or an array holds objects.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"there is no file {path}")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not a .npz file; write one with numpy.savez(path, inputs=...)")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: _read_array(file, name, path=path) for name in file.files}
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error}); it may be cut short") from error
+
+
+def _read_array(file: np.lib.npyio.NpzFile, name: str, *, path: str) -> Array:
+    try:
+        array = file[name]
+    except ValueError as error:
+        raise DataError(f"{path}: array {name!r} cannot be read ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: {name!r} is not an array but a file of other content")
+    return array

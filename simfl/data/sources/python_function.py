@@ -1,0 +1,97 @@
+"""Examples that a Python function returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from simfl.component import import_object
+from simfl.data.arrays import as_column, as_examples, source_data_from_arrays
+from simfl.data.dataset import Examples
+from simfl.data.source import Source, SourceData
+from simfl.errors import ConfigError, DataError
+
+__all__ = ["PythonFunction"]
+
+
+@dataclass(frozen=True)
+class PythonFunction(Source):
+    """Whatever a function of yours returns.
+
+    It returns a ``SourceData``, ``Examples``, a pair (inputs, targets), or a dict of arrays with
+    the names that the ``npz`` source knows. If it has a parameter ``seed`` that ``arguments`` does
+    not set, it gets the run's seed. Inputs may be a dict of arrays by name.
+    """
+
+    name: ClassVar[str] = "python"
+
+    path: str
+    """The function, as package.module:function."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """The keyword arguments it is called with."""
+
+    def load(self, *, seed: int) -> SourceData:
+        """Call the function.
+
+        Raises:
+            ImportPathError: if there is no such function.
+            ConfigError: if it is not callable, or not with these arguments.
+            DataError: if it returns something else. What the function raises is passed on.
+        """
+        function = import_object(self.path)
+        arguments = _bound(function, {**self.arguments}, seed=seed, path=self.path)
+        return _as_source_data(function(**arguments), origin=f"{self.path}()")
+
+
+def _bound(
+    function: Callable[..., Any], arguments: dict[str, Any], *, seed: int, path: str
+) -> dict[str, Any]:
+    if not callable(function):
+        raise ConfigError(f"python: path is {path!r}, which is not a function but {function!r}")
+    signature = inspect.signature(function)
+    if "seed" in signature.parameters:
+        arguments.setdefault("seed", seed)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"python: {path}{signature} cannot be called: {error}") from None
+    return arguments
+
+
+def _as_source_data(value: Any, *, origin: str) -> SourceData:
+    if isinstance(value, Mapping):
+        return source_data_from_arrays(value, origin=origin)
+    if isinstance(value, tuple) and len(value) == 2:
+        value = Examples(value[0], value[1])
+    if isinstance(value, Examples):
+        value = SourceData(value)
+    if not isinstance(value, SourceData):
+        raise DataError(
+            f"{origin} returned {_described(value)}; it must return SourceData, Examples, "
+            "(inputs, targets), or a dict with 'inputs' and 'targets'"
+        )
+    return _with_our_dtypes(value, origin=origin)
+
+
+def _with_our_dtypes(data: SourceData, *, origin: str) -> SourceData:
+    train, names = as_examples(
+        data.train.inputs, data.train.targets, what=f"{origin}: ", class_names=data.class_names
+    )
+    columns = {
+        name: as_column(array, what=f"{origin}: column {name!r}")
+        for name, array in data.columns.items()
+    }
+    if data.test is None:
+        return SourceData(train, None, columns, names)
+    test, _ = as_examples(
+        data.test.inputs, data.test.targets, what=f"{origin}: test_", class_names=names
+    )
+    return SourceData(train, test, columns, names)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,110 @@
+"""Checks on data before anyone trains on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from simfl.data.dataset import Array, ArrayTree, Examples
+from simfl.data.source import SourceData
+from simfl.errors import DataError
+
+__all__ = ["check_rows", "check_source_data"]
+
+_CHUNK_CELLS: Final = 1 << 22
+
+
+def check_source_data(data: SourceData) -> None:
+    """Check all that training would trip over later.
+
+    Raises:
+        DataError: if there are no examples, arrays differ in length, a number is NaN or infinite,
+            or the test split is not like the training examples.
+    """
+    _check_examples(data.train, what="training")
+    for name, column in data.columns.items():
+        if len(column) != len(data.train):
+            raise DataError(
+                f"column {name!r} has {len(column)} values, but there are {len(data.train)} "
+                "training examples"
+            )
+    if data.test is not None:
+        _check_examples(data.test, what="test")
+        _check_alike(data.train, data.test)
+
+
+def check_rows(rows: Array, offsets: Array, *, examples: int, partition: str) -> None:
+    """Check what a partition returned.
+
+    Raises:
+        DataError: if a client holds no row, or a row is out of range or used twice.
+    """
+    sizes = np.diff(offsets)
+    where = f"data.partition {partition!r}"
+    if len(sizes) == 0 or offsets[0] != 0 or offsets[-1] != len(rows):
+        raise DataError(f"{where} returned offsets that don't go from 0 to its {len(rows)} rows")
+    if (sizes < 1).any():
+        client = int((sizes < 1).argmax())
+        raise DataError(f"{where} left client {client} without examples; each must hold one")
+    if rows.min() < 0 or rows.max() >= examples:
+        raise DataError(f"{where} returned row {rows.max()}, but there are {examples} examples")
+    uses = np.bincount(rows, minlength=examples)
+    if uses.max() > 1:
+        raise DataError(f"{where} returned row {int(uses.argmax())} {uses.max()} times")
+
+
+def _check_examples(examples: Examples, *, what: str) -> None:
+    if len(examples) == 0:
+        raise DataError(f"there are no {what} examples")
+    arrays = _named(examples.inputs)
+    for name, array in arrays.items():
+        if len(array) != len(examples):
+            raise DataError(
+                f"the {what} {name} has {len(array)} rows, but there are {len(examples)} targets"
+            )
+    for name, array in {**arrays, "targets": examples.targets}.items():
+        _check_finite(array, what=f"{what} {name}")
+
+
+def _check_finite(array: Array, *, what: str) -> None:
+    if array.dtype.kind != "f" or array.size == 0:
+        return
+    step = max(1, _CHUNK_CELLS // (array.size // len(array) or 1))
+    for start in range(0, len(array), step):
+        finite = np.isfinite(array[start : start + step])
+        if finite.all():
+            continue
+        place = np.unravel_index(int(finite.argmin()), finite.shape)
+        row = start + int(place[0])
+        raise DataError(
+            f"the {what} hold {array[(row, *place[1:])]} at row {row}; "
+            "fill in such values or leave those rows out"
+        )
+
+
+def _check_alike(train: Examples, test: Examples) -> None:
+    wanted = _layout(train)
+    for name, found in _layout(test).items():
+        if name not in wanted:
+            raise DataError(f"the test examples have {name}, which the training examples lack")
+        if found != wanted[name]:
+            raise DataError(
+                f"the test {name} are {found} per example, but the training {name} {wanted[name]}"
+            )
+    if lacking := wanted.keys() - _layout(test).keys():
+        raise DataError(f"the test examples lack {min(lacking)}, which the training examples have")
+
+
+def _layout(examples: Examples) -> dict[str, str]:
+    arrays = {**_named(examples.inputs), "targets": examples.targets}
+    return {name: f"{array.dtype} of shape {array.shape[1:]}" for name, array in arrays.items()}
+
+
+def _named(inputs: ArrayTree) -> Mapping[str, Array]:
+    if isinstance(inputs, dict):
+        return {f"inputs.{name}": array for name, array in inputs.items()}
+    if isinstance(inputs, tuple):
+        return {f"inputs[{index}]": array for index, array in enumerate(inputs)}
+    return {"inputs": inputs}

@@ -1,0 +1,40 @@
+"""Engine: where a round's work is done. The round loop knows nothing else of it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias
+
+from simfl.messages import EvaluationChunk, RoundPlan, RoundReport
+from simfl.models.model import MetricSums
+from simfl.vector import Vector
+
+__all__ = ["Engine", "Handle"]
+
+Handle: TypeAlias = Any
+"""Stands for a Broadcast, wherever it is; only the engine that gave it can use it."""
+
+
+class Engine(Protocol):
+    """Trains cohorts and evaluates weights; every engine gives the same bits."""
+
+    def broadcast(self, round: int) -> Handle:
+        """Make the weights and auxiliary variables available from which a round starts."""
+
+    def train(self, plan: RoundPlan, handle: Handle) -> RoundReport:
+        """Train the cohort from what was broadcast, and take the server's step.
+
+        Raises:
+            RunError: if a client fails, or the cluster does.
+        """
+
+    def evaluate(self, chunk: EvaluationChunk, handle: Handle) -> list[MetricSums]:
+        """Evaluate what was broadcast; one entry per item of the chunk, in its order."""
+
+    def get_weights(self) -> Vector:
+        """Return the server's weights."""
+
+    def describe(self) -> str:
+        """Say in a few words where clients are trained."""
+
+    def close(self) -> None:
+        """Give back what the engine holds; may be called twice."""

@@ -1,0 +1,91 @@
+"""The chunk scheduler: which worker gets which chunk. It decides, and does not act.
+
+Where a chunk runs and when has no part in the result, so the scheduler is free to follow whoever
+is idle.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from simfl.messages import Chunk, RoundPlan
+
+__all__ = ["ChunkScheduler", "chunk_size_for", "split_cohort"]
+
+W = TypeVar("W")
+"""A unit of work: a chunk of clients to train, or of items to evaluate."""
+
+CHUNKS_PER_WORKER = 4
+"""Enough for the fast workers to take over from slow ones, few enough for calls to cost little."""
+
+IN_FLIGHT = 2
+"""Chunks at a worker: one that runs, and one whose arguments are fetched meanwhile."""
+
+
+def chunk_size_for(cohort_size: int, num_workers: int) -> int:
+    """Return a power of two, so that a chunk's clients mostly are one subtree of the reduction.
+
+    >>> chunk_size_for(10, 2), chunk_size_for(500, 2), chunk_size_for(3, 8)
+    (1, 32, 1)
+    """
+    share = cohort_size // (num_workers * CHUNKS_PER_WORKER)
+    return 1 << (max(share, 1).bit_length() - 1)
+
+
+def split_cohort(plan: RoundPlan, size: int) -> list[Chunk]:
+    """Cut the cohort into contiguous chunks of a size; the last one may be smaller."""
+    return [
+        Chunk(plan.round, start, plan.clients[start : start + size], len(plan.clients))
+        for start in range(0, len(plan.clients), size)
+    ]
+
+
+class ChunkScheduler(Generic[W]):
+    """Hands out chunks in order, a few at a time, to whichever worker has room.
+
+    Args:
+        chunks: all of the round's, longest work first.
+        num_workers: workers are numbered from 0.
+        owner: the one worker that may run a chunk; None: any may.
+
+    >>> scheduler = ChunkScheduler(["a", "b", "c"], num_workers=1)
+    >>> list(scheduler.assignments())
+    [(0, 'a'), (0, 'b')]
+    >>> scheduler.finish(0)
+    >>> list(scheduler.assignments())
+    [(0, 'c')]
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[W],
+        *,
+        num_workers: int,
+        owner: Callable[[W], int] | None = None,
+    ) -> None:
+        self._load = [0] * num_workers
+        self._shared = deque(chunks if owner is None else ())
+        self._owned: list[deque[W]] = [deque() for _ in range(num_workers)]
+        if owner is not None:
+            for chunk in chunks:
+                self._owned[owner(chunk)].append(chunk)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every chunk has been handed out and has ended."""
+        return not self._shared and not any(self._owned) and not any(self._load)
+
+    def assignments(self) -> Iterator[tuple[int, W]]:
+        """Iterate over (worker, chunk) to start now, the least loaded workers first."""
+        for room in range(1, IN_FLIGHT + 1):
+            for worker, load in enumerate(self._load):
+                queue = self._owned[worker] or self._shared
+                if load < room and queue:
+                    self._load[worker] += 1
+                    yield worker, queue.popleft()
+
+    def finish(self, worker: int) -> None:
+        """Note that one of the worker's chunks has ended."""
+        self._load[worker] -= 1

@@ -1,0 +1,166 @@
+"""Clipping each example's gradient, as DP-SGD does, before they are averaged.
+
+Shapes: B examples of a batch, M of a micro-batch, ... a tensor's own axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from simfl.errors import ConfigError
+from simfl.models.losses import Loss
+from simfl.models.model import Batch, Inputs
+
+__all__ = ["call_module", "clipped_gradients"]
+
+_MAX_ELEMENTS = 2**26
+"""Numbers that the gradients of a micro-batch hold at most: 256 MiB of float32."""
+
+
+def call_module(module: nn.Module, inputs: Inputs) -> Any:
+    """Call with one tensor, with positional arguments, or with keyword arguments."""
+    if isinstance(inputs, Tensor):
+        return module(inputs)
+    return module(**inputs) if isinstance(inputs, dict) else module(*inputs)
+
+
+def clipped_gradients(
+    module: nn.Module,
+    loss: Loss,
+    trainable: Mapping[str, nn.Parameter],
+    batch: Batch,
+    *,
+    max_norm: float,
+    microbatch_size: int | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Clip each example's gradient, weight it, and average over the batch.
+
+    Args:
+        module: in training mode.
+        loss: one number per example.
+        trainable: the module's parameters to differentiate by.
+        batch: B examples.
+        max_norm: the L2 norm that an example's gradient, over all tensors together, has at most.
+        microbatch_size: how many examples' gradients are held at once; 1 differentiates one
+            example after the other, which any module can. By default 256 MiB of them.
+
+    Returns:
+        [B] losses, detached, and the mean over B of weight_i times the clipped gradient i.
+
+    Raises:
+        ConfigError: if a layer mixes the examples of a batch.
+
+    Source: Abadi et al., 2016, Algorithm 1, https://arxiv.org/abs/1607.00133
+    """
+    _require_separate_examples(module)
+    size = 1 if _needs_loop(module) else microbatch_size or _microbatch_size(trainable)
+    gradients_of = _gradients_of_one if size == 1 else _gradients_of_many
+    num_examples = len(batch.targets)
+    totals = [torch.zeros_like(parameter) for parameter in trainable.values()]
+    losses = []
+    for start in range(0, num_examples, size):
+        part = _rows(batch, slice(start, start + size))
+        losses_M, gradients_M = gradients_of(module, loss, trainable, part)
+        factors_M = _factors(gradients_M, max_norm) / num_examples
+        if part.sample_weights is not None:
+            factors_M = factors_M * part.sample_weights
+        _add_weighted(totals, gradients_M, factors_M)
+        losses.append(losses_M)
+    return torch.cat(losses), totals
+
+
+def _gradients_of_many(
+    module: nn.Module, loss: Loss, trainable: Mapping[str, nn.Parameter], batch: Batch
+) -> tuple[Tensor, list[Tensor]]:
+    from torch.func import functional_call, grad_and_value, vmap
+
+    def loss_of_one(parameters: dict[str, Tensor], inputs: Inputs, target: Tensor) -> Tensor:
+        one = _with_example_axis(inputs)
+        arguments = one if isinstance(one, tuple) else () if isinstance(one, dict) else (one,)
+        keywords = one if isinstance(one, dict) else None
+        outputs = functional_call(module, parameters, arguments, keywords)
+        return loss(outputs, target.unsqueeze(0)).squeeze(0)
+
+    parameters = {name: parameter.detach() for name, parameter in trainable.items()}
+    differentiate = vmap(grad_and_value(loss_of_one), in_dims=(None, 0, 0), randomness="different")
+    gradients, losses_M = differentiate(parameters, batch.inputs, batch.targets)
+    return losses_M, [gradients[name] for name in trainable]
+
+
+def _gradients_of_one(
+    module: nn.Module, loss: Loss, trainable: Mapping[str, nn.Parameter], batch: Batch
+) -> tuple[Tensor, list[Tensor]]:
+    losses = loss(call_module(module, batch.inputs), batch.targets)
+    gradients = torch.autograd.grad(
+        losses.sum(), list(trainable.values()), allow_unused=True, materialize_grads=True
+    )
+    return losses.detach(), [gradient.unsqueeze(0) for gradient in gradients]
+
+
+def _factors(gradients_M: list[Tensor], max_norm: float) -> Tensor:
+    flat = [gradient.reshape(len(gradient), gradient[0].numel()) for gradient in gradients_M]
+    norms_M = torch.stack([gradient.norm(dim=1) for gradient in flat]).norm(dim=0)
+    factors_M: Tensor = (max_norm / norms_M).clamp(max=1.0)
+    return factors_M
+
+
+def _add_weighted(totals: list[Tensor], gradients_M: list[Tensor], factors_M: Tensor) -> None:
+    for total, gradient in zip(totals, gradients_M, strict=True):
+        total.add_(torch.tensordot(factors_M.to(gradient.dtype), gradient, dims=1))
+
+
+def _microbatch_size(trainable: Mapping[str, nn.Parameter]) -> int:
+    # From the model alone: rounding depends on it, and results must not depend on the machine.
+    return max(2, _MAX_ELEMENTS // sum(parameter.numel() for parameter in trainable.values()))
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    inputs, targets, weights = batch
+    return Batch(
+        _map(inputs, lambda tensor: tensor[rows]),
+        targets[rows],
+        None if weights is None else weights[rows],
+    )
+
+
+def _with_example_axis(inputs: Inputs) -> Inputs:
+    return _map(inputs, lambda tensor: tensor.unsqueeze(0))
+
+
+def _map(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
+    if isinstance(inputs, dict):
+        return {name: function(tensor) for name, tensor in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(function(tensor) for tensor in inputs)
+    return function(inputs)
+
+
+def _needs_loop(module: nn.Module) -> bool:
+    """Say whether a layer has no batching rule: recurrent kernels, in-place renormalisation."""
+    return any(
+        isinstance(layer, nn.RNNBase | nn.RNNCellBase)
+        or (isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None)
+        for layer in module.modules()
+    )
+
+
+def _require_separate_examples(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        if _mixes_examples(layer):
+            raise ConfigError(
+                f"layer {name!r} ({type(layer).__name__}) mixes the examples of a batch, so their "
+                "gradients cannot be clipped one by one (sclip); use GroupNorm, or put the layer "
+                "in eval mode before the module is wrapped, which freezes its statistics"
+            )
+
+
+def _mixes_examples(layer: nn.Module) -> bool:
+    if isinstance(layer, _BatchNorm):
+        return layer.training or layer.running_mean is None
+    return isinstance(layer, _InstanceNorm) and layer.training and layer.track_running_stats

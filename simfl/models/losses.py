@@ -1,0 +1,274 @@
+"""Losses: one number per example, so that examples can be weighted and clipped.
+
+Shapes: B examples, ... the axes of one target (none, or the positions of a sequence), V classes.
+The mean over an example's axes is that example's loss.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from simfl.component import Component, Positive, Share, import_object
+from simfl.errors import ConfigError
+from simfl.models.per_example import match_classes, match_shapes, mean_over_axes, weighted_mean
+from simfl.optimizer.specs import build_component
+
+__all__ = [
+    "MAE",
+    "MSE",
+    "BCEWithLogits",
+    "CallableLoss",
+    "CrossEntropy",
+    "Huber",
+    "Loss",
+    "LossLike",
+    "PythonLoss",
+    "as_loss",
+]
+
+
+class Loss(Component, kind="loss"):
+    """What is minimised: a differentiable number per example."""
+
+    default_metrics: ClassVar[tuple[str, ...]] = ()
+    """The names of the metrics that are evaluated beside it unless others are asked for."""
+
+    def per_example(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Return the loss of each example: [B].
+
+        Args:
+            outputs: what the module returned for B examples.
+            targets: [B, ...].
+
+        Raises:
+            ConfigError: if the outputs' shape does not fit the targets'.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no per_example()")
+
+    def to(self, device: torch.device | str) -> None:
+        """Move what the loss holds, such as class weights, to a device."""
+
+    def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Return ``per_example``, whose shape is checked.
+
+        Raises:
+            ConfigError: unless it is one number per example.
+        """
+        losses = self.per_example(outputs, targets)
+        if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:
+            returned = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ConfigError(
+                f"the loss returned {returned} for targets of shape {list(targets.shape)}; it must "
+                f"return one number per example, shape [{len(targets)}]: leave out its mean or sum"
+            )
+        return losses
+
+    def mean(self, outputs: Any, targets: Tensor, sample_weights: Tensor | None = None) -> Tensor:
+        """Return the mean over the batch of weight_i times loss i: 0-d.
+
+        Args:
+            outputs: what the module returned for B examples.
+            targets: [B, ...].
+            sample_weights: [B] or None, which is 1 for all.
+        """
+        return weighted_mean(self(outputs, targets), sample_weights)
+
+
+LossLike: TypeAlias = (
+    "Loss | str | tuple[str, Mapping[str, Any]] | nn.Module | Callable[[Any, Tensor], Tensor]"
+)
+"""A loss, its name, its name and hyper-parameters, or something of torch's form to call."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Minus the log-likelihood of integer targets [B, ...] under logits [B, ..., V].
+
+    Classes are the last axis, as a sequence model yields them; ``torch.nn.CrossEntropyLoss`` has
+    them second.
+    """
+
+    name: ClassVar[str] = "cross-entropy"
+    default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    label_smoothing: Share = 0.0
+    """The share of the target's probability that is spread over all classes."""
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over an example's positions of its cross-entropy: [B]."""
+        outputs, targets = match_classes(self.name, outputs, targets)
+        if targets.dim() == 1:
+            return self._flat(outputs, targets)
+        losses = self._flat(outputs.flatten(0, -2), targets.flatten())
+        return mean_over_axes(losses.reshape(targets.shape))
+
+    def mean(
+        self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean over the batch, in torch's fused form where there are no weights."""
+        if sample_weights is not None or targets.dim() != 1:
+            return super().mean(outputs, targets, sample_weights)
+        return self._flat(*match_classes(self.name, outputs, targets), reduction="mean")
+
+    def _flat(self, outputs: Tensor, targets: Tensor, *, reduction: str = "none") -> Tensor:
+        return F.cross_entropy(
+            outputs, targets, reduction=reduction, label_smoothing=self.label_smoothing
+        )
+
+
+@dataclass(frozen=True)
+class BCEWithLogits(Loss):
+    """Binary cross-entropy of targets in 0..1 under logits of the same shape [B, ...]."""
+
+    name: ClassVar[str] = "bce-with-logits"
+    default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over an example's targets of their binary cross-entropy: [B]."""
+        outputs, targets = match_shapes(self.name, outputs, targets)
+        losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        return mean_over_axes(losses)
+
+
+@dataclass(frozen=True)
+class MSE(Loss):
+    """The squared difference of outputs and targets of the same shape [B, ...]."""
+
+    name: ClassVar[str] = "mse"
+    default_metrics: ClassVar[tuple[str, ...]] = ("mae",)
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean squared difference of each example: [B]."""
+        outputs, targets = match_shapes(self.name, outputs, targets)
+        return mean_over_axes(F.mse_loss(outputs, targets, reduction="none"))
+
+
+@dataclass(frozen=True)
+class MAE(Loss):
+    """The absolute difference of outputs and targets of the same shape [B, ...]."""
+
+    name: ClassVar[str] = "mae"
+    default_metrics: ClassVar[tuple[str, ...]] = ("mse",)
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean absolute difference of each example: [B]."""
+        outputs, targets = match_shapes(self.name, outputs, targets)
+        return mean_over_axes(F.l1_loss(outputs, targets, reduction="none"))
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """Half the squared difference up to ``delta``, linear beyond (Huber, 1964)."""
+
+    name: ClassVar[str] = "huber"
+    default_metrics: ClassVar[tuple[str, ...]] = ("mae",)
+    delta: Positive = 1.0
+    """The difference from which on the loss is linear."""
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean Huber loss of each example: [B]."""
+        outputs, targets = match_shapes(self.name, outputs, targets)
+        losses = F.huber_loss(outputs, targets, reduction="none", delta=self.delta)
+        return mean_over_axes(losses)
+
+
+@dataclass(frozen=True)
+class CallableLoss(Loss):
+    """A loss given as something to call with (outputs, targets)."""
+
+    function: Callable[..., Any]
+    """Returns one number per example: [B], or [B, ...] if ``axes`` says what becomes of these."""
+    axes: Literal["mean", "sum"] | None = None
+    """What is done with the axes after the first; None: there must be none."""
+
+    def per_example(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Return what the function returns, reduced to [B]."""
+        losses: Tensor = self.function(outputs, targets)
+        if self.axes is None or not isinstance(losses, Tensor) or losses.dim() < 2:
+            return losses
+        return losses.flatten(1).sum(dim=1) if self.axes == "sum" else mean_over_axes(losses)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the function, where it is a module."""
+        if isinstance(self.function, nn.Module):
+            self.function.to(device)
+
+
+@dataclass(frozen=True)
+class PythonLoss(Loss):
+    """A function of yours: (outputs, targets, arguments by name) to one number per example.
+
+    One that has a parameter ``reduction``, as those of ``torch.nn.functional`` do, is called with
+    "none", and the mean is taken over the axes of an example.
+    """
+
+    name: ClassVar[str] = "python"
+    path: str
+    """Where it is: package.module:function."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What it is called with besides outputs and targets."""
+
+    def check(self) -> None:
+        """Import the function, so that a wrong path is told of before anything runs."""
+        _loss_at(self.path)
+
+    def per_example(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Return what the function returns, reduced to [B]."""
+        loss = _loss_at(self.path)
+        losses: Tensor = loss.function(outputs, targets, **self.arguments)
+        return mean_over_axes(losses) if loss.axes else losses
+
+
+def as_loss(given: LossLike) -> Loss:
+    """Make a loss of whatever stands for one.
+
+    A module of torch with a ``reduction`` is copied and set to "none"; its former reduction is
+    taken over an example's own axes, so that ``torch.nn.MSELoss()`` is the mean over them.
+
+    Raises:
+        UnknownNameError: (a KeyError) for a name that is not registered.
+        ConfigError: for what is no loss.
+    """
+    if isinstance(given, nn.Module):
+        return _from_module(given)
+    if callable(given) and not isinstance(given, Loss | type):
+        return _from_callable(given)
+    return build_component(Loss, given, place="loss")
+
+
+def _from_module(module: nn.Module) -> Loss:
+    module = copy.deepcopy(module)
+    if not hasattr(module, "reduction"):
+        return CallableLoss(module)
+    axes: Literal["mean", "sum"] = "sum" if module.reduction == "sum" else "mean"
+    module.reduction = "none"  # type: ignore[assignment]
+    return CallableLoss(module, axes)
+
+
+@cache
+def _loss_at(path: str) -> CallableLoss:
+    function = import_object(path)
+    if not callable(function):
+        raise ConfigError(f"loss: {path!r} is not a function")
+    return _from_callable(function)
+
+
+def _from_callable(function: Callable[..., Any]) -> CallableLoss:
+    if not _has_reduction(function):
+        return CallableLoss(function)
+    return CallableLoss(partial(function, reduction="none"), "mean")
+
+
+def _has_reduction(function: Callable[..., Any]) -> bool:
+    try:
+        return "reduction" in inspect.signature(function).parameters
+    except ValueError:  # a function written in C has no signature
+        return False

@@ -1,0 +1,148 @@
+"""Metrics: what is measured when a model is evaluated, as sums that add up.
+
+Shapes: B examples, ... the axes of one target (none, or the positions of a sequence), V classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from torch import Tensor
+
+from simfl.component import Component, Count
+from simfl.errors import ConfigError
+from simfl.models.per_example import (
+    is_elementwise,
+    match_classes,
+    match_shapes,
+    mean_over_axes,
+    weighted_sums,
+)
+from simfl.optimizer.specs import build_component
+
+__all__ = [
+    "Accuracy",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Metric",
+    "MetricLike",
+    "TopK",
+    "as_metrics",
+]
+
+
+class Metric(Component, kind="metric"):
+    """A number per example, averaged over the examples by their weights."""
+
+    @property
+    def key(self) -> str:
+        """What it is called in reports."""
+        return self.name
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the metric of each example: [B]."""
+        raise NotImplementedError(f"{type(self).__name__} has no per_example()")
+
+    def sums(
+        self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
+    ) -> tuple[float, float]:
+        """Return the weighted sum over the examples, and the sum of the weights.
+
+        Args:
+            outputs: what the module returned for B examples.
+            targets: [B, ...].
+            sample_weights: [B] or None, which is 1 for all.
+
+        Raises:
+            ConfigError: if the outputs' shape does not fit the targets'.
+        """
+        return weighted_sums(self.per_example(outputs, targets), sample_weights)
+
+
+MetricLike: TypeAlias = "Metric | str | tuple[str, Mapping[str, Any]]"
+"""A metric, its name, or its name and hyper-parameters."""
+
+
+@dataclass(frozen=True)
+class Accuracy(Metric):
+    """The share of right predictions.
+
+    Outputs [B, ..., V] predict the class of the largest number; outputs of the targets' shape, or
+    with one axis of length 1 more, are logits that predict 1 if positive. The share over the
+    positions of a sequence is that example's value.
+    """
+
+    name: ClassVar[str] = "accuracy"
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the share of right predictions of each example: [B]."""
+        if is_elementwise(outputs, targets):
+            right = (outputs.reshape(targets.shape) > 0) == (targets > 0.5)
+        else:
+            outputs, targets = match_classes(self.name, outputs, targets)
+            right = outputs.argmax(dim=-1) == targets
+        return mean_over_axes(right.float())
+
+
+@dataclass(frozen=True)
+class TopK(Metric):
+    """The share of targets among the k classes of the largest outputs [B, ..., V]."""
+
+    name: ClassVar[str] = "top-k"
+    k: Count = 5
+    """How many classes count as predicted."""
+
+    @property
+    def key(self) -> str:
+        """What it is called in reports: top-5 and the like."""
+        return f"top-{self.k}"
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the share of targets among the first k of each example: [B]."""
+        outputs, targets = match_classes(self.name, outputs, targets)
+        first_k = outputs.topk(min(self.k, outputs.shape[-1]), dim=-1).indices
+        return mean_over_axes((first_k == targets.unsqueeze(-1)).any(dim=-1).float())
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Metric):
+    """The squared difference of outputs and targets [B, ...], averaged over an example's axes."""
+
+    name: ClassVar[str] = "mse"
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean squared difference of each example: [B]."""
+        outputs, targets = match_shapes(self.name, outputs, targets)
+        return mean_over_axes((outputs - targets).square())
+
+
+@dataclass(frozen=True)
+class MeanAbsoluteError(Metric):
+    """The absolute difference of outputs and targets [B, ...], averaged over an example's axes."""
+
+    name: ClassVar[str] = "mae"
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean absolute difference of each example: [B]."""
+        outputs, targets = match_shapes(self.name, outputs, targets)
+        return mean_over_axes((outputs - targets).abs())
+
+
+def as_metrics(given: Iterable[MetricLike]) -> tuple[Metric, ...]:
+    """Build the metrics that are given by name.
+
+    Raises:
+        UnknownNameError: (a KeyError) for a name that is not registered.
+        ConfigError: if two have the same key, or one has the loss's.
+    """
+    metrics = tuple(
+        build_component(Metric, metric, place=f"metrics[{index}]")
+        for index, metric in enumerate(given)
+    )
+    keys = ["loss", *(metric.key for metric in metrics)]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        hint = "the loss is always evaluated" if twice[0] == "loss" else "keep one of them"
+        raise ConfigError(f"metrics: {twice[0]!r} is there twice; {hint}")
+    return metrics

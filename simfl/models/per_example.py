@@ -1,0 +1,78 @@
+"""Shapes of outputs and targets, as losses and metrics share them.
+
+Shapes: B examples, ... the axes of one target (none, or the positions of a sequence), V classes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from simfl.errors import ConfigError
+
+__all__ = [
+    "is_elementwise",
+    "match_classes",
+    "match_shapes",
+    "mean_over_axes",
+    "weighted_mean",
+    "weighted_sums",
+]
+
+
+def mean_over_axes(values: Tensor) -> Tensor:
+    """Average over all axes but the first: [B, ...] to [B]."""
+    return values if values.dim() == 1 else values.flatten(1).mean(dim=1)
+
+
+def is_elementwise(outputs: Tensor, targets: Tensor) -> bool:
+    """Say whether there is one output per target, perhaps with an axis of length 1 at the end."""
+    return outputs.shape in (targets.shape, (*targets.shape, 1))
+
+
+def match_shapes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return outputs [B, ...] and targets [B, ...] of one shape and dtype.
+
+    Outputs may have a last axis of length 1 that the targets lack: it is dropped, as otherwise
+    [B, 1] and [B] would broadcast to [B, B].
+
+    Raises:
+        ConfigError: if the shapes do not match.
+    """
+    if not is_elementwise(outputs, targets):
+        raise ConfigError(
+            f"{name}: outputs of shape {list(outputs.shape)} do not fit targets of shape "
+            f"{list(targets.shape)}; it needs one output per target, as from a model with "
+            "outputs: 1"
+        )
+    return outputs.reshape(targets.shape), targets.to(outputs.dtype)
+
+
+def match_classes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return outputs [B, ..., V] and targets [B, ...] as int64.
+
+    Raises:
+        ConfigError: if targets are not integers, or the shapes do not match.
+    """
+    if targets.is_floating_point():
+        raise ConfigError(f"{name}: targets are {targets.dtype}, but classes must be integers")
+    if outputs.shape[:-1] != targets.shape:
+        raise ConfigError(
+            f"{name}: outputs of shape {list(outputs.shape)} do not fit targets of shape "
+            f"{list(targets.shape)}; it needs the targets' axes, then one of the classes"
+        )
+    return outputs, targets.long()
+
+
+def weighted_mean(values_B: Tensor, sample_weights_B: Tensor | None) -> Tensor:
+    """Return the mean over B of weight_i times value i; not divided by the sum of the weights."""
+    return (values_B if sample_weights_B is None else values_B * sample_weights_B).mean()
+
+
+def weighted_sums(values_B: Tensor, sample_weights_B: Tensor | None) -> tuple[float, float]:
+    """Return the weighted sum of the values, and the sum of the weights."""
+    # float64: sums over many batches must not depend on how the examples were cut into batches.
+    values_B = values_B.double()
+    if sample_weights_B is None:
+        return values_B.sum().item(), float(len(values_B))
+    weights_B = sample_weights_B.double()
+    return (values_B * weights_B).sum().item(), weights_B.sum().item()

@@ -1,0 +1,154 @@
+"""ModelSpec: a module described in a scenario, built to fit the data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import nn
+
+from simfl.component import Component, import_object
+from simfl.errors import ConfigError
+from simfl.models.data_shape import DataShape
+
+__all__ = ["ModelSpec", "PythonModel", "image_axes", "num_features", "num_outputs"]
+
+
+class ModelSpec(Component, kind="model"):
+    """What a scenario says of a model; its sizes come from the data."""
+
+    def build(self, shape: DataShape) -> nn.Module:
+        """Make the module with fresh random weights, from torch's global generator.
+
+        The caller seeds that generator, and puts it back where it matters.
+
+        Args:
+            shape: of the data that the module is to be trained on.
+
+        Raises:
+            ConfigError: if the model cannot take such data.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no build()")
+
+
+@dataclass(frozen=True)
+class PythonModel(ModelSpec):
+    """A function of yours that returns a ``torch.nn.Module``; a class will do.
+
+    The module's weights are kept as they are returned, pre-trained ones for instance.
+    """
+
+    name: ClassVar[str] = "python"
+    path: str
+    """Where it is: package.module:function."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What it is called with, by name."""
+
+    def build(self, shape: DataShape) -> nn.Module:  # noqa: ARG002
+        """Call the function.
+
+        Raises:
+            ImportPathError: if it cannot be imported.
+            ConfigError: if it raises, or returns something else than a module.
+        """
+        function = import_object(self.path)
+        if not callable(function):
+            raise ConfigError(f"model python: {self.path!r} is not a function, but {function!r}")
+        try:
+            module = function(**self.arguments)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ConfigError(
+                f"model python: {self.path!r} called with {self.arguments} raised {what}"
+            ) from error
+        if not isinstance(module, nn.Module):
+            raise ConfigError(
+                f"model python: {self.path!r} returned {type(module).__name__}; "
+                "it must return a torch.nn.Module"
+            )
+        return module
+
+
+def num_features(model: str, shape: DataShape) -> int:
+    """Return how many numbers an example's input holds.
+
+    Raises:
+        ConfigError: if there are several inputs, or they are integers.
+    """
+    axes = _single_input(model, shape)
+    _require_floats(model, shape)
+    if not axes:
+        raise ConfigError(
+            f"model {model}: each input is a single number without an axis; reshape the inputs "
+            "to [examples, 1]"
+        )
+    return math.prod(axes)
+
+
+def image_axes(model: str, shape: DataShape, *, smallest: int = 1) -> tuple[int, int, int]:
+    """Return (channels, height, width); images of two axes have one channel.
+
+    Raises:
+        ConfigError: if inputs are no images, or smaller than ``smallest`` in height or width.
+    """
+    axes = _single_input(model, shape)
+    _require_floats(model, shape)
+    if len(axes) not in (2, 3):
+        raise ConfigError(
+            f"model {model}: inputs have shape {list(axes)}, but it takes images of shape "
+            "[channels, height, width]; reshape them, or use mlp"
+        )
+    if len(axes) == 3 and axes[2] in (1, 3, 4) and axes[0] > 4:
+        raise ConfigError(
+            f"model {model}: inputs of shape {list(axes)} have their channels last; "
+            "transpose them to [channels, height, width]"
+        )
+    channels, height, width = axes if len(axes) == 3 else (1, *axes)
+    if min(height, width) < smallest:
+        raise ConfigError(
+            f"model {model}: images are {height}x{width}, but it needs {smallest}x{smallest} "
+            "at least; use resnet or mlp"
+        )
+    return channels, height, width
+
+
+def num_outputs(model: str, shape: DataShape, outputs: int | None = None) -> int:
+    """Return how many numbers the module is to put out for an example.
+
+    Args:
+        model: its name, for the error.
+        shape: of the data.
+        outputs: what the scenario asks for; None is one per class, or per number of the target.
+
+    Raises:
+        ConfigError: if targets are more than a class or a row of numbers.
+    """
+    if outputs is not None:
+        return outputs
+    if shape.num_classes is not None and shape.target_shape == ():
+        return shape.num_classes
+    if shape.num_classes is None and len(shape.target_shape) <= 1:
+        return math.prod(shape.target_shape)
+    kind = "numbers" if shape.num_classes is None else "integers"
+    raise ConfigError(
+        f"model {model}: each target is {list(shape.target_shape)} {kind}, but it predicts one "
+        "class or one row of numbers; use kind: python with a module of yours"
+    )
+
+
+def _single_input(model: str, shape: DataShape) -> tuple[int, ...]:
+    if shape.single_input is None:
+        raise ConfigError(
+            f"model {model}: examples have {len(shape.inputs)} inputs, but it takes one; "
+            "use kind: python with a module that takes them all"
+        )
+    return shape.single_input
+
+
+def _require_floats(model: str, shape: DataShape) -> None:
+    if shape.vocabulary is not None:
+        raise ConfigError(
+            f"model {model}: inputs are integers below {shape.vocabulary}, but it takes floats; "
+            "scale them to floats, or use a model of tokens such as char-lstm"
+        )

@@ -1,0 +1,264 @@
+"""TorchModel: any torch.nn.Module with a loss, as a Model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from simfl.errors import ConfigError, DataError, VectorError
+from simfl.models.clipping import call_module, clipped_gradients
+from simfl.models.losses import LossLike, as_loss
+from simfl.models.metrics import MetricLike, as_metrics
+from simfl.models.model import Batch, MetricSums, Model
+from simfl.models.per_example import weighted_mean, weighted_sums
+from simfl.vector import Vector
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["TorchModel"]
+
+
+class TorchModel(Model):
+    """A ``torch.nn.Module`` and the loss it is trained on.
+
+    Which parameters are trained (``requires_grad``), and which layers stay in evaluation mode
+    although the module is in training mode, is read when the TorchModel is made. A tensor that
+    the module holds under two names counts once, under the first.
+
+    Args:
+        module: used as it is, not copied.
+        loss: a Loss, its name, a pair (name, {hyper-parameters}), a loss module of torch, or a
+            function (outputs, targets) -> [B]; see ``as_loss``.
+        metrics: what to evaluate beside the loss; by default what suits the loss.
+        microbatch_size: how many examples' gradients are held at once when each is clipped; see
+            ``clipped_gradients``.
+
+    Raises:
+        ConfigError: if the module has nothing to train, or a layer that cannot be trained.
+
+    >>> model = TorchModel(nn.Linear(2, 1, bias=False), "mse")
+    >>> model.set_weights(Vector({"weight": torch.tensor([[1.0, 2.0]])}))
+    >>> batch = Batch(torch.tensor([[1.0, 1.0]]), torch.tensor([0.0]))
+    >>> model.compute_batch_gradients(batch)  # 2 * (1 + 2 - 0) * (1, 1)
+    Vector(weight=[[6.0, 6.0]])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: LossLike = "cross-entropy",
+        *,
+        metrics: Iterable[MetricLike] | None = None,
+        microbatch_size: int | None = None,
+    ) -> None:
+        self.module = module
+        self.loss = as_loss(loss)
+        self.metrics = as_metrics(self.loss.default_metrics if metrics is None else metrics)
+        self.microbatch_size = microbatch_size
+        _require_dense(module)
+        self._always_eval = _layers_in_eval(module)
+        self._read_parameters()
+
+    def _read_parameters(self) -> None:
+        state = self._state()
+        self._trainable = {
+            name: tensor
+            for name, tensor in state.items()
+            if isinstance(tensor, nn.Parameter) and tensor.requires_grad
+        }
+        if not self._trainable:
+            raise ConfigError(
+                f"{type(self.module).__name__} has no parameter to train; "
+                "set requires_grad of one at least"
+            )
+        self._parameters: list[Tensor] = list(self._trainable.values())
+        buffers = (name for name, value in state.items() if not isinstance(value, nn.Parameter))
+        self._shared_names = (*self._trainable, *buffers)
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return parameters and persistent buffers; read anew, as modules may rebind buffers."""
+        seen: set[int] = set()
+        state = {}
+        for name, value in self.module.state_dict(keep_vars=True).items():
+            if isinstance(value, Tensor) and id(value) not in seen:
+                seen.add(id(value))
+                state[name] = value
+        return state
+
+    # -- weights ---------------------------------------------------------------------------
+
+    @property
+    def shared_names(self) -> tuple[str, ...]:
+        """The trainable parameters, then the persistent buffers; frozen parameters left out."""
+        return self._shared_names
+
+    def get_weights(self, trainable: bool = False) -> Vector:
+        """Return a copy of parameters and persistent buffers, in the order of ``state_dict``.
+
+        Args:
+            trainable: only the parameters that are trained.
+        """
+        tensors = self._trainable if trainable else self._state()
+        return Vector({name: tensor.detach().clone() for name, tensor in tensors.items()})
+
+    def set_weights(self, weights: Vector, trainable: bool = False) -> None:
+        """Copy the weights into the module's own memory.
+
+        Raises:
+            VectorError: unless names and shapes are those of ``get_weights(trainable)``; then
+                nothing is changed.
+        """
+        tensors = self._trainable if trainable else self._state()
+        _require_fit("weights", weights, tensors)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(_rounded(weights[name], tensor))
+
+    def apply_updates(self, updates: Vector) -> None:
+        """Add the updates to the trainable weights, in place.
+
+        Raises:
+            VectorError: unless names and shapes are those of the trainable weights.
+        """
+        _require_fit("updates", updates, self._trainable)
+        with torch.no_grad():
+            torch._foreach_add_(self._parameters, [updates[name] for name in self._trainable])
+
+    # -- training and evaluation -----------------------------------------------------------
+
+    def compute_loss_and_gradients(
+        self, batch: Batch, max_norm: float | None = None
+    ) -> tuple[Tensor, Vector]:
+        """Return the loss (0-d, detached) and the gradients of the trainable weights.
+
+        The module is called in training mode. A parameter that the loss does not depend on has
+        a gradient of zeros.
+
+        Raises:
+            ConfigError: if the loss is not one number per example, ``max_norm`` is negative, or
+                it is given and a layer mixes the examples of a batch.
+            DataError: if the sample weights are not one number per example.
+        """
+        _require_weights(batch)
+        self._train_mode()
+        if max_norm:
+            return self._clipped(batch, max_norm)
+        outputs = call_module(self.module, batch.inputs)
+        loss = self.loss.mean(outputs, batch.targets, batch.sample_weights)
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        owned = _with_own_memory(gradients, self._parameters)
+        return loss.detach(), Vector(dict(zip(self._trainable, owned, strict=True)))
+
+    def _clipped(self, batch: Batch, max_norm: float) -> tuple[Tensor, Vector]:
+        if max_norm < 0:
+            raise ConfigError(f"sclip is {max_norm}, but a norm is positive; 0 or None is off")
+        losses, gradients = clipped_gradients(
+            self.module,
+            self.loss,
+            self._trainable,
+            batch,
+            max_norm=max_norm,
+            microbatch_size=self.microbatch_size,
+        )
+        loss = weighted_mean(losses, batch.sample_weights)
+        return loss, Vector(dict(zip(self._trainable, gradients, strict=True)))
+
+    def evaluate(self, batch: Batch) -> MetricSums:
+        """Return the sums of "loss" and of the metrics, the module being in evaluation mode."""
+        _require_weights(batch)
+        if self.module.training:
+            self.module.eval()
+        with torch.no_grad():
+            outputs = call_module(self.module, batch.inputs)
+            losses = self.loss(outputs, batch.targets)
+            sums = {"loss": weighted_sums(losses, batch.sample_weights)}
+            for metric in self.metrics:
+                sums[metric.key] = metric.sums(outputs, batch.targets, batch.sample_weights)
+        return sums
+
+    def _train_mode(self) -> None:
+        if self.module.training:
+            return
+        self.module.train()
+        for layer in self._always_eval:
+            layer.training = False
+
+    # -- device ----------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; batches must be there too."""
+        return self._parameters[0].device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move module and loss to a device, in place, and return self."""
+        self.module.to(device)
+        self.loss.to(device)
+        self._read_parameters()
+        return self
+
+
+def _rounded(value: Tensor, like: Tensor) -> Tensor:
+    # Averaged counts, such as num_batches_tracked, come back as floats a rounding error off.
+    if value.is_floating_point() and not like.is_floating_point():
+        return value.round()
+    return value
+
+
+def _with_own_memory(
+    gradients: Iterable[Tensor | None], parameters: Iterable[Tensor]
+) -> list[Tensor]:
+    """Make zeros of missing gradients; copy those that are expanded or share their memory."""
+    seen: set[int] = set()
+    owned = []
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        if gradient is None:
+            owned.append(torch.zeros_like(parameter))
+            continue
+        storage = gradient.untyped_storage()
+        is_owned = storage.data_ptr() not in seen and storage.nbytes() >= gradient.nbytes
+        seen.add(storage.data_ptr())
+        owned.append(gradient if is_owned else gradient.clone())
+    return owned
+
+
+def _layers_in_eval(module: nn.Module) -> list[nn.Module]:
+    if not module.training:
+        return []
+    return [layer for layer in module.modules() if not layer.training]
+
+
+def _require_dense(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.sparse:
+            raise ConfigError(f"layer {name!r} makes sparse gradients; make it with sparse=False")
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ConfigError(f"{name!r} has no shape yet; call the module with a batch first")
+
+
+def _require_weights(batch: Batch) -> None:
+    weights = batch.sample_weights
+    if weights is not None and weights.shape != batch.targets.shape[:1]:
+        raise DataError(
+            f"sample weights have shape {list(weights.shape)}, but there are "
+            f"{len(batch.targets)} examples; give one number each"
+        )
+
+
+def _require_fit(what: str, vector: Vector, tensors: Mapping[str, Tensor]) -> None:
+    if vector.names != tuple(tensors) and set(vector.names) != set(tensors):
+        missing = sorted(set(tensors) - set(vector.names))
+        unknown = sorted(set(vector.names) - set(tensors))
+        raise VectorError(f"{what} are not the model's: missing {missing}, unknown {unknown}")
+    for name, tensor in tensors.items():
+        if vector[name].shape != tensor.shape:
+            raise VectorError(
+                f"{what}: {name!r} has shape {list(vector[name].shape)}, "
+                f"the model's is {list(tensor.shape)}"
+            )

@@ -1,0 +1,108 @@
+"""Progress in the terminal: a bar that lives, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
+
+__all__ = ["ProgressBar", "ProgressLines", "make_progress"]
+
+_SECONDS_BETWEEN_LINES = 2.0
+_SHOWN = ("train_loss", "loss", "accuracy")
+
+
+def make_progress(console: Console) -> Observer:
+    """Return a bar for a terminal or a notebook, and plain lines for anything else."""
+    lives = console.is_terminal or console.is_jupyter
+    return ProgressBar(console) if lives else ProgressLines(console)
+
+
+class ProgressBar(Observer):
+    """Shows round, loss, accuracy, rounds a second and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+
+    def on_run_start(self, info: RunInfo) -> None:
+        """Say what begins, and draw the bar."""
+        self._console.print(_headline(info), highlight=False)
+        self._progress = Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[pace]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._progress.add_task("round", total=info.rounds, numbers="", pace="")
+        self._latest: RoundRecord = {}
+        self._started = time.perf_counter()
+        self._progress.start()
+
+    def on_round(self, record: RoundRecord) -> None:
+        """Move the bar."""
+        assert self._progress is not None, "the run has not started"
+        # A round that was not evaluated shows the metrics of the last one that was.
+        self._latest |= record
+        pace = record["round"] / (time.perf_counter() - self._started)
+        self._progress.update(
+            self._task,
+            completed=record["round"],
+            numbers=_numbers(self._latest),
+            pace=f"{pace:.1f} rounds/s",
+        )
+
+    def on_run_end(self, summary: Summary) -> None:
+        """Leave the bar as it is."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+class ProgressLines(Observer):
+    """Prints a line every couple of seconds, and always the first round and the last."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def on_run_start(self, info: RunInfo) -> None:
+        """Say what begins."""
+        self._print(_headline(info))
+        self._rounds = info.rounds
+        self._started = self._printed = time.perf_counter()
+
+    def on_round(self, record: RoundRecord) -> None:
+        """Print the round, unless a line has just been printed."""
+        now, number = time.perf_counter(), record["round"]
+        is_edge = number in (1, self._rounds)
+        if not is_edge and now - self._printed < _SECONDS_BETWEEN_LINES:
+            return
+        self._printed = now
+        pace = number / (now - self._started)
+        left = (self._rounds - number) / pace
+        self._print(
+            f"round {number}/{self._rounds}  {_numbers(record)}"
+            f"  {pace:.1f} rounds/s  {left:.0f} s left"
+        )
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _headline(info: RunInfo) -> str:
+    return (
+        f"{info.name}: {info.rounds} rounds, {info.cohort_size} of {info.population} clients "
+        f"a round, {info.workers}"
+    )
+
+
+def _numbers(record: dict[str, Any]) -> str:
+    shown = [name for name in _SHOWN if name in record]
+    shown += [name for name in record if name.endswith("accuracy") and name not in shown]
+    return "  ".join(f"{name} {record[name]:.4f}" for name in shown)

@@ -1,0 +1,84 @@
+"""The Optimizer, and the plug-ins it is made of; importing it registers those of simfl."""
+
+from __future__ import annotations
+
+from simfl.optimizer.adaptive import Adagrad, Adam, RmsProp, Yogi
+from simfl.optimizer.clipping import L2Clipping, L2GlobalClipping
+from simfl.optimizer.contract import ContractError, check_plugin
+from simfl.optimizer.momentum import Ewma, Momentum, YogiMomentum
+from simfl.optimizer.noise import GaussianNoise
+from simfl.optimizer.optimizer import Optimizer
+from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer, State
+from simfl.optimizer.regularizers import FedProx, Lasso, Ridge
+from simfl.optimizer.scaffold import ScaffoldClient, ScaffoldServer
+from simfl.optimizer.schedule import Schedule
+from simfl.optimizer.schedules import (
+    Constant,
+    Cosine,
+    CosineRestarts,
+    Exponential,
+    InverseTime,
+    Linear,
+    Piecewise,
+    Polynomial,
+    Triangular,
+)
+from simfl.optimizer.state import KeptState, OptimizerState
+from simfl.optimizer.warm_up import WarmUp
+
+__all__ = [
+    "Adagrad",
+    "Adam",
+    "AuxVar",
+    "Constant",
+    "Context",
+    "ContractError",
+    "Cosine",
+    "CosineRestarts",
+    "Ewma",
+    "Exponential",
+    "FedProx",
+    "GaussianNoise",
+    "InverseTime",
+    "KeptState",
+    "L2Clipping",
+    "L2GlobalClipping",
+    "Lasso",
+    "Linear",
+    "Momentum",
+    "OptiModule",
+    "Optimizer",
+    "OptimizerState",
+    "Piecewise",
+    "Polynomial",
+    "Regularizer",
+    "Ridge",
+    "RmsProp",
+    "ScaffoldClient",
+    "ScaffoldServer",
+    "Schedule",
+    "State",
+    "Triangular",
+    "WarmUp",
+    "Yogi",
+    "YogiMomentum",
+    "check_plugin",
+    "list_optim_modules",
+    "list_optim_regularizers",
+    "list_rate_schedules",
+]
+
+
+def list_optim_modules() -> dict[str, type[OptiModule]]:
+    """Return the modules by name, those of others included; a copy."""
+    return dict(OptiModule.registry)
+
+
+def list_optim_regularizers() -> dict[str, type[Regularizer]]:
+    """Return the regularizers by name, those of others included; a copy."""
+    return dict(Regularizer.registry)
+
+
+def list_rate_schedules() -> dict[str, type[Schedule]]:
+    """Return the schedules by name, those of others included; a copy."""
+    return dict(Schedule.registry)

@@ -1,0 +1,163 @@
+"""Modules that scale each gradient by its own history.
+
+In this file g are the gradients a module is given, and t = 1, 2, ... counts steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, TypeAlias
+
+import torch
+from annotated_types import Interval
+from torch import Tensor
+
+from simfl.component import Positive, Share
+from simfl.optimizer.momentum import moving_average, yogi_average
+from simfl.optimizer.plugin import Context, OptiModule, State
+from simfl.vector import Vector
+
+__all__ = ["Adagrad", "Adam", "RmsProp", "Yogi"]
+
+Decay: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
+"""At 1 the bias correction 1 - beta^t would be zero."""
+
+
+@dataclass(frozen=True)
+class Adagrad(OptiModule):
+    """Divide by the root of the sum of all squared gradients.
+
+    Init: s = 0. Step: s = s + g²; out g / (√s + eps).
+
+    Source: Duchi et al., 2011, https://jmlr.org/papers/v12/duchi11a.html
+    """
+
+    name: ClassVar[str] = "adagrad"
+
+    eps: Positive = 1e-7
+    """Added to the root, so that nothing is divided by zero."""
+
+    def init(self, like: Vector) -> State:
+        """Return a sum of zero."""
+        return {"sum": like.zeros_like()}
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Return the scaled gradients and the new sum."""
+        total = (gradients * gradients).add_(state["sum"])
+        return gradients / (total.sqrt() + self.eps), {"sum": total}
+
+
+@dataclass(frozen=True)
+class RmsProp(OptiModule):
+    """Divide by the root of the moving average of squared gradients.
+
+    Init: s = 0. Step: s = beta s + (1 - beta) g²; out g / (√s + eps).
+
+    Source: Tieleman and Hinton, 2012, lecture 6.5,
+    https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf
+    """
+
+    name: ClassVar[str] = "rmsprop"
+
+    beta: Share = 0.9
+    """The weight of the former average."""
+    eps: Positive = 1e-7
+    """Added to the root, so that nothing is divided by zero."""
+
+    def init(self, like: Vector) -> State:
+        """Return an average of zero."""
+        return {"average": like.zeros_like()}
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Return the scaled gradients and the new average."""
+        average = moving_average(state["average"], gradients * gradients, self.beta)
+        return gradients / (average.sqrt() + self.eps), {"average": average}
+
+
+@dataclass(frozen=True)
+class Adam(OptiModule):
+    """Adam: momentum divided by the root of the average square, both corrected for their start.
+
+    Init: m = v = 0. Step: m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g²;
+    m̂ = m / (1 - beta_1^t); v̂ = v / (1 - beta_2^t); out m̂ / (√v̂ + eps). With ``amsgrad``
+    v̂ is the largest so far.
+
+    Source: Kingma and Ba, 2015, Algorithm 1, https://arxiv.org/abs/1412.6980; amsgrad: Reddi et
+    al., 2018, Algorithm 2, https://arxiv.org/abs/1904.09237, here with bias correction.
+    """
+
+    name: ClassVar[str] = "adam"
+
+    beta_1: Decay = 0.9
+    """The weight of the former first moment."""
+    beta_2: Decay = 0.99
+    """The weight of the former second moment."""
+    amsgrad: bool = False
+    """Divide by the largest second moment so far."""
+    eps: Positive = 1e-7
+    """Added to the root, so that nothing is divided by zero."""
+
+    def init(self, like: Vector) -> State:
+        """Return moments of zero, and beta^t for t = 0."""
+        return _zero_moments(like, amsgrad=self.amsgrad)
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Return the first moment divided by the root of the second, and keep both."""
+        second = moving_average(state["second"], gradients * gradients, self.beta_2)
+        return _adam_step(self, gradients, second, state)
+
+
+@dataclass(frozen=True)
+class Yogi(OptiModule):
+    """Adam whose second moment changes by as much as g², however large it is itself.
+
+    As ``Adam``, with v = v - sign(v - g²) (1 - beta_2) g².
+
+    Source: Zaheer et al., 2018, Algorithm 2,
+    https://papers.nips.cc/paper/8186-adaptive-methods-for-nonconvex-optimization
+    """
+
+    name: ClassVar[str] = "yogi"
+
+    beta_1: Decay = 0.9
+    """The weight of the former first moment."""
+    beta_2: Decay = 0.99
+    """One minus how fast the second moment follows the squared gradients."""
+    amsgrad: bool = False
+    """Divide by the largest second moment so far."""
+    eps: Positive = 1e-7
+    """Added to the root, so that nothing is divided by zero."""
+
+    def init(self, like: Vector) -> State:
+        """Return moments of zero, and beta^t for t = 0."""
+        return _zero_moments(like, amsgrad=self.amsgrad)
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Return the first moment divided by the root of the second, and keep both."""
+        second = yogi_average(state["second"], gradients * gradients, self.beta_2)
+        return _adam_step(self, gradients, second, state)
+
+
+def _zero_moments(like: Vector, *, amsgrad: bool) -> State:
+    # beta^t is carried along as a product: unlike pow() it has the same bits in a stack.
+    one = torch.ones((), dtype=torch.float64, device=like.tensors[0].device)
+    state: State = {"power_1": one, "power_2": one.clone()}
+    state |= {"first": like.zeros_like(), "second": like.zeros_like()}
+    return state | {"largest": like.zeros_like()} if amsgrad else state
+
+
+def _adam_step(
+    module: Adam | Yogi, gradients: Vector, second: Vector, state: State
+) -> tuple[Vector, State]:
+    power_1 = state["power_1"] * module.beta_1
+    power_2 = state["power_2"] * module.beta_2
+    first = moving_average(state["first"], gradients, module.beta_1)
+    new: State = {"power_1": power_1, "power_2": power_2, "first": first, "second": second}
+    scale = _unbiased(second, power_2)
+    if module.amsgrad:
+        scale = new["largest"] = scale.maximum(state["largest"])
+    return _unbiased(first, power_1) / (scale.sqrt() + module.eps), new
+
+
+def _unbiased(moment: Vector, power: Tensor) -> Vector:
+    return moment / (1.0 - power)

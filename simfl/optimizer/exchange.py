@@ -1,0 +1,87 @@
+"""Auxiliary variables: which module of a list sends and takes which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from simfl.errors import ConfigError, did_you_mean
+from simfl.optimizer.plugin import AuxVar, OptiModule, State
+
+__all__ = ["AuxExchange"]
+
+
+class AuxExchange:
+    """Carries auxiliary variables, by aux name, to and from a list of modules.
+
+    Raises:
+        ConfigError: if two modules have one aux name.
+    """
+
+    def __init__(self, modules: Sequence[OptiModule]) -> None:
+        self._modules = modules
+        self._indices: dict[str, int] = {}
+        for index, module in enumerate(modules):
+            if _has_aux(module):
+                self._add(module, index)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The aux names."""
+        return frozenset(self._indices)
+
+    def collect(self, states: Sequence[State]) -> dict[str, AuxVar]:
+        """Return what each module shares; those with nothing to share are left out."""
+        collected = {
+            name: self._modules[index].collect_aux_var(states[index])
+            for name, index in self._indices.items()
+        }
+        return {name: aux for name, aux in collected.items() if aux is not None}
+
+    def process(self, states: Sequence[State], aux: Mapping[str, AuxVar]) -> tuple[State, ...]:
+        """Return the states after each module has been handed its variables.
+
+        Raises:
+            KeyError: where a name has no module, or an entry is missing.
+        """
+        new = list(states)
+        for name, variables in aux.items():
+            index = self._index(name)
+            new[index] = self._modules[index].process_aux_var(new[index], variables)
+        return tuple(new)
+
+    def merge(self, left: Mapping[str, AuxVar], right: Mapping[str, AuxVar]) -> dict[str, AuxVar]:
+        """Merge by each module's own rule; what one side only has stays as it is.
+
+        Raises:
+            KeyError: where a name that both have has no module.
+        """
+        merged = {**left, **right}
+        for name in left:
+            if name in right:
+                module = self._modules[self._index(name)]
+                merged[name] = module.merge_aux(left[name], right[name])
+        return merged
+
+    def _add(self, module: OptiModule, index: int) -> None:
+        name = module.aux_name or module.name
+        if name in self._indices:
+            former = self._indices[name]
+            raise ConfigError(
+                f"modules[{index}]: {module.name!r} has the auxiliary variables {name!r}, and "
+                f"so has {self._modules[former].name!r}, modules[{former}]; keep one of them"
+            )
+        self._indices[name] = index
+
+    def _index(self, name: str) -> int:
+        if name not in self._indices:
+            hint = did_you_mean(name, self._indices)
+            raise KeyError(f"no module takes the auxiliary variables {name!r}. {hint}".rstrip())
+        return self._indices[name]
+
+
+def _has_aux(module: OptiModule) -> bool:
+    cls = type(module)
+    return (
+        cls.collect_aux_var is not OptiModule.collect_aux_var
+        or cls.process_aux_var is not OptiModule.process_aux_var
+    )

@@ -1,0 +1,92 @@
+"""Modules that add noise to the gradients."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simfl.component import NonNegative
+from simfl.errors import ConfigError
+from simfl.optimizer.plugin import Context, OptiModule, State
+from simfl.seeding import torch_generator
+from simfl.vector import Vector
+
+__all__ = ["GaussianNoise"]
+
+
+@dataclass(frozen=True)
+class GaussianNoise(OptiModule):
+    """Add independent normal noise to every number.
+
+    Step: out g + N(0, std²). The noise is drawn on the CPU by a generator of its own for each
+    (seed, client, round, step, index in the list of modules): it is the same on every device,
+    whether clients are stacked or not, and in a step that is run again.
+
+    With ``secure`` it is made from the operating system's cryptographic source instead. Such
+    noise cannot be foreseen by who knows the seed; nor can it be reproduced, so neither a run
+    with it nor its resumption repeats bit for bit.
+    """
+
+    name: ClassVar[str] = "gaussian-noise"
+
+    std: NonNegative = 1.0
+    """The standard deviation."""
+    seed: int | None = None
+    """The seed of the noise; None takes the run's."""
+    secure: bool = False
+    """Draw from the operating system's cryptographic source; takes no seed."""
+
+    def check(self) -> None:
+        """Refuse a seed that would not be used."""
+        if self.secure and self.seed is not None:
+            raise ConfigError(
+                f"{self.name}: seed is {self.seed}, but secure noise takes none; drop one of them"
+            )
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether noise is drawn by seed."""
+        return not self.secure
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Return the noisy gradients; there is no state."""
+        one = Vector({n: t[0] for n, t in gradients.items()}) if gradients.stacked else gradients
+        rows = [self._draw(one, context, client) for client in context.clients]
+        noise = Vector.stack(rows) if gradients.stacked else rows[0]
+        return noise.mul_(self.std).add_(gradients), state
+
+    def _draw(self, like: Vector, context: Context, client: int) -> Vector:
+        if self.secure:
+            return like.map(_secure_normal)
+        generator = torch_generator(
+            context.seed if self.seed is None else self.seed,
+            f"{self.name}/{context.index}",
+            round=context.round,
+            client=client,
+            step=context.step,
+        )
+        return like.map(lambda tensor: _normal(tensor, generator))
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(like.shape, generator=generator, dtype=like.dtype)
+    return noise.to(like.device)
+
+
+def _secure_normal(like: Tensor) -> Tensor:
+    """Draw by Box and Muller, 1958, in float64, https://doi.org/10.1214/aoms/1177706645."""
+    uniform = _secure_uniform(2 * like.numel()).reshape(2, -1)
+    normal = np.sqrt(-2.0 * np.log(uniform[0])) * np.cos(2.0 * math.pi * uniform[1])
+    return torch.from_numpy(normal).reshape(like.shape).to(like.device, like.dtype)
+
+
+def _secure_uniform(count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Draw numbers of 53 bits from the open interval (0, 1)."""
+    bits = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(11)
+    return (bits.astype(np.float64) + 0.5) * 2.0**-53

@@ -1,0 +1,163 @@
+"""SCAFFOLD: control variates that correct the drift of clients whose data differ.
+
+In this file c_i is a client's control variate, c the server's, the mean of the population's,
+g are gradients, K counts the steps of a round, and N clients.
+
+Source: Karimireddy et al., 2020, Algorithm 1 with option II, https://arxiv.org/abs/1910.06378
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from simfl.component import Count
+from simfl.optimizer.plugin import AuxVar, Context, OptiModule, State
+from simfl.optimizer.state import move_beside
+from simfl.vector import Vector
+
+__all__ = ["ScaffoldClient", "ScaffoldServer"]
+
+
+@dataclass(frozen=True)
+class ScaffoldClient(OptiModule):
+    """The clients' side of SCAFFOLD.
+
+    Init: c_i = c = 0. Receive: c; what c_i⁺ was becomes c_i. Step: out g - c_i + c.
+    Send: c_i⁺ - c_i, where c_i⁺ is the mean of the g of the steps since variables last arrived;
+    and 1 if the client takes part for the first time, else 0.
+
+    The g that it sums are those it is given: it comes first in the list of modules. Without
+    variables from the server (``scaffold-server``) it takes c = c_i, which corrects nothing.
+    """
+
+    name: ClassVar[str] = "scaffold-client"
+    aux_name: ClassVar[str] = "scaffold"
+
+    def init(self, like: Vector) -> State:
+        """Return the state of a client that has not taken part yet."""
+        device = like.tensors[0].device
+        return {
+            "own": like.zeros_like(),
+            "correction": like.zeros_like(),  # c - c_i
+            "total": like.zeros_like(),
+            "steps": torch.zeros((), dtype=torch.int64, device=device),
+            "is_new": torch.ones((), dtype=torch.bool, device=device),
+        }
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Return the corrected gradients, and add the raw ones up."""
+        new = {**state, "total": state["total"] + gradients, "steps": state["steps"] + 1}
+        return gradients + state["correction"], new
+
+    def collect_aux_var(self, state: State) -> AuxVar | None:
+        """Return the change of c_i, and whether the client is new; None if no step was run.
+
+        Of a stack, clients without a step add nothing to the sums over it.
+        """
+        if "steps" not in state or not bool((state["steps"] > 0).any()):
+            warnings.warn(
+                f"{self.name}: no step was run since the server's variables arrived; "
+                "nothing is sent",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+        is_new = (state["is_new"] & (state["steps"] > 0)).to(torch.float64)
+        delta = _next_own(state) - state["own"]
+        return {"delta": delta, "num_new": is_new if is_new.dim() else is_new.item()}
+
+    def process_aux_var(self, state: State, aux: AuxVar) -> State:
+        """Return the state at the start of a round: c has arrived, c_i⁺ becomes c_i.
+
+        Raises:
+            KeyError: unless the variables are those of ``scaffold-server``: ``state``.
+        """
+        _require_entries(self.name, aux, {"state"})
+        kept = self.between_rounds(state)
+        correction = move_beside(aux["state"], kept["own"]) - kept["own"] if kept else aux["state"]
+        return {**kept, "correction": correction}
+
+    def between_rounds(self, state: State) -> State:
+        """Return c_i, or c_i⁺ after a step, and whether the client is new.
+
+        It stands for the full state wherever the next round begins with the server's variables,
+        and is one Vector instead of three.
+        """
+        if "own" not in state:
+            return {}
+        if "steps" not in state:
+            return {"own": state["own"], "is_new": state["is_new"]}
+        return {"own": _next_own(state), "is_new": state["is_new"] & (state["steps"] == 0)}
+
+
+@dataclass(frozen=True)
+class ScaffoldServer(OptiModule):
+    """The server's side of SCAFFOLD.
+
+    Receive: the sum of the cohort's c_i⁺ - c_i, which is added to the sum of all c_i, and how
+    many of them are new. Step: out g. Send: c, the sum of all c_i over N; nothing before any
+    variables have arrived.
+
+    A client that never took part has c_i = 0. N is ``num_clients``, as in the paper; without it
+    N is the number of clients that have taken part, and c is the mean of theirs.
+    """
+
+    name: ClassVar[str] = "scaffold-server"
+    aux_name: ClassVar[str] = "scaffold"
+
+    num_clients: Count | None = None
+    """The size of the population, N; None counts the clients that have taken part."""
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Return the gradients as they are."""
+        return gradients, state
+
+    def collect_aux_var(self, state: State) -> AuxVar | None:
+        """Return c, one value for all clients, or None before any variables have arrived."""
+        if "total" not in state:
+            return None
+        count = self.num_clients or state["num_seen"].clamp(min=1)
+        return {"state": state["total"] / count}
+
+    def process_aux_var(self, state: State, aux: AuxVar) -> State:
+        """Return the state with the cohort's sums added.
+
+        Raises:
+            KeyError: unless the variables are those of ``scaffold-client``: ``delta`` and
+                ``num_new``.
+        """
+        _require_entries(self.name, aux, {"delta", "num_new"})
+        num_new = torch.as_tensor(aux["num_new"], dtype=torch.float64)
+        if "total" not in state:
+            return {"total": aux["delta"], "num_seen": num_new}
+        return {
+            "total": state["total"] + move_beside(aux["delta"], state["total"]),
+            "num_seen": state["num_seen"] + num_new,
+        }
+
+
+def _next_own(state: State) -> Vector:
+    """Return c_i⁺: the mean of the round's gradients, or c_i where no step was run."""
+    steps: Tensor = state["steps"]
+    mean = state["total"] / steps.clamp(min=1)
+    has_stepped = steps > 0
+    chosen = {
+        name: torch.where(_over(has_stepped, tensor), tensor, state["own"][name])
+        for name, tensor in mean.items()
+    }
+    return Vector(chosen, stacked=mean.stacked)
+
+
+def _over(mask: Tensor, tensor: Tensor) -> Tensor:
+    return mask.reshape(mask.shape + (1,) * (tensor.dim() - mask.dim()))
+
+
+def _require_entries(name: str, aux: AuxVar, expected: set[str]) -> None:
+    found: dict[str, Any] = dict(aux)
+    if found.keys() != expected:
+        raise KeyError(f"{name} takes the variables {sorted(expected)}, but got {sorted(found)}")

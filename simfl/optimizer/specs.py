@@ -1,0 +1,82 @@
+"""From what a user writes to components: an instance, a name, or a (name, {...}) pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypeVar
+
+from simfl.component import Component
+from simfl.errors import ConfigError
+
+__all__ = ["Spec", "at_place", "build_component", "build_components", "component_config"]
+
+C = TypeVar("C", bound=Component)
+
+Spec: TypeAlias = "Component | str | tuple[str, Mapping[str, Any]] | list[Any]"
+"""A component as a user writes it: an instance, a name, or a pair of name and fields."""
+
+
+def build_component(root: type[C], spec: Any, *, place: str) -> C:
+    """Build a component of a kind.
+
+    Args:
+        root: the kind: ``OptiModule``, ``Regularizer`` or ``Schedule``.
+        spec: an instance, a name, or a pair (list or tuple) of a name and its fields.
+        place: what to call it in an error: ``modules[1]``.
+
+    Raises:
+        UnknownNameError: (a KeyError) for a name that is not registered.
+        KeyError: for a field that is unknown or missing.
+        ConfigError: for a value that a field can't have, or a spec of another form.
+    """
+    with at_place(place):
+        if isinstance(spec, root):
+            return spec
+        name, config = _name_and_config(spec, root.registry.what)
+        return root.from_name(name, config)
+
+
+def build_components(root: type[C], specs: Any, *, place: str) -> list[C]:
+    """Build a list of components; None is the empty list. Errors are as ``build_component``'s."""
+    if specs is None:
+        return []
+    if not isinstance(specs, list | tuple):
+        raise ConfigError(f"{place} is {specs!r}; give a list of {root.registry.what}s")
+    return [
+        build_component(root, spec, place=f"{place}[{index}]") for index, spec in enumerate(specs)
+    ]
+
+
+def component_config(component: Component) -> list[Any]:
+    """Return ``[name, {field: value}]`` as plain JSON gives it back: no tuples."""
+    return [component.name, _without_tuples(component.get_config())]
+
+
+@contextmanager
+def at_place(place: str) -> Iterator[None]:
+    """Put the place in front of an error of the user's input; its type stays."""
+    try:
+        yield
+    except (KeyError, ConfigError) as error:
+        error.args = (f"{place}: {error.args[0]}", *error.args[1:])
+        raise
+
+
+def _name_and_config(spec: Any, what: str) -> tuple[str, Mapping[str, Any]]:
+    match spec:
+        case str():
+            return spec, {}
+        case [str() as name, Mapping() as config]:
+            return name, config
+    raise ConfigError(
+        f"{spec!r} cannot be used; give a {what}, the name of one, or a (name, {{...}}) pair"
+    )
+
+
+def _without_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_tuples(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_tuples(item) for item in value]
+    return value

@@ -1,0 +1,142 @@
+"""States of plug-ins as values: filled in, moved, stacked and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from simfl.errors import VectorError
+from simfl.optimizer.plugin import OptiModule, Regularizer, State
+from simfl.seeding import SERVER
+from simfl.vector import Vector
+
+Leaf = TypeVar("Leaf", Vector, Tensor)
+
+__all__ = [
+    "KeptState",
+    "OptimizerState",
+    "empty_states",
+    "fill_state",
+    "move_beside",
+    "require_states",
+    "stack_states",
+    "unstack_state",
+]
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """What a client's optimizer keeps from one of its rounds to the next."""
+
+    num_steps: int
+    """Steps taken in all rounds; 0 where no schedule goes by steps."""
+    modules: tuple[State, ...]
+    """What each module keeps, in order."""
+    regularizers: tuple[State, ...]
+    """What each regularizer keeps, in order."""
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """All that an Optimizer remembers. A value: a step makes a new one and leaves this alone."""
+
+    seed: int = 0
+    """The run's seed."""
+    client: int = SERVER
+    """The client's id; the server's is -1."""
+    round: int = 0
+    """How often ``start_round`` was called."""
+    step: int = 0
+    """Steps taken since then."""
+    num_steps: int = 0
+    """Steps taken in all rounds."""
+    modules: tuple[State, ...] = ()
+    """The state of each module, in order."""
+    regularizers: tuple[State, ...] = ()
+    """The state of each regularizer, in order."""
+
+
+def fill_state(plugin: OptiModule | Regularizer, state: State, like: Vector) -> State:
+    """Return the state with what it still lacks filled in, on the device of the gradients.
+
+    Args:
+        plugin: whose state it is.
+        state: the empty dict, a former state, or what auxiliary variables have put in.
+        like: the gradients; for a stack of C clients each leaf that is filled in gets an axis C.
+    """
+    if like.num_clients is None:
+        fresh = plugin.init(like)
+    else:
+        one = plugin.init(Vector({name: tensor[0] for name, tensor in like.items()}))
+        fresh = {key: _repeat(leaf, like.num_clients) for key, leaf in one.items()}
+    return {key: move_beside(leaf, like) for key, leaf in {**fresh, **state}.items()}
+
+
+def empty_states(plugins: Sequence[OptiModule | Regularizer]) -> tuple[State, ...]:
+    """Return the states of plug-ins before anything has happened."""
+    return tuple({} for _ in plugins)
+
+
+def require_states(
+    states: Sequence[State], plugins: Sequence[OptiModule | Regularizer], *, place: str
+) -> None:
+    """Raise KeyError unless there is one state for each plug-in."""
+    if len(states) != len(plugins):
+        raise KeyError(f"{place}: {len(states)} states for {len(plugins)} plug-ins")
+
+
+def stack_states(states: Sequence[State]) -> State:
+    """Stack the states of C clients: every leaf gets a leading axis C.
+
+    A Vector that is one and the same object for all clients, as what the server sends them is,
+    stays one Vector: arithmetic broadcasts it.
+
+    Raises:
+        VectorError: unless all have the same entries; ``fill_state`` sees to that.
+    """
+    for state in states[1:]:
+        if state.keys() != states[0].keys():
+            raise VectorError(f"states differ: {sorted(states[0])} and {sorted(state)}")
+    return {key: _stack([state[key] for state in states]) for key in states[0]}
+
+
+def unstack_state(state: State, num_clients: int) -> list[State]:
+    """Return each client's state: views of the stack, and what all share."""
+    return [{key: _row(leaf, c) for key, leaf in state.items()} for c in range(num_clients)]
+
+
+def move_beside(leaf: Leaf, like: Vector) -> Leaf:
+    """Return the leaf on the device of the other Vector; itself where it is there already."""
+    if isinstance(leaf, Tensor):
+        return leaf.to(like.tensors[0].device)
+    if all(tensor.device == like[name].device for name, tensor in leaf.items()):
+        return leaf
+    moved = {name: tensor.to(like[name].device) for name, tensor in leaf.items()}
+    return Vector(moved, stacked=leaf.stacked)
+
+
+def _repeat(leaf: Vector | Tensor, num_clients: int) -> Vector | Tensor:
+    if isinstance(leaf, Vector):
+        return Vector({n: torch.stack([t] * num_clients) for n, t in leaf.items()}, stacked=True)
+    return torch.stack([leaf] * num_clients)
+
+
+def _stack(leaves: list[Vector | Tensor]) -> Vector | Tensor:
+    vectors = [leaf for leaf in leaves if isinstance(leaf, Vector)]
+    if not vectors:
+        return torch.stack([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+    if all(vector is vectors[0] for vector in vectors):
+        return vectors[0]
+    return Vector.stack(vectors)
+
+
+def _row(leaf: Vector | Tensor, client: int) -> Vector | Tensor:
+    if isinstance(leaf, Tensor):
+        return leaf[client] if leaf.dim() else leaf
+    if not leaf.stacked:
+        return leaf
+    return Vector({name: tensor[client] for name, tensor in leaf.items()})

@@ -1,0 +1,22 @@
+"""The part of a model that an Optimizer works on."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from simfl.vector import Vector
+
+__all__ = ["TrainableModel"]
+
+
+class TrainableModel(Protocol):
+    """What an Optimizer needs of a model."""
+
+    def get_weights(self, trainable: bool = False) -> Vector:
+        """Return a copy of the weights."""
+
+    def compute_batch_gradients(self, batch: Any, max_norm: float | None = None) -> Vector:
+        """Return the gradients of the trainable weights."""
+
+    def apply_updates(self, updates: Vector) -> None:
+        """Add the updates to the trainable weights."""

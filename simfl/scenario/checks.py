@@ -1,0 +1,160 @@
+"""What cannot be combined: faults that no single key shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, TypeAlias
+
+from simfl.errors import InputError, ScenarioError
+from simfl.models.metrics import as_metrics
+from simfl.optimizer import OptiModule
+from simfl.scenario.schema import Scenario
+from simfl.scenario.sections import OptimizerSection
+
+__all__ = ["check_combinations"]
+
+Fault: TypeAlias = tuple[str, str]
+"""The key it is told under, and the message."""
+
+
+def check_combinations(scenario: Scenario) -> None:
+    """Check what concerns several keys at once.
+
+    Raises:
+        ScenarioError: with a line for each fault.
+    """
+    faults = [fault for check in _CHECKS for fault in check(scenario)]
+    if faults:
+        raise ScenarioError([line for fault in faults for line in scenario.fault(*fault).faults])
+
+
+def _epochs_or_steps(scenario: Scenario) -> Iterator[Fault]:
+    client = scenario.client
+    if client.epochs is not None and client.steps is not None:
+        message = f"is {client.steps}, but client.epochs is {client.epochs}; give one of the two"
+        yield "client.steps", message
+
+
+def _cohort(scenario: Scenario) -> Iterator[Fault]:
+    per_round, partition = scenario.client.per_round, scenario.data.partition
+    clients = partition.num_clients if partition is not None else None
+    if per_round is not None and clients is not None and per_round > clients:
+        yield (
+            "client.per_round",
+            f"is {per_round}, but the partition makes {clients} clients; "
+            "lower it or raise data.partition.clients",
+        )
+
+
+def _auxiliary_variables(scenario: Scenario) -> Iterator[Fault]:
+    client, server = scenario.client.optimizer, scenario.server.optimizer
+    yield from _unheard(client, server, ("client", "server"))
+    yield from _unheard(server, client, ("server", "client"))
+
+
+def _unheard(
+    sender: OptimizerSection, receiver: OptimizerSection, sides: tuple[str, str]
+) -> Iterator[Fault]:
+    here, there = sides
+    heard = {_aux_name(module) for module in receiver.modules if _receives(module)}
+    for index, module in enumerate(sender.modules):
+        if _sends(module) and _aux_name(module) not in heard:
+            yield (
+                f"{here}.optimizer.modules[{index}]",
+                f"is {module.name!r}, which needs its counterpart on the {there}; "
+                f"add {_counterpart(module)} to {there}.optimizer.modules",
+            )
+
+
+def _counterpart(module: OptiModule) -> str:
+    aux_name = _aux_name(module)
+    names = [
+        repr(name)
+        for name, cls in OptiModule.registry.items()
+        if (cls.aux_name or name) == aux_name and name != module.name
+    ]
+    return " or ".join(names) or f"a module with aux_name {aux_name!r}"
+
+
+def _kept_state(scenario: Scenario) -> Iterator[Fault]:
+    """Find modules that tell the server of what they keep between rounds, where nothing is kept."""
+    for index, module in enumerate(scenario.client.optimizer.modules):
+        needs_state = _sends(module) and _overrides(module, "between_rounds")
+        if needs_state and not scenario.client.keep_state:
+            yield (
+                "client.keep_state",
+                f"is false, but {module.name!r} in client.optimizer.modules[{index}] works by what "
+                "a client remembers of its last round; leave keep_state out",
+            )
+
+
+def _optimizers(scenario: Scenario) -> Iterator[Fault]:
+    for side in ("client", "server"):
+        section: OptimizerSection = getattr(scenario, side).optimizer
+        try:
+            section.build()
+        except InputError as error:
+            yield f"{side}.optimizer", str(error)
+
+
+def _evaluation(scenario: Scenario) -> Iterator[Fault]:
+    evaluation = scenario.evaluation
+    if evaluation.clients_every and not scenario.data.holdout_fraction:
+        yield (
+            "evaluation.clients_every",
+            f"is {evaluation.clients_every}, but clients keep no examples for it: "
+            "data.holdout_fraction is 0; set it, for example to 0.2",
+        )
+    try:
+        as_metrics(evaluation.metrics or ())
+    except InputError as error:
+        yield "evaluation.metrics", str(error).removeprefix("metrics: ")
+
+
+def _cluster(scenario: Scenario) -> Iterator[Fault]:
+    cluster = scenario.cluster
+    if cluster.placement == "dedicated" and cluster.actors != "auto":
+        yield (
+            "cluster.actors",
+            f"is {cluster.actors}, but with placement 'dedicated' there is one actor for each "
+            "client; leave actors out",
+        )
+    if cluster.num_gpus and cluster.device == "cpu":
+        yield (
+            "cluster.num_gpus",
+            f"is {cluster.num_gpus:g}, but cluster.device is 'cpu'; "
+            "set it to 0, or cluster.device to 'cuda'",
+        )
+    if cluster.dashboard and cluster.address is not None:
+        yield (
+            "cluster.dashboard",
+            f"is true, but the cluster at {cluster.address!r} has a dashboard of its own; "
+            "leave dashboard out",
+        )
+
+
+def _sends(module: OptiModule) -> bool:
+    return _overrides(module, "collect_aux_var")
+
+
+def _receives(module: OptiModule) -> bool:
+    return _overrides(module, "process_aux_var")
+
+
+def _overrides(module: OptiModule, method: str) -> bool:
+    return getattr(type(module), method) is not getattr(OptiModule, method)
+
+
+def _aux_name(module: OptiModule) -> str:
+    return module.aux_name or module.name
+
+
+_CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
+    _cohort,
+    _epochs_or_steps,
+    _optimizers,
+    _auxiliary_variables,
+    _kept_state,
+    _evaluation,
+    _cluster,
+)

@@ -1,0 +1,64 @@
+"""What a component's docstrings say of it and of its fields."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from functools import cache
+from typing import Any
+
+from simfl.component import Component
+
+__all__ = ["field_docs", "full_doc", "markdown", "summary"]
+
+
+def summary(cls: type[Component]) -> str:
+    """Return the first paragraph of the docstring on one line, "" if there is none."""
+    return " ".join(full_doc(cls).partition("\n\n")[0].split())
+
+
+def full_doc(cls: type[Component]) -> str:
+    """Return the class's own docstring, without its indent; "" if there is none."""
+    # A dataclass without a docstring is given its signature for one.
+    doc = cls.__doc__ or ""
+    return "" if doc.startswith(f"{cls.__name__}(") else markdown(inspect.cleandoc(doc))
+
+
+def markdown(text: str) -> str:
+    """Turn the double backticks of a docstring into single ones."""
+    return text.replace("``", "`")
+
+
+@cache
+def field_docs(cls: type[Any]) -> dict[str, str]:
+    """Return ``{field: the literal that stands beneath it}``, of the class and its bases."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if issubclass(base, Component) and base is not Component:
+            docs |= _docs_in_source(base)
+    return docs
+
+
+def _docs_in_source(cls: type) -> dict[str, str]:
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):  # written in a notebook or a shell
+        return {}
+    definition = ast.parse(source).body[0]
+    if not isinstance(definition, ast.ClassDef):
+        return {}
+    docs = {}
+    for statement, following in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            text = _literal(following)
+            if text is not None:
+                docs[statement.target.id] = markdown(" ".join(text.split()))
+    return docs
+
+
+def _literal(statement: ast.stmt) -> str | None:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return value.value
+    return None

@@ -1,0 +1,165 @@
+"""From what pydantic found to one clear line per fault."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from simfl.errors import ScenarioError, did_you_mean
+from simfl.scenario.document import Document, Path, show
+from simfl.scenario.section import Section, UnknownKey
+from simfl.scenario.yaml_format import flow_yaml
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+__all__ = ["scenario_error"]
+
+_WORDING = (
+    (r"^Input should be", "should be"),
+    (r"^\w+ should have", "should have"),
+    (r" after validation, not \d+", ""),
+    (r"greater than or equal to", "at least"),
+    (r"less than or equal to", "at most"),
+    (r"a valid integer", "an integer"),
+    (r"a valid number", "a number"),
+    (r"a valid string", "text"),
+    (r"a valid boolean", "true or false"),
+    (r"a valid (tuple|list)", "a list"),
+    (r"a valid dictionary.*", "a mapping"),
+)
+
+
+@dataclass(frozen=True)
+class _Fault:
+    path: Path
+    message: str
+    union: Path | None
+    """The path of the value of several possible types that this is one branch of."""
+
+
+def scenario_error(
+    error: ValidationError, document: Document, *, schema: type[Section]
+) -> ScenarioError:
+    """Make the error that users see: a line for each fault, in the order of the file."""
+    found = [
+        _fault(details, document.values, schema) for details in error.errors(include_url=False)
+    ]
+    merged = sorted(_merged(found), key=lambda fault: document.place(fault.path))
+    return ScenarioError([document.fault_line(fault.path, fault.message) for fault in merged])
+
+
+def _fault(details: ErrorDetails, values: Any, schema: type[Section]) -> _Fault:
+    loc = _as_written(details["loc"], schema)
+    is_missing = details["type"] == "missing"
+    path, union, value = _resolve(loc[:-1] if is_missing else loc, values)
+    if is_missing:
+        path = (*path, loc[-1])
+        message = f"is missing and has no default; add {_example(path, schema)}"
+    else:
+        message = _message(details, value)
+    return _Fault(path, message, union)
+
+
+def _as_written(loc: Path, schema: type[Section]) -> Path:
+    """Put the fields of a flat component where the user has them: in the section itself."""
+    section = _section_type(schema, loc[0]) if loc else None
+    flat = section.flat if section else None
+    if flat is None or len(loc) < 2 or loc[1] != flat.attribute:
+        return loc
+    return (loc[0], flat.key) if len(loc) == 2 else (loc[0], *loc[2:])
+
+
+def _resolve(loc: Path, value: Any) -> tuple[Path, Path | None, Any]:
+    """Leave out of a pydantic location what names a branch of a union and not a key.
+
+    Returns:
+        The path, that of the union if there is one, and the value as it was written.
+    """
+    path: Path = ()
+    union = None
+    for part in loc:
+        is_key, inner = _step(value, part)
+        if is_key:
+            path, value = (*path, part), inner
+        elif union is None:
+            union = path
+    return path, union, value
+
+
+def _step(value: Any, part: str | int) -> tuple[bool, Any]:
+    if isinstance(value, Mapping) and part in value:
+        return True, value[part]
+    if isinstance(value, list | tuple):
+        if isinstance(part, int) and part < len(value):
+            return True, value[part]
+        if len(value) == 2 and isinstance(value[1], Mapping) and part in value[1]:
+            return True, value[1][part]
+    return False, value
+
+
+def _merged(faults: Iterable[_Fault]) -> list[_Fault]:
+    """Make one fault of the branches of each union: of those that went deepest into the value."""
+    branches: dict[Path, list[_Fault]] = {}
+    merged = []
+    for fault in faults:
+        if fault.union is None:
+            merged.append(fault)
+        else:
+            branches.setdefault(fault.union, []).append(fault)
+    for group in branches.values():
+        depth = max(len(fault.path) for fault in group)
+        deepest = [fault for fault in group if len(fault.path) == depth]
+        same = [fault for fault in deepest if fault.path == deepest[0].path]
+        merged.append(_Fault(same[0].path, _joined(fault.message for fault in same), None))
+    return merged
+
+
+def _joined(messages: Iterable[str]) -> str:
+    first, *others = dict.fromkeys(messages)
+    return " or ".join([first, *(other.rpartition("should be ")[2] for other in others)])
+
+
+def _message(details: ErrorDetails, value: Any) -> str:
+    text = details["msg"]
+    for pattern, wording in _WORDING:
+        text = re.sub(pattern, wording, text)
+    match details["type"]:
+        case "extra_forbidden" if isinstance(details["input"], UnknownKey):
+            hint = details["input"].hint
+            return f"is {show(value)}, but there is no such key. {hint}".rstrip()
+        case "invalid_key":
+            return f"has the key {show(details['input'])}, which is not text; put it in quotes"
+        case "literal_error" if isinstance(value, str):
+            text += _nearest(value, re.findall(r"'([^']*)'", text))
+        case "model_type" | "dict_type":
+            text = "write its keys beneath it" if value is None else "should be a mapping of keys"
+    return f"is {show(value)}; {text}" if text.startswith(("should", "write")) else text
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    hint = did_you_mean(name, known)
+    return f". {hint}" if hint.startswith("Did") else ""
+
+
+def _example(path: Path, schema: type[Section]) -> str:
+    """Return "for example `rounds: 100`", or "it" for a component's field."""
+    section: type[Section] | None = schema
+    for part in path[:-1]:
+        section = _section_type(section, part) if section else None
+    if section is None:
+        return "it"
+    attributes = {section.flat.key: section.flat.attribute} if section.flat else {}
+    field = section.model_fields.get(attributes.get(str(path[-1]), str(path[-1])))
+    if field is None or not field.examples:
+        return "it"
+    return f"for example `{flow_yaml({str(path[-1]): field.examples[0]})[1:-1]}`"
+
+
+def _section_type(schema: type[Section], name: str | int) -> type[Section] | None:
+    field = schema.model_fields.get(str(name))
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None

@@ -1,0 +1,86 @@
+"""From a file or a mapping to a Scenario."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from simfl.component import import_plugins
+from simfl.errors import ImportPathError, ScenarioError
+from simfl.scenario.checks import check_combinations
+from simfl.scenario.document import Document
+from simfl.scenario.faults import scenario_error
+from simfl.scenario.overrides import apply_overrides
+from simfl.scenario.reading import read_document
+from simfl.scenario.schema import Origin, Scenario
+from simfl.scenario.shipped import find_scenario
+
+__all__ = ["load_scenario"]
+
+
+def load_scenario(
+    path_or_mapping: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    allow_plugins: bool = True,
+) -> Scenario:
+    """Read a scenario and check all that can be checked without its data.
+
+    Args:
+        path_or_mapping: a YAML file, the name of a shipped scenario, or plain data.
+        overrides: ``key.path=value`` each, the value in YAML, applied in order.
+        allow_plugins: False refuses a scenario that names ``plugins``, which would be imported.
+
+    Raises:
+        ScenarioError: with a line for each fault: file, line, key, value and remedy.
+    """
+    if isinstance(path_or_mapping, Mapping):
+        document, folders = Document(_plain(path_or_mapping)), [Path.cwd()]
+    else:
+        path = find_scenario(Path(path_or_mapping))
+        document, folders = read_document(path), [path.resolve().parent, Path.cwd()]
+    document = apply_overrides(document, overrides)
+    search = tuple(str(folder) for folder in dict.fromkeys(folders))
+    _import_plugins(document, search=search, allow=allow_plugins)
+    return _validated(document, search)
+
+
+def _validated(document: Document, search: tuple[str, ...]) -> Scenario:
+    folders = tuple(Path(folder) for folder in search)
+    try:
+        scenario = Scenario.model_validate(document.values, context={"folders": folders})
+    except ValidationError as error:
+        raise scenario_error(error, document, schema=Scenario) from None
+    scenario.set_origin(Origin(document, search))
+    check_combinations(scenario)
+    return scenario
+
+
+def _import_plugins(document: Document, *, search: tuple[str, ...], allow: bool) -> None:
+    """Import the plug-ins first: names can only be checked once those are registered."""
+    named = document.values.get("plugins")
+    modules = named if isinstance(named, list | tuple) else []
+    import_plugins((), search=search)
+    for index, module in enumerate(modules):
+        if not isinstance(module, str) or not module:
+            continue  # told of with the other faults of the schema
+        if not allow:
+            reason = f"is {module!r}, but this scenario may not import plug-ins"
+            raise ScenarioError([document.fault_line(("plugins", index), reason)])
+        try:
+            import_plugins((module,), search=search)
+        except ImportPathError as error:
+            raise ScenarioError([document.fault_line(("plugins", index), str(error))]) from None
+
+
+def _plain(value: Any) -> Any:
+    """Return mappings as dicts and lists as new lists; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

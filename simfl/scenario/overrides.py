@@ -1,0 +1,70 @@
+"""Overrides: ``client.optimizer.lrate=0.1`` as the command line's ``--set`` gives them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, Final
+
+from simfl.errors import ScenarioError
+from simfl.scenario.document import Document, Path, Place, format_path, parse_path, show
+from simfl.scenario.reading import parse_value
+
+__all__ = ["apply_overrides"]
+
+_ORIGIN: Final = "--set"
+
+
+def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
+    """Return the document with values put in or replaced.
+
+    Args:
+        document: what to start from; it is left alone.
+        overrides: ``key.path=value``, the value in YAML; list items as ``modules.0``.
+
+    Raises:
+        ScenarioError: for an override of another form, or one whose path leads nowhere.
+    """
+    values = copy.deepcopy(document.values)
+    places = dict(document.places)
+    for override in overrides:
+        path, value = _parse(override)
+        _put(values, path, value)
+        inside = [known for known in places if known[: len(path)] == path]
+        for known in inside:
+            del places[known]
+        places[path] = Place(_ORIGIN)
+    return Document(values, places)
+
+
+def _parse(override: str) -> tuple[Path, Any]:
+    key, equals, text = override.partition("=")
+    path = parse_path(key.strip())
+    if not equals or "" in path:
+        raise _error(f"{override!r} is not of the form key.path=value")
+    return path, parse_value(text, origin=f"{_ORIGIN} {key.strip()}")
+
+
+def _put(values: Any, path: Path, value: Any) -> None:
+    for depth, part in enumerate(path[:-1]):
+        if isinstance(values, dict) and values.get(part) is None:
+            # A section that is left out, or left empty, is there as soon as a key of it is set.
+            values[part] = [] if isinstance(path[depth + 1], int) else {}
+        _require(values, part, path[:depth])
+        values = values[part]
+    if not isinstance(values, dict):
+        _require(values, path[-1], path[:-1])
+    values[path[-1]] = value
+
+
+def _require(values: Any, part: str | int, path: Path) -> None:
+    where = format_path(path)
+    if isinstance(values, list):
+        if not isinstance(part, int) or part >= len(values):
+            raise _error(f"{where}: has no item {part!r}; it has {len(values)}, counted from 0")
+    elif not isinstance(values, dict):
+        raise _error(f"{where}: is {show(values)}, which has no {part!r}; set {where} as a whole")
+
+
+def _error(message: str) -> ScenarioError:
+    return ScenarioError([f"{_ORIGIN}: {message}"])

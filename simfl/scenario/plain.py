@@ -1,0 +1,53 @@
+"""From sections and components to plain data, as a scenario has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simfl.component import Component, field_types
+from simfl.scenario.named import KIND
+from simfl.scenario.section import Section
+
+__all__ = ["to_plain", "to_short"]
+
+
+def to_plain(value: Any) -> Any:
+    """Return mappings, lists, text and numbers, with every default written out."""
+    if isinstance(value, Section):
+        return _section(value)
+    if isinstance(value, Component):
+        return {KIND: value.name, **to_plain(value.get_config())}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def to_short(value: Any) -> Any:
+    """Return plain data without defaults; a component that has no others is its name alone."""
+    if isinstance(value, Component):
+        config = to_plain(value.get_config())
+        defaults = to_plain(_defaults(type(value)))
+        given = {key: item for key, item in config.items() if item != defaults.get(key, ...)}
+        return {KIND: value.name, **given} if given else value.name
+    if isinstance(value, Section):
+        return {name: to_short(getattr(value, name)) for name in sorted(value.model_fields_set)}
+    if isinstance(value, list | tuple):
+        return [to_short(item) for item in value]
+    return value
+
+
+def _section(section: Section) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if section.flat is not None and name == section.flat.attribute:
+            plain |= {section.flat.key: value.name, **to_plain(value.get_config())}
+        else:
+            plain[name] = to_plain(value)
+    return plain
+
+
+def _defaults(cls: type[Component]) -> dict[str, Any]:
+    return {name: default for name, (_, default) in field_types(cls).items()}

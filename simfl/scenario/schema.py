@@ -1,0 +1,93 @@
+"""Scenario: all that a run is made of, checked and typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from annotated_types import MinLen
+from pydantic import Field, PrivateAttr
+
+from simfl.component import Count
+from simfl.errors import ScenarioError
+from simfl.scenario.document import Document, parse_path
+from simfl.scenario.plain import to_plain
+from simfl.scenario.section import Section
+from simfl.scenario.sections import (
+    ClientSection,
+    ClusterSection,
+    DataSection,
+    EvaluationSection,
+    ModelSection,
+    OutputSection,
+    ServerSection,
+)
+from simfl.scenario.yaml_format import dump_yaml
+
+__all__ = ["Origin", "Scenario"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a scenario comes from; two scenarios may be equal whatever their origins are."""
+
+    document: Document = field(default_factory=Document, compare=False)
+    """What was read, with the line of each key."""
+    search: tuple[str, ...] = field(default=(), compare=False)
+    """The folders in which plug-ins and ``python`` paths are looked for."""
+
+
+class Scenario(Section):
+    """All that a run is made of. ``load_scenario`` makes one."""
+
+    name: str | None = None
+    """What the run is called; it is part of its folder's name. null: "run"."""
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    """All randomness follows from it."""
+    rounds: Count = Field(examples=[100])
+    """How many rounds are run."""
+    plugins: tuple[Annotated[str, MinLen(1)], ...] = ()
+    """Python modules to import, here and in every actor, because they register components."""
+    data: DataSection = Field(examples=[{"source": "digits"}])
+    """Where examples come from and which client holds which."""
+    model: ModelSection = Field(examples=[{"kind": "mlp"}])
+    """What is trained, and what training minimises."""
+    client: ClientSection = Field(examples=[{"optimizer": {"lrate": 0.1}}])
+    """Who takes part in a round, and what each client does in it."""
+    server: ServerSection = ServerSection()
+    """How the clients' updates become the new weights."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """What is measured, when, and on which examples."""
+    cluster: ClusterSection = ClusterSection()
+    """What the run takes of Ray."""
+    output: OutputSection = OutputSection()
+    """What is written, and where."""
+
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    def set_origin(self, origin: Origin) -> None:
+        """Say where the scenario comes from; ``load_scenario`` does."""
+        self._origin = origin
+
+    @property
+    def search(self) -> tuple[str, ...]:
+        """The folders in which plug-ins and ``python`` paths are looked for."""
+        return self._origin.search
+
+    def fault(self, key: str, message: str) -> ScenarioError:
+        """Make the error for what only shows later, with the place of the key.
+
+        Args:
+            key: the dotted path, ``client.per_round`` or ``client.optimizer.modules[1]``.
+            message: the rest of the line: ``is 200, but the partition made 100 clients; ...``.
+        """
+        return ScenarioError([self._origin.document.fault_line(parse_path(key), message)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, defaults written out, from which an equal scenario loads."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+    def to_yaml(self) -> str:
+        """Return ``to_dict`` as YAML."""
+        return dump_yaml(self.to_dict())

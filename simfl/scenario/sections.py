@@ -1,0 +1,194 @@
+"""The sections of a scenario, key by key."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Interval
+from pydantic import ConfigDict, Field, model_validator
+
+from simfl.aggregation import Aggregator, Mean
+from simfl.component import Count, NonNegative
+from simfl.data import FederatedDataset, Partition, Source, build_dataset
+from simfl.models import CrossEntropy, Loss, Metric, ModelSpec
+from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
+from simfl.sampling import Sampler, Uniform
+from simfl.scenario.named import Named, Rate
+from simfl.scenario.section import FlatField, Section
+
+__all__ = [
+    "ClientSection",
+    "ClusterSection",
+    "DataSection",
+    "EvaluationSection",
+    "ModelSection",
+    "OptimizerSection",
+    "OutputSection",
+    "ServerOptimizerSection",
+    "ServerSection",
+]
+
+Fraction = Annotated[float, Interval(ge=0, lt=1)]
+Whole = Annotated[int, Ge(0)]
+
+
+class DataSection(Section):
+    """Where examples come from and which client holds which; the source's fields lie beside."""
+
+    flat: ClassVar[FlatField | None] = FlatField(attribute="source", key="source")
+
+    source: Annotated[Source, Named(Source)] = Field(examples=["digits"])
+    """Where examples come from."""
+    partition: Annotated[Partition, Named(Partition)] | None = None
+    """Which client holds which examples. null: the source's column ``client`` says so."""
+    test_fraction: Fraction = 0.0
+    """The share of all examples set aside, before they are split over clients, as the test split
+    of the central evaluation."""
+    holdout_fraction: Fraction = 0.0
+    """The share of each client's examples that it keeps for its own evaluation."""
+
+    def build_dataset(self, *, seed: int) -> FederatedDataset:
+        """Load the examples and split them over clients; errors are as ``simfl.data``'s."""
+        return build_dataset(
+            self.source,
+            self.partition,
+            seed=seed,
+            test_fraction=self.test_fraction,
+            holdout_fraction=self.holdout_fraction,
+        )
+
+
+class ModelSection(Section):
+    """What is trained, and what training minimises; the model's fields lie beside."""
+
+    flat: ClassVar[FlatField | None] = FlatField(attribute="spec", key="kind")
+
+    spec: Annotated[ModelSpec, Named(ModelSpec)] = Field(examples=["mlp"])
+    """The kind of model."""
+    loss: Annotated[Loss, Named(Loss)] = CrossEntropy()
+    """What training minimises."""
+
+
+class OptimizerSection(Section):
+    """An Optimizer: regularizers, then modules, then ``-lrate * (u + w_decay * w)``."""
+
+    lrate: Annotated[float | Schedule, Rate(Schedule)] = Field(examples=[0.1])
+    """The learning rate: a number or a schedule."""
+    w_decay: Annotated[float | Schedule, Rate(Schedule)] = 0.0
+    """The weight decay, decoupled as in AdamW: a number or a schedule."""
+    regularizers: tuple[Annotated[Regularizer, Named(Regularizer)], ...] = ()
+    """Terms added to the gradients which depend on the weights, in order."""
+    modules: tuple[Annotated[OptiModule, Named(OptiModule)], ...] = ()
+    """Transformations of the gradients, in order."""
+
+    def build(self) -> Optimizer:
+        """Make a new Optimizer."""
+        return Optimizer(
+            lrate=self.lrate,
+            w_decay=self.w_decay,
+            regularizers=list(self.regularizers),
+            modules=list(self.modules),
+        )
+
+
+class ServerOptimizerSection(OptimizerSection):
+    """The server's Optimizer, which takes the aggregated delta for a gradient."""
+
+    lrate: Annotated[float | Schedule, Rate(Schedule)] = 1.0
+    """The learning rate, a number or a schedule; 1.0 and no modules is FedAvg."""
+
+
+def _epochs_or_steps(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema that not both can be given."""
+    both = {name: {"type": "integer"} for name in ("epochs", "steps")}
+    schema["not"] = {"properties": both, "required": list(both)}
+
+
+class ClientSection(Section):
+    """Who takes part in a round, and what each client does in it."""
+
+    model_config = ConfigDict(json_schema_extra=_epochs_or_steps)
+
+    per_round: Count | None = None
+    """How many clients take part in a round. null: all of them."""
+    sampler: Annotated[Sampler, Named(Sampler)] = Uniform()
+    """The rule by which they are drawn."""
+    epochs: Count | None = None
+    """How often a client goes through its examples in a round; 1 unless ``steps`` is given."""
+    steps: Count | None = None
+    """How many steps a client takes in a round, instead of ``epochs``."""
+    batch_size: Count | None = None
+    """The examples of a step. null: all that the client holds."""
+    sclip: NonNegative | None = None
+    """The L2 norm that each example's gradient is clipped to (DP-SGD). null or 0: off."""
+    optimizer: OptimizerSection = Field(examples=[{"lrate": 0.1}])
+    """The clients' Optimizer."""
+    keep_state: bool = True
+    """Whether a client's optimizer state lasts from a round to its next one."""
+    on_nonfinite: Literal["raise", "drop"] = "raise"
+    """What becomes of an update with NaN or infinite values: it ends the run, or it is left out
+    and counted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_epoch_by_default(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("steps") is not None:
+            return values
+        return values if values.get("epochs") is not None else {**values, "epochs": 1}
+
+
+class ServerSection(Section):
+    """How the clients' updates become the new weights."""
+
+    optimizer: ServerOptimizerSection = ServerOptimizerSection()
+    """The server's Optimizer."""
+    aggregator: Annotated[Aggregator, Named(Aggregator)] = Mean()
+    """How the clients' deltas become one."""
+    weighting: Literal["examples", "steps", "uniform"] = "examples"
+    """What a client counts by: the examples it trained on, the steps it took, or 1 each."""
+
+
+class EvaluationSection(Section):
+    """What is measured, when, and on which examples."""
+
+    every: Whole = 1
+    """Evaluate on the test split after every so many rounds, and after the last. 0: never."""
+    metrics: tuple[Annotated[Metric, Named(Metric)], ...] | None = None
+    """What is measured beside the loss. null: what suits the loss."""
+    batch_size: Count = 512
+    """The examples evaluated at once."""
+    clients_every: Whole = 0
+    """Evaluate on what each client keeps (``data.holdout_fraction``) after every so many rounds.
+    0: never."""
+
+
+class ClusterSection(Section):
+    """What the run takes of Ray: actors, CPUs and GPUs."""
+
+    actors: Count | Literal["auto"] = "auto"
+    """How many client actors there are. auto: as many as the cluster has room for."""
+    placement: Literal["pool", "dedicated"] = "pool"
+    """Whether a pool of actors takes any client, or each client has an actor of its own."""
+    address: str | None = None
+    """The address of a running Ray cluster. null: a cluster of its own on this machine."""
+    num_cpus: NonNegative = 1.0
+    """The CPUs that Ray sets aside for each client actor."""
+    num_gpus: NonNegative = 0.0
+    """The GPUs, or the share of one, that Ray sets aside for each client actor."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where clients train. auto: on a GPU if the actor has one."""
+    threads: Count = 1
+    """The threads that torch uses in each client actor."""
+    chunk_size: Count | Literal["auto"] = "auto"
+    """How many clients an actor is given at once; the numbers do not depend on it."""
+    dashboard: bool = False
+    """Whether Ray's dashboard runs beside a cluster of its own."""
+
+
+class OutputSection(Section):
+    """What is written, and where."""
+
+    dir: str = "runs"
+    """The folder in which each run gets one of its own."""
+    tensorboard: bool = False
+    """Whether TensorBoard event files are written too."""

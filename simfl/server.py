@@ -1,0 +1,143 @@
+"""What the server does in a round: weights and aux out, contributions in, one optimizer step.
+
+Nothing here knows of Ray, and nothing writes to disk.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+
+from simfl.aggregation import Aggregator, TreeSum, merge_contributions
+from simfl.errors import AggregationError
+from simfl.messages import Broadcast, Contribution, Partial, RoundPlan, RoundReport
+from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel
+from simfl.optimizer import Optimizer
+from simfl.seeding import derive_seed
+from simfl.vector import Vector
+
+__all__ = ["Server", "ServerRecipe"]
+
+
+@dataclass(frozen=True)
+class ServerRecipe:
+    """All that the server is made from; it travels to the server's actor."""
+
+    spec: ModelSpec
+    shape: DataShape
+    loss: Loss
+    optimizer: Optimizer
+    client_optimizer: Optimizer
+    """Its modules say how the clients' auxiliary variables merge."""
+    aggregator: Aggregator
+    seed: int
+
+    def build_model(self) -> TorchModel:
+        """Build the model with the run's initial weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "initial weights"))
+            return TorchModel(self.spec.build(self.shape), self.loss)
+
+    def build(self) -> Server:
+        """Build the server."""
+        optimizer = copy.deepcopy(self.optimizer)
+        optimizer.seed = self.seed
+        return Server(
+            self.build_model(),
+            optimizer=optimizer,
+            client_optimizer=self.client_optimizer,
+            aggregator=self.aggregator,
+        )
+
+
+class Server:
+    """Holds the weights, and turns each round's contributions into new ones.
+
+    Args:
+        model: with the initial weights.
+        optimizer: turns the aggregated delta into an update of the weights.
+        client_optimizer: the clients', for the rule by which auxiliary variables merge.
+        aggregator: turns the deltas into one.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        optimizer: Optimizer,
+        client_optimizer: Optimizer,
+        aggregator: Aggregator,
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._client_optimizer = client_optimizer
+        self._aggregator = aggregator
+        self._trainable = model.get_weights(trainable=True).names
+        self._tree: TreeSum[Contribution] | None = None
+        self._received: set[int] = set()
+
+    def get_weights(self) -> Vector:
+        """Return a copy of all weights."""
+        return self._model.get_weights()
+
+    def broadcast(self, round: int) -> Broadcast:
+        """Return what every client of a round starts from."""
+        return Broadcast(round, self._model.get_weights(), self._optimizer.collect_aux_var())
+
+    def receive(self, partial: Partial) -> None:
+        """Add a chunk's partial to the round's tree; a second copy changes nothing."""
+        if self._tree is None:
+            self._tree = TreeSum[Contribution](partial.cohort_size, self._merge)
+        if partial.start in self._received:
+            return
+        self._received.add(partial.start)
+        for node, contribution in partial.nodes.items():
+            self._tree.add_node(node, contribution)
+
+    def end_round(self, plan: RoundPlan) -> RoundReport:
+        """Finish the sum, and take the server's step.
+
+        Raises:
+            AggregationError: if no client has contributed.
+        """
+        assert self._tree is not None, "no partial was received"
+        total = self._tree.result()
+        self._tree, self._received = None, set()
+        if total is None:
+            raise AggregationError(
+                f"every one of the {len(plan.clients)} clients of round {plan.round} was dropped"
+            )
+        self._optimizer.process_aux_var(total.aux)
+        delta = self._aggregator.finish(total.total, total.weight)
+        self._optimizer.start_round()
+        self._optimizer.apply_gradients(self._model, delta.select(self._trainable))
+        self._apply_to_buffers(delta)
+        return self._report(plan, total, delta)
+
+    def _apply_to_buffers(self, delta: Vector) -> None:
+        """Subtract the mean delta from what is not trained: plain averages, no optimizer."""
+        names = [name for name in delta.names if name not in self._trainable]
+        if not names:
+            return
+        weights = self._model.get_weights()
+        averaged = weights.select(names) - delta.select(names)
+        self._model.set_weights(weights | averaged)
+
+    def _report(self, plan: RoundPlan, total: Contribution, delta: Vector) -> RoundReport:
+        sums = total.sums
+        return RoundReport(
+            round=plan.round,
+            num_clients=int(sums["clients"]),
+            num_dropped=len(plan.clients) - int(sums["clients"]),
+            num_examples=int(sums["examples"]),
+            num_steps=int(sums["steps"]),
+            train_loss=sums["loss"] / max(sums["seen"], 1.0),
+            delta_norm=float(delta.select(self._trainable).norm()),
+        )
+
+    def _merge(self, left: Contribution, right: Contribution) -> Contribution:
+        return merge_contributions(
+            left, right, aggregator=self._aggregator, optimizer=self._client_optimizer
+        )

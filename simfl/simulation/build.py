@@ -1,0 +1,184 @@
+"""build(scenario): from what is written to what runs. The pre-flight; no actor is started here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simfl.client import ClientRecipe, LocalWork, read_batch
+from simfl.data import FederatedDataset, build_dataset
+from simfl.errors import SimflError
+from simfl.messages import RoundPlan
+from simfl.models import DataShape, data_shape
+from simfl.optimizer import Optimizer
+from simfl.sampling import Sampler, plan_round
+from simfl.scenario import Scenario
+from simfl.server import ServerRecipe
+
+__all__ = ["Simulation", "build"]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A scenario with everything in it resolved and checked."""
+
+    scenario: Scenario
+    dataset: FederatedDataset
+    client: ClientRecipe
+    server: ServerRecipe
+    sampler: Sampler
+    cohort_size: int
+    num_examples: np.ndarray[Any, Any]
+    """[population] how many examples each client trains on."""
+    num_steps: np.ndarray[Any, Any]
+    """[population] how many steps each client makes in a round."""
+
+    @property
+    def population(self) -> int:
+        """How many clients there are."""
+        return self.dataset.num_clients
+
+    def plan_round(self, round: int) -> RoundPlan:
+        """Draw a round's cohort; the same one for the same seed and round."""
+        return plan_round(
+            self.sampler,
+            num_examples=self.num_examples,
+            num_steps=self.num_steps,
+            size=self.cohort_size,
+            seed=self.scenario.seed,
+            round=round,
+        )
+
+
+def build(scenario: Scenario) -> Simulation:
+    """Resolve a scenario: load and split the data, fit the model to it, check the counts.
+
+    Raises:
+        ScenarioError: naming the file, the line and the key of what does not go together.
+        InputError: for data or code of the user's that cannot be loaded.
+    """
+    dataset = _build_dataset(scenario)
+    cohort_size = _cohort_size(scenario, dataset.num_clients)
+    client = _client_recipe(scenario, dataset)
+    server = _server_recipe(scenario, client, dataset.num_clients)
+    _try_model(scenario, server, dataset)
+    num_examples = dataset.num_train_examples()
+    return Simulation(
+        scenario=scenario,
+        dataset=dataset,
+        client=client,
+        server=server,
+        sampler=scenario.client.sampler,
+        cohort_size=cohort_size,
+        num_examples=num_examples,
+        num_steps=client.work.num_steps(num_examples),
+    )
+
+
+def _build_dataset(scenario: Scenario) -> FederatedDataset:
+    data = scenario.data
+    return build_dataset(
+        data.source,
+        data.partition,
+        seed=scenario.seed,
+        test_fraction=data.test_fraction,
+        holdout_fraction=data.holdout_fraction,
+    )
+
+
+def _cohort_size(scenario: Scenario, population: int) -> int:
+    per_round = scenario.client.per_round
+    if per_round is None:
+        return population
+    if per_round > population:
+        raise scenario.fault(
+            "client.per_round",
+            f"is {per_round}, but the partition made {population} clients; "
+            "lower it or raise data.partition.clients",
+        )
+    return per_round
+
+
+def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecipe:
+    client, model = scenario.client, scenario.model
+    return ClientRecipe(
+        spec=model.spec,
+        shape=_shape(dataset),
+        loss=model.loss,
+        metrics=scenario.evaluation.metrics,
+        optimizer=client.optimizer.build(),
+        aggregator=scenario.server.aggregator,
+        work=LocalWork(
+            epochs=client.epochs,
+            steps=client.steps,
+            batch_size=client.batch_size,
+            sclip=client.sclip,
+        ),
+        seed=scenario.seed,
+        weighting=scenario.server.weighting,
+        keep_state=client.keep_state,
+        on_nonfinite=client.on_nonfinite,
+        evaluation_batch_size=scenario.evaluation.batch_size,
+    )
+
+
+def _shape(dataset: FederatedDataset) -> DataShape:
+    """Describe the data to the model; a class that only the test split holds counts too."""
+    shape = data_shape(dataset.train.inputs, dataset.train.targets)
+    if dataset.test is None:
+        return shape
+    test = data_shape(dataset.test.inputs, dataset.test.targets)
+    return dataclasses.replace(
+        shape,
+        num_classes=_largest(shape.num_classes, test.num_classes),
+        vocabulary=_largest(shape.vocabulary, test.vocabulary),
+    )
+
+
+def _largest(a: int | None, b: int | None) -> int | None:
+    return a if b is None else b if a is None else max(a, b)
+
+
+def _server_recipe(scenario: Scenario, client: ClientRecipe, population: int) -> ServerRecipe:
+    return ServerRecipe(
+        spec=client.spec,
+        shape=client.shape,
+        loss=client.loss,
+        optimizer=_with_population(scenario.server.optimizer.build(), population),
+        client_optimizer=client.optimizer,
+        aggregator=client.aggregator,
+        seed=scenario.seed,
+    )
+
+
+def _with_population(optimizer: Optimizer, population: int) -> Optimizer:
+    """Fill in the population where a module asks for ``num_clients`` and was given none."""
+    modules = [
+        dataclasses.replace(module, num_clients=population)
+        if getattr(module, "num_clients", population) is None
+        else module
+        for module in optimizer.modules
+    ]
+    return Optimizer(optimizer.lrate, optimizer.w_decay, optimizer.regularizers, modules)
+
+
+def _try_model(scenario: Scenario, server: ServerRecipe, dataset: FederatedDataset) -> None:
+    """Build the model, and evaluate one example unless it is the user's own code that would run.
+
+    What fails in the user's code fails in the first client, with its traceback.
+    """
+    try:
+        model = server.build_model()
+        if "python" not in (server.spec.name, server.loss.name):
+            model.evaluate(read_batch(dataset.train, np.array([0])))
+    except SimflError:
+        raise
+    except Exception as error:
+        raise scenario.fault(
+            "model",
+            f"{server.spec.name!r} with loss {server.loss.name!r} fails on the first example: "
+            f"{type(error).__name__}: {error}; choose a model and a loss that fit the data",
+        ) from error

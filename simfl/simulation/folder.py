@@ -1,0 +1,72 @@
+"""The run's folder: one per run, and never two runs in one."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+
+from simfl.errors import InputError
+from simfl.observers import METRICS_FILE, SUMMARY_FILE
+from simfl.scenario import Scenario
+from simfl.vector import Vector
+
+__all__ = ["SCENARIO_FILE", "VERSIONS_FILE", "WEIGHTS_FILE", "make_folder", "write_weights"]
+
+SCENARIO_FILE = "scenario.yaml"
+VERSIONS_FILE = "versions.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+_PACKAGES = ("simfl", "torch", "ray", "numpy", "pydantic", "safetensors", "scikit-learn")
+
+
+def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
+    """Make the run's folder, with the resolved scenario and the versions of what runs it.
+
+    Args:
+        scenario: resolved.
+        out: the folder; None: a new one under ``output.dir``, by name and time.
+
+    Raises:
+        InputError: if the folder holds a run, or cannot be written.
+    """
+    folder = Path(out) if out is not None else _new_folder(scenario)
+    for name in (METRICS_FILE, SUMMARY_FILE, WEIGHTS_FILE):
+        if (folder / name).exists():
+            raise InputError(f"{folder} holds a run already ({name}); choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SCENARIO_FILE).write_text(scenario.to_yaml(), encoding="utf-8")
+        (folder / VERSIONS_FILE).write_text(_versions(), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another folder") from None
+    return folder
+
+
+def write_weights(folder: Path, weights: Vector) -> None:
+    """Write ``weights.safetensors``."""
+    from safetensors.torch import save_file
+
+    save_file(dict(weights.map(lambda tensor: tensor.contiguous()).items()), folder / WEIGHTS_FILE)
+
+
+def _new_folder(scenario: Scenario) -> Path:
+    stem = f"{scenario.name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    parent = Path(scenario.output.dir)
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+def _versions() -> str:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    versions |= {package: _version(package) for package in _PACKAGES}
+    return json.dumps(versions, indent=2) + "\n"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,291 @@
+"""Clipped gradients against a plain loop over the examples with torch.autograd.
+
+Shapes: B examples.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from simfl.errors import ConfigError
+from simfl.models import Batch, TorchModel
+from simfl.vector import Vector
+
+# The loop multiplies matrices of other shapes: sums of up to some 100 float32 products in another
+# order differ by about 1e-6 of their terms.
+CLOSE = {"rtol": 1e-4, "atol": 1e-6}
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(2, 3)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.left(a) - self.right(b)
+
+
+class LastStep(nn.Module):
+    """A recurrent layer of the given kind, then a linear layer on its last step."""
+
+    def __init__(self, recurrent: nn.Module) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.recurrent = recurrent
+        self.output = nn.Linear(5, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.output(self.recurrent(self.embedding(tokens))[0][:, -1])
+
+
+class Cell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.output = nn.GRUCell(4, 5), nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.output(self.cell(inputs))
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def cnn() -> nn.Module:
+    convolution, norm = nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)
+    return nn.Sequential(
+        convolution, norm, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)
+    )
+
+
+def inputs_of(kind: str, num_examples: int, generator: torch.Generator) -> object:
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(num_examples, *shape, generator=generator)
+
+    return {
+        "mlp": lambda: normal(4),
+        "cell": lambda: normal(4),
+        "renormalised": lambda: torch.randint(7, (num_examples,), generator=generator),
+        "cnn": lambda: normal(1, 8, 8),
+        "lstm": lambda: torch.randint(7, (num_examples, 6), generator=generator),
+        "gru": lambda: torch.randint(7, (num_examples, 6), generator=generator),
+        "positional": lambda: (normal(4), normal(2)),
+        "keyword": lambda: {"b": normal(2), "a": normal(4)},
+    }[kind]()
+
+
+MODULES = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "lstm": lambda: LastStep(nn.LSTM(4, 5, 2, batch_first=True)),
+    "gru": lambda: LastStep(nn.GRU(4, 5, batch_first=True)),
+    "cell": Cell,
+    "renormalised": lambda: nn.Sequential(nn.Embedding(7, 4, max_norm=1.0), nn.Linear(4, 3)),
+    "positional": TwoInputs,
+    "keyword": TwoInputs,
+}
+
+
+def make(kind: str, *, num_examples: int = 5, weighted: bool = False) -> tuple[nn.Module, Batch]:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    inputs = inputs_of(kind, num_examples, generator)
+    targets = torch.randint(3, (num_examples,), generator=generator)
+    weights = torch.rand(num_examples, generator=generator) * 3 if weighted else None
+    return MODULES[kind](), Batch(inputs, targets, weights)
+
+
+def row(inputs: object, b: int) -> object:
+    if isinstance(inputs, dict):
+        return {name: tensor[b : b + 1] for name, tensor in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(tensor[b : b + 1] for tensor in inputs)
+    return inputs[b : b + 1]
+
+
+def call(module: nn.Module, inputs: object) -> Tensor:
+    if isinstance(inputs, dict):
+        return module(**inputs)
+    return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+
+
+def example_gradients(module: nn.Module, batch: Batch) -> list[list[Tensor]]:
+    gradients = []
+    for b in range(len(batch.targets)):
+        loss = F.cross_entropy(call(module, row(batch.inputs, b)), batch.targets[b : b + 1])
+        gradients.append(list(torch.autograd.grad(loss, list(module.parameters()))))
+    return gradients
+
+
+def norm_of(gradients: list[Tensor]) -> float:
+    return torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+
+
+def clipped_by_a_loop(module: nn.Module, batch: Batch, max_norm: float) -> list[Tensor]:
+    num_examples = len(batch.targets)
+    totals = [torch.zeros_like(parameter) for parameter in module.parameters()]
+    for b, gradients in enumerate(example_gradients(module, batch)):
+        factor = min(1.0, max_norm / norm_of(gradients))
+        weight = 1.0 if batch.sample_weights is None else batch.sample_weights[b].item()
+        for total, gradient in zip(totals, gradients, strict=True):
+            total += gradient * factor * weight / num_examples
+    return totals
+
+
+def median_norm(module: nn.Module, batch: Batch) -> float:
+    """A bound that some of the examples exceed and others do not."""
+    norms = sorted(norm_of(gradients) for gradients in example_gradients(module, batch))
+    return norms[len(norms) // 2] * 0.99
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("kind", MODULES)
+def test_clipped_gradients_are_those_of_a_loop_over_the_examples(kind: str, weighted: bool) -> None:
+    module, batch = make(kind, weighted=weighted)
+    max_norm = median_norm(module, batch)
+    expected = clipped_by_a_loop(copy.deepcopy(module), batch, max_norm)
+    gradients = TorchModel(module).compute_batch_gradients(batch, max_norm)
+    for got, tensor in zip(gradients.tensors, expected, strict=True):
+        torch.testing.assert_close(got, tensor, **CLOSE)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_the_size_of_the_micro_batches_changes_only_the_rounding(size: int) -> None:
+    module, batch = make("mlp", weighted=True)
+    expected = clipped_by_a_loop(module, batch, 0.5)
+    model = TorchModel(module, microbatch_size=size)
+    for got, tensor in zip(
+        model.compute_batch_gradients(batch, 0.5).tensors, expected, strict=True
+    ):
+        torch.testing.assert_close(got, tensor, **CLOSE)
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, 0.1, 1.0])
+def test_the_gradient_of_one_example_never_exceeds_the_bound(max_norm: float) -> None:
+    module, batch = make("mlp", num_examples=1)
+    model = TorchModel(module)
+    unclipped = model.compute_batch_gradients(batch).norm().item()
+    clipped = model.compute_batch_gradients(batch, max_norm).norm().item()
+    # The norm of some 60 float32 numbers: relative error 1e-6.
+    assert clipped == pytest.approx(min(unclipped, max_norm), rel=1e-5)
+
+
+def test_a_bound_by_hand_scales_one_example_and_leaves_the_other() -> None:
+    """y = w1 x1 + w2 x2 - t with loss y itself: the gradient of an example is its x.
+
+    x = (3, 4) has norm 5 and is scaled by 2/5 to (1.2, 1.6), weight 1; x = (1, 0) stays, weight 3.
+    Mean: ((1.2, 1.6) + 3 * (1, 0)) / 2 = (2.1, 0.8). A weight is applied after clipping.
+    """
+    module = nn.Linear(2, 1, bias=False)
+    model = TorchModel(module, lambda outputs, targets: outputs[:, 0] - targets)
+    inputs = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    batch = Batch(inputs, torch.zeros(2), torch.tensor([1.0, 3.0]))
+    gradients = model.compute_batch_gradients(batch, max_norm=2.0)["weight"]
+    # float32 roundings of numbers of order 1.
+    torch.testing.assert_close(gradients, torch.tensor([[2.1, 0.8]]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.0, 0])
+def test_no_bound_is_off(max_norm: float | None) -> None:
+    module, batch = make("mlp")
+    model = TorchModel(module)
+    assert model.compute_batch_gradients(batch, max_norm) == model.compute_batch_gradients(batch)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_a_bound_that_nothing_exceeds_leaves_gradients_and_loss_alone(kind: str) -> None:
+    module, batch = make(kind, weighted=True)
+    model = TorchModel(module)
+    plain_loss, plain = model.compute_loss_and_gradients(batch)
+    loss, clipped = model.compute_loss_and_gradients(batch, 1e6)
+    torch.testing.assert_close(loss, plain_loss, **CLOSE)
+    for name in plain:
+        torch.testing.assert_close(clipped[name], plain[name], **CLOSE)
+
+
+def test_an_example_without_gradient_stays_without() -> None:
+    model = TorchModel(nn.Linear(2, 1, bias=False), "mse")
+    batch = Batch(torch.zeros(3, 2), torch.ones(3))
+    assert model.compute_batch_gradients(batch, 1.0) == Vector({"weight": torch.zeros(1, 2)})
+
+
+def test_a_negative_bound_is_an_error() -> None:
+    module, batch = make("mlp")
+    with pytest.raises(ConfigError, match=r"sclip is -1.0, but a norm is positive"):
+        TorchModel(module).compute_batch_gradients(batch, -1.0)
+
+
+def test_frozen_and_unused_parameters_are_handled_as_without_clipping() -> None:
+    module, batch = make("mlp")
+    module[0].requires_grad_(False)
+    module.register_parameter("unused", nn.Parameter(torch.ones(2)))
+    gradients = TorchModel(module).compute_batch_gradients(batch, 0.1)
+    assert gradients.names == ("unused", "2.weight", "2.bias")
+    assert gradients["unused"].tolist() == [0.0, 0.0]
+    # Each of 5 examples is bounded by 0.1, so their mean is; 1e-6 for rounding.
+    assert 0 < gradients.norm().item() <= 0.1 + 1e-6
+
+
+def test_tied_weights_have_their_whole_gradient_clipped_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.output = nn.Embedding(3, 2), nn.Linear(2, 3, bias=False)
+            self.output.weight = self.embedding.weight
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.output(self.embedding(tokens))
+
+    torch.manual_seed(0)
+    module, batch = Tied(), Batch(torch.tensor([0, 1, 2, 2]), torch.tensor([1, 1, 0, 2]))
+    max_norm = median_norm(module, batch)
+    expected = clipped_by_a_loop(module, batch, max_norm)
+    gradients = TorchModel(module).compute_batch_gradients(batch, max_norm)
+    assert gradients.names == ("embedding.weight",)
+    torch.testing.assert_close(gradients["embedding.weight"], expected[0], **CLOSE)
+
+
+def test_each_example_drops_units_of_its_own() -> None:
+    """Were the mask shared, 64 equal examples would all keep or all drop the one input."""
+    module = nn.Sequential(nn.Dropout(0.5), nn.Linear(1, 1, bias=False))
+    model = TorchModel(module, lambda outputs, targets: outputs[:, 0] - targets)
+    torch.manual_seed(0)
+    batch = Batch(torch.ones(64, 1), torch.zeros(64))
+    kept_share = model.compute_batch_gradients(batch, 100.0)["1.weight"].item() / 2
+    assert 0.2 < kept_share < 0.8
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(8), nn.BatchNorm1d(8, track_running_stats=False)])
+def test_batch_statistics_are_a_clear_error(layer: nn.Module) -> None:
+    module = nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 3))
+    _, batch = make("mlp")
+    with pytest.raises(ConfigError, match=r"layer '1' \(BatchNorm1d\).*use GroupNorm"):
+        TorchModel(module).compute_batch_gradients(batch, 1.0)
+
+
+def test_batch_norm_with_frozen_statistics_can_be_clipped() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    module[1].eval()
+    _, batch = make("mlp")
+    expected = clipped_by_a_loop(copy.deepcopy(module), batch, 0.5)
+    model = TorchModel(module)
+    model.evaluate(batch)
+    gradients = model.compute_batch_gradients(batch, 0.5)
+    for got, tensor in zip(gradients.tensors, expected, strict=True):
+        torch.testing.assert_close(got, tensor, **CLOSE)
+
+
+def test_instance_norm_needs_its_own_statistics() -> None:
+    tracking = nn.Sequential(nn.InstanceNorm1d(1, track_running_stats=True), nn.Linear(4, 3))
+    batch = Batch(torch.randn(2, 1, 4), torch.zeros(2, 1, dtype=torch.int64))
+    with pytest.raises(ConfigError, match=r"layer '0' \(InstanceNorm1d\)"):
+        TorchModel(tracking).compute_batch_gradients(batch, 1.0)
+    plain = nn.Sequential(nn.InstanceNorm1d(1), nn.Linear(4, 3))
+    # The mean of two gradients of norm 0.1 at most; 1e-6 for rounding.
+    assert TorchModel(plain).compute_batch_gradients(batch, 0.1).norm().item() <= 0.1 + 1e-6

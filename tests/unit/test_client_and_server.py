@@ -1,0 +1,342 @@
+"""What a client and the server do in a round, against plain PyTorch and numbers by hand."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from simfl.aggregation import Mean, Median
+from simfl.client import ClientRecipe, LocalWork
+from simfl.data import Examples, FederatedDataset
+from simfl.engine import InlineEngine
+from simfl.errors import AggregationError, ClientError, NonFiniteUpdateError
+from simfl.messages import EvaluationChunk, RoundPlan, RoundReport
+from simfl.models import DataShape, ModelSpec, data_shape
+from simfl.models.losses import as_loss
+from simfl.optimizer import Context, Optimizer, OptiModule, State
+from simfl.server import ServerRecipe
+from simfl.vector import Vector
+
+
+@dataclass(frozen=True)
+class Given(ModelSpec):
+    """A model spec that hands out what the test made; weights start at the module's own."""
+
+    name: ClassVar[str] = "given-by-a-test"
+    module: Any = None
+
+    def build(self, shape: DataShape) -> nn.Module:
+        return copy.deepcopy(self.module)
+
+
+def dataset(inputs: np.ndarray, targets: np.ndarray, sizes: list[int]) -> FederatedDataset:
+    """Give each client the next so many rows."""
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    examples = Examples(inputs.astype(np.float32), targets)
+    return FederatedDataset(
+        train=examples,
+        rows=np.arange(offsets[-1]),
+        offsets=offsets,
+        holdout_offsets=offsets[1:],
+        test=examples,
+    )
+
+
+def engine(
+    module: nn.Module,
+    data: FederatedDataset,
+    *,
+    loss: Any = "mse",
+    work: LocalWork | None = None,
+    client: Optimizer | None = None,
+    server: Optimizer | None = None,
+    chunk_size: int | None = None,
+    **options: Any,
+) -> InlineEngine:
+    shape = data_shape(data.train.inputs, data.train.targets)
+    recipe = ClientRecipe(
+        spec=Given(module=module),
+        shape=shape,
+        loss=as_loss(loss),
+        metrics=None,
+        optimizer=client or Optimizer(lrate=0.1),
+        aggregator=Mean(),
+        work=work or LocalWork(epochs=1),
+        seed=0,
+    )
+    recipe = replace(recipe, **options)
+    server_recipe = ServerRecipe(
+        spec=recipe.spec,
+        shape=shape,
+        loss=recipe.loss,
+        optimizer=server or Optimizer(lrate=1.0),
+        client_optimizer=recipe.optimizer,
+        aggregator=recipe.aggregator,
+        seed=0,
+    )
+    return InlineEngine(server_recipe.build(), recipe.build(data), chunk_size=chunk_size)
+
+
+def run_round(sim: InlineEngine, clients: tuple[int, ...], round: int = 1) -> RoundReport:
+    return sim.train(RoundPlan(round, clients), sim.broadcast(round))
+
+
+def regression(num_rows: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(num_rows, 3)), rng.normal(size=(num_rows, 1)).astype(np.float32)
+
+
+def test_one_full_batch_step_of_every_client_is_one_gradient_step_on_the_pooled_data() -> None:
+    """sum_k n_k/n (w - lr grad_k) = w - lr grad: McMahan et al., 2017, section 2 (FedSGD)."""
+    inputs, targets = regression()
+    module = nn.Linear(3, 1)
+    sim = engine(module, dataset(inputs, targets, [2, 7, 3]))
+    report = run_round(sim, (0, 1, 2))
+
+    loss = nn.functional.mse_loss(module(torch.tensor(inputs).float()), torch.tensor(targets))
+    loss.backward()
+    weights = sim.get_weights()
+    for name, parameter in module.named_parameters():
+        expected = parameter.detach() - 0.1 * parameter.grad
+        # Sums in another order: a few units in the last place of float32.
+        torch.testing.assert_close(weights[name], expected, rtol=1e-5, atol=1e-6)
+    assert report.train_loss == pytest.approx(loss.item(), rel=1e-5)
+    assert (report.num_clients, report.num_examples, report.num_steps) == (3, 12, 3)
+
+
+def slope(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """A loss equal to the output: with weight w and input 1 its gradient is 1, whatever w is."""
+    return outputs.squeeze(1)
+
+
+def one_weight() -> nn.Module:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    return module
+
+
+def ones(sizes: list[int]) -> FederatedDataset:
+    return dataset(np.ones((sum(sizes), 1)), np.zeros(sum(sizes), np.float32), sizes)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"), [("examples", 7 / 4), ("steps", 5 / 3), ("uniform", 3 / 2)]
+)
+def test_deltas_are_weighted_as_the_scenario_says(weighting: str, expected: float) -> None:
+    """Each step takes 1 off w. Client 0 has 3 examples in 2 batches, delta 2; client 1 one, delta 1.
+
+    By examples (3 * 2 + 1 * 1) / 4, by steps (2 * 2 + 1 * 1) / 3, uniform (2 + 1) / 2.
+    """
+    sim = engine(
+        one_weight(),
+        ones([3, 1]),
+        loss=slope,
+        work=LocalWork(epochs=1, batch_size=2),
+        client=Optimizer(lrate=1.0),
+        weighting=weighting,
+    )
+    run_round(sim, (0, 1))
+    assert sim.get_weights()["weight"].item() == pytest.approx(-expected)
+
+
+def test_momentum_is_kept_from_round_to_round_where_the_scenario_says_so() -> None:
+    """beta 0.5, gradient 1: v = 1, then 1.5 if kept. Two rounds of one step: w = -2.5, or -2."""
+    for keep_state, expected in [(True, -2.5), (False, -2.0)]:
+        optimizer = Optimizer(lrate=1.0, modules=[("momentum", {"beta": 0.5})])
+        sim = engine(
+            one_weight(), ones([1]), loss=slope, client=optimizer, keep_state=keep_state
+        )
+        run_round(sim, (0,), round=1)
+        run_round(sim, (0,), round=2)
+        assert sim.get_weights()["weight"].item() == expected
+
+
+def test_each_client_keeps_a_momentum_of_its_own() -> None:
+    """Client 0 in rounds 1 and 3, client 1 in round 2: each starts from v = 0, then 1.5."""
+    optimizer = Optimizer(lrate=1.0, modules=[("momentum", {"beta": 0.5})])
+    sim = engine(one_weight(), ones([1, 1]), loss=slope, client=optimizer)
+    ends = []
+    for round, client in [(1, 0), (2, 1), (3, 0)]:
+        run_round(sim, (client,), round=round)
+        ends.append(sim.get_weights()["weight"].item())
+    assert ends == [-1.0, -2.0, -3.5]
+
+
+def test_a_round_wise_schedule_follows_the_rounds_of_the_run_for_a_new_client_too() -> None:
+    """lrate 1, 0.5, 0.25 by round: client 1, new in round 3, steps by 0.25."""
+    schedule = ("exponential", {"base": 1.0, "factor": 0.5, "unit": "round"})
+    sim = engine(one_weight(), ones([1, 1]), loss=slope, client=Optimizer(lrate=schedule))
+    for round, client in [(1, 0), (2, 0), (3, 1)]:
+        run_round(sim, (client,), round=round)
+    assert sim.get_weights()["weight"].item() == -1.75
+
+
+def test_the_servers_optimizer_takes_the_mean_delta_for_a_gradient() -> None:
+    """delta 1 a round, server momentum 0.5, lrate 2: w = -2, then -2 - 2 * 1.5 = -5."""
+    server = Optimizer(lrate=2.0, modules=[("momentum", {"beta": 0.5})])
+    sim = engine(
+        one_weight(), ones([1]), loss=slope, client=Optimizer(lrate=1.0), server=server
+    )
+    run_round(sim, (0,), round=1)
+    run_round(sim, (0,), round=2)
+    assert sim.get_weights()["weight"].item() == -5.0
+
+
+def test_a_step_limit_counts_on_through_the_epochs() -> None:
+    """Three examples in batches of two are 2 + 1: five steps see 2+1+2+1+2 = 8 examples."""
+    rows = list(LocalWork(epochs=None, steps=5, batch_size=2).batches(
+        np.arange(3), seed=0, round=1, client=0
+    ))
+    assert [len(batch) for batch in rows] == [2, 1, 2, 1, 2]
+    assert sorted(np.concatenate(rows[:2])) == [0, 1, 2]
+
+
+def test_every_epoch_and_round_and_client_has_an_order_of_its_own() -> None:
+    work = LocalWork(epochs=2)
+    first, second = work.batches(np.arange(50), seed=0, round=1, client=0)
+    assert sorted(first) == sorted(second) == list(range(50))
+    orders = [first, second]
+    orders += [next(work.batches(np.arange(50), seed=0, round=2, client=0))]
+    orders += [next(work.batches(np.arange(50), seed=0, round=1, client=1))]
+    orders += [next(work.batches(np.arange(50), seed=1, round=1, client=0))]
+    assert len({tuple(order) for order in orders}) == 5
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 7])
+def test_chunk_sizes_do_not_change_a_bit(chunk_size: int) -> None:
+    inputs, targets = regression(40)
+    sizes = [3, 9, 4, 6, 8, 5, 5]
+
+    def bits(size: int | None) -> Vector:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Dropout(0.5), nn.Linear(5, 1))
+        sim = engine(module, dataset(inputs, targets, sizes), chunk_size=size)
+        for round in (1, 2):
+            run_round(sim, (1, 4, 3, 5, 6, 2, 0), round=round)
+        return sim.get_weights()
+
+    assert bits(chunk_size) == bits(None)
+
+
+def test_training_leaves_the_global_generator_as_it_was() -> None:
+    module = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 1))
+    sim = engine(module, dataset(*regression(), [12]))
+    before = torch.random.get_rng_state()
+    run_round(sim, (0,))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_buffers_are_averaged_by_examples_and_frozen_weights_stay() -> None:
+    """BatchNorm's running mean after one batch is 0.1 * the batch's mean (momentum 0.1).
+
+    Clients hold 1 row pair of mean 1 and 2 pairs of mean 4: 0.1 * (2 * 1 + 4 * 4) / 6 = 0.3.
+    """
+    inputs = np.array([[0.0], [2.0], [3.0], [5.0], [3.0], [5.0]])
+    targets = np.zeros((6, 1), np.float32)
+    module = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
+    module[1].weight.requires_grad_(False)
+    sim = engine(module, dataset(inputs, targets, [2, 4]))
+    run_round(sim, (1, 0))
+    weights = sim.get_weights()
+    assert weights["0.running_mean"].item() == pytest.approx(0.3)
+    assert weights["0.num_batches_tracked"].item() == 1
+    assert weights["0.num_batches_tracked"].dtype == torch.int64
+    assert torch.equal(weights["1.weight"], module[1].weight)
+    assert not torch.equal(weights["1.bias"], module[1].bias)
+
+
+@dataclass(frozen=True)
+class FailOn(OptiModule):
+    """Raises, or sends NaN, for one client."""
+
+    name: ClassVar[str] = "fail-on-a-client-in-a-test"
+    client: int = 0
+    sends_nan: bool = False
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        if context.clients != (self.client,):
+            return gradients, state
+        if self.sends_nan:
+            return gradients * float("nan"), state
+        raise ValueError("broken sensor")
+
+
+def test_a_clients_exception_carries_its_id_its_round_and_its_traceback() -> None:
+    client = Optimizer(lrate=1.0, modules=[FailOn(client=1)])
+    sim = engine(one_weight(), ones([1, 1]), loss=slope, client=client)
+    with pytest.raises(ClientError, match=r"client 1 failed in round 5: ValueError: broken sensor") as e:
+        run_round(sim, (0, 1), round=5)
+    assert (e.value.client, e.value.round) == (1, 5)
+    assert 'raise ValueError("broken sensor")' in e.value.client_traceback
+
+
+def test_an_update_with_nan_ends_the_run_with_the_clients_id() -> None:
+    client = Optimizer(lrate=1.0, modules=[FailOn(client=1, sends_nan=True)])
+    sim = engine(one_weight(), ones([1, 1]), loss=slope, client=client)
+    with pytest.raises(NonFiniteUpdateError, match="client 1 sent .* in round 3.*on_nonfinite: drop"):
+        run_round(sim, (0, 1), round=3)
+
+
+def test_a_dropped_update_is_counted_and_has_no_part_in_the_mean() -> None:
+    client = Optimizer(lrate=1.0, modules=[FailOn(client=1, sends_nan=True)])
+    sim = engine(one_weight(), ones([1, 4]), loss=slope, client=client, on_nonfinite="drop")
+    report = run_round(sim, (1, 0))
+    assert (report.num_clients, report.num_dropped, report.num_examples) == (1, 1, 1)
+    assert sim.get_weights()["weight"].item() == -1.0
+
+
+def test_a_round_in_which_all_are_dropped_is_an_error() -> None:
+    client = Optimizer(lrate=1.0, modules=[FailOn(client=0, sends_nan=True)])
+    sim = engine(one_weight(), ones([1]), loss=slope, client=client, on_nonfinite="drop")
+    with pytest.raises(AggregationError, match="every one of the 1 clients of round 1"):
+        run_round(sim, (0,))
+
+
+def test_a_robust_rule_sees_every_delta() -> None:
+    """Deltas 1, 2 and 100 (by their numbers of steps): the median is 2."""
+    sim = engine(
+        one_weight(),
+        ones([1, 2, 100]),
+        loss=slope,
+        work=LocalWork(epochs=1, batch_size=1),
+        client=Optimizer(lrate=1.0),
+        aggregator=Median(),
+        chunk_size=1,
+    )
+    run_round(sim, (2, 1, 0))
+    assert sim.get_weights()["weight"].item() == -2.0
+
+
+def test_scaffold_with_full_participation_has_the_mean_control_variate_on_the_server() -> None:
+    """Gradient 1 at every client: each c_i+ = 1, so c = 1, and the correction c - c_i is 0."""
+    sim = engine(
+        one_weight(),
+        ones([1, 1]),
+        loss=slope,
+        client=Optimizer(lrate=1.0, modules=["scaffold-client"]),
+        server=Optimizer(lrate=1.0, modules=[("scaffold-server", {"num_clients": 2})]),
+    )
+    run_round(sim, (0, 1), round=1)
+    assert sim.broadcast(2).aux["scaffold"]["state"]["weight"].item() == 1.0
+    run_round(sim, (0, 1), round=2)
+    assert sim.get_weights()["weight"].item() == -2.0
+
+
+def test_evaluation_sums_add_up_over_batches_and_clients() -> None:
+    inputs, targets = regression(7)
+    module = nn.Linear(3, 1)
+    sim = engine(module, dataset(inputs, targets, [2, 5]), evaluation_batch_size=3)
+    parts = sim.evaluate(EvaluationChunk("test", (0, 1, 2)), sim.broadcast(1))
+    assert [part["loss"][1] for part in parts] == [3, 3, 1]
+    outputs = module(torch.tensor(inputs).float())
+    expected = nn.functional.mse_loss(outputs, torch.tensor(targets)).item()
+    assert sum(part["loss"][0] for part in parts) / 7 == pytest.approx(expected, rel=1e-5)
+    clients = sim.evaluate(EvaluationChunk("clients", (1,)), sim.broadcast(1))
+    expected = nn.functional.mse_loss(outputs[2:], torch.tensor(targets[2:])).item()
+    assert clients[0]["loss"][0] / clients[0]["loss"][1] == pytest.approx(expected, rel=1e-5)
