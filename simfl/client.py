@@ -10,6 +10,7 @@ import copy
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from simfl.messages import (
     Partial,
 )
 from simfl.models import Batch, DataShape, Loss, Metric, Model, ModelSpec, TorchModel
+from simfl.models.metrics import as_metrics
 from simfl.models.model import Inputs, MetricSums
 from simfl.optimizer import KeptState, Optimizer
 from simfl.seeding import derive_seed, numpy_generator
@@ -107,9 +109,14 @@ class ClientRecipe:
     """What is done about an update with NaN or infinite values."""
     evaluation_batch_size: int = 512
 
+    def build_metrics(self) -> list[Metric]:
+        """Return what is measured beside the loss."""
+        return as_metrics(self.loss.default_metrics if self.metrics is None else self.metrics)
+
     def build(self, dataset: FederatedDataset, *, device: str = "cpu") -> ClientHost:
         """Build a host on this process's device."""
-        model = TorchModel(self.spec.build(self.shape), self.loss, metrics=self.metrics).to(device)
+        module = self.spec.build(self.shape)
+        model = TorchModel(module, self.loss, metrics=self.build_metrics()).to(device)
         optimizer = copy.deepcopy(self.optimizer)
         optimizer.seed = self.seed
         return ClientHost(self, model=model, optimizer=optimizer, dataset=dataset, device=device)
@@ -225,9 +232,7 @@ class ClientHost:
         """Train; return the steps, the examples seen, and the sum over those of the loss."""
         recipe, losses, sizes = self._recipe, [], []
         rows = self._dataset.train_rows(client)
-        with torch.random.fork_rng(devices=self._random_devices()):
-            # Dropout and its like draw from torch's global generator: seeded for this client only.
-            torch.manual_seed(derive_seed(recipe.seed, "model", round=round, client=client))
+        with _seeded(derive_seed(recipe.seed, "model", round=round, client=client), self._device):
             for rows_B in recipe.work.batches(rows, seed=recipe.seed, round=round, client=client):
                 batch = self._read(rows_B)
                 loss, gradients = self._model.compute_loss_and_gradients(batch, recipe.work.sclip)
@@ -267,9 +272,6 @@ class ClientHost:
     def _read(self, rows_B: np.ndarray[Any, Any]) -> Batch:
         return read_batch(self._dataset.train, rows_B, device=self._device)
 
-    def _random_devices(self) -> list[int]:
-        return [torch.device(self._device).index or 0] if "cuda" in self._device else []
-
 
 def add_metric_sums(parts: Sequence[MetricSums]) -> MetricSums:
     """Add up metric sums, in order."""
@@ -284,6 +286,18 @@ def read_batch(examples: Examples, rows_B: np.ndarray[Any, Any], *, device: str 
     """Copy the examples of these rows into tensors on a device."""
     inputs = _to_tensors(take_rows(examples.inputs, rows_B), device)
     return Batch(inputs, torch.from_numpy(examples.targets[rows_B]).to(device))
+
+
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Seed what dropout and its like draw from, torch's global generators, and put them back."""
+    uses_cuda = torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if uses_cuda else []):
+        # Not torch.manual_seed: without CUDA it formats the call stack each time.
+        torch.default_generator.manual_seed(seed)
+        if uses_cuda:
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 def _to_tensors(tree: ArrayTree, device: str) -> Inputs:

@@ -134,7 +134,10 @@ class ClientError(RunError):
 
     def __reduce__(self) -> tuple[object, ...]:
         details = {"client": self.client, "round": self.round}
-        return (_rebuild, (type(self), self.args, details | {"client_traceback": self.client_traceback}))
+        return (
+            _rebuild,
+            (type(self), self.args, details | {"client_traceback": self.client_traceback}),
+        )
 
 
 class NonFiniteUpdateError(RunError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +60,7 @@ def connect(*, address: str | None, num_cpus: int, dashboard: bool) -> Connectio
     if ray.is_initialized():
         return Connection(ray, is_owned=False)
     where = address or os.environ.get("RAY_ADDRESS") or "local"
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "simfl"}
     try:
         if where == "local":
@@ -71,7 +74,15 @@ def connect(*, address: str | None, num_cpus: int, dashboard: bool) -> Connectio
     except KeyboardInterrupt:
         ray.shutdown()
         raise
+    _restore(on_sigterm)
     return Connection(ray, is_owned=True)
+
+
+def _restore(on_sigterm: Any) -> None:
+    """Put back a handler of SIGTERM that Ray has replaced by one which aborts the process."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and callable(on_sigterm):
+        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _require_listener(address: str) -> None:

@@ -38,10 +38,7 @@ def build_dataset(
     """
     _check_fraction("test_fraction", test_fraction)
     _check_fraction("holdout_fraction", holdout_fraction)
-    data = source.load(seed=seed)
-    check_source_data(data)
-    if test_fraction > 0:
-        data = take_test_split(data, fraction=test_fraction, seed=seed)
+    data = _load(source, test_fraction=test_fraction, seed=seed)
     chosen = partition if partition is not None else _by_client(data)
     rows, offsets = chosen.split(data.train.targets, data.columns, seed=seed)
     check_rows(rows, offsets, examples=len(data.train), partition=chosen.name)
@@ -56,6 +53,14 @@ def build_dataset(
         test=data.test,
         class_names=data.class_names,
     )
+
+
+def _load(source: Source, *, test_fraction: float, seed: int) -> SourceData:
+    data = source.load(seed=seed)
+    check_source_data(data)
+    if test_fraction > 0:
+        return take_test_split(data, fraction=test_fraction, seed=seed)
+    return data
 
 
 def _by_client(data: SourceData) -> Partition:

@@ -36,6 +36,9 @@ __all__ = [
 class Metric(Component, kind="metric"):
     """A number per example, averaged over the examples by their weights."""
 
+    larger_is_better: ClassVar[bool] = True
+    """Whether a client with a large value is well off."""
+
     @property
     def key(self) -> str:
         """What it is called in reports."""
@@ -111,6 +114,7 @@ class MeanSquaredError(Metric):
     """The squared difference of outputs and targets [B, ...], averaged over an example's axes."""
 
     name: ClassVar[str] = "mse"
+    larger_is_better: ClassVar[bool] = False
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean squared difference of each example: [B]."""
@@ -123,6 +127,7 @@ class MeanAbsoluteError(Metric):
     """The absolute difference of outputs and targets [B, ...], averaged over an example's axes."""
 
     name: ClassVar[str] = "mae"
+    larger_is_better: ClassVar[bool] = False
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean absolute difference of each example: [B]."""

@@ -59,6 +59,8 @@ class TorchModel(Model):
         self.module = module
         self.loss = as_loss(loss)
         self.metrics = as_metrics(self.loss.default_metrics if metrics is None else metrics)
+        if microbatch_size is not None and microbatch_size < 1:
+            raise ConfigError(f"microbatch_size is {microbatch_size}, but must be 1 or more")
         self.microbatch_size = microbatch_size
         _require_dense(module)
         self._always_eval = _layers_in_eval(module)

@@ -31,6 +31,7 @@ class ProgressBar(Observer):
 
     def on_run_start(self, info: RunInfo) -> None:
         """Say what begins, and draw the bar."""
+        self._info = info
         self._console.print(_headline(info), highlight=False)
         self._progress = Progress(
             TextColumn("round"),
@@ -60,9 +61,10 @@ class ProgressBar(Observer):
         )
 
     def on_run_end(self, summary: Summary) -> None:
-        """Leave the bar as it is."""
+        """Leave the bar as it is, and sum up."""
         if self._progress is not None:
             self._progress.stop()
+            self._console.print(_closing(self._info, summary), highlight=False, soft_wrap=True)
 
 
 class ProgressLines(Observer):
@@ -70,26 +72,33 @@ class ProgressLines(Observer):
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._info: RunInfo | None = None
 
     def on_run_start(self, info: RunInfo) -> None:
         """Say what begins."""
         self._print(_headline(info))
-        self._rounds = info.rounds
+        self._info = info
         self._started = self._printed = time.perf_counter()
 
     def on_round(self, record: RoundRecord) -> None:
         """Print the round, unless a line has just been printed."""
+        assert self._info is not None, "the run has not started"
         now, number = time.perf_counter(), record["round"]
-        is_edge = number in (1, self._rounds)
+        is_edge = number in (1, self._info.rounds)
         if not is_edge and now - self._printed < _SECONDS_BETWEEN_LINES:
             return
         self._printed = now
         pace = number / (now - self._started)
-        left = (self._rounds - number) / pace
+        left = (self._info.rounds - number) / pace
         self._print(
-            f"round {number}/{self._rounds}  {_numbers(record)}"
+            f"round {number}/{self._info.rounds}  {_numbers(record)}"
             f"  {pace:.1f} rounds/s  {left:.0f} s left"
         )
+
+    def on_run_end(self, summary: Summary) -> None:
+        """Sum up, if the run got as far as to start."""
+        if self._info is not None:
+            self._print(_closing(self._info, summary))
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -100,6 +109,18 @@ def _headline(info: RunInfo) -> str:
         f"{info.name}: {info.rounds} rounds, {info.cohort_size} of {info.population} clients "
         f"a round, {info.workers}"
     )
+
+
+def _closing(info: RunInfo, summary: Summary) -> str:
+    rounds, seconds = summary["rounds"], summary["wall_seconds"]
+    lines = [f"{summary['status']}: {rounds} rounds in {seconds:.1f} s"]
+    if summary["seconds_to_first_round"] is not None:
+        lines[0] += f", the first after {summary['seconds_to_first_round']:.1f} s"
+    if summary["final"]:
+        lines.append("  ".join(f"{name} {value:.4f}" for name, value in summary["final"].items()))
+    if summary["dropped"]:
+        lines.append(f"{summary['dropped']} updates were dropped: not finite")
+    return "\n".join([*lines, f"results in {info.out}"])
 
 
 def _numbers(record: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from simfl.optimizer.encoding import decode_optimizer_state, encode_optimizer_st
 from simfl.optimizer.exchange import AuxExchange
 from simfl.optimizer.pipeline import (
     fill_states,
+    keep_anything,
     keep_states,
     run_modules,
     run_regularizers,
@@ -19,7 +20,7 @@ from simfl.optimizer.pipeline import (
     start_rounds,
 )
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer
-from simfl.optimizer.schedule import Rate, build_rate, rate_at, rate_config
+from simfl.optimizer.schedule import Rate, build_rate, goes_by_steps, rate_at, rate_config
 from simfl.optimizer.specs import Spec, build_components, component_config
 from simfl.optimizer.state import KeptState, OptimizerState, empty_states, require_states
 from simfl.optimizer.trainable import TrainableModel
@@ -119,13 +120,9 @@ class Optimizer:
 
     def start_round(self) -> None:
         """Tell plug-ins and schedules that a round begins."""
-        state = self._state
-        self._set(
-            round=state.round + 1,
-            step=0,
-            modules=start_rounds(self.modules, state.modules),
-            regularizers=start_rounds(self.regularizers, state.regularizers),
-        )
+        modules = start_rounds(self.modules, self._state.modules)
+        regularizers = start_rounds(self.regularizers, self._state.regularizers)
+        self._set(round=self.round + 1, step=0, modules=modules, regularizers=regularizers)
 
     def collect_aux_var(self) -> dict[str, AuxVar]:
         """Return what the modules share, by aux name; it changes nothing.
@@ -242,14 +239,17 @@ class Optimizer:
     def merge_aux(
         self, left: Mapping[str, AuxVar], right: Mapping[str, AuxVar]
     ) -> dict[str, AuxVar]:
-        """Merge what two sets of clients share; may reuse the memory of the left one.
+        """Merge what two sets of clients share; what one only shares stays as it is.
 
-        A name that one side only has passes through.
-
-        Raises:
-            KeyError: where a name that both have has no module.
+        It may reuse the memory of the left one. KeyError: no module has a name that both have.
         """
         return self._exchange.merge(left, right)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a client may have anything to keep from a round to its next: ``end_client``."""
+        by_steps = goes_by_steps(self.lrate, self.w_decay)
+        return by_steps or bool(self.aux_names) or keep_anything(self.regularizers, self.modules)
 
     def begin_client(self, *, client: int, round: int, kept: KeptState | None) -> None:
         """Become the optimizer of a client whose next round is about to begin.
@@ -271,7 +271,8 @@ class Optimizer:
         state = self._state
         modules = keep_states(self.modules, state.modules)
         regularizers = keep_states(self.regularizers, state.regularizers)
-        kept = KeptState(state.num_steps if self._goes_by_steps else 0, modules, regularizers)
+        num_steps = state.num_steps if goes_by_steps(self.lrate, self.w_decay) else 0
+        kept = KeptState(num_steps, modules, regularizers)
         return kept if kept.num_steps or any(modules) or any(regularizers) else None
 
     # -- inside ----------------------------------------------------------------------------
@@ -284,11 +285,9 @@ class Optimizer:
     def _filled(self, gradients: Vector) -> OptimizerState:
         device = gradients.tensors[0].device
         if self._filled_on != device:
-            state = self._state
-            self._set(
-                modules=fill_states(self.modules, state.modules, gradients),
-                regularizers=fill_states(self.regularizers, state.regularizers, gradients),
-            )
+            modules = fill_states(self.modules, self._state.modules, gradients)
+            regularizers = fill_states(self.regularizers, self._state.regularizers, gradients)
+            self._set(modules=modules, regularizers=regularizers)
             self._filled_on = device
         return self._state
 

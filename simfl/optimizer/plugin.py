@@ -20,11 +20,11 @@ from simfl.vector import Vector
 
 __all__ = ["AuxVar", "Context", "OptiModule", "Regularizer", "State", "add_aux"]
 
-State: TypeAlias = "dict[str, Any]"
+State: TypeAlias = dict[str, Any]
 """What a plug-in remembers: Vectors with the names of the weights, and tensors (counts are 0-d).
 For a stack of C clients every leaf has a leading axis C."""
 
-AuxVar: TypeAlias = "dict[str, Any]"
+AuxVar: TypeAlias = dict[str, Any]
 """What a module shares with its like on the other side: numbers and Vectors that add up."""
 
 

@@ -11,7 +11,7 @@ from simfl.component import Component
 from simfl.errors import ConfigError
 from simfl.optimizer.specs import build_component, component_config
 
-__all__ = ["Rate", "Schedule", "build_rate", "rate_at", "rate_config"]
+__all__ = ["Rate", "Schedule", "build_rate", "goes_by_steps", "rate_at", "rate_config"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ def rate_at(rate: Rate, *, round: int, num_steps: int) -> float:
     if not isinstance(rate, Schedule):
         return rate
     return rate.value(num_steps if rate.unit == "step" else max(round - 1, 0))
+
+
+def goes_by_steps(*rates: Rate) -> bool:
+    """Say whether a rate depends on how many steps there have been in all rounds."""
+    return any(isinstance(rate, Schedule) and rate.unit == "step" for rate in rates)
 
 
 def rate_config(rate: Rate) -> Any:

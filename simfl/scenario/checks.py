@@ -94,7 +94,12 @@ def _optimizers(scenario: Scenario) -> Iterator[Fault]:
         try:
             section.build()
         except InputError as error:
-            yield f"{side}.optimizer", str(error)
+            place, _, message = str(error).partition(": ")
+            is_placed = place.partition("[")[0] in OptimizerSection.model_fields
+            yield (
+                f"{side}.optimizer.{place}" if is_placed else f"{side}.optimizer",
+                message if is_placed else str(error),
+            )
 
 
 def _evaluation(scenario: Scenario) -> Iterator[Fault]:

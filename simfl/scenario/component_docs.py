@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from functools import cache
-from typing import Any
 
 from simfl.component import Component
 
@@ -30,8 +28,7 @@ def markdown(text: str) -> str:
     return text.replace("``", "`")
 
 
-@cache
-def field_docs(cls: type[Any]) -> dict[str, str]:
+def field_docs(cls: type[Component]) -> dict[str, str]:
     """Return ``{field: the literal that stands beneath it}``, of the class and its bases."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):

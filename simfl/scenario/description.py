@@ -92,19 +92,11 @@ def _rows(
     schema: JsonSchema, renamed: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[KeyDescription]:
     required = schema.get("required", ())
-    definitions = schema.get("$defs", {})
     for name, property_schema in schema.get("properties", {}).items():
         has_default = name not in required
         yield KeyDescription(
             key=renamed.get(name, name),
             type=type_text(property_schema),
             default=flow_yaml(property_schema.get("default")) if has_default else None,
-            meaning=_meaning(property_schema, definitions),
+            meaning=markdown(" ".join(property_schema.get("description", "").split())),
         )
-
-
-def _meaning(schema: JsonSchema, definitions: JsonSchema) -> str:
-    # pydantic leaves a description out where the section that is referred to has the same.
-    referred = definitions.get(schema.get("$ref", "").rpartition("/")[2], {})
-    text: str = schema.get("description") or referred.get("description", "")
-    return markdown(" ".join(text.split()))

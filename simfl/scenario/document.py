@@ -39,15 +39,13 @@ class Document:
     def place(self, path: Path) -> Place:
         """Return where the value was written, or else the nearest thing around it."""
         here: Path = ()
+        nearest = self.places.get((), Place())
         for part in path:
             # A component may be a pair of name and fields: its fields are in the pair's second.
-            for inner in ((*here, part), (*here, 1, part)):
-                if inner in self.places:
-                    here = inner
-                    break
-            else:
-                break
-        return self.places.get(here, Place())
+            is_in_pair = (*here, part) not in self.places and (*here, 1, part) in self.places
+            here = (*here, 1, part) if is_in_pair else (*here, part)
+            nearest = self.places.get(here, nearest)
+        return nearest
 
     def fault_line(self, path: Path, message: str) -> str:
         """Return ``FILE:LINE: key.path: message``."""

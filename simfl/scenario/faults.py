@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["scenario_error"]
 
 _WORDING = (
-    (r"^Input should be", "should be"),
+    (r"\bInput should be", "should be"),
     (r"^\w+ should have", "should have"),
     (r" after validation, not \d+", ""),
     (r"greater than or equal to", "at least"),
@@ -55,7 +55,9 @@ def scenario_error(
 def _fault(details: ErrorDetails, values: Any, schema: type[Section]) -> _Fault:
     loc = _as_written(details["loc"], schema)
     is_missing = details["type"] == "missing"
-    path, union, value = _resolve(loc[:-1] if is_missing else loc, values)
+    # What is missing, or no text, cannot be followed as a key.
+    is_key = not is_missing and details["type"] != "invalid_key"
+    path, union, value = _resolve(loc if is_key else loc[:-1], values)
     if is_missing:
         path = (*path, loc[-1])
         message = f"is missing and has no default; add {_example(path, schema)}"

@@ -8,11 +8,11 @@ from typing import Any, Final, TypeAlias
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from simfl.component import Component
+from simfl.component import Component, field_types
 from simfl.scenario.component_docs import field_docs, markdown, summary
 from simfl.scenario.kinds import component_kinds
-from simfl.scenario.named import KIND, config_model
-from simfl.scenario.plain import to_short
+from simfl.scenario.named import KIND, fields_adapter
+from simfl.scenario.plain import to_plain, to_short
 from simfl.scenario.schema import Scenario
 from simfl.scenario.section import Section
 
@@ -40,14 +40,17 @@ def section_schema(section: type[Section]) -> JsonSchema:
     return section.model_json_schema(schema_generator=_Generator)
 
 
-def component_schema(cls: type[Any]) -> JsonSchema:
+def component_schema(cls: type[Component]) -> JsonSchema:
     """Return the JSON Schema of a component's fields, with what each means."""
-    schema = config_model(cls).model_json_schema(schema_generator=_Generator)
+    schema = fields_adapter(cls).json_schema(schema_generator=_Generator)
     properties = schema.get("properties", {})
-    for name, meaning in field_docs(cls).items():
-        if name in properties:
+    meanings = field_docs(cls)
+    for name, (_, default) in field_types(cls).items():
+        if default is not ...:
+            properties[name]["default"] = to_plain(default)
+        if name in meanings:
             # What Python calls None is null in a scenario.
-            properties[name]["description"] = re.sub(r"\bNone\b", "null", meaning)
+            properties[name]["description"] = re.sub(r"\bNone\b", "null", meanings[name])
     return {
         "type": "object",
         "description": summary(cls),

@@ -13,27 +13,31 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
-from pydantic import AfterValidator, TypeAdapter, ValidationError, ValidationInfo, create_model
+from pydantic import AfterValidator, TypeAdapter, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError, core_schema
+from typing_extensions import TypedDict
 
 from simfl.component import Component, NonNegative, field_types
 from simfl.errors import ConfigError, InputError, UnknownNameError, did_you_mean
-from simfl.scenario.section import Flat, Section, mark_unknown
+from simfl.scenario.section import STRICT, Flat, mark_unknown
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-__all__ = ["FAULT", "KIND", "Named", "Rate", "component_fields", "config_model", "fault"]
+__all__ = ["FAULT", "KIND", "Named", "Rate", "fault", "fields_adapter"]
 
 KIND = "kind"
 """The key of a component's name, where name and fields are one mapping."""
 
 FAULT = "simfl"
 """The pydantic error type of our own messages."""
+
+
+_ADAPTERS: dict[type[Component], TypeAdapter[dict[str, Any]]] = {}
 
 
 class Named:
@@ -49,6 +53,12 @@ class Named:
 
     def read(self, value: Any, info: ValidationInfo) -> Any:
         """Return the component that the value names."""
+        try:
+            return self._read(value, info)
+        except (InputError, KeyError) as error:
+            raise fault(str(error.args[0])) from None
+
+    def _read(self, value: Any, info: ValidationInfo) -> Component:
         if isinstance(value, self.root):
             return value
         if isinstance(value, Flat):
@@ -74,17 +84,12 @@ class Named:
         siblings: tuple[str, ...] = (),
     ) -> Component:
         try:
-            cls: type[Any] = self._find(name)
+            cls = self._find(name)
         except PydanticCustomError as error:
             raise _placed(error, name, at=at) from None
-        model = config_model(cls)
         values = {key: _as_tuples(value) for key, value in config.items()}
-        marked = mark_unknown(values, known=model.model_fields, also=siblings)
-        checked = model.model_validate(marked, context=info.context)
-        try:
-            built: Component = cls.from_config({key: getattr(checked, key) for key in checked.model_fields_set})
-        except (InputError, KeyError) as error:
-            raise fault(str(error.args[0])) from None
+        marked = mark_unknown(values, known=field_types(cls), also=siblings)
+        return cls.from_config(fields_adapter(cls).validate_python(marked, context=info.context))
 
     def _find(self, name: Any) -> type[Component]:
         if not isinstance(name, str):
@@ -130,18 +135,22 @@ def fault(message: str) -> PydanticCustomError:
     return PydanticCustomError(FAULT, "{message}", {"message": message})
 
 
-@cache
-def config_model(cls: type[Any]) -> type[Section]:
-    """Make the pydantic model of a component's fields."""
-    return create_model(cls.__name__, __base__=Section, **component_fields(cls))
-
-
-def component_fields(cls: type[Component]) -> dict[str, Any]:
-    """Return ``{field: (type, default or ...)}``, for ``pydantic.create_model``.
+def fields_adapter(cls: type[Component]) -> TypeAdapter[dict[str, Any]]:
+    """Return what checks a component's fields; it is made when it is first needed.
 
     Raises:
         ConfigError: if a field is called as the key that names the component.
     """
+    if cls not in _ADAPTERS:
+        # Not a model: its attributes would be in the way of fields called copy, json or schema.
+        typed_dict: Any = TypedDict
+        fields = typed_dict(cls.__name__, _fields(cls))
+        fields.__pydantic_config__ = STRICT
+        _ADAPTERS[cls] = TypeAdapter(fields)
+    return _ADAPTERS[cls]
+
+
+def _fields(cls: type[Component]) -> dict[str, Any]:
     fields = field_types(cls)
     if KIND in fields:
         raise ConfigError(
@@ -152,12 +161,11 @@ def component_fields(cls: type[Component]) -> dict[str, Any]:
         **dict.fromkeys(getattr(cls, "file_fields", ()), _existing_file),
         **dict.fromkeys(getattr(cls, "file_or_name_fields", ()), _file_or_name),
     }
-    return {
-        name: (Annotated[hint, AfterValidator(validators[name])], default)
-        if name in validators
-        else (hint, default)
-        for name, (hint, default) in fields.items()
-    }
+    types = {}
+    for name, (hint, default) in fields.items():
+        checked = Annotated[hint, AfterValidator(validators[name])] if name in validators else hint
+        types[name] = checked if default is ... else NotRequired[checked]
+    return types
 
 
 def _existing_file(value: str | None, info: ValidationInfo) -> str | None:

@@ -49,19 +49,19 @@ class Scenario(Section):
     plugins: tuple[Annotated[str, MinLen(1)], ...] = ()
     """Python modules to import, here and in every actor, because they register components."""
     data: DataSection = Field(examples=[{"source": "digits"}])
-    """Where examples come from and which client holds which."""
+    """The examples, and who holds them."""
     model: ModelSection = Field(examples=[{"kind": "mlp"}])
-    """What is trained, and what training minimises."""
+    """The model and the loss."""
     client: ClientSection = Field(examples=[{"optimizer": {"lrate": 0.1}}])
-    """Who takes part in a round, and what each client does in it."""
+    """The cohort of a round, and the local training."""
     server: ServerSection = ServerSection()
-    """How the clients' updates become the new weights."""
+    """The aggregation of updates, and the server's step."""
     evaluation: EvaluationSection = EvaluationSection()
-    """What is measured, when, and on which examples."""
+    """The metrics, and how often they are evaluated."""
     cluster: ClusterSection = ClusterSection()
-    """What the run takes of Ray."""
+    """The actors, and what each takes of the machine."""
     output: OutputSection = OutputSection()
-    """What is written, and where."""
+    """The folder of a run, and what is in it."""
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 

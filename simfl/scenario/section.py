@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from simfl.errors import did_you_mean
 
-__all__ = ["Flat", "FlatField", "Section", "UnknownKey", "mark_unknown"]
+__all__ = ["STRICT", "Flat", "FlatField", "Section", "UnknownKey", "mark_unknown"]
+
+STRICT: Final = ConfigDict(
+    strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
+)
+"""Nothing is converted but whole numbers to floats, and nothing unknown is let through."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,7 @@ class UnknownKey:
 class Section(BaseModel):
     """A mapping of keys: strict types, nothing unknown, unchangeable once it is made."""
 
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
+    model_config = ConfigDict(**STRICT, frozen=True, use_attribute_docstrings=True)
 
     flat: ClassVar[FlatField | None] = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from simfl.errors import ScenarioError, did_you_mean
@@ -19,7 +20,7 @@ def find_scenario(name: str | Path) -> Path:
         ScenarioError: if there is neither, with the nearest name and those there are.
     """
     path = Path(name)
-    if path.exists():
+    if os.path.exists(path):  # False, too, for a name that no file can have
         return path
     shipped = shipped_scenarios()
     if path.stem in shipped and path.suffix in ("", ".yaml", ".yml"):

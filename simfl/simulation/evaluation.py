@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -34,7 +34,8 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
         metrics |= _means(engine.evaluate(chunk, handle))
     if _is_due(options.clients_every, round, is_last=is_last):
         chunk = EvaluationChunk("clients", tuple(range(simulation.population)))
-        metrics |= _over_clients(engine.evaluate(chunk, handle))
+        ascending = [m.key for m in simulation.client.build_metrics() if m.larger_is_better]
+        metrics |= _over_clients(engine.evaluate(chunk, handle), ascending=ascending)
     return metrics
 
 
@@ -50,13 +51,13 @@ def _means(parts: Sequence[MetricSums]) -> dict[str, float]:
     }
 
 
-def _over_clients(clients: Sequence[MetricSums]) -> dict[str, float]:
+def _over_clients(clients: Sequence[MetricSums], *, ascending: Collection[str]) -> dict[str, float]:
+    """Return mean, spread and the worst tenth; of ``ascending`` the smallest are the worst."""
     metrics = {}
     for name in clients[0]:
         values = np.sort([client[name][0] / client[name][1] for client in clients])
         worst = max(1, round(WORST_SHARE * len(values)))
-        # Of a loss or an error the largest are the worst, of an accuracy the smallest.
-        tail = values[:worst] if name.endswith(("accuracy", "top-k")) else values[-worst:]
+        tail = values[:worst] if name in ascending else values[-worst:]
         metrics[f"client_{name}"] = float(values.mean())
         metrics[f"client_{name}_std"] = float(values.std())
         metrics[f"client_{name}_worst"] = float(tail.mean())

@@ -17,6 +17,7 @@ BASE: dict[str, Any] = {
     "data": {
         "source": "digits",
         "test_fraction": 0.2,
+        "holdout_fraction": 0.2,
         "partition": {"kind": "dirichlet", "clients": 12, "alpha": 0.5},
     },
     "model": {"kind": "mlp", "hidden": [16], "dropout": 0.2},

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import simfl
 from simfl.seeding import SERVER, derive_seed, numpy_generator, torch_generator
 
 ARGUMENTS = [{"round": 1}, {"client": 1}, {"step": 1}, {"client": SERVER}]
@@ -41,8 +44,13 @@ def test_ten_thousand_clients_get_ten_thousand_seeds() -> None:
 
 def test_seeds_are_the_same_in_another_process() -> None:
     code = "from simfl.seeding import derive_seed; print(derive_seed(3, 'noise', client=8))"
+    root = str(Path(simfl.__file__).parents[1])
     printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": root},
     ).stdout
     assert int(printed) == derive_seed(3, "noise", client=8)
 

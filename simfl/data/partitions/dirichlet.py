@@ -6,11 +6,12 @@ Shapes: N examples, C clients.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Interval
 
-from simfl.component import Count, Positive
+from simfl.component import Count
 from simfl.data.dataset import Array
 from simfl.data.partition import (
     Partition,
@@ -22,6 +23,8 @@ from simfl.data.partition import (
 from simfl.seeding import numpy_generator
 
 __all__ = ["Dirichlet", "Quantity"]
+
+Concentration = Annotated[float, Interval(gt=0, le=1e12)]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Dirichlet(Partition):
 
     clients: Count
     """How many clients there are."""
-    alpha: Positive
+    alpha: Concentration
     """The concentration: 0.1 is strong skew, 100 is nearly none."""
     min_examples: Count = 1
     """How many examples each client holds at least."""
@@ -83,7 +86,7 @@ class Quantity(Partition):
 
     clients: Count
     """How many clients there are."""
-    alpha: Positive
+    alpha: Concentration
     """The concentration: 0.1 is strong skew, 100 is nearly none."""
     min_examples: Count = 1
     """How many examples each client holds at least."""

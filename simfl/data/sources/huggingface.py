@@ -10,7 +10,7 @@ from simfl.data.arrays import as_column, as_examples
 from simfl.data.dataset import Array
 from simfl.data.source import Source, SourceData
 from simfl.data.sources.images import decode_images
-from simfl.errors import DataError, MissingExtraError, did_you_mean
+from simfl.errors import DataError, MissingExtraError, SimflError, did_you_mean
 
 __all__ = ["HuggingFace"]
 
@@ -101,28 +101,38 @@ class HuggingFace(Source):
                 "the 'huggingface' source", package="datasets", extra="hf"
             ) from error
         try:
-            data = self._read(datasets, split)
+            return self._read(datasets, split)
+        except SimflError:
+            raise
         except Exception as error:
             # The library raises exceptions of many packages; all mean that it can't be read.
             reason = str(error).partition("\n")[0]
             raise DataError(f"{self.path}, split {split!r}, cannot be read: {reason}") from error
-        if not isinstance(data, datasets.DatasetDict):
-            return data
-        if split not in data:
-            raise DataError(f"{self.path} has no split {split!r}. {did_you_mean(split, data)}")
-        return data[split]
 
     def _read(self, datasets: Any, split: str) -> Any:
         path = Path(self.path)
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            return datasets.load_from_disk(self.path)
+            return _split_of(datasets.load_from_disk(self.path), split, path=self.path)
         if path.is_file():
             kind = _FORMATS.get(path.suffix.lower())
             if kind is None:
                 known = ", ".join(_FORMATS)
-                raise ValueError(f"{path.suffix!r} is not a format it can be in: {known}")
+                raise DataError(f"{path}: {path.suffix!r} is not a format it can be in: {known}")
             return datasets.load_dataset(kind, data_files=self.path, split=split)
         return datasets.load_dataset(self.path, self.config, split=split)
+
+
+def _split_of(data: Any, split: str, *, path: str) -> Any:
+    if isinstance(data, dict):
+        if split not in data:
+            raise DataError(f"{path} has no split {split!r}. {did_you_mean(split, data)}")
+        return data[split]
+    if split != "train":
+        raise DataError(
+            f"{path} is one data set without splits, so there is no {split!r}; save a DatasetDict "
+            "to have several"
+        )
+    return data
 
 
 def _why_objects(column: Array) -> str:

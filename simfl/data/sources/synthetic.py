@@ -26,9 +26,10 @@ class Synthetic(Source):
     """Classes of a random linear model per client, as in the FedProx paper.
 
     Client k draws u ~ N(0, alpha), W and b ~ N(u, 1), B ~ N(0, beta), v ~ N(B, 1) and examples
-    x ~ N(v, S) with S diagonal, S_jj = j^-1.2; then y = argmax(x W + b). alpha says how much the
-    clients' models differ, beta how much their inputs do; both are standard deviations, as in the
-    authors' generator. Sizes are ``min_examples`` and a log-normal number on top.
+    x ~ N(v, S) with S diagonal, S_jj = j^-1.2; then y = argmax(x W + b). alpha and beta are
+    standard deviations, as in the authors' generator. Sizes are ``min_examples`` and a log-normal
+    number on top. As u moves the scores of all classes alike, alpha leaves y as it is: clients'
+    models differ because each draws W, whatever alpha.
 
     Each client draws from a generator of its own: client k is the same in a larger population.
     Columns: "client". There is no test split: ``test_fraction`` makes one.

@@ -329,7 +329,7 @@ def test_a_step_along_the_negative_gradient_is_that_of_sgd() -> None:
 
 
 def test_evaluation_returns_the_sums_of_loss_and_metrics() -> None:
-    """Identity on logits: outputs [0, 0] and [0, 0] have loss log 2; the first class is predicted."""
+    """Logits are [0, 0] twice: the loss is log 2 each, and the first class is predicted."""
     model = TorchModel(nn.Linear(2, 2, bias=False), metrics=["accuracy", ("top-k", {"k": 2})])
     sums = model.evaluate(Batch(torch.zeros(2, 2), torch.tensor([0, 1])))
     assert sums["accuracy"] == (1.0, 2.0)
@@ -406,9 +406,9 @@ def test_a_model_moves_to_a_device_with_its_loss() -> None:
     assert model.to("meta") is model
     assert model.device == torch.device("meta")
     assert {t.device.type for t in model.get_weights().tensors} == {"meta"}
-    assert model.compute_batch_gradients(
-        Batch(torch.zeros(2, 4, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta"))
-    )["0.weight"].device == torch.device("meta")
+    assert model.loss.function.weight.device == torch.device("meta")
+    batch = Batch(torch.zeros(2, 4, device="meta"), torch.zeros(2, device="meta").long())
+    assert model.compute_batch_gradients(batch)["0.weight"].device == torch.device("meta")
 
 
 def test_a_pickled_model_computes_the_same() -> None:

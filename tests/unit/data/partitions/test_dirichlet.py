@@ -5,7 +5,7 @@ import pytest
 
 from simfl.data import Dirichlet, Quantity
 from simfl.data.partition import fill_up
-from simfl.errors import DataError
+from simfl.errors import ConfigError, DataError
 
 
 def counts(partition, targets, seed=0):
@@ -111,3 +111,10 @@ def test_class_ids_may_have_gaps_and_be_negative():
     targets = np.array([-5, 1_000_000_000, 7] * 10)
     rows, _ = Dirichlet(clients=3, alpha=1.0).split(targets, {}, seed=0)
     assert sorted(rows.tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("cls", [Dirichlet, Quantity])
+def test_a_concentration_that_is_no_positive_number_is_refused(cls, alpha):
+    with pytest.raises(ConfigError, match=f"alpha is {alpha}"):
+        cls(clients=2, alpha=alpha)

@@ -1,5 +1,6 @@
 """Partitioners of flwr-datasets, run for real."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -19,7 +20,7 @@ def split(name, arguments, *, targets=TARGETS, columns=None, seed=0, shuffle=Tru
 
 
 def held(rows, offsets):
-    return [rows[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [rows[a:b].tolist() for a, b in itertools.pairwise(offsets)]
 
 
 def test_an_iid_partitioner_cuts_the_examples_in_order_if_they_are_not_shuffled():
@@ -49,8 +50,8 @@ def test_a_partitioner_is_seeded_by_the_run_unless_the_arguments_say_otherwise()
     assert split("DirichletPartitioner", arguments, seed=1)[0].tolist() == rows
     assert split("DirichletPartitioner", arguments, seed=2)[0].tolist() != rows
     fixed = {**arguments, "seed": 7}
-    one = split("DirichletPartitioner", fixed, seed=1)[0].tolist()
-    assert split("DirichletPartitioner", fixed, seed=2)[0].tolist() == one
+    one = split("DirichletPartitioner", fixed, seed=1, shuffle=False)[0].tolist()
+    assert split("DirichletPartitioner", fixed, seed=2, shuffle=False)[0].tolist() == one
 
 
 def test_a_pathological_partitioner_limits_the_classes_of_each_client():
@@ -90,7 +91,7 @@ def test_a_partitioner_of_columns_is_not_among_the_known():
 
 
 def test_wrong_arguments_are_told_with_the_partitioner():
-    with pytest.raises(ConfigError, match="IidPartitioner cannot be built with .*'partitions'"):
+    with pytest.raises(ConfigError, match=r"IidPartitioner cannot be built with .*'partitions'"):
         split("IidPartitioner", {"partitions": 2})
 
 
@@ -103,7 +104,7 @@ def test_what_the_partitioner_raises_is_passed_on_as_one_line():
 def test_a_client_without_examples_is_refused():
     """With alpha = 1e-6 each of 4 classes goes to one client, so at least 2 of 6 get nothing."""
     arguments = {"num_partitions": 6, "partition_by": "label", "alpha": 1e-6}
-    with pytest.raises(ConfigError, match="left [2-5] of 6 clients without examples"):
+    with pytest.raises(ConfigError, match=r"left [2-5] of 6 clients without examples"):
         split("DirichletPartitioner", {**arguments, "min_partition_size": 0})
 
 

@@ -1,5 +1,7 @@
 """Clients as the data name them."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from simfl.errors import DataError
 
 
 def clients_of(rows, offsets):
-    return [rows[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [rows[a:b].tolist() for a, b in itertools.pairwise(offsets)]
 
 
 def test_text_ids_are_clients_in_sorted_order_with_rows_in_file_order():
@@ -36,7 +38,7 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest():
 
 
 def test_a_source_without_columns_is_told():
-    with pytest.raises(DataError, match="no column named 'client'. The source has no columns"):
+    with pytest.raises(DataError, match=r"no column named 'client'\. The source has no columns"):
         Natural().split(np.zeros(1), {}, seed=0)
 
 

@@ -1,5 +1,7 @@
 """What every partition of simfl's own keeps to, whatever the examples."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -114,5 +116,5 @@ def test_iid_clients_hold_about_the_same_share_of_each_class():
     """
     targets = np.arange(100_000) % 10
     rows, offsets = IID(clients=10).split(targets, {}, seed=0)
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in itertools.pairwise(offsets):
         assert abs((targets[rows[start:end]] == 0).sum() - 1000) < 143

@@ -1,5 +1,7 @@
 """Shards of examples sorted by class."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,7 @@ from simfl.errors import ConfigError, DataError
 def labels_per_client(partition, targets, seed=0):
     rows, offsets = partition.split(targets, {}, seed=seed)
     return [
-        len(set(targets[rows[start:end]].tolist()))
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True)
+        len(set(targets[rows[start:end]].tolist())) for start, end in itertools.pairwise(offsets)
     ]
 
 

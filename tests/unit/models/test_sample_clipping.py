@@ -165,6 +165,11 @@ def test_the_size_of_the_micro_batches_changes_only_the_rounding(size: int) -> N
         torch.testing.assert_close(got, tensor, **CLOSE)
 
 
+def test_a_micro_batch_holds_one_example_at_least() -> None:
+    with pytest.raises(ConfigError, match="microbatch_size is 0, but must be 1 or more"):
+        TorchModel(mlp(), microbatch_size=0)
+
+
 @pytest.mark.parametrize("max_norm", [1e-3, 0.1, 1.0])
 def test_the_gradient_of_one_example_never_exceeds_the_bound(max_norm: float) -> None:
     module, batch = make("mlp", num_examples=1)

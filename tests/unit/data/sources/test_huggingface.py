@@ -1,0 +1,192 @@
+"""Data sets written to disk by the real library."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from simfl.data import HuggingFace
+from simfl.errors import DataError, MissingExtraError
+
+datasets = pytest.importorskip("datasets")
+Image = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def image(mode, *pixels):
+    """Make an image of two pixels, one above the other."""
+    picture = Image.new(mode, (1, 2))
+    picture.putdata(pixels)
+    return picture
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Save columns to disk, then load them."""
+
+    def save_and_load(columns, *, features=None, **fields):
+        path = str(tmp_path / "saved")
+        datasets.Dataset.from_dict(columns, features=features).save_to_disk(path)
+        return HuggingFace(path=path, **fields).load(seed=0)
+
+    return save_and_load
+
+
+def test_colour_images_become_channels_first_in_unit_range(load):
+    columns = {"image": [image("RGB", (255, 0, 51), (0, 102, 255))], "label": [3]}
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("int32"))
+    train = load(columns, features=features, inputs="image").train
+    assert train.inputs.dtype == np.float32
+    assert train.inputs.shape == (1, 3, 2, 1)
+    red, green, blue = (train.inputs[0, :, :, 0] * 255).round().tolist()
+    assert (red, green, blue) == ([255, 0], [0, 102], [51, 255])
+    assert train.targets.tolist() == [3]
+    assert train.targets.dtype == np.int64
+
+
+def test_grey_images_have_one_channel(load):
+    columns = {"image": [image("L", 0, 255), image("1", 1, 0)], "label": [0, 1]}
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
+    inputs = load(columns, features=features, inputs="image").train.inputs
+    assert inputs[:, :, :, 0].tolist() == [[[0, 1]], [[1, 0]]]
+
+
+def test_grey_images_among_colour_ones_get_three_channels(load):
+    columns = {"image": [image("L", 255, 0), image("RGB", (0, 0, 0), (255, 0, 0))], "label": [0, 1]}
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
+    inputs = load(columns, features=features, inputs="image").train.inputs
+    assert inputs[0, :, :, 0].tolist() == [[1, 0]] * 3
+    assert inputs[1, :, :, 0].tolist() == [[0, 1], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        (
+            [image("L", 0, 0), Image.new("L", (3, 2))],
+            "the image of row 1 is 3 by 2 pixels, that of row 0 1 by 2 pixels; resize",
+        ),
+        ([image("L", 0, 0), None], "row 1 has no image; leave the row out"),
+        ([image("I;16", 0, 0)], "row 0: images of mode 'I;16' can't be used"),
+    ],
+    ids=["sizes", "missing", "16 bits"],
+)
+def test_images_that_do_not_make_one_array_are_refused(load, pictures, message):
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
+    columns = {"image": pictures, "label": [0] * len(pictures)}
+    with pytest.raises(DataError, match=message):
+        load(columns, features=features, inputs="image")
+
+
+def test_class_labels_keep_their_ids_and_names(load):
+    features = datasets.Features(
+        x=datasets.Value("float64"), label=datasets.ClassLabel(names=["dog", "ant"])
+    )
+    data = load({"x": [0.5, 1.5], "label": [1, 0]}, features=features, inputs="x")
+    assert data.class_names == ("dog", "ant")
+    assert data.train.targets.tolist() == [1, 0]
+    assert data.train.inputs.dtype == np.float32
+    assert data.train.inputs.tolist() == [0.5, 1.5]
+
+
+def test_a_row_without_a_label_is_named(load):
+    features = datasets.Features(
+        x=datasets.Value("float64"), label=datasets.ClassLabel(names=["dog", "ant"])
+    )
+    with pytest.raises(DataError, match="row 1 has no label in column 'label'"):
+        load({"x": [0.5, 1.5], "label": [1, -1]}, features=features, inputs="x")
+
+
+def test_sequences_of_one_length_become_an_axis(load):
+    train = load({"tokens": [[1, 2, 3], [4, 5, 6]], "label": [0, 1]}, inputs="tokens").train
+    assert train.inputs.dtype == np.int64
+    assert train.inputs.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[1, 2, 3], [4]], "column 'x' holds sequences of 1 to 3 values; cut or pad them"),
+        ([1.0, None], "column 'x' holds empty or mixed values"),
+        (["some", "text"], "x?inputs holds text; numbers are needed"),
+    ],
+)
+def test_values_that_do_not_make_one_array_are_refused(load, values, message):
+    with pytest.raises(DataError, match=message):
+        load({"x": values, "label": [0, 1]}, inputs="x")
+
+
+def test_several_inputs_text_targets_and_clients(load):
+    columns = {"a": [1, 2], "b": [0.5, 0.25], "kind": ["no", "yes"], "user": ["u2", "u1"]}
+    data = load(columns, inputs=["a", "b"], target="kind", client="user")
+    assert {name: array.tolist() for name, array in data.train.inputs.items()} == {
+        "a": [1, 2],
+        "b": [0.5, 0.25],
+    }
+    assert data.class_names == ("no", "yes")
+    assert data.columns["client"].tolist() == ["u2", "u1"]
+
+
+def test_a_saved_dict_of_splits_gives_train_and_test(tmp_path):
+    path = str(tmp_path / "splits")
+    splits = {
+        "train": datasets.Dataset.from_dict({"x": [1.0, 2.0], "label": ["b", "a"]}),
+        "test": datasets.Dataset.from_dict({"x": [3.0], "label": ["b"]}),
+    }
+    datasets.DatasetDict(splits).save_to_disk(path)
+    data = HuggingFace(path=path, inputs="x", test_split="test").load(seed=0)
+    assert data.train.targets.tolist() == [1, 0]
+    assert data.test.inputs.tolist() == [3.0]
+    assert data.test.targets.tolist() == [1]
+    with pytest.raises(DataError, match=r"has no split 'tset'\. Did you mean 'test'\?"):
+        HuggingFace(path=path, inputs="x", split="tset").load(seed=0)
+
+
+# The library leaves its CSV reader to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_data_file_is_read_by_its_ending(tmp_path, kind):
+    path = str(tmp_path / f"data.{kind}")
+    table = datasets.Dataset.from_dict({"x": [1.5, 2.5, 3.5], "label": [0, 1, 1]})
+    getattr(table, {"csv": "to_csv", "jsonl": "to_json", "parquet": "to_parquet"}[kind])(path)
+    train = HuggingFace(path=path, inputs="x", split="train[1:]").load(seed=0).train
+    assert train.inputs.tolist() == [2.5, 3.5]
+    assert train.targets.tolist() == [1, 1]
+
+
+def test_a_saved_data_set_without_splits_has_no_test_split(load):
+    with pytest.raises(DataError, match="one data set without splits, so there is no 'test'"):
+        load({"x": [1.0], "label": [0]}, inputs="x", test_split="test")
+
+
+def test_a_data_file_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "data.xls"
+    path.write_text("x")
+    with pytest.raises(DataError, match=r"'\.xls' is not a format it can be in: \.csv"):
+        HuggingFace(path=str(path), inputs="x").load(seed=0)
+
+
+def test_what_cannot_be_found_is_named_with_its_split(tmp_path):
+    path = str(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"nothing, split 'train', cannot be read: "):
+        HuggingFace(path=path, inputs="x").load(seed=0)
+
+
+def test_a_column_that_is_not_there_is_named_with_its_field_and_the_nearest(load):
+    with pytest.raises(DataError, match=r"data\.source\.inputs: .*'imag'\. Did you mean 'image'"):
+        load({"image": [1.0], "label": [0]}, inputs="imag")
+
+
+def test_without_the_library_the_extra_to_install_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'simfl\[hf\]'"):
+        HuggingFace(path="x", inputs="x").load(seed=0)

@@ -1,0 +1,90 @@
+"""Metrics as sums, by hand.
+
+Shapes: B examples, T positions, V classes.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from simfl.errors import ConfigError, UnknownNameError
+from simfl.models import Accuracy, Metric, TopK, as_metrics
+from simfl.models.per_example import weighted_sums
+
+LOGITS = torch.tensor([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0]])
+# The largest are 0, 1, 2, 1; the second largest 1, 2, 1, 0.
+TARGETS = torch.tensor([0, 1, 1, 2])
+
+
+def test_accuracy_counts_the_largest_outputs_that_are_the_target() -> None:
+    assert Accuracy().sums(LOGITS, TARGETS) == (2.0, 4.0)
+
+
+def test_sample_weights_weight_the_count() -> None:
+    weights = torch.tensor([1.0, 0.5, 2.0, 0.0])
+    assert Accuracy().sums(LOGITS, TARGETS, weights) == (1.5, 3.5)
+
+
+def test_accuracy_of_a_sequence_is_the_share_of_its_positions() -> None:
+    """Two sequences of two positions: both right; none right."""
+    assert Accuracy().sums(LOGITS.reshape(2, 2, 3), TARGETS.reshape(2, 2)) == (1.0, 2.0)
+    mixed = torch.tensor([[0, 0], [1, 1]])
+    assert Accuracy().sums(LOGITS.reshape(2, 2, 3), mixed) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
+def test_one_logit_predicts_one_if_it_is_positive(column: bool, dtype: torch.dtype) -> None:
+    logits = torch.tensor([2.0, -1.0, 0.5, -3.0])
+    targets = torch.tensor([1, 1, 0, 0]).to(dtype)
+    assert Accuracy().sums(logits.unsqueeze(1) if column else logits, targets) == (2.0, 4.0)
+
+
+def test_accuracy_of_several_labels_is_the_share_of_right_ones() -> None:
+    logits = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
+    assert Accuracy().sums(logits, torch.tensor([[1.0, 1.0], [1.0, 1.0]])) == (1.5, 2.0)
+
+
+@pytest.mark.parametrize(("k", "right"), [(1, 2.0), (2, 3.0), (3, 4.0), (10, 4.0)])
+def test_top_k_counts_targets_among_the_k_largest(k: int, right: float) -> None:
+    assert TopK(k=k).sums(LOGITS, TARGETS) == (right, 4.0)
+    assert TopK(k=k).key == f"top-{k}"
+
+
+def test_errors_are_averaged_over_the_numbers_of_an_example() -> None:
+    outputs, targets = torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.zeros(2, 2)
+    assert Metric.from_name("mse").sums(outputs, targets) == (5.0, 2.0)
+    assert Metric.from_name("mae").sums(outputs, targets) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("name", ["mse", "mae"])
+def test_a_column_of_outputs_is_not_broadcast_against_a_row_of_targets(name: str) -> None:
+    outputs = torch.tensor([[1.0], [0.0]])
+    assert Metric.from_name(name).sums(outputs, torch.tensor([1.0, 0.0])) == (0.0, 2.0)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "top-k", "mse", "mae"])
+def test_outputs_that_do_not_fit_the_targets_are_an_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}: outputs of shape \[4, 3\] do not fit"):
+        Metric.from_name(name).sums(LOGITS, torch.zeros(4, 2, dtype=torch.int64))
+
+
+def test_sums_are_taken_in_float64() -> None:
+    """2^24 + 1 is no float32: there, 16777216 and 1 sum to 16777216."""
+    assert weighted_sums(torch.tensor([16777216.0, 1.0]), None) == (16777217.0, 2.0)
+
+
+def test_metrics_are_given_as_instances_names_or_pairs() -> None:
+    metrics = as_metrics([Accuracy(), "mae", ("top-k", {"k": 3}), ["top-k", {"k": 5}]])
+    assert [metric.key for metric in metrics] == ["accuracy", "mae", "top-3", "top-5"]
+
+
+def test_an_unknown_metric_is_an_error_with_its_place() -> None:
+    with pytest.raises(UnknownNameError, match=r"metrics\[1\].*'acuracy'.*'accuracy'"):
+        as_metrics(["mae", "acuracy"])
+
+
+def test_a_metric_cannot_be_asked_for_twice() -> None:
+    with pytest.raises(ConfigError, match="metrics: 'accuracy' is there twice; keep one"):
+        as_metrics(["accuracy", Accuracy()])

@@ -1,0 +1,172 @@
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from toy_models import Quadratic, vector
+
+from simfl.optimizer import (
+    AuxVar,
+    Context,
+    Exponential,
+    KeptState,
+    Optimizer,
+    OptiModule,
+    State,
+)
+from simfl.seeding import SERVER
+from simfl.vector import Vector
+
+
+@dataclass(frozen=True)
+class Largest(OptiModule):
+    """Shares a number whose rule is the maximum instead of the sum."""
+
+    name: ClassVar[str] = "test-engine-largest"
+    aux_name: ClassVar[str] = "largest"
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        return gradients, state
+
+    def process_aux_var(self, state: State, aux: AuxVar) -> State:
+        return dict(aux)
+
+    def merge_aux(self, left: AuxVar, right: AuxVar) -> AuxVar:
+        return {"value": max(left["value"], right["value"])}
+
+
+def run_round(optimizer: Optimizer, gradients: list[float]) -> list[float]:
+    optimizer.start_round()
+    return [
+        optimizer.compute_updates_from_gradients(Quadratic({}), vector(w=[g]))["w"].item()
+        for g in gradients
+    ]
+
+
+def test_an_optimizer_is_at_first_the_server_s() -> None:
+    optimizer = Optimizer(1.0)
+    assert (optimizer.client, optimizer.seed, optimizer.round) == (SERVER, 0, 0)
+
+
+def test_a_client_goes_on_where_it_ended_whoever_came_between() -> None:
+    """Momentum of beta 0.5 and a rate of 1, client 1 with gradients 4, 4 | 0 and client 2 with 8.
+
+    Client 1: v = 4, 6 | 3. Client 2: v = 8.
+    """
+    optimizer = Optimizer(1.0, modules=[("momentum", {"beta": 0.5})])
+    optimizer.begin_client(client=1, round=1, kept=None)
+    assert run_round(optimizer, [4.0, 4.0]) == [-4.0, -6.0]
+    kept = optimizer.end_client()
+    optimizer.begin_client(client=2, round=1, kept=None)
+    assert run_round(optimizer, [8.0]) == [-8.0]
+    optimizer.begin_client(client=1, round=2, kept=kept)
+    assert run_round(optimizer, [0.0]) == [-3.0]
+    assert optimizer.client == 1
+
+
+def test_schedules_by_rounds_follow_the_run_for_a_client_that_comes_late() -> None:
+    # Round 3 has the rate 1 · 0.5²
+    optimizer = Optimizer(Exponential(base=1.0, factor=0.5))
+    optimizer.begin_client(client=1, round=3, kept=None)
+    assert run_round(optimizer, [-1.0, -1.0]) == [0.25, 0.25]
+    assert optimizer.round == 3
+    assert optimizer.end_client() is None
+
+
+def test_schedules_by_steps_follow_each_client_s_own_steps() -> None:
+    # Client 1 takes steps 1, 2 | 3 whatever round it is in, with the rates 1, 1/2 | 1/4.
+    optimizer = Optimizer(Exponential(base=1.0, factor=0.5, unit="step"))
+    optimizer.begin_client(client=1, round=1, kept=None)
+    assert run_round(optimizer, [-1.0, -1.0]) == [1.0, 0.5]
+    kept = optimizer.end_client()
+    assert kept == KeptState(num_steps=2, modules=(), regularizers=())
+    optimizer.begin_client(client=2, round=4, kept=None)
+    assert run_round(optimizer, [-1.0]) == [1.0]
+    optimizer.begin_client(client=1, round=5, kept=kept)
+    assert run_round(optimizer, [-1.0]) == [0.25]
+
+
+def test_a_client_s_noise_depends_on_its_id_and_the_round_alone() -> None:
+    optimizer = Optimizer(1.0, modules=["gaussian-noise"])
+    optimizer.seed = 3
+    drawn = {}
+    for client, round in [(1, 1), (2, 1), (1, 2), (1, 1)]:
+        optimizer.begin_client(client=client, round=round, kept=None)
+        drawn.setdefault((client, round), []).append(run_round(optimizer, [0.0])[0])
+    assert drawn[1, 1][0] == drawn[1, 1][1]
+    assert len({values[0] for values in drawn.values()}) == 3
+    assert optimizer.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "keeps"),
+    [
+        ({}, False),
+        ({"regularizers": ["fedprox", "ridge"]}, False),
+        ({"modules": ["l2-clipping", "gaussian-noise"]}, False),
+        ({"modules": ["momentum"]}, True),
+        ({"modules": ["scaffold-client"]}, True),
+        ({"w_decay": ("constant", {"base": 0.1, "unit": "step"})}, True),
+    ],
+)
+def test_what_is_to_be_kept_is_known_beforehand(options: dict[str, Any], keeps: bool) -> None:
+    optimizer = Optimizer(0.1, **options)
+    assert optimizer.keeps_state is keeps
+    optimizer.begin_client(client=1, round=1, kept=None)
+    optimizer.start_round()
+    optimizer.run_train_step(Quadratic({"w": [1.0]}), None)
+    assert (optimizer.end_client() is not None) is keeps
+
+
+def test_what_scaffold_keeps_is_one_vector() -> None:
+    optimizer = Optimizer(0.1, modules=["scaffold-client"])
+    optimizer.begin_client(client=1, round=1, kept=None)
+    run_round(optimizer, [2.0, 4.0])
+    kept = optimizer.end_client()
+    assert kept is not None
+    assert kept.modules[0]["own"] == vector(w=[3.0])
+    assert kept.modules[0].keys() == {"own", "is_new"}
+
+
+def test_a_kept_state_of_other_plug_ins_is_a_key_error() -> None:
+    optimizer = Optimizer(0.1, modules=["momentum"])
+    with pytest.raises(KeyError, match="modules: 0 states for 1 plug-ins"):
+        optimizer.begin_client(client=1, round=1, kept=KeptState(0, (), ()))
+    assert optimizer.client == SERVER
+
+
+def test_variables_come_and_go_by_aux_name() -> None:
+    client = Optimizer(1.0, modules=["scaffold-client", "momentum"])
+    server = Optimizer(1.0, modules=["momentum", "scaffold-server"])
+    assert client.aux_names == server.aux_names == {"scaffold"}
+    assert server.collect_aux_var() == {}
+    run_round(client, [2.0])
+    server.process_aux_var(client.collect_aux_var())
+    assert server.collect_aux_var() == {"scaffold": {"state": vector(w=[2.0])}}
+
+
+def test_variables_that_no_module_takes_are_a_key_error_and_change_nothing() -> None:
+    server = Optimizer(1.0, modules=["scaffold-server"])
+    aux = {"delta": vector(w=[2.0]), "num_new": 1.0}
+    with pytest.raises(KeyError, match="no module takes the auxiliary variables 'scafold'"):
+        server.process_aux_var({"scaffold": aux, "scafold": aux})
+    assert server.collect_aux_var() == {}
+
+
+def test_variables_are_merged_by_the_rule_of_their_module() -> None:
+    optimizer = Optimizer(1.0, modules=["scaffold-client", Largest()])
+    left = {"scaffold": {"delta": vector(w=[1.0]), "num_new": 1.0}, "largest": {"value": 5.0}}
+    right = {"scaffold": {"delta": vector(w=[2.0]), "num_new": 0.0}, "largest": {"value": 3.0}}
+    merged = optimizer.merge_aux(left, right)
+    assert merged == {
+        "scaffold": {"delta": vector(w=[3.0]), "num_new": 1.0},
+        "largest": {"value": 5.0},
+    }
+
+
+def test_variables_of_one_side_pass_through_a_merge() -> None:
+    optimizer = Optimizer(1.0, modules=["scaffold-client", Largest()])
+    scaffold, largest = {"delta": vector(w=[1.0]), "num_new": 1.0}, {"value": 5.0}
+    merged = optimizer.merge_aux({"scaffold": scaffold}, {"largest": largest})
+    assert merged == {"scaffold": scaffold, "largest": largest}
+    with pytest.raises(KeyError, match="'other'"):
+        optimizer.merge_aux({"other": largest}, {"other": largest})

@@ -1,0 +1,174 @@
+import pytest
+import torch
+from toy_models import Quadratic, vector
+
+from simfl.optimizer import Context, Optimizer, ScaffoldClient, ScaffoldServer, State
+from simfl.vector import Vector
+
+CLIENT, SERVER = ScaffoldClient(), ScaffoldServer()
+
+
+def begin(aux: Vector, kept: State | None = None) -> State:
+    """A client's state after the server's variables and before the first step."""
+    received = CLIENT.process_aux_var(kept or {}, {"state": aux})
+    return {**CLIENT.init(aux), **received}
+
+
+def run(state: State, *gradients: float) -> tuple[list[float], State]:
+    outs = []
+    for value in gradients:
+        out, state = CLIENT.update(vector(w=[value]), state, Context())
+        outs.append(out["w"].item())
+    return outs, state
+
+
+def test_a_new_client_without_variables_does_not_correct_anything() -> None:
+    outs, _ = run(CLIENT.init(vector(w=[0.0])), 3.0, 5.0)
+    assert outs == [3.0, 5.0]
+
+
+def test_a_new_client_adds_the_server_s_variate() -> None:
+    # c_i = 0, c = 2: out g + 2.
+    outs, _ = run(begin(vector(w=[2.0])), 3.0, 5.0)
+    assert outs == [5.0, 7.0]
+
+
+def test_a_client_sends_the_mean_of_its_raw_gradients_less_its_variate() -> None:
+    # c_i = 0, so the delta is c_i⁺ = (3 + 5) / 2 = 4, whatever c is.
+    _, state = run(begin(vector(w=[2.0])), 3.0, 5.0)
+    aux = CLIENT.collect_aux_var(state)
+    assert aux == {"delta": vector(w=[4.0]), "num_new": 1.0}
+    assert CLIENT.collect_aux_var(state) == aux
+
+
+def test_a_client_s_second_round_starts_from_its_new_variate() -> None:
+    # c_i = 4 after the round above. With c = 1: out g - 4 + 1; then c_i⁺ = 10, delta 6.
+    _, state = run(begin(vector(w=[2.0])), 3.0, 5.0)
+    outs, state = run(begin(vector(w=[1.0]), state), 10.0)
+    assert outs == [7.0]
+    assert CLIENT.collect_aux_var(state) == {"delta": vector(w=[6.0]), "num_new": 0.0}
+
+
+def test_what_a_client_keeps_between_rounds_is_as_good_as_the_full_state() -> None:
+    _, full = run(begin(vector(w=[2.0])), 3.0, 5.0)
+    kept = CLIENT.between_rounds(full)
+    assert [key for key, leaf in kept.items() if isinstance(leaf, Vector)] == ["own"]
+    for _ in range(2):
+        (from_full, full), (from_kept, state) = (
+            run(begin(vector(w=[1.0]), former), 10.0, 4.0) for former in (full, kept)
+        )
+        assert from_full == from_kept
+        assert CLIENT.collect_aux_var(full) == CLIENT.collect_aux_var(state)
+        kept = CLIENT.between_rounds(state)
+
+
+def test_a_client_without_a_step_sends_nothing_warns_and_stays_new() -> None:
+    state = begin(vector(w=[2.0]))
+    with pytest.warns(RuntimeWarning, match="scaffold-client: no step was run"):
+        assert CLIENT.collect_aux_var(state) is None
+    _, state = run(begin(vector(w=[2.0]), CLIENT.between_rounds(state)), 3.0)
+    assert CLIENT.collect_aux_var(state) == {"delta": vector(w=[3.0]), "num_new": 1.0}
+
+
+def test_a_stacked_client_without_a_step_adds_nothing_to_the_sums() -> None:
+    """Rows: two steps of gradient 3 and own 1; no step and own 7. Deltas: 2 and 0."""
+    state: State = {
+        "own": Vector({"w": torch.tensor([[1.0], [7.0]])}, stacked=True),
+        "correction": vector(w=[0.0]),
+        "total": Vector({"w": torch.tensor([[6.0], [0.0]])}, stacked=True),
+        "steps": torch.tensor([2, 0]),
+        "is_new": torch.tensor([True, True]),
+    }
+    aux = CLIENT.collect_aux_var(state)
+    assert aux is not None
+    assert aux["delta"]["w"].tolist() == [[2.0], [0.0]]
+    assert aux["num_new"].tolist() == [1.0, 0.0]
+    kept = CLIENT.between_rounds(state)
+    assert kept["own"]["w"].tolist() == [[3.0], [7.0]]
+    assert kept["is_new"].tolist() == [False, True]
+
+
+def test_a_new_server_has_nothing_to_share() -> None:
+    assert SERVER.collect_aux_var({}) is None
+    assert SERVER.collect_aux_var(SERVER.init(vector(w=[0.0]))) is None
+
+
+def test_without_a_population_the_server_s_variate_is_the_mean_of_those_seen() -> None:
+    """Two new clients with c_i = 1 and 5: c = 3. A third with 9, while the first goes to 4:
+
+    c = (4 + 5 + 9) / 3 = 6.
+    """
+    state = SERVER.process_aux_var({}, {"delta": vector(w=[6.0]), "num_new": 2.0})
+    assert SERVER.collect_aux_var(state) == {"state": vector(w=[3.0])}
+    state = SERVER.process_aux_var(state, {"delta": vector(w=[12.0]), "num_new": 1.0})
+    assert SERVER.collect_aux_var(state) == {"state": vector(w=[6.0])}
+    assert SERVER.collect_aux_var(state) == {"state": vector(w=[6.0])}
+
+
+def test_with_a_population_the_server_divides_by_it() -> None:
+    # As in the paper, c = c + (sum of deltas) / N: 0 + 6/4, then 1.5 + 12/4.
+    server = ScaffoldServer(num_clients=4)
+    state = server.process_aux_var({}, {"delta": vector(w=[6.0]), "num_new": 2.0})
+    assert server.collect_aux_var(state) == {"state": vector(w=[1.5])}
+    state = server.process_aux_var(state, {"delta": vector(w=[12.0]), "num_new": 1.0})
+    assert server.collect_aux_var(state) == {"state": vector(w=[4.5])}
+
+
+def test_the_server_passes_gradients_through() -> None:
+    gradients = vector(w=[1.0, -2.0])
+    assert SERVER.update(gradients, {}, Context()) == (gradients, {})
+
+
+@pytest.mark.parametrize("module", [CLIENT, SERVER])
+def test_variables_of_another_kind_are_refused(module: ScaffoldClient | ScaffoldServer) -> None:
+    with pytest.raises(KeyError, match="takes the variables"):
+        module.process_aux_var({}, {"other": 1.0})
+
+
+# -- two clients whose optima and curvatures differ ----------------------------------------------
+
+CURVATURES, OPTIMA, LRATE, NUM_STEPS = (1.0, 4.0), (0.0, 3.0), 0.1, 5
+
+
+def train(client_module: list[str], server_module: list[str], num_rounds: int) -> float:
+    """Run full rounds, as client and server do, and return the server's weight."""
+    server = Optimizer(1.0, modules=server_module)
+    clients = [Optimizer(LRATE, modules=client_module) for _ in CURVATURES]
+    model = Quadratic({"w": [1.0]})
+    for _ in range(num_rounds):
+        broadcast, deltas, auxes = server.collect_aux_var(), [], []
+        for index, client in enumerate(clients):
+            local = Quadratic({}, curvature=CURVATURES[index], optimum=OPTIMA[index])
+            local.weights = model.weights.clone()
+            client.process_aux_var(broadcast)
+            client.start_round()
+            for _ in range(NUM_STEPS):
+                client.run_train_step(local, None)
+            deltas.append(model.weights - local.weights)
+            auxes.append(client.collect_aux_var())
+        server.process_aux_var(clients[0].merge_aux(*auxes))
+        server.start_round()
+        server.apply_gradients(model, (deltas[0] + deltas[1]) / 2.0)
+    return model.weights["w"].item()
+
+
+def test_fedavg_stalls_at_a_bias_where_scaffold_reaches_the_joint_optimum() -> None:
+    """Clients i minimize a_i/2 (w - b_i)², with a = 1, 4 and b = 0, 3.
+
+    The joint optimum has a_1 (w - b_1) + a_2 (w - b_2) = 0: w = (1 · 0 + 4 · 3) / 5 = 2.4.
+
+    K steps of rate l from w end at b_i + r_i (w - b_i), with r_i = (1 - l a_i)^K. The mean of the
+    deltas is zero, so that FedAvg stands still, where sum (1 - r_i) (w - b_i) = 0. With l = 0.1
+    and K = 5: r = 0.9^5 = 0.59049 and 0.6^5 = 0.07776, and
+    w = 0.92224 · 3 / (0.40951 + 0.92224) = 2.07750.
+
+    FedAvg's error shrinks by the mean of r, 0.334, each round; 100 rounds are plenty for both.
+    """
+    r = [(1 - LRATE * a) ** NUM_STEPS for a in CURVATURES]
+    biased = sum((1 - x) * b for x, b in zip(r, OPTIMA, strict=True)) / sum(1 - x for x in r)
+    joint = sum(a * b for a, b in zip(CURVATURES, OPTIMA, strict=True)) / sum(CURVATURES)
+    assert (biased, joint) == (pytest.approx(2.0775, abs=1e-4), pytest.approx(2.4))
+
+    # float32 weights of about 2 have an ulp of 2.4e-7; fixed points are met within a few.
+    assert train([], [], 100) == pytest.approx(biased, abs=2e-6)
+    assert train(["scaffold-client"], ["scaffold-server"], 100) == pytest.approx(joint, abs=2e-6)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simfl.errors import ScenarioError
+from simfl.scenario import load_scenario
+
+MINIMAL = """\
+rounds: 3
+data:
+  source: digits
+  partition: {kind: iid, clients: 10}
+model: {kind: mlp}
+client:
+  optimizer: {lrate: 0.1}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a scenario puts its folder on the import path: undo that."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def write() -> Callable[..., str]:
+    """Write a file in the current folder and return its name."""
+
+    def write(text: str | bytes, name: str = "s.yaml") -> str:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return name
+
+    return write
+
+
+@pytest.fixture
+def faults(write: Callable[..., str]) -> Callable[..., list[str]]:
+    """Load a scenario that has faults, and return these."""
+
+    def faults(given: str | bytes | Mapping[str, Any], *overrides: str) -> list[str]:
+        source = given if isinstance(given, Mapping) else write(given)
+        with pytest.raises(ScenarioError) as raised:
+            load_scenario(source, overrides=overrides)
+        return raised.value.faults
+
+    return faults
+
+
+@pytest.fixture
+def minimal() -> dict[str, Any]:
+    """The smallest scenario, as plain data."""
+    return {
+        "rounds": 3,
+        "data": {"source": "digits", "partition": {"kind": "iid", "clients": 10}},
+        "model": {"kind": "mlp"},
+        "client": {"optimizer": {"lrate": 0.1}},
+    }
+
+
+@pytest.fixture
+def minimal_yaml() -> str:
+    """The same, as the text of a file of 7 lines."""
+    return MINIMAL

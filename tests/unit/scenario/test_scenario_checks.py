@@ -1,0 +1,124 @@
+"""What cannot be combined."""
+
+from __future__ import annotations
+
+import pytest
+
+from simfl.scenario import load_scenario
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["client.epochs=2", "client.steps=5"],
+            ["client.steps: is 5, but client.epochs is 2; give one of the two"],
+        ),
+        (
+            ["client.per_round=11"],
+            [
+                "client.per_round: is 11, but the partition makes 10 clients; "
+                "lower it or raise data.partition.clients"
+            ],
+        ),
+        (
+            ["client.optimizer.modules=[momentum, scaffold-client]"],
+            [
+                "client.optimizer.modules[1]: is 'scaffold-client', which needs its counterpart "
+                "on the server; add 'scaffold-server' to server.optimizer.modules"
+            ],
+        ),
+        (
+            ["server.optimizer.modules=[scaffold-server]"],
+            [
+                "server.optimizer.modules[0]: is 'scaffold-server', which needs its counterpart "
+                "on the client; add 'scaffold-client' to client.optimizer.modules"
+            ],
+        ),
+        (
+            [
+                "client.optimizer.modules=[scaffold-client]",
+                "server.optimizer.modules=[scaffold-server]",
+                "client.keep_state=false",
+            ],
+            [
+                "client.keep_state: is false, but 'scaffold-client' in "
+                "client.optimizer.modules[0] works by what a client remembers of its last round; "
+                "leave keep_state out"
+            ],
+        ),
+        (
+            ["cluster.placement=dedicated", "cluster.actors=4"],
+            [
+                "cluster.actors: is 4, but with placement 'dedicated' there is one actor for each "
+                "client; leave actors out"
+            ],
+        ),
+        (
+            ["cluster.num_gpus=0.5", "cluster.device=cpu"],
+            [
+                "cluster.num_gpus: is 0.5, but cluster.device is 'cpu'; "
+                "set it to 0, or cluster.device to 'cuda'"
+            ],
+        ),
+        (
+            ["cluster.address=host:6379", "cluster.dashboard=true"],
+            [
+                "cluster.dashboard: is true, but the cluster at 'host:6379' has a dashboard of its "
+                "own; leave dashboard out"
+            ],
+        ),
+        (
+            ["evaluation.clients_every=5"],
+            [
+                "evaluation.clients_every: is 5, but clients keep no examples for it: "
+                "data.holdout_fraction is 0; set it, for example to 0.2"
+            ],
+        ),
+    ],
+)
+def test_an_impossible_combination_is_one_clear_line(faults, minimal, overrides, expected):
+    assert faults(minimal, *overrides) == [f"--set: {line}" for line in expected]
+
+
+def test_two_modules_with_the_same_variables_are_refused(faults, minimal):
+    both = "[scaffold-client, scaffold-client]"
+    overrides = [f"client.optimizer.modules={both}", "server.optimizer.modules=[scaffold-server]"]
+    assert faults(minimal, *overrides) == [
+        "--set: client.optimizer.modules[1]: 'scaffold-client' has the auxiliary variables "
+        "'scaffold', and so has 'scaffold-client', modules[0]; keep one of them"
+    ]
+
+
+def test_every_impossible_combination_is_told_at_once(faults, minimal):
+    lines = faults(minimal, "client.epochs=2", "client.steps=5", "client.per_round=11")
+    assert [line.split(": ")[1] for line in lines] == ["client.per_round", "client.steps"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["client.steps=5"],
+        ["client.epochs=2"],
+        ["client.per_round=10"],
+        ["cluster.placement=dedicated"],
+        ["cluster.num_gpus=0.5"],
+        ["client.keep_state=false", "client.optimizer.modules=[momentum]"],
+        ["evaluation.clients_every=5", "data.holdout_fraction=0.2"],
+        [
+            "client.optimizer.modules=[scaffold-client]",
+            "server.optimizer.modules=[scaffold-server]",
+        ],
+    ],
+)
+def test_what_goes_together_is_taken(minimal, overrides):
+    load_scenario(minimal, overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs", "steps"),
+    [([], 1, None), (["client.steps=5"], None, 5), (["client.epochs=2"], 2, None)],
+)
+def test_a_client_trains_for_one_epoch_unless_told_otherwise(minimal, given, epochs, steps):
+    client = load_scenario(minimal, overrides=given).client
+    assert (client.epochs, client.steps) == (epochs, steps)
