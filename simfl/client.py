@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, Literal
 
@@ -73,14 +73,16 @@ class LocalWork:
         batches: np.ndarray[Any, Any] = -(-num_examples // size) * (self.epochs or 0)
         return batches
 
-    def batches(self, rows: np.ndarray[Any, Any], *, seed: int, round: int, client: int) -> Iterator[Any]:
+    def batches(
+        self, rows: np.ndarray[Any, Any], *, seed: int, round: int, client: int
+    ) -> Iterator[np.ndarray[Any, Any]]:
         """Iterate over the rows of each step: every epoch in an order of its own."""
         total = int(self.num_steps(np.array(len(rows))))
         return islice(self._endless_batches(rows, seed, round, client), total)
 
     def _endless_batches(
         self, rows: np.ndarray[Any, Any], seed: int, round: int, client: int
-    ) -> Iterator[Any]:
+    ) -> Iterator[np.ndarray[Any, Any]]:
         size = self.batch_size or len(rows)
         for epoch in count():
             rng = numpy_generator(seed, "shuffle", round=round, client=client, step=epoch)
@@ -109,7 +111,7 @@ class ClientRecipe:
     """What is done about an update with NaN or infinite values."""
     evaluation_batch_size: int = 512
 
-    def build_metrics(self) -> list[Metric]:
+    def build_metrics(self) -> tuple[Metric, ...]:
         """Return what is measured beside the loss."""
         return as_metrics(self.loss.default_metrics if self.metrics is None else self.metrics)
 
@@ -174,9 +176,7 @@ class ClientHost:
         seconds = time.perf_counter() - started
         return ChunkResult(
             report=ChunkReport(chunk.round, chunk.start, tuple(reports), seconds),
-            partial=Partial(
-                chunk.round, chunk.start, chunk.cohort_size, move(tree.nodes, "cpu")
-            ),
+            partial=Partial(chunk.round, chunk.start, chunk.cohort_size, move(tree.nodes, "cpu")),
             states=tuple(move(kept, "cpu")),
         )
 
@@ -218,15 +218,24 @@ class ClientHost:
         report = ClientReport(client, num_examples, num_steps, loss_sum / max(num_seen, 1))
         if not _all_finite(delta, aux):
             return None, self._drop(report, broadcast.round), state
-        weight = {"examples": num_examples, "steps": num_steps, "uniform": 1}[self._recipe.weighting]
-        sums = {"clients": 1.0, "examples": num_examples, "steps": num_steps}
         contribution = Contribution(
-            total=self._recipe.aggregator.lift(delta, float(weight)),
-            weight=float(weight),
+            total=self._recipe.aggregator.lift(delta, self._weight(report)),
+            weight=self._weight(report),
             aux=aux,
-            sums=sums | {"seen": num_seen, "loss": loss_sum},
+            sums={
+                "clients": 1,
+                "examples": num_examples,
+                "steps": num_steps,
+                "seen": num_seen,
+                "loss": loss_sum,
+            },
         )
-        return contribution, report, self._optimizer.end_client() if self._recipe.keep_state else None
+        kept = self._optimizer.end_client() if self._recipe.keep_state else None
+        return contribution, report, kept
+
+    def _weight(self, report: ClientReport) -> float:
+        by = {"examples": report.num_examples, "steps": report.num_steps, "uniform": 1}
+        return float(by[self._recipe.weighting])
 
     def _run_steps(self, client: int, round: int) -> tuple[int, int, float]:
         """Train; return the steps, the examples seen, and the sum over those of the loss."""
@@ -242,14 +251,11 @@ class ClientHost:
         return len(sizes), sum(sizes), _weighted_sum(losses, sizes)
 
     def _drop(self, report: ClientReport, round: int) -> ClientReport:
-        what = f"client {report.client} sent an update with NaN or infinite values in round {round}"
-        if self._recipe.on_nonfinite == "raise":
-            raise NonFiniteUpdateError(
-                f"{what}; lower client.optimizer.lrate, clip its gradients, "
-                "or set client.on_nonfinite: drop"
-            )
-        return ClientReport(
-            report.client, report.num_examples, report.num_steps, report.train_loss, "not finite"
+        if self._recipe.on_nonfinite == "drop":
+            return replace(report, dropped="not finite")
+        raise NonFiniteUpdateError(
+            f"client {report.client} sent an update with NaN or infinite values in round {round}; "
+            "lower client.optimizer.lrate, clip its gradients, or set client.on_nonfinite: drop"
         )
 
     def _merge(self, left: Contribution, right: Contribution) -> Contribution:

@@ -27,8 +27,9 @@ from simfl.errors import ConfigError, ImportPathError, did_you_mean
 from simfl.registry import Registry
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from pydantic import TypeAdapter
-    from typing_extensions import Self
 
 __all__ = [
     "Component",
@@ -177,7 +178,7 @@ def _checked(cls: type[Component], config: dict[str, Any]) -> dict[str, Any]:
     from pydantic import ValidationError
 
     checked = {}
-    for name, adapter in _adapters(cls).items():
+    for name, adapter in _adapters(cls).items():  # type: ignore[arg-type]
         try:
             checked[name] = adapter.validate_python(_as_tuples(config[name]))
         except ValidationError as error:

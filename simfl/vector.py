@@ -230,7 +230,8 @@ class Vector:
 
     def norm(self) -> Tensor:
         """Return the L2 norm over all tensors together: 0-d, or [C] for a stack."""
-        return torch.stack(list(self.norms().values())).norm(dim=0)
+        norm: Tensor = torch.stack(list(self.norms().values())).norm(dim=0)
+        return norm
 
     def sums(self) -> dict[str, Tensor]:
         """Return each tensor's sum: 0-d, or [C] for a stack."""
@@ -299,15 +300,20 @@ def move(value: T, device: torch.device | str) -> T:
 
     Goes into tuples, lists, dicts and dataclasses.
     """
+    moved: T = _moved(value, device)
+    return moved
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Vector | Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {key: move(item, device) for key, item in value.items()}  # type: ignore[return-value]
+        return {key: _moved(item, device) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(move(item, device) for item in value)  # type: ignore[return-value]
+        return type(value)(_moved(item, device) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value)]
-        return dataclasses.replace(value, **{f: move(getattr(value, f), device) for f in fields})
+        return dataclasses.replace(value, **{f: _moved(getattr(value, f), device) for f in fields})
     return value
 
 
@@ -319,8 +325,8 @@ def _align(scalar: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _plain(number: float | np.number[Any]) -> float:
-    plain: float = number.item() if isinstance(number, np.number) else number
-    return plain
+    plain: Any = number.item() if isinstance(number, np.number) else number
+    return float(plain) if isinstance(plain, float) else int(plain)
 
 
 def _minimum(tensor: Tensor, other: Tensor) -> Tensor:

@@ -97,7 +97,9 @@ def _mean_of_middle(deltas_C: Vector, *, trim: int) -> Vector:
 
 def _krum_scores(deltas_C: Vector, *, num_neighbours: int) -> Tensor:
     """Return each delta's score, shape [C], in float64."""
-    flat_CP = torch.cat([tensor.reshape(len(tensor), -1).double() for tensor in deltas_C.tensors], dim=1)
+    flat_CP = torch.cat(
+        [tensor.reshape(len(tensor), -1).double() for tensor in deltas_C.tensors], dim=1
+    )
     distances_CC = torch.cdist(flat_CP, flat_CP, compute_mode="donot_use_mm_for_euclid_dist") ** 2
     # The nearest one is the delta itself, at distance 0.
     return distances_CC.sort(dim=1).values[:, 1 : num_neighbours + 1].sum(dim=1)

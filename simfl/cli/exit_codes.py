@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -27,11 +26,6 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise _exit("interrupted", INTERRUPTED) from None
-    except SystemExit as error:
-        # Ray replaces the handler of SIGTERM by one that exits with the signal's number.
-        if error.code != signal.SIGTERM:
-            raise
         raise _exit("interrupted", INTERRUPTED) from None
     except ClientError as error:
         raise _exit(f"{error}\n\n{error.client_traceback.rstrip()}", FAILED) from None

@@ -16,7 +16,7 @@ from simfl.client import ClientRecipe
 from simfl.cluster.wire import Parcel, open_parcel, pack
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
-from simfl.errors import ClusterError
+from simfl.engine import device_for
 from simfl.messages import (
     Broadcast,
     Chunk,
@@ -105,7 +105,7 @@ class ClientActor:
     def start(self) -> int:
         """Build the host; return the process id."""
         recipe: ClientRecipe = self._setup.open_recipe()
-        device = _device(self._setup.label, self._uses_gpu)
+        device = device_for(self._setup.label, uses_gpu=self._uses_gpu)
         self._host = recipe.build(self._dataset, device=device)
         return os.getpid()
 
@@ -123,15 +123,3 @@ class ClientActor:
         if self._broadcast is None or self._broadcast.round != parcel.label:
             self._broadcast = open_parcel(parcel)
         return self._broadcast
-
-
-def _device(label: str, uses_gpu: bool) -> str:
-    """Return the assigned device: Ray shows an actor its own GPUs only, so it is the first."""
-    if not uses_gpu:
-        return "cpu"
-    if not torch.cuda.is_available():
-        raise ClusterError(
-            f"{label} was given a GPU by Ray, but its torch {torch.__version__} has no CUDA; "
-            "install a CUDA build of torch there, or set cluster.num_gpus: 0"
-        )
-    return "cuda:0"

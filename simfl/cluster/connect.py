@@ -14,8 +14,8 @@ from simfl.errors import ClusterError
 
 __all__ = ["Connection", "connect"]
 
-# Read by Ray once, when it is imported. Ports of a local cluster are open to the network: the token is
-# what keeps others from running code. https://docs.ray.io/en/latest/ray-security/index.html
+# Read by Ray once, when it is imported. Ports of a local cluster are open to the network: the
+# token is what keeps others from running code. https://docs.ray.io/en/latest/ray-security/index.html
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",

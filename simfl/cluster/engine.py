@@ -111,9 +111,8 @@ class RayEngine:
             for start in range(0, len(chunk.items), size)
         ]
         scheduler = ChunkScheduler(shares, num_workers=self.num_actors)
-        results: dict[EvaluationChunk, list[MetricSums]] = {}
-        for share, sums, _ in self._run(scheduler, handle, self._start_evaluation):
-            results[share] = sums
+        run = self._run(scheduler, handle, self._start_evaluation)
+        results = {share: sums for share, sums, _ in run}
         return [item for share in shares for item in results[share]]
 
     def get_weights(self) -> Vector:

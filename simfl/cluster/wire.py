@@ -33,7 +33,7 @@ def pack(message: object, *, label: int) -> Parcel:
     """Pickle a message into a parcel, without copying its arrays."""
     buffers: list[pickle.PickleBuffer] = []
     header = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-    return Parcel(label, header, [np.frombuffer(buffer, np.uint8) for buffer in buffers])
+    return Parcel(label, header, [np.frombuffer(b.raw(), np.uint8) for b in buffers])
 
 
 def open_parcel(parcel: Parcel) -> Any:

@@ -1,5 +1,6 @@
 """Where a round's work is done: the protocol, the inline engine, and the chunk scheduler."""
 
+from simfl.engine.device import device_for
 from simfl.engine.engine import Engine, Handle
 from simfl.engine.inline import InlineEngine
 from simfl.engine.scheduler import ChunkScheduler, chunk_size_for, split_cohort
@@ -10,5 +11,6 @@ __all__ = [
     "Handle",
     "InlineEngine",
     "chunk_size_for",
+    "device_for",
     "split_cohort",
 ]

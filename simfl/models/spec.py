@@ -45,7 +45,7 @@ class PythonModel(ModelSpec):
     arguments: dict[str, Any] = field(default_factory=dict)
     """What it is called with, by name."""
 
-    def build(self, shape: DataShape) -> nn.Module:  # noqa: ARG002
+    def build(self, shape: DataShape) -> nn.Module:
         """Call the function.
 
         Raises:

@@ -85,8 +85,9 @@ def _check_config(subject: Subject) -> None:
 
 
 def _check_states(subject: Subject) -> None:
+    require_leaves(subject.plugin.init(make_like()))
     start = subject.begin((0,))
-    for state in (subject.plugin.init(make_like()), start, subject.run(start, (0,))[1]):
+    for state in (start, subject.run(start, (0,))[1]):
         require_leaves(state)
         require_leaves(subject.plugin.start_round(state))
         require_leaves(subject.plugin.between_rounds(state))
@@ -178,12 +179,12 @@ def _check_aux(subject: Subject) -> None:
     before = bits_of(state)
     aux, again = subject.collect(state), subject.collect(state)
     require(bits_of(state) == before, "collecting has changed the state")
+    for key, value in (aux or {}).items():
+        kind = type(value).__name__
+        require(isinstance(value, float | int | Vector), f"{key!r} is a {kind}")
     require_near(aux, again, "the second collection:")
     if aux is None or again is None or isinstance(subject.plugin, Regularizer):
         return
-    for key, value in aux.items():
-        kind = type(value).__name__
-        require(isinstance(value, float | int | Vector), f"{key!r} is a {kind}")
     merged = subject.plugin.merge_aux(aux, again)
     require(merged.keys() == aux.keys(), f"{sorted(aux)} was merged to {sorted(merged)}")
 
@@ -198,9 +199,9 @@ _CLAUSES: Final[dict[str, Callable[[Subject], None]]] = {
     "keep no reference to the gradients": _check_memory,
     "depend on its arguments alone": _check_purity,
     "go on bit for bit from a restored state": _check_restoring,
+    "share numbers and Vectors, which add up": _check_aux,
     "treat a stack of clients as it does each client": _check_stack,
     "go on in the next round from what it keeps": _check_rounds,
-    "share numbers and Vectors, which add up": _check_aux,
 }
 
 

@@ -49,7 +49,7 @@ class Document:
 
     def fault_line(self, path: Path, message: str) -> str:
         """Return ``FILE:LINE: key.path: message``."""
-        parts = (str(self.place(path)), format_path(path), message)
+        parts = (str(self.place(path)), format_path(path), " ".join(message.splitlines()))
         return ": ".join(part for part in parts if part)
 
 
@@ -59,7 +59,7 @@ def format_path(path: Path) -> str:
     >>> format_path(("client", "optimizer", "modules", 1, "beta_1"))
     'client.optimizer.modules[1].beta_1'
     """
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in path)
     return text.removeprefix(".")
 
 
@@ -77,7 +77,7 @@ def show(value: Any) -> str:
     """Write a value as YAML has it on one line, shortened where it is long.
 
     >>> show({"hidden": [64], "bias": None})
-    "{hidden: [64], bias: null}"
+    '{hidden: [64], bias: null}'
     """
     text = _flow(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
@@ -87,7 +87,12 @@ def _flow(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_flow(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{_key(key)}: {_flow(item)}' for key, item in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_flow, value))}]"
     return repr(value)
+
+
+def _key(key: Any) -> str:
+    text = str(key)
+    return text if text.isprintable() else repr(text)

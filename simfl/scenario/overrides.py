@@ -42,7 +42,7 @@ def _parse(override: str) -> tuple[Path, Any]:
     path = parse_path(key.strip())
     if not equals or "" in path:
         raise _error(f"{override!r} is not of the form key.path=value")
-    return path, parse_value(text, origin=f"{_ORIGIN} {key.strip()}")
+    return path, parse_value(text, origin=f"{_ORIGIN} {format_path(path)}")
 
 
 def _put(values: Any, path: Path, value: Any) -> None:

@@ -13,6 +13,7 @@ from simfl.scenario.yaml_format import ScenarioLoader
 
 __all__ = ["parse_value", "read_document"]
 
+_MAX_DEPTH: Final = 50
 _MAX_VALUES: Final = 100_000
 """Aliases of aliases make large things of small files; no scenario is this large."""
 
@@ -80,6 +81,8 @@ class _Reader:
     def read(self, node: yaml.Node, path: Path) -> Any:
         """Return the node's value."""
         self.places.setdefault(path, self._place(node))
+        if len(path) > _MAX_DEPTH:
+            raise self.error(node, "is nested too deeply")
         if len(self.places) > _MAX_VALUES:
             raise self.error(node, f"holds more than {_MAX_VALUES:,} values, aliases written out")
         if isinstance(node, yaml.ScalarNode):

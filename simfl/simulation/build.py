@@ -157,7 +157,7 @@ def _server_recipe(scenario: Scenario, client: ClientRecipe, population: int) ->
 def _with_population(optimizer: Optimizer, population: int) -> Optimizer:
     """Fill in the population where a module asks for ``num_clients`` and was given none."""
     modules = [
-        dataclasses.replace(module, num_clients=population)
+        type(module).from_config(module.get_config() | {"num_clients": population})
         if getattr(module, "num_clients", population) is None
         else module
         for module in optimizer.modules

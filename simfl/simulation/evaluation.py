@@ -18,7 +18,9 @@ WORST_SHARE = 0.1
 """The share of clients whose mean is reported as the worst."""
 
 
-def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: int) -> dict[str, float]:
+def evaluate(
+    simulation: Simulation, engine: Engine, handle: Handle, *, round: int
+) -> dict[str, float]:
     """Evaluate what was broadcast, where the round is one to evaluate after.
 
     Returns:
@@ -45,10 +47,11 @@ def _is_due(every: int, round: int, *, is_last: bool) -> bool:
 
 def _means(parts: Sequence[MetricSums]) -> dict[str, float]:
     """Divide the sums by the weights; ``fsum`` is exact, so batches may come in any order."""
-    return {
-        name: math.fsum(part[name][0] for part in parts) / math.fsum(part[name][1] for part in parts)
-        for name in parts[0]
-    }
+
+    def total(name: str, index: int) -> float:
+        return math.fsum(part[name][index] for part in parts)
+
+    return {name: total(name, 0) / total(name, 1) for name in parts[0]}
 
 
 def _over_clients(clients: Sequence[MetricSums], *, ascending: Collection[str]) -> dict[str, float]:

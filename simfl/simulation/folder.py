@@ -41,7 +41,7 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
         (folder / SCENARIO_FILE).write_text(scenario.to_yaml(), encoding="utf-8")
         (folder / VERSIONS_FILE).write_text(_versions(), encoding="utf-8")
     except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another folder") from None
+        raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from None
     return folder
 
 
@@ -60,7 +60,10 @@ def _new_folder(scenario: Scenario) -> Path:
 
 
 def _versions() -> str:
-    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    versions: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     versions |= {package: _version(package) for package in _PACKAGES}
     return json.dumps(versions, indent=2) + "\n"
 

@@ -13,8 +13,16 @@ from typing import Any, Literal
 import numpy as np
 
 from simfl.cluster.pool import ClusterOptions
-from simfl.engine import Engine, InlineEngine
-from simfl.observers import JsonLines, Observer, RoundRecord, RunInfo, Summary, TensorBoard, make_progress
+from simfl.engine import Engine, InlineEngine, device_for
+from simfl.observers import (
+    JsonLines,
+    Observer,
+    RoundRecord,
+    RunInfo,
+    Summary,
+    TensorBoard,
+    make_progress,
+)
 from simfl.scenario import Scenario, load_scenario
 from simfl.scenario.sections import ClusterSection
 from simfl.simulation.build import Simulation, build
@@ -132,9 +140,10 @@ def _make_engine(simulation: Simulation, backend: Backend, address: str | None) 
     scenario = simulation.scenario
     options = _cluster_options(scenario.cluster, address)
     if backend == "inline":
+        device = device_for("the inline backend", uses_gpu=options.num_gpus > 0)
         return InlineEngine(
             simulation.server.build(),
-            simulation.client.build(simulation.dataset, device=_inline_device(scenario.cluster)),
+            simulation.client.build(simulation.dataset, device=device),
             chunk_size=options.chunk_size,
             threads=options.threads,
         )
@@ -185,11 +194,6 @@ def _observers(scenario: Scenario, folder: Path, *, progress: bool) -> list[Obse
 
         observers.append(make_progress(Console()))
     return observers
-
-
-def _inline_device(cluster: ClusterSection) -> str:
-    wants_gpu = cluster.device == "cuda" or (cluster.device == "auto" and cluster.num_gpus > 0)
-    return "cuda" if wants_gpu else "cpu"
 
 
 def _is_interrupt(error: BaseException) -> bool:

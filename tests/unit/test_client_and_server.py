@@ -129,7 +129,7 @@ def ones(sizes: list[int]) -> FederatedDataset:
     ("weighting", "expected"), [("examples", 7 / 4), ("steps", 5 / 3), ("uniform", 3 / 2)]
 )
 def test_deltas_are_weighted_as_the_scenario_says(weighting: str, expected: float) -> None:
-    """Each step takes 1 off w. Client 0 has 3 examples in 2 batches, delta 2; client 1 one, delta 1.
+    """Each step takes 1 off w. Client 0: 3 examples in 2 batches, delta 2; client 1: one, delta 1.
 
     By examples (3 * 2 + 1 * 1) / 4, by steps (2 * 2 + 1 * 1) / 3, uniform (2 + 1) / 2.
     """
@@ -149,9 +149,7 @@ def test_momentum_is_kept_from_round_to_round_where_the_scenario_says_so() -> No
     """beta 0.5, gradient 1: v = 1, then 1.5 if kept. Two rounds of one step: w = -2.5, or -2."""
     for keep_state, expected in [(True, -2.5), (False, -2.0)]:
         optimizer = Optimizer(lrate=1.0, modules=[("momentum", {"beta": 0.5})])
-        sim = engine(
-            one_weight(), ones([1]), loss=slope, client=optimizer, keep_state=keep_state
-        )
+        sim = engine(one_weight(), ones([1]), loss=slope, client=optimizer, keep_state=keep_state)
         run_round(sim, (0,), round=1)
         run_round(sim, (0,), round=2)
         assert sim.get_weights()["weight"].item() == expected
@@ -180,9 +178,7 @@ def test_a_round_wise_schedule_follows_the_rounds_of_the_run_for_a_new_client_to
 def test_the_servers_optimizer_takes_the_mean_delta_for_a_gradient() -> None:
     """delta 1 a round, server momentum 0.5, lrate 2: w = -2, then -2 - 2 * 1.5 = -5."""
     server = Optimizer(lrate=2.0, modules=[("momentum", {"beta": 0.5})])
-    sim = engine(
-        one_weight(), ones([1]), loss=slope, client=Optimizer(lrate=1.0), server=server
-    )
+    sim = engine(one_weight(), ones([1]), loss=slope, client=Optimizer(lrate=1.0), server=server)
     run_round(sim, (0,), round=1)
     run_round(sim, (0,), round=2)
     assert sim.get_weights()["weight"].item() == -5.0
@@ -190,9 +186,11 @@ def test_the_servers_optimizer_takes_the_mean_delta_for_a_gradient() -> None:
 
 def test_a_step_limit_counts_on_through_the_epochs() -> None:
     """Three examples in batches of two are 2 + 1: five steps see 2+1+2+1+2 = 8 examples."""
-    rows = list(LocalWork(epochs=None, steps=5, batch_size=2).batches(
-        np.arange(3), seed=0, round=1, client=0
-    ))
+    rows = list(
+        LocalWork(epochs=None, steps=5, batch_size=2).batches(
+            np.arange(3), seed=0, round=1, client=0
+        )
+    )
     assert [len(batch) for batch in rows] == [2, 1, 2, 1, 2]
     assert sorted(np.concatenate(rows[:2])) == [0, 1, 2]
 
@@ -270,7 +268,9 @@ class FailOn(OptiModule):
 def test_a_clients_exception_carries_its_id_its_round_and_its_traceback() -> None:
     client = Optimizer(lrate=1.0, modules=[FailOn(client=1)])
     sim = engine(one_weight(), ones([1, 1]), loss=slope, client=client)
-    with pytest.raises(ClientError, match=r"client 1 failed in round 5: ValueError: broken sensor") as e:
+    with pytest.raises(
+        ClientError, match=r"client 1 failed in round 5: ValueError: broken sensor"
+    ) as e:
         run_round(sim, (0, 1), round=5)
     assert (e.value.client, e.value.round) == (1, 5)
     assert 'raise ValueError("broken sensor")' in e.value.client_traceback
@@ -279,7 +279,9 @@ def test_a_clients_exception_carries_its_id_its_round_and_its_traceback() -> Non
 def test_an_update_with_nan_ends_the_run_with_the_clients_id() -> None:
     client = Optimizer(lrate=1.0, modules=[FailOn(client=1, sends_nan=True)])
     sim = engine(one_weight(), ones([1, 1]), loss=slope, client=client)
-    with pytest.raises(NonFiniteUpdateError, match="client 1 sent .* in round 3.*on_nonfinite: drop"):
+    with pytest.raises(
+        NonFiniteUpdateError, match=r"client 1 sent .* in round 3.*on_nonfinite: drop"
+    ):
         run_round(sim, (0, 1), round=3)
 
 

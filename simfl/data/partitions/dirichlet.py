@@ -52,7 +52,7 @@ class Dirichlet(Partition):
     def split(
         self,
         targets: Array,
-        columns: dict[str, Array],  # noqa: ARG002
+        columns: dict[str, Array],
         *,
         seed: int,
     ) -> tuple[Array, Array]:
@@ -94,7 +94,7 @@ class Quantity(Partition):
     def split(
         self,
         targets: Array,
-        columns: dict[str, Array],  # noqa: ARG002
+        columns: dict[str, Array],
         *,
         seed: int,
     ) -> tuple[Array, Array]:

@@ -30,7 +30,7 @@ class IID(Partition):
     def split(
         self,
         targets: Array,
-        columns: dict[str, Array],  # noqa: ARG002
+        columns: dict[str, Array],
         *,
         seed: int,
     ) -> tuple[Array, Array]:

@@ -28,10 +28,10 @@ class Natural(Partition):
 
     def split(
         self,
-        targets: Array,  # noqa: ARG002
+        targets: Array,
         columns: dict[str, Array],
         *,
-        seed: int,  # noqa: ARG002
+        seed: int,
     ) -> tuple[Array, Array]:
         """Group the rows by the column's values."""
         if self.column not in columns:

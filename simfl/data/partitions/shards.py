@@ -36,7 +36,7 @@ class Shards(Partition):
     def split(
         self,
         targets: Array,
-        columns: dict[str, Array],  # noqa: ARG002
+        columns: dict[str, Array],
         *,
         seed: int,
     ) -> tuple[Array, Array]:

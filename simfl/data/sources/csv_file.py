@@ -48,7 +48,7 @@ class CsvFile(Source):
         if len(self.delimiter) != 1:
             raise ConfigError(f"csv: delimiter is {self.delimiter!r}; it must be one character")
 
-    def load(self, *, seed: int) -> SourceData:  # noqa: ARG002
+    def load(self, *, seed: int) -> SourceData:
         """Read the file, and that of the test split."""
         header = read_header(self.path, delimiter=self.delimiter)
         client = self._check_names(header)

@@ -26,7 +26,7 @@ class Digits(Source):
 
     name: ClassVar[str] = "digits"
 
-    def load(self, *, seed: int) -> SourceData:  # noqa: ARG002
+    def load(self, *, seed: int) -> SourceData:
         """Return the images and their digits."""
         from sklearn.datasets import load_digits
 

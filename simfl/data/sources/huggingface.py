@@ -50,7 +50,7 @@ class HuggingFace(Source):
     client: str | None = None
     """The column that says whose each example is."""
 
-    def load(self, *, seed: int) -> SourceData:  # noqa: ARG002
+    def load(self, *, seed: int) -> SourceData:
         """Read the splits.
 
         Raises:

@@ -38,7 +38,7 @@ class NpzFile(Source):
     divide_by: Positive | None = None
     """What inputs are divided by, giving float32: 255 for images of bytes. None: left alone."""
 
-    def load(self, *, seed: int) -> SourceData:  # noqa: ARG002
+    def load(self, *, seed: int) -> SourceData:
         """Read the file."""
         arrays = read_npz(self.path)
         if self.divide_by is not None:

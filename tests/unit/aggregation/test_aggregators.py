@@ -49,7 +49,7 @@ def test_a_trim_of_zero_is_the_plain_mean() -> None:
 
 
 def test_half_or_more_cannot_be_trimmed() -> None:
-    with pytest.raises(ConfigError, match="less than 0.5"):
+    with pytest.raises(ConfigError, match=r"less than 0\.5"):
         TrimmedMean(trim=0.5)
 
 

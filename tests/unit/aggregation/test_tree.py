@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,7 +31,7 @@ def cohorts(draw: st.DrawFn) -> tuple[list[np.float32], list[list[int]]]:
     values = [np.float32(x) for x in draw(st.lists(floats, min_size=1, max_size=40))]
     cuts = draw(st.sets(st.integers(1, len(values)), max_size=10))
     edges = sorted({0, len(values), *cuts})
-    chunks = [list(range(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+    chunks = [list(range(a, b)) for a, b in pairwise(edges)]
     return values, draw(st.permutations(chunks))
 
 

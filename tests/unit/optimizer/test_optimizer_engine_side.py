@@ -89,9 +89,9 @@ def test_a_client_s_noise_depends_on_its_id_and_the_round_alone() -> None:
     optimizer = Optimizer(1.0, modules=["gaussian-noise"])
     optimizer.seed = 3
     drawn = {}
-    for client, round in [(1, 1), (2, 1), (1, 2), (1, 1)]:
-        optimizer.begin_client(client=client, round=round, kept=None)
-        drawn.setdefault((client, round), []).append(run_round(optimizer, [0.0])[0])
+    for client, number in [(1, 1), (2, 1), (1, 2), (1, 1)]:
+        optimizer.begin_client(client=client, round=number, kept=None)
+        drawn.setdefault((client, number), []).append(run_round(optimizer, [0.0])[0])
     assert drawn[1, 1][0] == drawn[1, 1][1]
     assert len({values[0] for values in drawn.values()}) == 3
     assert optimizer.seed == 3

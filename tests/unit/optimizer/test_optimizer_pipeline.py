@@ -217,10 +217,7 @@ def test_a_step_that_fails_changes_nothing() -> None:
 def test_a_stack_of_gradients_is_stepped_as_each_of_them() -> None:
     modules = [("adam", {"amsgrad": True}), "l2-clipping", "momentum", "yogi-momentum"]
     rows = [vector(w=[1.0, -2.0]), vector(w=[30.0, 4.0])]
-    stacked, alone = (
-        Optimizer(0.1, modules=modules),
-        [Optimizer(0.1, modules=modules) for _ in rows],
-    )
+    stacked, *alone = (Optimizer(0.1, modules=modules) for _ in range(3))
     for factor in (1.0, -0.5, 3.0):
         updates = stacked.compute_updates_from_gradients(
             Quadratic({}), Vector.stack([row * factor for row in rows])

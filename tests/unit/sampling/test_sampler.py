@@ -9,7 +9,9 @@ from simfl.messages import RoundPlan
 from simfl.sampling import Sampler, Uniform, Weighted, plan_round
 
 
-def plan(sampler: Sampler, counts: list[int], size: int, *, round: int = 1, seed: int = 0) -> RoundPlan:
+def plan(
+    sampler: Sampler, counts: list[int], size: int, *, round: int = 1, seed: int = 0
+) -> RoundPlan:
     examples = np.array(counts)
     return plan_round(
         sampler, num_examples=examples, num_steps=examples, size=size, seed=seed, round=round
@@ -34,7 +36,9 @@ def test_the_longest_local_work_comes_first_then_the_lower_id() -> None:
 
 def test_uniform_draws_every_client_equally_often() -> None:
     """2,000 rounds of 2 out of 10: 400 each; 5 standard deviations of B(2000, 0.2) are 90."""
-    drawn = [client for r in range(2000) for client in plan(Uniform(), [1] * 10, 2, round=r).clients]
+    drawn = [
+        client for r in range(2000) for client in plan(Uniform(), [1] * 10, 2, round=r).clients
+    ]
     counts = np.bincount(drawn, minlength=10)
     assert np.abs(counts - 400).max() < 90
 

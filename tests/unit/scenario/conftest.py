@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simfl.errors import ScenarioError
+from simfl.optimizer import OptiModule
 from simfl.scenario import load_scenario
 
 MINIMAL = """\
@@ -30,6 +31,16 @@ def _own_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget which modules of the Optimizer a test registers."""
+    monkeypatch.setattr(OptiModule.registry, "_classes", dict(OptiModule.registry._classes))
+    before = set(sys.modules)
+    yield
+    for name in {"own_plugin", "broken_plugin", "own_work"} - before:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +27,6 @@ class Doubling(OptiModule):
     def update(self, gradients, state, context):
         return gradients * self.schema, state
 """
-
-
-@pytest.fixture
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget what a test registers."""
-    monkeypatch.setattr(OptiModule.registry, "_classes", dict(OptiModule.registry._classes))
-    before = set(sys.modules)
-    yield
-    for name in {"own_plugin", "broken_plugin"} - before:
-        sys.modules.pop(name, None)
 
 
 def test_sections_hold_components(write, minimal_yaml):
@@ -169,6 +158,18 @@ class TestFiles:
             f"looked for {tmp_path}/configs/a.npz and {tmp_path}/a.npz"
         ]
 
+    def test_what_may_be_a_name_or_a_file_is_left_alone_where_there_is_no_file(self, minimal):
+        minimal["data"] = {"source": "huggingface", "path": "ylecun/mnist", "inputs": "image"}
+        assert load_scenario(minimal).data.source.path == "ylecun/mnist"
+
+    def test_what_may_be_a_name_or_a_file_is_found_beside_the_scenario(self, write, tmp_path):
+        text = self.text.replace(
+            "source: npz, path: a.npz", "source: huggingface, path: saved, inputs: x"
+        )
+        name = write(text, "configs/s.yaml")
+        (tmp_path / "configs" / "saved").mkdir()
+        assert load_scenario(name).data.source.path == str(tmp_path / "configs" / "saved")
+
     def test_an_absolute_file_is_taken_as_it_is(self, write, tmp_path):
         np.savez("a.npz", inputs=[1.0])
         name = write(self.text.replace("a.npz", f"{tmp_path}/a.npz"), "configs/s.yaml")
@@ -184,7 +185,7 @@ class TestFiles:
 class TestPlugins:
     """``plugins:``."""
 
-    pytestmark = pytest.mark.usefixtures("_own_registry")
+    pytestmark = pytest.mark.usefixtures("own_registry")
 
     def test_a_plugin_beside_the_scenario_can_be_named(self, write, minimal_yaml):
         """Its field is called as a method of pydantic's models, which must not matter."""

@@ -35,9 +35,7 @@ def test_another_kind_of_file_is_no_shipped_scenario():
         find_scenario("quickstart.json")
 
 
+@pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize("name", sorted(shipped_scenarios()))
-def test_each_shipped_scenario_loads(name, monkeypatch):
-    from simfl.optimizer import OptiModule
-
-    monkeypatch.setattr(OptiModule.registry, "_classes", dict(OptiModule.registry._classes))
+def test_each_shipped_scenario_loads(name):
     assert load_scenario(name).name == name

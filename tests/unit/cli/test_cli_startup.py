@@ -1,0 +1,94 @@
+"""What the command line needs before it knows what is asked for: nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "ray", "numpy", "yaml", "rich", "matplotlib", "sklearn")
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "heavy"),
+    [
+        ("--help", (*HEAVY, "pydantic")),
+        ("--version", (*HEAVY, "pydantic")),
+        ("run --help", HEAVY),  # typer takes pydantic for the options of a command
+    ],
+)
+def test_help_imports_nothing_heavy(argument, heavy):
+    code = f"""
+import sys
+from simfl.cli.main import app
+try:
+    app({argument.split()!r})
+except SystemExit as exit:
+    assert exit.code == 0, exit.code
+print("imported:", [name for name in {heavy!r} if name in sys.modules])
+"""
+    done = python(code)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+def test_the_version_is_the_packages(simfl):
+    from simfl import __version__
+
+    assert simfl("--version").stdout == f"simfl {__version__}\n"
+
+
+def test_help_names_the_commands(simfl):
+    result = simfl("--help")
+    assert result.exit_code == 0
+    for command in ("run", "validate", "data", "list", "schema"):
+        assert f"  {command} " in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["fly"], ["run", "x", "--backend", "dask"], ["run", "x", "--sed", "1"]]
+)
+def test_a_mistake_of_usage_exits_with_2(simfl, arguments):
+    result = simfl(*arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_request_to_terminate_exits_with_130():
+    """A child sends SIGTERM to itself in the middle of a run."""
+    code = """
+import os, signal, sys, time, types
+import simfl.cli.run_scenario as command
+from simfl.cli.main import main
+
+def run(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+
+command.load = lambda file, overrides: None
+sys.modules["simfl.simulation"] = types.SimpleNamespace(run=run)
+sys.argv = ["simfl", "run", "x.yaml"]
+main()
+"""
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_the_package_can_be_run():
+    done = subprocess.run(
+        [sys.executable, "-m", "simfl", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("simfl ")

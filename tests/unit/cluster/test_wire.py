@@ -1,0 +1,37 @@
+"""Parcels: opened in private memory, however read-only they arrive."""
+
+from __future__ import annotations
+
+import torch
+
+from simfl.cluster.wire import Parcel, open_parcel, pack
+from simfl.messages import Broadcast
+from simfl.vector import Vector
+
+
+def arrived(message: object) -> Parcel:
+    """Return the parcel as Ray hands it to an actor: its arrays cannot be written to."""
+    parcel = pack(message, label=7)
+    for array in parcel.arrays:
+        array.flags.writeable = False
+    return parcel
+
+
+def test_a_message_comes_out_as_it_went_in() -> None:
+    weights = Vector({"w": torch.randn(3, 2), "n": torch.tensor(4), "e": torch.zeros(0, 2)})
+    message = Broadcast(7, weights, {"scaffold": {"state": weights * 2, "count": 3.0}})
+    parcel = arrived(message)
+    assert parcel.label == 7
+    assert open_parcel(parcel) == message
+
+
+def test_what_was_opened_can_be_written_to_without_harm() -> None:
+    parcel = arrived(Vector({"w": torch.ones(4)}))
+    open_parcel(parcel)["w"].mul_(5)
+    assert open_parcel(parcel)["w"].tolist() == [1, 1, 1, 1]
+
+
+def test_the_arrays_are_not_in_the_header() -> None:
+    parcel = pack(Vector({"w": torch.zeros(100_000)}), label=0)
+    assert len(parcel.header) < 1000
+    assert sum(array.nbytes for array in parcel.arrays) == 400_000

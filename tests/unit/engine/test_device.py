@@ -1,0 +1,25 @@
+"""The device follows from the scenario."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from simfl.engine import device_for
+from simfl.errors import ClusterError
+
+
+def test_without_gpus_asked_for_it_is_the_cpu_even_where_there_are_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_for("client-0", uses_gpu=False) == "cpu"
+    assert device_for("client-0", uses_gpu=True) == "cuda:0"
+
+
+def test_a_gpu_that_is_not_there_is_an_error_and_not_a_slow_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ClusterError, match=r"client-3 is to train on a GPU.*cluster\.num_gpus: 0"):
+        device_for("client-3", uses_gpu=True)

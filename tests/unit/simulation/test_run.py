@@ -1,0 +1,205 @@
+"""simfl.run: a scenario in, a result and a folder out."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.numpy import load_file
+from torch import nn
+
+import simfl
+from simfl.errors import InputError, NonFiniteUpdateError, ScenarioError
+from simfl.models import DataShape
+from simfl.simulation import build
+from simfl.vector import Vector
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> dict[str, Any]:
+    """Three clients with 4, 8 and 12 examples of a linear problem, and a test split."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(24, 5)).astype(np.float32)
+    targets = (inputs.sum(axis=1) > 0).astype(np.int64)
+    arrays = {"inputs": inputs, "targets": targets, "client": np.repeat([0, 1, 2], [4, 8, 12])}
+    np.savez(tmp_path / "data.npz", test_inputs=inputs, test_targets=targets, **arrays)
+    return {
+        "rounds": 4,
+        "data": {"source": "npz", "path": str(tmp_path / "data.npz")},
+        "model": {"kind": "logistic"},
+        "client": {"per_round": 2, "batch_size": 4, "optimizer": {"lrate": 0.1}},
+        "evaluation": {"every": 2},
+    }
+
+
+def test_the_history_the_files_and_the_result_agree(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = simfl.run(scenario, out=out, backend="inline")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines == result.history
+    assert [record["round"] for record in result.history] == [1, 2, 3, 4]
+    assert ["accuracy" in record for record in result.history] == [False, True, False, True]
+    assert json.loads((out / "summary.json").read_text()) == result.summary
+    assert result.summary["final"]["accuracy"] == result.history[-1]["accuracy"]
+    assert result.summary["final"]["train_loss"] == result.history[-1]["train_loss"]
+    saved = load_file(out / "weights.safetensors")
+    assert {name: array.tolist() for name, array in saved.items()} == {
+        name: array.tolist() for name, array in result.weights.items()
+    }
+    assert result.out == out
+
+
+def test_the_resolved_scenario_in_the_folder_gives_the_same_run(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    first = simfl.run(scenario, out=tmp_path / "a", backend="inline")
+    again = simfl.run(tmp_path / "a" / "scenario.yaml", out=tmp_path / "b", backend="inline")
+    for name, array in first.weights.items():
+        assert array.tobytes() == again.weights[name].tobytes()
+    resolved = yaml.safe_load((tmp_path / "a" / "scenario.yaml").read_text())
+    assert resolved["server"]["optimizer"]["lrate"] == 1.0
+
+
+def test_central_evaluation_is_torchs_on_the_whole_test_split(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    """In batches of 5 and one of 4, so that the last batch weighs less."""
+    scenario["evaluation"] = {"batch_size": 5}
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    data = np.load(tmp_path / "data.npz")
+    weights = {name: torch.tensor(array) for name, array in result.weights.items()}
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5, 2))
+    for parameter, value in zip(model.parameters(), sorted_by_rank(weights), strict=True):
+        parameter.data = value
+    outputs = model(torch.tensor(data["inputs"]))
+    targets = torch.tensor(data["targets"])
+    loss = nn.functional.cross_entropy(outputs, targets).item()
+    assert result.history[-1]["loss"] == pytest.approx(loss, rel=1e-5)
+    accuracy = (outputs.argmax(1) == targets).float().mean().item()
+    assert result.history[-1]["accuracy"] == pytest.approx(accuracy)
+
+
+def sorted_by_rank(weights: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Return the matrix, then the bias."""
+    return sorted(weights.values(), key=lambda tensor: -tensor.dim())
+
+
+def test_per_client_evaluation_reports_mean_spread_and_the_worst(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    scenario["evaluation"] = {"every": 0, "clients_every": 2}
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    assert "client_accuracy" not in result.history[0]
+    record = result.history[1]
+    assert record["client_accuracy_worst"] <= record["client_accuracy"] <= 1
+    assert record["client_loss_worst"] >= record["client_loss"]
+    assert record["client_loss_std"] > 0
+    assert "accuracy" not in record
+
+
+def test_a_folder_with_a_run_in_it_is_not_overwritten(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    before = (tmp_path / "out" / "metrics.jsonl").read_text()
+    with pytest.raises(InputError, match=r"holds a run already.*choose another"):
+        simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    assert (tmp_path / "out" / "metrics.jsonl").read_text() == before
+
+
+def test_without_out_each_run_gets_a_folder_of_its_own(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    scenario |= {"name": "twice", "rounds": 1, "output": {"dir": str(tmp_path / "runs")}}
+    folders = {simfl.run(scenario, backend="inline").out for _ in range(2)}
+    assert len(folders) == 2
+    assert all(folder.parent == tmp_path / "runs" for folder in folders)
+    assert all(folder.name.startswith("twice-") for folder in folders)
+
+
+def test_more_clients_a_round_than_there_are_is_said_with_its_key(scenario: dict[str, Any]) -> None:
+    scenario["client"]["per_round"] = 4
+    with pytest.raises(ScenarioError, match=r"client\.per_round.*is 4.*3 clients"):
+        build(simfl.load_scenario(scenario))
+
+
+def test_a_loss_that_does_not_fit_the_data_is_said_before_anything_starts(
+    scenario: dict[str, Any],
+) -> None:
+    scenario["model"]["loss"] = "mse"
+    with pytest.raises(InputError, match="mse"):
+        build(simfl.load_scenario(scenario))
+
+
+def test_updates_that_blow_up_end_the_run_and_keep_what_was_written(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    scenario["client"]["optimizer"] = {"lrate": 1e38, "w_decay": 1.0}
+    with pytest.raises(NonFiniteUpdateError, match=r"client \d+ sent an update with NaN"):
+        simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert "NaN or infinite" in summary["error"]
+    assert not (tmp_path / "out" / "weights.safetensors").exists()
+
+
+def test_dropped_updates_are_counted_in_history_and_summary(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    """Each step multiplies weights by -1e30: two overflow float32, one (4 examples) does not."""
+    scenario["client"] |= {
+        "per_round": 3,
+        "on_nonfinite": "drop",
+        "optimizer": {"lrate": 1e20, "w_decay": 1e10},
+    }
+    scenario["rounds"] = 1
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    assert (result.history[0]["clients"], result.history[0]["dropped"]) == (1, 2)
+    assert result.summary["dropped"] == 2
+
+
+def test_scaffold_divides_by_the_population_where_no_number_is_given(
+    scenario: dict[str, Any],
+) -> None:
+    scenario["client"]["optimizer"]["modules"] = ["scaffold-client"]
+    scenario["server"] = {"optimizer": {"modules": ["scaffold-server"]}}
+    simulation = build(simfl.load_scenario(scenario))
+    assert simulation.server.optimizer.modules[0].get_config() == {"num_clients": 3}
+
+
+def test_the_initial_weights_depend_on_the_seed_alone(scenario: dict[str, Any]) -> None:
+    def initial(seed: int) -> Vector:
+        torch.manual_seed(torch.randint(1000, ()).item())
+        return build(simfl.load_scenario(scenario | {"seed": seed})).server.build().get_weights()
+
+    assert initial(0) == initial(0)
+    assert initial(0) != initial(1)
+
+
+def test_a_class_that_only_the_test_split_has_counts(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    data = dict(np.load(tmp_path / "data.npz"))
+    data["test_targets"] = data["test_targets"].copy()
+    data["test_targets"][0] = 6
+    np.savez(tmp_path / "data.npz", **data)
+    shape = build(simfl.load_scenario(scenario)).client.shape
+    assert isinstance(shape, DataShape)
+    assert shape.num_classes == 7
+
+
+def test_seconds_are_wall_time_and_the_rest_is_finite(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    assert all(record["seconds"] > 0 for record in result.history)
+    assert sum(r["seconds"] for r in result.history) <= result.summary["wall_seconds"]
+    assert all(math.isfinite(value) for record in result.history for value in record.values())
