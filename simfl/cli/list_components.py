@@ -38,8 +38,8 @@ def list_components(
         typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
         return
     for what, root in roots.items():
-        rows = [row for cls in root.registry.values() for row in _rows(cls)]
-        print_table(("name", "field", "type", "default", "meaning"), rows, title=what)
+        for cls in root.registry.values():
+            _print_component(what, cls)
 
 
 def _roots(kind: str | None) -> dict[str, type[Component]]:
@@ -54,15 +54,16 @@ def _roots(kind: str | None) -> dict[str, type[Component]]:
     return {kind: kinds[kind]}
 
 
-def _rows(cls: type[Component]) -> list[tuple[str, ...]]:
+def _print_component(what: str, cls: type[Component]) -> None:
     from simfl.scenario.component_docs import summary
     from simfl.scenario.description import describe_component
 
-    fields = [
-        ("", row.key, row.type, "required" if row.default is None else row.default, row.meaning)
+    rows = [
+        (row.key, row.type, "required" if row.default is None else row.default, row.meaning)
         for row in describe_component(cls)
     ]
-    return [(cls.name, "", "", "", summary(cls)), *fields]
+    title = f"{what} {cls.name}: {summary(cls)}"
+    print_table(("field", "type", "default", "meaning"), rows, title=title)
 
 
 def _described(root: type[Component]) -> dict[str, Any]:

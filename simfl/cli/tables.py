@@ -10,35 +10,38 @@ import typer
 __all__ = ["print_table"]
 
 
-def print_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None
-) -> None:
-    """Print a table with a header."""
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> None:
+    """Print a title and, if there are rows, a table with a header beneath it."""
     if sys.stdout.isatty():
         _print_drawn(header, rows, title)
     else:
         _print_plain(header, rows, title)
 
 
-def _print_drawn(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:
+def _print_drawn(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    console = Console()
+    console.print(Text(title, style="bold"))
+    if not rows:
+        return
+    table = Table(box=box.SIMPLE_HEAD)
     for name in header:
         table.add_column(name)
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console.print(table)
 
 
-def _print_plain(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:
+def _print_plain(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    typer.echo(f"# {title}")
+    if not rows:
+        return
     lines = [tuple(header), *(tuple(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    if title is not None:
-        typer.echo(f"# {title}")
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         typer.echo("  ".join(cells).rstrip())

@@ -44,7 +44,7 @@ class Adagrad(OptiModule):
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the scaled gradients and the new sum."""
         total = (gradients * gradients).add_(state["sum"])
-        return gradients / (total.sqrt() + self.eps), {"sum": total}
+        return gradients / _root(total, self.eps), {"sum": total}
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class RmsProp(OptiModule):
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the scaled gradients and the new average."""
-        average = moving_average(state["average"], gradients * gradients, self.beta)
-        return gradients / (average.sqrt() + self.eps), {"average": average}
+        average = _average_square(state["average"], gradients, self.beta)
+        return gradients / _root(average, self.eps), {"average": average}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Adam(OptiModule):
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the first moment divided by the root of the second, and keep both."""
-        second = moving_average(state["second"], gradients * gradients, self.beta_2)
+        second = _average_square(state["second"], gradients, self.beta_2)
         return _adam_step(self, gradients, second, state)
 
 
@@ -156,7 +156,19 @@ def _adam_step(
     scale = _unbiased(second, power_2)
     if module.amsgrad:
         scale = new["largest"] = scale.maximum(state["largest"])
-    return _unbiased(first, power_1) / (scale.sqrt() + module.eps), new
+    return _unbiased(first, power_1) / _root(scale, module.eps), new
+
+
+def _average_square(average: Vector, value: Vector, beta: float) -> Vector:
+    """Return beta average + (1 - beta) value²."""
+    return (average * beta).add_((value * value).mul_(1.0 - beta))
+
+
+def _root(square: Vector, eps: float) -> Vector:
+    """Return √square + eps."""
+    root = square.sqrt()
+    torch._foreach_add_(root.tensors, eps)  # in place: it is ours, and memory is what costs
+    return root
 
 
 def _unbiased(moment: Vector, power: Tensor) -> Vector:

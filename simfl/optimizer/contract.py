@@ -102,7 +102,7 @@ def _check_entries(subject: Subject) -> None:
 
 def _check_form(subject: Subject) -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        like = make_like(dtype=dtype)
+        like = make_like(dtype)
         state = subject.plugin.init(like)
         states = stack_states([subject.plugin.init(like) for _ in CLIENTS])
         stack = Vector.stack([like for _ in CLIENTS])

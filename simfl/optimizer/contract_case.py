@@ -60,7 +60,9 @@ class Subject:
     def begin(self, clients: Clients, kept: State | None = None) -> State:
         """Return the state with which clients go into the first step of a round."""
         state = self.plugin.start_round(self.receive(kept or {}))
-        return fill_state(self.plugin, state, _of_clients(clients, make_like))
+        likes = [make_like() for _ in clients]
+        like = Vector.stack(likes) if len(clients) > 1 else likes[0]
+        return fill_state(self.plugin, state, like)
 
     def receive(self, state: State) -> State:
         """Return the state after auxiliary variables have arrived, if it takes any."""
@@ -94,7 +96,7 @@ class Subject:
         return outputs, state
 
 
-def make_like(client: int = 0, *, dtype: torch.dtype = torch.float32) -> Vector:
+def make_like(dtype: torch.dtype = torch.float32) -> Vector:
     """Make a Vector that has but names, shapes and a dtype."""
     return Vector({name: torch.ones(shape, dtype=dtype) for name, shape in _SHAPES.items()})
 
@@ -156,8 +158,8 @@ def form_of(vector: Vector) -> list[tuple[str, list[int], str]]:
     return [(name, list(tensor.shape), str(tensor.dtype)) for name, tensor in vector.items()]
 
 
-def _of_clients(clients: Clients, make: Callable[..., Vector], *args: int) -> Vector:
-    vectors = [make(client, *args) for client in clients]
+def _of_clients(clients: Clients, make: Callable[[int, int], Vector], step: int) -> Vector:
+    vectors = [make(client, step) for client in clients]
     return Vector.stack(vectors) if len(clients) > 1 else vectors[0]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 
+from simfl.cli.tables import print_table
 from simfl.scenario.kinds import component_kinds
 
 
@@ -15,18 +17,28 @@ def test_everything_that_can_be_named_is_listed(simfl):
     result = simfl("list")
     assert result.exit_code == 0
     titles = [line for line in result.stdout.splitlines() if line.startswith("# ")]
-    assert titles == [f"# {what}" for what in component_kinds()]
-    for root in component_kinds().values():
-        for name in root.registry:
-            assert f"\n{name}" in result.stdout
+    expected = [
+        f"# {what} {name}" for what, root in component_kinds().items() for name in root.registry
+    ]
+    assert [title.partition(":")[0] for title in titles] == expected
 
 
 def test_one_kind_is_listed_with_fields_types_and_defaults(simfl):
-    result = simfl("list", "sampler")
-    lines = [line.split() for line in result.stdout.splitlines() if line]
-    assert lines[0] == ["#", "sampler"]
-    assert lines[1] == ["name", "field", "type", "default", "meaning"]
-    assert [line[0] for line in lines[2:]] == ["uniform", "weighted"]
+    lines = simfl("list", "aggregator").stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("# aggregator trimmed-mean: "))
+    assert lines[at + 1].split() == ["field", "type", "default", "meaning"]
+    start = ["trim", "number", ">=", "0", "and", "<", "0.5", "0.1", "The", "share"]
+    assert lines[at + 2].split()[: len(start)] == start
+
+
+def test_on_a_terminal_tables_are_drawn(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_table(("field", "type"), [("beta", "[bold]number")], title="module ewma")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = [line.split() for line in plain.splitlines()]
+    assert lines[0] == ["module", "ewma"]
+    assert ["field", "type"] in lines
+    assert ["beta", "[bold]number"] in lines
 
 
 def test_a_misspelt_kind_is_bad_input(simfl):
