@@ -38,6 +38,8 @@ class Source(Component, kind="source"):
     file_fields: ClassVar[tuple[str, ...]] = ()
     """The fields that name a file. A scenario takes them relative to its own folder, if the file
     is there; otherwise they stay as they are, for a source may know other names."""
+    file_or_name_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields that may hold the path of a file or folder, or a name."""
 
     def load(self, *, seed: int) -> SourceData:
         """Read or generate the examples.

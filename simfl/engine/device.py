@@ -1,5 +1,8 @@
-"""Which device a process trains on. It follows from what the scenario asks for, never from what
-happens to be there, so that a run is the same run everywhere or says why it cannot be."""
+"""Which device a process trains on.
+
+It follows from what the scenario asks for, never from what happens to be there: a run is the same
+run everywhere, or says why it cannot be.
+"""
 
 from __future__ import annotations
 

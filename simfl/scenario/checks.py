@@ -103,15 +103,8 @@ def _optimizers(scenario: Scenario) -> Iterator[Fault]:
 
 
 def _evaluation(scenario: Scenario) -> Iterator[Fault]:
-    evaluation = scenario.evaluation
-    if evaluation.clients_every and not scenario.data.holdout_fraction:
-        yield (
-            "evaluation.clients_every",
-            f"is {evaluation.clients_every}, but clients keep no examples for it: "
-            "data.holdout_fraction is 0; set it, for example to 0.2",
-        )
     try:
-        as_metrics(evaluation.metrics or ())
+        as_metrics(scenario.evaluation.metrics or ())
     except InputError as error:
         yield "evaluation.metrics", str(error).removeprefix("metrics: ")
 
@@ -123,12 +116,6 @@ def _cluster(scenario: Scenario) -> Iterator[Fault]:
             "cluster.actors",
             f"is {cluster.actors}, but with placement 'dedicated' there is one actor for each "
             "client; leave actors out",
-        )
-    if cluster.num_gpus and cluster.device == "cpu":
-        yield (
-            "cluster.num_gpus",
-            f"is {cluster.num_gpus:g}, but cluster.device is 'cpu'; "
-            "set it to 0, or cluster.device to 'cuda'",
         )
     if cluster.dashboard and cluster.address is not None:
         yield (

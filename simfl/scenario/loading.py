@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,28 +44,40 @@ def load_scenario(
     else:
         path = find_scenario(Path(path_or_mapping))
         document, folders = read_document(path), [path.resolve().parent, Path.cwd()]
-    document = apply_overrides(document, overrides)
-    search = tuple(str(folder) for folder in dict.fromkeys(folders))
-    _import_plugins(document, search=search, allow=allow_plugins)
-    return _validated(document, search)
+    document = _with_search(apply_overrides(document, overrides), folders)
+    _import_plugins(document, allow=allow_plugins)
+    return _validated(document, tuple(dict.fromkeys(folders)))
 
 
-def _validated(document: Document, search: tuple[str, ...]) -> Scenario:
-    folders = tuple(Path(folder) for folder in search)
+def _with_search(document: Document, folders: Sequence[Path]) -> Document:
+    """Write out where plug-ins are looked for: what the scenario says, or the usual folders."""
+    given = document.values.get("search")
+    if given and not _is_texts(given):
+        return document  # told of with the other faults of the schema
+    search = [folders[0] / folder for folder in given or folders]
+    absolute = [str(folder) for folder in dict.fromkeys(search)]
+    return replace(document, values=document.values | {"search": absolute})
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+def _validated(document: Document, folders: tuple[Path, ...]) -> Scenario:
     try:
         scenario = Scenario.model_validate(document.values, context={"folders": folders})
     except ValidationError as error:
         raise scenario_error(error, document, schema=Scenario) from None
-    scenario.set_origin(Origin(document, search))
+    scenario.set_origin(Origin(document))
     check_combinations(scenario)
     return scenario
 
 
-def _import_plugins(document: Document, *, search: tuple[str, ...], allow: bool) -> None:
+def _import_plugins(document: Document, *, allow: bool) -> None:
     """Import the plug-ins first: names can only be checked once those are registered."""
-    named = document.values.get("plugins")
+    named, search = document.values.get("plugins"), document.values["search"]
     modules = named if isinstance(named, list | tuple) else []
-    import_plugins((), search=search)
+    import_plugins((), search=search if _is_texts(search) else ())
     for index, module in enumerate(modules):
         if not isinstance(module, str) or not module:
             continue  # told of with the other faults of the schema
@@ -72,7 +85,7 @@ def _import_plugins(document: Document, *, search: tuple[str, ...], allow: bool)
             reason = f"is {module!r}, but this scenario may not import plug-ins"
             raise ScenarioError([document.fault_line(("plugins", index), reason)])
         try:
-            import_plugins((module,), search=search)
+            import_plugins((module,))
         except ImportPathError as error:
             raise ScenarioError([document.fault_line(("plugins", index), str(error))]) from None
 

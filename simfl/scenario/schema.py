@@ -33,8 +33,6 @@ class Origin:
 
     document: Document = field(default_factory=Document, compare=False)
     """What was read, with the line of each key."""
-    search: tuple[str, ...] = field(default=(), compare=False)
-    """The folders in which plug-ins and ``python`` paths are looked for."""
 
 
 class Scenario(Section):
@@ -48,6 +46,9 @@ class Scenario(Section):
     """How many rounds are run."""
     plugins: tuple[Annotated[str, MinLen(1)], ...] = ()
     """Python modules to import, here and in every actor, because they register components."""
+    search: tuple[str, ...] = ()
+    """The folders in which ``plugins`` and ``python`` paths are looked for, before the usual
+    places. Left out: the scenario's own folder and the current one."""
     data: DataSection = Field(examples=[{"source": "digits"}])
     """The examples, and who holds them."""
     model: ModelSection = Field(examples=[{"kind": "mlp"}])
@@ -68,11 +69,6 @@ class Scenario(Section):
     def set_origin(self, origin: Origin) -> None:
         """Say where the scenario comes from; ``load_scenario`` does."""
         self._origin = origin
-
-    @property
-    def search(self) -> tuple[str, ...]:
-        """The folders in which plug-ins and ``python`` paths are looked for."""
-        return self._origin.search
 
     def fault(self, key: str, message: str) -> ScenarioError:
         """Make the error for what only shows later, with the place of the key.

@@ -158,8 +158,8 @@ class EvaluationSection(Section):
     batch_size: Count = 512
     """The examples evaluated at once."""
     clients_every: Whole = 0
-    """Evaluate on what each client keeps (``data.holdout_fraction``) after every so many rounds.
-    0: never."""
+    """Evaluate on each client's own examples after every so many rounds, and after the last: on
+    what it keeps (``data.holdout_fraction``), or all it has. 0: never."""
 
 
 class ClusterSection(Section):
@@ -174,9 +174,8 @@ class ClusterSection(Section):
     num_cpus: NonNegative = 1.0
     """The CPUs that Ray sets aside for each client actor."""
     num_gpus: NonNegative = 0.0
-    """The GPUs, or the share of one, that Ray sets aside for each client actor."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where clients train. auto: on a GPU if the actor has one."""
+    """The GPUs, or the share of one, that Ray sets aside for each client actor. Clients train on a
+    GPU if this is more than 0, and on CPUs otherwise."""
     threads: Count = 1
     """The threads that torch uses in each client actor."""
     chunk_size: Count | Literal["auto"] = "auto"

@@ -53,6 +53,12 @@ class _ScenarioDumper(yaml.SafeDumper):
         return node
 
 
+# A default that YAML has no form for, of somebody's component, is shown as Python shows it.
+_ScenarioDumper.add_multi_representer(
+    object, lambda dumper, value: dumper.represent_str(repr(value))
+)
+
+
 def dump_yaml(value: Any) -> str:
     """Write plain data in the order it has; short lists and mappings stay on one line."""
     text: str = yaml.dump(

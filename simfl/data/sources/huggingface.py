@@ -33,7 +33,7 @@ class HuggingFace(Source):
     """
 
     name: ClassVar[str] = "huggingface"
-    file_fields: ClassVar[tuple[str, ...]] = ("path",)
+    file_or_name_fields: ClassVar[tuple[str, ...]] = ("path",)
 
     path: str
     """The name on the hub, such as "ylecun/mnist", or a folder, or a csv, json or parquet file."""

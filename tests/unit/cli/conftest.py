@@ -39,3 +39,8 @@ def scenario(tmp_path: Path) -> str:
     """A good scenario's file name."""
     Path("s.yaml").write_text(SCENARIO)
     return "s.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _without_other_tests_components(only_our_components: None) -> None:
+    """See what simfl ships, and what the test itself defines."""

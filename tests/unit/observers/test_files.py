@@ -33,5 +33,7 @@ def test_tensorboard_reads_every_number_at_its_round(tmp_path: Path) -> None:
     observer.on_run_end({})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    read = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    read = {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
     assert read == {"train_loss": [(1, 0.5), (2, 0.25)], "accuracy": [(2, 0.75)]}

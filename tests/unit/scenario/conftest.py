@@ -83,3 +83,8 @@ def minimal() -> dict[str, Any]:
 def minimal_yaml() -> str:
     """The same, as the text of a file of 7 lines."""
     return MINIMAL
+
+
+@pytest.fixture(autouse=True)
+def _without_other_tests_components(only_our_components: None) -> None:
+    """See what simfl ships, and what the test itself defines."""

@@ -16,12 +16,12 @@ from simfl.scenario.kinds import component_kinds
 from simfl.scenario.overrides import apply_overrides
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def schema() -> dict[str, Any]:
     return scenario_schema()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def validator(schema) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
 
