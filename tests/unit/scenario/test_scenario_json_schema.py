@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import jsonschema
@@ -16,14 +17,23 @@ from simfl.scenario.kinds import component_kinds
 from simfl.scenario.overrides import apply_overrides
 
 
+# Made within the first test, once other tests' components are hidden, and then kept.
+_schema = cache(scenario_schema)
+
+
 @pytest.fixture
 def schema() -> dict[str, Any]:
-    return scenario_schema()
+    return _schema()
+
+
+@cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(_schema())
 
 
 @pytest.fixture
-def validator(schema) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(schema)
+def validator() -> jsonschema.Draft202012Validator:
+    return _validator()
 
 
 def test_the_schema_is_valid(schema):
