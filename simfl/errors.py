@@ -7,6 +7,7 @@
     │   ├── ConfigError             a hyper-parameter or an option (also a ValueError)
     │   ├── UnknownNameError        a name that is not registered (also a KeyError)
     │   ├── DataError               a data file or what it holds
+    │   ├── CheckpointError         a checkpoint, or the place where checkpoints are kept
     │   ├── ImportPathError         a "package.module:name" or plug-in that cannot be imported
     │   └── ScenarioError           one or more faults of a scenario file, each with its place
     ├── MissingExtraError           an optional dependency is not installed
@@ -25,6 +26,7 @@ from collections.abc import Iterable, Sequence
 
 __all__ = [
     "AggregationError",
+    "CheckpointError",
     "ClientError",
     "ClusterError",
     "ConfigError",
@@ -74,6 +76,10 @@ class UnknownNameError(InputError, KeyError):
 
 class DataError(InputError):
     """A data file is missing, cannot be read, or does not hold what it should."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is damaged or of another run, or cannot be written or read."""
 
 
 class ImportPathError(InputError):

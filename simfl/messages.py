@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from simfl.optimizer import KeptState
+from simfl.optimizer import KeptState, OptimizerState
 from simfl.vector import Vector
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Partial",
     "RoundPlan",
     "RoundReport",
+    "Snapshot",
 ]
 
 Node: TypeAlias = tuple[int, int]
@@ -61,6 +62,15 @@ class Broadcast:
     """All weights: trainable, frozen and buffers."""
     aux: dict[str, dict[str, Any]]
     """The auxiliary variables of the server's modules, by aux name."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a round starts from: all that a server must be given to be as it was."""
+
+    broadcast: Broadcast
+    optimizer: OptimizerState
+    """The server's optimizer."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,14 @@ import torch
 
 from simfl.aggregation import Aggregator, TreeSum, merge_contributions
 from simfl.errors import AggregationError
-from simfl.messages import Broadcast, Contribution, Partial, RoundPlan, RoundReport
+from simfl.messages import (
+    Broadcast,
+    Contribution,
+    Partial,
+    RoundPlan,
+    RoundReport,
+    Snapshot,
+)
 from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel
 from simfl.optimizer import Optimizer
 from simfl.seeding import derive_seed
@@ -82,9 +89,16 @@ class Server:
         """Return a copy of all weights."""
         return self._model.get_weights()
 
-    def broadcast(self, round: int) -> Broadcast:
-        """Return what every client of a round starts from."""
-        return Broadcast(round, self._model.get_weights(), self._optimizer.collect_aux_var())
+    def snapshot(self, round: int) -> Snapshot:
+        """Return what a round starts from, for its clients and for a server in this one's place."""
+        broadcast = Broadcast(round, self._model.get_weights(), self._optimizer.collect_aux_var())
+        return Snapshot(broadcast, self._optimizer.export_state())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become the server that the snapshot was taken of; what was received is forgotten."""
+        self._model.set_weights(snapshot.broadcast.weights)
+        self._optimizer.import_state(snapshot.optimizer)
+        self._tree, self._received = None, set()
 
     def receive(self, partial: Partial) -> None:
         """Add a chunk's partial to the round's tree; a second copy changes nothing."""

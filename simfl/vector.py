@@ -344,10 +344,10 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def _raw(tensor: Tensor) -> np.ndarray[Any, Any]:
-    flat: np.ndarray[Any, Any] = (
-        tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    )
-    return flat
+    # A single number counts as contiguous with any stride, and then cannot be viewed as bytes.
+    flat = tensor.detach().cpu().contiguous().as_strided((tensor.numel(),), (1,))
+    raw: np.ndarray[Any, Any] = flat.view(torch.uint8).numpy()
+    return raw
 
 
 def _tensor_of(array: np.ndarray[Any, Any]) -> Tensor:

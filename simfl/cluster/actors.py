@@ -24,6 +24,7 @@ from simfl.messages import (
     Partial,
     RoundPlan,
     RoundReport,
+    Snapshot,
 )
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
@@ -56,7 +57,7 @@ class ActorSetup:
 
 
 class ServerActor:
-    """The server in a process of its own. ``start`` comes before anything else."""
+    """The server in a process of its own. After a restart ``restore`` comes first."""
 
     def __init__(self, setup: ActorSetup) -> None:
         self._setup = setup
@@ -73,17 +74,26 @@ class ServerActor:
         self._server = recipe.build()
         return os.getpid()
 
-    def broadcast(self, round: int) -> Parcel:
-        """Return what a round's clients start from; Ray puts it in the object store once."""
-        return pack(self._server.broadcast(round), label=round)
+    def snapshot(self, round: int) -> tuple[Parcel, Parcel]:
+        """Return what a round starts from: the broadcast, and the server's optimizer.
+
+        Ray puts them in the object store, once for all who need them.
+        """
+        snapshot = self._server.snapshot(round)
+        return pack(snapshot.broadcast, label=round), pack(snapshot.optimizer, label=round)
+
+    def restore(self, broadcast: Parcel, optimizer: Parcel) -> None:
+        """Become the server that the snapshot was taken of."""
+        self._server.restore(Snapshot(open_parcel(broadcast), open_parcel(optimizer)))
 
     def receive(self, partial: Partial) -> None:
         """Add a chunk's partial to the round."""
         self._server.receive(partial)
 
-    def end_round(self, plan: RoundPlan) -> RoundReport:
-        """Take the server's step."""
-        return self._server.end_round(plan)
+    def end_round(self, plan: RoundPlan) -> tuple[RoundReport, Parcel, Parcel]:
+        """Take the server's step; return the report, and what the next round starts from."""
+        report = self._server.end_round(plan)
+        return (report, *self.snapshot(plan.round + 1))
 
     def get_weights(self) -> Vector:
         """Return all weights."""

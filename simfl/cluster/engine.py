@@ -7,8 +7,9 @@ tensor but the final weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -17,8 +18,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from simfl.client import ClientRecipe
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
 from simfl.cluster.connect import Connection
-from simfl.cluster.failures import explain
+from simfl.cluster.failures import explain, is_actor_loss
 from simfl.cluster.pool import ClusterOptions, num_client_actors, require_resources
+from simfl.cluster.recovery import Attempts, Decision, Loss
+from simfl.cluster.workers import ClientPool, Ref
 from simfl.data import FederatedDataset
 from simfl.engine import ChunkScheduler, chunk_size_for, split_cohort
 from simfl.messages import Chunk, EvaluationChunk, RoundPlan, RoundReport
@@ -28,9 +31,17 @@ from simfl.vector import Vector
 
 __all__ = ["RayEngine"]
 
-Ref: TypeAlias = Any
-"""A Ray ObjectRef."""
-W = TypeVar("W", Chunk, EvaluationChunk)
+
+# Ray starts a dead actor again; what it was doing is ours to repeat.
+_RESTARTED = {"max_restarts": -1, "max_task_retries": 0}
+
+
+@dataclass(frozen=True)
+class _SnapshotRefs:
+    """Where a Snapshot lies in the object store."""
+
+    broadcast: Ref
+    optimizer: Ref
 
 
 class RayEngine:
@@ -76,34 +87,39 @@ class RayEngine:
 
         self._dataset = ray.put(dataset)
         self._server = _start_server(setup("server", server), namespace=run_name)
-        self._clients = [
+        actors = [
             self._start_client(setup(f"client-{rank}", client), namespace=run_name)
             for rank in range(self.num_actors)
         ]
-        started = [actor.start.remote() for actor in (self._server, *self._clients)]
+        self._pool = ClientPool(
+            actors,
+            max_retries=options.max_retries,
+            stall_limit_s=options.stall_limit_s,
+            start_timeout_s=options.start_timeout_s,
+        )
+        started = [actor.start.remote() for actor in (self._server, *actors)]
         self._fetch(started, doing="starting the actors", timeout_s=options.start_timeout_s)
 
-    def broadcast(self, round: int) -> Ref:
-        """Have the server put its weights into the object store."""
-        return self._server.broadcast.remote(round)
+    def start(self) -> _SnapshotRefs:
+        """Have the server put what the first round starts from into the object store."""
+        return _SnapshotRefs(*self._server.snapshot.options(num_returns=2).remote(1))
 
-    def train(self, plan: RoundPlan, handle: Ref) -> RoundReport:
-        """Train the cohort's chunks on whichever actors are free, then take the server's step."""
-        dedicated = self._options.placement == "dedicated"
-        size = 1 if dedicated else self._options.chunk_size
-        chunks = split_cohort(plan, size or chunk_size_for(len(plan.clients), self.num_actors))
-        scheduler = ChunkScheduler(
-            chunks, num_workers=self.num_actors, owner=_own_actor if dedicated else None
-        )
-        done = []
-        for chunk, _, (partial, *states) in self._run(scheduler, handle, self._start_training):
-            done.append(self._server.receive.remote(partial))
-            self._states |= dict(zip(chunk.clients, states, strict=False))
-        done.append(self._server.end_round.remote(plan))
-        report: RoundReport = self._fetch(done, doing=f"ending round {plan.round}")[-1]
-        return report
+    def train(self, plan: RoundPlan, handle: _SnapshotRefs) -> tuple[RoundReport, _SnapshotRefs]:
+        """Train the cohort's chunks on whichever actors are free, then take the server's step.
 
-    def evaluate(self, chunk: EvaluationChunk, handle: Ref) -> list[MetricSums]:
+        Clients' states count as soon as the whole round does: until then it can be done again.
+        """
+        partials: list[Ref] = []
+        states: dict[int, Ref] = {}
+        for partial, kept in self._train_chunks(plan, handle):
+            partials.append(partial)
+            states |= kept
+            self._server.receive.remote(partial)
+        report, following = self._end_round(plan, handle, partials)
+        self._states |= states
+        return report, following
+
+    def evaluate(self, chunk: EvaluationChunk, handle: _SnapshotRefs) -> list[MetricSums]:
         """Evaluate the items on all actors, a share each."""
         size = -(-len(chunk.items) // self.num_actors)
         shares = [
@@ -111,8 +127,11 @@ class RayEngine:
             for start in range(0, len(chunk.items), size)
         ]
         scheduler = ChunkScheduler(shares, num_workers=self.num_actors)
-        run = self._run(scheduler, handle, self._start_evaluation)
-        results = {share: sums for share, sums, _ in run}
+
+        def start(actor: Any, share: EvaluationChunk) -> list[Ref]:
+            return [actor.evaluate_chunk.remote(share, handle.broadcast)]
+
+        results = {share: sums for share, sums, _ in self._pool.run(scheduler, start)}
         return [item for share in shares for item in results[share]]
 
     def get_weights(self) -> Vector:
@@ -127,36 +146,55 @@ class RayEngine:
     def close(self) -> None:
         """End the actors, and leave the cluster."""
         if ray.is_initialized():
-            for actor in (self._server, *self._clients):
+            for actor in (self._server, *self._pool.actors):
                 ray.kill(actor)
         self._connection.close()
 
-    def _run(
-        self,
-        scheduler: ChunkScheduler[W],
-        handle: Ref,
-        start: Callable[[int, W, Ref], list[Ref]],
-    ) -> Iterator[tuple[W, Any, list[Ref]]]:
-        """Run all chunks; yield each as it ends: chunk, first result, references to the rest."""
-        running: dict[Ref, tuple[int, W, list[Ref]]] = {}
-        while not scheduler.is_done:
-            for worker, chunk in scheduler.assignments():
-                refs = start(worker, chunk, handle)
-                running[refs[0]] = (worker, chunk, refs)
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            worker, chunk, refs = running.pop(ready)
-            first = self._fetch(ready, doing=_describe(chunk, worker))
-            scheduler.finish(worker)
-            yield chunk, first, refs[1:]
+    def _train_chunks(
+        self, plan: RoundPlan, handle: _SnapshotRefs
+    ) -> Iterator[tuple[Ref, dict[int, Ref]]]:
+        """Train all chunks; yield of each, as it ends, its partial and its clients' states."""
+        dedicated = self._options.placement == "dedicated"
+        size = 1 if dedicated else self._options.chunk_size
+        chunks = split_cohort(plan, size or chunk_size_for(len(plan.clients), self.num_actors))
+        scheduler = ChunkScheduler(
+            chunks, num_workers=self.num_actors, owner=_own_actor if dedicated else None
+        )
 
-    def _start_training(self, worker: int, chunk: Chunk, handle: Ref) -> list[Ref]:
-        states = [self._states.get(c) for c in chunk.clients] if self._keeps_state else []
-        method = self._clients[worker].train_chunk.options(num_returns=2 + len(states))
-        refs: list[Ref] = method.remote(chunk, handle, *states)
-        return refs
+        def start(actor: Any, chunk: Chunk) -> list[Ref]:
+            states = [self._states.get(c) for c in chunk.clients] if self._keeps_state else []
+            method = actor.train_chunk.options(num_returns=2 + len(states))
+            refs: list[Ref] = method.remote(chunk, handle.broadcast, *states)
+            return refs
 
-    def _start_evaluation(self, worker: int, chunk: EvaluationChunk, handle: Ref) -> list[Ref]:
-        return [self._clients[worker].evaluate_chunk.remote(chunk, handle)]
+        for chunk, report, (partial, *states) in self._pool.run(scheduler, start):
+            self._pool.learn(report.seconds)
+            yield partial, dict(zip(chunk.clients, states, strict=False))
+
+    def _end_round(
+        self, plan: RoundPlan, handle: _SnapshotRefs, partials: Sequence[Ref]
+    ) -> tuple[RoundReport, _SnapshotRefs]:
+        """Take the server's step; a server that died is put back, and handed the partials again."""
+        attempts = Attempts(max_retries=self._options.max_retries)
+        while True:
+            report, *following = self._server.end_round.options(num_returns=3).remote(plan)
+            try:
+                # The snapshot too: what is not in the object store by now may die with the server.
+                ray.wait(following, num_returns=2, fetch_local=False)
+                return ray.get(report), _SnapshotRefs(*following)
+            except RayError as error:
+                lost = is_actor_loss(error) and attempts.lost(Loss.SERVER_ACTOR)
+                if lost is not Decision.RESTORE:
+                    raise explain(error, doing=f"ending round {plan.round}") from None
+            self._restore_server(handle, partials)
+
+    def _restore_server(self, handle: _SnapshotRefs, partials: Sequence[Ref]) -> None:
+        done = [
+            self._server.start.remote(),
+            self._server.restore.remote(handle.broadcast, handle.optimizer),
+            *(self._server.receive.remote(partial) for partial in partials),
+        ]
+        self._fetch(done, doing="restoring the server", timeout_s=self._options.start_timeout_s)
 
     def _start_client(self, setup: ActorSetup, *, namespace: str) -> Any:
         options = self._options
@@ -168,6 +206,7 @@ class RayEngine:
                 num_cpus=options.num_cpus,
                 num_gpus=options.num_gpus,
                 scheduling_strategy="SPREAD",
+                **_RESTARTED,
             )
             .remote(setup, self._dataset, options.num_gpus > 0)
         )
@@ -192,17 +231,16 @@ def _start_server(setup: ActorSetup, *, namespace: str) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(ServerActor)
-        .options(name=setup.label, namespace=namespace, num_cpus=0, scheduling_strategy=here)
+        .options(
+            name=setup.label,
+            namespace=namespace,
+            num_cpus=0,
+            scheduling_strategy=here,
+            **_RESTARTED,
+        )
         .remote(setup)
     )
 
 
 def _own_actor(chunk: Chunk) -> int:
     return chunk.clients[0]
-
-
-def _describe(chunk: Chunk | EvaluationChunk, worker: int) -> str:
-    if isinstance(chunk, EvaluationChunk):
-        return f"evaluating on client-{worker}"
-    clients = ", ".join(map(str, chunk.clients))
-    return f"round {chunk.round}, clients {clients} on client-{worker}"

@@ -1,18 +1,35 @@
-"""What Ray's errors mean, in our words."""
+"""What Ray's errors mean: a loss that can be made good, or the end of the run in our words."""
 
 from __future__ import annotations
 
 from ray.exceptions import (
     GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
     OutOfMemoryError,
     RayActorError,
     RayError,
     RayTaskError,
+    WorkerCrashedError,
 )
 
 from simfl.errors import ClusterError, RunError, SimflError
 
-__all__ = ["explain"]
+__all__ = ["explain", "is_actor_loss", "is_object_loss"]
+
+_PROCESS_GONE = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+
+
+def is_actor_loss(error: RayError) -> bool:
+    """Say whether the process that was to answer has gone."""
+    return isinstance(error, _PROCESS_GONE) and not isinstance(error, RayTaskError)
+
+
+def is_object_loss(error: RayError) -> bool:
+    """Say whether an object was lost: the one asked for, or an argument of the call."""
+    if isinstance(error, RayTaskError):
+        return isinstance(error.cause, ObjectLostError)
+    return isinstance(error, ObjectLostError)
 
 
 def explain(error: RayError, *, doing: str) -> SimflError:
@@ -25,19 +42,29 @@ def explain(error: RayError, *, doing: str) -> SimflError:
     cause = getattr(error, "cause", None)
     if isinstance(error, RayTaskError) and isinstance(cause, SimflError):
         return cause
+    if is_object_loss(error):
+        return ClusterError(
+            f"{doing}: an object was lost with its node; see that the cluster's nodes stay up"
+        )
     if isinstance(error, RayTaskError):
         return RunError(f"{doing}: {type(cause).__name__}: {cause}\n{error}")
     if isinstance(error, GetTimeoutError):
-        return ClusterError(f"no answer in time: {doing}")
+        return ClusterError(
+            f"{doing}: no answer in time; see that the cluster has free CPUs and GPUs"
+        )
     if isinstance(error, OutOfMemoryError):
         return ClusterError(
-            f"out of memory: {doing}; lower cluster.actors, client.batch_size or the model's size"
+            f"{doing}: killed by Ray, since the node was out of memory; "
+            "lower cluster.actors, client.batch_size or the size of the model"
         )
-    if isinstance(error, RayActorError):
-        return ClusterError(f"an actor died: {doing}; {_first_line(error)}")
-    return ClusterError(f"{type(error).__name__}: {doing}; {_first_line(error)}")
+    if is_actor_loss(error):
+        return ClusterError(
+            f"{doing}: its process died (killed, crashed, or out of memory); "
+            "see the node's log, or run it with --backend inline"
+        )
+    return ClusterError(f"{doing}: {type(error).__name__}: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "Ray gave no reason"
+    return lines[0].rstrip(".") if lines else "Ray gives no reason"

@@ -31,6 +31,10 @@ class ClusterOptions:
     chunk_size: int | None = None
     """Clients a chunk; None: a rule's choice. It has no part in the result."""
     dashboard: bool = False
+    max_retries: int = 3
+    """How often the same chunk may bring down its actor before the run ends."""
+    stall_limit_s: float | None = None
+    """How long a chunk may take before its actor is taken for stalled; None: learned."""
     start_timeout_s: float = 180.0
     """How long the actors may take to start."""
 

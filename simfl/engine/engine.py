@@ -11,24 +11,24 @@ from simfl.vector import Vector
 __all__ = ["Engine", "Handle"]
 
 Handle: TypeAlias = Any
-"""Stands for a Broadcast, wherever it is; only the engine that gave it can use it."""
+"""Stands for a Snapshot, wherever it is; only the engine that gave it can use it."""
 
 
 class Engine(Protocol):
     """Trains cohorts and evaluates weights; every engine gives the same bits."""
 
-    def broadcast(self, round: int) -> Handle:
-        """Make the weights and auxiliary variables available from which a round starts."""
+    def start(self) -> Handle:
+        """Return what the first round starts from."""
 
-    def train(self, plan: RoundPlan, handle: Handle) -> RoundReport:
-        """Train the cohort from what was broadcast, and take the server's step.
+    def train(self, plan: RoundPlan, handle: Handle) -> tuple[RoundReport, Handle]:
+        """Train the cohort, take the server's step, and return what the next round starts from.
 
         Raises:
             RunError: if a client fails, or the cluster does.
         """
 
     def evaluate(self, chunk: EvaluationChunk, handle: Handle) -> list[MetricSums]:
-        """Evaluate what was broadcast; one entry per item of the chunk, in its order."""
+        """Evaluate the weights of a handle; one entry per item of the chunk, in its order."""
 
     def get_weights(self) -> Vector:
         """Return the server's weights."""

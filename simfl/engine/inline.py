@@ -6,7 +6,7 @@ import torch
 
 from simfl.client import ClientHost
 from simfl.engine.scheduler import split_cohort
-from simfl.messages import Broadcast, EvaluationChunk, RoundPlan, RoundReport
+from simfl.messages import EvaluationChunk, RoundPlan, RoundReport, Snapshot
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
 from simfl.server import Server
@@ -35,23 +35,24 @@ class InlineEngine:
         self._former_threads: int | None = torch.get_num_threads()
         torch.set_num_threads(threads)
 
-    def broadcast(self, round: int) -> Broadcast:
-        """Take the server's weights and auxiliary variables."""
-        return self._server.broadcast(round)
+    def start(self) -> Snapshot:
+        """Return what the first round starts from."""
+        return self._server.snapshot(1)
 
-    def train(self, plan: RoundPlan, handle: Broadcast) -> RoundReport:
+    def train(self, plan: RoundPlan, handle: Snapshot) -> tuple[RoundReport, Snapshot]:
         """Train chunk after chunk, then take the server's step."""
         for chunk in split_cohort(plan, self._chunk_size or len(plan.clients)):
             states = [self._states.get(client) for client in chunk.clients]
-            result = self._host.train_chunk(chunk, handle, states)
+            result = self._host.train_chunk(chunk, handle.broadcast, states)
             self._server.receive(result.partial)
             kept = zip(chunk.clients, result.states, strict=True)
             self._states |= {client: state for client, state in kept if state is not None}
-        return self._server.end_round(plan)
+        report = self._server.end_round(plan)
+        return report, self._server.snapshot(plan.round + 1)
 
-    def evaluate(self, chunk: EvaluationChunk, handle: Broadcast) -> list[MetricSums]:
+    def evaluate(self, chunk: EvaluationChunk, handle: Snapshot) -> list[MetricSums]:
         """Evaluate item after item."""
-        return self._host.evaluate_chunk(chunk, handle)
+        return self._host.evaluate_chunk(chunk, handle.broadcast)
 
     def get_weights(self) -> Vector:
         """Return the server's weights."""

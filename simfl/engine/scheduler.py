@@ -66,6 +66,8 @@ class ChunkScheduler(Generic[W]):
         owner: Callable[[W], int] | None = None,
     ) -> None:
         self._load = [0] * num_workers
+        self._away: set[int] = set()
+        self._is_owned = owner is not None
         self._shared = deque(chunks if owner is None else ())
         self._owned: list[deque[W]] = [deque() for _ in range(num_workers)]
         if owner is not None:
@@ -82,10 +84,24 @@ class ChunkScheduler(Generic[W]):
         for room in range(1, IN_FLIGHT + 1):
             for worker, load in enumerate(self._load):
                 queue = self._owned[worker] or self._shared
-                if load < room and queue:
+                if load < room and queue and worker not in self._away:
                     self._load[worker] += 1
                     yield worker, queue.popleft()
 
     def finish(self, worker: int) -> None:
         """Note that one of the worker's chunks has ended."""
         self._load[worker] -= 1
+
+    def lose(self, worker: int, chunk: W) -> None:
+        """Note that one of the worker's chunks was lost; it is the next to be handed out."""
+        self._load[worker] -= 1
+        owned = self._owned[worker]
+        (owned if self._is_owned else self._shared).appendleft(chunk)
+
+    def suspend(self, worker: int) -> None:
+        """Give the worker nothing until it is back."""
+        self._away.add(worker)
+
+    def resume(self, worker: int) -> None:
+        """Give the worker chunks again."""
+        self._away.discard(worker)

@@ -16,14 +16,13 @@ __all__ = ["run_rounds"]
 def run_rounds(simulation: Simulation, engine: Engine) -> Iterator[RoundRecord]:
     """Run all rounds; yield each one's record as it ends.
 
-    What is broadcast after a round serves its evaluation and the next round alike, so weights
-    are put into the object store once a round.
+    The handle that a round returns serves its evaluation and the next round alike, so weights are
+    put into the object store once a round.
     """
-    handle = engine.broadcast(1)
+    handle = engine.start()
     for round in range(1, simulation.scenario.rounds + 1):
         started = time.perf_counter()
-        report = engine.train(simulation.plan_round(round), handle)
-        handle = engine.broadcast(round + 1)
+        report, handle = engine.train(simulation.plan_round(round), handle)
         metrics = evaluate(simulation, engine, handle, round=round)
         yield {
             "round": round,

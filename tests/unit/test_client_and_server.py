@@ -84,7 +84,7 @@ def engine(
 
 
 def run_round(sim: InlineEngine, clients: tuple[int, ...], round: int = 1) -> RoundReport:
-    return sim.train(RoundPlan(round, clients), sim.broadcast(round))
+    return sim.train(RoundPlan(round, clients), sim._server.snapshot(round))[0]
 
 
 def regression(num_rows: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -325,7 +325,7 @@ def test_scaffold_with_full_participation_has_the_mean_control_variate_on_the_se
         server=Optimizer(lrate=1.0, modules=[("scaffold-server", {"num_clients": 2})]),
     )
     run_round(sim, (0, 1), round=1)
-    assert sim.broadcast(2).aux["scaffold"]["state"]["weight"].item() == 1.0
+    assert sim._server.snapshot(2).broadcast.aux["scaffold"]["state"]["weight"].item() == 1.0
     run_round(sim, (0, 1), round=2)
     assert sim.get_weights()["weight"].item() == -2.0
 
@@ -334,11 +334,30 @@ def test_evaluation_sums_add_up_over_batches_and_clients() -> None:
     inputs, targets = regression(7)
     module = nn.Linear(3, 1)
     sim = engine(module, dataset(inputs, targets, [2, 5]), evaluation_batch_size=3)
-    parts = sim.evaluate(EvaluationChunk("test", (0, 1, 2)), sim.broadcast(1))
+    parts = sim.evaluate(EvaluationChunk("test", (0, 1, 2)), sim.start())
     assert [part["loss"][1] for part in parts] == [3, 3, 1]
     outputs = module(torch.tensor(inputs).float())
     expected = nn.functional.mse_loss(outputs, torch.tensor(targets)).item()
     assert sum(part["loss"][0] for part in parts) / 7 == pytest.approx(expected, rel=1e-5)
-    clients = sim.evaluate(EvaluationChunk("clients", (1,)), sim.broadcast(1))
+    clients = sim.evaluate(EvaluationChunk("clients", (1,)), sim.start())
     expected = nn.functional.mse_loss(outputs[2:], torch.tensor(targets[2:])).item()
     assert clients[0]["loss"][0] / clients[0]["loss"][1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_server_in_anothers_place_goes_on_with_the_same_bits() -> None:
+    """Adam on the server: its moments are in the snapshot, and so the next round is the same."""
+    inputs, targets = regression()
+
+    def fresh() -> InlineEngine:
+        torch.manual_seed(0)
+        server = Optimizer(lrate=0.1, modules=["adam"])
+        return engine(nn.Linear(3, 1), dataset(inputs, targets, [4, 8]), server=server)
+
+    undisturbed = fresh()
+    _, handle = undisturbed.train(RoundPlan(1, (1, 0)), undisturbed.start())
+    _, handle = undisturbed.train(RoundPlan(2, (1, 0)), handle)
+    undisturbed.train(RoundPlan(3, (1, 0)), handle)
+    other = fresh()
+    other._server.restore(handle)
+    other.train(RoundPlan(3, (1, 0)), handle)
+    assert other.get_weights() == undisturbed.get_weights()

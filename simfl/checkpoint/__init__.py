@@ -1,0 +1,73 @@
+"""Checkpoints: all that a resumed run needs, written so that it is there as a whole or not at all.
+
+Format, version 1. The storage that ``open_storage`` opens holds these files:
+
+===================================  ===========================================================
+``round-000123/server.safetensors``  the run after round 123, but for the clients' states
+``round-000123/manifest.json``       written last: a round without one does not count
+``states/NAME.safetensors``          a shard, the states of some clients: never changed, and used
+                                     by as many checkpoints as still need it
+===================================  ===========================================================
+
+All but the manifest are safetensors files. Their metadata have one entry, ``simfl``, JSON text.
+
+``server.safetensors``
+    The value of ``encode_file``: the entry is the skeleton, as the table in ``encoding`` says,
+    and it refers to the tensors by name. It is a dict of
+
+    ==================  ========================================================================
+    ``round``           how many rounds have been committed
+    ``scenario_hash``   which scenario it belongs to
+    ``weights``         the server's Vector of all weights
+    ``optimizer``       the server's ``OptimizerState``
+    ``states``          shard name -> tensor of the ids of the clients whose states are there
+    ``positions``       observer name -> JSON values
+    ==================  ========================================================================
+
+``states/NAME.safetensors``
+    One tensor of bytes per client, called by its id in decimal: a file in the file, the value of
+    ``encode_file`` for the tuple (id, ``KeptState``). The entry is ``{"sha256": {id: hex}}``, of
+    each client's bytes, so that one client is read and checked without the others.
+
+``manifest.json``
+    ASCII JSON in one line without spaces, its entries in this order:
+
+    ==================  ========================================================================
+    ``format``          1
+    ``round``           as in the server's file
+    ``scenario_hash``   as in the server's file
+    ``simfl, torch``    the versions that wrote it
+    ``server``          ``{"sha256": hex, "num_bytes": n}`` of the server's file
+    ``shards``          ``[{"name": NAME, "checksum": {"sha256": hex, "num_bytes": n},
+                        "clients": [id, ...]}, ...]``: all that ``states`` needs
+    ``sha256``          of the line without this entry
+    ==================  ========================================================================
+
+Nothing is pickled, and nothing is looked up by an import path: a checkpoint runs no code.
+"""
+
+from __future__ import annotations
+
+from simfl.checkpoint.checkpoint import Checkpoint, write_checkpoint
+from simfl.checkpoint.files import decode_file, encode_file
+from simfl.checkpoint.latest import Found, Refusal, latest_checkpoint
+from simfl.checkpoint.prune import prune
+from simfl.checkpoint.states import ShardInfo, StateFile, read_state, write_shard
+from simfl.checkpoint.storage import Storage, open_storage
+
+__all__ = [
+    "Checkpoint",
+    "Found",
+    "Refusal",
+    "ShardInfo",
+    "StateFile",
+    "Storage",
+    "decode_file",
+    "encode_file",
+    "latest_checkpoint",
+    "open_storage",
+    "prune",
+    "read_state",
+    "write_checkpoint",
+    "write_shard",
+]

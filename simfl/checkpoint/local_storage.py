@@ -1,0 +1,139 @@
+"""Checkpoints in a local folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from simfl.checkpoint.layout import Piece
+from simfl.checkpoint.storage_faults import explained, require_plain_name
+
+__all__ = ["LocalStorage"]
+
+_UNFINISHED = ".unfinished"
+_CHUNK = 1 << 22
+
+
+class LocalStorage:
+    """Files below a folder; see ``Storage``.
+
+    A file is written aside, flushed to the disk, and then renamed: after a crash, of the machine
+    too, it is there as a whole or as it was before.
+
+    Args:
+        folder: made when first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.expanduser().absolute()
+
+    @property
+    def location(self) -> str:
+        """The folder's absolute path."""
+        return str(self._folder)
+
+    def write(self, name: str, pieces: Iterable[Piece]) -> None:
+        """Write a file, whole or not at all; one of that name is replaced."""
+        target = self._path(name)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+        with explained("write", target):
+            _make_folder(target.parent)
+            try:
+                _write_through(aside, pieces)
+                os.replace(aside, target)
+            except BaseException:
+                aside.unlink(missing_ok=True)
+                raise
+            _sync_folder(target.parent)
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        with explained("read", self._path(name)):
+            return self._path(name).read_bytes()
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Return the bytes from start to stop, fewer where the file ends before."""
+        with explained("read", self._path(name)), self._path(name).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    def read_chunks(self, name: str) -> Iterator[bytes]:
+        """Iterate over a file's bytes, some megabytes at a time."""
+        with explained("read", self._path(name)), self._path(name).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+    def list_files(self, folder: str = "") -> dict[str, int]:
+        """Return name -> number of bytes, of all files below a folder; none if there is none."""
+        files = (path for path in self._walk(folder) if not path.name.endswith(_UNFINISHED))
+        with explained("list", self._folder):
+            return {p.relative_to(self._folder).as_posix(): p.stat().st_size for p in files}
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        path = self._path(name)
+        with explained("delete", path):
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                _sync_folder(path.parent)
+
+    def delete_tree(self, folder: str) -> None:
+        """Delete a folder with all that is in it, if it is there."""
+        path = self._path(folder)
+        with explained("delete", path):
+            if path.is_dir():
+                shutil.rmtree(path)
+
+    def delete_leftovers(self) -> None:
+        """Delete what interrupted writes have left; only while nobody writes."""
+        with explained("delete", self._folder):
+            for path in self._walk(""):
+                if path.name.endswith(_UNFINISHED):
+                    path.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        require_plain_name(name)
+        return self._folder / name
+
+    def _walk(self, folder: str) -> list[Path]:
+        top = self._path(folder) if folder else self._folder
+        with explained("list", top):
+            if not top.exists():
+                return []
+            walk = os.walk(top, onerror=_raise)
+            return sorted(Path(parent, name) for parent, _, names in walk for name in names)
+
+
+def _write_through(path: Path, pieces: Iterable[Piece]) -> None:
+    with path.open("xb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder and those above it, so that they too outlast a power failure."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the folder's entries to the disk, where the system lets one open a folder."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,141 @@
+"""Checkpoints in an object store or any other place that fsspec reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from simfl.checkpoint.layout import Piece
+from simfl.checkpoint.storage_faults import explained, require_plain_name
+from simfl.errors import CheckpointError
+
+__all__ = ["RemoteStorage"]
+
+_CHUNK = 1 << 22
+
+
+class RemoteStorage:
+    """Files below a URL; see ``Storage``.
+
+    A file is written in one put. Object stores make that atomic; where a protocol does not, a
+    file that was cut off is found by its checksum.
+
+    Args:
+        location: the URL of a folder or prefix.
+
+    Raises:
+        CheckpointError: if the protocol is unknown, or needs a package that is missing.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._location = location.rstrip("/")
+        self._system, root = _connect(self._location)
+        self._root = root.rstrip("/")
+
+    @property
+    def location(self) -> str:
+        """The URL."""
+        return self._location
+
+    def write(self, name: str, pieces: Iterable[Piece]) -> None:
+        """Write a file, whole or not at all; one of that name is replaced."""
+        path, data = self._path(name), b"".join(pieces)
+        with self._explained("write", name):
+            try:
+                self._system.pipe_file(path, data)
+            except FileNotFoundError:  # a protocol with real folders
+                self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._system.pipe_file(path, data)
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        with self._explained("read", name):
+            return bytes(self._system.cat_file(self._path(name)))
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Return the bytes from start to stop, fewer where the file ends before."""
+        with self._explained("read", name):
+            return bytes(self._system.cat_file(self._path(name), start=start, end=stop))
+
+    def read_chunks(self, name: str) -> Iterator[bytes]:
+        """Iterate over a file's bytes, some megabytes at a time."""
+        with self._explained("read", name), self._system.open(self._path(name), "rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+    def list_files(self, folder: str = "") -> dict[str, int]:
+        """Return name -> number of bytes, of all files below a folder; none if there is none."""
+        path = self._path(folder) if folder else self._root
+        with self._explained("list", folder):
+            self._system.invalidate_cache()
+            try:
+                self._system.ls(path, detail=False)  # `find` takes a refusal for an empty folder
+            except FileNotFoundError:
+                return {}
+            found = self._system.find(path, detail=True)
+            return {self._name(file): int(info["size"]) for file, info in found.items()}
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        with self._explained("delete", name), suppress(FileNotFoundError):
+            self._system.rm_file(self._path(name))
+
+    def delete_tree(self, folder: str) -> None:
+        """Delete a folder with all that is in it, if it is there."""
+        with self._explained("delete", folder), suppress(FileNotFoundError):
+            self._system.rm(self._path(folder), recursive=True)
+
+    def delete_leftovers(self) -> None:
+        """Do nothing: a put that is interrupted leaves nothing of its own."""
+
+    def _path(self, name: str) -> str:
+        require_plain_name(name)
+        return f"{self._root}/{name}"
+
+    def _name(self, path: str) -> str:
+        return path.removeprefix(self._root).lstrip("/")
+
+    @contextmanager
+    def _explained(self, doing: str, name: str) -> Iterator[None]:
+        place = f"{self._location}/{name}".rstrip("/")
+        try:
+            with explained(doing, place):
+                yield
+        except CheckpointError:
+            raise
+        except Exception as error:  # each protocol has error classes of its own
+            raise CheckpointError(
+                f"cannot {doing} {place}: {type(error).__name__}: {error}; "
+                "check the address, the credentials and the network"
+            ) from error
+
+
+def _connect(location: str) -> tuple[Any, str]:
+    """Return fsspec's file system and the path in it."""
+    import fsspec.core  # type: ignore[import-untyped]
+
+    protocol = location.partition("://")[0]
+    try:
+        system, root = fsspec.core.url_to_fs(location)
+    except ImportError as error:
+        raise CheckpointError(_missing_package(location, protocol, error)) from None
+    except ValueError as error:
+        raise CheckpointError(
+            f"{location}: {error}; give a folder, or a URL such as s3://bucket/folder"
+        ) from None
+    except Exception as error:  # credentials and endpoints, in the words of each protocol
+        raise CheckpointError(
+            f"cannot open {location}: {type(error).__name__}: {error}; "
+            "check the address, the credentials and the network"
+        ) from error
+    return system, str(root)
+
+
+def _missing_package(location: str, protocol: str, error: ImportError) -> str:
+    from fsspec.registry import known_implementations  # type: ignore[import-untyped]
+
+    package = known_implementations.get(protocol, {}).get("class", "fsspec").partition(".")[0]
+    if package == "fsspec":  # fsspec's own protocols name what they lack
+        return f"{location}: {error}"
+    return f"{location} needs the package {package!r}; install it with: pip install {package}"

@@ -1,0 +1,66 @@
+"""Where checkpoints are kept: a local folder, or any storage that fsspec has a protocol for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from simfl.checkpoint.layout import Piece
+from simfl.checkpoint.local_storage import LocalStorage
+from simfl.checkpoint.remote_storage import RemoteStorage
+
+__all__ = ["Storage", "open_storage"]
+
+
+class Storage(Protocol):
+    """Files by name. Names are relative, with ``/`` between folders.
+
+    Every method raises ``CheckpointError``, with the place and a remedy, where the storage fails.
+    """
+
+    @property
+    def location(self) -> str:
+        """What ``open_storage`` takes to open it anywhere."""
+
+    def write(self, name: str, pieces: Iterable[Piece]) -> None:
+        """Write a file, whole or not at all; one of that name is replaced."""
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Return the bytes from start to stop, fewer where the file ends before."""
+
+    def read_chunks(self, name: str) -> Iterator[bytes]:
+        """Iterate over a file's bytes, some megabytes at a time."""
+
+    def list_files(self, folder: str = "") -> dict[str, int]:
+        """Return name -> number of bytes, of all files below a folder; none if there is none."""
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is there."""
+
+    def delete_tree(self, folder: str) -> None:
+        """Delete a folder with all that is in it, if it is there."""
+
+    def delete_leftovers(self) -> None:
+        """Delete what interrupted writes have left; only while nobody writes."""
+
+
+def open_storage(location: str | Path) -> Storage:
+    """Open a storage; nothing is created before the first write.
+
+    Args:
+        location: a local folder, or a URL such as ``s3://bucket/folder``, ``gs://...``,
+            ``memory://...`` or ``file:///...``.
+
+    Raises:
+        CheckpointError: if the URL's protocol is unknown, or needs a package that is missing.
+    """
+    protocol, is_url, rest = str(location).partition("://")
+    if not is_url:
+        return LocalStorage(Path(location))
+    if protocol in ("file", "local"):
+        return LocalStorage(Path(rest))
+    return RemoteStorage(str(location))

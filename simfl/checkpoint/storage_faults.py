@@ -1,0 +1,47 @@
+"""What the errors of a storage mean to the user, and which names it takes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from simfl.errors import CheckpointError
+
+__all__ = ["explained", "require_plain_name"]
+
+_NO_SPACE = "free some space, keep fewer checkpoints, or choose another place for them"
+_NO_PERMISSION = "check its permissions, or choose another place for checkpoints"
+_MISSING = "every node of the cluster must see the same folder"
+_REMEDIES = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EROFS: _NO_PERMISSION,
+    errno.ENOENT: _MISSING,
+}
+_ANY_OTHER = "check the storage, or choose another place for checkpoints"
+
+
+@contextmanager
+def explained(doing: str, place: object) -> Iterator[None]:
+    """Turn any OSError of the block into a CheckpointError with the place and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        remedy = _REMEDIES.get(error.errno or 0, _ANY_OTHER)
+        raise CheckpointError(f"cannot {doing} {place}: {reason}; {remedy}") from None
+
+
+def require_plain_name(name: str) -> None:
+    """Refuse a name that could lead out of the storage's folder.
+
+    >>> require_plain_name("../weights")
+    Traceback (most recent call last):
+    simfl.errors.CheckpointError: '../weights' is no name of a file in a checkpoint
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or any(c in name for c in "\\:\0"):
+        raise CheckpointError(f"{name!r} is no name of a file in a checkpoint")

@@ -1,0 +1,186 @@
+"""The client actors, and how work is run on them until all of it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import ray
+from ray.exceptions import RayError
+
+from simfl.cluster.failures import explain, is_actor_loss
+from simfl.cluster.recovery import Attempts, Decision, Loss, StallWatch
+from simfl.engine import ChunkScheduler
+from simfl.messages import Chunk, EvaluationChunk
+
+__all__ = ["ClientPool", "Ref", "Start"]
+
+Ref: TypeAlias = Any
+"""A Ray ObjectRef."""
+W = TypeVar("W", Chunk, EvaluationChunk)
+Start: TypeAlias = Callable[[Any, W], list[Ref]]
+"""Starts a chunk on an actor; returns the references to its results, the small one first."""
+
+_WAIT_S = 1.0
+"""How long the driver waits at a time before it looks after stalled actors."""
+
+
+@dataclass
+class _Running(Generic[W]):
+    """A chunk at an actor."""
+
+    worker: int
+    chunk: W
+    refs: list[Ref]
+    since: float
+
+
+class ClientPool:
+    """Client actors that are started again when they die.
+
+    Args:
+        actors: started, by worker number.
+        max_retries: how often a chunk may bring down its actor before the run ends.
+        stall_limit_s: how long a chunk may take; None: learned from the others.
+        start_timeout_s: how long an actor may take to come back.
+    """
+
+    def __init__(
+        self,
+        actors: list[Any],
+        *,
+        max_retries: int,
+        stall_limit_s: float | None,
+        start_timeout_s: float,
+    ) -> None:
+        self.actors = actors
+        self.num_restarts = 0
+        self._max_retries = max_retries
+        self._start_timeout_s = start_timeout_s
+        self._stalls = StallWatch(stall_limit_s)
+
+    def run(
+        self, scheduler: ChunkScheduler[W], start: Start[W]
+    ) -> Iterator[tuple[W, Any, list[Ref]]]:
+        """Run all chunks; yield each as it ends: chunk, first result, references to the rest.
+
+        Raises:
+            RayError: if an object was lost.
+            RunError: if a client's code raises, or a chunk brings down its actor too often.
+        """
+        return _WorkLoop(self, scheduler, start, Attempts(max_retries=self._max_retries)).run()
+
+    def learn(self, seconds: float) -> None:
+        """Note how long a chunk has taken."""
+        self._stalls.learn(seconds)
+
+    def kill_stalled(self, oldest: dict[int, _Running[Any]]) -> None:
+        """Kill actors whose oldest chunk is overdue; they count as lost then."""
+        for worker, running in oldest.items():
+            if self._stalls.is_overdue(time.monotonic() - running.since):
+                ray.kill(self.actors[worker], no_restart=False)
+
+
+class _WorkLoop(Generic[W]):
+    """One pass over a scheduler's chunks."""
+
+    def __init__(
+        self, pool: ClientPool, scheduler: ChunkScheduler[W], start: Start[W], attempts: Attempts
+    ) -> None:
+        self._pool = pool
+        self._scheduler: ChunkScheduler[W] = scheduler
+        self._start: Start[W] = start
+        self._attempts = attempts
+        self._running: dict[Ref, _Running[W]] = {}
+        self._returning: dict[Ref, int] = {}
+
+    def run(self) -> Iterator[tuple[W, Any, list[Ref]]]:
+        while not self._scheduler.is_done:
+            self._hand_out()
+            waited = [*self._running, *self._returning]
+            ready, _ = ray.wait(waited, num_returns=1, timeout=_WAIT_S)
+            if not ready:
+                self._pool.kill_stalled(self._oldest())
+            for ref in ready:
+                if ref in self._returning:
+                    self._welcome(ref)
+                elif (ended := self._finish(ref)) is not None:
+                    yield ended
+
+    def _hand_out(self) -> None:
+        for worker, chunk in self._scheduler.assignments():
+            refs = self._start(self._pool.actors[worker], chunk)
+            self._running[refs[0]] = _Running(worker, chunk, refs, time.monotonic())
+
+    def _finish(self, ref: Ref) -> tuple[W, Any, list[Ref]] | None:
+        """Take in a chunk that has ended; None if it was lost and has to be run again."""
+        running = self._running[ref]
+        try:
+            first = ray.get(ref)
+        except RayError as error:
+            if not is_actor_loss(error):
+                raise
+            self._lose(ref, error)
+            return None
+        del self._running[ref]
+        self._scheduler.finish(running.worker)
+        self._restart_clock(running.worker)
+        return running.chunk, first, running.refs[1:]
+
+    def _lose(self, ref: Ref, error: RayError) -> None:
+        running = self._running[ref]
+        is_to_blame = self._oldest()[running.worker] is running
+        del self._running[ref]
+        decision = self._attempts.lost(
+            Loss.CLIENT_ACTOR, _key(running.chunk), is_to_blame=is_to_blame
+        )
+        if decision is Decision.ABORT:
+            raise explain(error, doing=_describe(running.chunk, running.worker)) from None
+        self._scheduler.lose(running.worker, running.chunk)
+        self._await(running.worker)
+
+    def _await(self, worker: int) -> None:
+        """Have the restarted actor build its host, and give it nothing until then."""
+        if worker in self._returning.values():
+            return
+        self._pool.num_restarts += 1
+        self._scheduler.suspend(worker)
+        self._returning[self._pool.actors[worker].start.remote()] = worker
+
+    def _welcome(self, ref: Ref) -> None:
+        worker = self._returning.pop(ref)
+        try:
+            ray.get(ref)
+        except RayError as error:
+            if not is_actor_loss(error):
+                raise explain(error, doing=f"starting client-{worker} again") from None
+            if self._attempts.lost(Loss.CLIENT_ACTOR, ("start", worker)) is Decision.ABORT:
+                raise explain(error, doing=f"starting client-{worker} again") from None
+            self._await(worker)
+            return
+        self._scheduler.resume(worker)
+
+    def _oldest(self) -> dict[int, _Running[W]]:
+        """Return each worker's chunk that runs; the others only wait there."""
+        oldest: dict[int, _Running[W]] = {}
+        for running in self._running.values():
+            oldest.setdefault(running.worker, running)
+        return oldest
+
+    def _restart_clock(self, worker: int) -> None:
+        """Count the next chunk's time from now on, since it only begins now."""
+        if (running := self._oldest().get(worker)) is not None:
+            running.since = time.monotonic()
+
+
+def _key(chunk: Chunk | EvaluationChunk) -> tuple[Any, ...]:
+    return (chunk.start,) if isinstance(chunk, Chunk) else chunk.items
+
+
+def _describe(chunk: Chunk | EvaluationChunk, worker: int) -> str:
+    if isinstance(chunk, EvaluationChunk):
+        return f"evaluating on client-{worker}"
+    clients = ", ".join(map(str, chunk.clients))
+    return f"round {chunk.round}, clients {clients} on client-{worker}"

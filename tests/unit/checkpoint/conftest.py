@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simfl.checkpoint import Storage, open_storage
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    if request.param == "local":
+        yield open_storage(tmp_path / "checkpoints")
+        return
+    name = uuid.uuid4().hex  # fsspec's memory is one for the whole process
+    storage = open_storage(f"memory://{name}/checkpoints")
+    yield storage
+    for file in storage.list_files():
+        storage.delete(file)
