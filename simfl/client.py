@@ -107,6 +107,8 @@ class ClientRecipe:
     weighting: Weighting = "examples"
     keep_state: bool = True
     """Whether a client's optimizer state lasts from round to round."""
+    on_failure: Literal["raise", "drop"] = "raise"
+    """What is done about a client whose own code raises."""
     on_nonfinite: Literal["raise", "drop"] = "raise"
     """What is done about an update with NaN or infinite values."""
     evaluation_batch_size: int = 512
@@ -195,6 +197,9 @@ class ClientHost:
             raise
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
+            if self._recipe.on_failure == "drop":
+                num_examples = len(self._dataset.train_rows(client))
+                return None, ClientReport(client, num_examples, 0, 0.0, dropped=what), state
             raise ClientError(
                 f"client {client} failed in round {broadcast.round}: {what}",
                 client=client,

@@ -16,10 +16,7 @@ _MISSING = "every node of the cluster must see the same folder"
 _REMEDIES = {
     errno.ENOSPC: _NO_SPACE,
     errno.EDQUOT: _NO_SPACE,
-    errno.EACCES: _NO_PERMISSION,
-    errno.EPERM: _NO_PERMISSION,
     errno.EROFS: _NO_PERMISSION,
-    errno.ENOENT: _MISSING,
 }
 _ANY_OTHER = "check the storage, or choose another place for checkpoints"
 
@@ -30,9 +27,7 @@ def explained(doing: str, place: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        remedy = _REMEDIES.get(error.errno or 0, _ANY_OTHER)
-        raise CheckpointError(f"cannot {doing} {place}: {reason}; {remedy}") from None
+        raise CheckpointError(f"cannot {doing} {place}: {_reason(error)}") from None
 
 
 def require_plain_name(name: str) -> None:
@@ -45,3 +40,13 @@ def require_plain_name(name: str) -> None:
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts) or any(c in name for c in "\\:\0"):
         raise CheckpointError(f"{name!r} is no name of a file in a checkpoint")
+
+
+def _reason(error: OSError) -> str:
+    """Say what is wrong, and what to do; not every protocol sets the error's number."""
+    if isinstance(error, FileNotFoundError):
+        return f"it is not there; {_MISSING}"
+    what = error.strerror or str(error) or type(error).__name__
+    if isinstance(error, PermissionError):
+        return f"{what}; {_NO_PERMISSION}"
+    return f"{what}; {_REMEDIES.get(error.errno or 0, _ANY_OTHER)}"

@@ -7,6 +7,7 @@ tensor but the final weights.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from simfl.cluster.connect import Connection
 from simfl.cluster.failures import explain, is_actor_loss
 from simfl.cluster.pool import ClusterOptions, num_client_actors, require_resources
 from simfl.cluster.recovery import Attempts, Decision, Loss
-from simfl.cluster.workers import ClientPool, Ref
+from simfl.cluster.workers import NOTICE_S, ClientPool, Ref
 from simfl.data import FederatedDataset
 from simfl.engine import ChunkScheduler, chunk_size_for, split_cohort
 from simfl.messages import Chunk, EvaluationChunk, RoundPlan, RoundReport
@@ -189,12 +190,21 @@ class RayEngine:
             self._restore_server(handle, partials)
 
     def _restore_server(self, handle: _SnapshotRefs, partials: Sequence[Ref]) -> None:
-        done = [
-            self._server.start.remote(),
-            self._server.restore.remote(handle.broadcast, handle.optimizer),
-            *(self._server.receive.remote(partial) for partial in partials),
-        ]
-        self._fetch(done, doing="restoring the server", timeout_s=self._options.start_timeout_s)
+        deadline = time.monotonic() + self._options.start_timeout_s
+        while True:
+            done = [
+                self._server.start.remote(),
+                self._server.restore.remote(handle.broadcast, handle.optimizer),
+                *(self._server.receive.remote(partial) for partial in partials),
+            ]
+            try:
+                ray.get(done, timeout=self._options.start_timeout_s)
+                return
+            except RayError as error:
+                if not is_actor_loss(error) or time.monotonic() > deadline:
+                    raise explain(error, doing="restoring the server") from None
+            # Until Ray has noticed the death, calls fail at once.
+            time.sleep(NOTICE_S)
 
     def _start_client(self, setup: ActorSetup, *, namespace: str) -> Any:
         options = self._options

@@ -15,7 +15,7 @@ from simfl.cluster.recovery import Attempts, Decision, Loss, StallWatch
 from simfl.engine import ChunkScheduler
 from simfl.messages import Chunk, EvaluationChunk
 
-__all__ = ["ClientPool", "Ref", "Start"]
+__all__ = ["NOTICE_S", "ClientPool", "Ref", "Start"]
 
 Ref: TypeAlias = Any
 """A Ray ObjectRef."""
@@ -25,6 +25,9 @@ Start: TypeAlias = Callable[[Any, W], list[Ref]]
 
 _WAIT_S = 1.0
 """How long the driver waits at a time before it looks after stalled actors."""
+
+NOTICE_S = 0.2
+"""How long it waits before it calls a dead actor again."""
 
 
 @dataclass
@@ -58,7 +61,7 @@ class ClientPool:
         self.actors = actors
         self.num_restarts = 0
         self._max_retries = max_retries
-        self._start_timeout_s = start_timeout_s
+        self.start_timeout_s = start_timeout_s
         self._stalls = StallWatch(stall_limit_s)
 
     def run(
@@ -95,6 +98,7 @@ class _WorkLoop(Generic[W]):
         self._attempts = attempts
         self._running: dict[Ref, _Running[W]] = {}
         self._returning: dict[Ref, int] = {}
+        self._gone_since: dict[int, float] = {}
 
     def run(self) -> Iterator[tuple[W, Any, list[Ref]]]:
         while not self._scheduler.is_done:
@@ -143,10 +147,14 @@ class _WorkLoop(Generic[W]):
 
     def _await(self, worker: int) -> None:
         """Have the restarted actor build its host, and give it nothing until then."""
-        if worker in self._returning.values():
+        if worker in self._gone_since:
             return
+        self._gone_since[worker] = time.monotonic()
         self._pool.num_restarts += 1
         self._scheduler.suspend(worker)
+        self._call_back(worker)
+
+    def _call_back(self, worker: int) -> None:
         self._returning[self._pool.actors[worker].start.remote()] = worker
 
     def _welcome(self, ref: Ref) -> None:
@@ -154,13 +162,17 @@ class _WorkLoop(Generic[W]):
         try:
             ray.get(ref)
         except RayError as error:
-            if not is_actor_loss(error):
+            if not is_actor_loss(error) or self._is_given_up(worker):
                 raise explain(error, doing=f"starting client-{worker} again") from None
-            if self._attempts.lost(Loss.CLIENT_ACTOR, ("start", worker)) is Decision.ABORT:
-                raise explain(error, doing=f"starting client-{worker} again") from None
-            self._await(worker)
+            # Until Ray has noticed the death, calls fail at once.
+            time.sleep(NOTICE_S)
+            self._call_back(worker)
             return
+        del self._gone_since[worker]
         self._scheduler.resume(worker)
+
+    def _is_given_up(self, worker: int) -> bool:
+        return time.monotonic() - self._gone_since[worker] > self._pool.start_timeout_s
 
     def _oldest(self) -> dict[int, _Running[W]]:
         """Return each worker's chunk that runs; the others only wait there."""

@@ -8,7 +8,7 @@ from annotated_types import Ge, Interval
 from pydantic import ConfigDict, Field, model_validator
 
 from simfl.aggregation import Aggregator, Mean
-from simfl.component import Count, NonNegative
+from simfl.component import Count, NonNegative, Positive
 from simfl.data import FederatedDataset, Partition, Source, build_dataset
 from simfl.models import CrossEntropy, Loss, Metric, ModelSpec
 from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
@@ -125,6 +125,9 @@ class ClientSection(Section):
     """The clients' Optimizer."""
     keep_state: bool = True
     """Whether a client's optimizer state lasts from a round to its next one."""
+    on_failure: Literal["raise", "drop"] = "raise"
+    """What becomes of a client whose own code raises: it ends the run, or it is left out of the
+    round and counted."""
     on_nonfinite: Literal["raise", "drop"] = "raise"
     """What becomes of an update with NaN or infinite values: it ends the run, or it is left out
     and counted."""
@@ -180,6 +183,12 @@ class ClusterSection(Section):
     """The threads that torch uses in each client actor."""
     chunk_size: Count | Literal["auto"] = "auto"
     """How many clients an actor is given at once; the numbers do not depend on it."""
+    max_retries: Whole = 3
+    """How often the same chunk may bring down its actor, or the server may die in the same round,
+    before the run ends."""
+    stall_limit_s: Positive | None = None
+    """How many seconds a chunk may take before its actor is killed and the chunk run elsewhere.
+    null: twenty times the slowest chunk so far, and two minutes at least."""
     dashboard: bool = False
     """Whether Ray's dashboard runs beside a cluster of its own."""
 

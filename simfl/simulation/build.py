@@ -120,6 +120,7 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
         seed=scenario.seed,
         weighting=scenario.server.weighting,
         keep_state=client.keep_state,
+        on_failure=client.on_failure,
         on_nonfinite=client.on_nonfinite,
         evaluation_batch_size=scenario.evaluation.batch_size,
     )

@@ -171,6 +171,8 @@ def _cluster_options(cluster: ClusterSection, address: str | None) -> ClusterOpt
         threads=cluster.threads,
         chunk_size=None if cluster.chunk_size == "auto" else cluster.chunk_size,
         dashboard=cluster.dashboard,
+        max_retries=cluster.max_retries,
+        stall_limit_s=cluster.stall_limit_s,
     )
 
 

@@ -289,6 +289,11 @@ def test_pickling_keeps_the_client_axis() -> None:
     assert pickle.loads(pickle.dumps(stack)).num_clients == 2
 
 
+def test_a_single_number_with_a_wider_stride_pickles() -> None:
+    number = torch.tensor([1.0, 2.0])[1::2]  # contiguous, says torch, with a stride of 2
+    assert pickle.loads(pickle.dumps(Vector({"a": number})))["a"].tolist() == [2.0]
+
+
 def test_buffers_can_travel_out_of_band() -> None:
     buffers: list[pickle.PickleBuffer] = []
     v = Vector({"a": torch.zeros(1000)})

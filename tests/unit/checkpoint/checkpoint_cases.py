@@ -82,16 +82,14 @@ vectors = st.builds(
     st.dictionaries(names, tensors(), max_size=3),
     st.booleans(),
 )
-plugin_states = st.lists(
-    st.dictionaries(names, vectors | tensors(), max_size=2), max_size=2
-).map(tuple)
+plugin_states = st.lists(st.dictionaries(names, vectors | tensors(), max_size=2), max_size=2).map(
+    tuple
+)
 integers = st.integers() | st.integers(2**62, 2**66)
 nan_payloads = st.integers(1, 2**51 - 1).map(
     lambda payload: struct.unpack("<d", struct.pack("<Q", (0xFFF8 << 48) | payload))[0]
 )
-scalars = (
-    st.none() | st.booleans() | integers | st.floats() | nan_payloads | st.text(max_size=5)
-)
+scalars = st.none() | st.booleans() | integers | st.floats() | nan_payloads | st.text(max_size=5)
 kept_states = st.builds(KeptState, st.integers(), plugin_states, plugin_states)
 optimizer_states = st.builds(
     OptimizerState,
@@ -136,7 +134,7 @@ def save_two(storage: Storage) -> list[ShardInfo]:
     return [first, second]
 
 
-class Stopped(CheckpointError):
+class StorageGoneError(CheckpointError):
     """The storage went away."""
 
 
@@ -181,8 +179,17 @@ class FailingStorage:
 
     def _step(self) -> None:
         if self._left == 0:
-            raise Stopped("the storage went away")
+            raise StorageGoneError("the storage went away")
         self._left -= 1
+
+
+def alterations(data: bytes, position: int) -> list[bytes]:
+    """Return a file with a byte flipped, zeroed or taken out, cut off there, and one byte longer."""
+    before, after = data[:position], data[position + 1 :]
+    byte = data[position]
+    flipped = [before + bytes([byte ^ 1 << bit]) + after for bit in (0, 5, 7)]
+    zeroed = [before + b"\0" + after] if byte else []
+    return [*flipped, *zeroed, before + after, before, data + b"\n"]
 
 
 def files_below(folder: Path) -> set[str]:

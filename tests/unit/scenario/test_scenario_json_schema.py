@@ -16,7 +16,6 @@ from simfl.scenario.json_schema import component_schema, scenario_schema
 from simfl.scenario.kinds import component_kinds
 from simfl.scenario.overrides import apply_overrides
 
-
 # Made within the first test, once other tests' components are hidden, and then kept.
 _schema = cache(scenario_schema)
 

@@ -1,0 +1,52 @@
+"""A plug-in that kills or stops the process it runs in, at a place and as often as it is told.
+
+Named under ``plugins:`` by the tests of recovery. It keeps count in files, since its own memory
+dies with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from simfl.optimizer import Context, OptiModule, State
+from simfl.vector import Vector
+
+
+@dataclass(frozen=True)
+class KillAt(OptiModule):
+    """Send a signal to this process at a step of a client's round (the server's client is -1)."""
+
+    name: ClassVar[str] = "kill-at"
+
+    folder: str
+    """Where the shots are counted."""
+    client: int
+    """Whose step it is."""
+    round: int
+    """In which round."""
+    step: int = 1
+    """At which step of the round."""
+    times: int = 1
+    """How often."""
+    signal: int = int(signal.SIGKILL)
+    """What is sent."""
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Shoot if it is time to, and leave the gradients as they are."""
+        at = (*context.clients, context.round, context.step)
+        if at == (self.client, self.round, self.step) and self._shots_left():
+            os.kill(os.getpid(), self.signal)
+        return gradients, state
+
+    def _shots_left(self) -> bool:
+        for shot in range(self.times):
+            try:
+                (Path(self.folder) / f"{self.client}-{self.round}-{shot}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return True
+        return False

@@ -1,0 +1,117 @@
+"""A killed process costs time and not results: the bits are those of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import simfl
+from simfl.errors import ClusterError
+
+pytestmark = pytest.mark.ray
+
+HERE = str(Path(__file__).parent)
+BASE: dict[str, Any] = {
+    "rounds": 3,
+    "seed": 5,
+    "plugins": ["killing"],
+    "search": [HERE],
+    "data": {
+        "source": "digits",
+        "test_fraction": 0.2,
+        "partition": {"kind": "dirichlet", "clients": 8, "alpha": 0.5},
+    },
+    "model": {"kind": "logistic"},
+    "cluster": {"actors": 2, "chunk_size": 2},
+}
+
+
+def scenario(*, client: list[Any] = (), server: list[Any] = (), **cluster: Any) -> dict[str, Any]:  # type: ignore[assignment]
+    """SCAFFOLD with a momentum that is kept, noise, and Adam on the server, plus what kills."""
+    noise = ["gaussian-noise", {"std": 0.01}]
+    return BASE | {
+        "client": {
+            "batch_size": 16,
+            "optimizer": {
+                "lrate": 0.1,
+                "modules": ["scaffold-client", noise, "momentum", *client],
+            },
+        },
+        "server": {"optimizer": {"lrate": 0.01, "modules": ["scaffold-server", "adam", *server]}},
+        "cluster": BASE["cluster"] | cluster,
+    }
+
+
+def numbers(scenario: dict[str, Any], out: Path, backend: str = "ray") -> tuple[Any, ...]:
+    """Return every number of a run but its seconds."""
+    result = simfl.run(scenario, out=out, backend=backend)  # type: ignore[arg-type]
+    weights = {name: array.tobytes() for name, array in result.weights.items()}
+    return weights, [{k: v for k, v in r.items() if k != "seconds"} for r in result.history]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """The numbers of a run in one process that nothing has happened to."""
+    return numbers(scenario(), tmp_path_factory.mktemp("undisturbed") / "out", "inline")
+
+
+def killer(folder: Path, **config: Any) -> list[Any]:
+    return ["kill-at", {"folder": str(folder), **config}]
+
+
+def shots(folder: Path) -> int:
+    return len(list(folder.glob("*-*-*")))
+
+
+def test_one_client_actor_killed_in_mid_chunk(
+    tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+) -> None:
+    disturbed = scenario(client=[killer(tmp_path, client=3, round=2)])
+    assert numbers(disturbed, tmp_path / "out") == undisturbed
+    assert shots(tmp_path) == 1
+
+
+def test_two_actors_at_once_and_the_same_chunk_twice(
+    tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+) -> None:
+    kills = [
+        killer(tmp_path, client=0, round=2, times=2),
+        killer(tmp_path, client=7, round=2),
+        killer(tmp_path, client=5, round=3, step=2),
+    ]
+    assert numbers(scenario(client=kills), tmp_path / "out") == undisturbed
+    assert shots(tmp_path) == 4
+
+
+@pytest.mark.parametrize("round", [1, 2])
+def test_the_server_killed_in_its_step(
+    round: int, tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+) -> None:
+    disturbed = scenario(server=[killer(tmp_path, client=-1, round=round)])
+    assert numbers(disturbed, tmp_path / "out") == undisturbed
+    assert shots(tmp_path) == 1
+
+
+def test_a_stopped_actor_is_killed_when_its_time_is_up(
+    tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+) -> None:
+    stop = killer(tmp_path, client=3, round=2, signal=int(signal.SIGSTOP))
+    disturbed = scenario(client=[stop], stall_limit_s=8.0)
+    assert numbers(disturbed, tmp_path / "out") == undisturbed
+    assert shots(tmp_path) == 1
+
+
+def test_a_chunk_that_kills_its_actor_each_time_ends_the_run_and_is_named(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    poison = scenario(client=[killer(tmp_path, client=3, round=2, times=9)], max_retries=1)
+    with pytest.raises(ClusterError, match=r"round 2, clients .*\b3\b.* on client-\d: its process"):
+        simfl.run(poison, out=tmp_path / "out")
+    assert shots(tmp_path) == 2
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [1]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "failed"
