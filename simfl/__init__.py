@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from simfl.scenario import Scenario, load_scenario
-    from simfl.simulation import Result, run
+    from simfl.simulation import Result, resume, run
 
-__all__ = ["Result", "Scenario", "__version__", "load_scenario", "run"]
+__all__ = ["Result", "Scenario", "__version__", "load_scenario", "resume", "run"]
 
 try:
     __version__ = version("simfl")
@@ -25,6 +25,7 @@ _HOMES = {
     "Result": "simfl.simulation",
     "Scenario": "simfl.scenario",
     "load_scenario": "simfl.scenario",
+    "resume": "simfl.simulation",
     "run": "simfl.simulation",
 }
 

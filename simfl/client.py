@@ -38,7 +38,7 @@ from simfl.models.metrics import as_metrics
 from simfl.models.model import Inputs, MetricSums
 from simfl.optimizer import KeptState, Optimizer
 from simfl.seeding import derive_seed, numpy_generator
-from simfl.vector import Vector, move
+from simfl.vector import Vector, count_bytes, move
 
 __all__ = [
     "ClientHost",
@@ -177,7 +177,9 @@ class ClientHost:
             kept.append(new_state)
         seconds = time.perf_counter() - started
         return ChunkResult(
-            report=ChunkReport(chunk.round, chunk.start, tuple(reports), seconds),
+            report=ChunkReport(
+                chunk.round, chunk.start, tuple(reports), seconds, count_bytes(kept)
+            ),
             partial=Partial(chunk.round, chunk.start, chunk.cohort_size, move(tree.nodes, "cpu")),
             states=tuple(move(kept, "cpu")),
         )

@@ -15,6 +15,7 @@
     └── RunError                    the run failed; the command line exits with 1
         ├── ClientError             a client's own code raised; carries its traceback
         ├── NonFiniteUpdateError    a client sent NaN or infinite values
+        ├── StatesLostError         what a round needs was lost; a checkpoint has it
         ├── ClusterError            the cluster could not do what was asked of it
         └── AggregationError        nothing to aggregate, or updates that do not fit
 """
@@ -38,6 +39,7 @@ __all__ = [
     "RunError",
     "ScenarioError",
     "SimflError",
+    "StatesLostError",
     "UnknownNameError",
     "VectorError",
     "did_you_mean",
@@ -152,6 +154,10 @@ class NonFiniteUpdateError(RunError):
 
 class ClusterError(RunError):
     """The cluster cannot be reached, or cannot give what the scenario asks for."""
+
+
+class StatesLostError(RunError):
+    """What a round needs was lost, and comes back by going back to a checkpoint."""
 
 
 class AggregationError(RunError):

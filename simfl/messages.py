@@ -23,6 +23,7 @@ __all__ = [
     "Partial",
     "RoundPlan",
     "RoundReport",
+    "SaveOrder",
     "Snapshot",
 ]
 
@@ -123,6 +124,8 @@ class ChunkReport:
     """[K] in the chunk's order."""
     seconds: float
     """Wall time on the actor."""
+    state_bytes: int = 0
+    """The size of what its clients' optimizers keep."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,19 @@ class EvaluationChunk:
     """The central test split, or what clients hold."""
     items: tuple[int, ...]
     """Of the test split: numbers of batches. Of clients: ids."""
+
+
+@dataclass(frozen=True)
+class SaveOrder:
+    """What is to be written besides the server's snapshot and the clients' states."""
+
+    round: int
+    """The last round that the checkpoint holds."""
+    scenario_hash: str
+    positions: dict[str, Any]
+    """Where each observer is; JSON values by the observer's name."""
+    keep: int
+    """How many checkpoints stay."""
 
 
 @dataclass(frozen=True)

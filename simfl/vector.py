@@ -19,7 +19,7 @@ from torch import Tensor
 
 from simfl.errors import VectorError
 
-__all__ = ["Scalar", "Vector", "move"]
+__all__ = ["Scalar", "Vector", "count_bytes", "move"]
 
 T = TypeVar("T")
 
@@ -302,6 +302,21 @@ def move(value: T, device: torch.device | str) -> T:
     """
     moved: T = _moved(value, device)
     return moved
+
+
+def count_bytes(value: Any) -> int:
+    """Return how many bytes the tensors in a value take; where it looks is as for ``move``."""
+    if isinstance(value, Vector):
+        return value.num_bytes
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(count_bytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(count_bytes, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return sum(count_bytes(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return 0
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:

@@ -11,6 +11,7 @@ import typer
 from simfl.cli.describe_data import describe_data
 from simfl.cli.list_components import list_components
 from simfl.cli.print_schema import print_schema
+from simfl.cli.resume_run import resume_run
 from simfl.cli.run_scenario import run_scenario
 from simfl.cli.validate_scenarios import validate_scenarios
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run_scenario)
+app.command("resume")(resume_run)
 app.command("validate")(validate_scenarios)
 app.command("data")(describe_data)
 app.command("list")(list_components)

@@ -11,7 +11,7 @@ import typer
 from simfl.cli.exit_codes import exit_codes
 from simfl.cli.options import Overrides, ScenarioFile, load
 
-__all__ = ["run_scenario"]
+__all__ = ["Backend", "run_scenario"]
 
 
 class Backend(StrEnum):
@@ -19,6 +19,13 @@ class Backend(StrEnum):
 
     ray = "ray"
     inline = "inline"
+
+
+class Resume(StrEnum):
+    """Whether a run goes on where it was stopped."""
+
+    never = "never"
+    auto = "auto"
 
 
 @exit_codes()
@@ -35,6 +42,9 @@ def run_scenario(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the scenario's seed.")] = None,
     overrides: Overrides = [],  # noqa: B006
+    resume: Annotated[
+        Resume, typer.Option(help="auto: go on from the last checkpoint in --out, if there is one.")
+    ] = Resume.never,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run's folder only.")] = False,
 ) -> None:
     """Run a scenario.
@@ -44,11 +54,20 @@ def run_scenario(
     """
     if address is not None and backend is Backend.inline:
         raise typer.BadParameter("goes with --backend ray only", param_hint="--address")
+    if resume is Resume.auto and out is None:
+        raise typer.BadParameter("needs --out, the folder to go on in", param_hint="--resume")
     seeded = [] if seed is None else [f"seed={seed}"]
     scenario = load(file, [*overrides, *seeded])
 
     from simfl.simulation import run
 
-    result = run(scenario, out=out, backend=backend.value, address=address, progress=not quiet)
+    result = run(
+        scenario,
+        out=out,
+        backend=backend.value,
+        address=address,
+        progress=not quiet,
+        resume=resume.value,
+    )
     if quiet:
         typer.echo(result.out)

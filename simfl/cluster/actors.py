@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 import torch
 
+from simfl.checkpoint import ShardInfo, StateFile, open_storage, write_shard
 from simfl.client import ClientRecipe
 from simfl.cluster.wire import Parcel, open_parcel, pack
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
-from simfl.engine import device_for
+from simfl.engine import commit_checkpoint, device_for
 from simfl.messages import (
     Broadcast,
     Chunk,
@@ -24,12 +27,12 @@ from simfl.messages import (
     Partial,
     RoundPlan,
     RoundReport,
+    SaveOrder,
     Snapshot,
 )
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
 from simfl.server import ServerRecipe
-from simfl.vector import Vector
 
 __all__ = ["ActorSetup", "ClientActor", "ServerActor"]
 
@@ -95,9 +98,32 @@ class ServerActor:
         report = self._server.end_round(plan)
         return (report, *self.snapshot(plan.round + 1))
 
-    def get_weights(self) -> Vector:
-        """Return all weights."""
-        return self._server.get_weights()
+    @ray.method(concurrency_group="io")
+    def write_shard(
+        self, location: str, name: str, clients: tuple[int, ...], *states: KeptState
+    ) -> ShardInfo:
+        """Write clients' states as a shard, while rounds go on."""
+        return write_shard(open_storage(location), name, dict(zip(clients, states, strict=True)))
+
+    @ray.method(concurrency_group="io")
+    def write_checkpoint(
+        self,
+        location: str,
+        order: SaveOrder,
+        files: dict[int, str],
+        broadcast: Parcel,
+        optimizer: Parcel,
+        shards: Sequence[ShardInfo],
+        *new_shards: ShardInfo,
+    ) -> None:
+        """Write a checkpoint, whose new shards are written before; rounds go on meanwhile."""
+        commit_checkpoint(
+            location,
+            order,
+            Snapshot(open_parcel(broadcast), open_parcel(optimizer)),
+            files=files,
+            shards=[*shards, *new_shards],
+        )
 
 
 class ClientActor:
@@ -119,9 +145,12 @@ class ClientActor:
         self._host = recipe.build(self._dataset, device=device)
         return os.getpid()
 
-    def train_chunk(self, chunk: Chunk, broadcast: Parcel, *states: KeptState | None) -> Any:
+    def train_chunk(
+        self, chunk: Chunk, broadcast: Parcel, *states: KeptState | StateFile | None
+    ) -> Any:
         """Train a chunk; return its report, its partial, and where states are kept, each state."""
-        known = states or (None,) * len(chunk.clients)
+        loaded = tuple(s.load() if isinstance(s, StateFile) else s for s in states)
+        known = loaded or (None,) * len(chunk.clients)
         result = self._host.train_chunk(chunk, self._open(broadcast), known)
         return (result.report, result.partial, *(result.states if states else ()))
 

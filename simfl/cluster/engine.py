@@ -7,42 +7,47 @@ tensor but the final weights.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from simfl.checkpoint import Found
 from simfl.client import ClientRecipe
-from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
 from simfl.cluster.connect import Connection
-from simfl.cluster.failures import explain, is_actor_loss
+from simfl.cluster.failures import explain, is_object_loss
+from simfl.cluster.launch import launch_client, launch_server, make_setup
 from simfl.cluster.pool import ClusterOptions, num_client_actors, require_resources
 from simfl.cluster.recovery import Attempts, Decision, Loss
-from simfl.cluster.workers import NOTICE_S, ClientPool, Ref
+from simfl.cluster.references import Ref, SnapshotRefs
+from simfl.cluster.remote_server import RemoteServer
+from simfl.cluster.saves import Saves
+from simfl.cluster.wire import open_parcel
+from simfl.cluster.workers import ClientPool
 from simfl.data import FederatedDataset
-from simfl.engine import ChunkScheduler, chunk_size_for, split_cohort
-from simfl.messages import Chunk, EvaluationChunk, RoundPlan, RoundReport
+from simfl.engine import (
+    ChunkScheduler,
+    StateTable,
+    chunk_size_for,
+    snapshot_of,
+    split_cohort,
+)
+from simfl.errors import StatesLostError
+from simfl.messages import (
+    Broadcast,
+    Chunk,
+    ChunkReport,
+    EvaluationChunk,
+    RoundPlan,
+    RoundReport,
+    SaveOrder,
+)
 from simfl.models.model import MetricSums
 from simfl.server import ServerRecipe
 from simfl.vector import Vector
 
 __all__ = ["RayEngine"]
-
-
-# Ray starts a dead actor again; what it was doing is ours to repeat.
-_RESTARTED = {"max_restarts": -1, "max_task_retries": 0}
-
-
-@dataclass(frozen=True)
-class _SnapshotRefs:
-    """Where a Snapshot lies in the object store."""
-
-    broadcast: Ref
-    optimizer: Ref
 
 
 class RayEngine:
@@ -78,49 +83,51 @@ class RayEngine:
     ) -> None:
         self._connection = connection
         self._options = options
-        self._states: dict[int, Ref] = {}
         self._keeps_state = client.keep_state and client.optimizer.keeps_state
+        self._states = StateTable[Ref](options.location)
+        self._saves = Saves(options.location, self._states)
         self.num_actors = self._count_actors(dataset.num_clients, cohort_size)
 
-        def setup(label: str, recipe: object) -> ActorSetup:
-            pickled = ray.cloudpickle.dumps(recipe)
-            return ActorSetup(label, tuple(plugins), tuple(search), pickled, options.threads)
-
+        how: dict[str, Any] = {
+            "plugins": plugins,
+            "search": search,
+            "threads": options.threads,
+        }
+        retries: dict[str, Any] = {"max_retries": options.max_retries}
+        retries["start_timeout_s"] = options.start_timeout_s
+        server_actor = launch_server(make_setup("server", server, **how), namespace=run_name)
+        self._server = RemoteServer(server_actor, **retries)
         self._dataset = ray.put(dataset)
-        self._server = _start_server(setup("server", server), namespace=run_name)
-        actors = [
-            self._start_client(setup(f"client-{rank}", client), namespace=run_name)
+        clients = [
+            launch_client(
+                make_setup(f"client-{rank}", client, **how),
+                namespace=run_name,
+                dataset=self._dataset,
+                options=options,
+            )
             for rank in range(self.num_actors)
         ]
-        self._pool = ClientPool(
-            actors,
-            max_retries=options.max_retries,
-            stall_limit_s=options.stall_limit_s,
-            start_timeout_s=options.start_timeout_s,
-        )
-        started = [actor.start.remote() for actor in (self._server, *actors)]
+        self._pool = ClientPool(clients, stall_limit_s=options.stall_limit_s, **retries)
+        started = [actor.start.remote() for actor in (server_actor, *clients)]
         self._fetch(started, doing="starting the actors", timeout_s=options.start_timeout_s)
 
-    def start(self) -> _SnapshotRefs:
+    def start(self) -> SnapshotRefs:
         """Have the server put what the first round starts from into the object store."""
-        return _SnapshotRefs(*self._server.snapshot.options(num_returns=2).remote(1))
+        return self._server.start()
 
-    def train(self, plan: RoundPlan, handle: _SnapshotRefs) -> tuple[RoundReport, _SnapshotRefs]:
+    def train(self, plan: RoundPlan, handle: SnapshotRefs) -> tuple[RoundReport, SnapshotRefs]:
         """Train the cohort's chunks on whichever actors are free, then take the server's step.
 
         Clients' states count as soon as the whole round does: until then it can be done again.
         """
-        partials: list[Ref] = []
-        states: dict[int, Ref] = {}
-        for partial, kept in self._train_chunks(plan, handle):
-            partials.append(partial)
-            states |= kept
-            self._server.receive.remote(partial)
-        report, following = self._end_round(plan, handle, partials)
-        self._states |= states
-        return report, following
+        attempts = Attempts(max_retries=self._options.max_retries)
+        while True:
+            try:
+                return self._train_once(plan, handle)
+            except RayError as error:
+                _redo_or_raise(error, attempts, round=plan.round)
 
-    def evaluate(self, chunk: EvaluationChunk, handle: _SnapshotRefs) -> list[MetricSums]:
+    def evaluate(self, chunk: EvaluationChunk, handle: SnapshotRefs) -> list[MetricSums]:
         """Evaluate the items on all actors, a share each."""
         size = -(-len(chunk.items) // self.num_actors)
         shares = [
@@ -132,13 +139,34 @@ class RayEngine:
         def start(actor: Any, share: EvaluationChunk) -> list[Ref]:
             return [actor.evaluate_chunk.remote(share, handle.broadcast)]
 
-        results = {share: sums for share, sums, _ in self._pool.run(scheduler, start)}
+        try:
+            results = {share: sums for share, sums, _ in self._pool.run(scheduler, start)}
+        except RayError as error:
+            raise explain(error, doing="evaluating") from None
         return [item for share in shares for item in results[share]]
 
-    def get_weights(self) -> Vector:
-        """Fetch the server's weights."""
-        weights: Vector = self._fetch(self._server.get_weights.remote(), doing="final weights")
-        return weights
+    def get_weights(self, handle: SnapshotRefs) -> Vector:
+        """Fetch all weights of a snapshot."""
+        parcel = self._fetch(handle.broadcast, doing="fetching the final weights")
+        broadcast: Broadcast = open_parcel(parcel)
+        return broadcast.weights
+
+    def save(self, order: SaveOrder, handle: SnapshotRefs) -> None:
+        """Have the server's actor write a checkpoint, while the next round is trained."""
+        self._saves.begin(self._server.actor, order, handle)
+
+    def flush(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        self._saves.finish()
+
+    def restore(self, found: Found) -> SnapshotRefs:
+        """Go back to a checkpoint, or to the start."""
+        self._saves.forget()
+        if found.checkpoint is None:
+            self._states.restore({}, ())
+            return self._server.start()
+        self._states.restore(found.checkpoint.states, found.shards)
+        return self._server.go_back(snapshot_of(found.checkpoint))
 
     def describe(self) -> str:
         """Say how many actors train clients."""
@@ -147,14 +175,32 @@ class RayEngine:
     def close(self) -> None:
         """End the actors, and leave the cluster."""
         if ray.is_initialized():
-            for actor in (self._server, *self._pool.actors):
+            for actor in (self._server.actor, *self._pool.actors):
                 ray.kill(actor)
         self._connection.close()
 
+    def _train_once(
+        self, plan: RoundPlan, handle: SnapshotRefs
+    ) -> tuple[RoundReport, SnapshotRefs]:
+        partials: list[Ref] = []
+        received: list[Ref] = []
+        states: dict[int, Ref] = {}
+        state_bytes = 0
+        for chunk_report, partial, kept in self._train_chunks(plan, handle):
+            partials.append(partial)
+            received.append(self._server.receive(partial))
+            states |= kept
+            state_bytes += chunk_report.state_bytes
+        report, following = self._server.end_round(plan, handle, partials, received)
+        self._states.commit(states, num_bytes=state_bytes)
+        if self._states.held_bytes > self._options.state_memory:
+            self._saves.spill(self._server.actor, label=f"spill-{plan.round:06d}")
+        return report, following
+
     def _train_chunks(
-        self, plan: RoundPlan, handle: _SnapshotRefs
-    ) -> Iterator[tuple[Ref, dict[int, Ref]]]:
-        """Train all chunks; yield of each, as it ends, its partial and its clients' states."""
+        self, plan: RoundPlan, handle: SnapshotRefs
+    ) -> Iterator[tuple[ChunkReport, Ref, dict[int, Ref]]]:
+        """Train all chunks; yield of each, as it ends, report, partial and clients' states."""
         dedicated = self._options.placement == "dedicated"
         size = 1 if dedicated else self._options.chunk_size
         chunks = split_cohort(plan, size or chunk_size_for(len(plan.clients), self.num_actors))
@@ -170,56 +216,7 @@ class RayEngine:
 
         for chunk, report, (partial, *states) in self._pool.run(scheduler, start):
             self._pool.learn(report.seconds)
-            yield partial, dict(zip(chunk.clients, states, strict=False))
-
-    def _end_round(
-        self, plan: RoundPlan, handle: _SnapshotRefs, partials: Sequence[Ref]
-    ) -> tuple[RoundReport, _SnapshotRefs]:
-        """Take the server's step; a server that died is put back, and handed the partials again."""
-        attempts = Attempts(max_retries=self._options.max_retries)
-        while True:
-            report, *following = self._server.end_round.options(num_returns=3).remote(plan)
-            try:
-                # The snapshot too: what is not in the object store by now may die with the server.
-                ray.wait(following, num_returns=2, fetch_local=False)
-                return ray.get(report), _SnapshotRefs(*following)
-            except RayError as error:
-                lost = is_actor_loss(error) and attempts.lost(Loss.SERVER_ACTOR)
-                if lost is not Decision.RESTORE:
-                    raise explain(error, doing=f"ending round {plan.round}") from None
-            self._restore_server(handle, partials)
-
-    def _restore_server(self, handle: _SnapshotRefs, partials: Sequence[Ref]) -> None:
-        deadline = time.monotonic() + self._options.start_timeout_s
-        while True:
-            done = [
-                self._server.start.remote(),
-                self._server.restore.remote(handle.broadcast, handle.optimizer),
-                *(self._server.receive.remote(partial) for partial in partials),
-            ]
-            try:
-                ray.get(done, timeout=self._options.start_timeout_s)
-                return
-            except RayError as error:
-                if not is_actor_loss(error) or time.monotonic() > deadline:
-                    raise explain(error, doing="restoring the server") from None
-            # Until Ray has noticed the death, calls fail at once.
-            time.sleep(NOTICE_S)
-
-    def _start_client(self, setup: ActorSetup, *, namespace: str) -> Any:
-        options = self._options
-        return (
-            ray.remote(ClientActor)
-            .options(
-                name=setup.label,
-                namespace=namespace,
-                num_cpus=options.num_cpus,
-                num_gpus=options.num_gpus,
-                scheduling_strategy="SPREAD",
-                **_RESTARTED,
-            )
-            .remote(setup, self._dataset, options.num_gpus > 0)
-        )
+            yield report, partial, dict(zip(chunk.clients, states, strict=False))
 
     def _count_actors(self, population: int, cohort_size: int) -> int:
         resources = ray.cluster_resources()
@@ -236,20 +233,15 @@ class RayEngine:
             raise explain(error, doing=doing) from None
 
 
-def _start_server(setup: ActorSetup, *, namespace: str) -> Any:
-    # Beside the driver: the two fail together, and nothing of the run outlives them.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(ServerActor)
-        .options(
-            name=setup.label,
-            namespace=namespace,
-            num_cpus=0,
-            scheduling_strategy=here,
-            **_RESTARTED,
-        )
-        .remote(setup)
-    )
+def _redo_or_raise(error: RayError, attempts: Attempts, *, round: int) -> None:
+    """Return if the round is to be done again; raise what ends it otherwise."""
+    if not is_object_loss(error):
+        raise explain(error, doing=f"round {round}") from None
+    decision = attempts.lost(Loss.OBJECT)
+    if decision is Decision.ROLL_BACK:
+        raise StatesLostError(f"round {round}: an object was lost with its node") from None
+    if decision is Decision.ABORT:
+        raise explain(error, doing=f"round {round}") from None
 
 
 def _own_actor(chunk: Chunk) -> int:

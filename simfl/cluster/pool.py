@@ -31,6 +31,10 @@ class ClusterOptions:
     chunk_size: int | None = None
     """Clients a chunk; None: a rule's choice. It has no part in the result."""
     dashboard: bool = False
+    location: str = "checkpoints"
+    """The storage of checkpoints, and of states beyond the budget."""
+    state_memory: int = 1 << 30
+    """Bytes of clients' states that may stay in the object store."""
     max_retries: int = 3
     """How often the same chunk may bring down its actor before the run ends."""
     stall_limit_s: float | None = None

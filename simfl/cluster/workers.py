@@ -12,13 +12,12 @@ from ray.exceptions import RayError
 
 from simfl.cluster.failures import explain, is_actor_loss
 from simfl.cluster.recovery import Attempts, Decision, Loss, StallWatch
+from simfl.cluster.references import Ref
 from simfl.engine import ChunkScheduler
 from simfl.messages import Chunk, EvaluationChunk
 
-__all__ = ["NOTICE_S", "ClientPool", "Ref", "Start"]
+__all__ = ["NOTICE_S", "ClientPool", "Start"]
 
-Ref: TypeAlias = Any
-"""A Ray ObjectRef."""
 W = TypeVar("W", Chunk, EvaluationChunk)
 Start: TypeAlias = Callable[[Any, W], list[Ref]]
 """Starts a chunk on an actor; returns the references to its results, the small one first."""

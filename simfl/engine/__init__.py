@@ -3,14 +3,20 @@
 from simfl.engine.device import device_for
 from simfl.engine.engine import Engine, Handle
 from simfl.engine.inline import InlineEngine
+from simfl.engine.saving import commit_checkpoint, snapshot_of
 from simfl.engine.scheduler import ChunkScheduler, chunk_size_for, split_cohort
+from simfl.engine.states import PlannedShard, StateTable
 
 __all__ = [
     "ChunkScheduler",
     "Engine",
     "Handle",
     "InlineEngine",
+    "PlannedShard",
+    "StateTable",
     "chunk_size_for",
+    "commit_checkpoint",
     "device_for",
+    "snapshot_of",
     "split_cohort",
 ]

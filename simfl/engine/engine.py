@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeAlias
 
-from simfl.messages import EvaluationChunk, RoundPlan, RoundReport
+from simfl.checkpoint import Found
+from simfl.messages import EvaluationChunk, RoundPlan, RoundReport, SaveOrder
 from simfl.models.model import MetricSums
 from simfl.vector import Vector
 
@@ -25,13 +26,27 @@ class Engine(Protocol):
 
         Raises:
             RunError: if a client fails, or the cluster does.
+            StatesLostError: if it takes a checkpoint to go on.
         """
 
     def evaluate(self, chunk: EvaluationChunk, handle: Handle) -> list[MetricSums]:
         """Evaluate the weights of a handle; one entry per item of the chunk, in its order."""
 
-    def get_weights(self) -> Vector:
-        """Return the server's weights."""
+    def get_weights(self, handle: Handle) -> Vector:
+        """Return all weights of a handle."""
+
+    def save(self, order: SaveOrder, handle: Handle) -> None:
+        """Write a checkpoint of the handle and of all clients' states; may go on meanwhile."""
+
+    def flush(self) -> None:
+        """Wait until what ``save`` has begun is on disk.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
+
+    def restore(self, found: Found) -> Handle:
+        """Go back to a checkpoint, or to the start where ``found`` has none."""
 
     def describe(self) -> str:
         """Say in a few words where clients are trained."""

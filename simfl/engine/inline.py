@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from simfl.checkpoint import Found, StateFile, open_storage, write_shard
 from simfl.client import ClientHost
+from simfl.engine.saving import commit_checkpoint, snapshot_of
 from simfl.engine.scheduler import split_cohort
-from simfl.messages import EvaluationChunk, RoundPlan, RoundReport, Snapshot
+from simfl.engine.states import StateTable
+from simfl.messages import EvaluationChunk, RoundPlan, RoundReport, SaveOrder, Snapshot
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
 from simfl.server import Server
@@ -23,40 +26,87 @@ class InlineEngine:
         host: trains all clients.
         chunk_size: clients a chunk; None: the cohort is one chunk.
         threads: torch's threads while the engine is open.
+        location: the storage of checkpoints, and of states beyond the budget.
+        state_memory: bytes of clients' states that may stay in memory.
     """
 
     def __init__(
-        self, server: Server, host: ClientHost, *, chunk_size: int | None = None, threads: int = 1
+        self,
+        server: Server,
+        host: ClientHost,
+        *,
+        chunk_size: int | None = None,
+        threads: int = 1,
+        location: str = "checkpoints",
+        state_memory: int = 1 << 30,
     ) -> None:
         self._server = server
         self._host = host
         self._chunk_size = chunk_size
-        self._states: dict[int, KeptState] = {}
+        self._location = location
+        self._state_memory = state_memory
+        self._states = StateTable[KeptState](location)
+        self._initial = server.snapshot(1)
         self._former_threads: int | None = torch.get_num_threads()
         torch.set_num_threads(threads)
 
     def start(self) -> Snapshot:
         """Return what the first round starts from."""
-        return self._server.snapshot(1)
+        return self._initial
 
     def train(self, plan: RoundPlan, handle: Snapshot) -> tuple[RoundReport, Snapshot]:
         """Train chunk after chunk, then take the server's step."""
         for chunk in split_cohort(plan, self._chunk_size or len(plan.clients)):
-            states = [self._states.get(client) for client in chunk.clients]
+            states = [_loaded(self._states.get(client)) for client in chunk.clients]
             result = self._host.train_chunk(chunk, handle.broadcast, states)
             self._server.receive(result.partial)
-            kept = zip(chunk.clients, result.states, strict=True)
-            self._states |= {client: state for client, state in kept if state is not None}
+            kept = dict(zip(chunk.clients, result.states, strict=True))
+            self._states.commit(
+                {client: state for client, state in kept.items() if state is not None},
+                num_bytes=result.report.state_bytes,
+            )
         report = self._server.end_round(plan)
+        if self._states.held_bytes > self._state_memory:
+            self._write_shards(f"spill-{plan.round:06d}")
         return report, self._server.snapshot(plan.round + 1)
+
+    def save(self, order: SaveOrder, handle: Snapshot) -> None:
+        """Write the clients' states that have changed, then the checkpoint."""
+        self._write_shards(f"round-{order.round:06d}")
+        commit_checkpoint(
+            self._location,
+            order,
+            handle,
+            files=self._states.shards_with(()),
+            shards=self._states.shards,
+        )
+
+    def flush(self) -> None:
+        """Do nothing: ``save`` has written all when it returns."""
+
+    def restore(self, found: Found) -> Snapshot:
+        """Go back to a checkpoint, or to the start."""
+        checkpoint = found.checkpoint
+        if checkpoint is None:
+            self._states.restore({}, ())
+            self._server.restore(self._initial)
+            return self._initial
+        self._states.restore(checkpoint.states, found.shards)
+        self._server.restore(snapshot_of(checkpoint))
+        return self._server.snapshot(checkpoint.round + 1)
+
+    def _write_shards(self, label: str) -> None:
+        storage = open_storage(self._location)
+        for plan in self._states.plan_shards(label):
+            self._states.written(plan, write_shard(storage, plan.name, plan.holders))
 
     def evaluate(self, chunk: EvaluationChunk, handle: Snapshot) -> list[MetricSums]:
         """Evaluate item after item."""
         return self._host.evaluate_chunk(chunk, handle.broadcast)
 
-    def get_weights(self) -> Vector:
-        """Return the server's weights."""
-        return self._server.get_weights()
+    def get_weights(self, handle: Snapshot) -> Vector:
+        """Return the snapshot's weights."""
+        return handle.broadcast.weights
 
     def describe(self) -> str:
         """Say where clients are trained."""
@@ -67,3 +117,7 @@ class InlineEngine:
         if self._former_threads is not None:
             torch.set_num_threads(self._former_threads)
             self._former_threads = None
+
+
+def _loaded(holder: KeptState | StateFile | None) -> KeptState | None:
+    return holder.load() if isinstance(holder, StateFile) else holder

@@ -22,13 +22,17 @@ class JsonLines(Observer):
         self._file: TextIO | None = None
 
     def on_run_start(self, info: RunInfo) -> None:
-        """Open the file, so that a run without a round has an empty one."""
-        self._file = (self._out / METRICS_FILE).open("w", encoding="utf-8")
+        """Open the file, with the rounds that are done; what came after them is done again."""
+        path = self._out / METRICS_FILE
+        aside = path.with_suffix(".tmp")
+        aside.write_text("".join(map(_line, info.history)), encoding="utf-8")
+        aside.replace(path)
+        self._file = path.open("a", encoding="utf-8")
 
     def on_round(self, record: RoundRecord) -> None:
         """Append the round, whole and at once."""
         assert self._file is not None, "the run has not started"
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(_line(record))
         self._file.flush()
 
     def on_run_end(self, summary: Summary) -> None:
@@ -37,3 +41,7 @@ class JsonLines(Observer):
             self._file.close()
         text = json.dumps(summary, indent=2)
         (self._out / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _line(record: RoundRecord) -> str:
+    return json.dumps(record) + "\n"

@@ -28,6 +28,8 @@ class RunInfo:
     """The run's folder."""
     workers: str
     """Where clients are trained, in words: ``2 client actors``."""
+    history: tuple[RoundRecord, ...] = ()
+    """The rounds that a resumed run has behind it."""
 
 
 class Observer:

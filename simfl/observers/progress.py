@@ -42,7 +42,9 @@ class ProgressBar(Observer):
             TimeRemainingColumn(),
             console=self._console,
         )
-        self._task = self._progress.add_task("round", total=info.rounds, numbers="", pace="")
+        self._task = self._progress.add_task(
+            "round", total=info.rounds, completed=len(info.history), numbers="", pace=""
+        )
         self._latest: RoundRecord = {}
         self._started = time.perf_counter()
         self._progress.start()
@@ -52,7 +54,8 @@ class ProgressBar(Observer):
         assert self._progress is not None, "the run has not started"
         # A round that was not evaluated shows the metrics of the last one that was.
         self._latest |= record
-        pace = record["round"] / (time.perf_counter() - self._started)
+        done = record["round"] - len(self._info.history)
+        pace = done / (time.perf_counter() - self._started)
         self._progress.update(
             self._task,
             completed=record["round"],
@@ -84,11 +87,12 @@ class ProgressLines(Observer):
         """Print the round, unless a line has just been printed."""
         assert self._info is not None, "the run has not started"
         now, number = time.perf_counter(), record["round"]
-        is_edge = number in (1, self._info.rounds)
+        done = number - len(self._info.history)
+        is_edge = done == 1 or number == self._info.rounds
         if not is_edge and now - self._printed < _SECONDS_BETWEEN_LINES:
             return
         self._printed = now
-        pace = number / (now - self._started)
+        pace = done / (now - self._started)
         left = (self._info.rounds - number) / pace
         self._print(
             f"round {number}/{self._info.rounds}  {_numbers(record)}"
@@ -105,9 +109,10 @@ class ProgressLines(Observer):
 
 
 def _headline(info: RunInfo) -> str:
+    going_on = f", going on after round {len(info.history)}" if info.history else ""
     return (
         f"{info.name}: {info.rounds} rounds, {info.cohort_size} of {info.population} clients "
-        f"a round, {info.workers}"
+        f"a round, {info.workers}{going_on}"
     )
 
 

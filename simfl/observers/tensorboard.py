@@ -34,7 +34,10 @@ class TensorBoard(Observer):
 
     def on_run_start(self, info: RunInfo) -> None:
         """Open the event file."""
-        self._writer = self._writer_class(log_dir=str(self._out / "tensorboard"))
+        self._writer = self._writer_class(
+            log_dir=str(self._out / "tensorboard"),
+            purge_step=len(info.history) + 1 if info.history else None,
+        )
 
     def on_round(self, record: RoundRecord) -> None:
         """Write the round's numbers."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from simfl.scenario.document import Document, parse_path
 from simfl.scenario.plain import to_plain
 from simfl.scenario.section import Section
 from simfl.scenario.sections import (
+    CheckpointSection,
     ClientSection,
     ClusterSection,
     DataSection,
@@ -61,6 +64,8 @@ class Scenario(Section):
     """The metrics, and how often they are evaluated."""
     cluster: ClusterSection = ClusterSection()
     """The actors, and what each takes of the machine."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """The checkpoints, from which a stopped run goes on."""
     output: OutputSection = OutputSection()
     """The folder of a run, and what is in it."""
 
@@ -78,6 +83,16 @@ class Scenario(Section):
             message: the rest of the line: ``is 200, but the partition made 100 clients; ...``.
         """
         return ScenarioError([self._origin.document.fault_line(parse_path(key), message)])
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that has a part in the numbers of a round.
+
+        Where clients are trained, how many rounds there are and what is written has none.
+        """
+        plain = self.to_dict()
+        for key in ("name", "rounds", "search", "cluster", "checkpoint", "output"):
+            del plain[key]
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, defaults written out, from which an equal scenario loads."""

@@ -17,6 +17,7 @@ from simfl.scenario.named import Named, Rate
 from simfl.scenario.section import FlatField, Section
 
 __all__ = [
+    "CheckpointSection",
     "ClientSection",
     "ClusterSection",
     "DataSection",
@@ -189,8 +190,23 @@ class ClusterSection(Section):
     stall_limit_s: Positive | None = None
     """How many seconds a chunk may take before its actor is killed and the chunk run elsewhere.
     null: twenty times the slowest chunk so far, and two minutes at least."""
+    state_memory: Count = 1 << 30
+    """How many bytes of what clients keep between rounds may stay in memory; beyond that they are
+    moved to the place of checkpoints."""
     dashboard: bool = False
     """Whether Ray's dashboard runs beside a cluster of its own."""
+
+
+class CheckpointSection(Section):
+    """When a run is saved, so that it can go on after it was stopped."""
+
+    every: Whole = 10
+    """Write a checkpoint after every so many rounds, while the next round is trained. 0: never."""
+    keep: Count = 2
+    """How many checkpoints stay; the one before the last serves if the last is damaged."""
+    location: str | None = None
+    """A folder, or a URL such as s3://bucket/runs/1, for this run alone. null: ``checkpoints`` in
+    the run's folder."""
 
 
 class OutputSection(Section):

@@ -1,7 +1,8 @@
 """From a scenario to a result: the pre-flight, the round loop, the run's folder."""
 
+from simfl.simulation.backends import Backend
 from simfl.simulation.build import Simulation, build
 from simfl.simulation.rounds import run_rounds
-from simfl.simulation.run import Backend, Result, run
+from simfl.simulation.runner import Result, resume, run
 
-__all__ = ["Backend", "Result", "Simulation", "build", "run", "run_rounds"]
+__all__ = ["Backend", "Result", "Simulation", "build", "resume", "run", "run_rounds"]

@@ -8,12 +8,21 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from simfl.errors import InputError
-from simfl.observers import METRICS_FILE, SUMMARY_FILE
+from simfl.errors import CheckpointError, InputError
+from simfl.observers import METRICS_FILE, SUMMARY_FILE, RoundRecord
 from simfl.scenario import Scenario
 from simfl.vector import Vector
 
-__all__ = ["SCENARIO_FILE", "VERSIONS_FILE", "WEIGHTS_FILE", "make_folder", "write_weights"]
+__all__ = [
+    "SCENARIO_FILE",
+    "VERSIONS_FILE",
+    "WEIGHTS_FILE",
+    "holds_run",
+    "is_done",
+    "make_folder",
+    "read_history",
+    "write_weights",
+]
 
 SCENARIO_FILE = "scenario.yaml"
 VERSIONS_FILE = "versions.json"
@@ -43,6 +52,40 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from None
     return folder
+
+
+def holds_run(folder: Path) -> bool:
+    """Say whether a run was begun in the folder."""
+    return (folder / SCENARIO_FILE).exists()
+
+
+def is_done(folder: Path) -> bool:
+    """Say whether the folder's run has come to its end."""
+    path = folder / SUMMARY_FILE
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] == "done"
+
+
+def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
+    """Return the records of the first rounds, of which a checkpoint says that they are done.
+
+    Raises:
+        CheckpointError: if ``metrics.jsonl`` does not hold them.
+    """
+    if rounds == 0:
+        return []
+    path = folder / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines()[:rounds] if path.exists() else []
+    try:
+        history: list[RoundRecord] = [json.loads(line) for line in lines]
+        whole = [record["round"] for record in history] == list(range(1, rounds + 1))
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise CheckpointError(
+            f"{path} does not hold the {rounds} rounds that the checkpoint has; "
+            "put the file back, or run the scenario anew in another folder"
+        )
+    return history
 
 
 def write_weights(folder: Path, weights: Vector) -> None:

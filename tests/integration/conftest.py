@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
 
 import pytest
 
+# Not in the fixture: Ray reads them when it is imported, which may be when tests are collected.
+os.environ |= {
+    "RAY_AUTH_MODE": "token",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Start Ray once, with CPUs on account for the largest test."""
-    os.environ |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_IGNORE_UNHANDLED_ERRORS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import ray
@@ -31,4 +34,8 @@ def ray_cluster() -> Iterator[None]:
             namespace="simfl",
         )
     yield
-    ray.shutdown()
+    with warnings.catch_warnings():
+        # Ray lets go of its processes without waiting for them; no test is to answer for that.
+        warnings.simplefilter("ignore", ResourceWarning)
+        ray.shutdown()
+        gc.collect()

@@ -101,7 +101,7 @@ def test_one_full_batch_step_of_every_client_is_one_gradient_step_on_the_pooled_
 
     loss = nn.functional.mse_loss(module(torch.tensor(inputs).float()), torch.tensor(targets))
     loss.backward()
-    weights = sim.get_weights()
+    weights = sim._server.get_weights()
     for name, parameter in module.named_parameters():
         expected = parameter.detach() - 0.1 * parameter.grad
         # Sums in another order: a few units in the last place of float32.
@@ -142,7 +142,7 @@ def test_deltas_are_weighted_as_the_scenario_says(weighting: str, expected: floa
         weighting=weighting,
     )
     run_round(sim, (0, 1))
-    assert sim.get_weights()["weight"].item() == pytest.approx(-expected)
+    assert sim._server.get_weights()["weight"].item() == pytest.approx(-expected)
 
 
 def test_momentum_is_kept_from_round_to_round_where_the_scenario_says_so() -> None:
@@ -152,7 +152,7 @@ def test_momentum_is_kept_from_round_to_round_where_the_scenario_says_so() -> No
         sim = engine(one_weight(), ones([1]), loss=slope, client=optimizer, keep_state=keep_state)
         run_round(sim, (0,), round=1)
         run_round(sim, (0,), round=2)
-        assert sim.get_weights()["weight"].item() == expected
+        assert sim._server.get_weights()["weight"].item() == expected
 
 
 def test_each_client_keeps_a_momentum_of_its_own() -> None:
@@ -162,7 +162,7 @@ def test_each_client_keeps_a_momentum_of_its_own() -> None:
     ends = []
     for round, client in [(1, 0), (2, 1), (3, 0)]:
         run_round(sim, (client,), round=round)
-        ends.append(sim.get_weights()["weight"].item())
+        ends.append(sim._server.get_weights()["weight"].item())
     assert ends == [-1.0, -2.0, -3.5]
 
 
@@ -172,7 +172,7 @@ def test_a_round_wise_schedule_follows_the_rounds_of_the_run_for_a_new_client_to
     sim = engine(one_weight(), ones([1, 1]), loss=slope, client=Optimizer(lrate=schedule))
     for round, client in [(1, 0), (2, 0), (3, 1)]:
         run_round(sim, (client,), round=round)
-    assert sim.get_weights()["weight"].item() == -1.75
+    assert sim._server.get_weights()["weight"].item() == -1.75
 
 
 def test_the_servers_optimizer_takes_the_mean_delta_for_a_gradient() -> None:
@@ -181,7 +181,7 @@ def test_the_servers_optimizer_takes_the_mean_delta_for_a_gradient() -> None:
     sim = engine(one_weight(), ones([1]), loss=slope, client=Optimizer(lrate=1.0), server=server)
     run_round(sim, (0,), round=1)
     run_round(sim, (0,), round=2)
-    assert sim.get_weights()["weight"].item() == -5.0
+    assert sim._server.get_weights()["weight"].item() == -5.0
 
 
 def test_a_step_limit_counts_on_through_the_epochs() -> None:
@@ -217,7 +217,7 @@ def test_chunk_sizes_do_not_change_a_bit(chunk_size: int) -> None:
         sim = engine(module, dataset(inputs, targets, sizes), chunk_size=size)
         for round in (1, 2):
             run_round(sim, (1, 4, 3, 5, 6, 2, 0), round=round)
-        return sim.get_weights()
+        return sim._server.get_weights()
 
     assert bits(chunk_size) == bits(None)
 
@@ -241,7 +241,7 @@ def test_buffers_are_averaged_by_examples_and_frozen_weights_stay() -> None:
     module[1].weight.requires_grad_(False)
     sim = engine(module, dataset(inputs, targets, [2, 4]))
     run_round(sim, (1, 0))
-    weights = sim.get_weights()
+    weights = sim._server.get_weights()
     assert weights["0.running_mean"].item() == pytest.approx(0.3)
     assert weights["0.num_batches_tracked"].item() == 1
     assert weights["0.num_batches_tracked"].dtype == torch.int64
@@ -290,7 +290,7 @@ def test_a_dropped_update_is_counted_and_has_no_part_in_the_mean() -> None:
     sim = engine(one_weight(), ones([1, 4]), loss=slope, client=client, on_nonfinite="drop")
     report = run_round(sim, (1, 0))
     assert (report.num_clients, report.num_dropped, report.num_examples) == (1, 1, 1)
-    assert sim.get_weights()["weight"].item() == -1.0
+    assert sim._server.get_weights()["weight"].item() == -1.0
 
 
 def test_a_round_in_which_all_are_dropped_is_an_error() -> None:
@@ -312,7 +312,7 @@ def test_a_robust_rule_sees_every_delta() -> None:
         chunk_size=1,
     )
     run_round(sim, (2, 1, 0))
-    assert sim.get_weights()["weight"].item() == -2.0
+    assert sim._server.get_weights()["weight"].item() == -2.0
 
 
 def test_scaffold_with_full_participation_has_the_mean_control_variate_on_the_server() -> None:
@@ -327,7 +327,7 @@ def test_scaffold_with_full_participation_has_the_mean_control_variate_on_the_se
     run_round(sim, (0, 1), round=1)
     assert sim._server.snapshot(2).broadcast.aux["scaffold"]["state"]["weight"].item() == 1.0
     run_round(sim, (0, 1), round=2)
-    assert sim.get_weights()["weight"].item() == -2.0
+    assert sim._server.get_weights()["weight"].item() == -2.0
 
 
 def test_evaluation_sums_add_up_over_batches_and_clients() -> None:
@@ -360,4 +360,4 @@ def test_a_server_in_anothers_place_goes_on_with_the_same_bits() -> None:
     other = fresh()
     other._server.restore(handle)
     other.train(RoundPlan(3, (1, 0)), handle)
-    assert other.get_weights() == undisturbed.get_weights()
+    assert other._server.get_weights() == undisturbed._server.get_weights()

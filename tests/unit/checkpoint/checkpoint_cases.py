@@ -184,7 +184,7 @@ class FailingStorage:
 
 
 def alterations(data: bytes, position: int) -> list[bytes]:
-    """Return a file with a byte flipped, zeroed or taken out, cut off there, and one byte longer."""
+    """Return a file with a byte flipped, zeroed or taken out; cut off there; one byte longer."""
     before, after = data[:position], data[position + 1 :]
     byte = data[position]
     flipped = [before + bytes([byte ^ 1 << bit]) + after for bit in (0, 5, 7)]

@@ -141,12 +141,12 @@ def test_any_change_of_the_manifest_is_found() -> None:
     for position in range(len(data)):
         for changed in alterations(data, position):
             storage.write(MANIFEST, [changed])
-            with pytest.raises(CheckpointError, match="its manifest is damaged|its format is"):
+            with pytest.raises(CheckpointError, match=r"its manifest is damaged|its format is"):
                 read_manifest(storage, 2)
 
 
 @settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

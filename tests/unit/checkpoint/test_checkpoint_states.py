@@ -26,7 +26,7 @@ from simfl.vector import Vector
 
 # The storage of the fixture is one for all examples: each writes the shard anew.
 on_one_storage = settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -152,7 +152,7 @@ SHARD = "states/a.safetensors"
 
 
 @settings(
-    max_examples=100,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -21,7 +21,7 @@ from simfl.errors import CheckpointError
 from simfl.optimizer import KeptState, OptimizerState
 from simfl.vector import Vector
 
-quick = settings(max_examples=150, deadline=None)
+quick = settings(max_examples=80, deadline=None)
 
 
 # -- what goes in comes out ----------------------------------------------------------------
@@ -186,7 +186,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(json_values)
 def test_any_skeleton_gives_a_value_or_a_checkpoint_error(skeleton: object) -> None:
     allowed = (type(None), bool, int, float, str, list, tuple, dict, torch.Tensor, Vector)
@@ -235,7 +235,7 @@ def test_a_file_that_is_cut_off_is_refused(length: int) -> None:
         decode_file(SMALL[:length])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(SMALL) - 1), st.integers(0, 255))
 def test_a_changed_byte_gives_a_value_or_a_checkpoint_error(position: int, byte: int) -> None:
     """Numbers that changed are for checksums to find; here nothing else may be raised."""

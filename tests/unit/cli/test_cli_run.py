@@ -51,6 +51,7 @@ def test_options_reach_the_run(simfl, scenario, calls):
         "address": "host:6379",
         "out": Path("here"),
         "progress": True,
+        "resume": "never",
     }
 
 

@@ -1,0 +1,96 @@
+"""Checkpoints that the server's actor writes while rounds go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from simfl.cluster.failures import explain, is_actor_loss
+from simfl.cluster.references import Ref, SnapshotRefs
+from simfl.engine import PlannedShard, StateTable
+from simfl.messages import SaveOrder
+
+__all__ = ["Saves"]
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """What is being written."""
+
+    planned: Sequence[PlannedShard[Ref]]
+    shards: Sequence[Ref]
+    checkpoint: Ref | None
+    """None for states that are only moved out of memory."""
+
+
+class Saves:
+    """At most one save at a time: the next one waits for it.
+
+    A save that dies with the server's actor does not count: its checkpoint has no manifest, and the
+    next save writes what it would have written.
+
+    Args:
+        location: the storage.
+        states: where clients' states are; it lets go of those that have been written.
+    """
+
+    def __init__(self, location: str, states: StateTable[Ref]) -> None:
+        self._location = location
+        self._states = states
+        self._pending: _Pending | None = None
+
+    def begin(self, server: Any, order: SaveOrder, handle: SnapshotRefs) -> None:
+        """Start to write the states that have changed, and then the checkpoint."""
+        self.finish()
+        planned = self._states.plan_shards(f"round-{order.round:06d}")
+        shards = self._write(server, planned)
+        checkpoint = server.write_checkpoint.remote(
+            self._location,
+            order,
+            self._states.shards_with(planned),
+            handle.broadcast,
+            handle.optimizer,
+            self._states.shards,
+            *shards,
+        )
+        self._pending = _Pending(planned, shards, checkpoint)
+
+    def spill(self, server: Any, *, label: str) -> None:
+        """Start to move all states out of memory."""
+        self.finish()
+        planned = self._states.plan_shards(label)
+        self._pending = _Pending(planned, self._write(server, planned), None)
+
+    def finish(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            for plan, shard in zip(pending.planned, pending.shards, strict=True):
+                self._states.written(plan, ray.get(shard))
+            if pending.checkpoint is not None:
+                ray.get(pending.checkpoint)
+        except RayError as error:
+            if not is_actor_loss(error):
+                raise explain(error, doing="writing a checkpoint") from None
+
+    def forget(self) -> None:
+        """Leave what is being written to itself."""
+        self._pending = None
+
+    def _write(self, server: Any, planned: Sequence[PlannedShard[Ref]]) -> list[Ref]:
+        return [
+            server.write_shard.remote(
+                self._location, plan.name, tuple(plan.holders), *plan.holders.values()
+            )
+            for plan in planned
+        ]

@@ -1,0 +1,95 @@
+"""StateTable: where what each client keeps is, in memory or in a shard on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from simfl.checkpoint import ShardInfo, StateFile
+
+__all__ = ["PlannedShard", "StateTable"]
+
+H = TypeVar("H")
+"""What holds a state in memory: the value itself, or a reference to it."""
+
+SHARD_BYTES = 64 << 20
+"""How much of states goes into one shard, and so is held at once by whoever writes it."""
+
+
+@dataclass(frozen=True)
+class PlannedShard(Generic[H]):
+    """States that are to be written together."""
+
+    name: str
+    holders: dict[int, H]
+    """By client id."""
+
+
+class StateTable(Generic[H]):
+    """Maps clients to their kept states, which are values: a new round's replaces the former.
+
+    Args:
+        location: the storage in which shards are.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._held: dict[int, H] = {}
+        self._files: dict[int, str] = {}
+        self._shards: dict[str, ShardInfo] = {}
+        self._bytes_per_client = 1
+
+    def get(self, client: int) -> H | StateFile | None:
+        """Return what holds the client's state; None if it keeps nothing yet."""
+        if client in self._held:
+            return self._held[client]
+        shard = self._files.get(client)
+        return None if shard is None else StateFile(self._location, shard, client)
+
+    def commit(self, states: Mapping[int, H], *, num_bytes: int) -> None:
+        """Take in the states of a round that has ended; ``num_bytes`` is their size together."""
+        self._held |= states
+        if states:
+            self._bytes_per_client = max(1, num_bytes // len(states))
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much of the states is in memory and in no shard."""
+        return len(self._held) * self._bytes_per_client
+
+    def plan_shards(self, label: str) -> list[PlannedShard[H]]:
+        """Say which states to write, and in which shards: all that are in memory only."""
+        size = max(1, SHARD_BYTES // self._bytes_per_client)
+        clients = sorted(self._held)
+        return [
+            PlannedShard(
+                f"{label}-{number:04d}", {c: self._held[c] for c in clients[start : start + size]}
+            )
+            for number, start in enumerate(range(0, len(clients), size))
+        ]
+
+    def shards_with(self, planned: Iterable[PlannedShard[H]]) -> dict[int, str]:
+        """Return each client's shard, once the planned ones are written."""
+        return self._files | {client: plan.name for plan in planned for client in plan.holders}
+
+    @property
+    def shards(self) -> Sequence[ShardInfo]:
+        """The shards that hold somebody's present state."""
+        return list(self._shards.values())
+
+    def written(self, plan: PlannedShard[H], info: ShardInfo) -> None:
+        """Let go of states that are on disk now, unless a newer one has come meanwhile."""
+        self._shards[info.name] = info
+        for client, holder in plan.holders.items():
+            if self._held.get(client) is holder:
+                del self._held[client]
+                self._files[client] = info.name
+        used = set(self._files.values())
+        self._shards = {name: shard for name, shard in self._shards.items() if name in used}
+
+    def restore(self, files: Mapping[int, str], shards: Iterable[ShardInfo]) -> None:
+        """Become what a checkpoint says; whatever is in memory is of rounds to be replayed."""
+        self._held = {}
+        self._files = dict(files)
+        self._shards = {shard.name: shard for shard in shards}

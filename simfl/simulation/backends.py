@@ -1,0 +1,77 @@
+"""From a simulation to the engine that runs it."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Literal
+
+from simfl.cluster.pool import ClusterOptions
+from simfl.engine import Engine, InlineEngine, device_for
+from simfl.scenario.sections import ClusterSection
+from simfl.simulation.build import Simulation
+
+__all__ = ["Backend", "make_engine"]
+
+Backend = Literal["inline", "ray"]
+
+
+def make_engine(
+    simulation: Simulation, backend: Backend, *, address: str | None, location: str
+) -> Engine:
+    """Start what trains the clients.
+
+    Args:
+        simulation: what is run.
+        backend: this process, or actors on Ray.
+        address: of a Ray cluster, instead of ``cluster.address``.
+        location: the storage of checkpoints.
+
+    Raises:
+        ClusterError: if it can't be started.
+    """
+    options = _options(simulation.scenario.cluster, address=address, location=location)
+    return _inline(simulation, options) if backend == "inline" else _ray(simulation, options)
+
+
+def _inline(simulation: Simulation, options: ClusterOptions) -> InlineEngine:
+    device = device_for("the inline backend", uses_gpu=options.num_gpus > 0)
+    return InlineEngine(
+        simulation.server.build(),
+        simulation.client.build(simulation.dataset, device=device),
+        chunk_size=options.chunk_size,
+        threads=options.threads,
+        location=options.location,
+        state_memory=options.state_memory,
+    )
+
+
+def _ray(simulation: Simulation, options: ClusterOptions) -> Engine:
+    from simfl.cluster.start import start_ray_engine
+
+    return start_ray_engine(
+        options=options,
+        server=simulation.server,
+        client=simulation.client,
+        dataset=simulation.dataset,
+        cohort_size=simulation.cohort_size,
+        run_name=f"simfl-{uuid.uuid4().hex[:8]}",
+        plugins=simulation.scenario.plugins,
+        search=simulation.scenario.search,
+    )
+
+
+def _options(cluster: ClusterSection, *, address: str | None, location: str) -> ClusterOptions:
+    return ClusterOptions(
+        actors=None if cluster.actors == "auto" else cluster.actors,
+        placement=cluster.placement,
+        address=address or cluster.address,
+        num_cpus=cluster.num_cpus,
+        num_gpus=cluster.num_gpus,
+        threads=cluster.threads,
+        chunk_size=None if cluster.chunk_size == "auto" else cluster.chunk_size,
+        dashboard=cluster.dashboard,
+        location=location,
+        state_memory=cluster.state_memory,
+        max_retries=cluster.max_retries,
+        stall_limit_s=cluster.stall_limit_s,
+    )

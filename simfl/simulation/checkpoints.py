@@ -1,0 +1,72 @@
+"""When a run is saved, and where it goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from simfl.checkpoint import Found, latest_checkpoint, open_storage
+from simfl.engine import Engine, Handle
+from simfl.errors import InputError
+from simfl.messages import SaveOrder
+from simfl.scenario import Scenario
+
+__all__ = ["Checkpoints"]
+
+NOTHING = Found(None, (), (), {})
+"""What is found before there is anything."""
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        scenario: says how often, and how many stay.
+        folder: the run's.
+        tell: is told a line for each checkpoint that cannot be used.
+    """
+
+    def __init__(self, scenario: Scenario, folder: Path, *, tell: Callable[[str], None]) -> None:
+        section = scenario.checkpoint
+        self.location = section.location or str(folder / "checkpoints")
+        self._every = section.every
+        self._keep = section.keep
+        self._fingerprint = scenario.fingerprint()
+        self._tell = tell
+
+    def find(self) -> Found:
+        """Find the last whole checkpoint.
+
+        Raises:
+            CheckpointError: if it is of another scenario, or cannot be read.
+        """
+        storage = open_storage(self.location)
+        found = latest_checkpoint(storage, scenario_hash=self._fingerprint)
+        for refusal in found.refusals:
+            self._tell(str(refusal))
+        return found
+
+    def require_none(self) -> None:
+        """See that a new run does not write among the checkpoints of another.
+
+        Raises:
+            InputError: if there are some.
+        """
+        if any(open_storage(self.location).list_files()):
+            raise InputError(
+                f"{self.location} holds checkpoints already; choose another checkpoint.location, "
+                "or go on from them with --resume auto"
+            )
+
+    def save_if_due(self, engine: Engine, handle: Handle, *, round: int) -> None:
+        """Have the engine save, after every so many rounds."""
+        if self._every and round % self._every == 0:
+            order = SaveOrder(round, self._fingerprint, positions={}, keep=self._keep)
+            engine.save(order, handle)
+
+    def go_back(self, engine: Engine) -> tuple[int, Handle]:
+        """Return the last saved round, 0 for the start, and what the next one starts from."""
+        engine.flush()
+        found = self.find() if self._every else NOTHING
+        checkpoint = found.checkpoint
+        return checkpoint.round if checkpoint else 0, engine.restore(found)

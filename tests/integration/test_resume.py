@@ -1,0 +1,201 @@
+"""A run that was stopped goes on to the numbers of one that never was."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+import simfl
+from simfl.errors import CheckpointError, InputError
+
+HERE = str(Path(__file__).parent)
+
+
+def scenario(**changes: Any) -> dict[str, Any]:
+    """SCAFFOLD with half of the clients a round, kept momentum, noise and Adam on the server."""
+    noise = ["gaussian-noise", {"std": 0.01}]
+    rate = ["exponential", {"base": 0.1, "factor": 0.95, "unit": "step"}]
+    return {
+        "rounds": 9,
+        "seed": 1,
+        "plugins": ["killing"],
+        "search": [HERE],
+        "data": {
+            "source": "digits",
+            "test_fraction": 0.2,
+            "partition": {"kind": "dirichlet", "clients": 10, "alpha": 0.5},
+        },
+        "model": {"kind": "logistic"},
+        "client": {
+            "per_round": 5,
+            "batch_size": 16,
+            "optimizer": {"lrate": rate, "modules": ["scaffold-client", noise, "momentum"]},
+        },
+        "server": {"optimizer": {"lrate": 0.01, "modules": ["scaffold-server", "adam"]}},
+        "checkpoint": {"every": 2},
+        "cluster": {"actors": 2},
+    } | changes
+
+
+def numbers(out: Path) -> tuple[Any, ...]:
+    """Return every number in a run's folder but the seconds."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    weights = {
+        name: array.tobytes() for name, array in load_file(out / "weights.safetensors").items()
+    }
+    return weights, [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """The numbers of a run that nothing has happened to."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    simfl.run(scenario(), out=out, backend="inline")
+    return numbers(out)
+
+
+def command(*arguments: object) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "simfl", *map(str, arguments)]
+    return subprocess.Popen(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def write(folder: Path, plain: dict[str, Any]) -> Path:
+    path = folder / "scenario.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    return path
+
+
+def stop_at(out: Path, process: subprocess.Popen[str], signum: int, *, rounds: int) -> None:
+    """Send a signal once so many rounds are on disk; the test's own limit ends the wait."""
+    metrics = out / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < rounds:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signum)
+    process.communicate(timeout=60)
+
+
+def killed_in_round(number: int, tmp_path: Path) -> Path:
+    """Run in one process, which is killed in the middle of a round; return the folder."""
+    plain = scenario()
+    client = simfl.load_scenario(plain)
+    who = client_in(client, number)
+    plain["client"]["optimizer"]["modules"].append(
+        ["kill-at", {"folder": str(tmp_path), "client": who, "round": number}]
+    )
+    out = tmp_path / "out"
+    process = command("run", write(tmp_path, plain), "--backend", "inline", "--out", out)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    return out
+
+
+def client_in(loaded: simfl.Scenario, number: int) -> int:
+    from simfl.simulation import build
+
+    return build(loaded).plan_round(number).clients[2]
+
+
+@pytest.mark.parametrize("number", [2, 3, 8])
+def test_a_process_killed_in_mid_round_goes_on_from_its_last_checkpoint(
+    number: int, tmp_path: Path, undisturbed: tuple[Any, ...]
+) -> None:
+    """In round 2 there is no checkpoint yet: it starts anew."""
+    out = killed_in_round(number, tmp_path)
+    result = simfl.resume(out, backend="inline")
+    assert numbers(out) == undisturbed
+    assert result.summary.get("resumed_after_round") == (None, 2, 6)[[2, 3, 8].index(number)]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_driver_on_ray_stopped_by_any_signal_goes_on(
+    signum: int, tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+) -> None:
+    out = tmp_path / "out"
+    process = command("run", write(tmp_path, scenario()), "--out", out)
+    stop_at(out, process, signum, rounds=4)
+    simfl.resume(out)
+    assert numbers(out) == undisturbed
+
+
+def test_what_began_on_one_backend_may_end_on_the_other(
+    tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+) -> None:
+    out = killed_in_round(6, tmp_path)
+    simfl.resume(out, backend="ray")
+    assert numbers(out) == undisturbed
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tmp_path: Path, undisturbed: tuple[Any, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = killed_in_round(8, tmp_path)
+    damaged = out / "checkpoints" / "round-000006" / "server.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    result = simfl.resume(out, backend="inline")
+    assert "checkpoint round-000006 cannot be used" in " ".join(capsys.readouterr().err.split())
+    assert result.summary["resumed_after_round"] == 4
+    assert numbers(out) == undisturbed
+
+
+def test_resume_auto_starts_where_there_is_nothing_and_goes_on_where_there_is(
+    tmp_path: Path, undisturbed: tuple[Any, ...]
+) -> None:
+    out = killed_in_round(7, tmp_path)
+    plain = yaml.safe_load((tmp_path / "scenario.yaml").read_text())
+    result = simfl.run(plain, out=out, backend="inline", resume="auto")
+    assert result.summary["resumed_after_round"] == 6
+    assert numbers(out) == undisturbed
+    fresh = tmp_path / "fresh"
+    simfl.run(scenario(), out=fresh, backend="inline", resume="auto")
+    assert numbers(fresh) == undisturbed
+
+
+def test_another_scenario_is_not_mixed_in(tmp_path: Path) -> None:
+    out = killed_in_round(7, tmp_path)
+    with pytest.raises(CheckpointError, match="another scenario"):
+        simfl.run(scenario(seed=2), out=out, backend="inline", resume="auto")
+
+
+def test_there_must_be_a_run_that_is_not_done(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        simfl.resume(tmp_path, backend="inline")
+    simfl.run(scenario(rounds=1), out=tmp_path / "out", backend="inline")
+    with pytest.raises(InputError, match="is done"):
+        simfl.resume(tmp_path / "out", backend="inline")
+
+
+def test_states_that_outgrow_their_memory_go_to_disk_and_come_back(
+    tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+) -> None:
+    """A budget of one byte: every state is read from a shard in its next round."""
+    for backend in ("inline", "ray"):
+        out = tmp_path / backend
+        tight = scenario(checkpoint={"every": 0}, cluster={"actors": 2, "state_memory": 1})
+        simfl.run(tight, out=out, backend=backend)
+        assert numbers(out) == undisturbed
+        assert list((out / "checkpoints" / "states").glob("spill-*"))
+
+
+def test_checkpoints_in_an_object_store_serve_as_well(
+    tmp_path: Path, undisturbed: tuple[Any, ...]
+) -> None:
+    location = f"memory://{tmp_path.name}/run"
+    out = tmp_path / "out"
+    simfl.run(
+        scenario(rounds=5, checkpoint={"every": 2, "location": location}), out=out, backend="inline"
+    )
+    (out / "summary.json").unlink()
+    longer = scenario(checkpoint={"every": 2, "location": location})
+    simfl.run(longer, out=out, backend="inline", resume="auto")
+    assert numbers(out) == undisturbed
