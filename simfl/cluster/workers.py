@@ -14,6 +14,7 @@ from simfl.cluster.failures import explain, is_actor_loss
 from simfl.cluster.recovery import Attempts, Decision, Loss, StallWatch
 from simfl.cluster.references import Ref
 from simfl.engine import ChunkScheduler
+from simfl.errors import ClusterError
 from simfl.messages import Chunk, EvaluationChunk
 
 __all__ = ["NOTICE_S", "ClientPool", "Start"]
@@ -46,7 +47,7 @@ class ClientPool:
         actors: started, by worker number.
         max_retries: how often a chunk may bring down its actor before the run ends.
         stall_limit_s: how long a chunk may take; None: learned from the others.
-        start_timeout_s: how long an actor may take to come back.
+        start_timeout_s: how long all actors may be away at once.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class ClientPool:
         start_timeout_s: float,
     ) -> None:
         self.actors = actors
-        self.num_restarts = 0
-        self._max_retries = max_retries
         self.start_timeout_s = start_timeout_s
+        self.returning: dict[Ref, int] = {}
+        """Actors that have died and are being started again: when each answers, it is back."""
+        self._max_retries = max_retries
         self._stalls = StallWatch(stall_limit_s)
 
     def run(
@@ -69,14 +71,39 @@ class ClientPool:
         """Run all chunks; yield each as it ends: chunk, first result, references to the rest.
 
         Raises:
-            RayError: if an object was lost.
-            RunError: if a client's code raises, or a chunk brings down its actor too often.
+            RayError: for anything but the death of an actor.
+            RunError: if a chunk brings down its actor too often, or no actor comes back.
         """
+        for worker in self.returning.values():
+            scheduler.suspend(worker)
         return _WorkLoop(self, scheduler, start, Attempts(max_retries=self._max_retries)).run()
 
     def learn(self, seconds: float) -> None:
         """Note how long a chunk has taken."""
         self._stalls.learn(seconds)
+
+    def call_back(self, worker: int) -> None:
+        """Have a restarted actor build its host again."""
+        if worker not in self.returning.values():
+            self.returning[self.actors[worker].start.remote()] = worker
+
+    def is_back(self, ref: Ref) -> int | None:
+        """Return the worker that has come back; None if it has died once more.
+
+        Raises:
+            RunError: if it cannot build its host.
+        """
+        worker = self.returning.pop(ref)
+        try:
+            ray.get(ref)
+        except RayError as error:
+            if not is_actor_loss(error):
+                raise explain(error, doing=f"starting client-{worker} again") from None
+            # Until Ray has noticed the death, calls fail at once.
+            time.sleep(NOTICE_S)
+            self.call_back(worker)
+            return None
+        return worker
 
     def kill_stalled(self, oldest: dict[int, _Running[Any]]) -> None:
         """Kill actors whose oldest chunk is overdue; they count as lost then."""
@@ -96,18 +123,18 @@ class _WorkLoop(Generic[W]):
         self._start: Start[W] = start
         self._attempts = attempts
         self._running: dict[Ref, _Running[W]] = {}
-        self._returning: dict[Ref, int] = {}
-        self._gone_since: dict[int, float] = {}
+        self._idle_since: float | None = None
 
     def run(self) -> Iterator[tuple[W, Any, list[Ref]]]:
         while not self._scheduler.is_done:
             self._hand_out()
-            waited = [*self._running, *self._returning]
+            self._require_somebody()
+            waited = [*self._running, *self._pool.returning]
             ready, _ = ray.wait(waited, num_returns=1, timeout=_WAIT_S)
             if not ready:
                 self._pool.kill_stalled(self._oldest())
             for ref in ready:
-                if ref in self._returning:
+                if ref in self._pool.returning:
                     self._welcome(ref)
                 elif (ended := self._finish(ref)) is not None:
                     yield ended
@@ -116,6 +143,19 @@ class _WorkLoop(Generic[W]):
         for worker, chunk in self._scheduler.assignments():
             refs = self._start(self._pool.actors[worker], chunk)
             self._running[refs[0]] = _Running(worker, chunk, refs, time.monotonic())
+
+    def _require_somebody(self) -> None:
+        """Give up when all who could do the work have been away for too long."""
+        if self._running:
+            self._idle_since = None
+            return
+        self._idle_since = self._idle_since or time.monotonic()
+        if time.monotonic() - self._idle_since > self._pool.start_timeout_s:
+            away = ", ".join(f"client-{worker}" for worker in sorted(self._pool.returning.values()))
+            raise ClusterError(
+                f"{away} died and could not be started again within "
+                f"{self._pool.start_timeout_s:g} s; see that the cluster has room for them"
+            )
 
     def _finish(self, ref: Ref) -> tuple[W, Any, list[Ref]] | None:
         """Take in a chunk that has ended; None if it was lost and has to be run again."""
@@ -142,36 +182,13 @@ class _WorkLoop(Generic[W]):
         if decision is Decision.ABORT:
             raise explain(error, doing=_describe(running.chunk, running.worker)) from None
         self._scheduler.lose(running.worker, running.chunk)
-        self._await(running.worker)
-
-    def _await(self, worker: int) -> None:
-        """Have the restarted actor build its host, and give it nothing until then."""
-        if worker in self._gone_since:
-            return
-        self._gone_since[worker] = time.monotonic()
-        self._pool.num_restarts += 1
-        self._scheduler.suspend(worker)
-        self._call_back(worker)
-
-    def _call_back(self, worker: int) -> None:
-        self._returning[self._pool.actors[worker].start.remote()] = worker
+        self._scheduler.suspend(running.worker)
+        self._pool.call_back(running.worker)
 
     def _welcome(self, ref: Ref) -> None:
-        worker = self._returning.pop(ref)
-        try:
-            ray.get(ref)
-        except RayError as error:
-            if not is_actor_loss(error) or self._is_given_up(worker):
-                raise explain(error, doing=f"starting client-{worker} again") from None
-            # Until Ray has noticed the death, calls fail at once.
-            time.sleep(NOTICE_S)
-            self._call_back(worker)
-            return
-        del self._gone_since[worker]
-        self._scheduler.resume(worker)
-
-    def _is_given_up(self, worker: int) -> bool:
-        return time.monotonic() - self._gone_since[worker] > self._pool.start_timeout_s
+        worker = self._pool.is_back(ref)
+        if worker is not None:
+            self._scheduler.resume(worker)
 
     def _oldest(self) -> dict[int, _Running[W]]:
         """Return each worker's chunk that runs; the others only wait there."""

@@ -1,0 +1,98 @@
+"""A node that is lost in mid-round takes actors and states with it, and not the result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import simfl
+
+pytestmark = pytest.mark.ray
+
+
+def scenario(**changes: Any) -> dict[str, Any]:
+    return {
+        "rounds": 12,
+        "seed": 2,
+        "data": {
+            "source": "digits",
+            "test_fraction": 0.2,
+            "partition": {"kind": "dirichlet", "clients": 10, "alpha": 0.5},
+        },
+        "model": {"kind": "mlp", "hidden": [512]},
+        "client": {
+            "per_round": 6,
+            "batch_size": 16,
+            "optimizer": {"lrate": 0.05, "modules": ["scaffold-client", "momentum"]},
+        },
+        "server": {"optimizer": {"modules": ["scaffold-server"]}},
+        "evaluation": {"every": 0},
+        "cluster": {"actors": 2, "num_cpus": 1},
+    } | changes
+
+
+def numbers(result: simfl.Result) -> tuple[Any, ...]:
+    weights = {name: array.tobytes() for name, array in result.weights.items()}
+    return weights, [{k: v for k, v in r.items() if k != "seconds"} for r in result.history]
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[Any]:
+    """Start a head for the server and two nodes with a CPU each; a death is noticed in seconds."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+    os.environ["RAY_AUTH_MODE"] = "token"
+    from ray.cluster_utils import Cluster
+
+    notice = {
+        "health_check_initial_delay_ms": 0,
+        "health_check_period_ms": 300,
+        "health_check_failure_threshold": 3,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": notice}
+        )
+        cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, namespace="simfl", log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_states_lost_with_a_node_come_back_by_replay(
+    every: int, tmp_path: Path, two_nodes: Any
+) -> None:
+    """About half of the clients' states, each over 100 KB, lie on the node that goes.
+
+    Its actor finds no room elsewhere, so that the other one does the rest of the work.
+    """
+    expected = numbers(simfl.run(scenario(), out=tmp_path / "inline", backend="inline"))
+    out = tmp_path / "ray"
+
+    def lose_a_node() -> None:
+        metrics = out / "metrics.jsonl"
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < 5:
+            time.sleep(0.05)
+        node = min(two_nodes.worker_nodes, key=lambda node: node.unique_id)
+        os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=lose_a_node, daemon=True)
+    thread.start()
+    result = simfl.run(scenario(checkpoint={"every": every}), out=out)
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    assert numbers(result) == expected
