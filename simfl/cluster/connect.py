@@ -40,7 +40,13 @@ class Connection:
             self.ray.shutdown()
 
 
-def connect(*, address: str | None, num_cpus: int, dashboard: bool) -> Connection:
+def connect(
+    *,
+    address: str | None,
+    num_cpus: int,
+    dashboard: bool,
+    object_store_memory: int | None = None,
+) -> Connection:
     """Join the session there is, attach to a cluster, or start one on this machine.
 
     Args:
@@ -49,6 +55,7 @@ def connect(*, address: str | None, num_cpus: int, dashboard: bool) -> Connectio
             starts a new one otherwise.
         num_cpus: how many CPUs a new cluster is to count with.
         dashboard: whether a new cluster serves Ray's dashboard, on the loopback interface.
+        object_store_memory: the size of a new cluster's object store in bytes; None: Ray's choice.
 
     Raises:
         ClusterError: if there is no cluster at the address.
@@ -65,6 +72,7 @@ def connect(*, address: str | None, num_cpus: int, dashboard: bool) -> Connectio
     try:
         if where == "local":
             local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
+            local["object_store_memory"] = object_store_memory
             ray.init(address="local", dashboard_host="127.0.0.1", **local, **quiet)
         else:
             _require_listener(where)

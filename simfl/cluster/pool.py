@@ -31,6 +31,8 @@ class ClusterOptions:
     chunk_size: int | None = None
     """Clients a chunk; None: a rule's choice. It has no part in the result."""
     dashboard: bool = False
+    object_store_memory: int | None = None
+    """Bytes of a new cluster's object store; None: Ray's choice."""
     location: str = "checkpoints"
     """The storage of checkpoints, and of states beyond the budget."""
     state_memory: int = 1 << 30

@@ -37,7 +37,12 @@ def start_ray_engine(
     num_actors = dataset.num_clients if options.placement == "dedicated" else options.actors or 1
     # Ray's CPUs are an account and not a limit: what the scenario asks for may be had here.
     num_cpus = max(cpus_of_this_machine(), math.ceil(num_actors * options.num_cpus))
-    connection = connect(address=options.address, num_cpus=num_cpus, dashboard=options.dashboard)
+    connection = connect(
+        address=options.address,
+        num_cpus=num_cpus,
+        dashboard=options.dashboard,
+        object_store_memory=options.object_store_memory,
+    )
     try:
         # Not before: Ray reads its settings from the environment when it is imported.
         from simfl.cluster.engine import RayEngine

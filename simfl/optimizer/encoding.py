@@ -129,7 +129,8 @@ def _decode(encoded: Mapping[str, Any], key: str) -> Vector | Tensor:
 
 
 def _encode_tensor(tensor: Tensor) -> list[Any]:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    # A single number counts as contiguous with any stride, and then cannot be viewed as bytes.
+    flat = tensor.detach().cpu().contiguous().as_strided((tensor.numel(),), (1,))
     data = base64.b64encode(flat.view(torch.uint8).numpy().tobytes()).decode("ascii")
     return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape), data]
 

@@ -190,6 +190,9 @@ class ClusterSection(Section):
     stall_limit_s: Positive | None = None
     """How many seconds a chunk may take before its actor is killed and the chunk run elsewhere.
     null: twenty times the slowest chunk so far, and two minutes at least."""
+    object_store_memory: Annotated[int, Ge(80 << 20)] | None = None
+    """The size in bytes of the object store of a cluster of its own. null: Ray's choice, 30 % of
+    the memory."""
     state_memory: Count = 1 << 30
     """How many bytes of what clients keep between rounds may stay in memory; beyond that they are
     moved to the place of checkpoints."""

@@ -70,6 +70,7 @@ def _options(cluster: ClusterSection, *, address: str | None, location: str) -> 
         threads=cluster.threads,
         chunk_size=None if cluster.chunk_size == "auto" else cluster.chunk_size,
         dashboard=cluster.dashboard,
+        object_store_memory=cluster.object_store_memory,
         location=location,
         state_memory=cluster.state_memory,
         max_retries=cluster.max_retries,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from simfl.checkpoint import Found, latest_checkpoint, open_storage
 from simfl.engine import Engine, Handle
-from simfl.errors import InputError
+from simfl.errors import CheckpointError, InputError, RunError
 from simfl.messages import SaveOrder
 from simfl.scenario import Scenario
 
@@ -41,6 +42,7 @@ class Checkpoints:
             CheckpointError: if it is of another scenario, or cannot be read.
         """
         storage = open_storage(self.location)
+        storage.delete_leftovers()
         found = latest_checkpoint(storage, scenario_hash=self._fingerprint)
         for refusal in found.refusals:
             self._tell(str(refusal))
@@ -62,11 +64,26 @@ class Checkpoints:
         """Have the engine save, after every so many rounds."""
         if self._every and round % self._every == 0:
             order = SaveOrder(round, self._fingerprint, positions={}, keep=self._keep)
-            engine.save(order, handle)
+            with _failing_the_run():
+                engine.save(order, handle)
+
+    def finish(self, engine: Engine) -> None:
+        """Wait until the last checkpoint is on disk."""
+        with _failing_the_run():
+            engine.flush()
 
     def go_back(self, engine: Engine) -> tuple[int, Handle]:
         """Return the last saved round, 0 for the start, and what the next one starts from."""
-        engine.flush()
+        self.finish(engine)
         found = self.find() if self._every else NOTHING
         checkpoint = found.checkpoint
         return checkpoint.round if checkpoint else 0, engine.restore(found)
+
+
+@contextmanager
+def _failing_the_run() -> Iterator[None]:
+    """Make a checkpoint that can't be written a failure of the run, and not of its input."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise RunError(f"the run ends, since a checkpoint can't be written: {error}") from error

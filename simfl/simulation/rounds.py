@@ -49,7 +49,7 @@ def run_rounds(
         round += 1
         yield record, handle
         checkpoints.save_if_due(engine, handle, round=round)
-    engine.flush()
+    checkpoints.finish(engine)
 
 
 def _run_round(
