@@ -276,6 +276,14 @@ def test_a_clients_exception_carries_its_id_its_round_and_its_traceback() -> Non
     assert 'raise ValueError("broken sensor")' in e.value.client_traceback
 
 
+def test_a_client_that_raises_is_left_out_and_counted_where_the_scenario_says_so() -> None:
+    client = Optimizer(lrate=1.0, modules=[FailOn(client=1)])
+    sim = engine(one_weight(), ones([1, 4]), loss=slope, client=client, on_failure="drop")
+    report = run_round(sim, (1, 0))
+    assert (report.num_clients, report.num_dropped, report.num_examples) == (1, 1, 1)
+    assert sim._server.get_weights()["weight"].item() == -1.0
+
+
 def test_an_update_with_nan_ends_the_run_with_the_clients_id() -> None:
     client = Optimizer(lrate=1.0, modules=[FailOn(client=1, sends_nan=True)])
     sim = engine(one_weight(), ones([1, 1]), loss=slope, client=client)
