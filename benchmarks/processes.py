@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CLIENT", "SERVER", "Process", "actors", "descendants", "kill"]
+__all__ = ["Process", "descendants", "kill", "running_actors"]
 
-CLIENT = "ray::ClientActor"
-"""How Ray titles a client actor's process, up to what it is doing."""
-
-SERVER = "ray::ServerActor"
-"""The same of the server's."""
+_ACTOR = re.compile(r"ray::(?:\S+:)?(ClientActor|ServerActor)\b")
+"""How Ray titles an actor's process; while it is being made, its name comes first."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +23,20 @@ class Process:
     title: str
     """Its command line, as ``ps`` shows it."""
 
+    @property
+    def actor(self) -> str | None:
+        """``ClientActor``, ``ServerActor``, or None for all else."""
+        match = _ACTOR.match(self.title)
+        return match[1] if match else None
 
-def descendants(root: int | None = None) -> list[Process]:
-    """Return all processes below one; None: below this one. Whatever it started, and no others."""
+
+def descendants() -> list[Process]:
+    """Return the processes that this one has started, and those that these have, and no others."""
     children: dict[int, list[int]] = {}
     for pid, parent in _parents():
         children.setdefault(parent, []).append(pid)
     found: list[int] = []
-    waiting = [root or os.getpid()]
+    waiting = [os.getpid()]
     while waiting:
         below = children.get(waiting.pop(), [])
         found += below
@@ -40,23 +44,28 @@ def descendants(root: int | None = None) -> list[Process]:
     return [Process(pid, _title(pid)) for pid in sorted(found)]
 
 
-def actors(*kinds: str) -> list[Process]:
-    """Return this process's actors of these kinds, by process id."""
-    return [process for process in descendants() if process.title.startswith(kinds)]
+def running_actors() -> dict[str, list[Process]]:
+    """Return the actors among them by kind, ``ClientActor`` and ``ServerActor``."""
+    actors: dict[str, list[Process]] = {"ClientActor": [], "ServerActor": []}
+    for process in descendants():
+        if process.actor is not None:
+            actors[process.actor].append(process)
+    return actors
 
 
-def kill(process: Process, *, kind: str) -> bool:
-    """Send SIGKILL; False if the process has gone, or is no longer what it was.
+def kill(process: Process) -> bool:
+    """Send SIGKILL to an actor; False if it has gone, or is not what it was.
 
-    The descriptor holds on to the process while its title is looked at, so that a process id which
-    has been given to another in the meantime is never shot at.
+    The descriptor holds on to the process while it is looked at once more, so that nobody is shot
+    who was given a dead actor's process id.
     """
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return False
     try:
-        if process.pid not in {p.pid for p in actors(kind)}:
+        now = {p.pid: p.actor for p in descendants()}
+        if process.actor is None or now.get(process.pid) != process.actor:
             return False
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         return True
@@ -67,11 +76,12 @@ def kill(process: Process, *, kind: str) -> bool:
 
 
 def _parents() -> Iterator[tuple[int, int]]:
+    """Iterate over (process id, its parent's) of the whole machine."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             # The name, in brackets, may hold spaces; the parent is the second field after it.
             fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError:
             continue
         yield int(path.parent.name), int(fields[1])
 
@@ -79,6 +89,6 @@ def _parents() -> Iterator[tuple[int, int]]:
 def _title(pid: int) -> str:
     try:
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return ""
     return line.replace(b"\0", b" ").decode(errors="replace").strip()

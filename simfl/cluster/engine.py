@@ -7,25 +7,24 @@ tensor but the final weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from simfl.checkpoint import Found
-from simfl.client import ClientRecipe
 from simfl.cluster.connect import Connection
 from simfl.cluster.failures import explain, is_object_loss
-from simfl.cluster.launch import launch_client, launch_server, make_setup
-from simfl.cluster.pool import ClusterOptions, num_client_actors, require_resources
+from simfl.cluster.launch import launch_client, launch_server
+from simfl.cluster.pool import num_client_actors, require_resources
 from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.remote_server import RemoteServer
 from simfl.cluster.saves import Saves
+from simfl.cluster.setup import EngineSetup
 from simfl.cluster.wire import open_parcel
 from simfl.cluster.workers import ClientPool
-from simfl.data import FederatedDataset
 from simfl.engine import (
     ChunkScheduler,
     StateTable,
@@ -44,7 +43,6 @@ from simfl.messages import (
     SaveOrder,
 )
 from simfl.models.model import MetricSums
-from simfl.server import ServerRecipe
 from simfl.vector import Vector
 
 __all__ = ["RayEngine"]
@@ -55,60 +53,29 @@ class RayEngine:
 
     Args:
         connection: the Ray session; closed with the engine.
-        options: of the cluster.
-        server: what the server's actor is made from.
-        client: what the client actors are made from.
-        dataset: put into the object store once.
-        cohort_size: clients a round.
-        run_name: the namespace of the actors' names.
-        plugins: modules that every actor imports.
-        search: folders in which they are looked for.
+        setup: what is run.
 
     Raises:
         ClusterError: if the cluster cannot hold the actors, or they do not start.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        *,
-        options: ClusterOptions,
-        server: ServerRecipe,
-        client: ClientRecipe,
-        dataset: FederatedDataset,
-        cohort_size: int,
-        run_name: str,
-        plugins: Sequence[str] = (),
-        search: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, connection: Connection, setup: EngineSetup) -> None:
+        options = setup.options
         self._connection = connection
         self._options = options
-        self._keeps_state = client.keep_state and client.optimizer.keeps_state
+        self._keeps_state = setup.client.keep_state and setup.client.optimizer.keeps_state
         self._states = StateTable[Ref](options.location)
         self._saves = Saves(options.location, self._states)
-        self.num_actors = self._count_actors(dataset.num_clients, cohort_size)
-
-        how: dict[str, Any] = {
-            "plugins": plugins,
-            "search": search,
-            "threads": options.threads,
-        }
+        self._dataset = ray.put(setup.dataset)
+        self.num_actors = _count_actors(setup)
+        labels = [f"client-{rank}" for rank in range(self.num_actors)]
+        server = launch_server(setup)
+        clients = [launch_client(setup, label, dataset=self._dataset) for label in labels]
         retries: dict[str, Any] = {"max_retries": options.max_retries}
         retries["start_timeout_s"] = options.start_timeout_s
-        server_actor = launch_server(make_setup("server", server, **how), namespace=run_name)
-        self._server = RemoteServer(server_actor, **retries)
-        self._dataset = ray.put(dataset)
-        clients = [
-            launch_client(
-                make_setup(f"client-{rank}", client, **how),
-                namespace=run_name,
-                dataset=self._dataset,
-                options=options,
-            )
-            for rank in range(self.num_actors)
-        ]
+        self._server = RemoteServer(server, **retries)
         self._pool = ClientPool(clients, stall_limit_s=options.stall_limit_s, **retries)
-        started = [actor.start.remote() for actor in (server_actor, *clients)]
+        started = [actor.start.remote() for actor in (server, *clients)]
         self._fetch(started, doing="starting the actors", timeout_s=options.start_timeout_s)
 
     def start(self) -> SnapshotRefs:
@@ -218,19 +185,23 @@ class RayEngine:
             self._pool.learn(report.seconds)
             yield report, partial, dict(zip(chunk.clients, states, strict=False))
 
-    def _count_actors(self, population: int, cohort_size: int) -> int:
-        resources = ray.cluster_resources()
-        count = num_client_actors(
-            self._options, resources=resources, population=population, cohort_size=cohort_size
-        )
-        require_resources(self._options, count, resources=resources)
-        return count
-
     def _fetch(self, refs: Any, *, doing: str, timeout_s: float | None = None) -> Any:
         try:
             return ray.get(refs, timeout=timeout_s)
         except RayError as error:
             raise explain(error, doing=doing) from None
+
+
+def _count_actors(setup: EngineSetup) -> int:
+    resources = ray.cluster_resources()
+    count = num_client_actors(
+        setup.options,
+        resources=resources,
+        population=setup.dataset.num_clients,
+        cohort_size=setup.cohort_size,
+    )
+    require_resources(setup.options, count, resources=resources)
+    return count
 
 
 def _redo_or_raise(error: RayError, attempts: Attempts, *, round: int) -> None:

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
-from simfl.cluster.pool import ClusterOptions
 from simfl.cluster.references import Ref
+from simfl.cluster.setup import EngineSetup
 
-__all__ = ["launch_client", "launch_server", "make_setup"]
+__all__ = ["launch_client", "launch_server"]
 
 # Ray starts a dead actor again; what it was doing is ours to repeat.
 _RESTARTED = {"max_restarts": -1, "max_task_retries": 0}
 
 
-def make_setup(
-    label: str, recipe: object, *, plugins: Sequence[str], search: Sequence[str], threads: int
-) -> ActorSetup:
-    """Pack what an actor is made from; classes of a notebook travel by value."""
-    return ActorSetup(label, tuple(plugins), tuple(search), ray.cloudpickle.dumps(recipe), threads)
-
-
-def launch_server(setup: ActorSetup, *, namespace: str) -> Any:
+def launch_server(setup: EngineSetup) -> Any:
     """Start the server's actor beside the driver.
 
     The two fail together, and nothing of the run outlives them.
@@ -34,25 +26,32 @@ def launch_server(setup: ActorSetup, *, namespace: str) -> Any:
     # Ray's stubs do not know this documented argument.
     group: dict[str, Any] = {"concurrency_groups": {"io": 1}}
     remote: Any = ray.remote(**group)(ServerActor)
-    return remote.options(
-        name=setup.label,
-        namespace=namespace,
-        num_cpus=0,
-        scheduling_strategy=here,
-        **_RESTARTED,
-    ).remote(setup)
+    options = {"num_cpus": 0, "scheduling_strategy": here, **_RESTARTED}
+    named = remote.options(name="server", namespace=setup.run_name, **options)
+    return named.remote(_actor_setup(setup, "server", setup.server))
 
 
-def launch_client(
-    setup: ActorSetup, *, namespace: str, dataset: Ref, options: ClusterOptions
-) -> Any:
+def launch_client(setup: EngineSetup, label: str, *, dataset: Ref) -> Any:
     """Start a client actor, on any node that has room for it."""
+    options = setup.options
     remote = ray.remote(ClientActor).options(
-        name=setup.label,
-        namespace=namespace,
+        name=label,
+        namespace=setup.run_name,
         num_cpus=options.num_cpus,
         num_gpus=options.num_gpus,
         scheduling_strategy="SPREAD",
         **_RESTARTED,
     )
-    return remote.remote(setup, dataset, options.num_gpus > 0)
+    actor_setup = _actor_setup(setup, label, setup.client)
+    return remote.remote(actor_setup, dataset, options.num_gpus > 0)
+
+
+def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:
+    return ActorSetup(
+        label=label,
+        plugins=tuple(setup.plugins),
+        search=tuple(setup.search),
+        # cloudpickle, so that classes of a notebook travel by value.
+        recipe=ray.cloudpickle.dumps(recipe),
+        threads=setup.options.threads,
+    )

@@ -6,6 +6,7 @@ import uuid
 from typing import Literal
 
 from simfl.cluster.pool import ClusterOptions
+from simfl.cluster.setup import EngineSetup
 from simfl.engine import Engine, InlineEngine, device_for
 from simfl.scenario.sections import ClusterSection
 from simfl.simulation.build import Simulation
@@ -49,14 +50,16 @@ def _ray(simulation: Simulation, options: ClusterOptions) -> Engine:
     from simfl.cluster.start import start_ray_engine
 
     return start_ray_engine(
-        options=options,
-        server=simulation.server,
-        client=simulation.client,
-        dataset=simulation.dataset,
-        cohort_size=simulation.cohort_size,
-        run_name=f"simfl-{uuid.uuid4().hex[:8]}",
-        plugins=simulation.scenario.plugins,
-        search=simulation.scenario.search,
+        EngineSetup(
+            options=options,
+            server=simulation.server,
+            client=simulation.client,
+            dataset=simulation.dataset,
+            cohort_size=simulation.cohort_size,
+            run_name=f"simfl-{uuid.uuid4().hex[:8]}",
+            plugins=simulation.scenario.plugins,
+            search=simulation.scenario.search,
+        )
     )
 
 

@@ -20,6 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from simfl.errors import ScenarioError
+from simfl.scenario import load_scenario
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -136,6 +139,16 @@ def test_the_readme_names_all_that_can_be_named(tmp_path: Path) -> None:
     rows = re.findall(r"^\| (\w+) \| [^|]+ \| (`.+`) \|$", (ROOT / "README.md").read_text(), re.M)
     named = {kind: sorted(re.findall(r"`([\w-]+)`", names)) for kind, names in rows}
     assert named == {kind: sorted(names) for kind, names in registered.items()}
+
+
+def test_the_mistake_in_the_readme_is_told_in_these_words(tmp_path: Path) -> None:
+    blocks = blocks_of(ROOT / "README.md")
+    scenario = next(block.text for block in blocks if block.words == ("yaml", "scenario"))
+    (path := tmp_path / "first-steps.yaml").write_text(scenario.replace("momentum", "momentun"))
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(path)
+    told = str(caught.value).replace(f"{tmp_path}/", "")
+    assert f"$ simfl run first-steps.yaml\n{told}\n" in [block.text for block in blocks]
 
 
 def test_the_readme_has_the_two_commands_that_do_all_the_set_up() -> None:

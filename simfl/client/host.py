@@ -1,4 +1,4 @@
-"""What a client does in a round, and the host on which any number of clients are trained.
+"""The host on which any number of clients are trained, and what one client does in a round.
 
 Nothing here knows of Ray, and nothing writes to disk. What a chunk returns depends on its message,
 the clients' kept states and the data alone, so that it can be run again anywhere.
@@ -12,16 +12,16 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count, islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from simfl.aggregation import Aggregator, TreeSum, merge_contributions
-from simfl.data import Examples, FederatedDataset
-from simfl.data.dataset import ArrayTree, take_rows
+from simfl.client.batches import read_batch
+from simfl.client.updates import add_metric_sums, compute_delta, is_finite, sum_losses
+from simfl.client.work import LocalWork
+from simfl.data import FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
 from simfl.messages import (
     Broadcast,
@@ -35,60 +35,15 @@ from simfl.messages import (
 )
 from simfl.models import Batch, DataShape, Loss, Metric, Model, ModelSpec, TorchModel
 from simfl.models.metrics import as_metrics
-from simfl.models.model import Inputs, MetricSums
+from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState, Optimizer
-from simfl.seeding import derive_seed, numpy_generator
-from simfl.vector import Vector, count_bytes, move
+from simfl.seeding import derive_seed
+from simfl.vector import count_bytes, move
 
-__all__ = [
-    "ClientHost",
-    "ClientRecipe",
-    "LocalWork",
-    "Weighting",
-    "add_metric_sums",
-    "read_batch",
-]
+__all__ = ["ClientHost", "ClientRecipe", "Weighting"]
 
 Weighting = Literal["examples", "steps", "uniform"]
 """What a client's delta is weighted with in the mean."""
-
-
-@dataclass(frozen=True)
-class LocalWork:
-    """How much a client trains in a round: a number of epochs or a number of steps."""
-
-    epochs: int | None = 1
-    steps: int | None = None
-    """Steps a round, however many examples a client has; then ``epochs`` is None."""
-    batch_size: int | None = None
-    """Examples a step; the last batch of an epoch may be smaller. None: all of them."""
-    sclip: float | None = None
-    """The L2 norm to which each example's gradient is clipped; None or 0: off."""
-
-    def num_steps(self, num_examples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return how many steps clients make that hold so many examples each; any shape."""
-        if self.steps is not None:
-            return np.where(num_examples > 0, self.steps, 0)
-        size = self.batch_size or np.maximum(num_examples, 1)
-        batches: np.ndarray[Any, Any] = -(-num_examples // size) * (self.epochs or 0)
-        return batches
-
-    def batches(
-        self, rows: np.ndarray[Any, Any], *, seed: int, round: int, client: int
-    ) -> Iterator[np.ndarray[Any, Any]]:
-        """Iterate over the rows of each step: every epoch in an order of its own."""
-        total = int(self.num_steps(np.array(len(rows))))
-        return islice(self._endless_batches(rows, seed, round, client), total)
-
-    def _endless_batches(
-        self, rows: np.ndarray[Any, Any], seed: int, round: int, client: int
-    ) -> Iterator[np.ndarray[Any, Any]]:
-        size = self.batch_size or len(rows)
-        for epoch in count():
-            rng = numpy_generator(seed, "shuffle", round=round, client=client, step=epoch)
-            order = rng.permutation(len(rows))
-            for start in range(0, len(rows), size):
-                yield rows[order[start : start + size]]
 
 
 @dataclass(frozen=True)
@@ -218,12 +173,12 @@ class ClientHost:
         self._optimizer.process_aux_var(broadcast.aux)
         self._optimizer.start_round()
         num_steps, num_seen, loss_sum = self._run_steps(client, broadcast.round)
-        delta = _delta(broadcast.weights, self._model)
+        delta = compute_delta(broadcast.weights, self._model)
         aux = self._optimizer.collect_aux_var()
 
         num_examples = len(self._dataset.train_rows(client))
         report = ClientReport(client, num_examples, num_steps, loss_sum / max(num_seen, 1))
-        if not _all_finite(delta, aux):
+        if not is_finite(delta, aux):
             return None, self._drop(report, broadcast.round), state
         contribution = Contribution(
             total=self._recipe.aggregator.lift(delta, self._weight(report)),
@@ -255,7 +210,7 @@ class ClientHost:
                 self._optimizer.apply_gradients(self._model, gradients)
                 losses.append(loss)
                 sizes.append(len(rows_B))
-        return len(sizes), sum(sizes), _weighted_sum(losses, sizes)
+        return len(sizes), sum(sizes), sum_losses(losses, sizes)
 
     def _drop(self, report: ClientReport, round: int) -> ClientReport:
         if self._recipe.on_nonfinite == "drop":
@@ -286,21 +241,6 @@ class ClientHost:
         return read_batch(self._dataset.train, rows_B, device=self._device)
 
 
-def add_metric_sums(parts: Sequence[MetricSums]) -> MetricSums:
-    """Add up metric sums, in order."""
-    names = parts[0] if parts else ()
-    return {
-        name: (sum(part[name][0] for part in parts), sum(part[name][1] for part in parts))
-        for name in names
-    }
-
-
-def read_batch(examples: Examples, rows_B: np.ndarray[Any, Any], *, device: str = "cpu") -> Batch:
-    """Copy the examples of these rows into tensors on a device."""
-    inputs = _to_tensors(take_rows(examples.inputs, rows_B), device)
-    return Batch(inputs, torch.from_numpy(examples.targets[rows_B]).to(device))
-
-
 @contextmanager
 def _seeded(seed: int, device: str) -> Iterator[None]:
     """Seed what dropout and its like draw from, torch's global generators, and put them back."""
@@ -311,37 +251,3 @@ def _seeded(seed: int, device: str) -> Iterator[None]:
         if uses_cuda:
             torch.cuda.manual_seed(seed)
         yield
-
-
-def _to_tensors(tree: ArrayTree, device: str) -> Inputs:
-    # The rows were taken by index, so these arrays are copies: no one else's memory is at risk.
-    if isinstance(tree, dict):
-        return {name: torch.from_numpy(array).to(device) for name, array in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(torch.from_numpy(array).to(device) for array in tree)
-    return torch.from_numpy(tree).to(device)
-
-
-def _delta(start: Vector, model: Model) -> Vector:
-    """Return start minus end of what training has changed; integers as float64."""
-    names = model.shared_names
-    end = model.get_weights().select(names)
-    return start.select(names).map(_as_float) - end.map(_as_float)
-
-
-def _as_float(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_floating_point() else tensor.double()
-
-
-def _all_finite(delta: Vector, aux: dict[str, dict[str, Any]]) -> bool:
-    shared = [value for entries in aux.values() for value in entries.values()]
-    vectors = [delta, *(value for value in shared if isinstance(value, Vector))]
-    return all(bool(vector.is_finite()) for vector in vectors)
-
-
-def _weighted_sum(losses: list[Tensor], sizes: list[int]) -> float:
-    if not losses:
-        return 0.0
-    # One transfer for all steps; float64, as the sum of many.
-    losses_T = torch.stack(losses).double().cpu()
-    return float((losses_T * torch.tensor(sizes, dtype=torch.float64)).sum())
