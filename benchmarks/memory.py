@@ -17,7 +17,7 @@ from processes import Process, descendants
 
 __all__ = ["MemoryWatch", "Sample", "memory_by_role"]
 
-_SAMPLE_S = 0.25
+_SAMPLE_S = 0.5
 _STORE = "object store"
 _ACTORS = {"ClientActor": "client actors", "ServerActor": "server actor"}
 

@@ -53,7 +53,7 @@ def scenario(
             "actors": 2,
             "chunk_size": 16,
             "state_memory": 100 * _MB,
-            "object_store_memory": 640 * _MB,
+            "object_store_memory": 600 * _MB,
         },
     }
 

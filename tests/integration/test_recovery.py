@@ -18,7 +18,7 @@ HERE = str(Path(__file__).parent)
 BASE: dict[str, Any] = {
     "rounds": 3,
     "seed": 5,
-    "plugins": ["killing"],
+    "plugins": ["killing", "fading"],
     "search": [HERE],
     "data": {
         "source": "digits",
@@ -31,14 +31,15 @@ BASE: dict[str, Any] = {
 
 
 def scenario(*, client: list[Any] = (), server: list[Any] = (), **cluster: Any) -> dict[str, Any]:  # type: ignore[assignment]
-    """SCAFFOLD with a momentum that is kept, noise, and Adam on the server, plus what kills."""
+    """SCAFFOLD, noise, a kept momentum, FedProx, Adam on the server, and what kills."""
     noise = ["gaussian-noise", {"std": 0.01}]
     return BASE | {
         "client": {
             "batch_size": 16,
             "optimizer": {
                 "lrate": 0.1,
-                "modules": ["scaffold-client", noise, "momentum", *client],
+                "regularizers": ["fedprox"],
+                "modules": ["scaffold-client", noise, "fading", "momentum", *client],
             },
         },
         "server": {"optimizer": {"lrate": 0.01, "modules": ["scaffold-server", "adam", *server]}},

@@ -21,13 +21,14 @@ HERE = str(Path(__file__).parent)
 
 
 def scenario(**changes: Any) -> dict[str, Any]:
-    """SCAFFOLD with half of the clients a round, kept momentum, noise and Adam on the server."""
+    """All at once: SCAFFOLD with half of the clients a round, noise, a kept momentum, a schedule
+    by steps, FedProx, a third-party module with a state, and Adam on the server."""
     noise = ["gaussian-noise", {"std": 0.01}]
     rate = ["exponential", {"base": 0.1, "factor": 0.95, "unit": "step"}]
     return {
         "rounds": 9,
         "seed": 1,
-        "plugins": ["killing"],
+        "plugins": ["killing", "fading"],
         "search": [HERE],
         "data": {
             "source": "digits",
@@ -38,7 +39,11 @@ def scenario(**changes: Any) -> dict[str, Any]:
         "client": {
             "per_round": 5,
             "batch_size": 16,
-            "optimizer": {"lrate": rate, "modules": ["scaffold-client", noise, "momentum"]},
+            "optimizer": {
+                "lrate": rate,
+                "regularizers": ["fedprox"],
+                "modules": ["scaffold-client", noise, "fading", "momentum"],
+            },
         },
         "server": {"optimizer": {"lrate": 0.01, "modules": ["scaffold-server", "adam"]}},
         "checkpoint": {"every": 2},

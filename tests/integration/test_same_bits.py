@@ -75,6 +75,7 @@ def test_ray_gives_the_bits_of_one_process(
     "cluster",
     [
         {"actors": 1},
+        {"actors": 5},
         {"actors": 3, "chunk_size": 1},
         {"actors": 2, "chunk_size": 5},
         {"placement": "dedicated", "num_cpus": 0.5},
