@@ -129,20 +129,19 @@ class ServerActor:
 class ClientActor:
     """A client host in a process and on a device of its own. ``start`` comes before all else."""
 
-    def __init__(self, setup: ActorSetup, dataset: FederatedDataset, uses_gpu: bool) -> None:
+    def __init__(self, setup: ActorSetup, uses_gpu: bool) -> None:
         self._setup = setup
-        self._dataset = dataset
         self._uses_gpu = uses_gpu
         self._broadcast: Broadcast | None = None
 
     def __repr__(self) -> str:
         return self._setup.label
 
-    def start(self) -> int:
+    def start(self, dataset: FederatedDataset) -> int:
         """Build the host; return the process id."""
         recipe: ClientRecipe = self._setup.open_recipe()
         device = device_for(self._setup.label, uses_gpu=self._uses_gpu)
-        self._host = recipe.build(self._dataset, device=device)
+        self._host = recipe.build(dataset, device=device)
         return os.getpid()
 
     def train_chunk(

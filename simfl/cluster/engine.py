@@ -66,16 +66,16 @@ class RayEngine:
         self._keeps_state = setup.client.keep_state and setup.client.optimizer.keeps_state
         self._states = StateTable[Ref](options.location)
         self._saves = Saves(options.location, self._states)
-        self._dataset = ray.put(setup.dataset)
         self.num_actors = _count_actors(setup)
         labels = [f"client-{rank}" for rank in range(self.num_actors)]
         server = launch_server(setup)
-        clients = [launch_client(setup, label, dataset=self._dataset) for label in labels]
+        clients = [launch_client(setup, label) for label in labels]
         retries: dict[str, Any] = {"max_retries": options.max_retries}
         retries["start_timeout_s"] = options.start_timeout_s
         self._server = RemoteServer(server, **retries)
-        self._pool = ClientPool(clients, stall_limit_s=options.stall_limit_s, **retries)
-        started = [actor.start.remote() for actor in (server, *clients)]
+        dataset = ray.put(setup.dataset)
+        self._pool = ClientPool(clients, dataset, stall_limit_s=options.stall_limit_s, **retries)
+        started = [server.start.remote(), *self._pool.start()]
         self._fetch(started, doing="starting the actors", timeout_s=options.start_timeout_s)
 
     def start(self) -> SnapshotRefs:

@@ -8,7 +8,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
-from simfl.cluster.references import Ref
 from simfl.cluster.setup import EngineSetup
 
 __all__ = ["launch_client", "launch_server"]
@@ -31,7 +30,7 @@ def launch_server(setup: EngineSetup) -> Any:
     return named.remote(_actor_setup(setup, "server", setup.server))
 
 
-def launch_client(setup: EngineSetup, label: str, *, dataset: Ref) -> Any:
+def launch_client(setup: EngineSetup, label: str) -> Any:
     """Start a client actor, on any node that has room for it."""
     options = setup.options
     remote = ray.remote(ClientActor).options(
@@ -42,8 +41,7 @@ def launch_client(setup: EngineSetup, label: str, *, dataset: Ref) -> Any:
         scheduling_strategy="SPREAD",
         **_RESTARTED,
     )
-    actor_setup = _actor_setup(setup, label, setup.client)
-    return remote.remote(actor_setup, dataset, options.num_gpus > 0)
+    return remote.remote(_actor_setup(setup, label, setup.client), options.num_gpus > 0)
 
 
 def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:

@@ -44,7 +44,8 @@ class ClientPool:
     """Client actors that are started again when they die.
 
     Args:
-        actors: started, by worker number.
+        actors: by worker number; each is to be started with the data.
+        dataset: a reference to the data.
         max_retries: how often a chunk may bring down its actor before the run ends.
         stall_limit_s: how long a chunk may take; None: learned from the others.
         start_timeout_s: how long all actors may be away at once.
@@ -53,12 +54,14 @@ class ClientPool:
     def __init__(
         self,
         actors: list[Any],
+        dataset: Ref,
         *,
         max_retries: int,
         stall_limit_s: float | None,
         start_timeout_s: float,
     ) -> None:
         self.actors = actors
+        self._dataset = dataset
         self.start_timeout_s = start_timeout_s
         self.returning: dict[Ref, int] = {}
         """Actors that have died and are being started again: when each answers, it is back."""
@@ -78,6 +81,10 @@ class ClientPool:
             scheduler.suspend(worker)
         return _WorkLoop(self, scheduler, start, Attempts(max_retries=self._max_retries)).run()
 
+    def start(self) -> list[Ref]:
+        """Have all actors build their hosts; return a reference for each that ends with it."""
+        return [actor.start.remote(self._dataset) for actor in self.actors]
+
     def learn(self, seconds: float) -> None:
         """Note how long a chunk has taken."""
         self._stalls.learn(seconds)
@@ -85,7 +92,7 @@ class ClientPool:
     def call_back(self, worker: int) -> None:
         """Have a restarted actor build its host again."""
         if worker not in self.returning.values():
-            self.returning[self.actors[worker].start.remote()] = worker
+            self.returning[self.actors[worker].start.remote(self._dataset)] = worker
 
     def is_back(self, ref: Ref) -> int | None:
         """Return the worker that has come back; None if it has died once more.
