@@ -91,7 +91,7 @@ class Killer:
     def run(self) -> None:
         """Kill until all kills are done or the run is over."""
         rng = np.random.default_rng(self.seed)
-        for round in np.sort(rng.integers(1, self.rounds + 1, self.kills)).tolist():
+        for round in np.sort(rng.integers(1, self.rounds, self.kills)).tolist():
             self._wait_for_round(round)
             time.sleep(rng.uniform(0, self.round_s))
             victim = self._shoot(rng)

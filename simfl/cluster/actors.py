@@ -9,13 +9,14 @@ import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
 
 from simfl.checkpoint import ShardInfo, StateFile, open_storage, write_shard
-from simfl.client import ClientRecipe
+from simfl.client import ClientHost, ClientRecipe
+from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.wire import Parcel, open_parcel, pack
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
@@ -32,9 +33,11 @@ from simfl.messages import (
 )
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
-from simfl.server import ServerRecipe
+from simfl.server import Server, ServerRecipe
 
 __all__ = ["ActorSetup", "ClientActor", "ServerActor"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class ServerActor:
 
     def __init__(self, setup: ActorSetup) -> None:
         self._setup = setup
+        self._server: Server | None = None
 
     def __repr__(self) -> str:
         return self._setup.label
@@ -82,20 +86,20 @@ class ServerActor:
 
         Ray puts them in the object store, once for all who need them.
         """
-        snapshot = self._server.snapshot(round)
+        snapshot = self._built.snapshot(round)
         return pack(snapshot.broadcast, label=round), pack(snapshot.optimizer, label=round)
 
     def restore(self, broadcast: Parcel, optimizer: Parcel) -> None:
         """Become the server that the snapshot was taken of."""
-        self._server.restore(Snapshot(open_parcel(broadcast), open_parcel(optimizer)))
+        self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(optimizer)))
 
     def receive(self, partial: Partial) -> None:
         """Add a chunk's partial to the round."""
-        self._server.receive(partial)
+        self._built.receive(partial)
 
     def end_round(self, plan: RoundPlan) -> tuple[RoundReport, Parcel, Parcel]:
         """Take the server's step; return the report, and what the next round starts from."""
-        report = self._server.end_round(plan)
+        report = self._built.end_round(plan)
         return (report, *self.snapshot(plan.round + 1))
 
     @ray.method(concurrency_group="io")
@@ -125,6 +129,10 @@ class ServerActor:
             shards=[*shards, *new_shards],
         )
 
+    @property
+    def _built(self) -> Server:
+        return _require_built(self._server, self._setup.label)
+
 
 class ClientActor:
     """A client host in a process and on a device of its own. ``start`` comes before all else."""
@@ -132,6 +140,7 @@ class ClientActor:
     def __init__(self, setup: ActorSetup, uses_gpu: bool) -> None:
         self._setup = setup
         self._uses_gpu = uses_gpu
+        self._host: ClientHost | None = None
         self._broadcast: Broadcast | None = None
 
     def __repr__(self) -> str:
@@ -150,14 +159,24 @@ class ClientActor:
         """Train a chunk; return its report, its partial, and where states are kept, each state."""
         loaded = tuple(s.load() if isinstance(s, StateFile) else s for s in states)
         known = loaded or (None,) * len(chunk.clients)
-        result = self._host.train_chunk(chunk, self._open(broadcast), known)
+        result = self._built.train_chunk(chunk, self._open(broadcast), known)
         return (result.report, result.partial, *(result.states if states else ()))
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Parcel) -> list[MetricSums]:
         """Evaluate the items of a chunk."""
-        return self._host.evaluate_chunk(chunk, self._open(broadcast))
+        return self._built.evaluate_chunk(chunk, self._open(broadcast))
 
     def _open(self, parcel: Parcel) -> Broadcast:
         if self._broadcast is None or self._broadcast.round != parcel.label:
             self._broadcast = open_parcel(parcel)
         return self._broadcast
+
+    @property
+    def _built(self) -> ClientHost:
+        return _require_built(self._host, self._setup.label)
+
+
+def _require_built(what: T | None, label: str) -> T:
+    if what is None:
+        raise UnbuiltActorError(f"{label} was started again, and is not built yet")
+    return what

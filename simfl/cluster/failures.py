@@ -15,14 +15,28 @@ from ray.exceptions import (
 
 from simfl.errors import ClusterError, RunError, SimflError
 
-__all__ = ["explain", "is_actor_loss", "is_object_loss"]
+__all__ = ["UnbuiltActorError", "explain", "is_actor_loss", "is_object_loss", "is_unbuilt"]
 
 _PROCESS_GONE = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
 
+class UnbuiltActorError(Exception):
+    """An actor was called that Ray has started again, and that ``start`` has not built yet.
+
+    It died while it had nothing to do, and was back before anyone noticed.
+    """
+
+
 def is_actor_loss(error: RayError) -> bool:
-    """Say whether the process that was to answer has gone."""
-    return isinstance(error, _PROCESS_GONE) and not isinstance(error, RayTaskError)
+    """Say whether the process that was to answer has gone, or another has taken its place."""
+    if isinstance(error, RayTaskError):
+        return is_unbuilt(error)
+    return isinstance(error, _PROCESS_GONE)
+
+
+def is_unbuilt(error: RayError) -> bool:
+    """Say whether the actor had died before it was called."""
+    return isinstance(getattr(error, "cause", None), UnbuiltActorError)
 
 
 def is_object_loss(error: RayError) -> bool:

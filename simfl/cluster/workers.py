@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from simfl.cluster.failures import explain, is_actor_loss
+from simfl.cluster.failures import explain, is_actor_loss, is_unbuilt
 from simfl.cluster.recovery import Attempts, Decision, Loss, StallWatch
 from simfl.cluster.references import Ref
 from simfl.engine import ChunkScheduler
@@ -181,7 +181,7 @@ class _WorkLoop(Generic[W]):
 
     def _lose(self, ref: Ref, error: RayError) -> None:
         running = self._running[ref]
-        is_to_blame = self._oldest()[running.worker] is running
+        is_to_blame = self._oldest()[running.worker] is running and not is_unbuilt(error)
         del self._running[ref]
         decision = self._attempts.lost(
             Loss.CLIENT_ACTOR, _key(running.chunk), is_to_blame=is_to_blame

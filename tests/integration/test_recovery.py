@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 import simfl
+from simfl.cluster.engine import RayEngine
 from simfl.errors import ClusterError
+from simfl.simulation.backends import make_engine
+from simfl.simulation.build import build
+from simfl.simulation.checkpoints import Checkpoints
+from simfl.simulation.rounds import run_rounds
 
 pytestmark = pytest.mark.ray
 
@@ -116,3 +125,38 @@ def test_a_chunk_that_kills_its_actor_each_time_ends_the_run_and_is_named(
     lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in lines] == [1]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "failed"
+
+
+def test_actors_that_die_with_nothing_to_do_are_put_back_before_they_work_again(
+    tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+) -> None:
+    """Between two rounds all actors die, and are alive again by the time of the next call."""
+    loaded = simfl.load_scenario(scenario())
+    simulation, checkpoints = build(loaded), Checkpoints(loaded, tmp_path, tell=print)
+    engine = make_engine(simulation, "ray", address=None, location=checkpoints.location)
+    assert isinstance(engine, RayEngine)
+    records = []
+    with closing(engine):
+        for record, following in run_rounds(simulation, engine, checkpoints, handle=engine.start()):
+            records.append({k: v for k, v in record.items() if k != "seconds"})
+            handle = following
+            for actor in (engine._server.actor, *engine._pool.actors):
+                replace_process(actor)
+        weights = engine.get_weights(handle).to_numpy()
+    assert ({name: array.tobytes() for name, array in weights.items()}, records) == undisturbed
+
+
+def replace_process(actor: Any) -> None:
+    """Kill an actor, and wait until Ray has started it again."""
+    former = process_id(actor)
+    os.kill(former, signal.SIGKILL)
+    while process_id(actor) in (None, former):
+        time.sleep(0.1)
+
+
+def process_id(actor: Any) -> int | None:
+    """Return the id of the actor's process, None while it has none."""
+    try:
+        return ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
+    except ray.exceptions.RayActorError:
+        return None
