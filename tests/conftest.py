@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from simfl.scenario.kinds import component_kinds
+
+# The same examples every time, and no time limit: machines may be busy.
+settings.register_profile("simfl", deadline=None, derandomize=True)
+settings.load_profile("simfl")
 
 
 @pytest.fixture
