@@ -35,11 +35,13 @@ def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget which modules of the Optimizer a test registers."""
+    """Forget which modules of the Optimizer a test registers, before it and after it."""
     monkeypatch.setattr(OptiModule.registry, "_classes", dict(OptiModule.registry._classes))
-    before = set(sys.modules)
+    names = ("own_plugin", "broken_plugin", "own_work")
+    for name in names:  # imported again, whoever has imported it before
+        monkeypatch.delitem(sys.modules, name, raising=False)
     yield
-    for name in {"own_plugin", "broken_plugin", "own_work"} - before:
+    for name in names:
         sys.modules.pop(name, None)
 
 
