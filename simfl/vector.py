@@ -243,10 +243,23 @@ class Vector:
 
     def is_finite(self) -> Tensor:
         """Say whether no number is NaN or infinite: 0-d, or [C] for a stack."""
-        finite = [self._per_client(tensor).isfinite().all(dim=-1) for tensor in self.tensors]
-        return torch.stack(finite).all(dim=0)
+        # A norm is finite only if all its numbers are, and much faster had than a look at each;
+        # numbers too large to be squared are the exception that the second look is for.
+        if all(tensor.is_floating_point() for tensor in self.tensors):
+            norm = self.norm() if self.stacked else self._norm_of_one()
+            if bool((finite := norm.isfinite()).all()):
+                return finite
+        return self._all_finite()
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _norm_of_one(self) -> Tensor:
+        norm: Tensor = torch.stack(list(torch._foreach_norm(self._list()))).norm()
+        return norm
+
+    def _all_finite(self) -> Tensor:
+        finite = [self._per_client(tensor).isfinite().all(dim=-1) for tensor in self.tensors]
+        return torch.stack(finite).all(dim=0)
 
     def _list(self) -> list[Tensor]:
         return list(self._tensors.values())

@@ -19,7 +19,7 @@ import torch
 
 from simfl.aggregation import Aggregator, TreeSum, merge_contributions
 from simfl.client.batches import read_batch
-from simfl.client.updates import add_metric_sums, compute_delta, is_finite, sum_losses
+from simfl.client.updates import add_metric_sums, is_finite, sum_losses
 from simfl.client.work import LocalWork
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
@@ -173,7 +173,7 @@ class ClientHost:
         self._optimizer.process_aux_var(broadcast.aux)
         self._optimizer.start_round()
         num_steps, num_seen, loss_sum = self._run_steps(client, broadcast.round)
-        delta = compute_delta(broadcast.weights, self._model)
+        delta = self._model.compute_delta(broadcast.weights)
         aux = self._optimizer.collect_aux_var()
 
         num_examples = len(self._dataset.train_rows(client))

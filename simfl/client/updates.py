@@ -8,22 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simfl.models import Model
 from simfl.models.model import MetricSums
 from simfl.vector import Vector
 
-__all__ = ["add_metric_sums", "compute_delta", "is_finite", "sum_losses"]
-
-
-def compute_delta(start: Vector, model: Model) -> Vector:
-    """Return start minus end of what training has changed; integers as float64."""
-    names = model.shared_names
-    end = model.get_weights().select(names)
-    return start.select(names).map(_as_float) - end.map(_as_float)
-
-
-def _as_float(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_floating_point() else tensor.double()
+__all__ = ["add_metric_sums", "is_finite", "sum_losses"]
 
 
 def is_finite(delta: Vector, aux: dict[str, dict[str, Any]]) -> bool:

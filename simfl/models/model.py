@@ -74,6 +74,19 @@ class Model(ABC):
     def apply_updates(self, updates: Vector) -> None:
         """Add the updates to the trainable weights, in place."""
 
+    def apply_scaled_updates(self, updates: Vector, scale: float) -> None:
+        """Add scale times the updates to the trainable weights, in place."""
+        self.apply_updates(updates * scale)
+
+    def compute_delta(self, start: Vector) -> Vector:
+        """Return start minus the weights of ``shared_names``; integers as float64."""
+        end = self.get_weights().select(self.shared_names)
+        return start.select(self.shared_names).map(_as_float) - end.map(_as_float)
+
     @abstractmethod
     def evaluate(self, batch: Batch) -> MetricSums:
         """Return loss and metrics over the batch, in evaluation mode, as sums."""
+
+
+def _as_float(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_floating_point() else tensor.double()

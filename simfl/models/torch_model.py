@@ -67,6 +67,7 @@ class TorchModel(Model):
         self._read_parameters()
 
     def _read_parameters(self) -> None:
+        self._fixed_state: dict[str, Tensor] | None = None
         state = self._state()
         self._trainable = {
             name: tensor
@@ -79,11 +80,14 @@ class TorchModel(Model):
                 "set requires_grad of one at least"
             )
         self._parameters: list[Tensor] = list(self._trainable.values())
-        buffers = (name for name, value in state.items() if not isinstance(value, nn.Parameter))
+        buffers = [name for name, value in state.items() if not isinstance(value, nn.Parameter)]
         self._shared_names = (*self._trainable, *buffers)
+        self._fixed_state = None if buffers else state
 
     def _state(self) -> dict[str, Tensor]:
         """Return parameters and persistent buffers; read anew, as modules may rebind buffers."""
+        if self._fixed_state is not None:
+            return self._fixed_state
         seen: set[int] = set()
         state = {}
         for name, value in self.module.state_dict(keep_vars=True).items():
@@ -118,8 +122,8 @@ class TorchModel(Model):
         tensors = self._trainable if trainable else self._state()
         _require_fit("weights", weights, tensors)
         with torch.no_grad():
-            for name, tensor in tensors.items():
-                tensor.copy_(_rounded(weights[name], tensor))
+            values = [_rounded(weights[name], tensor) for name, tensor in tensors.items()]
+            torch._foreach_copy_(list(tensors.values()), values)
 
     def apply_updates(self, updates: Vector) -> None:
         """Add the updates to the trainable weights, in place.
@@ -127,9 +131,28 @@ class TorchModel(Model):
         Raises:
             VectorError: unless names and shapes are those of the trainable weights.
         """
+        self.apply_scaled_updates(updates, 1.0)
+
+    def apply_scaled_updates(self, updates: Vector, scale: float) -> None:
+        """Add scale times the updates to the trainable weights, in one pass, each rounded once.
+
+        Raises:
+            VectorError: unless names and shapes are those of the trainable weights.
+        """
         _require_fit("updates", updates, self._trainable)
+        values = [updates[name] for name in self._trainable]
         with torch.no_grad():
-            torch._foreach_add_(self._parameters, [updates[name] for name in self._trainable])
+            torch._foreach_add_(self._parameters, values, alpha=scale)
+
+    def compute_delta(self, start: Vector) -> Vector:
+        """Return start minus the weights of ``shared_names``; integers as float64."""
+        tensors = self._state()
+        if any(not tensors[name].is_floating_point() for name in self._shared_names):
+            return super().compute_delta(start)
+        with torch.no_grad():
+            ends = [tensors[name] for name in self._shared_names]
+            deltas = torch._foreach_sub([start[name] for name in self._shared_names], ends)
+        return Vector(dict(zip(self._shared_names, deltas, strict=True)))
 
     # -- training and evaluation -----------------------------------------------------------
 

@@ -89,22 +89,26 @@ class Optimizer:
         Raises:
             VectorError: if names differ from those of the weights or of former gradients.
         """
-        state, rates = self._filled(gradients), self._rates()
-        needs_weights = bool(self.regularizers or rates["w_decay"])
-        weights = model.get_weights(trainable=True) if needs_weights else None
-        context = Context(state.seed, (state.client,), state.round, state.step + 1)
-        values, regularizers = run_regularizers(
-            self.regularizers, gradients, weights, state.regularizers, context
-        )
-        values, modules = run_modules(self.modules, values, state.modules, context)
+        rates = self._rates()
+        values, weights, state = self._run_plugins(model, gradients, decays=bool(rates["w_decay"]))
         updates = scale_updates(values, weights, like=gradients, **rates)
-        counts = {"step": state.step + 1, "num_steps": state.num_steps + 1}
-        self._state = replace(state, modules=modules, regularizers=regularizers, **counts)
+        self._state = state
         return updates
 
+    @torch.no_grad()
     def apply_gradients(self, model: TrainableModel, gradients: Vector) -> None:
-        """Run one step with these gradients, and update the model."""
-        model.apply_updates(self.compute_updates_from_gradients(model, gradients))
+        """Run one step with these gradients, and update the model.
+
+        A model with ``apply_scaled_updates`` is updated in one pass over its weights where there
+        is no decay: w + (-lrate) u, rounded once, as ``torch.optim.SGD`` does it.
+        """
+        rates = self._rates()
+        apply_scaled = getattr(model, "apply_scaled_updates", None)
+        if apply_scaled is None or rates["w_decay"]:
+            model.apply_updates(self.compute_updates_from_gradients(model, gradients))
+            return
+        values, _, self._state = self._run_plugins(model, gradients, decays=False)
+        apply_scaled(values, -rates["lrate"])
 
     def run_train_step(self, model: TrainableModel, batch: Any, sclip: float | None = None) -> None:
         """Run one step on a batch, and update the model.
@@ -276,6 +280,23 @@ class Optimizer:
         return kept if kept.num_steps or any(modules) or any(regularizers) else None
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _run_plugins(
+        self, model: TrainableModel, gradients: Vector, *, decays: bool
+    ) -> tuple[Vector, Vector | None, OptimizerState]:
+        """Return what the pipeline gives out, the weights if they were read, and the new state."""
+        state = self._filled(gradients)
+        needs_weights = decays or bool(self.regularizers)
+        weights = model.get_weights(trainable=True) if needs_weights else None
+        state = replace(state, step=state.step + 1, num_steps=state.num_steps + 1)
+        if not self.regularizers and not self.modules:
+            return gradients, weights, state
+        context = Context(state.seed, (state.client,), state.round, state.step)
+        values, regularizers = run_regularizers(
+            self.regularizers, gradients, weights, state.regularizers, context
+        )
+        values, modules = run_modules(self.modules, values, state.modules, context)
+        return values, weights, replace(state, modules=modules, regularizers=regularizers)
 
     def _set(self, **changes: Any) -> None:
         """Change the state; what it lacks is filled in at the next step."""

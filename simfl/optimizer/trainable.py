@@ -10,7 +10,11 @@ __all__ = ["TrainableModel"]
 
 
 class TrainableModel(Protocol):
-    """What an Optimizer needs of a model."""
+    """What an Optimizer needs of a model.
+
+    One that also has ``apply_scaled_updates(updates, scale)``, which adds scale times the updates,
+    is updated in one pass over its weights.
+    """
 
     def get_weights(self, trainable: bool = False) -> Vector:
         """Return a copy of the weights."""
