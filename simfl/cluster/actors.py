@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import ray
 import torch
 
-from simfl.checkpoint import ShardInfo, StateFile, open_storage, write_shard
+from simfl.checkpoint import ShardInfo, StateFile, delete_unused_shards, open_storage
 from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.wire import Parcel, open_parcel, pack
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
-from simfl.engine import commit_checkpoint, device_for
+from simfl.engine import commit_checkpoint, device_for, load_state, write_states
 from simfl.messages import (
     Broadcast,
     Chunk,
@@ -104,10 +104,15 @@ class ServerActor:
 
     @ray.method(concurrency_group="io")
     def write_shard(
-        self, location: str, name: str, clients: tuple[int, ...], *states: KeptState
+        self, location: str, name: str, clients: tuple[int, ...], *states: KeptState | StateFile
     ) -> ShardInfo:
         """Write clients' states as a shard, while rounds go on."""
-        return write_shard(open_storage(location), name, dict(zip(clients, states, strict=True)))
+        return write_states(location, name, dict(zip(clients, states, strict=True)))
+
+    @ray.method(concurrency_group="io")
+    def delete_unused_shards(self, location: str, in_use: frozenset[str]) -> None:
+        """Delete the shards that neither a checkpoint nor the run refers to."""
+        delete_unused_shards(open_storage(location), in_use=in_use)
 
     @ray.method(concurrency_group="io")
     def write_checkpoint(
@@ -157,7 +162,7 @@ class ClientActor:
         self, chunk: Chunk, broadcast: Parcel, *states: KeptState | StateFile | None
     ) -> Any:
         """Train a chunk; return its report, its partial, and where states are kept, each state."""
-        loaded = tuple(s.load() if isinstance(s, StateFile) else s for s in states)
+        loaded = tuple(None if state is None else load_state(state) for state in states)
         known = loaded or (None,) * len(chunk.clients)
         result = self._built.train_chunk(chunk, self._open(broadcast), known)
         return (result.report, result.partial, *(result.states if states else ()))

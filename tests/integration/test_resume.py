@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import simfl
@@ -183,13 +185,51 @@ def test_there_must_be_a_run_that_is_not_done(tmp_path: Path) -> None:
 def test_states_that_outgrow_their_memory_go_to_disk_and_come_back(
     tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
-    """A budget of one byte: every state is read from a shard in its next round."""
+    """A budget of one byte: every state is read from a shard in its next round.
+
+    All 10 clients have a present state; a shard is at least half full of these, and those from
+    which some have just been moved are deleted after the next spill only.
+    """
     for backend in ("inline", "ray"):
         out = tmp_path / backend
         tight = scenario(checkpoint={"every": 0}, cluster={"actors": 2, "state_memory": 1})
         simfl.run(tight, out=out, backend=backend)
         assert numbers(out) == undisturbed
         assert list((out / "checkpoints" / "states").glob("spill-*"))
+        assert rows_on_disk(out / "checkpoints") <= 3 * 10
+
+
+def rows_on_disk(checkpoints: Path) -> int:
+    """Return how many states all shards hold together, with those that are out of date."""
+    rows = 0
+    for path in (checkpoints / "states").iterdir():
+        with safe_open(path, "numpy") as shard:
+            rows += len(shard.keys())
+    return rows
+
+
+def test_disk_use_stays_bounded_and_every_checkpoint_that_is_kept_serves(tmp_path: Path) -> None:
+    """60 rounds of 5 clients bring 300 states; each of 3 checkpoints and the run itself need 10,
+    in shards that are half full or more."""
+    plain = scenario(
+        rounds=60,
+        checkpoint={"every": 7, "keep": 3},
+        evaluation={"every": 0},
+        cluster={"state_memory": 1},
+    )
+    whole = tmp_path / "whole"
+    simfl.run(plain, out=whole, backend="inline")
+    assert rows_on_disk(whole / "checkpoints") <= 4 * 2 * 10
+    for newest in (42, 49, 56):
+        out = tmp_path / str(newest)
+        shutil.copytree(whole, out)
+        (out / "summary.json").unlink()
+        for path in (out / "checkpoints").glob("round-*"):
+            if int(path.name.removeprefix("round-")) > newest:
+                shutil.rmtree(path)
+        result = simfl.resume(out, backend="inline")
+        assert result.summary["resumed_after_round"] == newest
+        assert numbers(out) == numbers(whole)
 
 
 def test_checkpoints_in_an_object_store_serve_as_well(
