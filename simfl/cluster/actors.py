@@ -72,6 +72,10 @@ class ServerActor:
     def __repr__(self) -> str:
         return self._setup.label
 
+    def process_id(self) -> int:
+        """Return the process id, of an actor that is not built yet too."""
+        return os.getpid()
+
     def start(self) -> int:
         """Build the server; return the process id.
 
@@ -150,6 +154,10 @@ class ClientActor:
 
     def __repr__(self) -> str:
         return self._setup.label
+
+    def process_id(self) -> int:
+        """Return the process id, of an actor that is not built yet too."""
+        return os.getpid()
 
     def start(self, dataset: FederatedDataset) -> int:
         """Build the host; return the process id."""

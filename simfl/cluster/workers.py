@@ -81,10 +81,6 @@ class ClientPool:
             scheduler.suspend(worker)
         return _WorkLoop(self, scheduler, start, Attempts(max_retries=self._max_retries)).run()
 
-    def start(self) -> list[Ref]:
-        """Have all actors build their hosts; return a reference for each that ends with it."""
-        return [actor.start.remote(self._dataset) for actor in self.actors]
-
     def learn(self, seconds: float) -> None:
         """Note how long a chunk has taken."""
         self._stalls.learn(seconds)
@@ -117,6 +113,7 @@ class ClientPool:
         for worker, running in oldest.items():
             if self._stalls.is_overdue(time.monotonic() - running.since):
                 ray.kill(self.actors[worker], no_restart=False)
+                running.since = time.monotonic()  # it dies when it does: no second kill meanwhile
 
 
 class _WorkLoop(Generic[W]):

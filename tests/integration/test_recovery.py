@@ -85,6 +85,24 @@ def test_one_client_actor_killed_in_mid_chunk(
     assert shots(tmp_path) == 1
 
 
+@pytest.mark.parametrize(("actor", "times"), [("client-0", 2), ("server", 1)])
+def test_an_actor_killed_in_its_very_first_start(
+    actor: str, times: int, tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+) -> None:
+    kill = ["kill-on-arrival", {"folder": str(tmp_path), "actor": actor, "times": times}]
+    assert numbers(scenario(client=[kill]), tmp_path / "out") == undisturbed
+    assert shots(tmp_path) == times
+
+
+def test_an_actor_that_dies_in_every_start_ends_the_run_and_is_named(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    kill = ["kill-on-arrival", {"folder": str(tmp_path), "actor": "client-1", "times": 9}]
+    with pytest.raises(ClusterError, match="starting client-1: its process died"):
+        simfl.run(scenario(client=[kill], max_retries=1), out=tmp_path / "out")
+    assert shots(tmp_path) == 2
+
+
 def test_two_actors_at_once_and_the_same_chunk_twice(
     tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
@@ -110,7 +128,9 @@ def test_a_stopped_actor_is_killed_when_its_time_is_up(
     tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
     stop = killer(tmp_path, client=3, round=2, signal=int(signal.SIGSTOP))
-    disturbed = scenario(client=[stop], stall_limit_s=8.0)
+    # On a machine that stands still itself, chunks may be taken for stalled that are not: that
+    # costs time and changes nothing else, however often it happens.
+    disturbed = scenario(client=[stop], stall_limit_s=4.0, max_retries=100)
     assert numbers(disturbed, tmp_path / "out") == undisturbed
     assert shots(tmp_path) == 1
 
