@@ -25,7 +25,6 @@ from simfl.messages import (
     Broadcast,
     Chunk,
     EvaluationChunk,
-    Partial,
     RoundPlan,
     RoundReport,
     SaveOrder,
@@ -97,9 +96,12 @@ class ServerActor:
         """Become the server that the snapshot was taken of."""
         self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(optimizer)))
 
-    def receive(self, partial: Partial) -> None:
-        """Add a chunk's partial to the round."""
-        self._built.receive(partial)
+    def receive(self, partial: Parcel) -> None:
+        """Add a chunk's partial to the round.
+
+        Only the built server opens it: its classes may be those of plug-ins.
+        """
+        self._built.receive(open_parcel(partial))
 
     def end_round(self, plan: RoundPlan) -> tuple[RoundReport, Parcel, Parcel]:
         """Take the server's step; return the report, and what the next round starts from."""
@@ -169,11 +171,15 @@ class ClientActor:
     def train_chunk(
         self, chunk: Chunk, broadcast: Parcel, *states: KeptState | StateFile | None
     ) -> Any:
-        """Train a chunk; return its report, its partial, and where states are kept, each state."""
+        """Train a chunk; return its report, its partial, and where states are kept, each state.
+
+        The partial is a Parcel.
+        """
         loaded = tuple(None if state is None else load_state(state) for state in states)
         known = loaded or (None,) * len(chunk.clients)
         result = self._built.train_chunk(chunk, self._open(broadcast), known)
-        return (result.report, result.partial, *(result.states if states else ()))
+        partial = pack(result.partial, label=chunk.start)
+        return (result.report, partial, *(result.states if states else ()))
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Parcel) -> list[MetricSums]:
         """Evaluate the items of a chunk."""
