@@ -169,9 +169,63 @@ def test_resume_auto_starts_where_there_is_nothing_and_goes_on_where_there_is(
 
 
 def test_another_scenario_is_not_mixed_in(tmp_path: Path) -> None:
-    out = killed_in_round(7, tmp_path)
-    with pytest.raises(CheckpointError, match="another scenario"):
+    """Whether there is a checkpoint yet or not, and whatever the checkpoints' place says."""
+    out = tmp_path / "out"
+    simfl.run(scenario(rounds=1), out=out, backend="inline")
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=r"out holds a run of another scenario \(seed\)"):
         simfl.run(scenario(seed=2), out=out, backend="inline", resume="auto")
+    other = scenario(model={"kind": "mlp"}, evaluation={"every": 2})
+    with pytest.raises(InputError, match=r"another scenario \(evaluation, model\)"):
+        simfl.run(other, out=out, backend="inline", resume="auto")
+    assert {path: path.read_bytes() for path in before} == before
+    location = {"every": 2, "location": str(tmp_path / "elsewhere")}
+    simfl.run(scenario(rounds=2, checkpoint=location), out=tmp_path / "a", backend="inline")
+    mixed = scenario(seed=2, checkpoint=location)
+    with pytest.raises(CheckpointError, match="another scenario"):
+        simfl.run(mixed, out=tmp_path / "b", backend="inline", resume="auto")
+
+
+def test_a_run_that_gets_more_rounds_is_the_longer_run_from_then_on(
+    tmp_path: Path, undisturbed: tuple[Any, ...]
+) -> None:
+    """Also for ``resume``, where the longer run was stopped in its turn."""
+    out = tmp_path / "out"
+    simfl.run(scenario(rounds=5), out=out, backend="inline", resume="auto")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simfl.simulation.runner.run_rounds", stop)
+        with pytest.raises(OSError, match="stopped here"):
+            simfl.run(scenario(), out=out, backend="inline", resume="auto")
+    assert yaml.safe_load((out / "scenario.yaml").read_text())["rounds"] == 9
+    result = simfl.resume(out, backend="inline")
+    assert result.summary["resumed_after_round"] == 4
+    assert numbers(out) == undisturbed
+    with pytest.raises(InputError, match=r"a run of 9 rounds, and rounds is 5; give at least 9"):
+        simfl.run(scenario(rounds=5), out=out, backend="inline", resume="auto")
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise OSError("stopped here")
+
+
+def test_where_all_checkpoints_are_damaged_each_is_named_and_the_run_starts_anew(
+    tmp_path: Path, undisturbed: tuple[Any, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    simfl.run(scenario(), out=out, backend="inline")
+    (out / "summary.json").unlink()
+    (out / "checkpoints" / "round-000008" / "manifest.json").write_bytes(b"{}")
+    (out / "checkpoints" / "round-000006" / "server.safetensors").write_bytes(b"")
+    result = simfl.resume(out, backend="inline")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "round-000008 cannot be used: its manifest is damaged" in told
+    assert (
+        "round-000006 cannot be used: round-000006/server.safetensors does not match its checksum"
+        in told
+    )
+    assert "can be used; the run starts anew" in told
+    assert "resumed_after_round" not in result.summary
+    assert numbers(out) == undisturbed
 
 
 def test_there_must_be_a_run_that_is_not_done(tmp_path: Path) -> None:
