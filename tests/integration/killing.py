@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,6 +45,32 @@ class KillAt(OptiModule):
 
     def _shots_left(self) -> bool:
         return is_shot_left(Path(self.folder), f"{self.client}-{self.round}", self.times)
+
+
+@dataclass(frozen=True)
+class HoldAt(OptiModule):
+    """Wait, at the first step of a client's round and only once, for the file ``go``.
+
+    So that what a test does meanwhile happens in mid-round, on the slowest machine too.
+    """
+
+    name: ClassVar[str] = "hold-at"
+
+    folder: str
+    """Where the file is waited for."""
+    client: int
+    """Whose step it is."""
+    round: int
+    """In which round."""
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Wait if it is time to, and leave the gradients as they are."""
+        folder = Path(self.folder)
+        at = (*context.clients, context.round)
+        if at == (self.client, self.round) and is_shot_left(folder, f"hold-{self.round}", 1):
+            while not (folder / "go").exists():
+                time.sleep(0.02)
+        return gradients, state
 
 
 @dataclass(frozen=True)

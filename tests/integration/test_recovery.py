@@ -160,23 +160,27 @@ def test_actors_that_die_with_nothing_to_do_are_put_back_before_they_work_again(
         for record, following in run_rounds(simulation, engine, checkpoints, handle=engine.start()):
             records.append({k: v for k, v in record.items() if k != "seconds"})
             handle = following
-            for actor in (engine._server.actor, *engine._pool.actors):
-                replace_process(actor)
+            if record["round"] < 3:
+                replace_processes([engine._server.actor, *engine._pool.actors])
         weights = engine.get_weights(handle).to_numpy()
     assert ({name: array.tobytes() for name, array in weights.items()}, records) == undisturbed
 
 
-def replace_process(actor: Any) -> None:
-    """Kill an actor, and wait until Ray has started it again."""
-    former = process_id(actor)
-    os.kill(former, signal.SIGKILL)
-    while process_id(actor) in (None, former):
-        time.sleep(0.1)
+def replace_processes(actors: list[Any]) -> None:
+    """Kill actors, and wait until Ray has started them again."""
+    former = [process_id(actor) for actor in actors]
+    for pid in former:
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    for actor, pid in zip(actors, former, strict=True):
+        while process_id(actor) in (None, pid):
+            time.sleep(0.1)
 
 
 def process_id(actor: Any) -> int | None:
     """Return the id of the actor's process, None while it has none."""
     try:
-        return ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
+        pid: int = ray.get(actor.process_id.remote())
+        return pid
     except ray.exceptions.RayActorError:
         return None
