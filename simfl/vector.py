@@ -214,7 +214,9 @@ class Vector:
     def add_(self, other: Vector) -> Vector:
         """Add another Vector in place, and return self; only for a Vector one has made."""
         self._require_same_names(other)
-        torch._foreach_add_(self._list(), [other._tensors[name] for name in self._tensors])
+        right = [other._tensors[name] for name in self._tensors]
+        self._require_same_shapes(right)
+        torch._foreach_add_(self._list(), right)
         return self
 
     def mul_(self, factor: float) -> Vector:
@@ -278,6 +280,15 @@ class Vector:
         different = sorted(self._tensors.keys() ^ other._tensors.keys())
         raise VectorError(f"these names are in one Vector only: {', '.join(different)}")
 
+    def _require_same_shapes(self, right: Sequence[Tensor]) -> None:
+        """Refuse what torch would broadcast, or fail at without the tensor's name."""
+        for (name, tensor), other in zip(self._tensors.items(), right, strict=True):
+            if tensor.shape != other.shape:
+                raise VectorError(
+                    f"{name!r} has shape {list(tensor.shape)} in one Vector and "
+                    f"{list(other.shape)} in the other"
+                )
+
     def _binary(
         self,
         operation: Callable[..., Tensor],
@@ -301,6 +312,7 @@ class Vector:
         self._require_same_names(other)
         right = [other._tensors[name] for name in self._tensors]
         if self.stacked == other.stacked:
+            self._require_same_shapes(right)
             return self._like(foreach(self._list(), right))
         # One Vector for all clients: the tensors broadcast along the client axis.
         pairs = zip(self._list(), right, strict=True)

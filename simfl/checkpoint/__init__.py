@@ -51,7 +51,7 @@ from __future__ import annotations
 from simfl.checkpoint.checkpoint import Checkpoint, write_checkpoint
 from simfl.checkpoint.files import decode_file, encode_file
 from simfl.checkpoint.latest import Found, Refusal, latest_checkpoint
-from simfl.checkpoint.prune import prune
+from simfl.checkpoint.prune import delete_unused_shards, prune
 from simfl.checkpoint.states import ShardInfo, StateFile, read_state, write_shard
 from simfl.checkpoint.storage import Storage, open_storage
 
@@ -63,6 +63,7 @@ __all__ = [
     "StateFile",
     "Storage",
     "decode_file",
+    "delete_unused_shards",
     "encode_file",
     "latest_checkpoint",
     "open_storage",

@@ -1,4 +1,4 @@
-"""Old checkpoints are deleted, and the shards that only they have used."""
+"""Old checkpoints are deleted, and the shards that nothing refers to any more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simfl.checkpoint.states import STATES_FOLDER, shard_file
 from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError
 
-__all__ = ["prune"]
+__all__ = ["delete_unused_shards", "prune"]
 
 _FOLDER = re.compile(r"round-(\d{6,})/.+")
 
@@ -49,6 +49,22 @@ def prune(storage: Storage, *, keep: int, in_use: Collection[str] = ()) -> None:
             storage.delete(manifest_file(round))
     _delete_folders(storage, files, oldest)
     _delete_shards(storage, [manifests[r] for r in rounds if r >= oldest], in_use)
+
+
+def delete_unused_shards(storage: Storage, *, in_use: Collection[str]) -> None:
+    """Delete the shards that no checkpoint refers to and that are not in use.
+
+    While a checkpoint's manifest cannot be read, nobody knows what it refers to, and all stay.
+
+    Args:
+        storage: where checkpoints are.
+        in_use: as for ``prune``.
+
+    Raises:
+        CheckpointError: if the storage fails.
+    """
+    rounds = find_manifests(storage.list_files())
+    _delete_shards(storage, [_try_read(storage, round) for round in rounds], in_use)
 
 
 def _try_read(storage: Storage, round: int) -> Manifest | None:

@@ -14,18 +14,17 @@ from typing import Any, TypeVar
 import ray
 import torch
 
-from simfl.checkpoint import ShardInfo, StateFile, open_storage, write_shard
+from simfl.checkpoint import ShardInfo, StateFile, delete_unused_shards, open_storage
 from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.wire import Parcel, open_parcel, pack
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
-from simfl.engine import commit_checkpoint, device_for
+from simfl.engine import commit_checkpoint, device_for, load_state, write_states
 from simfl.messages import (
     Broadcast,
     Chunk,
     EvaluationChunk,
-    Partial,
     RoundPlan,
     RoundReport,
     SaveOrder,
@@ -72,6 +71,10 @@ class ServerActor:
     def __repr__(self) -> str:
         return self._setup.label
 
+    def process_id(self) -> int:
+        """Return the process id, of an actor that is not built yet too."""
+        return os.getpid()
+
     def start(self) -> int:
         """Build the server; return the process id.
 
@@ -93,9 +96,12 @@ class ServerActor:
         """Become the server that the snapshot was taken of."""
         self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(optimizer)))
 
-    def receive(self, partial: Partial) -> None:
-        """Add a chunk's partial to the round."""
-        self._built.receive(partial)
+    def receive(self, partial: Parcel) -> None:
+        """Add a chunk's partial to the round.
+
+        Only the built server opens it: its classes may be those of plug-ins.
+        """
+        self._built.receive(open_parcel(partial))
 
     def end_round(self, plan: RoundPlan) -> tuple[RoundReport, Parcel, Parcel]:
         """Take the server's step; return the report, and what the next round starts from."""
@@ -104,10 +110,15 @@ class ServerActor:
 
     @ray.method(concurrency_group="io")
     def write_shard(
-        self, location: str, name: str, clients: tuple[int, ...], *states: KeptState
+        self, location: str, name: str, clients: tuple[int, ...], *states: KeptState | StateFile
     ) -> ShardInfo:
         """Write clients' states as a shard, while rounds go on."""
-        return write_shard(open_storage(location), name, dict(zip(clients, states, strict=True)))
+        return write_states(location, name, dict(zip(clients, states, strict=True)))
+
+    @ray.method(concurrency_group="io")
+    def delete_unused_shards(self, location: str, in_use: frozenset[str]) -> None:
+        """Delete the shards that neither a checkpoint nor the run refers to."""
+        delete_unused_shards(open_storage(location), in_use=in_use)
 
     @ray.method(concurrency_group="io")
     def write_checkpoint(
@@ -146,6 +157,10 @@ class ClientActor:
     def __repr__(self) -> str:
         return self._setup.label
 
+    def process_id(self) -> int:
+        """Return the process id, of an actor that is not built yet too."""
+        return os.getpid()
+
     def start(self, dataset: FederatedDataset) -> int:
         """Build the host; return the process id."""
         recipe: ClientRecipe = self._setup.open_recipe()
@@ -156,11 +171,15 @@ class ClientActor:
     def train_chunk(
         self, chunk: Chunk, broadcast: Parcel, *states: KeptState | StateFile | None
     ) -> Any:
-        """Train a chunk; return its report, its partial, and where states are kept, each state."""
-        loaded = tuple(s.load() if isinstance(s, StateFile) else s for s in states)
+        """Train a chunk; return its report, its partial, and where states are kept, each state.
+
+        The partial is a Parcel.
+        """
+        loaded = tuple(None if state is None else load_state(state) for state in states)
         known = loaded or (None,) * len(chunk.clients)
         result = self._built.train_chunk(chunk, self._open(broadcast), known)
-        return (result.report, result.partial, *(result.states if states else ()))
+        partial = pack(result.partial, label=chunk.start)
+        return (result.report, partial, *(result.states if states else ()))
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Parcel) -> list[MetricSums]:
         """Evaluate the items of a chunk."""

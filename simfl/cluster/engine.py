@@ -23,6 +23,7 @@ from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.remote_server import RemoteServer
 from simfl.cluster.saves import Saves
 from simfl.cluster.setup import EngineSetup
+from simfl.cluster.starting import start_all
 from simfl.cluster.wire import open_parcel
 from simfl.cluster.workers import ClientPool
 from simfl.engine import (
@@ -75,8 +76,12 @@ class RayEngine:
         self._server = RemoteServer(server, **retries)
         dataset = ray.put(setup.dataset)
         self._pool = ClientPool(clients, dataset, stall_limit_s=options.stall_limit_s, **retries)
-        started = [server.start.remote(), *self._pool.start()]
-        self._fetch(started, doing="starting the actors", timeout_s=options.start_timeout_s)
+        start_all(
+            {"server": server, **dict(zip(labels, clients, strict=True))},
+            lambda actor: actor.start.remote() if actor is server else actor.start.remote(dataset),
+            max_retries=options.max_retries,
+            timeout_s=options.start_timeout_s,
+        )
 
     def start(self) -> SnapshotRefs:
         """Have the server put what the first round starts from into the object store."""
@@ -185,9 +190,9 @@ class RayEngine:
             self._pool.learn(report.seconds)
             yield report, partial, dict(zip(chunk.clients, states, strict=False))
 
-    def _fetch(self, refs: Any, *, doing: str, timeout_s: float | None = None) -> Any:
+    def _fetch(self, refs: Any, *, doing: str) -> Any:
         try:
-            return ray.get(refs, timeout=timeout_s)
+            return ray.get(refs)
         except RayError as error:
             raise explain(error, doing=doing) from None
 

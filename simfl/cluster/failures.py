@@ -15,7 +15,14 @@ from ray.exceptions import (
 
 from simfl.errors import ClusterError, RunError, SimflError
 
-__all__ = ["UnbuiltActorError", "explain", "is_actor_loss", "is_object_loss", "is_unbuilt"]
+__all__ = [
+    "UnbuiltActorError",
+    "explain",
+    "explain_stall",
+    "is_actor_loss",
+    "is_object_loss",
+    "is_unbuilt",
+]
 
 _PROCESS_GONE = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
@@ -77,6 +84,14 @@ def explain(error: RayError, *, doing: str) -> SimflError:
             "see the node's log, or run it with --backend inline"
         )
     return ClusterError(f"{doing}: {type(error).__name__}: {_first_line(error)}")
+
+
+def explain_stall(*, doing: str, waited_s: float) -> ClusterError:
+    """Return our exception for a chunk whose actors had to be killed since they stood still."""
+    return ClusterError(
+        f"{doing}: not done after {waited_s:.0f} s, and so its process was killed; "
+        "raise cluster.stall_limit_s if it may take that long, or run it with --backend inline"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -23,8 +23,8 @@ class _Pending:
 
     planned: Sequence[PlannedShard[Ref]]
     shards: Sequence[Ref]
-    checkpoint: Ref | None
-    """None for states that are only moved out of memory."""
+    last: Ref
+    """Ends with all of it: the checkpoint, or the deletion of what is no longer needed."""
 
 
 class Saves:
@@ -63,7 +63,11 @@ class Saves:
         """Start to move all states out of memory."""
         self.finish()
         planned = self._states.plan_shards(label)
-        self._pending = _Pending(planned, self._write(server, planned), None)
+        shards = self._write(server, planned)
+        # Chunks of the next round still read from the shards that these take the place of.
+        in_use = {shard.name for shard in self._states.shards} | {plan.name for plan in planned}
+        deletion = server.delete_unused_shards.remote(self._location, frozenset(in_use))
+        self._pending = _Pending(planned, shards, deletion)
 
     def finish(self) -> None:
         """Wait for what is being written.
@@ -77,8 +81,7 @@ class Saves:
         try:
             for plan, shard in zip(pending.planned, pending.shards, strict=True):
                 self._states.written(plan, ray.get(shard))
-            if pending.checkpoint is not None:
-                ray.get(pending.checkpoint)
+            ray.get(pending.last)
         except RayError as error:
             if not is_actor_loss(error):
                 raise explain(error, doing="writing a checkpoint") from None

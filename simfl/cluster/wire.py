@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 
 __all__ = ["Parcel", "open_parcel", "pack"]
 
@@ -22,7 +23,7 @@ class Parcel:
     """A pickled message."""
 
     label: int
-    """Which message it is, known without opening it: the round."""
+    """Which message it is, known without opening it: the round, or the chunk's first position."""
     header: bytes
     """The message without its arrays."""
     arrays: list[np.ndarray[Any, Any]]
@@ -32,7 +33,8 @@ class Parcel:
 def pack(message: object, *, label: int) -> Parcel:
     """Pickle a message into a parcel, without copying its arrays."""
     buffers: list[pickle.PickleBuffer] = []
-    header = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+    # cloudpickle, so that classes of a notebook travel by value.
+    header = ray.cloudpickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     return Parcel(label, header, [np.frombuffer(b.raw(), np.uint8) for b in buffers])
 
 

@@ -10,11 +10,11 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from simfl.cluster.failures import explain, is_actor_loss, is_unbuilt
+from simfl.cluster.failures import explain, explain_stall, is_actor_loss, is_unbuilt
 from simfl.cluster.recovery import Attempts, Decision, Loss, StallWatch
 from simfl.cluster.references import Ref
 from simfl.engine import ChunkScheduler
-from simfl.errors import ClusterError
+from simfl.errors import ClusterError, SimflError
 from simfl.messages import Chunk, EvaluationChunk
 
 __all__ = ["NOTICE_S", "ClientPool", "Start"]
@@ -38,6 +38,8 @@ class _Running(Generic[W]):
     chunk: W
     refs: list[Ref]
     since: float
+    stalled_s: float | None = None
+    """How long it had run when its actor was killed for it; None: it was not."""
 
 
 class ClientPool:
@@ -81,10 +83,6 @@ class ClientPool:
             scheduler.suspend(worker)
         return _WorkLoop(self, scheduler, start, Attempts(max_retries=self._max_retries)).run()
 
-    def start(self) -> list[Ref]:
-        """Have all actors build their hosts; return a reference for each that ends with it."""
-        return [actor.start.remote(self._dataset) for actor in self.actors]
-
     def learn(self, seconds: float) -> None:
         """Note how long a chunk has taken."""
         self._stalls.learn(seconds)
@@ -115,8 +113,11 @@ class ClientPool:
     def kill_stalled(self, oldest: dict[int, _Running[Any]]) -> None:
         """Kill actors whose oldest chunk is overdue; they count as lost then."""
         for worker, running in oldest.items():
-            if self._stalls.is_overdue(time.monotonic() - running.since):
+            waited_s = time.monotonic() - running.since
+            if self._stalls.is_overdue(waited_s):
                 ray.kill(self.actors[worker], no_restart=False)
+                running.stalled_s = running.stalled_s or waited_s
+                running.since = time.monotonic()  # it dies when it does: no second kill meanwhile
 
 
 class _WorkLoop(Generic[W]):
@@ -187,7 +188,7 @@ class _WorkLoop(Generic[W]):
             Loss.CLIENT_ACTOR, _key(running.chunk), is_to_blame=is_to_blame
         )
         if decision is Decision.ABORT:
-            raise explain(error, doing=_describe(running.chunk, running.worker)) from None
+            raise _explain_loss(running, error) from None
         self._scheduler.lose(running.worker, running.chunk)
         self._scheduler.suspend(running.worker)
         self._pool.call_back(running.worker)
@@ -208,6 +209,13 @@ class _WorkLoop(Generic[W]):
         """Count the next chunk's time from now on, since it only begins now."""
         if (running := self._oldest().get(worker)) is not None:
             running.since = time.monotonic()
+
+
+def _explain_loss(running: _Running[Any], error: RayError) -> SimflError:
+    doing = _describe(running.chunk, running.worker)
+    if running.stalled_s is None:
+        return explain(error, doing=doing)
+    return explain_stall(doing=doing, waited_s=running.stalled_s)
 
 
 def _key(chunk: Chunk | EvaluationChunk) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from simfl.engine.device import device_for
 from simfl.engine.engine import Engine, Handle
 from simfl.engine.inline import InlineEngine
-from simfl.engine.saving import commit_checkpoint, snapshot_of
+from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
 from simfl.engine.scheduler import ChunkScheduler, chunk_size_for, split_cohort
 from simfl.engine.states import PlannedShard, StateTable
 
@@ -17,6 +17,8 @@ __all__ = [
     "chunk_size_for",
     "commit_checkpoint",
     "device_for",
+    "load_state",
     "snapshot_of",
     "split_cohort",
+    "write_states",
 ]

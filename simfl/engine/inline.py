@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from simfl.checkpoint import Found, StateFile, open_storage, write_shard
+from simfl.checkpoint import Found, delete_unused_shards, open_storage
 from simfl.client import ClientHost
-from simfl.engine.saving import commit_checkpoint, snapshot_of
+from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
 from simfl.engine.scheduler import split_cohort
 from simfl.engine.states import StateTable
 from simfl.messages import EvaluationChunk, RoundPlan, RoundReport, SaveOrder, Snapshot
@@ -57,7 +57,8 @@ class InlineEngine:
     def train(self, plan: RoundPlan, handle: Snapshot) -> tuple[RoundReport, Snapshot]:
         """Train chunk after chunk, then take the server's step."""
         for chunk in split_cohort(plan, self._chunk_size or len(plan.clients)):
-            states = [_loaded(self._states.get(client)) for client in chunk.clients]
+            held = [self._states.get(client) for client in chunk.clients]
+            states = [None if state is None else load_state(state) for state in held]
             result = self._host.train_chunk(chunk, handle.broadcast, states)
             self._server.receive(result.partial)
             kept = dict(zip(chunk.clients, result.states, strict=True))
@@ -67,7 +68,7 @@ class InlineEngine:
             )
         report = self._server.end_round(plan)
         if self._states.held_bytes > self._state_memory:
-            self._write_shards(f"spill-{plan.round:06d}")
+            self._spill(f"spill-{plan.round:06d}")
         return report, self._server.snapshot(plan.round + 1)
 
     def save(self, order: SaveOrder, handle: Snapshot) -> None:
@@ -95,10 +96,14 @@ class InlineEngine:
         self._server.restore(snapshot_of(checkpoint))
         return self._server.snapshot(checkpoint.round + 1)
 
+    def _spill(self, label: str) -> None:
+        self._write_shards(label)
+        in_use = {shard.name for shard in self._states.shards}
+        delete_unused_shards(open_storage(self._location), in_use=in_use)
+
     def _write_shards(self, label: str) -> None:
-        storage = open_storage(self._location)
         for plan in self._states.plan_shards(label):
-            self._states.written(plan, write_shard(storage, plan.name, plan.holders))
+            self._states.written(plan, write_states(self._location, plan.name, plan.holders))
 
     def evaluate(self, chunk: EvaluationChunk, handle: Snapshot) -> list[MetricSums]:
         """Evaluate item after item."""
@@ -117,7 +122,3 @@ class InlineEngine:
         if self._former_threads is not None:
             torch.set_num_threads(self._former_threads)
             self._former_threads = None
-
-
-def _loaded(holder: KeptState | StateFile | None) -> KeptState | None:
-    return holder.load() if isinstance(holder, StateFile) else holder

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Mapping, Sequence
 
-from simfl.checkpoint import Checkpoint, ShardInfo, open_storage, prune, write_checkpoint
+from simfl.checkpoint import (
+    Checkpoint,
+    ShardInfo,
+    StateFile,
+    open_storage,
+    prune,
+    write_checkpoint,
+    write_shard,
+)
 from simfl.messages import Broadcast, SaveOrder, Snapshot
+from simfl.optimizer import KeptState
 
-__all__ = ["commit_checkpoint", "snapshot_of"]
+__all__ = ["commit_checkpoint", "load_state", "snapshot_of", "write_states"]
 
 
 def commit_checkpoint(
@@ -16,7 +25,7 @@ def commit_checkpoint(
     snapshot: Snapshot,
     *,
     files: dict[int, str],
-    shards: Iterable[ShardInfo],
+    shards: Sequence[ShardInfo],
 ) -> None:
     """Write a checkpoint whose shards are there already, and remove what is no longer needed.
 
@@ -25,7 +34,7 @@ def commit_checkpoint(
         order: what to write besides.
         snapshot: what the next round starts from.
         files: client id -> its shard.
-        shards: all that ``files`` names.
+        shards: all that ``files`` names, and others that are to stay.
     """
     storage = open_storage(location)
     checkpoint = Checkpoint(
@@ -37,8 +46,20 @@ def commit_checkpoint(
         positions=order.positions,
     )
     write_checkpoint(storage, checkpoint, shards=shards)
-    in_use: Collection[str] = set(files.values())
-    prune(storage, keep=order.keep, in_use=in_use)
+    prune(storage, keep=order.keep, in_use={shard.name for shard in shards})
+
+
+def write_states(
+    location: str, name: str, states: Mapping[int, KeptState | StateFile]
+) -> ShardInfo:
+    """Write clients' states as a shard; those that lie in other shards are copied from there."""
+    loaded = {client: load_state(state) for client, state in states.items()}
+    return write_shard(open_storage(location), name, loaded)
+
+
+def load_state(state: KeptState | StateFile) -> KeptState:
+    """Return a state, read from its shard if it lies in one."""
+    return state.load() if isinstance(state, StateFile) else state
 
 
 def snapshot_of(checkpoint: Checkpoint) -> Snapshot:

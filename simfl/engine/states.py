@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -16,14 +17,17 @@ H = TypeVar("H")
 SHARD_BYTES = 64 << 20
 """How much of states goes into one shard, and so is held at once by whoever writes it."""
 
+FULL_SHARE = 0.5
+"""A shard of which a smaller share is present states is sparse: its rest is written anew."""
+
 
 @dataclass(frozen=True)
 class PlannedShard(Generic[H]):
     """States that are to be written together."""
 
     name: str
-    holders: dict[int, H]
-    """By client id."""
+    holders: dict[int, H | StateFile]
+    """By client id; a StateFile where a state moves here from a sparse shard."""
 
 
 class StateTable(Generic[H]):
@@ -50,6 +54,8 @@ class StateTable(Generic[H]):
     def commit(self, states: Mapping[int, H], *, num_bytes: int) -> None:
         """Take in the states of a round that has ended; ``num_bytes`` is their size together."""
         self._held |= states
+        for client in states:
+            self._files.pop(client, None)
         if states:
             self._bytes_per_client = max(1, num_bytes // len(states))
 
@@ -59,12 +65,19 @@ class StateTable(Generic[H]):
         return len(self._held) * self._bytes_per_client
 
     def plan_shards(self, label: str) -> list[PlannedShard[H]]:
-        """Say which states to write, and in which shards: all that are in memory only."""
+        """Say which states to write, and in which shards.
+
+        All that are in memory only, and with them what is left of sparse shards, so that disk use
+        stays below ``1 / FULL_SHARE`` times the states. Nothing if nothing is in memory.
+        """
+        if not self._held:
+            return []
+        holders: dict[int, H | StateFile] = {**self._held, **self._in_sparse_shards()}
         size = max(1, SHARD_BYTES // self._bytes_per_client)
-        clients = sorted(self._held)
+        clients = sorted(holders)
         return [
             PlannedShard(
-                f"{label}-{number:04d}", {c: self._held[c] for c in clients[start : start + size]}
+                f"{label}-{number:04d}", {c: holders[c] for c in clients[start : start + size]}
             )
             for number, start in enumerate(range(0, len(clients), size))
         ]
@@ -76,20 +89,34 @@ class StateTable(Generic[H]):
     @property
     def shards(self) -> Sequence[ShardInfo]:
         """The shards that hold somebody's present state."""
-        return list(self._shards.values())
+        used = set(self._files.values())
+        return [shard for name, shard in self._shards.items() if name in used]
 
     def written(self, plan: PlannedShard[H], info: ShardInfo) -> None:
-        """Let go of states that are on disk now, unless a newer one has come meanwhile."""
+        """Let go of what is in the new shard now, unless a newer state has come meanwhile."""
         self._shards[info.name] = info
         for client, holder in plan.holders.items():
-            if self._held.get(client) is holder:
-                del self._held[client]
+            if self._is_present(client, holder):
+                self._held.pop(client, None)
                 self._files[client] = info.name
-        used = set(self._files.values())
-        self._shards = {name: shard for name, shard in self._shards.items() if name in used}
+        self._shards = {shard.name: shard for shard in self.shards}
 
     def restore(self, files: Mapping[int, str], shards: Iterable[ShardInfo]) -> None:
         """Become what a checkpoint says; whatever is in memory is of rounds to be replayed."""
         self._held = {}
         self._files = dict(files)
         self._shards = {shard.name: shard for shard in shards}
+
+    def _is_present(self, client: int, holder: H | StateFile) -> bool:
+        if isinstance(holder, StateFile):
+            return client not in self._held and self.get(client) == holder
+        return self._held.get(client) is holder
+
+    def _in_sparse_shards(self) -> dict[int, StateFile]:
+        """Return the present states that lie among too many former ones."""
+        present = Counter(self._files.values())
+        return {
+            client: StateFile(self._location, name, client)
+            for client, name in self._files.items()
+            if present[name] < FULL_SHARE * len(self._shards[name].clients)
+        }

@@ -46,6 +46,8 @@ class Checkpoints:
         found = latest_checkpoint(storage, scenario_hash=self._fingerprint)
         for refusal in found.refusals:
             self._tell(str(refusal))
+        if found.refusals and found.checkpoint is None:
+            self._tell(f"no checkpoint in {self.location} can be used; the run starts anew")
         return found
 
     def require_none(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from importlib import metadata
@@ -10,13 +11,14 @@ from pathlib import Path
 
 from simfl.errors import CheckpointError, InputError
 from simfl.observers import METRICS_FILE, SUMMARY_FILE, RoundRecord
-from simfl.scenario import Scenario
+from simfl.scenario import Scenario, load_scenario
 from simfl.vector import Vector
 
 __all__ = [
     "SCENARIO_FILE",
     "VERSIONS_FILE",
     "WEIGHTS_FILE",
+    "extend_run",
     "holds_run",
     "is_done",
     "make_folder",
@@ -59,10 +61,42 @@ def holds_run(folder: Path) -> bool:
     return (folder / SCENARIO_FILE).exists()
 
 
-def is_done(folder: Path) -> bool:
-    """Say whether the folder's run has come to its end."""
+def extend_run(folder: Path, scenario: Scenario) -> None:
+    """Make the scenario, which may have more rounds than before, that of the folder's run.
+
+    Raises:
+        InputError: if it differs from the former one in what has a part in the numbers, or has
+            fewer rounds.
+    """
+    path = folder / SCENARIO_FILE
+    former = load_scenario(path)
+    if former.fingerprint() != scenario.fingerprint():
+        raise InputError(
+            f"{folder} holds a run of another scenario ({_differences(former, scenario)}); "
+            "give that scenario, or another folder"
+        )
+    if scenario.rounds < former.rounds:
+        raise InputError(
+            f"{folder} holds a run of {former.rounds} rounds, and rounds is {scenario.rounds}; "
+            f"give at least {former.rounds}, or another folder"
+        )
+    if scenario.to_yaml() == path.read_text(encoding="utf-8"):
+        return
+    aside = path.with_name(f".{path.name}.unfinished")
+    try:
+        aside.write_text(scenario.to_yaml(), encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another") from None
+
+
+def is_done(folder: Path, scenario: Scenario) -> bool:
+    """Say whether the folder's run has come to the end of the scenario."""
     path = folder / SUMMARY_FILE
-    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] == "done"
+    if not path.exists():
+        return False
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    return bool(summary["status"] == "done" and summary["rounds"] >= scenario.rounds)
 
 
 def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
@@ -93,6 +127,13 @@ def write_weights(folder: Path, weights: Vector) -> None:
     from safetensors.torch import save_file
 
     save_file(dict(weights.map(lambda tensor: tensor.contiguous()).items()), folder / WEIGHTS_FILE)
+
+
+def _differences(former: Scenario, scenario: Scenario) -> str:
+    """Name the sections that differ."""
+    one, other = former.to_dict(), scenario.to_dict()
+    without = {"name", "rounds", "search", "cluster", "checkpoint", "output"}
+    return ", ".join(sorted(k for k in one.keys() - without if one[k] != other.get(k)))
 
 
 def _new_folder(scenario: Scenario) -> Path:

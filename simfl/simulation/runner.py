@@ -29,6 +29,7 @@ from simfl.simulation.build import Simulation, build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints
 from simfl.simulation.folder import (
     SCENARIO_FILE,
+    extend_run,
     holds_run,
     is_done,
     make_folder,
@@ -84,6 +85,7 @@ def run(
     simulation = build(scenario)
     if resume == "auto" and out is not None and holds_run(Path(out)):
         folder = Path(out)
+        extend_run(folder, scenario)
     else:
         folder = make_folder(scenario, out)
     checkpoints = _checkpoints(scenario, folder)
@@ -117,9 +119,9 @@ def resume(
     folder = Path(folder)
     if not (folder / SCENARIO_FILE).exists():
         raise InputError(f"{folder} holds no run: there is no {SCENARIO_FILE} in it")
-    if is_done(folder):
-        raise InputError(f"the run in {folder} is done; there is nothing to go on with")
     scenario = load_scenario(folder / SCENARIO_FILE)
+    if is_done(folder, scenario):
+        raise InputError(f"the run in {folder} is done; there is nothing to go on with")
     checkpoints = _checkpoints(scenario, folder)
     found = checkpoints.find()
     return _run(build(scenario), folder, checkpoints, found, backend, address, progress)

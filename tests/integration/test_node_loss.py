@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 import simfl
+from simfl.simulation import build
 
 pytestmark = pytest.mark.ray
+
+HERE = str(Path(__file__).parent)
 
 
 def scenario(**changes: Any) -> dict[str, Any]:
@@ -81,18 +84,21 @@ def test_states_lost_with_a_node_come_back_by_replay(
     Its actor finds no room elsewhere, so that the other one does the rest of the work.
     """
     expected = numbers(simfl.run(scenario(), out=tmp_path / "inline", backend="inline"))
-    out = tmp_path / "ray"
+    plain = scenario(checkpoint={"every": every}, plugins=["killing"], search=[HERE])
+    client = build(simfl.load_scenario(plain)).plan_round(6).clients[0]
+    hold = ["hold-at", {"folder": str(tmp_path), "client": client, "round": 6}]
+    plain["client"]["optimizer"]["modules"].append(hold)
 
     def lose_a_node() -> None:
-        metrics = out / "metrics.jsonl"
-        while not metrics.exists() or len(metrics.read_text().splitlines()) < 5:
+        while not (tmp_path / "hold-6-0").exists():
             time.sleep(0.05)
         node = min(two_nodes.worker_nodes, key=lambda node: node.unique_id)
         os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+        (tmp_path / "go").touch()
 
     thread = threading.Thread(target=lose_a_node, daemon=True)
     thread.start()
-    result = simfl.run(scenario(checkpoint={"every": every}), out=out)
+    result = simfl.run(plain, out=tmp_path / "ray")
     thread.join(timeout=60)
     assert not thread.is_alive()
     assert numbers(result) == expected

@@ -85,6 +85,24 @@ def test_one_client_actor_killed_in_mid_chunk(
     assert shots(tmp_path) == 1
 
 
+@pytest.mark.parametrize(("actor", "times"), [("client-0", 2), ("server", 1)])
+def test_an_actor_killed_in_its_very_first_start(
+    actor: str, times: int, tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+) -> None:
+    kill = ["kill-on-arrival", {"folder": str(tmp_path), "actor": actor, "times": times}]
+    assert numbers(scenario(client=[kill]), tmp_path / "out") == undisturbed
+    assert shots(tmp_path) == times
+
+
+def test_an_actor_that_dies_in_every_start_ends_the_run_and_is_named(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    kill = ["kill-on-arrival", {"folder": str(tmp_path), "actor": "client-1", "times": 9}]
+    with pytest.raises(ClusterError, match="starting client-1: its process died"):
+        simfl.run(scenario(client=[kill], max_retries=1), out=tmp_path / "out")
+    assert shots(tmp_path) == 2
+
+
 def test_two_actors_at_once_and_the_same_chunk_twice(
     tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
@@ -110,7 +128,9 @@ def test_a_stopped_actor_is_killed_when_its_time_is_up(
     tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
     stop = killer(tmp_path, client=3, round=2, signal=int(signal.SIGSTOP))
-    disturbed = scenario(client=[stop], stall_limit_s=8.0)
+    # On a machine that stands still itself, chunks may be taken for stalled that are not: that
+    # costs time and changes nothing else, however often it happens.
+    disturbed = scenario(client=[stop], stall_limit_s=4.0, max_retries=100)
     assert numbers(disturbed, tmp_path / "out") == undisturbed
     assert shots(tmp_path) == 1
 
@@ -140,23 +160,27 @@ def test_actors_that_die_with_nothing_to_do_are_put_back_before_they_work_again(
         for record, following in run_rounds(simulation, engine, checkpoints, handle=engine.start()):
             records.append({k: v for k, v in record.items() if k != "seconds"})
             handle = following
-            for actor in (engine._server.actor, *engine._pool.actors):
-                replace_process(actor)
+            if record["round"] < 3:
+                replace_processes([engine._server.actor, *engine._pool.actors])
         weights = engine.get_weights(handle).to_numpy()
     assert ({name: array.tobytes() for name, array in weights.items()}, records) == undisturbed
 
 
-def replace_process(actor: Any) -> None:
-    """Kill an actor, and wait until Ray has started it again."""
-    former = process_id(actor)
-    os.kill(former, signal.SIGKILL)
-    while process_id(actor) in (None, former):
-        time.sleep(0.1)
+def replace_processes(actors: list[Any]) -> None:
+    """Kill actors, and wait until Ray has started them again."""
+    former = [process_id(actor) for actor in actors]
+    for pid in former:
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    for actor, pid in zip(actors, former, strict=True):
+        while process_id(actor) in (None, pid):
+            time.sleep(0.1)
 
 
 def process_id(actor: Any) -> int | None:
     """Return the id of the actor's process, None while it has none."""
     try:
-        return ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
+        pid: int = ray.get(actor.process_id.remote())
+        return pid
     except ray.exceptions.RayActorError:
         return None

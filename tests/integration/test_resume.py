@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import simfl
@@ -79,10 +81,9 @@ def write(folder: Path, plain: dict[str, Any]) -> Path:
     return path
 
 
-def stop_at(out: Path, process: subprocess.Popen[str], signum: int, *, rounds: int) -> None:
-    """Send a signal once so many rounds are on disk; the test's own limit ends the wait."""
-    metrics = out / "metrics.jsonl"
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < rounds:
+def stop_when(path: Path, process: subprocess.Popen[str], signum: int) -> None:
+    """Send a signal once the file is there; the test's own limit ends the wait."""
+    while not path.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signum)
@@ -126,10 +127,16 @@ def test_a_process_killed_in_mid_round_goes_on_from_its_last_checkpoint(
 def test_a_driver_on_ray_stopped_by_any_signal_goes_on(
     signum: int, tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
+    """In round 5, which a client holds up until then."""
+    plain = scenario()
+    hold = {"folder": str(tmp_path), "client": client_in(simfl.load_scenario(plain), 5), "round": 5}
+    plain["client"]["optimizer"]["modules"].append(["hold-at", hold])
     out = tmp_path / "out"
-    process = command("run", write(tmp_path, scenario()), "--out", out)
-    stop_at(out, process, signum, rounds=4)
-    simfl.resume(out)
+    process = command("run", write(tmp_path, plain), "--out", out)
+    stop_when(tmp_path / "hold-5-0", process, signum)
+    result = simfl.resume(out, backend="inline")
+    # The checkpoint of round 4 may not have been whole yet.
+    assert result.summary["resumed_after_round"] in (2, 4)
     assert numbers(out) == undisturbed
 
 
@@ -167,9 +174,63 @@ def test_resume_auto_starts_where_there_is_nothing_and_goes_on_where_there_is(
 
 
 def test_another_scenario_is_not_mixed_in(tmp_path: Path) -> None:
-    out = killed_in_round(7, tmp_path)
-    with pytest.raises(CheckpointError, match="another scenario"):
+    """Whether there is a checkpoint yet or not, and whatever the checkpoints' place says."""
+    out = tmp_path / "out"
+    simfl.run(scenario(rounds=1), out=out, backend="inline")
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=r"out holds a run of another scenario \(seed\)"):
         simfl.run(scenario(seed=2), out=out, backend="inline", resume="auto")
+    other = scenario(model={"kind": "mlp"}, evaluation={"every": 2})
+    with pytest.raises(InputError, match=r"another scenario \(evaluation, model\)"):
+        simfl.run(other, out=out, backend="inline", resume="auto")
+    assert {path: path.read_bytes() for path in before} == before
+    location = {"every": 2, "location": str(tmp_path / "elsewhere")}
+    simfl.run(scenario(rounds=2, checkpoint=location), out=tmp_path / "a", backend="inline")
+    mixed = scenario(seed=2, checkpoint=location)
+    with pytest.raises(CheckpointError, match="another scenario"):
+        simfl.run(mixed, out=tmp_path / "b", backend="inline", resume="auto")
+
+
+def test_a_run_that_gets_more_rounds_is_the_longer_run_from_then_on(
+    tmp_path: Path, undisturbed: tuple[Any, ...]
+) -> None:
+    """Also for ``resume``, where the longer run was stopped in its turn."""
+    out = tmp_path / "out"
+    simfl.run(scenario(rounds=5), out=out, backend="inline", resume="auto")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simfl.simulation.runner.run_rounds", stop)
+        with pytest.raises(OSError, match="stopped here"):
+            simfl.run(scenario(), out=out, backend="inline", resume="auto")
+    assert yaml.safe_load((out / "scenario.yaml").read_text())["rounds"] == 9
+    result = simfl.resume(out, backend="inline")
+    assert result.summary["resumed_after_round"] == 4
+    assert numbers(out) == undisturbed
+    with pytest.raises(InputError, match=r"a run of 9 rounds, and rounds is 5; give at least 9"):
+        simfl.run(scenario(rounds=5), out=out, backend="inline", resume="auto")
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise OSError("stopped here")
+
+
+def test_where_all_checkpoints_are_damaged_each_is_named_and_the_run_starts_anew(
+    tmp_path: Path, undisturbed: tuple[Any, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    simfl.run(scenario(), out=out, backend="inline")
+    (out / "summary.json").unlink()
+    (out / "checkpoints" / "round-000008" / "manifest.json").write_bytes(b"{}")
+    (out / "checkpoints" / "round-000006" / "server.safetensors").write_bytes(b"")
+    result = simfl.resume(out, backend="inline")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "round-000008 cannot be used: its manifest is damaged" in told
+    assert (
+        "round-000006 cannot be used: round-000006/server.safetensors does not match its checksum"
+        in told
+    )
+    assert "can be used; the run starts anew" in told
+    assert "resumed_after_round" not in result.summary
+    assert numbers(out) == undisturbed
 
 
 def test_there_must_be_a_run_that_is_not_done(tmp_path: Path) -> None:
@@ -183,13 +244,51 @@ def test_there_must_be_a_run_that_is_not_done(tmp_path: Path) -> None:
 def test_states_that_outgrow_their_memory_go_to_disk_and_come_back(
     tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
-    """A budget of one byte: every state is read from a shard in its next round."""
+    """A budget of one byte: every state is read from a shard in its next round.
+
+    All 10 clients have a present state; a shard is at least half full of these, and those from
+    which some have just been moved are deleted after the next spill only.
+    """
     for backend in ("inline", "ray"):
         out = tmp_path / backend
         tight = scenario(checkpoint={"every": 0}, cluster={"actors": 2, "state_memory": 1})
         simfl.run(tight, out=out, backend=backend)
         assert numbers(out) == undisturbed
         assert list((out / "checkpoints" / "states").glob("spill-*"))
+        assert rows_on_disk(out / "checkpoints") <= 3 * 10
+
+
+def rows_on_disk(checkpoints: Path) -> int:
+    """Return how many states all shards hold together, with those that are out of date."""
+    rows = 0
+    for path in (checkpoints / "states").iterdir():
+        with safe_open(path, "numpy") as shard:
+            rows += len(shard.keys())
+    return rows
+
+
+def test_disk_use_stays_bounded_and_every_checkpoint_that_is_kept_serves(tmp_path: Path) -> None:
+    """60 rounds of 5 clients bring 300 states; each of 3 checkpoints and the run itself need 10,
+    in shards that are half full or more."""
+    plain = scenario(
+        rounds=60,
+        checkpoint={"every": 7, "keep": 3},
+        evaluation={"every": 0},
+        cluster={"state_memory": 1},
+    )
+    whole = tmp_path / "whole"
+    simfl.run(plain, out=whole, backend="inline")
+    assert rows_on_disk(whole / "checkpoints") <= 4 * 2 * 10
+    for newest in (42, 49, 56):
+        out = tmp_path / str(newest)
+        shutil.copytree(whole, out)
+        (out / "summary.json").unlink()
+        for path in (out / "checkpoints").glob("round-*"):
+            if int(path.name.removeprefix("round-")) > newest:
+                shutil.rmtree(path)
+        result = simfl.resume(out, backend="inline")
+        assert result.summary["resumed_after_round"] == newest
+        assert numbers(out) == numbers(whole)
 
 
 def test_checkpoints_in_an_object_store_serve_as_well(

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 import simfl
+from simfl.simulation import build
 
 pytestmark = pytest.mark.ray
 
 BASE: dict[str, Any] = {
     "rounds": 4,
     "seed": 3,
+    "plugins": ["killing", "fading"],
+    "search": [str(Path(__file__).parent)],
     "data": {
         "source": "digits",
         "test_fraction": 0.2,
@@ -43,6 +46,9 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
             },
         }
     },
+    "a third-party module with a state": {
+        "client": {"optimizer": {"modules": ["fading"]}},
+    },
     "median": {"server": {"aggregator": "median"}},
 }
 
@@ -56,19 +62,38 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def bits(scenario: dict[str, Any], out: Path, backend: str) -> tuple[Any, ...]:
     """Return all that must not differ: every number but the seconds."""
-    result = simfl.run(scenario, out=out, backend=backend)  # type: ignore[arg-type]
+    return numbers(simfl.run(scenario, out=out, backend=backend))  # type: ignore[arg-type]
+
+
+def numbers(result: simfl.Result) -> tuple[Any, ...]:
     weights = {name: array.tobytes() for name, array in result.weights.items()}
     return weights, [{k: v for k, v in r.items() if k != "seconds"} for r in result.history]
 
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
-def test_ray_gives_the_bits_of_one_process(
+def test_ray_gives_the_bits_of_one_process_and_so_does_a_run_that_was_stopped(
     algorithm: str, tmp_path: Path, ray_cluster: None
 ) -> None:
+    """On Ray one of two actors is killed in round 2; in one process the run stops after round 3,
+    and goes on from the checkpoint of round 2."""
     scenario = merged(BASE, ALGORITHMS[algorithm])
     expected = bits(scenario, tmp_path / "inline", "inline")
-    two = merged(scenario, {"cluster": {"actors": 2}})
-    assert bits(two, tmp_path / "ray", "ray") == expected
+    killed = with_a_kill(merged(scenario, {"cluster": {"actors": 2}}), tmp_path)
+    assert bits(killed, tmp_path / "ray", "ray") == expected
+    assert list(tmp_path.glob("*-2-0")), "nobody was killed"
+    halves = merged(scenario, {"checkpoint": {"every": 2}})
+    simfl.run(merged(halves, {"rounds": 3}), out=tmp_path / "halves", backend="inline")
+    result = simfl.run(halves, out=tmp_path / "halves", backend="inline", resume="auto")
+    assert result.summary["resumed_after_round"] == 2
+    assert numbers(result) == expected
+
+
+def with_a_kill(scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Have an actor die at the second step of a client of round 2, on which no number depends."""
+    client = build(simfl.load_scenario(scenario)).plan_round(2).clients[3]
+    kill = ["kill-at", {"folder": str(folder), "client": client, "round": 2}]
+    modules = scenario["client"]["optimizer"].get("modules", [])
+    return merged(scenario, {"client": {"optimizer": {"modules": [*modules, kill]}}})
 
 
 @pytest.mark.parametrize(
@@ -78,7 +103,6 @@ def test_ray_gives_the_bits_of_one_process(
         {"actors": 5},
         {"actors": 3, "chunk_size": 1},
         {"actors": 2, "chunk_size": 5},
-        {"placement": "dedicated", "num_cpus": 0.5},
     ],
 )
 def test_actors_chunks_and_placement_change_nothing(
@@ -88,6 +112,14 @@ def test_actors_chunks_and_placement_change_nothing(
     expected = bits(scenario, tmp_path / "inline", "inline")
     placed = merged(scenario, {"cluster": cluster})
     assert bits(placed, tmp_path / "ray", "ray") == expected
+
+
+def test_an_actor_for_each_client_changes_nothing(tmp_path: Path, ray_cluster: None) -> None:
+    few = {"data": {"partition": {"clients": 5}}, "client": {"per_round": 3}}
+    scenario = merged(merged(BASE, ALGORITHMS["scaffold"]), few)
+    expected = bits(scenario, tmp_path / "inline", "inline")
+    dedicated = merged(scenario, {"cluster": {"placement": "dedicated", "num_cpus": 0.5}})
+    assert bits(dedicated, tmp_path / "ray", "ray") == expected
 
 
 def test_another_seed_gives_other_numbers(tmp_path: Path) -> None:

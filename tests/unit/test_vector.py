@@ -210,6 +210,16 @@ def test_a_vector_without_client_axis_has_no_number_of_clients() -> None:
     assert random_vector(0).num_clients is None
 
 
+@pytest.mark.parametrize("shape", [(1,), (2,), (3, 1)])
+def test_different_shapes_are_an_error_that_names_the_tensor(shape: tuple[int, ...]) -> None:
+    """Also those that torch would broadcast."""
+    one = Vector({"a": torch.ones(2), "w": torch.ones(3)})
+    other = Vector({"a": torch.ones(2), "w": torch.ones(shape)})
+    for combine in (Vector.__add__, Vector.minimum, Vector.add_):
+        with pytest.raises(VectorError, match=r"'w' has shape \[3\] in one Vector and \["):
+            combine(one, other)
+
+
 def test_stacking_vectors_of_different_names_is_an_error() -> None:
     with pytest.raises(VectorError):
         Vector.stack([vector(a=1.0), vector(b=1.0)])

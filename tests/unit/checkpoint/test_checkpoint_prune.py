@@ -3,6 +3,7 @@ from checkpoint_cases import FailingStorage, StorageGoneError, checkpoint, kept,
 
 from simfl.checkpoint import (
     Storage,
+    delete_unused_shards,
     latest_checkpoint,
     prune,
     write_checkpoint,
@@ -131,3 +132,31 @@ def test_every_checkpoint_that_is_left_by_an_interruption_is_whole(
         assert found.checkpoint is not None
         assert (found.checkpoint.round, found.refusals) == (left.pop(), ())
         storage.delete(f"round-00000{found.checkpoint.round}/manifest.json")
+
+
+def test_shards_that_nothing_refers_to_are_deleted_without_touching_a_checkpoint(
+    storage: Storage,
+) -> None:
+    save_five(storage)
+    for name in ("moved", "present"):
+        write_shard(storage, name, {0: kept(0.0)})
+    checkpoints = set(storage.list_files()) - set(storage.list_files("states"))
+    delete_unused_shards(storage, in_use={"present"})
+    names = [*(f"s{number}" for number in range(1, 6)), "present"]
+    assert set(storage.list_files("states")) == {f"states/{name}.safetensors" for name in names}
+    assert checkpoints <= set(storage.list_files())
+
+
+def test_without_a_checkpoint_only_shards_in_use_stay(storage: Storage) -> None:
+    for name in ("moved", "present"):
+        write_shard(storage, name, {0: kept(0.0)})
+    delete_unused_shards(storage, in_use={"present"})
+    assert set(storage.list_files()) == {"states/present.safetensors"}
+
+
+def test_no_shard_is_deleted_while_a_manifest_cannot_be_read(storage: Storage) -> None:
+    save_five(storage)
+    storage.write("round-000002/manifest.json", [b'{"format":2}\n'])
+    before = storage.list_files()
+    delete_unused_shards(storage, in_use=())
+    assert storage.list_files() == before

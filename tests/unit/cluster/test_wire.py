@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
+import types
+
+import pytest
 import torch
 
+from simfl.cluster.actors import ActorSetup, ServerActor
+from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.wire import Parcel, open_parcel, pack
 from simfl.messages import Broadcast
 from simfl.vector import Vector
@@ -35,3 +42,20 @@ def test_the_arrays_are_not_in_the_header() -> None:
     parcel = pack(Vector({"w": torch.zeros(100_000)}), label=0)
     assert len(parcel.header) < 1000
     assert sum(array.nbytes for array in parcel.arrays) == 400_000
+
+
+def test_a_server_that_is_not_built_yet_does_not_open_what_it_receives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The class is of a plug-in, which a restarted server has not imported yet."""
+    plugin = types.ModuleType("a_plugin")
+    exec("class Total:\n    pass", plugin.__dict__)
+    monkeypatch.setitem(sys.modules, "a_plugin", plugin)
+    parcel = pack(plugin.Total(), label=0)
+    monkeypatch.delitem(sys.modules, "a_plugin")
+    arrived = pickle.loads(pickle.dumps(parcel))
+    server = ServerActor(ActorSetup("server", ("a_plugin",), (), b"", threads=1))
+    with pytest.raises(UnbuiltActorError, match="server was started again"):
+        server.receive(arrived)
+    with pytest.raises(ModuleNotFoundError):
+        open_parcel(arrived)

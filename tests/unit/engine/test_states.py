@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from simfl.checkpoint import ShardInfo, StateFile
 from simfl.checkpoint.checksums import Checksum
 from simfl.engine import PlannedShard, StateTable
@@ -70,3 +73,101 @@ def test_going_back_forgets_the_states_of_rounds_that_will_be_replayed() -> None
     assert table.get(1) == StateFile("place", "old-0000", 1)
     assert table.get(2) is None
     assert table.held_bytes == 0
+
+
+def test_what_is_left_of_a_sparse_shard_is_written_with_the_rest() -> None:
+    """Of a shard of five, two are left after three have come anew: less than half."""
+    table = StateTable[object]("place")
+    table.commit(dict.fromkeys(range(5), "old"), num_bytes=5)
+    written(table, "a")
+    table.commit({0: "new", 1: "new"}, num_bytes=2)
+    (plan,) = table.plan_shards("b")
+    assert plan.holders == {0: "new", 1: "new"}
+    table.written(plan, info(plan))
+    table.commit({2: "new"}, num_bytes=1)
+    (plan,) = table.plan_shards("c")
+    moved = {client: StateFile("place", "a-0000", client) for client in (3, 4)}
+    assert plan.holders == {2: "new", **moved}
+    table.written(plan, info(plan))
+    assert [shard.name for shard in table.shards] == ["b-0000", "c-0000"]
+    assert table.get(4) == StateFile("place", "c-0000", 4)
+
+
+def test_nothing_is_moved_where_nothing_is_to_be_written() -> None:
+    table = StateTable[object]("place")
+    table.restore({1: "old-0000"}, [ShardInfo("old-0000", Checksum("0" * 64, 1), (1, 2, 3))])
+    assert table.plan_shards("a") == []
+
+
+def test_a_state_that_came_while_the_former_was_moved_is_the_present_one() -> None:
+    table = StateTable[object]("place")
+    table.restore({1: "old-0000"}, [ShardInfo("old-0000", Checksum("0" * 64, 1), (1, 2, 3))])
+    table.commit({9: "x"}, num_bytes=1)
+    (plan,) = table.plan_shards("a")
+    table.commit({1: "new"}, num_bytes=1)
+    table.written(plan, info(plan))
+    assert table.get(1) == "new"
+
+
+class Disk:
+    """What the storage would hold: shard -> client -> (client, round), and what may be deleted."""
+
+    def __init__(self) -> None:
+        self.table = StateTable[object]("place")
+        self.files: dict[str, dict[int, object]] = {}
+
+    def value(self, holder: object) -> object:
+        return self.files[holder.shard][holder.client] if isinstance(holder, StateFile) else holder
+
+    def write(self, plan: PlannedShard[object]) -> None:
+        self.files[plan.name] = {c: self.value(holder) for c, holder in plan.holders.items()}
+
+    def delete_unused(self, planned: list[PlannedShard[object]]) -> None:
+        in_use = {s.name for s in self.table.shards} | {plan.name for plan in planned}
+        self.files = {name: rows for name, rows in self.files.items() if name in in_use}
+
+
+COHORTS = st.lists(st.sets(st.integers(0, 11), min_size=1, max_size=6), min_size=1, max_size=30)
+
+
+@given(cohorts=COHORTS, is_late=st.booleans())
+def test_the_present_state_is_always_there_and_disk_use_is_bounded(
+    cohorts: list[set[int]], is_late: bool
+) -> None:
+    """Every round is spilled, and the spill is noticed at once or after the next round.
+
+    States of 16 MiB: four to a shard. No more is on disk than two rows for each of the 12 clients,
+    and what is being written: all of it once more, at most.
+    """
+    disk, present = Disk(), dict[int, object]()
+    for round, cohort in enumerate(cohorts):
+        planned = disk.table.plan_shards(f"spill-{round}")
+        for plan in planned:
+            disk.write(plan)
+        disk.delete_unused(planned)
+        if not is_late:
+            notice(disk, planned)
+            sparse = [shard for shard in disk.table.shards if is_sparse(disk.table, shard)]
+            assert not (planned and sparse)
+        # The round: its clients read what they have kept, while the spill goes on.
+        for client in cohort:
+            holder = disk.table.get(client)
+            assert (None if holder is None else disk.value(holder)) == present.get(client)
+        new: dict[int, object] = {client: (client, round) for client in cohort}
+        present |= new
+        disk.table.commit(new, num_bytes=len(new) * (16 << 20))
+        if is_late:
+            notice(disk, planned)
+        assert sum(map(len, disk.files.values())) <= 3 * 12
+    assert {client: disk.value(disk.table.get(client)) for client in present} == present
+
+
+def notice(disk: Disk, planned: list[PlannedShard[object]]) -> None:
+    for plan in planned:
+        disk.table.written(plan, info(plan))
+
+
+def is_sparse(table: StateTable[object], shard: ShardInfo) -> bool:
+    holders = [table.get(client) for client in shard.clients]
+    present = [h for h in holders if isinstance(h, StateFile) and h.shard == shard.name]
+    return 2 * len(present) < len(shard.clients)

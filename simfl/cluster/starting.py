@@ -1,0 +1,72 @@
+"""The first start of the actors: one that dies in it is started again, like at any other time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from simfl.cluster.failures import explain, is_actor_loss
+from simfl.cluster.recovery import Attempts, Decision, Loss
+from simfl.cluster.references import Ref
+from simfl.cluster.workers import NOTICE_S
+
+__all__ = ["start_all"]
+
+
+def start_all(
+    actors: Mapping[str, Any],
+    start: Callable[[Any], Ref],
+    *,
+    max_retries: int,
+    timeout_s: float,
+) -> None:
+    """Have all actors build what they host, and wait until they have.
+
+    Args:
+        actors: by label.
+        start: calls an actor to have it do so.
+        max_retries: how often each may die meanwhile.
+        timeout_s: how long all of it may take.
+
+    Raises:
+        SimflError: if one cannot be built, dies too often, or does not answer in time.
+    """
+    attempts = Attempts(max_retries=max_retries)
+    deadline = time.monotonic() + timeout_s
+    waiting = {start(actor): label for label, actor in actors.items()}
+    while waiting:
+        left_s = max(0.0, deadline - time.monotonic())
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=left_s)
+        if not ready:
+            raise explain(GetTimeoutError(), doing="starting the actors")
+        (ref,) = ready
+        label = waiting.pop(ref)
+        try:
+            ray.get(ref)
+        except RayError as error:
+            if not is_actor_loss(error):
+                raise explain(error, doing="starting the actors") from None
+            if attempts.lost(Loss.CLIENT_ACTOR, label) is Decision.ABORT:
+                raise explain(error, doing=f"starting {label}") from None
+            _await_process(actors[label], label, deadline)
+            waiting[start(actors[label])] = label
+
+
+def _await_process(actor: Any, label: str, deadline: float) -> None:
+    """Wait until Ray has put another process in the dead one's place: calls fail until then.
+
+    So that each failure of ``start`` is a death of its own.
+    """
+    while True:
+        try:
+            left_s = max(0.0, deadline - time.monotonic())
+            ray.get(actor.process_id.remote(), timeout=left_s)
+            return
+        except RayError as error:
+            if not is_actor_loss(error):
+                raise explain(error, doing=f"starting {label} again") from None
+        time.sleep(NOTICE_S)
