@@ -158,6 +158,12 @@ def test_one_bad_number_makes_a_vector_not_finite(bad: float) -> None:
     assert not vector(a=[1.0, 2.0], b=bad).is_finite().item()
 
 
+def test_numbers_too_large_to_be_squared_are_finite() -> None:
+    large = vector(a=[3e38, -3e38], b=[1.0])
+    assert large.is_finite().item()
+    assert Vector.stack([large, large]).is_finite().tolist() == [True, True]
+
+
 # -- stacks --------------------------------------------------------------------------------
 
 STACKED_AS_LOOPED: dict[str, Callable[[Vector, Vector], Vector]] = {

@@ -325,6 +325,31 @@ def test_a_step_along_the_negative_gradient_is_that_of_sgd() -> None:
     assert model.get_weights()["weight"].item() == pytest.approx(0.2, abs=1e-7)
 
 
+def test_scaled_updates_have_the_bits_of_torchs_own_sgd() -> None:
+    ours, theirs = classifier(), classifier()
+    theirs.load_state_dict(ours.state_dict())
+    gradients = [torch.randn_like(parameter) for parameter in theirs.parameters()]
+    for parameter, gradient in zip(theirs.parameters(), gradients, strict=True):
+        parameter.grad = gradient.clone()
+    torch.optim.SGD(theirs.parameters(), lr=0.3, foreach=True).step()
+    model = TorchModel(ours)
+    names = model.get_weights(trainable=True).names
+    model.apply_scaled_updates(Vector(dict(zip(names, gradients, strict=True))), -0.3)
+    assert model.get_weights() == TorchModel(theirs).get_weights()
+
+
+def test_a_delta_is_start_minus_end_with_counts_as_float64() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model = TorchModel(module)
+    start = model.get_weights()
+    model.set_weights(start.map(lambda tensor: tensor + 1))
+    delta = model.compute_delta(start)
+    assert delta.names == model.shared_names
+    assert delta["1.num_batches_tracked"].dtype == torch.float64
+    assert torch.equal(delta["1.num_batches_tracked"], torch.tensor(-1.0, dtype=torch.float64))
+    assert torch.equal(delta["0.bias"], start["0.bias"] - (start["0.bias"] + 1))
+
+
 # -- evaluation ----------------------------------------------------------------------------
 
 
