@@ -39,6 +39,8 @@ class RoundPlan:
     """Counts from 1."""
     clients: tuple[int, ...]
     """[N] ids by cohort position: longest local work first."""
+    num_steps: tuple[int, ...] = ()
+    """[N] how many steps each is to do; empty: as many as the others."""
 
 
 @dataclass(frozen=True)

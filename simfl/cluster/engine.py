@@ -29,7 +29,7 @@ from simfl.cluster.workers import ClientPool
 from simfl.engine import (
     ChunkScheduler,
     StateTable,
-    chunk_size_for,
+    guided_chunks,
     snapshot_of,
     split_cohort,
 )
@@ -175,7 +175,7 @@ class RayEngine:
         """Train all chunks; yield of each, as it ends, report, partial and clients' states."""
         dedicated = self._options.placement == "dedicated"
         size = 1 if dedicated else self._options.chunk_size
-        chunks = split_cohort(plan, size or chunk_size_for(len(plan.clients), self.num_actors))
+        chunks = split_cohort(plan, size) if size else guided_chunks(plan, self.num_actors)
         scheduler = ChunkScheduler(
             chunks, num_workers=self.num_actors, owner=_own_actor if dedicated else None
         )

@@ -4,7 +4,7 @@ from simfl.engine.device import device_for
 from simfl.engine.engine import Engine, Handle
 from simfl.engine.inline import InlineEngine
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
-from simfl.engine.scheduler import ChunkScheduler, chunk_size_for, split_cohort
+from simfl.engine.scheduler import ChunkScheduler, guided_chunks, split_cohort
 from simfl.engine.states import PlannedShard, StateTable
 
 __all__ = [
@@ -14,9 +14,9 @@ __all__ = [
     "InlineEngine",
     "PlannedShard",
     "StateTable",
-    "chunk_size_for",
     "commit_checkpoint",
     "device_for",
+    "guided_chunks",
     "load_state",
     "snapshot_of",
     "split_cohort",

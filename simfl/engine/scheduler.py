@@ -8,30 +8,60 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from simfl.messages import Chunk, RoundPlan
 
-__all__ = ["ChunkScheduler", "chunk_size_for", "split_cohort"]
+__all__ = ["ChunkScheduler", "guided_chunks", "split_cohort"]
 
 W = TypeVar("W")
 """A unit of work: a chunk of clients to train, or of items to evaluate."""
 
-CHUNKS_PER_WORKER = 4
-"""Enough for the fast workers to take over from slow ones, few enough for calls to cost little."""
+HANDED_OUT = 0.8
+"""The share of the work that is left which the next chunk of every worker may take together."""
 
 IN_FLIGHT = 2
 """Chunks at a worker: one that runs, and one whose arguments are fetched meanwhile."""
 
 
-def chunk_size_for(cohort_size: int, num_workers: int) -> int:
-    """Return a power of two, so that a chunk's clients mostly are one subtree of the reduction.
+def guided_chunks(plan: RoundPlan, num_workers: int) -> list[Chunk]:
+    """Cut the cohort into contiguous chunks, large ones first and ever smaller ones to the end.
 
-    >>> chunk_size_for(10, 2), chunk_size_for(500, 2), chunk_size_for(3, 8)
-    (1, 32, 1)
+    Each is one whole subtree of the reduction, so that an actor sends one partial for it: few
+    calls and few partials while there is much to do, and small chunks to even out the end, when
+    the workers have turned out to be of different speed. All workers' next chunks are cut from the
+    same share of what is left, as in factoring (Hummel, Schonberg and Flynn, 1992,
+    https://doi.org/10.1145/135226.135232).
+
+    >>> plan = RoundPlan(1, tuple(range(10)))
+    >>> [len(chunk.clients) for chunk in guided_chunks(plan, num_workers=2)]
+    [4, 4, 1, 1]
     """
-    share = cohort_size // (num_workers * CHUNKS_PER_WORKER)
-    return 1 << (max(share, 1).bit_length() - 1)
+    num_clients = len(plan.clients)
+    work = np.concatenate([[0], np.cumsum(plan.num_steps or np.ones(num_clients))])
+    chunks: list[Chunk] = []
+    start, share = 0, 0.0
+    while start < num_clients:
+        if len(chunks) % num_workers == 0:
+            share = HANDED_OUT * (work[-1] - work[start]) / num_workers
+        end = start + _subtree_size(work, start, share)
+        chunks.append(Chunk(plan.round, start, plan.clients[start:end], num_clients))
+        start = end
+    return chunks
+
+
+def _subtree_size(work: np.ndarray[Any, Any], start: int, share: float) -> int:
+    """Return the size of the largest subtree that begins here and is no more work than that."""
+    size = 1
+    while (
+        start % (2 * size) == 0
+        and start + 2 * size < len(work)
+        and work[start + 2 * size] - work[start] <= share
+    ):
+        size *= 2
+    return size
 
 
 def split_cohort(plan: RoundPlan, size: int) -> list[Chunk]:

@@ -91,4 +91,5 @@ def plan_round(
         rng = numpy_generator(seed, "cohort", round=round)
         clients = np.sort(sampler.sample(num_examples, size, rng=rng))
     order = np.argsort(-num_steps[clients], kind="stable")
-    return RoundPlan(round=round, clients=tuple(clients[order].tolist()))
+    clients = clients[order]
+    return RoundPlan(round, tuple(clients.tolist()), tuple(num_steps[clients].tolist()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfl.engine import ChunkScheduler, chunk_size_for, split_cohort
+from simfl.engine import ChunkScheduler, guided_chunks, split_cohort
 from simfl.engine.scheduler import IN_FLIGHT
 from simfl.messages import RoundPlan
 
@@ -41,13 +41,33 @@ def test_an_owned_chunk_waits_for_its_owner() -> None:
     assert list(scheduler.assignments()) == [(1, 1)]
 
 
-@given(st.integers(1, 10_000), st.integers(1, 64))
-def test_the_chunk_size_is_a_power_of_two_and_leaves_no_worker_without_work(
-    cohort: int, workers: int
+@given(
+    st.lists(st.integers(0, 1000), min_size=1, max_size=300).map(lambda n: sorted(n)[::-1]),
+    st.integers(1, 9),
+)
+def test_guided_chunks_cover_the_cohort_by_subtrees_of_no_more_than_a_fair_share(
+    num_steps: list[int], num_workers: int
 ) -> None:
-    size = chunk_size_for(cohort, workers)
-    assert size & (size - 1) == 0
-    assert size == 1 or size * workers * 4 <= cohort
+    plan = RoundPlan(3, tuple(range(100, 100 + len(num_steps))), tuple(num_steps))
+    chunks = guided_chunks(plan, num_workers)
+    assert tuple(client for chunk in chunks for client in chunk.clients) == plan.clients
+    for chunk in chunks:
+        size = len(chunk.clients)
+        assert plan.clients[chunk.start] == chunk.clients[0]
+        assert (size & (size - 1), chunk.start % size) == (0, 0)
+        work = sum(num_steps[chunk.start : chunk.start + size])
+        assert size == 1 or work <= sum(num_steps) / num_workers
+
+
+def test_guided_chunks_shrink_to_single_clients() -> None:
+    """Two workers, 500 alike: 0.8 * 500 / 2 = 200, so 128 each; then 0.8 * 244 / 2 = 97; ..."""
+    sizes = [len(chunk.clients) for chunk in guided_chunks(RoundPlan(1, tuple(range(500))), 2)]
+    assert sizes == [128, 128, 64, 64, 32, 32, 16, 16, 8, 8, 1, 1, 1, 1]
+
+
+def test_a_client_with_most_of_the_work_is_a_chunk_of_its_own() -> None:
+    plan = RoundPlan(1, (7, 1, 2, 3), (90, 1, 1, 1))
+    assert guided_chunks(plan, 2)[0].clients == (7,)
 
 
 def test_chunks_are_contiguous_and_know_the_cohort_they_are_of() -> None:
