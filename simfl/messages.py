@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from simfl.optimizer import KeptState, OptimizerState
 from simfl.vector import Vector
 
@@ -16,16 +18,21 @@ __all__ = [
     "Chunk",
     "ChunkReport",
     "ChunkResult",
-    "ClientReport",
+    "ChunkTrace",
+    "ClientReports",
     "Contribution",
     "EvaluationChunk",
     "Node",
     "Partial",
     "RoundPlan",
     "RoundReport",
+    "RoundTrace",
     "SaveOrder",
     "Snapshot",
 ]
+
+IntColumn: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
+FloatColumn: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
 
 Node: TypeAlias = tuple[int, int]
 """A node (level, index) of the reduction tree: cohort positions index * 2**level and on."""
@@ -104,16 +111,27 @@ class Partial:
 
 
 @dataclass(frozen=True)
-class ClientReport:
-    """Numbers of one client's round."""
+class ClientReports:
+    """Numbers of K clients' rounds: a column each, so that thousands of clients stay cheap."""
 
-    client: int
-    num_examples: int
-    num_steps: int
-    train_loss: float
-    """The mean over its steps of the loss before the step, by examples."""
-    dropped: str | None = None
-    """Why its update was left out, or None."""
+    clients: IntColumn
+    """[K] ids, in the order of the cohort."""
+    num_examples: IntColumn
+    """[K] how many examples each trains on."""
+    num_steps: IntColumn
+    """[K] how many steps each took."""
+    train_loss: FloatColumn
+    """[K] the mean over its steps of the loss before the step, by examples; 0 without any."""
+    first_loss: FloatColumn
+    """[K] the loss of the first step's batch, before that step; NaN without any."""
+    last_loss: FloatColumn
+    """[K] the loss of the last step's batch, before that step; NaN without any."""
+    delta_norm: FloatColumn
+    """[K] the L2 norm of all that the delta holds; NaN where the client itself has failed."""
+    seconds: FloatColumn
+    """[K] wall time; clients that are trained together share it by their steps."""
+    dropped: dict[int, str]
+    """Client id -> why its update was left out."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +140,35 @@ class ChunkReport:
 
     round: int
     start: int
-    clients: tuple[ClientReport, ...]
-    """[K] in the chunk's order."""
+    clients: ClientReports
+    """Of its K clients, in the chunk's order."""
     seconds: float
     """Wall time on the actor."""
     state_bytes: int = 0
     """The size of what its clients' optimizers keep."""
+
+
+@dataclass(frozen=True)
+class ChunkTrace:
+    """A chunk, and what it took to have it trained."""
+
+    report: ChunkReport
+    actor: str
+    """Who trained it: ``client-3``, or ``inline``."""
+    retries: int = 0
+    """How often it was lost with an actor before."""
+
+
+@dataclass(frozen=True)
+class RoundTrace:
+    """How a round was trained. Unlike its numbers, it differs from run to run."""
+
+    chunks: tuple[ChunkTrace, ...]
+    """By cohort position."""
+    train_s: float
+    """Wall time until the last chunk had ended."""
+    aggregate_s: float
+    """Wall time of the server's step after that."""
 
 
 @dataclass(frozen=True)

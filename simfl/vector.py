@@ -232,7 +232,8 @@ class Vector:
 
     def norm(self) -> Tensor:
         """Return the L2 norm over all tensors together: 0-d, or [C] for a stack."""
-        norm: Tensor = torch.stack(list(self.norms().values())).norm(dim=0)
+        norms = list(self.norms().values()) if self.stacked else torch._foreach_norm(self._list())
+        norm: Tensor = torch.stack(list(norms)).norm(dim=0)
         return norm
 
     def sums(self) -> dict[str, Tensor]:
@@ -247,17 +248,12 @@ class Vector:
         """Say whether no number is NaN or infinite: 0-d, or [C] for a stack."""
         # A norm is finite only if all its numbers are, and much faster had than a look at each;
         # numbers too large to be squared are the exception that the second look is for.
-        if all(tensor.is_floating_point() for tensor in self.tensors):
-            norm = self.norm() if self.stacked else self._norm_of_one()
-            if bool((finite := norm.isfinite()).all()):
-                return finite
+        is_float = all(tensor.is_floating_point() for tensor in self.tensors)
+        if is_float and bool((finite := self.norm().isfinite()).all()):
+            return finite
         return self._all_finite()
 
     # -- inside ----------------------------------------------------------------------------
-
-    def _norm_of_one(self) -> Tensor:
-        norm: Tensor = torch.stack(list(torch._foreach_norm(self._list()))).norm()
-        return norm
 
     def _all_finite(self) -> Tensor:
         finite = [self._per_client(tensor).isfinite().all(dim=-1) for tensor in self.tensors]

@@ -19,7 +19,14 @@ import torch
 
 from simfl.aggregation import Aggregator, TreeSum, merge_contributions
 from simfl.client.batches import read_batch
-from simfl.client.updates import add_metric_sums, is_finite, sum_losses
+from simfl.client.updates import (
+    ClientRow,
+    StepLosses,
+    add_metric_sums,
+    is_finite,
+    sum_losses,
+    to_columns,
+)
 from simfl.client.work import LocalWork
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
@@ -28,7 +35,6 @@ from simfl.messages import (
     Chunk,
     ChunkReport,
     ChunkResult,
-    ClientReport,
     Contribution,
     EvaluationChunk,
     Partial,
@@ -124,16 +130,17 @@ class ClientHost:
         started = time.perf_counter()
         broadcast = move(broadcast, self._device)
         tree = TreeSum[Contribution](chunk.cohort_size, self._merge)
-        reports, kept = [], []
+        rows, kept = [], []
         for offset, (client, state) in enumerate(zip(chunk.clients, states, strict=True)):
-            contribution, report, new_state = self._train_guarded(client, broadcast, state)
+            began = time.perf_counter()
+            contribution, row, new_state = self._train_guarded(client, broadcast, state)
             tree.add(chunk.start + offset, contribution)
-            reports.append(report)
+            rows.append(replace(row, seconds=time.perf_counter() - began))
             kept.append(new_state)
         seconds = time.perf_counter() - started
         return ChunkResult(
             report=ChunkReport(
-                chunk.round, chunk.start, tuple(reports), seconds, count_bytes(kept)
+                chunk.round, chunk.start, to_columns(rows), seconds, count_bytes(kept)
             ),
             partial=Partial(chunk.round, chunk.start, chunk.cohort_size, move(tree.nodes, "cpu")),
             states=tuple(move(kept, "cpu")),
@@ -147,7 +154,7 @@ class ClientHost:
 
     def _train_guarded(
         self, client: int, broadcast: Broadcast, state: KeptState | None
-    ) -> tuple[Contribution | None, ClientReport, KeptState | None]:
+    ) -> tuple[Contribution | None, ClientRow, KeptState | None]:
         try:
             return self._train_client(client, broadcast, state)
         except NonFiniteUpdateError:
@@ -156,7 +163,7 @@ class ClientHost:
             what = f"{type(error).__name__}: {error}"
             if self._recipe.on_failure == "drop":
                 num_examples = len(self._dataset.train_rows(client))
-                return None, ClientReport(client, num_examples, 0, 0.0, dropped=what), state
+                return None, ClientRow(client, num_examples, dropped=what), state
             raise ClientError(
                 f"client {client} failed in round {broadcast.round}: {what}",
                 client=client,
@@ -166,41 +173,42 @@ class ClientHost:
 
     def _train_client(
         self, client: int, broadcast: Broadcast, state: KeptState | None
-    ) -> tuple[Contribution | None, ClientReport, KeptState | None]:
+    ) -> tuple[Contribution | None, ClientRow, KeptState | None]:
         """Do what a client does in a round: weights and aux in, steps, delta and aux out."""
         self._model.set_weights(broadcast.weights)
         self._optimizer.begin_client(client=client, round=broadcast.round, kept=state)
         self._optimizer.process_aux_var(broadcast.aux)
         self._optimizer.start_round()
-        num_steps, num_seen, loss_sum = self._run_steps(client, broadcast.round)
+        losses = self._run_steps(client, broadcast.round)
         delta = self._model.compute_delta(broadcast.weights)
         aux = self._optimizer.collect_aux_var()
 
         num_examples = len(self._dataset.train_rows(client))
-        report = ClientReport(client, num_examples, num_steps, loss_sum / max(num_seen, 1))
-        if not is_finite(delta, aux):
-            return None, self._drop(report, broadcast.round), state
+        norm = float(delta.norm())
+        row = ClientRow(client, num_examples, losses, delta_norm=norm)
+        if not is_finite(delta, norm, aux):
+            return None, self._drop(row, broadcast.round), state
         contribution = Contribution(
-            total=self._recipe.aggregator.lift(delta, self._weight(report)),
-            weight=self._weight(report),
+            total=self._recipe.aggregator.lift(delta, self._weight(row)),
+            weight=self._weight(row),
             aux=aux,
             sums={
                 "clients": 1,
                 "examples": num_examples,
-                "steps": num_steps,
-                "seen": num_seen,
-                "loss": loss_sum,
+                "steps": losses.num_steps,
+                "seen": losses.num_seen,
+                "loss": losses.total,
             },
         )
         kept = self._optimizer.end_client() if self._recipe.keep_state else None
-        return contribution, report, kept
+        return contribution, row, kept
 
-    def _weight(self, report: ClientReport) -> float:
-        by = {"examples": report.num_examples, "steps": report.num_steps, "uniform": 1}
+    def _weight(self, row: ClientRow) -> float:
+        by = {"examples": row.num_examples, "steps": row.losses.num_steps, "uniform": 1}
         return float(by[self._recipe.weighting])
 
-    def _run_steps(self, client: int, round: int) -> tuple[int, int, float]:
-        """Train; return the steps, the examples seen, and the sum over those of the loss."""
+    def _run_steps(self, client: int, round: int) -> StepLosses:
+        """Train; return the losses of the steps."""
         recipe, losses, sizes = self._recipe, [], []
         rows = self._dataset.train_rows(client)
         with _seeded(derive_seed(recipe.seed, "model", round=round, client=client), self._device):
@@ -210,13 +218,13 @@ class ClientHost:
                 self._optimizer.apply_gradients(self._model, gradients)
                 losses.append(loss)
                 sizes.append(len(rows_B))
-        return len(sizes), sum(sizes), sum_losses(losses, sizes)
+        return sum_losses(losses, sizes)
 
-    def _drop(self, report: ClientReport, round: int) -> ClientReport:
+    def _drop(self, row: ClientRow, round: int) -> ClientRow:
         if self._recipe.on_nonfinite == "drop":
-            return replace(report, dropped="not finite")
+            return replace(row, dropped="not finite")
         raise NonFiniteUpdateError(
-            f"client {report.client} sent an update with NaN or infinite values in round {round}; "
+            f"client {row.client} sent an update with NaN or infinite values in round {round}; "
             "lower client.optimizer.lrate, clip its gradients, or set client.on_nonfinite: drop"
         )
 

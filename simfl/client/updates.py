@@ -1,33 +1,102 @@
-"""What a client's steps amount to: its delta, its loss, and whether they are numbers at all."""
+"""What a client's steps amount to: its delta, its losses, and whether they are numbers at all."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from simfl.messages import ClientReports
 from simfl.models.model import MetricSums
 from simfl.vector import Vector
 
-__all__ = ["add_metric_sums", "is_finite", "sum_losses"]
+__all__ = ["ClientRow", "StepLosses", "add_metric_sums", "is_finite", "sum_losses", "to_columns"]
 
 
-def is_finite(delta: Vector, aux: dict[str, dict[str, Any]]) -> bool:
-    """Say whether no number of what a client sends is NaN or infinite."""
+@dataclass(frozen=True)
+class StepLosses:
+    """The losses of one client's steps."""
+
+    num_steps: int = 0
+    num_seen: int = 0
+    """Examples over all steps; one counts as often as it was trained on."""
+    total: float = 0.0
+    """The sum over those of the loss before the step."""
+    first: float = math.nan
+    """The mean loss of the first step's batch."""
+    last: float = math.nan
+    """The mean loss of the last step's batch."""
+
+    @property
+    def mean(self) -> float:
+        """The mean loss, by examples; 0 where there was no step."""
+        return self.total / max(self.num_seen, 1)
+
+
+@dataclass(frozen=True)
+class ClientRow:
+    """One client's row of ``ClientReports``."""
+
+    client: int
+    num_examples: int
+    losses: StepLosses = StepLosses()
+    delta_norm: float = math.nan
+    seconds: float = 0.0
+    dropped: str | None = None
+
+
+def to_columns(rows: Sequence[ClientRow]) -> ClientReports:
+    """Turn the rows of K clients into columns."""
+
+    def column(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return np.array(values, dtype=np.float64)
+
+    return ClientReports(
+        clients=np.array([row.client for row in rows], dtype=np.int64),
+        num_examples=np.array([row.num_examples for row in rows], dtype=np.int64),
+        num_steps=np.array([row.losses.num_steps for row in rows], dtype=np.int64),
+        train_loss=column([row.losses.mean for row in rows]),
+        first_loss=column([row.losses.first for row in rows]),
+        last_loss=column([row.losses.last for row in rows]),
+        delta_norm=column([row.delta_norm for row in rows]),
+        seconds=column([row.seconds for row in rows]),
+        dropped={row.client: row.dropped for row in rows if row.dropped is not None},
+    )
+
+
+def is_finite(delta: Vector, norm: float, aux: dict[str, dict[str, Any]]) -> bool:
+    """Say whether no number of what a client sends is NaN or infinite.
+
+    Args:
+        delta: its update.
+        norm: the L2 norm of it, finite only if all its numbers are; the exception, numbers too
+            large to be squared, is looked at one by one.
+        aux: its auxiliary variables.
+    """
+    if not math.isfinite(norm) and not bool(delta.is_finite()):
+        return False
     shared = [value for entries in aux.values() for value in entries.values()]
-    vectors = [delta, *(value for value in shared if isinstance(value, Vector))]
-    return all(bool(vector.is_finite()) for vector in vectors)
+    return all(bool(value.is_finite()) for value in shared if isinstance(value, Vector))
 
 
-def sum_losses(losses: list[Tensor], sizes: list[int]) -> float:
-    """Return the sum over all steps of a batch's mean loss times its size."""
+def sum_losses(losses: list[Tensor], sizes: list[int]) -> StepLosses:
+    """Add up the mean losses of a client's batches, each times its batch's size."""
     if not losses:
-        return 0.0
+        return StepLosses()
     # One transfer for all steps; float64, as the sum of many.
     losses_T = torch.stack(losses).double().cpu()
-    return float((losses_T * torch.tensor(sizes, dtype=torch.float64)).sum())
+    return StepLosses(
+        num_steps=len(sizes),
+        num_seen=sum(sizes),
+        total=float((losses_T * torch.tensor(sizes, dtype=torch.float64)).sum()),
+        first=losses_T[0].item(),
+        last=losses_T[-1].item(),
+    )
 
 
 def add_metric_sums(parts: Sequence[MetricSums]) -> MetricSums:

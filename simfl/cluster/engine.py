@@ -7,6 +7,7 @@ tensor but the final weights.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,10 +26,11 @@ from simfl.cluster.saves import Saves
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.starting import start_all
 from simfl.cluster.wire import open_parcel
-from simfl.cluster.workers import ClientPool
+from simfl.cluster.workers import ClientPool, Ended
 from simfl.engine import (
     ChunkScheduler,
     StateTable,
+    Trained,
     guided_chunks,
     snapshot_of,
     split_cohort,
@@ -37,10 +39,10 @@ from simfl.errors import StatesLostError
 from simfl.messages import (
     Broadcast,
     Chunk,
-    ChunkReport,
+    ChunkTrace,
     EvaluationChunk,
     RoundPlan,
-    RoundReport,
+    RoundTrace,
     SaveOrder,
 )
 from simfl.models.model import MetricSums
@@ -87,7 +89,7 @@ class RayEngine:
         """Have the server put what the first round starts from into the object store."""
         return self._server.start()
 
-    def train(self, plan: RoundPlan, handle: SnapshotRefs) -> tuple[RoundReport, SnapshotRefs]:
+    def train(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
         """Train the cohort's chunks on whichever actors are free, then take the server's step.
 
         Clients' states count as soon as the whole round does: until then it can be done again.
@@ -112,7 +114,7 @@ class RayEngine:
             return [actor.evaluate_chunk.remote(share, handle.broadcast)]
 
         try:
-            results = {share: sums for share, sums, _ in self._pool.run(scheduler, start)}
+            results = {end.chunk: end.result for end in self._pool.run(scheduler, start)}
         except RayError as error:
             raise explain(error, doing="evaluating") from None
         return [item for share in shares for item in results[share]]
@@ -151,28 +153,29 @@ class RayEngine:
                 ray.kill(actor)
         self._connection.close()
 
-    def _train_once(
-        self, plan: RoundPlan, handle: SnapshotRefs
-    ) -> tuple[RoundReport, SnapshotRefs]:
+    def _train_once(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
+        began = time.perf_counter()
         partials: list[Ref] = []
         received: list[Ref] = []
         states: dict[int, Ref] = {}
-        state_bytes = 0
-        for chunk_report, partial, kept in self._train_chunks(plan, handle):
+        traces: list[ChunkTrace] = []
+        for end in self._train_chunks(plan, handle):
+            partial, *kept = end.refs
             partials.append(partial)
             received.append(self._server.receive(partial))
-            states |= kept
-            state_bytes += chunk_report.state_bytes
+            states |= zip(end.chunk.clients, kept, strict=False)
+            traces.append(ChunkTrace(end.result, f"client-{end.worker}", end.retries))
+        trained = time.perf_counter()
         report, following = self._server.end_round(plan, handle, partials, received)
-        self._states.commit(states, num_bytes=state_bytes)
+        self._states.commit(states, num_bytes=sum(t.report.state_bytes for t in traces))
         if self._states.held_bytes > self._options.state_memory:
             self._saves.spill(self._server.actor, label=f"spill-{plan.round:06d}")
-        return report, following
+        traces.sort(key=lambda trace: trace.report.start)
+        trace = RoundTrace(tuple(traces), trained - began, time.perf_counter() - trained)
+        return Trained(report, trace, following)
 
-    def _train_chunks(
-        self, plan: RoundPlan, handle: SnapshotRefs
-    ) -> Iterator[tuple[ChunkReport, Ref, dict[int, Ref]]]:
-        """Train all chunks; yield of each, as it ends, report, partial and clients' states."""
+    def _train_chunks(self, plan: RoundPlan, handle: SnapshotRefs) -> Iterator[Ended[Chunk]]:
+        """Train all chunks; yield each as it ends: its report, its partial, its clients' states."""
         dedicated = self._options.placement == "dedicated"
         size = 1 if dedicated else self._options.chunk_size
         chunks = split_cohort(plan, size) if size else guided_chunks(plan, self.num_actors)
@@ -186,9 +189,9 @@ class RayEngine:
             refs: list[Ref] = method.remote(chunk, handle.broadcast, *states)
             return refs
 
-        for chunk, report, (partial, *states) in self._pool.run(scheduler, start):
-            self._pool.learn(report.seconds)
-            yield report, partial, dict(zip(chunk.clients, states, strict=False))
+        for end in self._pool.run(scheduler, start):
+            self._pool.learn(end.result.seconds)
+            yield end
 
     def _fetch(self, refs: Any, *, doing: str) -> Any:
         try:

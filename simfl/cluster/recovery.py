@@ -83,6 +83,10 @@ class Attempts:
         attempt = max(self._counts[loss, what], 1)
         return decide(loss, attempt=attempt, max_retries=self._max_retries)
 
+    def count(self, loss: Loss, what: Hashable = None) -> int:
+        """Return how often it was lost and to blame."""
+        return self._counts[loss, what]
+
 
 class StallWatch:
     """Learns from the chunks that have ended how long one may take.

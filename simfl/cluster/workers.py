@@ -17,7 +17,7 @@ from simfl.engine import ChunkScheduler
 from simfl.errors import ClusterError, SimflError
 from simfl.messages import Chunk, EvaluationChunk
 
-__all__ = ["NOTICE_S", "ClientPool", "Start"]
+__all__ = ["NOTICE_S", "ClientPool", "Ended", "Start"]
 
 W = TypeVar("W", Chunk, EvaluationChunk)
 Start: TypeAlias = Callable[[Any, W], list[Ref]]
@@ -40,6 +40,20 @@ class _Running(Generic[W]):
     since: float
     stalled_s: float | None = None
     """How long it had run when its actor was killed for it; None: it was not."""
+
+
+@dataclass(frozen=True)
+class Ended(Generic[W]):
+    """A chunk that has been run."""
+
+    chunk: W
+    result: Any
+    """The first of its results, which is small."""
+    refs: list[Ref]
+    """References to the others."""
+    worker: int
+    retries: int
+    """How often it has brought down an actor before."""
 
 
 class ClientPool:
@@ -70,10 +84,8 @@ class ClientPool:
         self._max_retries = max_retries
         self._stalls = StallWatch(stall_limit_s)
 
-    def run(
-        self, scheduler: ChunkScheduler[W], start: Start[W]
-    ) -> Iterator[tuple[W, Any, list[Ref]]]:
-        """Run all chunks; yield each as it ends: chunk, first result, references to the rest.
+    def run(self, scheduler: ChunkScheduler[W], start: Start[W]) -> Iterator[Ended[W]]:
+        """Run all chunks; yield each as it ends.
 
         Raises:
             RayError: for anything but the death of an actor.
@@ -133,7 +145,7 @@ class _WorkLoop(Generic[W]):
         self._running: dict[Ref, _Running[W]] = {}
         self._idle_since: float | None = None
 
-    def run(self) -> Iterator[tuple[W, Any, list[Ref]]]:
+    def run(self) -> Iterator[Ended[W]]:
         while not self._scheduler.is_done:
             self._hand_out()
             self._require_somebody()
@@ -165,7 +177,7 @@ class _WorkLoop(Generic[W]):
                 f"{self._pool.start_timeout_s:g} s; see that the cluster has room for them"
             )
 
-    def _finish(self, ref: Ref) -> tuple[W, Any, list[Ref]] | None:
+    def _finish(self, ref: Ref) -> Ended[W] | None:
         """Take in a chunk that has ended; None if it was lost and has to be run again."""
         running = self._running[ref]
         try:
@@ -178,7 +190,8 @@ class _WorkLoop(Generic[W]):
         del self._running[ref]
         self._scheduler.finish(running.worker)
         self._restart_clock(running.worker)
-        return running.chunk, first, running.refs[1:]
+        retries = self._attempts.count(Loss.CLIENT_ACTOR, _key(running.chunk))
+        return Ended(running.chunk, first, running.refs[1:], running.worker, retries)
 
     def _lose(self, ref: Ref, error: RayError) -> None:
         running = self._running[ref]

@@ -1,7 +1,7 @@
 """Where a round's work is done: the protocol, the inline engine, and the chunk scheduler."""
 
 from simfl.engine.device import device_for
-from simfl.engine.engine import Engine, Handle
+from simfl.engine.engine import Engine, Handle, Trained
 from simfl.engine.inline import InlineEngine
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
 from simfl.engine.scheduler import ChunkScheduler, guided_chunks, split_cohort
@@ -14,6 +14,7 @@ __all__ = [
     "InlineEngine",
     "PlannedShard",
     "StateTable",
+    "Trained",
     "commit_checkpoint",
     "device_for",
     "guided_chunks",

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from simfl.checkpoint import Found
-from simfl.messages import EvaluationChunk, RoundPlan, RoundReport, SaveOrder
+from simfl.messages import EvaluationChunk, RoundPlan, RoundReport, RoundTrace, SaveOrder
 from simfl.models.model import MetricSums
 from simfl.vector import Vector
 
-__all__ = ["Engine", "Handle"]
+__all__ = ["Engine", "Handle", "Trained"]
 
 Handle: TypeAlias = Any
 """Stands for a Snapshot, wherever it is; only the engine that gave it can use it."""
+
+
+class Trained(NamedTuple):
+    """A round that has been trained."""
+
+    report: RoundReport
+    """Its numbers, which are the same on every engine."""
+    trace: RoundTrace
+    """Who trained whom, and how long it took."""
+    handle: Handle
+    """What the next round starts from."""
 
 
 class Engine(Protocol):
@@ -21,8 +32,8 @@ class Engine(Protocol):
     def start(self) -> Handle:
         """Return what the first round starts from."""
 
-    def train(self, plan: RoundPlan, handle: Handle) -> tuple[RoundReport, Handle]:
-        """Train the cohort, take the server's step, and return what the next round starts from.
+    def train(self, plan: RoundPlan, handle: Handle) -> Trained:
+        """Train the cohort, and take the server's step.
 
         Raises:
             RunError: if a client fails, or the cluster does.

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from simfl.checkpoint import Found, delete_unused_shards, open_storage
 from simfl.client import ClientHost
+from simfl.engine.engine import Trained
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
 from simfl.engine.scheduler import split_cohort
 from simfl.engine.states import StateTable
-from simfl.messages import EvaluationChunk, RoundPlan, RoundReport, SaveOrder, Snapshot
+from simfl.messages import (
+    Chunk,
+    ChunkTrace,
+    EvaluationChunk,
+    RoundPlan,
+    RoundTrace,
+    SaveOrder,
+    Snapshot,
+)
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
 from simfl.server import Server
@@ -54,22 +65,30 @@ class InlineEngine:
         """Return what the first round starts from."""
         return self._initial
 
-    def train(self, plan: RoundPlan, handle: Snapshot) -> tuple[RoundReport, Snapshot]:
+    def train(self, plan: RoundPlan, handle: Snapshot) -> Trained:
         """Train chunk after chunk, then take the server's step."""
-        for chunk in split_cohort(plan, self._chunk_size or len(plan.clients)):
-            held = [self._states.get(client) for client in chunk.clients]
-            states = [None if state is None else load_state(state) for state in held]
-            result = self._host.train_chunk(chunk, handle.broadcast, states)
-            self._server.receive(result.partial)
-            kept = dict(zip(chunk.clients, result.states, strict=True))
-            self._states.commit(
-                {client: state for client, state in kept.items() if state is not None},
-                num_bytes=result.report.state_bytes,
-            )
+        began = time.perf_counter()
+        chunks = split_cohort(plan, self._chunk_size or len(plan.clients))
+        traces = tuple(self._train_chunk(chunk, handle) for chunk in chunks)
+        trained = time.perf_counter()
         report = self._server.end_round(plan)
         if self._states.held_bytes > self._state_memory:
             self._spill(f"spill-{plan.round:06d}")
-        return report, self._server.snapshot(plan.round + 1)
+        following = self._server.snapshot(plan.round + 1)
+        trace = RoundTrace(traces, trained - began, time.perf_counter() - trained)
+        return Trained(report, trace, following)
+
+    def _train_chunk(self, chunk: Chunk, handle: Snapshot) -> ChunkTrace:
+        held = [self._states.get(client) for client in chunk.clients]
+        states = [None if state is None else load_state(state) for state in held]
+        result = self._host.train_chunk(chunk, handle.broadcast, states)
+        self._server.receive(result.partial)
+        kept = dict(zip(chunk.clients, result.states, strict=True))
+        self._states.commit(
+            {client: state for client, state in kept.items() if state is not None},
+            num_bytes=result.report.state_bytes,
+        )
+        return ChunkTrace(result.report, actor="inline")
 
     def save(self, order: SaveOrder, handle: Snapshot) -> None:
         """Write the clients' states that have changed, then the checkpoint."""

@@ -61,8 +61,9 @@ def _run_round(
     put into the object store once a round.
     """
     started = time.perf_counter()
-    report, following = engine.train(simulation.plan_round(round), handle)
-    metrics = evaluate(simulation, engine, following, round=round)
+    trained = engine.train(simulation.plan_round(round), handle)
+    report = trained.report
+    metrics = evaluate(simulation, engine, trained.handle, round=round)
     record = {
         "round": round,
         "seconds": time.perf_counter() - started,
@@ -74,4 +75,4 @@ def _run_round(
         "delta_norm": report.delta_norm,
         **metrics,
     }
-    return record, following
+    return record, trained.handle

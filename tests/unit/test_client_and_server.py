@@ -84,7 +84,7 @@ def engine(
 
 
 def run_round(sim: InlineEngine, clients: tuple[int, ...], round: int = 1) -> RoundReport:
-    return sim.train(RoundPlan(round, clients), sim._server.snapshot(round))[0]
+    return sim.train(RoundPlan(round, clients), sim._server.snapshot(round)).report
 
 
 def regression(num_rows: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -143,6 +143,33 @@ def test_deltas_are_weighted_as_the_scenario_says(weighting: str, expected: floa
     )
     run_round(sim, (0, 1))
     assert sim._server.get_weights()["weight"].item() == pytest.approx(-expected)
+
+
+def test_a_round_reports_a_row_of_numbers_for_each_client() -> None:
+    """The loss is the output, w x: 0, then -1, -2 as each step takes 1 off w. Client 0 has 3 steps
+    of one example (0, -1, -2: the mean -1, the delta 3), client 1 has 1 (0; 1)."""
+    sim = engine(
+        one_weight(),
+        ones([3, 1]),
+        loss=slope,
+        work=LocalWork(epochs=1, batch_size=1),
+        client=Optimizer(lrate=1.0),
+        chunk_size=1,
+    )
+    trained = sim.train(RoundPlan(1, (0, 1)), sim.start())
+    one, other = (trace.report.clients for trace in trained.trace.chunks)
+    assert [trace.actor for trace in trained.trace.chunks] == ["inline", "inline"]
+    for column, expected in {
+        "clients": (0, 1),
+        "num_examples": (3, 1),
+        "num_steps": (3, 1),
+        "train_loss": (-1.0, 0.0),
+        "first_loss": (0.0, 0.0),
+        "last_loss": (-2.0, 0.0),
+        "delta_norm": (3.0, 1.0),
+    }.items():
+        assert (*getattr(one, column), *getattr(other, column)) == expected, column
+    assert one.dropped == {}
 
 
 def test_momentum_is_kept_from_round_to_round_where_the_scenario_says_so() -> None:
@@ -362,8 +389,8 @@ def test_a_server_in_anothers_place_goes_on_with_the_same_bits() -> None:
         return engine(nn.Linear(3, 1), dataset(inputs, targets, [4, 8]), server=server)
 
     undisturbed = fresh()
-    _, handle = undisturbed.train(RoundPlan(1, (1, 0)), undisturbed.start())
-    _, handle = undisturbed.train(RoundPlan(2, (1, 0)), handle)
+    handle = undisturbed.train(RoundPlan(1, (1, 0)), undisturbed.start()).handle
+    handle = undisturbed.train(RoundPlan(2, (1, 0)), handle).handle
     undisturbed.train(RoundPlan(3, (1, 0)), handle)
     other = fresh()
     other._server.restore(handle)
