@@ -30,13 +30,17 @@ class Process:
         return match[1] if match else None
 
 
-def descendants() -> list[Process]:
-    """Return the processes that this one has started, and those that these have, and no others."""
+def descendants(root: int | None = None) -> list[Process]:
+    """Return the processes that a process has started, and those that these have, and no others.
+
+    Args:
+        root: its id; None: this process's.
+    """
     children: dict[int, list[int]] = {}
     for pid, parent in _parents():
         children.setdefault(parent, []).append(pid)
     found: list[int] = []
-    waiting = [os.getpid()]
+    waiting = [os.getpid() if root is None else root]
     while waiting:
         below = children.get(waiting.pop(), [])
         found += below
