@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "descendants", "kill", "running_actors"]
+__all__ = ["Process", "cpu_seconds", "descendants", "kill", "running_actors"]
 
 _ACTOR = re.compile(r"ray::(?:\S+:)?(ClientActor|ServerActor)\b")
 """How Ray titles an actor's process; while it is being made, its name comes first."""
@@ -46,6 +46,21 @@ def descendants(root: int | None = None) -> list[Process]:
         found += below
         waiting += below
     return [Process(pid, _title(pid)) for pid in sorted(found)]
+
+
+def cpu_seconds(root: int) -> float:
+    """Return what a process and all that it has started have used of the CPUs so far.
+
+    Those that have ended are left out.
+    """
+    ticks = 0
+    for pid in (root, *(process.pid for process in descendants(root))):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])  # in user mode, and in the kernel
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def running_actors() -> dict[str, list[Process]]:
