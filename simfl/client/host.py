@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from simfl.aggregation import TreeSum, merge_contributions
-from simfl.client.batches import read_batch
+from simfl.client.batches import ReadBatch, reader_of
 from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trainer import StackTrainer
 from simfl.client.trainer import ClientTrainer
@@ -32,7 +32,6 @@ from simfl.messages import (
     Node,
     Partial,
 )
-from simfl.models import Batch
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
 from simfl.vector import count_bytes, move
@@ -59,7 +58,9 @@ class ClientHost:
         self._optimizer = copy.deepcopy(recipe.optimizer)
         self._optimizer.seed = recipe.seed
         parts: dict[str, Any] = {"model": self._model, "optimizer": self._optimizer}
-        parts |= {"dataset": dataset, "device": device}
+        self._read = reader_of(dataset.train, device=device)
+        self._read_test: ReadBatch | None = None
+        parts |= {"dataset": dataset, "read": self._read, "device": device}
         self._trainer = ClientTrainer(recipe, **parts)
         self._stacks = StackTrainer(recipe, **parts) if recipe.stack > 1 else None
 
@@ -87,13 +88,14 @@ class ClientHost:
             outcomes.append(outcome)
         rows = [row for outcome in outcomes for row in outcome.rows]
         kept = [state for outcome in outcomes for state in outcome.states]
+        if any(kept):
+            kept = move(kept, "cpu")
+        state_bytes = sum(count_bytes(state) for state in kept if state is not None)
         seconds = time.perf_counter() - began
         return ChunkResult(
-            report=ChunkReport(
-                chunk.round, chunk.start, to_columns(rows), seconds, count_bytes(kept)
-            ),
+            report=ChunkReport(chunk.round, chunk.start, to_columns(rows), seconds, state_bytes),
             partial=Partial(chunk.round, chunk.start, chunk.cohort_size, move(tree.nodes, "cpu")),
-            states=tuple(move(kept, "cpu")),
+            states=tuple(kept),
         )
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
@@ -162,16 +164,15 @@ class ClientHost:
         )
 
     def _evaluate_test_batch(self, number: int) -> MetricSums:
-        assert self._dataset.test is not None, "there is no test split"
-        size = self._recipe.evaluation_batch_size
-        rows = np.arange(number * size, min((number + 1) * size, len(self._dataset.test)))
-        return self._model.evaluate(read_batch(self._dataset.test, rows, device=self._device))
+        test, size = self._dataset.test, self._recipe.evaluation_batch_size
+        assert test is not None, "there is no test split"
+        if self._read_test is None:
+            self._read_test = reader_of(test, device=self._device)
+        rows = np.arange(number * size, min((number + 1) * size, len(test)))
+        return self._model.evaluate(self._read_test(rows))
 
     def _evaluate_client(self, client: int) -> MetricSums:
         rows = self._dataset.evaluation_rows(client)
         size = self._recipe.evaluation_batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         return add_metric_sums([self._model.evaluate(self._read(rows_B)) for rows_B in batches])
-
-    def _read(self, rows_B: np.ndarray[Any, Any]) -> Batch:
-        return read_batch(self._dataset.train, rows_B, device=self._device)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simfl.client.batches import read_batch
+from simfl.client.batches import ReadBatch
 from simfl.client.recipe import ClientRecipe
 from simfl.client.trainer import refuse_or_drop
 from simfl.client.updates import ClientRow, Outcome, StepLosses, count_sums
@@ -36,7 +36,8 @@ class StackTrainer:
         recipe: the scenario's part of it.
         model: of one client.
         optimizer: of one client.
-        dataset: the examples of all clients.
+        dataset: which rows clients hold.
+        read: makes batches of rows.
         device: where the model is.
     """
 
@@ -47,6 +48,7 @@ class StackTrainer:
         model: TorchModel,
         optimizer: Optimizer,
         dataset: FederatedDataset,
+        read: ReadBatch,
         device: str,
     ) -> None:
         self._recipe = recipe
@@ -54,6 +56,7 @@ class StackTrainer:
         self._optimizer = StackedOptimizer(optimizer)
         self._trainable = tuple(model.trainable)
         self._dataset = dataset
+        self._read_rows = read
         self._device = device
 
     def train(
@@ -93,25 +96,30 @@ class StackTrainer:
 
     def _run_steps(self, plan: StepPlan, clients: Sequence[int], round: int) -> Tensor:
         """Train; return the losses, 0 after a client's last step."""
-        seed = self._recipe.seed
-        draws = [derive_seed(seed, "model", round=round, client=client) for client in clients]
-        keys_C = torch.tensor(draws, device=self._device)
+        keys_C = self._keys(clients, round) if self._model.draws else None
         losses_TC = torch.zeros(plan.sizes.shape, device=self._device)
         for step, active in enumerate((plan.sizes > 0).sum(axis=1).tolist()):
             if active < self._model.num_active:
                 self._model.narrow(active)
                 self._optimizer.narrow(active)
             batch = self._read(plan.rows[step, :active], plan.sizes[step, :active])
-            self._model.seed_step(keys_C[:active], step)
+            if keys_C is not None:
+                self._model.seed_step(keys_C[:active], step)
             loss_A, gradients = self._model.compute_loss_and_gradients(batch)
             self._optimizer.apply_gradients(self._model, gradients)
             losses_TC[step, :active] = loss_A
         return losses_TC
 
+    def _keys(self, clients: Sequence[int], round: int) -> Tensor:
+        """Return the seed of each client's round; as ``ClientTrainer`` has it."""
+        seed = self._recipe.seed
+        draws = [derive_seed(seed, "model", round=round, client=client) for client in clients]
+        return torch.tensor(draws, device=self._device)
+
     def _read(self, rows_AB: np.ndarray[Any, Any], sizes_A: np.ndarray[Any, Any]) -> Batch:
         """Read the examples of a step; those that fill up short batches get weight 0."""
         size = int(sizes_A.max())
-        batch = read_batch(self._dataset.train, rows_AB[:, :size], device=self._device)
+        batch = self._read_rows(rows_AB[:, :size])
         if (sizes_A == size).all():
             return batch
         is_own = np.arange(size) < sizes_A[:, None]

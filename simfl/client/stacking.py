@@ -31,7 +31,7 @@ GPU_NUMBERS: Final = 1 << 28
 """Weights of a stack on a GPU: 1 GiB of float32, and about three times that in all."""
 MAX_CPU_CLIENTS: Final = 128
 MAX_GPU_CLIENTS: Final = 256
-STACKS_A_COHORT: Final = 8
+STACKS_A_COHORT: Final = 6
 """Into how many stacks a cohort is cut at least, so that there is work for several actors."""
 SMALLEST: Final = 4
 """Smaller stacks gain nothing."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from simfl.client.batches import read_batch
+from simfl.client.batches import ReadBatch
 from simfl.client.recipe import ClientRecipe
 from simfl.client.updates import (
     ClientRow,
@@ -37,7 +37,8 @@ class ClientTrainer:
         recipe: the scenario's part of it.
         model: overwritten with the broadcast weights for each client.
         optimizer: given each client's own state in turn.
-        dataset: the examples of all clients.
+        dataset: which rows clients hold.
+        read: makes batches of rows.
         device: where the model is.
     """
 
@@ -48,12 +49,14 @@ class ClientTrainer:
         model: Model,
         optimizer: Optimizer,
         dataset: FederatedDataset,
+        read: ReadBatch,
         device: str,
     ) -> None:
         self._recipe = recipe
         self._model = model
         self._optimizer = optimizer
         self._dataset = dataset
+        self._read = read
         self._device = device
 
     def train(self, client: int, broadcast: Broadcast, state: KeptState | None) -> Outcome:
@@ -104,8 +107,7 @@ class ClientTrainer:
         key = torch.tensor(draws, device=self._device)
         with _seeded(draws, self._device):
             for step, size in enumerate(sizes):
-                rows_B = plan.rows[step, 0, :size]
-                batch = read_batch(self._dataset.train, rows_B, device=self._device)
+                batch = self._read(plan.rows[step, 0, :size])
                 self._model.seed_step(key, step)
                 loss, gradients = self._model.compute_loss_and_gradients(batch, work.sclip)
                 self._optimizer.apply_gradients(self._model, gradients)

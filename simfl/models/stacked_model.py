@@ -44,7 +44,13 @@ class StackedModel:
             for name, parameter in model.trainable.items()
         }
         self._by_hand = batch_by_hand(model.module)
+        self._dropouts = dropout_layers(model.module)
         self._num_clients = self._num_active = max_clients
+
+    @property
+    def draws(self) -> bool:
+        """Whether a step depends on ``seed_step``."""
+        return bool(self._dropouts)
 
     @property
     def num_active(self) -> int:
@@ -132,8 +138,7 @@ class StackedModel:
             outputs = call_module(self._model.module, inputs, {**weights, **keys})
             return weighted_mean(self._model.loss(outputs, targets), by)
 
-        layers = dropout_layers(self._model.module)
-        keys = {f"{name}.key": layer.key for name, layer in layers.items()}
+        keys = {f"{name}.key": layer.key for name, layer in self._dropouts.items()}
         in_dims = (0, 0, 0, 0, None if batch.sample_weights is None else 0)
         # What draws from a generator would draw for the stack, and not for each client.
         differentiate = vmap(grad_and_value(loss_of_client), in_dims=in_dims, randomness="error")

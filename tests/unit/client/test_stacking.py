@@ -55,10 +55,10 @@ def choose(
 @pytest.mark.parametrize(
     ("hidden", "cohort_size", "expected"),
     [
-        ((64,), 500, 32),  # 500 / 8 = 62
+        ((64,), 500, 64),  # 500 / 6 = 83
         ((64,), 5000, 128),  # the most; 2^20 / 4,810 weights = 217
-        ((64,), 50, 4),  # 50 / 8 = 6
-        ((64,), 30, 1),  # 30 / 8 = 3, too few to gain
+        ((64,), 50, 8),  # 50 / 6 = 8
+        ((64,), 20, 1),  # 20 / 6 = 3, too few to gain
         ((512,), 5000, 16),  # 64 * 512 + 512 + 512 * 10 + 10 = 38,410 weights; 2^20 of them are 27
         ((8192,), 5000, 1),  # 614,410 weights
     ],
@@ -70,10 +70,10 @@ def test_dense_models_are_stacked_while_caches_hold_them(
 
 
 def test_convolutions_are_stacked_on_a_gpu_and_not_on_a_cpu() -> None:
-    """1,663,370 weights: 2^28 of them are 161; 500 / 8 = 62."""
+    """1,663,370 weights: 2^28 of them are 161; 500 / 6 = 83."""
     images = dataset(np.zeros((10, 28, 28), np.float32))
     assert choose(spec=CNN28(), data=images) == (1, None)
-    assert choose(spec=CNN28(), data=images, uses_gpu=True) == (32, None)
+    assert choose(spec=CNN28(), data=images, uses_gpu=True) == (64, None)
 
 
 def test_the_choice_leaves_torchs_generator_as_it_was() -> None:
