@@ -22,6 +22,8 @@ __all__ = [
     "ClientReports",
     "Contribution",
     "EvaluationChunk",
+    "FloatColumn",
+    "IntColumn",
     "Node",
     "Partial",
     "RoundPlan",
@@ -184,6 +186,10 @@ class RoundReport:
     train_loss: float
     delta_norm: float
     """The L2 norm of the aggregated delta, trainable weights only."""
+    sent_bytes: int
+    """What the server has sent to the cohort's clients: weights and auxiliary variables."""
+    received_bytes: int
+    """What those who contributed have sent back: deltas and auxiliary variables."""
 
 
 @dataclass(frozen=True)

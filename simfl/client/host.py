@@ -198,6 +198,7 @@ class ClientHost:
                 "steps": losses.num_steps,
                 "seen": losses.num_seen,
                 "loss": losses.total,
+                "bytes": count_bytes([delta, aux]),
             },
         )
         kept = self._optimizer.end_client() if self._recipe.keep_state else None

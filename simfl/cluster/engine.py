@@ -70,6 +70,7 @@ class RayEngine:
         self._states = StateTable[Ref](options.location)
         self._saves = Saves(options.location, self._states)
         self.num_actors = _count_actors(setup)
+        self.dashboard = connection.dashboard
         labels = [f"client-{rank}" for rank in range(self.num_actors)]
         server = launch_server(setup)
         clients = [launch_client(setup, label) for label in labels]

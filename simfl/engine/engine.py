@@ -29,6 +29,14 @@ class Trained(NamedTuple):
 class Engine(Protocol):
     """Trains cohorts and evaluates weights; every engine gives the same bits."""
 
+    @property
+    def num_actors(self) -> int:
+        """How many train clients at once."""
+
+    @property
+    def dashboard(self) -> str | None:
+        """The address of a dashboard that shows what the engine does, where there is one."""
+
     def start(self) -> Handle:
         """Return what the first round starts from."""
 

@@ -41,6 +41,9 @@ class InlineEngine:
         state_memory: bytes of clients' states that may stay in memory.
     """
 
+    num_actors = 1
+    dashboard = None
+
     def __init__(
         self,
         server: Server,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TextIO
 
+from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
 
 __all__ = ["METRICS_FILE", "SUMMARY_FILE", "JsonLines"]
@@ -29,7 +30,7 @@ class JsonLines(Observer):
         aside.replace(path)
         self._file = path.open("a", encoding="utf-8")
 
-    def on_round(self, record: RoundRecord) -> None:
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Append the round, whole and at once."""
         assert self._file is not None, "the run has not started"
         self._file.write(_line(record))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from simfl.errors import MissingExtraError
+from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
 
 __all__ = ["TensorBoard"]
@@ -39,7 +40,7 @@ class TensorBoard(Observer):
             purge_step=len(info.history) + 1 if info.history else None,
         )
 
-    def on_round(self, record: RoundRecord) -> None:
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Write the round's numbers."""
         for name, value in record.items():
             if name != "round":

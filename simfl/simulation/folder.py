@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+import uuid
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from simfl.scenario import Scenario, load_scenario
 from simfl.vector import Vector
 
 __all__ = [
+    "RUN_FILE",
     "SCENARIO_FILE",
     "VERSIONS_FILE",
     "WEIGHTS_FILE",
@@ -23,9 +25,11 @@ __all__ = [
     "is_done",
     "make_folder",
     "read_history",
+    "read_run_id",
     "write_weights",
 ]
 
+RUN_FILE = "run.json"
 SCENARIO_FILE = "scenario.yaml"
 VERSIONS_FILE = "versions.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -51,6 +55,7 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SCENARIO_FILE).write_text(scenario.to_yaml(), encoding="utf-8")
         (folder / VERSIONS_FILE).write_text(_versions(), encoding="utf-8")
+        (folder / RUN_FILE).write_text(_new_run(), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from None
     return folder
@@ -88,6 +93,22 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
         os.replace(aside, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another") from None
+
+
+def read_run_id(folder: Path) -> str:
+    """Return what names the folder's run among all others.
+
+    Raises:
+        InputError: if ``run.json`` does not say.
+    """
+    path = folder / RUN_FILE
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path} does not say the run's id; put the file back, or write "
+            '{"id": "any name"} to it'
+        ) from None
 
 
 def is_done(folder: Path, scenario: Scenario) -> bool:
@@ -141,6 +162,11 @@ def _new_folder(scenario: Scenario) -> Path:
     parent = Path(scenario.output.dir)
     names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
     return next(parent / name for name in names if not (parent / name).exists())
+
+
+def _new_run() -> str:
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return json.dumps({"id": uuid.uuid4().hex[:12], "began": began}, indent=2) + "\n"
 
 
 def _versions() -> str:

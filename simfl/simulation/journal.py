@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
-from simfl.observers import Observer, RoundRecord, RunInfo, Summary
+from simfl.observers import ClientTable, Observer, RoundRecord, RunInfo, Summary
+from simfl.simulation.clock import PhaseClock
 
 __all__ = ["Journal"]
 
-_COUNTS = {"round", "seconds", "clients", "dropped", "examples", "steps", "delta_norm"}
+_COUNTS = {
+    "round",
+    "clients",
+    "dropped",
+    "retries",
+    "examples",
+    "steps",
+    "sent_bytes",
+    "received_bytes",
+    "delta_norm",
+}
 
 
 class Journal:
@@ -18,11 +28,14 @@ class Journal:
     Args:
         observers: are told in their order.
         history: the rounds that a resumed run has behind it.
+        clock: of the run.
     """
 
-    def __init__(self, observers: Sequence[Observer], *, history: Sequence[RoundRecord]) -> None:
+    def __init__(
+        self, observers: Sequence[Observer], *, history: Sequence[RoundRecord], clock: PhaseClock
+    ) -> None:
         self._observers = observers
-        self._began = time.perf_counter()
+        self._clock = clock
         self._num_before = len(history)
         self._first_round_s: float | None = None
         self.history: list[RoundRecord] = list(history)
@@ -32,22 +45,22 @@ class Journal:
         for observer in self._observers:
             observer.on_run_start(info)
 
-    def add(self, record: RoundRecord) -> None:
+    def add(self, record: RoundRecord, clients: ClientTable) -> None:
         """Take in a round, unless it is one that was only replayed."""
         if record["round"] <= len(self.history):
             return
         if self._first_round_s is None:
-            self._first_round_s = time.perf_counter() - self._began
+            self._first_round_s = self._clock.wall()
         self.history.append(record)
         for observer in self._observers:
-            observer.on_round(record)
+            observer.on_round(record, clients)
 
     def end(self, *, status: str, error: str | None = None) -> Summary:
         """Sum up, and tell of it."""
         summary: Summary = {
             "status": status,
             "rounds": len(self.history),
-            "wall_seconds": time.perf_counter() - self._began,
+            "wall_seconds": self._clock.wall(),
             "seconds_to_first_round": self._first_round_s,
             "final": _final(self.history),
             "dropped": sum(record["dropped"] for record in self.history),
@@ -66,4 +79,8 @@ def _final(history: Sequence[RoundRecord]) -> dict[str, float]:
     latest: RoundRecord = {}
     for record in history:
         latest |= record
-    return {name: value for name, value in latest.items() if name not in _COUNTS}
+    return {
+        name: value
+        for name, value in latest.items()
+        if name not in _COUNTS and not name.startswith("seconds")
+    }

@@ -27,6 +27,7 @@ from simfl.scenario import Scenario, load_scenario
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.build import Simulation, build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints
+from simfl.simulation.clock import PhaseClock
 from simfl.simulation.folder import (
     SCENARIO_FILE,
     extend_run,
@@ -34,6 +35,7 @@ from simfl.simulation.folder import (
     is_done,
     make_folder,
     read_history,
+    read_run_id,
     write_weights,
 )
 from simfl.simulation.journal import Journal
@@ -80,6 +82,7 @@ def run(
         InputError: for a scenario that cannot run; nothing has been started then.
         RunError: if the run fails; its folder holds what came before.
     """
+    clock = PhaseClock("prepare")
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario)
     simulation = build(scenario)
@@ -92,7 +95,7 @@ def run(
     if resume == "never":
         checkpoints.require_none()
     found = checkpoints.find() if resume == "auto" else NOTHING
-    return _run(simulation, folder, checkpoints, found, backend, address, progress)
+    return _run(simulation, folder, checkpoints, found, backend, address, progress, clock)
 
 
 def resume(
@@ -116,6 +119,7 @@ def resume(
         InputError: if the folder holds no run, or one that is done.
         RunError: if the run fails.
     """
+    clock = PhaseClock("prepare")
     folder = Path(folder)
     if not (folder / SCENARIO_FILE).exists():
         raise InputError(f"{folder} holds no run: there is no {SCENARIO_FILE} in it")
@@ -124,7 +128,8 @@ def resume(
         raise InputError(f"the run in {folder} is done; there is nothing to go on with")
     checkpoints = _checkpoints(scenario, folder)
     found = checkpoints.find()
-    return _run(build(scenario), folder, checkpoints, found, backend, address, progress)
+    simulation = build(scenario)
+    return _run(simulation, folder, checkpoints, found, backend, address, progress, clock)
 
 
 def _run(
@@ -135,22 +140,27 @@ def _run(
     backend: Backend,
     address: str | None,
     progress: bool,
+    clock: PhaseClock,
 ) -> Result:
     done = found.checkpoint.round if found.checkpoint else 0
     history = read_history(folder, done)
     observers = _observers(simulation.scenario, folder, progress=progress)
-    journal = Journal(observers, history=history)
+    journal = Journal(observers, history=history, clock=clock)
+    clock.enter("start")
     try:
         location = checkpoints.location
         with closing(
             make_engine(simulation, backend, address=address, location=location)
         ) as engine:
-            journal.start(_run_info(simulation, engine, folder, history=tuple(history)))
+            journal.start(_run_info(simulation, engine, folder, backend, tuple(history)))
             handle = engine.restore(found) if done else engine.start()
-            rounds = run_rounds(simulation, engine, checkpoints, handle=handle, round=done)
-            for record, following in rounds:
-                journal.add(record)
+            rounds = run_rounds(
+                simulation, engine, checkpoints, handle=handle, round=done, clock=clock
+            )
+            for record, clients, following in rounds:
+                journal.add(record, clients)
                 handle = following
+            clock.enter("finish")
             weights = engine.get_weights(handle)
             write_weights(folder, weights)
     except BaseException as error:
@@ -169,7 +179,11 @@ def _checkpoints(scenario: Scenario, folder: Path) -> Checkpoints:
 
 
 def _run_info(
-    simulation: Simulation, engine: Engine, folder: Path, *, history: tuple[RoundRecord, ...]
+    simulation: Simulation,
+    engine: Engine,
+    folder: Path,
+    backend: Backend,
+    history: tuple[RoundRecord, ...],
 ) -> RunInfo:
     return RunInfo(
         name=simulation.scenario.name or "run",
@@ -178,6 +192,11 @@ def _run_info(
         cohort_size=simulation.cohort_size,
         out=folder,
         workers=engine.describe(),
+        num_actors=engine.num_actors,
+        backend=backend,
+        run_id=read_run_id(folder),
+        scenario=simulation.scenario.to_dict(),
+        dashboard=engine.dashboard,
         history=history,
     )
 

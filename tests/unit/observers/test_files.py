@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from client_tables import table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from simfl.observers import JsonLines, RunInfo, TensorBoard
@@ -18,7 +19,7 @@ def test_each_round_is_on_disk_when_it_has_ended(tmp_path: Path) -> None:
     observer = JsonLines(tmp_path)
     observer.on_run_start(info(tmp_path))
     for number in (1, 2):
-        observer.on_round({"round": number, "train_loss": 0.5 / number})
+        observer.on_round({"round": number, "train_loss": 0.5 / number}, table(number, [0]))
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["round"] for line in lines] == list(range(1, number + 1))
     observer.on_run_end({"status": "done"})
@@ -28,8 +29,8 @@ def test_each_round_is_on_disk_when_it_has_ended(tmp_path: Path) -> None:
 def test_tensorboard_reads_every_number_at_its_round(tmp_path: Path) -> None:
     observer = TensorBoard(tmp_path)
     observer.on_run_start(info(tmp_path))
-    observer.on_round({"round": 1, "train_loss": 0.5})
-    observer.on_round({"round": 2, "train_loss": 0.25, "accuracy": 0.75})
+    observer.on_round({"round": 1, "train_loss": 0.5}, table(1, [0]))
+    observer.on_round({"round": 2, "train_loss": 0.25, "accuracy": 0.75}, table(2, [0]))
     observer.on_run_end({})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
