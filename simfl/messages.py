@@ -182,6 +182,9 @@ class RoundReport:
     """How many contributed."""
     num_dropped: int
     num_examples: int
+    """How many they hold, once each."""
+    num_seen: int
+    """How many they have trained on, each as often as it was."""
     num_steps: int
     train_loss: float
     delta_norm: float

@@ -149,6 +149,7 @@ class Server:
             num_clients=int(sums["clients"]),
             num_dropped=len(plan.clients) - int(sums["clients"]),
             num_examples=int(sums["examples"]),
+            num_seen=int(sums["seen"]),
             num_steps=int(sums["steps"]),
             train_loss=sums["loss"] / max(sums["seen"], 1.0),
             delta_norm=float(delta.select(self._trainable).norm()),

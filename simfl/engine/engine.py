@@ -67,6 +67,13 @@ class Engine(Protocol):
     def restore(self, found: Found) -> Handle:
         """Go back to a checkpoint, or to the start where ``found`` has none."""
 
+    def peak_memory(self) -> dict[str, int | None]:
+        """Return the peak resident memory in bytes of ``driver``, ``server`` and ``client``.
+
+        Of the client actors, that of the largest; None where it is not known, or where there is
+        no such process.
+        """
+
     def describe(self) -> str:
         """Say in a few words where clients are trained."""
 

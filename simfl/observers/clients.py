@@ -26,6 +26,9 @@ class ClientEvaluation:
     metrics: Mapping[str, FloatColumn]
     """[M] each client's mean, by metric: ``loss`` and what the scenario measures."""
 
+    def __len__(self) -> int:
+        return len(self.client)
+
 
 @dataclass(frozen=True)
 class ClientTable:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
+from simfl.component import Component
 from simfl.observers.clients import ClientTable
 
 __all__ = ["Observer", "RoundRecord", "RunInfo", "Summary", "reproducible"]
@@ -48,11 +49,22 @@ class RunInfo:
     """The rounds that a resumed run has behind it."""
 
 
-class Observer:
+class Observer(Component, kind="observer"):
     """Does nothing at each event; subclasses override what they need.
 
-    The training waits meanwhile, so an observer is quick: nothing for each client in a loop.
+    One that a scenario can name is a dataclass, whose fields are its config; each run makes one of
+    its own, which may set further attributes. The training waits for an observer, so it is quick:
+    nothing for each client in a loop.
     """
+
+    is_frozen: ClassVar[bool] = False
+
+    def prepare(self) -> None:
+        """Is called before anything is started; what it raises ends the run.
+
+        Raises:
+            MissingExtraError: if a package that it needs is not installed.
+        """
 
     def on_run_start(self, info: RunInfo) -> None:
         """Is called once everything has been set up."""
@@ -60,8 +72,18 @@ class Observer:
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Is called after each round, evaluation included, and before it is saved."""
 
+    def flush(self) -> None:
+        """Is called before a checkpoint: a resumed run is not told of the rounds before it again.
+
+        So what has been told is to be where it lasts.
+        """
+
     def on_run_end(self, summary: Summary) -> None:
-        """Is called at the end, however the run ends."""
+        """Is called at the end, however the run ends, and without a start if it never began."""
+
+    def lost(self) -> str | None:
+        """Say what could not be kept, for the summary; None if all was."""
+        return None
 
 
 def reproducible(record: RoundRecord) -> RoundRecord:

@@ -7,11 +7,12 @@ import os
 import platform
 import time
 import uuid
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from simfl.errors import CheckpointError, InputError
-from simfl.observers import METRICS_FILE, SUMMARY_FILE, RoundRecord
+from simfl.errors import CheckpointError, InputError, RunError
+from simfl.observers import METRICS_FILE, SUMMARY_FILE, RoundRecord, write_whole
 from simfl.scenario import Scenario, load_scenario
 from simfl.vector import Vector
 
@@ -53,9 +54,10 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
             raise InputError(f"{folder} holds a run already ({name}); choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SCENARIO_FILE).write_text(scenario.to_yaml(), encoding="utf-8")
-        (folder / VERSIONS_FILE).write_text(_versions(), encoding="utf-8")
-        (folder / RUN_FILE).write_text(_new_run(), encoding="utf-8")
+        write_whole(folder / VERSIONS_FILE, _versions())
+        write_whole(folder / RUN_FILE, _new_run())
+        # The last one: a folder holds a run if this is in it.
+        write_whole(folder / SCENARIO_FILE, scenario.to_yaml())
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from None
     return folder
@@ -87,10 +89,8 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
         )
     if scenario.to_yaml() == path.read_text(encoding="utf-8"):
         return
-    aside = path.with_name(f".{path.name}.unfinished")
     try:
-        aside.write_text(scenario.to_yaml(), encoding="utf-8")
-        os.replace(aside, path)
+        write_whole(path, scenario.to_yaml())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another") from None
 
@@ -144,10 +144,26 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
 
 
 def write_weights(folder: Path, weights: Vector) -> None:
-    """Write ``weights.safetensors``."""
+    """Write ``weights.safetensors``, whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file(dict(weights.map(lambda tensor: tensor.contiguous()).items()), folder / WEIGHTS_FILE)
+    path = folder / WEIGHTS_FILE
+    aside = folder / f".{WEIGHTS_FILE}.unfinished"
+    try:
+        save_file(dict(weights.map(lambda tensor: tensor.contiguous()).items()), aside)
+        os.replace(aside, path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            aside.unlink()
+        raise RunError(
+            f"all rounds are done, but {path} cannot be written: {error}; "
+            "see that it can, and resume the run"
+        ) from None
 
 
 def _differences(former: Scenario, scenario: Scenario) -> str:

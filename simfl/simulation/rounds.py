@@ -109,6 +109,7 @@ def _record(report: RoundReport, trace: RoundTrace, lap: dict[str, float]) -> Ro
         "dropped": report.num_dropped,
         "retries": sum(chunk.retries for chunk in trace.chunks),
         "examples": report.num_examples,
+        "examples_seen": report.num_seen,
         "steps": report.num_steps,
         "sent_bytes": report.sent_bytes,
         "received_bytes": report.received_bytes,

@@ -15,12 +15,17 @@ from simfl.checkpoint import Found
 from simfl.engine import Engine
 from simfl.errors import InputError
 from simfl.observers import (
+    CLIENTS_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    ClientFiles,
+    Guarded,
     JsonLines,
     Observer,
     RoundRecord,
     RunInfo,
     Summary,
-    TensorBoard,
+    SummaryFile,
     make_progress,
 )
 from simfl.scenario import Scenario, load_scenario
@@ -39,6 +44,7 @@ from simfl.simulation.folder import (
     write_weights,
 )
 from simfl.simulation.journal import Journal
+from simfl.simulation.ledger import NOT_KNOWN, Memory
 from simfl.simulation.rounds import run_rounds
 
 __all__ = ["Result", "resume", "run"]
@@ -146,8 +152,9 @@ def _run(
     history = read_history(folder, done)
     observers = _observers(simulation.scenario, folder, progress=progress)
     journal = Journal(observers, history=history, clock=clock)
-    clock.enter("start")
+    memory: Memory = NOT_KNOWN
     try:
+        clock.enter("start")
         location = checkpoints.location
         with closing(
             make_engine(simulation, backend, address=address, location=location)
@@ -159,23 +166,23 @@ def _run(
             )
             for record, clients, following in rounds:
                 journal.add(record, clients)
+                if checkpoints.is_due(record["round"]):
+                    journal.flush()
                 handle = following
             clock.enter("finish")
             weights = engine.get_weights(handle)
             write_weights(folder, weights)
+            memory = engine.peak_memory()
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         journal.end(status="interrupted" if interrupted else "failed", error=str(error))
         raise
-    summary = journal.end(status="done")
+    summary = journal.end(status="done", memory=memory)
     return Result(journal.history, weights.to_numpy(), summary, folder)
 
 
 def _checkpoints(scenario: Scenario, folder: Path) -> Checkpoints:
-    console = Console(stderr=True)
-    return Checkpoints(
-        scenario, folder, tell=lambda line: console.print(line, highlight=False, markup=False)
-    )
+    return Checkpoints(scenario, folder, tell=_tell)
 
 
 def _run_info(
@@ -201,10 +208,24 @@ def _run_info(
     )
 
 
-def _observers(scenario: Scenario, folder: Path, *, progress: bool) -> list[Observer]:
-    observers: list[Observer] = [JsonLines(folder)]
-    if scenario.output.tensorboard:
-        observers.append(TensorBoard(folder))
+def _observers(scenario: Scenario, folder: Path, *, progress: bool) -> list[Guarded]:
+    """Return who is told of the run, in this order: the history first, and the summary last."""
+    observers: dict[str, Observer] = {METRICS_FILE: JsonLines(folder, tell=_tell)}
+    if scenario.output.clients:
+        observers[CLIENTS_FILE] = ClientFiles(folder)
+    for index, named in enumerate(scenario.output.observers):
+        # One of this run's own: another run of the same scenario may go on beside it.
+        observer = type(named).from_config(named.get_config())
+        observer.prepare()
+        observers[f"output.observers[{index}] {named.name!r}"] = observer
     if progress:
-        observers.append(make_progress(Console()))
-    return observers
+        observers["progress"] = make_progress(Console())
+    observers[SUMMARY_FILE] = SummaryFile(folder)
+    return [
+        Guarded(observer, label, out=folder, tell=_tell) for label, observer in observers.items()
+    ]
+
+
+def _tell(line: str) -> None:
+    """Say what a person should know, in one line."""
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)

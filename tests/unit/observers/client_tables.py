@@ -1,12 +1,28 @@
-"""A round's clients, for tests of what reads them."""
+"""A run and a round's clients, for tests of what reads them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from simfl.observers import ClientTable
+from simfl.observers import ClientTable, RunInfo
+
+
+def info(out: Path, *, done: int = 0) -> RunInfo:
+    """Return a run of nine rounds that has so many behind it."""
+    return RunInfo(
+        name="demo",
+        rounds=9,
+        population=100,
+        cohort_size=10,
+        out=out,
+        workers="here",
+        run_id="0123456789ab",
+        scenario={"seed": 3, "client": {"epochs": 2}},
+        history=tuple({"round": number} for number in range(1, done + 1)),
+    )
 
 
 def table(round: int, clients: list[int], **changes: Any) -> ClientTable:

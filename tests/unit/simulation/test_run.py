@@ -227,20 +227,23 @@ def test_bytes_are_those_of_the_weights_and_of_scaffolds_variables(
     ]
 
 
+class RememberTables(Observer):
+    name: ClassVar[str] = "remember-tables"
+
+    tables: ClassVar[list[ClientTable]] = []
+
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
+        self.tables.append(clients)
+
+
 def test_observers_are_told_of_every_client(scenario: dict[str, Any], tmp_path: Path) -> None:
     """Of what they hold and do, and of their evaluation where the round has one."""
 
-    class Watch(Observer):
-        tables: ClassVar[list[ClientTable]] = []
-
-        def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
-            self.tables.append(clients)
-
     scenario |= {"rounds": 2, "evaluation": {"every": 0, "clients_every": 2}}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simfl.simulation.runner.JsonLines", lambda _: Watch())
-        result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
-    first, second = Watch.tables
+    scenario["output"] = {"observers": ["remember-tables"]}
+    RememberTables.tables = []
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    first, second = RememberTables.tables
     cohort = build(simfl.load_scenario(scenario)).plan_round(1).clients
     assert tuple(first.client) == cohort
     assert first.num_examples.tolist() == [4 * (client + 1) for client in cohort]
