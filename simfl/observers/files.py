@@ -52,10 +52,7 @@ class JsonLines(Observer):
         """Append what is waiting, whole or not at all."""
         data = "".join(self._waiting).encode()
         try:
-            with self._path.open("ab", buffering=0) as file:
-                # A former attempt may have left half of a line.
-                file.truncate(self._whole_bytes)
-                _write_all(file.fileno(), data)
+            self._whole_bytes = _append(self._path, data, after=self._whole_bytes)
         except OSError as error:
             if self._error is None:
                 self._tell(f"{self._path} cannot be written: {error.strerror}; the run goes on")
@@ -64,7 +61,6 @@ class JsonLines(Observer):
         if self._error is not None:
             self._tell(f"{self._path} can be written again; no round is missing")
         self._first += len(self._waiting)
-        self._whole_bytes += len(data)
         self._waiting, self._error = [], None
 
     def on_run_end(self, summary: Summary) -> None:
@@ -109,6 +105,20 @@ def write_whole(path: Path, text: str) -> None:
         with suppress(OSError):
             aside.unlink()
         raise
+
+
+def _append(path: Path, data: bytes, *, after: int) -> int:
+    """Write behind so many bytes, all or nothing; return how many there are then."""
+    with path.open("ab", buffering=0) as file:
+        start = min(after, file.seek(0, os.SEEK_END))
+        try:
+            file.truncate(start)
+            _write_all(file.fileno(), data)
+        except OSError:
+            with suppress(OSError):
+                file.truncate(start)
+            raise
+        return start + len(data)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
