@@ -106,19 +106,19 @@ def make_recipe(workload: Workload, *, rounds: int) -> Recipe:
     for round in range(1, rounds + 1):
         plan = simulation.plan_round(round)
         cohorts.append(plan.clients)
-        drawn = [
-            list(
-                simulation.client.work.batches(
-                    simulation.dataset.train_rows(client),
-                    seed=simulation.scenario.seed,
-                    round=round,
-                    client=client,
-                )
-            )
-            for client in plan.clients
+        steps = simulation.client.work.plan_steps(
+            [simulation.dataset.train_rows(client) for client in plan.clients],
+            seed=simulation.scenario.seed,
+            round=round,
+            clients=plan.clients,
+        )
+        of_each = [column[column > 0].tolist() for column in steps.sizes.T]
+        sizes.append(of_each)
+        rows += [
+            steps.rows[step, position, :size]
+            for position, batches in enumerate(of_each)
+            for step, size in enumerate(batches)
         ]
-        sizes.append([[len(rows_B) for rows_B in batches] for batches in drawn])
-        rows += [rows_B for batches in drawn for rows_B in batches]
     return Recipe(
         workload=workload,
         weights=simulation.server.build_model().get_weights().to_numpy(),

@@ -49,7 +49,7 @@ class SimflRun:
     def run_round(self) -> RoundTime:
         """Run the next round."""
         began = time.perf_counter()
-        record, self._handle = next(self._rounds)
+        record, _, self._handle = next(self._rounds)
         return RoundTime(time.perf_counter() - began, float(record["train_loss"]))
 
     def get_weights(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import typer
 from processes import Process, kill, running_actors
 
 import simfl
+from simfl.observers import reproducible
 
 _POLL_S = 0.02
 
@@ -121,7 +122,7 @@ def train(plain: dict[str, Any], out: Path, backend: Literal["inline", "ray"]) -
     result = simfl.run(plain, out=out, backend=backend)
     wall_s = time.perf_counter() - began
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    numbers = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    numbers = [reproducible(line) for line in lines]
     return Outcome(
         weights=hashlib.sha256((out / "weights.safetensors").read_bytes()).hexdigest(),
         metrics=hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest(),

@@ -54,6 +54,9 @@ class Component:
     name: ClassVar[str]
     """What a scenario calls it."""
 
+    is_frozen: ClassVar[bool] = True
+    """Whether instances never change, and so may be shared; a dataclass must say so too."""
+
     registry: ClassVar[Registry[Any]]
     """The classes of this kind, by name; set on each root."""
 
@@ -70,7 +73,7 @@ class Component:
         Raises:
             ConfigError: naming the component, the field, the value and what is allowed.
         """
-        if not getattr(self, "__dataclass_params__").frozen:  # noqa: B009
+        if self.is_frozen and not getattr(self, "__dataclass_params__").frozen:  # noqa: B009
             raise ConfigError(f"{type(self).__name__} must be a @dataclass(frozen=True)")
         for name, value in _checked(type(self), self.get_config()).items():
             object.__setattr__(self, name, value)

@@ -22,6 +22,8 @@ __all__ = [
     "ClientReports",
     "Contribution",
     "EvaluationChunk",
+    "FloatColumn",
+    "IntColumn",
     "Node",
     "Partial",
     "RoundPlan",
@@ -183,10 +185,17 @@ class RoundReport:
     """How many contributed."""
     num_dropped: int
     num_examples: int
+    """How many they hold, once each."""
+    num_seen: int
+    """How many they have trained on, each as often as it was."""
     num_steps: int
     train_loss: float
     delta_norm: float
     """The L2 norm of the aggregated delta, trainable weights only."""
+    sent_bytes: int
+    """What the server has sent to the cohort's clients: weights and auxiliary variables."""
+    received_bytes: int
+    """What those who contributed have sent back: deltas and auxiliary variables."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from simfl.messages import (
 from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel
 from simfl.optimizer import Optimizer
 from simfl.seeding import derive_seed
-from simfl.vector import Vector
+from simfl.vector import Vector, count_bytes
 
 __all__ = ["Server", "ServerRecipe"]
 
@@ -84,6 +84,7 @@ class Server:
         self._trainable = model.get_weights(trainable=True).names
         self._tree: TreeSum[Contribution] | None = None
         self._received: set[int] = set()
+        self._broadcast_bytes = 0
 
     def get_weights(self) -> Vector:
         """Return a copy of all weights."""
@@ -92,6 +93,7 @@ class Server:
     def snapshot(self, round: int) -> Snapshot:
         """Return what a round starts from, for its clients and for a server in this one's place."""
         broadcast = Broadcast(round, self._model.get_weights(), self._optimizer.collect_aux_var())
+        self._broadcast_bytes = count_bytes(broadcast)
         return Snapshot(broadcast, self._optimizer.export_state())
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -99,6 +101,7 @@ class Server:
         self._model.set_weights(snapshot.broadcast.weights)
         self._optimizer.import_state(snapshot.optimizer)
         self._tree, self._received = None, set()
+        self._broadcast_bytes = count_bytes(snapshot.broadcast)
 
     def receive(self, partial: Partial) -> None:
         """Add a chunk's partial to the round's tree; a second copy changes nothing."""
@@ -146,9 +149,12 @@ class Server:
             num_clients=int(sums["clients"]),
             num_dropped=len(plan.clients) - int(sums["clients"]),
             num_examples=int(sums["examples"]),
+            num_seen=int(sums["seen"]),
             num_steps=int(sums["steps"]),
             train_loss=sums["loss"] / max(sums["seen"], 1.0),
             delta_norm=float(delta.select(self._trainable).norm()),
+            sent_bytes=len(plan.clients) * self._broadcast_bytes,
+            received_bytes=int(sums["bytes"]),
         )
 
     def _merge(self, left: Contribution, right: Contribution) -> Contribution:

@@ -180,7 +180,7 @@ class StackTrainer:
             total=self._recipe.aggregator.lift_stack(deltas, weights),
             weight=sum(weights),
             aux=self._optimizer.merge_rows(aux, used),
-            sums=count_sums(used_rows),
+            sums=count_sums(used_rows, sent_bytes=_bytes_of_one(delta, aux) * len(used)),
         )
         return Outcome(contribution, rows, kept)
 
@@ -194,6 +194,16 @@ class StackTrainer:
             before if row.dropped else after
             for row, before, after in zip(rows, states, new, strict=True)
         ]
+
+
+def _bytes_of_one(delta: Vector, aux: dict[str, dict[str, Any]]) -> int:
+    """Return the size of what each client sends."""
+    vectors = [delta, *(value for entries in aux.values() for value in entries.values())]
+    return sum(
+        vector.num_bytes // (vector.num_clients or 1)
+        for vector in vectors
+        if isinstance(vector, Vector)
+    )
 
 
 def _finite_rows(

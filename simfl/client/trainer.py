@@ -26,6 +26,7 @@ from simfl.messages import Broadcast, Contribution
 from simfl.models import Model
 from simfl.optimizer import KeptState, Optimizer
 from simfl.seeding import derive_seed
+from simfl.vector import count_bytes
 
 __all__ = ["ClientTrainer", "refuse_or_drop"]
 
@@ -93,9 +94,10 @@ class ClientTrainer:
             row = refuse_or_drop(row, self._recipe, round=broadcast.round)
             return Outcome(None, [row], [state])
         weight = self._recipe.weigh(row)
+        sums = count_sums([row], sent_bytes=count_bytes([delta, aux]))
         total = self._recipe.aggregator.lift(delta, weight)
         kept = self._optimizer.end_client() if self._recipe.keep_state else None
-        return Outcome(Contribution(total, weight, aux, count_sums([row])), [row], [kept])
+        return Outcome(Contribution(total, weight, aux, sums), [row], [kept])
 
     def _run_steps(self, client: int, round: int) -> StepLosses:
         """Train; return the losses of the steps."""

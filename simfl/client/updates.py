@@ -85,14 +85,20 @@ def join_outcomes(
     )
 
 
-def count_sums(rows: Sequence[ClientRow]) -> dict[str, float]:
-    """Return the counts and sums of clients that contribute."""
+def count_sums(rows: Sequence[ClientRow], *, sent_bytes: int) -> dict[str, float]:
+    """Return the counts and sums of clients that contribute.
+
+    Args:
+        rows: of these clients.
+        sent_bytes: the size of their deltas and auxiliary variables together.
+    """
     return {
         "clients": len(rows),
         "examples": sum(row.num_examples for row in rows),
         "steps": sum(row.losses.num_steps for row in rows),
         "seen": sum(row.losses.num_seen for row in rows),
         "loss": sum(row.losses.total for row in rows),
+        "bytes": sent_bytes,
     }
 
 

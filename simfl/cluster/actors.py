@@ -20,7 +20,7 @@ from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.wire import Parcel, open_parcel, pack
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
-from simfl.engine import commit_checkpoint, device_for, load_state, write_states
+from simfl.engine import commit_checkpoint, device_for, load_state, peak_memory, write_states
 from simfl.messages import (
     Broadcast,
     Chunk,
@@ -74,6 +74,10 @@ class ServerActor:
     def process_id(self) -> int:
         """Return the process id, of an actor that is not built yet too."""
         return os.getpid()
+
+    def peak_memory(self) -> int | None:
+        """Return the process's peak resident memory in bytes."""
+        return peak_memory()
 
     def start(self) -> int:
         """Build the server; return the process id.
@@ -160,6 +164,10 @@ class ClientActor:
     def process_id(self) -> int:
         """Return the process id, of an actor that is not built yet too."""
         return os.getpid()
+
+    def peak_memory(self) -> int | None:
+        """Return the process's peak resident memory in bytes."""
+        return peak_memory()
 
     def start(self, dataset: FederatedDataset) -> int:
         """Build the host; return the process id."""

@@ -33,6 +33,8 @@ class Connection:
     """The ray module."""
     is_owned: bool
     """Whether this run has opened the session, and so closes it."""
+    dashboard: str | None = None
+    """The address of the session's dashboard, where it is known that there is one."""
 
     def close(self) -> None:
         """Leave the session; a cluster that was started for this run ends."""
@@ -73,17 +75,17 @@ def connect(
         if where == "local":
             local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
             local["object_store_memory"] = object_store_memory
-            ray.init(address="local", dashboard_host="127.0.0.1", **local, **quiet)
+            context = ray.init(address="local", dashboard_host="127.0.0.1", **local, **quiet)
         else:
             _require_listener(where)
-            ray.init(address=where, **quiet)
+            context = ray.init(address=where, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"cannot use the Ray cluster at {where!r}: {error}") from error
     except KeyboardInterrupt:
         ray.shutdown()
         raise
     _restore(on_sigterm)
-    return Connection(ray, is_owned=True)
+    return Connection(ray, is_owned=True, dashboard=context.dashboard_url or None)
 
 
 def _restore(on_sigterm: Any) -> None:

@@ -32,6 +32,7 @@ from simfl.engine import (
     StateTable,
     Trained,
     guided_chunks,
+    peak_memory,
     snapshot_of,
     split_cohort,
 )
@@ -49,6 +50,8 @@ from simfl.models.model import MetricSums
 from simfl.vector import Vector
 
 __all__ = ["RayEngine"]
+
+_MEMORY_TIMEOUT_S = 5.0
 
 
 class RayEngine:
@@ -70,6 +73,7 @@ class RayEngine:
         self._states = StateTable[Ref](options.location)
         self._saves = Saves(options.location, self._states)
         self.num_actors = _count_actors(setup)
+        self.dashboard = connection.dashboard
         labels = [f"client-{rank}" for rank in range(self.num_actors)]
         server = launch_server(setup)
         clients = [launch_client(setup, label) for label in labels]
@@ -141,6 +145,16 @@ class RayEngine:
             return self._server.start()
         self._states.restore(found.checkpoint.states, found.shards)
         return self._server.go_back(snapshot_of(found.checkpoint))
+
+    def peak_memory(self) -> dict[str, int | None]:
+        """Ask all actors; one that has died since has forgotten."""
+        asked = [actor.peak_memory.remote() for actor in (self._server.actor, *self._pool.actors)]
+        try:
+            server, *clients = ray.get(asked, timeout=_MEMORY_TIMEOUT_S)
+        except RayError:
+            return {"driver": peak_memory(), "server": None, "client": None}
+        known = [peak for peak in clients if peak is not None]
+        return {"driver": peak_memory(), "server": server, "client": max(known, default=None)}
 
     def describe(self) -> str:
         """Say how many actors train clients."""

@@ -3,6 +3,7 @@
 from simfl.engine.device import device_for
 from simfl.engine.engine import Engine, Handle, Trained
 from simfl.engine.inline import InlineEngine
+from simfl.engine.memory import peak_memory
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
 from simfl.engine.scheduler import ChunkScheduler, guided_chunks, split_cohort
 from simfl.engine.states import PlannedShard, StateTable
@@ -19,6 +20,7 @@ __all__ = [
     "device_for",
     "guided_chunks",
     "load_state",
+    "peak_memory",
     "snapshot_of",
     "split_cohort",
     "write_states",

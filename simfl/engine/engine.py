@@ -29,6 +29,14 @@ class Trained(NamedTuple):
 class Engine(Protocol):
     """Trains cohorts and evaluates weights; every engine gives the same bits."""
 
+    @property
+    def num_actors(self) -> int:
+        """How many train clients at once."""
+
+    @property
+    def dashboard(self) -> str | None:
+        """The address of a dashboard that shows what the engine does, where there is one."""
+
     def start(self) -> Handle:
         """Return what the first round starts from."""
 
@@ -58,6 +66,13 @@ class Engine(Protocol):
 
     def restore(self, found: Found) -> Handle:
         """Go back to a checkpoint, or to the start where ``found`` has none."""
+
+    def peak_memory(self) -> dict[str, int | None]:
+        """Return the peak resident memory in bytes of ``driver``, ``server`` and ``client``.
+
+        Of the client actors, that of the largest; None where it is not known, or where there is
+        no such process.
+        """
 
     def describe(self) -> str:
         """Say in a few words where clients are trained."""

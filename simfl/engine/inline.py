@@ -9,6 +9,7 @@ import torch
 from simfl.checkpoint import Found, delete_unused_shards, open_storage
 from simfl.client import ClientHost
 from simfl.engine.engine import Trained
+from simfl.engine.memory import peak_memory
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
 from simfl.engine.scheduler import split_cohort
 from simfl.engine.states import StateTable
@@ -40,6 +41,9 @@ class InlineEngine:
         location: the storage of checkpoints, and of states beyond the budget.
         state_memory: bytes of clients' states that may stay in memory.
     """
+
+    num_actors = 1
+    dashboard = None
 
     def __init__(
         self,
@@ -131,6 +135,10 @@ class InlineEngine:
     def get_weights(self, handle: Snapshot) -> Vector:
         """Return the snapshot's weights."""
         return handle.broadcast.weights
+
+    def peak_memory(self) -> dict[str, int | None]:
+        """Return this process's, which is all of them."""
+        return {"driver": peak_memory(), "server": None, "client": None}
 
     def describe(self) -> str:
         """Say where clients are trained."""

@@ -1,20 +1,38 @@
 """What reads a run as it goes: files, progress, TensorBoard."""
 
-from simfl.observers.files import METRICS_FILE, SUMMARY_FILE, JsonLines
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
+from simfl.observers.client_files import CLIENTS_FILE, EVALUATIONS_FILE, ClientFiles
+from simfl.observers.clients import ClientEvaluation, ClientTable, client_table
+from simfl.observers.files import METRICS_FILE, SUMMARY_FILE, JsonLines, SummaryFile, write_whole
+from simfl.observers.guarded import LOG_FILE, Guarded
+from simfl.observers.mlflow import MLflow
+from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, reproducible
 from simfl.observers.progress import ProgressBar, ProgressLines, make_progress
 from simfl.observers.tensorboard import TensorBoard
+from simfl.observers.wandb import WandB
 
 __all__ = [
+    "CLIENTS_FILE",
+    "EVALUATIONS_FILE",
+    "LOG_FILE",
     "METRICS_FILE",
     "SUMMARY_FILE",
+    "ClientEvaluation",
+    "ClientFiles",
+    "ClientTable",
+    "Guarded",
     "JsonLines",
+    "MLflow",
     "Observer",
     "ProgressBar",
     "ProgressLines",
     "RoundRecord",
     "RunInfo",
     "Summary",
+    "SummaryFile",
     "TensorBoard",
+    "WandB",
+    "client_table",
     "make_progress",
+    "reproducible",
+    "write_whole",
 ]

@@ -1,46 +1,129 @@
-"""What a run leaves in its folder while it goes."""
+"""What a run leaves in its folder as text: a line a round, and a summary."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
 
+from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
 
-__all__ = ["METRICS_FILE", "SUMMARY_FILE", "JsonLines"]
+__all__ = ["METRICS_FILE", "SUMMARY_FILE", "JsonLines", "SummaryFile", "write_whole"]
 
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 
 
 class JsonLines(Observer):
-    """Writes ``metrics.jsonl``, one object a round, and ``summary.json`` at the end."""
+    """Writes ``metrics.jsonl``, one object a round.
 
-    def __init__(self, out: Path) -> None:
-        self._out = out
-        self._file: TextIO | None = None
+    What cannot be written is kept, and tried again after the next round: a disk may have room
+    again, and a checkpoint is of no use without the rounds before it.
+
+    Args:
+        out: the run's folder.
+        tell: is told a line when rounds cannot be written, and when they are.
+    """
+
+    def __init__(self, out: Path, *, tell: Callable[[str], None]) -> None:
+        self._path = out / METRICS_FILE
+        self._tell = tell
+        self._waiting: list[str] = []
+        self._first = 1
+        self._whole_bytes = 0
+        self._error: OSError | None = None
 
     def on_run_start(self, info: RunInfo) -> None:
-        """Open the file, with the rounds that are done; what came after them is done again."""
-        path = self._out / METRICS_FILE
-        aside = path.with_suffix(".tmp")
-        aside.write_text("".join(map(_line, info.history)), encoding="utf-8")
-        aside.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        """Write the rounds that are done; what came after them, whole or not, is done again."""
+        self._first = len(info.history) + 1
+        text = "".join(map(_line, info.history))
+        write_whole(self._path, text)
+        self._whole_bytes = len(text.encode())
 
-    def on_round(self, record: RoundRecord) -> None:
-        """Append the round, whole and at once."""
-        assert self._file is not None, "the run has not started"
-        self._file.write(_line(record))
-        self._file.flush()
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
+        """Append the round, and those that are still waiting."""
+        self._waiting.append(_line(record))
+        self.flush()
+
+    def flush(self) -> None:
+        """Append what is waiting, whole or not at all."""
+        data = "".join(self._waiting).encode()
+        try:
+            self._whole_bytes = _append(self._path, data, after=self._whole_bytes)
+        except OSError as error:
+            if self._error is None:
+                self._tell(f"{self._path} cannot be written: {error.strerror}; the run goes on")
+            self._error = error
+            return
+        if self._error is not None:
+            self._tell(f"{self._path} can be written again; no round is missing")
+        self._first += len(self._waiting)
+        self._waiting, self._error = [], None
 
     def on_run_end(self, summary: Summary) -> None:
-        """Close the one file and write the other."""
-        if self._file is not None:
-            self._file.close()
-        text = json.dumps(summary, indent=2)
-        (self._out / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
+        """Try what is waiting for a last time."""
+        if self._waiting:
+            self.flush()
+
+    def lost(self) -> str | None:
+        """Say which rounds are not in the file."""
+        if self._error is None:
+            return None
+        last = self._first + len(self._waiting) - 1
+        return f"rounds {self._first} to {last}: {self._error.strerror}"
+
+
+class SummaryFile(Observer):
+    """Writes ``summary.json`` at the end.
+
+    Args:
+        out: the run's folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / SUMMARY_FILE
+
+    def on_run_end(self, summary: Summary) -> None:
+        """Write the file."""
+        write_whole(self._path, json.dumps(summary, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all, over the former one if there is one.
+
+    Raises:
+        OSError: if it cannot be written; the former one is still there.
+    """
+    aside = path.with_name(f".{path.name}.unfinished")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def _append(path: Path, data: bytes, *, after: int) -> int:
+    """Write behind so many bytes, all or nothing; return how many there are then."""
+    with path.open("ab", buffering=0) as file:
+        start = min(after, file.seek(0, os.SEEK_END))
+        try:
+            file.truncate(start)
+            _write_all(file.fileno(), data)
+        except OSError:
+            with suppress(OSError):
+                file.truncate(start)
+            raise
+        return start + len(data)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _line(record: RoundRecord) -> str:

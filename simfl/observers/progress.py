@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
 
 __all__ = ["ProgressBar", "ProgressLines", "make_progress"]
@@ -49,7 +50,7 @@ class ProgressBar(Observer):
         self._started = time.perf_counter()
         self._progress.start()
 
-    def on_round(self, record: RoundRecord) -> None:
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Move the bar."""
         assert self._progress is not None, "the run has not started"
         # A round that was not evaluated shows the metrics of the last one that was.
@@ -83,7 +84,7 @@ class ProgressLines(Observer):
         self._info = info
         self._started = self._printed = time.perf_counter()
 
-    def on_round(self, record: RoundRecord) -> None:
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Print the round, unless a line has just been printed."""
         assert self._info is not None, "the run has not started"
         now, number = time.perf_counter(), record["round"]

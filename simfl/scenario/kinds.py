@@ -6,6 +6,7 @@ from simfl.aggregation import Aggregator
 from simfl.component import Component
 from simfl.data import Partition, Source
 from simfl.models import Loss, Metric, ModelSpec
+from simfl.observers import Observer
 from simfl.optimizer import OptiModule, Regularizer, Schedule
 from simfl.sampling import Sampler
 
@@ -22,6 +23,7 @@ _ROOTS: tuple[type[Component], ...] = (
     Schedule,
     Aggregator,
     Sampler,
+    Observer,
 )
 
 

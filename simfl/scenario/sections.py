@@ -11,6 +11,7 @@ from simfl.aggregation import Aggregator, Mean
 from simfl.component import Count, NonNegative, Positive
 from simfl.data import FederatedDataset, Partition, Source, build_dataset
 from simfl.models import CrossEntropy, Loss, Metric, ModelSpec
+from simfl.observers import Observer
 from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
 from simfl.sampling import Sampler, Uniform
 from simfl.scenario.named import Named, Rate
@@ -220,5 +221,8 @@ class OutputSection(Section):
 
     dir: str = "runs"
     """The folder in which each run gets one of its own."""
-    tensorboard: bool = False
-    """Whether TensorBoard event files are written too."""
+    clients: bool = True
+    """Whether a row for each client of a round is written, to ``clients.parquet``, and one for each
+    client that was evaluated, to ``evaluations.parquet``."""
+    observers: tuple[Annotated[Observer, Named(Observer)], ...] = ()
+    """What else is told of every round, on the driver: trackers, or your own."""

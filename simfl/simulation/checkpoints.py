@@ -62,9 +62,13 @@ class Checkpoints:
                 "or go on from them with --resume auto"
             )
 
+    def is_due(self, round: int) -> bool:
+        """Say whether the run is saved after this round."""
+        return self._every > 0 and round % self._every == 0
+
     def save_if_due(self, engine: Engine, handle: Handle, *, round: int) -> None:
         """Have the engine save, after every so many rounds."""
-        if self._every and round % self._every == 0:
+        if self.is_due(round):
             order = SaveOrder(round, self._fingerprint, positions={}, keep=self._keep)
             with _failing_the_run():
                 engine.save(order, handle)

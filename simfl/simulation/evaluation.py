@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from simfl.engine import Engine, Handle
 from simfl.messages import EvaluationChunk
 from simfl.models.model import MetricSums
+from simfl.observers import ClientEvaluation
 from simfl.simulation.build import Simulation
 
-__all__ = ["evaluate"]
+__all__ = ["Evaluated", "evaluate"]
 
 WORST_SHARE = 0.1
 """The share of clients whose mean is reported as the worst."""
 
 
-def evaluate(
-    simulation: Simulation, engine: Engine, handle: Handle, *, round: int
-) -> dict[str, float]:
-    """Evaluate what was broadcast, where the round is one to evaluate after.
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation has brought."""
 
-    Returns:
-        ``loss`` and each metric on the test split; ``client_loss`` and so on as the mean over
-        clients, with ``_std`` and ``_worst`` (the mean of the worst tenth) beside it.
-    """
+    metrics: dict[str, float]
+    """``loss`` and each metric on the test split; ``client_loss`` and so on as the mean over
+    clients, with ``_std`` and ``_worst`` (the mean of the worst tenth) beside it."""
+    clients: ClientEvaluation | None
+    """What the means over clients are made of."""
+
+
+def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: int) -> Evaluated:
+    """Evaluate what was broadcast, where the round is one to evaluate after."""
     options, is_last = simulation.scenario.evaluation, round == simulation.scenario.rounds
     metrics: dict[str, float] = {}
+    clients = None
     test = simulation.dataset.test
     if test is not None and _is_due(options.every, round, is_last=is_last):
         batches = -(-len(test) // options.batch_size)
@@ -37,8 +44,9 @@ def evaluate(
     if _is_due(options.clients_every, round, is_last=is_last):
         chunk = EvaluationChunk("clients", tuple(range(simulation.population)))
         ascending = [m.key for m in simulation.client.build_metrics() if m.larger_is_better]
-        metrics |= _over_clients(engine.evaluate(chunk, handle), ascending=ascending)
-    return metrics
+        clients = _by_client(chunk.items, engine.evaluate(chunk, handle))
+        metrics |= _over_clients(clients, ascending=ascending)
+    return Evaluated(metrics, clients)
 
 
 def _is_due(every: int, round: int, *, is_last: bool) -> bool:
@@ -54,11 +62,22 @@ def _means(parts: Sequence[MetricSums]) -> dict[str, float]:
     return {name: total(name, 0) / total(name, 1) for name in parts[0]}
 
 
-def _over_clients(clients: Sequence[MetricSums], *, ascending: Collection[str]) -> dict[str, float]:
+def _by_client(ids: Sequence[int], parts: Sequence[MetricSums]) -> ClientEvaluation:
+    names = list(parts[0])
+    sums = np.array([[part[name] for name in names] for part in parts], dtype=np.float64)
+    totals, weights = sums[..., 0], sums[..., 1]
+    return ClientEvaluation(
+        client=np.array(ids, dtype=np.int64),
+        weight=weights[:, names.index("loss")],
+        metrics={name: totals[:, i] / weights[:, i] for i, name in enumerate(names)},
+    )
+
+
+def _over_clients(clients: ClientEvaluation, *, ascending: Collection[str]) -> dict[str, float]:
     """Return mean, spread and the worst tenth; of ``ascending`` the smallest are the worst."""
     metrics = {}
-    for name in clients[0]:
-        values = np.sort([client[name][0] / client[name][1] for client in clients])
+    for name, unsorted in clients.metrics.items():
+        values = np.sort(unsorted)
         worst = max(1, round(WORST_SHARE * len(values)))
         tail = values[:worst] if name in ascending else values[-worst:]
         metrics[f"client_{name}"] = float(values.mean())

@@ -6,15 +6,18 @@ import json
 import os
 import platform
 import time
+import uuid
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from simfl.errors import CheckpointError, InputError
-from simfl.observers import METRICS_FILE, SUMMARY_FILE, RoundRecord
+from simfl.errors import CheckpointError, InputError, RunError
+from simfl.observers import METRICS_FILE, SUMMARY_FILE, RoundRecord, write_whole
 from simfl.scenario import Scenario, load_scenario
 from simfl.vector import Vector
 
 __all__ = [
+    "RUN_FILE",
     "SCENARIO_FILE",
     "VERSIONS_FILE",
     "WEIGHTS_FILE",
@@ -23,9 +26,11 @@ __all__ = [
     "is_done",
     "make_folder",
     "read_history",
+    "read_run_id",
     "write_weights",
 ]
 
+RUN_FILE = "run.json"
 SCENARIO_FILE = "scenario.yaml"
 VERSIONS_FILE = "versions.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -49,8 +54,10 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
             raise InputError(f"{folder} holds a run already ({name}); choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SCENARIO_FILE).write_text(scenario.to_yaml(), encoding="utf-8")
-        (folder / VERSIONS_FILE).write_text(_versions(), encoding="utf-8")
+        write_whole(folder / VERSIONS_FILE, _versions())
+        write_whole(folder / RUN_FILE, _new_run())
+        # The last one: a folder holds a run if this is in it.
+        write_whole(folder / SCENARIO_FILE, scenario.to_yaml())
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from None
     return folder
@@ -82,12 +89,26 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
         )
     if scenario.to_yaml() == path.read_text(encoding="utf-8"):
         return
-    aside = path.with_name(f".{path.name}.unfinished")
     try:
-        aside.write_text(scenario.to_yaml(), encoding="utf-8")
-        os.replace(aside, path)
+        write_whole(path, scenario.to_yaml())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another") from None
+
+
+def read_run_id(folder: Path) -> str:
+    """Return what names the folder's run among all others.
+
+    Raises:
+        InputError: if ``run.json`` does not say.
+    """
+    path = folder / RUN_FILE
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path} does not say the run's id; put the file back, or write "
+            '{"id": "any name"} to it'
+        ) from None
 
 
 def is_done(folder: Path, scenario: Scenario) -> bool:
@@ -123,10 +144,26 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
 
 
 def write_weights(folder: Path, weights: Vector) -> None:
-    """Write ``weights.safetensors``."""
+    """Write ``weights.safetensors``, whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file(dict(weights.map(lambda tensor: tensor.contiguous()).items()), folder / WEIGHTS_FILE)
+    path = folder / WEIGHTS_FILE
+    aside = folder / f".{WEIGHTS_FILE}.unfinished"
+    try:
+        save_file(dict(weights.map(lambda tensor: tensor.contiguous()).items()), aside)
+        os.replace(aside, path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            aside.unlink()
+        raise RunError(
+            f"all rounds are done, but {path} cannot be written: {error}; "
+            "see that it can, and resume the run"
+        ) from None
 
 
 def _differences(former: Scenario, scenario: Scenario) -> str:
@@ -141,6 +178,11 @@ def _new_folder(scenario: Scenario) -> Path:
     parent = Path(scenario.output.dir)
     names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
     return next(parent / name for name in names if not (parent / name).exists())
+
+
+def _new_run() -> str:
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return json.dumps({"id": uuid.uuid4().hex[:12], "began": began}, indent=2) + "\n"
 
 
 def _versions() -> str:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
-from simfl.observers import Observer, RoundRecord, RunInfo, Summary
+from simfl.observers import ClientTable, Guarded, RoundRecord, RunInfo, Summary
+from simfl.simulation.clock import PhaseClock
+from simfl.simulation.ledger import NOT_KNOWN, Ledger, Memory
 
 __all__ = ["Journal"]
 
-_COUNTS = {"round", "seconds", "clients", "dropped", "examples", "steps", "delta_norm"}
+_COUNTS = {
+    "round",
+    "clients",
+    "dropped",
+    "retries",
+    "examples",
+    "examples_seen",
+    "steps",
+    "sent_bytes",
+    "received_bytes",
+    "delta_norm",
+}
 
 
 class Journal:
@@ -18,47 +30,70 @@ class Journal:
     Args:
         observers: are told in their order.
         history: the rounds that a resumed run has behind it.
+        clock: of the run.
     """
 
-    def __init__(self, observers: Sequence[Observer], *, history: Sequence[RoundRecord]) -> None:
+    def __init__(
+        self,
+        observers: Sequence[Guarded],
+        *,
+        history: Sequence[RoundRecord],
+        clock: PhaseClock,
+    ) -> None:
         self._observers = observers
-        self._began = time.perf_counter()
+        self._clock = clock
+        self._ledger = Ledger()
         self._num_before = len(history)
         self._first_round_s: float | None = None
         self.history: list[RoundRecord] = list(history)
 
     def start(self, info: RunInfo) -> None:
         """Tell that everything has been set up."""
+        self._ledger.begin(info)
         for observer in self._observers:
             observer.on_run_start(info)
 
-    def add(self, record: RoundRecord) -> None:
+    def add(self, record: RoundRecord, clients: ClientTable) -> None:
         """Take in a round, unless it is one that was only replayed."""
+        self._ledger.add(record, clients)
         if record["round"] <= len(self.history):
             return
         if self._first_round_s is None:
-            self._first_round_s = time.perf_counter() - self._began
+            self._first_round_s = self._clock.wall()
         self.history.append(record)
         for observer in self._observers:
-            observer.on_round(record)
+            observer.on_round(record, clients)
 
-    def end(self, *, status: str, error: str | None = None) -> Summary:
+    def flush(self) -> None:
+        """Have all that was told put where it lasts."""
+        for observer in self._observers:
+            observer.flush()
+
+    def end(self, *, status: str, error: str | None = None, memory: Memory = NOT_KNOWN) -> Summary:
         """Sum up, and tell of it."""
+        seconds = self._clock.totals()
         summary: Summary = {
             "status": status,
             "rounds": len(self.history),
-            "wall_seconds": time.perf_counter() - self._began,
+            "wall_seconds": sum(seconds.values()),
             "seconds_to_first_round": self._first_round_s,
             "final": _final(self.history),
             "dropped": sum(record["dropped"] for record in self.history),
+            "ledger": self._ledger.balance(seconds, memory),
         }
         if self._num_before:
             summary["resumed_after_round"] = self._num_before
         if error is not None:
             summary["error"] = error
         for observer in self._observers:
+            if lost := self._lost():
+                summary["lost"] = lost
             observer.on_run_end(summary)
         return summary
+
+    def _lost(self) -> dict[str, str]:
+        asked = {observer.label: observer.lost() for observer in self._observers}
+        return {label: lost for label, lost in asked.items() if lost is not None}
 
 
 def _final(history: Sequence[RoundRecord]) -> dict[str, float]:
@@ -66,4 +101,8 @@ def _final(history: Sequence[RoundRecord]) -> dict[str, float]:
     latest: RoundRecord = {}
     for record in history:
         latest |= record
-    return {name: value for name, value in latest.items() if name not in _COUNTS}
+    return {
+        name: value
+        for name, value in latest.items()
+        if name not in _COUNTS and not name.startswith("seconds")
+    }

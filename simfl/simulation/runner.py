@@ -15,18 +15,24 @@ from simfl.checkpoint import Found
 from simfl.engine import Engine
 from simfl.errors import InputError
 from simfl.observers import (
+    CLIENTS_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    ClientFiles,
+    Guarded,
     JsonLines,
     Observer,
     RoundRecord,
     RunInfo,
     Summary,
-    TensorBoard,
+    SummaryFile,
     make_progress,
 )
 from simfl.scenario import Scenario, load_scenario
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.build import Simulation, build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints
+from simfl.simulation.clock import PhaseClock
 from simfl.simulation.folder import (
     SCENARIO_FILE,
     extend_run,
@@ -34,9 +40,11 @@ from simfl.simulation.folder import (
     is_done,
     make_folder,
     read_history,
+    read_run_id,
     write_weights,
 )
 from simfl.simulation.journal import Journal
+from simfl.simulation.ledger import NOT_KNOWN, Memory
 from simfl.simulation.rounds import run_rounds
 
 __all__ = ["Result", "resume", "run"]
@@ -80,6 +88,7 @@ def run(
         InputError: for a scenario that cannot run; nothing has been started then.
         RunError: if the run fails; its folder holds what came before.
     """
+    clock = PhaseClock("prepare")
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario)
     simulation = build(scenario)
@@ -93,7 +102,7 @@ def run(
     if resume == "never":
         checkpoints.require_none()
     found = checkpoints.find() if resume == "auto" else NOTHING
-    return _run(simulation, folder, checkpoints, found, backend, address, progress)
+    return _run(simulation, folder, checkpoints, found, backend, address, progress, clock)
 
 
 def resume(
@@ -117,6 +126,7 @@ def resume(
         InputError: if the folder holds no run, or one that is done.
         RunError: if the run fails.
     """
+    clock = PhaseClock("prepare")
     folder = Path(folder)
     if not (folder / SCENARIO_FILE).exists():
         raise InputError(f"{folder} holds no run: there is no {SCENARIO_FILE} in it")
@@ -125,7 +135,8 @@ def resume(
         raise InputError(f"the run in {folder} is done; there is nothing to go on with")
     checkpoints = _checkpoints(scenario, folder)
     found = checkpoints.find()
-    return _run(build(scenario), folder, checkpoints, found, backend, address, progress)
+    simulation = build(scenario)
+    return _run(simulation, folder, checkpoints, found, backend, address, progress, clock)
 
 
 def _run(
@@ -136,41 +147,53 @@ def _run(
     backend: Backend,
     address: str | None,
     progress: bool,
+    clock: PhaseClock,
 ) -> Result:
+    for note in simulation.notes:
+        _tell(note)
     done = found.checkpoint.round if found.checkpoint else 0
     history = read_history(folder, done)
     observers = _observers(simulation.scenario, folder, progress=progress)
-    journal = Journal(observers, history=history)
+    journal = Journal(observers, history=history, clock=clock)
+    memory: Memory = NOT_KNOWN
     try:
+        clock.enter("start")
         location = checkpoints.location
         with closing(
             make_engine(simulation, backend, address=address, location=location)
         ) as engine:
-            journal.start(_run_info(simulation, engine, folder, history=tuple(history)))
+            journal.start(_run_info(simulation, engine, folder, backend, tuple(history)))
             handle = engine.restore(found) if done else engine.start()
-            rounds = run_rounds(simulation, engine, checkpoints, handle=handle, round=done)
-            for record, following in rounds:
-                journal.add(record)
+            rounds = run_rounds(
+                simulation, engine, checkpoints, handle=handle, round=done, clock=clock
+            )
+            for record, clients, following in rounds:
+                journal.add(record, clients)
+                if checkpoints.is_due(record["round"]):
+                    journal.flush()
                 handle = following
+            clock.enter("finish")
             weights = engine.get_weights(handle)
             write_weights(folder, weights)
+            memory = engine.peak_memory()
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         journal.end(status="interrupted" if interrupted else "failed", error=str(error))
         raise
-    summary = journal.end(status="done")
+    summary = journal.end(status="done", memory=memory)
     return Result(journal.history, weights.to_numpy(), summary, folder)
 
 
 def _checkpoints(scenario: Scenario, folder: Path) -> Checkpoints:
-    console = Console(stderr=True)
-    return Checkpoints(
-        scenario, folder, tell=lambda line: console.print(line, highlight=False, markup=False)
-    )
+    return Checkpoints(scenario, folder, tell=_tell)
 
 
 def _run_info(
-    simulation: Simulation, engine: Engine, folder: Path, *, history: tuple[RoundRecord, ...]
+    simulation: Simulation,
+    engine: Engine,
+    folder: Path,
+    backend: Backend,
+    history: tuple[RoundRecord, ...],
 ) -> RunInfo:
     return RunInfo(
         name=simulation.scenario.name or "run",
@@ -179,14 +202,33 @@ def _run_info(
         cohort_size=simulation.cohort_size,
         out=folder,
         workers=engine.describe(),
+        num_actors=engine.num_actors,
+        backend=backend,
+        run_id=read_run_id(folder),
+        scenario=simulation.scenario.to_dict(),
+        dashboard=engine.dashboard,
         history=history,
     )
 
 
-def _observers(scenario: Scenario, folder: Path, *, progress: bool) -> list[Observer]:
-    observers: list[Observer] = [JsonLines(folder)]
-    if scenario.output.tensorboard:
-        observers.append(TensorBoard(folder))
+def _observers(scenario: Scenario, folder: Path, *, progress: bool) -> list[Guarded]:
+    """Return who is told of the run, in this order: the history first, and the summary last."""
+    observers: dict[str, Observer] = {METRICS_FILE: JsonLines(folder, tell=_tell)}
+    if scenario.output.clients:
+        observers[CLIENTS_FILE] = ClientFiles(folder)
+    for index, named in enumerate(scenario.output.observers):
+        # One of this run's own: another run of the same scenario may go on beside it.
+        observer = type(named).from_config(named.get_config())
+        observer.prepare()
+        observers[f"output.observers[{index}] {named.name!r}"] = observer
     if progress:
-        observers.append(make_progress(Console()))
-    return observers
+        observers["progress"] = make_progress(Console())
+    observers[SUMMARY_FILE] = SummaryFile(folder)
+    return [
+        Guarded(observer, label, out=folder, tell=_tell) for label, observer in observers.items()
+    ]
+
+
+def _tell(line: str) -> None:
+    """Say what a person should know, in one line."""
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import simfl
+from simfl.observers import reproducible
 from simfl.simulation import build
 
 pytestmark = pytest.mark.ray
@@ -44,7 +45,7 @@ def scenario(**changes: Any) -> dict[str, Any]:
 
 def numbers(result: simfl.Result) -> tuple[Any, ...]:
     weights = {name: array.tobytes() for name, array in result.weights.items()}
-    return weights, [{k: v for k, v in r.items() if k != "seconds"} for r in result.history]
+    return weights, [reproducible(record) for record in result.history]
 
 
 @pytest.fixture

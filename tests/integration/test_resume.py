@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 import simfl
 from simfl.errors import CheckpointError, InputError
+from simfl.observers import reproducible
 
 HERE = str(Path(__file__).parent)
 
@@ -59,7 +60,7 @@ def numbers(out: Path) -> tuple[Any, ...]:
     weights = {
         name: array.tobytes() for name, array in load_file(out / "weights.safetensors").items()
     }
-    return weights, [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return weights, [reproducible(line) for line in lines]
 
 
 @pytest.fixture(scope="module")

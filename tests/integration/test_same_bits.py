@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import simfl
+from simfl.observers import reproducible
 from simfl.simulation import build
 
 pytestmark = pytest.mark.ray
@@ -77,7 +78,7 @@ def bits(scenario: dict[str, Any], out: Path, backend: str) -> tuple[Any, ...]:
 
 def numbers(result: simfl.Result) -> tuple[Any, ...]:
     weights = {name: array.tobytes() for name, array in result.weights.items()}
-    return weights, [{k: v for k, v in r.items() if k != "seconds"} for r in result.history]
+    return weights, [reproducible(record) for record in result.history]
 
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))

@@ -1,39 +1,83 @@
-"""What a run leaves behind."""
+"""What a run leaves behind as text."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+import pytest
+from client_tables import info, table
 
-from simfl.observers import JsonLines, RunInfo, TensorBoard
+from simfl.observers import JsonLines, SummaryFile, write_whole
 
 
-def info(out: Path) -> RunInfo:
-    return RunInfo(name="x", rounds=2, population=1, cohort_size=1, out=out, workers="here")
+def rounds_in(out: Path) -> list[int]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["round"] for line in lines]
 
 
 def test_each_round_is_on_disk_when_it_has_ended(tmp_path: Path) -> None:
-    observer = JsonLines(tmp_path)
+    observer = JsonLines(tmp_path, tell=print)
     observer.on_run_start(info(tmp_path))
     for number in (1, 2):
-        observer.on_round({"round": number, "train_loss": 0.5 / number})
-        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line)["round"] for line in lines] == list(range(1, number + 1))
-    observer.on_run_end({"status": "done"})
+        observer.on_round({"round": number, "train_loss": 0.5 / number}, table(number, [0]))
+        assert rounds_in(tmp_path) == list(range(1, number + 1))
+    observer.on_run_end({})
+    assert observer.lost() is None
+
+
+def test_a_half_written_line_is_gone_when_the_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"round": 1}\n{"round": 2}\n{"round": 3}\n{"rou')
+    observer = JsonLines(tmp_path, tell=print)
+    observer.on_run_start(info(tmp_path, done=2))
+    observer.on_round({"round": 3}, table(3, [0]))
+    assert rounds_in(tmp_path) == [1, 2, 3]
+
+
+def test_rounds_that_cannot_be_written_are_told_once_and_written_later(tmp_path: Path) -> None:
+    """A folder in the file's place stands for a full disk."""
+    told: list[str] = []
+    observer = JsonLines(tmp_path, tell=told.append)
+    observer.on_run_start(info(tmp_path))
+    observer.on_round({"round": 1}, table(1, [0]))
+    file = tmp_path / "metrics.jsonl"
+    file.rename(tmp_path / "away")
+    file.mkdir()
+    for number in (2, 3):
+        observer.on_round({"round": number}, table(number, [0]))
+    assert told == [f"{file} cannot be written: Is a directory; the run goes on"]
+    assert observer.lost() == "rounds 2 to 3: Is a directory"
+    file.rmdir()
+    # Half of a line has got through before the disk was full.
+    file.write_text((tmp_path / "away").read_text() + '{"rou')
+    observer.on_round({"round": 4}, table(4, [0]))
+    assert rounds_in(tmp_path) == [1, 2, 3, 4]
+    assert told[1:] == [f"{file} can be written again; no round is missing"]
+    assert observer.lost() is None
+
+
+def test_the_last_try_is_at_the_end(tmp_path: Path) -> None:
+    observer = JsonLines(tmp_path, tell=print)
+    observer.on_run_start(info(tmp_path))
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    observer.on_round({"round": 1}, table(1, [0]))
+    (tmp_path / "metrics.jsonl").rmdir()
+    observer.on_run_end({})
+    assert rounds_in(tmp_path) == [1]
+    assert observer.lost() is None
+
+
+def test_the_summary_is_written_at_the_end(tmp_path: Path) -> None:
+    SummaryFile(tmp_path).on_run_end({"status": "done"})
     assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "done"}
 
 
-def test_tensorboard_reads_every_number_at_its_round(tmp_path: Path) -> None:
-    observer = TensorBoard(tmp_path)
-    observer.on_run_start(info(tmp_path))
-    observer.on_round({"round": 1, "train_loss": 0.5})
-    observer.on_round({"round": 2, "train_loss": 0.25, "accuracy": 0.75})
-    observer.on_run_end({})
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    read = {
-        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
-    }
-    assert read == {"train_loss": [(1, 0.5), (2, 0.25)], "accuracy": [(2, 0.75)]}
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path: Path) -> None:
+    """A folder is in the way of the new one, which is written aside."""
+    path = tmp_path / "file"
+    write_whole(path, "before")
+    (tmp_path / ".file.unfinished").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(path, "after")
+    assert path.read_text() == "before"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from client_tables import table
 from rich.console import Console
 
 from simfl.observers import ProgressBar, ProgressLines, RunInfo, Summary, make_progress
@@ -27,8 +28,8 @@ def shown(*, terminal: bool) -> str:
     observer = make_progress(console)
     assert isinstance(observer, ProgressBar if terminal else ProgressLines)
     observer.on_run_start(INFO)
-    observer.on_round({"round": 1, "train_loss": 2.0, "loss": 1.9, "accuracy": 0.5})
-    observer.on_round({"round": 2, "train_loss": 1.0})
+    observer.on_round({"round": 1, "train_loss": 2.0, "loss": 1.9, "accuracy": 0.5}, table(1, [0]))
+    observer.on_round({"round": 2, "train_loss": 1.0}, table(2, [0]))
     observer.on_run_end(SUMMARY)
     return console.file.getvalue()  # type: ignore[attr-defined]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from torch import nn
 import simfl
 from simfl.errors import InputError, NonFiniteUpdateError, ScenarioError
 from simfl.models import DataShape
+from simfl.observers import ClientTable, Observer, RoundRecord
 from simfl.simulation import build
 from simfl.vector import Vector
 
@@ -201,5 +202,73 @@ def test_seconds_are_wall_time_and_the_rest_is_finite(
 ) -> None:
     result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
     assert all(record["seconds"] > 0 for record in result.history)
+    for record in result.history:
+        parts = [value for name, value in record.items() if name.startswith("seconds_")]
+        assert sum(parts) == pytest.approx(record["seconds"])
     assert sum(r["seconds"] for r in result.history) <= result.summary["wall_seconds"]
     assert all(math.isfinite(value) for record in result.history for value in record.values())
+
+
+def test_bytes_are_those_of_the_weights_and_of_scaffolds_variables(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    """5 * 2 weights and 2 biases, float32: 48 bytes, out and back for each of two clients.
+
+    SCAFFOLD adds as much: from round 1 on its way back, from round 2 on also on its way out.
+    """
+    plain = simfl.run(scenario | {"rounds": 2}, out=tmp_path / "plain", backend="inline")
+    assert [(r["sent_bytes"], r["received_bytes"]) for r in plain.history] == [(96, 96), (96, 96)]
+    scenario["client"]["optimizer"]["modules"] = ["scaffold-client"]
+    scenario["server"] = {"optimizer": {"modules": ["scaffold-server"]}}
+    result = simfl.run(scenario | {"rounds": 2}, out=tmp_path / "out", backend="inline")
+    assert [(r["sent_bytes"], r["received_bytes"]) for r in result.history] == [
+        (96, 192),
+        (192, 192),
+    ]
+
+
+class RememberTables(Observer):
+    name: ClassVar[str] = "remember-tables"
+
+    tables: ClassVar[list[ClientTable]] = []
+
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
+        self.tables.append(clients)
+
+
+def test_observers_are_told_of_every_client(scenario: dict[str, Any], tmp_path: Path) -> None:
+    """Of what they hold and do, and of their evaluation where the round has one."""
+
+    scenario |= {"rounds": 2, "evaluation": {"every": 0, "clients_every": 2}}
+    scenario["output"] = {"observers": ["remember-tables"]}
+    RememberTables.tables = []
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    first, second = RememberTables.tables
+    cohort = build(simfl.load_scenario(scenario)).plan_round(1).clients
+    assert tuple(first.client) == cohort
+    assert first.num_examples.tolist() == [4 * (client + 1) for client in cohort]
+    assert first.num_steps.tolist() == [client + 1 for client in cohort]
+    assert first.actors == ("inline",)
+    assert first.evaluation is None
+    assert second.evaluation is not None
+    assert second.evaluation.weight.tolist() == [4, 8, 12]
+    accuracies = second.evaluation.metrics["accuracy"]
+    assert accuracies.mean() == pytest.approx(result.history[1]["client_accuracy"])
+
+
+def test_the_stack_that_auto_stands_for_is_in_the_resolved_scenario(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two clients a round are too few for stacks."""
+    simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    resolved = yaml.safe_load((tmp_path / "out" / "scenario.yaml").read_text())
+    assert resolved["client"]["stack"] == 1
+
+
+def test_stacks_that_cannot_be_had_are_told_of_in_a_line(
+    scenario: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario["client"] |= {"stack": 2, "sclip": 1.0}
+    simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("clients are trained one at a time, not in stacks: client.sclip")

@@ -1,0 +1,166 @@
+"""PartFiles: a table on disk that grows, and is whole at any moment.
+
+A Parquet file can be read only when its footer is there, so a single file would be lost with the
+process that writes it. This is a folder of whole files instead, which readers take for one table.
+The last one is written anew, aside and renamed, until it is large enough to be left alone: so
+there are few files however often a run is saved, and never a row twice.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["PartFiles"]
+
+T = TypeVar("T")
+"""The rows of a round, in whatever form."""
+
+CLOSED_ROWS = 1 << 14
+"""A file of as many rows is left alone; a smaller one takes milliseconds to write anew."""
+
+WAITING_ROWS = 1 << 17
+"""As many rows are written at the latest."""
+
+WAITING_S = 10.0
+"""For so long rows wait at most, if more come: a process that is killed takes them with it."""
+
+
+class PartFiles(Generic[T]):
+    """Writes rounds as Parquet files ``part-000001.parquet`` and on.
+
+    Args:
+        folder: made when there is something to write.
+        to_table: turns rounds into a table, one of whose columns is ``round``.
+        count_rows: of a round.
+        now: tells the time in seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        to_table: Callable[[Sequence[T]], pa.Table],
+        count_rows: Callable[[T], int],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._to_table = to_table
+        self._count_rows = count_rows
+        self._now = now
+        self._written_at = now()
+        self._number = 1
+        self._head: pa.Table | None = None
+        self._tail: list[T] = []
+        self._num_waiting = 0
+
+    def begin(self, *, done: int) -> None:
+        """Keep the rows of so many rounds, and go on after them.
+
+        Raises:
+            OSError: if a file cannot be read or written.
+        """
+        if not self._folder.exists():
+            return
+        for leftover in self._folder.glob(".*.unfinished"):
+            leftover.unlink()
+        kept = [number for number in self._numbers() if self._keep(number, done=done)]
+        if not kept:
+            return
+        table = _read(self._path(kept[-1]))
+        is_closed = table.num_rows >= CLOSED_ROWS
+        self._number = kept[-1] + is_closed
+        self._head = None if is_closed else table
+
+    def add(self, rows: T) -> None:
+        """Take in a round, and write what is waiting if it is time to."""
+        self._tail.append(rows)
+        self._num_waiting += self._count_rows(rows)
+        if self._num_waiting >= WAITING_ROWS or self._now() - self._written_at >= WAITING_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting.
+
+        Raises:
+            OSError: if that cannot be done; what was written before is still there.
+        """
+        if not self._tail:
+            return
+        self._folder.mkdir(exist_ok=True)
+        table = self._open_part()
+        _write(self._path(self._number), table)
+        self._num_waiting, self._written_at = 0, self._now()
+        if table.num_rows >= CLOSED_ROWS:
+            self._number, self._head, self._tail = self._number + 1, None, []
+
+    def _open_part(self) -> pa.Table:
+        import pyarrow as pa
+
+        tail = self._to_table(self._tail)
+        return tail if self._head is None else pa.concat_tables([self._head, tail])
+
+    def _keep(self, number: int, *, done: int) -> bool:
+        """Take from a file the rows of later rounds; say whether some are left."""
+        import pyarrow.compute as pc
+
+        path = self._path(number)
+        first, last = _rounds(path)
+        if first > done:
+            path.unlink()
+        elif last > done:
+            _write(path, _read(path).filter(pc.field("round") <= done))
+        return first <= done
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem[5:]) for path in self._folder.glob("part-*.parquet"))
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"part-{number:06d}.parquet"
+
+
+def _read(path: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def _rounds(path: Path) -> tuple[int, int]:
+    """Return the first round of a file and the last, which its footer has."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    index = metadata.schema.names.index("round")
+    found = [group.column(index).statistics for group in groups]
+    return min(each.min for each in found), max(each.max for each in found)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    is_float = {field.name: pa.types.is_floating(field.type) for field in table.schema}
+    aside = path.with_name(f".{path.name}.unfinished")
+    try:
+        pq.write_table(
+            table,
+            aside,
+            compression="zstd",
+            # Losses and seconds hardly repeat: their bytes compress better by place.
+            use_dictionary=[name for name, found in is_float.items() if not found],
+            column_encoding={n: "BYTE_STREAM_SPLIT" for n, found in is_float.items() if found},
+        )
+        os.replace(aside, path)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink()
+        raise

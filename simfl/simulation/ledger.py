@@ -1,0 +1,67 @@
+"""The ledger: what a run has cost, and what it has done for that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from simfl.observers import ClientTable, RoundRecord, RunInfo
+
+__all__ = ["NOT_KNOWN", "Ledger", "Memory"]
+
+Memory: TypeAlias = "Mapping[str, int | None]"
+"""The peak memory in bytes by role: ``driver``, ``server``, ``client``; None if not known."""
+
+NOT_KNOWN: Memory = {"driver": None, "server": None, "client": None}
+"""Of a run that has ended before it could be asked for."""
+
+_COUNTED = ("steps", "examples_seen", "sent_bytes", "received_bytes", "retries", "dropped")
+
+
+class Ledger:
+    """Counts what this process does: no round before it was resumed, but replayed ones too."""
+
+    def __init__(self) -> None:
+        self._num_actors = 0
+        self._num_gpus = 0.0
+        self._rounds = 0
+        self._client_s = 0.0
+        self._counts: Counter[str] = Counter()
+
+    def begin(self, info: RunInfo) -> None:
+        """Note who trains."""
+        self._num_actors = info.num_actors
+        self._num_gpus = info.scenario["cluster"]["num_gpus"]
+
+    def add(self, record: RoundRecord, clients: ClientTable) -> None:
+        """Count a round."""
+        self._rounds += 1
+        self._client_s += float(clients.seconds.sum())
+        self._counts.update({name: record[name] for name in _COUNTED})
+
+    def balance(self, seconds: Mapping[str, float], memory: Memory) -> dict[str, Any]:
+        """Return the ledger as plain data.
+
+        Args:
+            seconds: by phase.
+            memory: the peak by role.
+        """
+        train_s = seconds.get("train", 0.0)
+        counts = {name: self._counts[name] for name in _COUNTED}
+        return {
+            "rounds": self._rounds,
+            "seconds": dict(seconds),
+            **counts,
+            "steps_per_second": _rate(counts["steps"], train_s),
+            "examples_per_second": _rate(counts["examples_seen"], train_s),
+            "actors": self._num_actors,
+            "client_seconds": self._client_s,
+            "busy_share": _rate(self._client_s, train_s * self._num_actors),
+            "gpu_seconds": self._client_s * self._num_gpus,
+            "peak_memory_bytes": dict(memory),
+        }
+
+
+def _rate(count: float, seconds: float) -> float | None:
+    return count / seconds if seconds > 0 else None

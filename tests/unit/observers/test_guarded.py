@@ -1,0 +1,95 @@
+"""An observer that fails takes nothing with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from client_tables import info, table
+
+from simfl.observers import ClientTable, Guarded, Observer, RoundRecord, RunInfo, Summary
+
+
+class FailsAt(Observer):
+    """Counts its calls, and raises at one of them."""
+
+    def __init__(self, moment: str) -> None:
+        self.moment = moment
+        self.calls: list[str] = []
+
+    def on_run_start(self, info: RunInfo) -> None:
+        self.call("start")
+
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
+        self.call(f"round {record['round']}")
+
+    def flush(self) -> None:
+        self.call("flush")
+
+    def on_run_end(self, summary: Summary) -> None:
+        self.call("end")
+
+    def call(self, moment: str) -> None:
+        self.calls.append(moment)
+        if moment == self.moment:
+            raise ConnectionError("nobody\nanswers")
+
+
+MOMENTS = {
+    "start": "at the start",
+    "round 1": "in round 1",
+    "flush": "at a checkpoint",
+    "round 2": "in round 2",
+    "end": "at the end",
+}
+
+
+def observed(observer: Observer, out: Path) -> tuple[Guarded, list[str]]:
+    told: list[str] = []
+    guarded = Guarded(observer, "own 'x'", out=out, tell=told.append)
+    guarded.on_run_start(info(out))
+    guarded.on_round({"round": 1}, table(1, [0]))
+    guarded.flush()
+    guarded.on_round({"round": 2}, table(2, [0]))
+    guarded.on_run_end({})
+    return guarded, told
+
+
+@pytest.mark.parametrize(("moment", "when"), list(MOMENTS.items()))
+def test_it_is_told_once_in_a_line_and_nothing_more_is_asked_of_it(
+    moment: str, when: str, tmp_path: Path
+) -> None:
+    observer = FailsAt(moment)
+    guarded, told = observed(observer, tmp_path)
+    assert observer.calls == list(MOMENTS)[: list(MOMENTS).index(moment) + 1]
+    assert told == [
+        f"own 'x' failed {when}: ConnectionError: nobody answers; it is left out from now on, "
+        f"and the run goes on (its traceback is in {tmp_path / 'observers.log'})"
+    ]
+    assert guarded.lost() == f"failed {when}: ConnectionError: nobody answers"
+    log = (tmp_path / "observers.log").read_text()
+    assert log.startswith(f"own 'x' {when}\nTraceback")
+    assert 'raise ConnectionError("nobody' in log
+
+
+def test_one_that_does_not_fail_is_told_all(tmp_path: Path) -> None:
+    observer = FailsAt("never")
+    guarded, told = observed(observer, tmp_path)
+    assert observer.calls == list(MOMENTS)
+    assert (told, guarded.lost()) == ([], None)
+    assert not (tmp_path / "observers.log").exists()
+
+
+def test_where_no_traceback_can_be_written_the_line_does_not_name_it(tmp_path: Path) -> None:
+    _, told = observed(FailsAt("start"), tmp_path / "gone")
+    assert len(told) == 1
+    assert told[0].endswith("the run goes on")
+
+
+def test_whoever_interrupts_a_run_is_not_held_up(tmp_path: Path) -> None:
+    class Interrupted(Observer):
+        def on_run_start(self, info: RunInfo) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Guarded(Interrupted(), "x", out=tmp_path, tell=print).on_run_start(info(tmp_path))
