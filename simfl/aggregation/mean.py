@@ -22,6 +22,7 @@ class Mean(Aggregator):
     """
 
     name: ClassVar[str] = "mean"
+    takes_borrowed: ClassVar[bool] = True
 
     def lift(self, delta: Vector, weight: float) -> Vector:
         """Return weight * delta."""
@@ -29,7 +30,7 @@ class Mean(Aggregator):
 
     def merge(self, left: Vector, right: Vector) -> Vector:
         """Add the right sum to the left one."""
-        return left.add_(right)
+        return left + right if left.borrowed else left.add_(right)
 
     def finish(self, total: Vector, weight: float) -> Vector:
         """Divide by the sum of the weights.
@@ -39,4 +40,4 @@ class Mean(Aggregator):
         """
         if weight <= 0:
             raise AggregationError("every client of the round has weight zero")
-        return total / weight
+        return total / weight if total.borrowed else total.div_(weight)

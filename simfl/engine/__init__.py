@@ -4,7 +4,7 @@ from simfl.engine.device import device_for
 from simfl.engine.engine import Engine, Handle
 from simfl.engine.inline import InlineEngine
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
-from simfl.engine.scheduler import ChunkScheduler, guided_chunks, split_cohort
+from simfl.engine.scheduler import ChunkScheduler, Pace, guided_chunks, split_cohort
 from simfl.engine.states import PlannedShard, StateTable
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Engine",
     "Handle",
     "InlineEngine",
+    "Pace",
     "PlannedShard",
     "StateTable",
     "commit_checkpoint",
