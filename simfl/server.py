@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from simfl.aggregation import Aggregator, TreeSum, merge_contributions
 from simfl.errors import AggregationError
@@ -77,28 +79,27 @@ class Server:
         client_optimizer: Optimizer,
         aggregator: Aggregator,
     ) -> None:
-        self._model = model
+        self._weights = _Weights(model)
         self._optimizer = optimizer
         self._client_optimizer = client_optimizer
         self._aggregator = aggregator
-        self._trainable = model.get_weights(trainable=True).names
         self._tree: TreeSum[Contribution] | None = None
         self._received: set[int] = set()
         self._broadcast_bytes = 0
 
     def get_weights(self) -> Vector:
-        """Return a copy of all weights."""
-        return self._model.get_weights()
+        """Return all weights; a later step leaves them as they are."""
+        return self._weights.all
 
     def snapshot(self, round: int) -> Snapshot:
         """Return what a round starts from, for its clients and for a server in this one's place."""
-        broadcast = Broadcast(round, self._model.get_weights(), self._optimizer.collect_aux_var())
+        broadcast = Broadcast(round, self._weights.all, self._optimizer.collect_aux_var())
         self._broadcast_bytes = count_bytes(broadcast)
         return Snapshot(broadcast, self._optimizer.export_state())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become the server that the snapshot was taken of; what was received is forgotten."""
-        self._model.set_weights(snapshot.broadcast.weights)
+        self._weights.all = snapshot.broadcast.weights.clone()
         self._optimizer.import_state(snapshot.optimizer)
         self._tree, self._received = None, set()
         self._broadcast_bytes = count_bytes(snapshot.broadcast)
@@ -129,20 +130,12 @@ class Server:
         self._optimizer.process_aux_var(total.aux)
         delta = self._aggregator.finish(total.total, total.weight)
         self._optimizer.start_round()
-        self._optimizer.apply_gradients(self._model, delta.select(self._trainable))
-        self._apply_to_buffers(delta)
-        return self._report(plan, total, delta)
+        trained = delta.select(self._weights.trainable)
+        self._optimizer.apply_gradients(self._weights, trained)
+        self._weights.subtract_from_buffers(delta)
+        return self._report(plan, total, norm=float(trained.norm()))
 
-    def _apply_to_buffers(self, delta: Vector) -> None:
-        """Subtract the mean delta from what is not trained: plain averages, no optimizer."""
-        names = [name for name in delta.names if name not in self._trainable]
-        if not names:
-            return
-        weights = self._model.get_weights()
-        averaged = weights.select(names) - delta.select(names)
-        self._model.set_weights(weights | averaged)
-
-    def _report(self, plan: RoundPlan, total: Contribution, delta: Vector) -> RoundReport:
+    def _report(self, plan: RoundPlan, total: Contribution, *, norm: float) -> RoundReport:
         sums = total.sums
         return RoundReport(
             round=plan.round,
@@ -152,7 +145,7 @@ class Server:
             num_seen=int(sums["seen"]),
             num_steps=int(sums["steps"]),
             train_loss=sums["loss"] / max(sums["seen"], 1.0),
-            delta_norm=float(delta.select(self._trainable).norm()),
+            delta_norm=norm,
             sent_bytes=len(plan.clients) * self._broadcast_bytes,
             received_bytes=int(sums["bytes"]),
         )
@@ -161,3 +154,46 @@ class Server:
         return merge_contributions(
             left, right, aggregator=self._aggregator, optimizer=self._client_optimizer
         )
+
+
+class _Weights:
+    """The server's weights, as the model its Optimizer works on.
+
+    They are a value: a step makes new ones and leaves the former to those who hold a snapshot, so
+    that none is ever copied.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.all = model.get_weights()
+        self.trainable = model.get_weights(trainable=True).names
+
+    def get_weights(self, trainable: bool = False) -> Vector:
+        """Return a copy: it goes to plug-ins."""
+        return (self.all.select(self.trainable) if trainable else self.all).clone()
+
+    def compute_batch_gradients(self, batch: Any, max_norm: float | None = None) -> Vector:
+        raise AssertionError("the server has no examples to train on")
+
+    def apply_updates(self, updates: Vector) -> None:
+        self.apply_scaled_updates(updates, 1.0)
+
+    def apply_scaled_updates(self, updates: Vector, scale: float) -> None:
+        """Add scale times the updates to the trainable weights."""
+        self.all = self.all | self.all.select(self.trainable).add_scaled(updates, scale)
+
+    def subtract_from_buffers(self, delta: Vector) -> None:
+        """Subtract the mean delta from what is not trained: plain averages, no optimizer.
+
+        Averaged counts, such as num_batches_tracked, are floats a rounding error off.
+        """
+        names = [name for name in delta.names if name not in self.trainable]
+        if not names:
+            return
+        averaged = self.all.select(names) - delta.select(names)
+        self.all = self.all | Vector(
+            {name: _as_dtype(value, self.all[name].dtype) for name, value in averaged.items()}
+        )
+
+
+def _as_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return (value if dtype.is_floating_point else value.round()).to(dtype)

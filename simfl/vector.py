@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -19,9 +21,13 @@ from torch import Tensor
 
 from simfl.errors import VectorError
 
-__all__ = ["Scalar", "Vector", "count_bytes", "move"]
+__all__ = ["Layout", "Scalar", "Vector", "count_bytes", "move"]
 
 T = TypeVar("T")
+
+Described: TypeAlias = "list[tuple[str, torch.dtype, torch.Size]]"
+Layout: TypeAlias = "tuple[Described, bool]"
+"""Name, dtype and shape of each tensor, and whether they are a stack."""
 
 Scalar: TypeAlias = "float | int | Tensor"
 """A number, a 0-d tensor, or for a stack a tensor of shape [C] with one number per client."""
@@ -30,26 +36,31 @@ Scalar: TypeAlias = "float | int | Tensor"
 class Vector:
     """Named tensors with + - * / ** by scalars and by Vectors of the same names.
 
-    Operations return new Vectors and leave their inputs alone, but for ``add_`` and ``mul_``.
-    A Vector pickles as raw memory, and never shares memory that is read-only: unpickled from the
-    object store, where it could be written through, it is a private copy.
+    Operations return new Vectors and leave their inputs alone, but for ``add_``, ``mul_`` and
+    ``div_``. A Vector pickles as raw memory. Unpickled from memory that is read-only, as the
+    object store's, it is a private copy, since torch would write through; ``borrow`` alone shares
+    such memory, and gives a Vector that says so.
 
     Args:
         tensors: name -> tensor; not copied.
         stacked: whether each tensor has a leading client axis.
+        borrowed: whether the memory is somebody else's, and must not be written to.
 
     >>> Vector({"a": torch.tensor([1.0, 2.0])}) * 2.0
     Vector(a=[2.0, 4.0])
     """
 
-    __slots__ = ("_tensors", "stacked")
+    __slots__ = ("_tensors", "borrowed", "stacked")
     __hash__ = None  # type: ignore[assignment]
     __array_ufunc__ = None
     """Tells numpy to leave the arithmetic of its numbers with Vectors to this class."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, stacked: bool = False) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], *, stacked: bool = False, borrowed: bool = False
+    ) -> None:
         self._tensors = dict(tensors)
         self.stacked = stacked
+        self.borrowed = borrowed
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -128,15 +139,20 @@ class Vector:
 
     def to(self, device: torch.device | str) -> Vector:
         """Return the Vector on a device; itself where it is there already."""
-        return self.map(lambda tensor: tensor.to(device))
+        tensors = [tensor.to(device) for tensor in self.tensors]
+        is_there = all(map(operator.is_, tensors, self.tensors))
+        return self if is_there else self._like(tensors)
 
     def select(self, names: Iterable[str]) -> Vector:
         """Return the tensors of these names, in the order given."""
-        return Vector({name: self._tensors[name] for name in names}, stacked=self.stacked)
+        tensors = {name: self._tensors[name] for name in names}
+        return Vector(tensors, stacked=self.stacked, borrowed=self.borrowed)
 
     def __or__(self, other: Vector) -> Vector:
         """Return the tensors of both; the right one's where both have a name."""
-        return Vector({**self._tensors, **other._tensors}, stacked=self.stacked)
+        tensors = {**self._tensors, **other._tensors}
+        borrowed = self.borrowed or other.borrowed
+        return Vector(tensors, stacked=self.stacked, borrowed=borrowed)
 
     @classmethod
     def stack(cls, vectors: Sequence[Vector]) -> Vector:
@@ -153,7 +169,7 @@ class Vector:
     def unstack(self) -> list[Vector]:
         """Return the C Vectors of a stack; views, not copies."""
         return [
-            Vector({name: tensor[c] for name, tensor in self.items()})
+            Vector({name: tensor[c] for name, tensor in self.items()}, borrowed=self.borrowed)
             for c in range(self.num_clients or 0)
         ]
 
@@ -166,9 +182,23 @@ class Vector:
         """Return name -> array, sharing memory where the tensors are on the CPU."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self.items()}
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def lend(self) -> tuple[Layout, list[np.ndarray[Any, Any]]]:
+        """Return what the Vector looks like, and its memory as bytes, for ``borrow``; no copy."""
         described = [(name, tensor.dtype, tensor.shape) for name, tensor in self.items()]
-        return (_rebuild, (described, [_raw(tensor) for tensor in self.tensors], self.stacked))
+        return (described, self.stacked), [_raw(tensor) for tensor in self.tensors]
+
+    @classmethod
+    def borrow(cls, layout: Layout, memory: Sequence[np.ndarray[Any, Any]]) -> Vector:
+        """Return a Vector on what another has lent, without a copy though it be read-only.
+
+        Its tensors must only be read: torch knows no read-only memory, and would write to it.
+        """
+        described, stacked = layout
+        tensors = _tensors_on(described, [_writeable(array) for array in memory])
+        return cls(tensors, stacked=stacked, borrowed=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, self.lend())
 
     # -- arithmetic ------------------------------------------------------------------------
 
@@ -217,15 +247,30 @@ class Vector:
 
     def add_(self, other: Vector) -> Vector:
         """Add another Vector in place, and return self; only for a Vector one has made."""
+        self._require_own_memory()
         self._require_same_names(other)
         right = [other._tensors[name] for name in self._tensors]
         self._require_same_shapes(right)
         torch._foreach_add_(self._list(), right)
         return self
 
+    def add_scaled(self, other: Vector, scale: float) -> Vector:
+        """Return self + scale * other, in one pass, each number rounded once."""
+        self._require_same_names(other)
+        right = [other._tensors[name] for name in self._tensors]
+        self._require_same_shapes(right)
+        return self._like(torch._foreach_add(self._list(), right, alpha=scale))
+
     def mul_(self, factor: float) -> Vector:
         """Multiply by a number in place, and return self; only for a Vector one has made."""
+        self._require_own_memory()
         torch._foreach_mul_(self._list(), factor)
+        return self
+
+    def div_(self, divisor: float) -> Vector:
+        """Divide by a number in place, and return self; only for a Vector one has made."""
+        self._require_own_memory()
+        torch._foreach_div_(self._list(), divisor)
         return self
 
     # -- reductions ------------------------------------------------------------------------
@@ -273,6 +318,10 @@ class Vector:
         if not self.stacked:
             return tensor.flatten()
         return tensor.reshape(len(tensor), math.prod(tensor.shape[1:]))
+
+    def _require_own_memory(self) -> None:
+        if self.borrowed:
+            raise VectorError("this Vector's memory is borrowed; change a clone() of it instead")
 
     def _require_same_names(self, other: Vector) -> None:
         if self._tensors.keys() == other._tensors.keys():
@@ -391,17 +440,29 @@ def _raw(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 
 def _tensor_of(array: np.ndarray[Any, Any]) -> Tensor:
+    return torch.from_numpy(_own(array))
+
+
+def _own(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     # torch would write through a read-only array (and warn of it): such arrays are copied.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return array if array.flags.writeable else array.copy()
 
 
-def _rebuild(
-    described: list[tuple[str, torch.dtype, torch.Size]],
-    raw: list[np.ndarray[Any, Any]],
-    stacked: bool,
-) -> Vector:
+def _writeable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the array's memory as if it could be written to, or torch would warn of it."""
+    memory: Any = SimpleNamespace(owner=array)
+    memory.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+    return np.asarray(memory)
+
+
+def _tensors_on(described: Described, memory: Sequence[np.ndarray[Any, Any]]) -> dict[str, Tensor]:
     tensors = {}
-    for (name, dtype, shape), array in zip(described, raw, strict=True):
-        flat = _tensor_of(array) if math.prod(shape) else torch.empty(0, dtype=torch.uint8)
+    for (name, dtype, shape), array in zip(described, memory, strict=True):
+        flat = torch.from_numpy(array) if math.prod(shape) else torch.empty(0, dtype=torch.uint8)
         tensors[name] = flat.view(dtype).reshape(shape)
-    return Vector(tensors, stacked=stacked)
+    return tensors
+
+
+def _rebuild(layout: Layout, memory: Sequence[np.ndarray[Any, Any]]) -> Vector:
+    described, stacked = layout
+    return Vector(_tensors_on(described, [_own(array) for array in memory]), stacked=stacked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor, tensor
 
@@ -23,6 +23,15 @@ class Aggregator(Component, kind="aggregator"):
     turns the last one into the aggregated delta. The first two run on the client actors.
     """
 
+    takes_borrowed: ClassVar[bool] = False
+    """Whether contributions are Vectors, and ``merge`` and ``finish`` leave alone those that are
+    ``borrowed``: then the server reads them where they lie, and else gets copies."""
+
+    @property
+    def may_borrow(self) -> bool:
+        """Whether this very class says so: what a subclass overrides may write."""
+        return bool(vars(type(self)).get("takes_borrowed"))
+
     def lift(self, delta: Vector, weight: float) -> Any:
         """Return what one client contributes; takes ownership of the delta."""
         raise NotImplementedError(f"{type(self).__name__} has no lift()")
@@ -37,7 +46,7 @@ class Aggregator(Component, kind="aggregator"):
         raise NotImplementedError(f"{type(self).__name__} has no merge()")
 
     def finish(self, total: Any, weight: float) -> Vector:
-        """Return the aggregated delta.
+        """Return the aggregated delta; may reuse the memory of the total.
 
         Args:
             total: all contributions, merged.

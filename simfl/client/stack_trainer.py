@@ -54,7 +54,6 @@ class StackTrainer:
         self._recipe = recipe
         self._model = StackedModel(model, recipe.stack)
         self._optimizer = StackedOptimizer(optimizer)
-        self._trainable = tuple(model.trainable)
         self._dataset = dataset
         self._read_rows = read
         self._device = device
@@ -81,7 +80,7 @@ class StackTrainer:
             round=broadcast.round,
             kept=states,
             aux=broadcast.aux,
-            like=broadcast.weights.select(self._trainable),
+            like=self._model.like,
         )
         losses_TC = self._run_steps(plan, clients, broadcast.round)
         self._optimizer.end_round()

@@ -138,9 +138,8 @@ def _try(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset) -> 
     """Run a step of a stack of two clients, with one example each."""
     stack, optimizer = StackedModel(model, 2), StackedOptimizer(recipe.optimizer)
     weights = model.get_weights()
-    like: dict[str, Any] = {"like": weights.select(tuple(model.trainable))}
     stack.begin(weights, 2)
-    optimizer.begin((0, 1), round=1, kept=[None, None], aux={}, **like)
+    optimizer.begin((0, 1), round=1, kept=[None, None], aux={}, like=stack.like)
     stack.seed_step(torch.tensor([1, 2]), 0)
     _, gradients = stack.compute_loss_and_gradients(
         read_batch(dataset.train, np.zeros((2, 1), dtype=np.int64))

@@ -17,7 +17,7 @@ import torch
 from simfl.checkpoint import ShardInfo, StateFile, delete_unused_shards, open_storage
 from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.failures import UnbuiltActorError
-from simfl.cluster.wire import Parcel, open_parcel, pack
+from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
 from simfl.engine import commit_checkpoint, device_for, load_state, peak_memory, write_states
@@ -25,6 +25,7 @@ from simfl.messages import (
     Broadcast,
     Chunk,
     EvaluationChunk,
+    Partial,
     RoundPlan,
     RoundReport,
     SaveOrder,
@@ -33,6 +34,7 @@ from simfl.messages import (
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
 from simfl.server import Server, ServerRecipe
+from simfl.vector import Vector
 
 __all__ = ["ActorSetup", "ClientActor", "ServerActor"]
 
@@ -94,7 +96,7 @@ class ServerActor:
         Ray puts them in the object store, once for all who need them.
         """
         snapshot = self._built.snapshot(round)
-        return pack(snapshot.broadcast, label=round), pack(snapshot.optimizer, label=round)
+        return pack_broadcast(snapshot.broadcast), pack(snapshot.optimizer, label=round)
 
     def restore(self, broadcast: Parcel, optimizer: Parcel) -> None:
         """Become the server that the snapshot was taken of."""
@@ -107,8 +109,15 @@ class ServerActor:
         """
         self._built.receive(open_parcel(partial))
 
-    def end_round(self, plan: RoundPlan) -> tuple[RoundReport, Parcel, Parcel]:
-        """Take the server's step; return the report, and what the next round starts from."""
+    def end_round(self, plan: RoundPlan, *partials: Parcel) -> tuple[RoundReport, Parcel, Parcel]:
+        """Take the server's step; return the report, and what the next round starts from.
+
+        Args:
+            plan: of the round.
+            partials: those that ``receive`` has not had.
+        """
+        for partial in partials:
+            self.receive(partial)
         report = self._built.end_round(plan)
         return (report, *self.snapshot(plan.round + 1))
 
@@ -156,6 +165,7 @@ class ClientActor:
         self._setup = setup
         self._uses_gpu = uses_gpu
         self._host: ClientHost | None = None
+        self._may_lend = False
         self._broadcast: Broadcast | None = None
 
     def __repr__(self) -> str:
@@ -174,6 +184,7 @@ class ClientActor:
         recipe: ClientRecipe = self._setup.open_recipe()
         device = device_for(self._setup.label, uses_gpu=self._uses_gpu)
         self._host = ClientHost(recipe, dataset, device=device)
+        self._may_lend = recipe.aggregator.may_borrow
         return os.getpid()
 
     def train_chunk(
@@ -186,8 +197,13 @@ class ClientActor:
         loaded = tuple(None if state is None else load_state(state) for state in states)
         known = loaded or (None,) * len(chunk.clients)
         result = self._built.train_chunk(chunk, self._open(broadcast), known)
-        partial = pack(result.partial, label=chunk.start)
+        partial = pack(result.partial, label=chunk.start, lend=self._lent(result.partial))
         return (result.report, partial, *(result.states if states else ()))
+
+    def _lent(self, partial: Partial) -> list[Vector]:
+        """Return the sums that the server may read where they lie."""
+        added = [node.total for node in partial.nodes.values() if node is not None]
+        return added if self._may_lend else []
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Parcel) -> list[MetricSums]:
         """Evaluate the items of a chunk."""

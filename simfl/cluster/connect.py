@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+from simfl.cluster.allocator import processes_with_huge_pages
 from simfl.errors import ClusterError
 
 __all__ = ["Connection", "connect"]
@@ -75,7 +76,8 @@ def connect(
         if where == "local":
             local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
             local["object_store_memory"] = object_store_memory
-            context = ray.init(address="local", dashboard_host="127.0.0.1", **local, **quiet)
+            with processes_with_huge_pages():
+                context = ray.init(address="local", dashboard_host="127.0.0.1", **local, **quiet)
         else:
             _require_listener(where)
             context = ray.init(address=where, **quiet)

@@ -29,6 +29,7 @@ from simfl.cluster.wire import open_parcel
 from simfl.cluster.workers import ClientPool, Ended
 from simfl.engine import (
     ChunkScheduler,
+    Pace,
     StateTable,
     Trained,
     guided_chunks,
@@ -70,6 +71,8 @@ class RayEngine:
         self._connection = connection
         self._options = options
         self._keeps_state = setup.client.keep_state and setup.client.optimizer.keeps_state
+        self._owner = _own_actor if options.placement == "dedicated" else None
+        self._pace = Pace()
         self._states = StateTable[Ref](options.location)
         self._saves = Saves(options.location, self._states)
         self.num_actors = _count_actors(setup)
@@ -124,10 +127,10 @@ class RayEngine:
         return [item for share in shares for item in results[share]]
 
     def get_weights(self, handle: SnapshotRefs) -> Vector:
-        """Fetch all weights of a snapshot."""
+        """Fetch all weights of a snapshot, into memory that outlives the object store."""
         parcel = self._fetch(handle.broadcast, doing="fetching the final weights")
         broadcast: Broadcast = open_parcel(parcel)
-        return broadcast.weights
+        return broadcast.weights.clone()
 
     def save(self, order: SaveOrder, handle: SnapshotRefs) -> None:
         """Have the server's actor write a checkpoint, while the next round is trained."""
@@ -169,18 +172,21 @@ class RayEngine:
 
     def _train_once(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
         began = time.perf_counter()
+        scheduler = ChunkScheduler(self._cut(plan), num_workers=self.num_actors, owner=self._owner)
         partials: list[Ref] = []
         received: list[Ref] = []
         states: dict[int, Ref] = {}
         traces: list[ChunkTrace] = []
-        for end in self._train_chunks(plan, handle):
+        for end in self._train_chunks(scheduler, handle):
             partial, *kept = end.refs
             partials.append(partial)
-            received.append(self._server.receive(partial))
             states |= zip(end.chunk.clients, kept, strict=False)
             traces.append(ChunkTrace(end.result, f"client-{end.worker}", end.retries))
+            if not scheduler.is_done:  # the last one comes with end_round: one call less
+                received.append(self._server.receive(partial))
         trained = time.perf_counter()
         report, following = self._server.end_round(plan, handle, partials, received)
+        self._pace.learn(plan, [trace.report for trace in traces])
         self._states.commit(states, num_bytes=sum(t.report.state_bytes for t in traces))
         if self._states.held_bytes > self._options.state_memory:
             self._saves.spill(self._server.actor, label=f"spill-{plan.round:06d}")
@@ -188,14 +194,17 @@ class RayEngine:
         trace = RoundTrace(tuple(traces), trained - began, time.perf_counter() - trained)
         return Trained(report, trace, following)
 
-    def _train_chunks(self, plan: RoundPlan, handle: SnapshotRefs) -> Iterator[Ended[Chunk]]:
+    def _cut(self, plan: RoundPlan) -> list[Chunk]:
+        if self._owner is not None:
+            return split_cohort(plan, 1)
+        if self._options.chunk_size is not None:
+            return split_cohort(plan, self._options.chunk_size)
+        return guided_chunks(plan, self.num_actors, least_work=self._pace.least_work)
+
+    def _train_chunks(
+        self, scheduler: ChunkScheduler[Chunk], handle: SnapshotRefs
+    ) -> Iterator[Ended[Chunk]]:
         """Train all chunks; yield each as it ends: its report, its partial, its clients' states."""
-        dedicated = self._options.placement == "dedicated"
-        size = 1 if dedicated else self._options.chunk_size
-        chunks = split_cohort(plan, size) if size else guided_chunks(plan, self.num_actors)
-        scheduler = ChunkScheduler(
-            chunks, num_workers=self.num_actors, owner=_own_actor if dedicated else None
-        )
 
         def start(actor: Any, chunk: Chunk) -> list[Ref]:
             states = [self._states.get(c) for c in chunk.clients] if self._keeps_state else []

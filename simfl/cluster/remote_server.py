@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from simfl.cluster.failures import explain, is_actor_loss
 from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
-from simfl.cluster.wire import pack
+from simfl.cluster.wire import pack, pack_broadcast
 from simfl.cluster.workers import NOTICE_S
 from simfl.messages import RoundPlan, RoundReport, Snapshot
 
@@ -59,17 +59,20 @@ class RemoteServer:
             plan: of the round.
             start: what the round started from.
             partials: all that its chunks have brought.
-            received: what ``receive`` has returned for them.
+            received: what ``receive`` has returned for the first of them; the rest goes with the
+                call.
 
         Raises:
             RayError: for anything but the server's death.
         """
         attempts = Attempts(max_retries=self._max_retries)
         while True:
-            report, *following = self.actor.end_round.options(num_returns=3).remote(plan)
+            method = self.actor.end_round.options(num_returns=3)
+            report, *following = method.remote(plan, *partials[len(received) :])
             try:
+                # What the call returns is in the object store once one part of it is here.
                 done = ray.get([*received, report])
-                return done[-1], self._settled(SnapshotRefs(*following))
+                return done[-1], SnapshotRefs(*following)
             except RayError as error:
                 if not is_actor_loss(error):
                     raise
@@ -81,7 +84,7 @@ class RemoteServer:
         """Become the server of a snapshot; return what its round starts from."""
         label = snapshot.broadcast.round
         refs = SnapshotRefs(
-            ray.put(pack(snapshot.broadcast, label=label)),
+            ray.put(pack_broadcast(snapshot.broadcast)),
             ray.put(pack(snapshot.optimizer, label=label)),
         )
 

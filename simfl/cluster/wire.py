@@ -3,19 +3,27 @@
 Ray hands an actor its arguments anew with each call, and what lies in the object store is
 read-only memory that torch would write through. A parcel keeps a message's arrays apart from the
 rest, so that the object store serves them without a copy, and a receiver copies them into memory
-of its own only when it opens the parcel.
+of its own when it opens the parcel; all but those of Vectors that were lent, which it only reads.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import ray
 
-__all__ = ["Parcel", "open_parcel", "pack"]
+from simfl.messages import Broadcast
+from simfl.vector import Layout, Vector
+
+__all__ = ["Parcel", "open_parcel", "pack", "pack_broadcast"]
+
+Memory: TypeAlias = "list[np.ndarray[Any, Any]]"
+"""Arrays of bytes."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +34,65 @@ class Parcel:
     """Which message it is, known without opening it: the round, or the chunk's first position."""
     header: bytes
     """The message without its arrays."""
-    arrays: list[np.ndarray[Any, Any]]
-    """The memory of its arrays, bytes."""
+    arrays: Memory
+    """The memory of its arrays."""
+    lent: list[tuple[Layout, Memory]]
+    """The Vectors that are read where they lie."""
 
 
-def pack(message: object, *, label: int) -> Parcel:
-    """Pickle a message into a parcel, without copying its arrays."""
+def pack(message: object, *, label: int, lend: Sequence[Vector] = ()) -> Parcel:
+    """Pickle a message into a parcel, without copying its arrays.
+
+    Args:
+        message: anything that can be pickled.
+        label: which message it is.
+        lend: those of its Vectors that the receiver is to borrow, and promises only to read.
+    """
+    header = io.BytesIO()
     buffers: list[pickle.PickleBuffer] = []
-    # cloudpickle, so that classes of a notebook travel by value.
-    header = ray.cloudpickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-    return Parcel(label, header, [np.frombuffer(b.raw(), np.uint8) for b in buffers])
+    packer: Any = _Packer(header, buffers, lend)
+    packer.dump(message)
+    arrays = [np.frombuffer(b.raw(), np.uint8) for b in buffers]
+    return Parcel(label, header.getvalue(), arrays, [vector.lend() for vector in lend])
+
+
+def pack_broadcast(broadcast: Broadcast) -> Parcel:
+    """Pack a broadcast for any number of readers: all borrow the same weights.
+
+    Auxiliary variables are the plug-ins', who might write to them: each receiver copies those.
+    """
+    return pack(broadcast, label=broadcast.round, lend=[broadcast.weights])
 
 
 def open_parcel(parcel: Parcel) -> Any:
-    """Return the message, in private memory."""
-    return pickle.loads(parcel.header, buffers=[array.copy() for array in parcel.arrays])
+    """Return the message, in private memory but for the Vectors that were lent."""
+    arrays = [array.copy() for array in parcel.arrays]
+    return _Opener(parcel, arrays).load()
+
+
+class _Packer(ray.cloudpickle.Pickler):
+    """Leaves a number in the place of each Vector that is lent.
+
+    It is cloudpickle's, so that classes of a notebook travel by value.
+    """
+
+    def __init__(
+        self, file: io.BytesIO, buffers: list[pickle.PickleBuffer], lend: Sequence[Vector]
+    ) -> None:
+        start: Any = super().__init__
+        start(file, protocol=5, buffer_callback=buffers.append)
+        self._numbers = {id(vector): number for number, vector in enumerate(lend)}
+
+    def persistent_id(self, value: object) -> int | None:
+        return self._numbers.get(id(value))
+
+
+class _Opener(pickle.Unpickler):
+    """Puts the Vectors back."""
+
+    def __init__(self, parcel: Parcel, arrays: Memory) -> None:
+        super().__init__(io.BytesIO(parcel.header), buffers=arrays)
+        self._lent = parcel.lent
+
+    def persistent_load(self, number: int) -> Vector:
+        return Vector.borrow(*self._lent[number])

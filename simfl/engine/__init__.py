@@ -5,7 +5,7 @@ from simfl.engine.engine import Engine, Handle, Trained
 from simfl.engine.inline import InlineEngine
 from simfl.engine.memory import peak_memory
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
-from simfl.engine.scheduler import ChunkScheduler, guided_chunks, split_cohort
+from simfl.engine.scheduler import ChunkScheduler, Pace, guided_chunks, split_cohort
 from simfl.engine.states import PlannedShard, StateTable
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Engine",
     "Handle",
     "InlineEngine",
+    "Pace",
     "PlannedShard",
     "StateTable",
     "Trained",

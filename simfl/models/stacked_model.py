@@ -57,6 +57,11 @@ class StackedModel:
         """A, how many clients the next step is for."""
         return self._num_active
 
+    @property
+    def like(self) -> Vector:
+        """The trainable weights of the first client, as they are now; not a copy."""
+        return Vector({name: rows[0] for name, rows in self._rows.items()})
+
     def begin(self, weights: Vector, num_clients: int) -> None:
         """Have the first ``num_clients`` rows start from these weights."""
         self._num_clients = self._num_active = num_clients

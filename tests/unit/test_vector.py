@@ -131,7 +131,8 @@ def test_in_place_operations_write_into_the_same_memory() -> None:
     v = Vector({"a": tensor})
     assert v.add_(vector(a=[1.0, 1.0])) is v
     assert v.mul_(3.0) is v
-    assert tensor.tolist() == [6.0, 9.0]
+    assert v.div_(2.0) is v
+    assert tensor.tolist() == [3.0, 4.5]
 
 
 def test_bfloat16_stays_bfloat16() -> None:
@@ -335,3 +336,47 @@ def test_a_vector_that_requires_gradients_pickles_as_plain_numbers() -> None:
     restored = pickle.loads(pickle.dumps(v))
     assert not restored["a"].requires_grad
     assert restored == vector(a=[1.0, 1.0])
+
+
+def read_only(memory: list[np.ndarray]) -> list[np.ndarray]:
+    for array in memory:
+        array.flags.writeable = False
+    return memory
+
+
+def test_a_borrowed_vector_reads_the_lender_s_memory_read_only_or_not() -> None:
+    lender = Vector({"a": torch.tensor([[1.0, 2.0]]), "none": torch.zeros(0, 3)})
+    layout, memory = lender.lend()
+    borrowed = Vector.borrow(layout, read_only(memory))
+    assert borrowed == lender
+    assert borrowed["a"].data_ptr() == lender["a"].data_ptr()
+
+
+def test_what_shares_a_borrowed_vector_s_memory_is_borrowed_and_results_are_not() -> None:
+    borrowed = Vector.borrow(*Vector.stack([vector(a=[1.0]), vector(a=[2.0])]).lend())
+    shares = [
+        borrowed.to("cpu"),
+        borrowed.select(["a"]),
+        borrowed | Vector({}, stacked=True),
+        Vector({}, stacked=True) | borrowed,
+        *borrowed.unstack(),
+    ]
+    assert all(share.borrowed for share in shares)
+    own = [borrowed.clone(), borrowed + borrowed, borrowed * 2.0, borrowed.zeros_like()]
+    assert not any(vector.borrowed for vector in own)
+
+
+@pytest.mark.parametrize("change", ["add_", "mul_", "div_"])
+def test_a_borrowed_vector_refuses_to_be_changed(change: str) -> None:
+    borrowed = Vector.borrow(*vector(a=[1.0, 2.0]).lend())
+    other = borrowed.clone() if change == "add_" else 2.0
+    with pytest.raises(VectorError, match=r"borrowed; change a clone\(\) of it"):
+        getattr(borrowed, change)(other)
+    assert borrowed == vector(a=[1.0, 2.0])
+
+
+def test_adding_a_scaled_vector_rounds_once_as_torch_s_alpha_does() -> None:
+    a, b = torch.randn(1000), torch.randn(1000)
+    added = Vector({"a": a}).add_scaled(Vector({"a": b}), -0.1)["a"]
+    assert torch.equal(added, torch.add(a, b, alpha=-0.1))
+    assert not torch.equal(added, a + -0.1 * b)  # rounded twice

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
 import types
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -16,10 +18,10 @@ from simfl.messages import Broadcast
 from simfl.vector import Vector
 
 
-def arrived(message: object) -> Parcel:
+def arrived(message: object, *, lend: Sequence[Vector] = ()) -> Parcel:
     """Return the parcel as Ray hands it to an actor: its arrays cannot be written to."""
-    parcel = pack(message, label=7)
-    for array in parcel.arrays:
+    parcel = pack(message, label=7, lend=lend)
+    for array in (*parcel.arrays, *(part for _, memory in parcel.lent for part in memory)):
         array.flags.writeable = False
     return parcel
 
@@ -36,6 +38,27 @@ def test_what_was_opened_can_be_written_to_without_harm() -> None:
     parcel = arrived(Vector({"w": torch.ones(4)}))
     open_parcel(parcel)["w"].mul_(5)
     assert open_parcel(parcel)["w"].tolist() == [1, 1, 1, 1]
+
+
+def test_what_was_lent_is_read_where_it_lies_and_the_rest_is_a_copy() -> None:
+    lent, copied = Vector({"w": torch.ones(2, 3)}), Vector({"w": torch.ones(4)})
+    parcel = arrived((lent, copied), lend=[lent])
+    opened_lent, opened_copied = open_parcel(parcel)
+    assert opened_lent == lent
+    assert opened_lent.borrowed
+    assert opened_lent["w"].data_ptr() == parcel.lent[0][1][0].ctypes.data
+    assert not opened_copied.borrowed
+    opened_copied["w"].mul_(5)
+    assert open_parcel(parcel) == (lent, copied)
+
+
+def test_lent_memory_lives_as_long_as_it_is_read() -> None:
+    parcel = arrived(lent := Vector({"w": torch.arange(1000.0)}), lend=[lent])
+    moved = pickle.loads(pickle.dumps(parcel))  # its memory is its own, and nobody else's
+    opened = open_parcel(moved)
+    del moved, parcel
+    gc.collect()
+    assert opened["w"].tolist() == list(range(1000))
 
 
 def test_the_arrays_are_not_in_the_header() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfl.engine import ChunkScheduler, guided_chunks, split_cohort
+from simfl.engine import ChunkScheduler, Pace, guided_chunks, split_cohort
 from simfl.engine.scheduler import IN_FLIGHT
-from simfl.messages import RoundPlan
+from simfl.messages import ChunkReport, RoundPlan
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.randoms())
@@ -63,6 +63,41 @@ def test_guided_chunks_shrink_to_single_clients() -> None:
     """Two workers, 500 alike: 0.8 * 500 / 2 = 200, so 128 each; then 0.8 * 244 / 2 = 97; ..."""
     sizes = [len(chunk.clients) for chunk in guided_chunks(RoundPlan(1, tuple(range(500))), 2)]
     assert sizes == [128, 128, 64, 64, 32, 32, 16, 16, 8, 8, 1, 1, 1, 1]
+
+
+@given(
+    st.lists(st.integers(0, 1000), min_size=1, max_size=300).map(lambda n: sorted(n)[::-1]),
+    st.integers(1, 9),
+    st.floats(0, 1e6),
+)
+def test_guided_chunks_cover_the_cohort_however_much_work_is_worth_a_call(
+    num_steps: list[int], num_workers: int, least_work: float
+) -> None:
+    plan = RoundPlan(3, tuple(range(100, 100 + len(num_steps))), tuple(num_steps))
+    chunks = guided_chunks(plan, num_workers, least_work=least_work)
+    assert tuple(client for chunk in chunks for client in chunk.clients) == plan.clients
+    assert all(chunk.clients[0] == plan.clients[chunk.start] for chunk in chunks)
+
+
+def test_a_short_round_is_one_chunk_for_each_worker_cut_where_subtrees_end() -> None:
+    """500 clients of 2 steps, 1 ms each: half of them are at work for 0.5 s, and the last fifth of
+    that would be worth a call (0.1 s). At 0.1 ms it is not."""
+    plan = RoundPlan(1, tuple(range(500)), (2,) * 500)
+    slow, fast = Pace(), Pace()
+    slow.learn(plan, [report(0.25), report(0.75)])
+    fast.learn(plan, [report(0.025), report(0.075)])
+    assert len(guided_chunks(plan, 2, least_work=slow.least_work)) > 2
+    sizes = [len(c.clients) for c in guided_chunks(plan, 2, least_work=fast.least_work)]
+    assert sizes == [256, 244]
+
+
+def report(seconds: float) -> ChunkReport:
+    return ChunkReport(1, 0, (), seconds)
+
+
+def test_equal_parts_are_of_equal_work_and_not_of_equal_numbers() -> None:
+    plan = RoundPlan(1, tuple(range(6)), (50, 10, 10, 10, 10, 10))
+    assert [len(c.clients) for c in guided_chunks(plan, 2, least_work=1000)] == [1, 5]
 
 
 def test_a_client_with_most_of_the_work_is_a_chunk_of_its_own() -> None:
