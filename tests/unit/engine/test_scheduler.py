@@ -109,3 +109,21 @@ def test_chunks_are_contiguous_and_know_the_cohort_they_are_of() -> None:
     chunks = split_cohort(RoundPlan(round=4, clients=(9, 8, 7, 6, 5)), 2)
     assert [(c.start, c.clients) for c in chunks] == [(0, (9, 8)), (2, (7, 6)), (4, (5,))]
     assert {(c.round, c.cohort_size) for c in chunks} == {(4, 5)}
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(1, 9),
+    st.sampled_from([2, 8, 64]),
+    st.sampled_from([0.0, 10.0, 1000.0]),
+)
+def test_chunks_begin_and_end_where_stacks_do(
+    num_clients: int, num_workers: int, stack: int, least_work: float
+) -> None:
+    plan = RoundPlan(1, tuple(range(num_clients)), (1,) * num_clients, stack=stack)
+    for chunks in (
+        guided_chunks(plan, num_workers, least_work=least_work),
+        split_cohort(plan, size=5),
+    ):
+        assert tuple(client for chunk in chunks for client in chunk.clients) == plan.clients
+        assert all(chunk.start % stack == 0 for chunk in chunks)
