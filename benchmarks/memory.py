@@ -15,7 +15,7 @@ from types import TracebackType
 
 from processes import Process, descendants
 
-__all__ = ["MemoryWatch", "Sample", "memory_by_role"]
+__all__ = ["MemoryWatch", "Sample", "memory_by_role", "pss_bytes"]
 
 _SAMPLE_S = 0.5
 _STORE = "object store"
@@ -85,6 +85,12 @@ def memory_by_role() -> Counter[str]:
     return held
 
 
+def pss_bytes(root: int) -> int:
+    """Return the PSS of a process and of all that it has started, shared memory included."""
+    pids = [root, *(process.pid for process in descendants(root))]
+    return sum(_rollup(pid).get("Pss:", 0) for pid in pids)
+
+
 def _role(process: Process) -> str:
     if process.actor is not None:
         return _ACTORS[process.actor]
@@ -94,12 +100,17 @@ def _role(process: Process) -> str:
 
 
 def _own_bytes(pid: int) -> int:
+    held = _rollup(pid)
+    return held.get("Pss_Anon:", 0) + held.get("Pss_File:", 0)
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """Return the bytes of a process by the kernel's names; of one that has ended, nothing."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    except OSError:  # it has ended
-        return 0
-    kilobytes = dict(line.split()[:2] for line in lines)
-    return 1024 * (int(kilobytes["Pss_Anon:"]) + int(kilobytes["Pss_File:"]))
+    except OSError:
+        return {}
+    return {name: 1024 * int(kilobytes) for name, kilobytes, *_ in map(str.split, lines)}
 
 
 def _store_bytes(raylet: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "descendants", "kill", "running_actors"]
+__all__ = ["Process", "cpu_seconds", "descendants", "kill", "running_actors"]
 
 _ACTOR = re.compile(r"ray::(?:\S+:)?(ClientActor|ServerActor)\b")
 """How Ray titles an actor's process; while it is being made, its name comes first."""
@@ -30,18 +30,37 @@ class Process:
         return match[1] if match else None
 
 
-def descendants() -> list[Process]:
-    """Return the processes that this one has started, and those that these have, and no others."""
+def descendants(root: int | None = None) -> list[Process]:
+    """Return the processes that a process has started, and those that these have, and no others.
+
+    Args:
+        root: its id; None: this process's.
+    """
     children: dict[int, list[int]] = {}
     for pid, parent in _parents():
         children.setdefault(parent, []).append(pid)
     found: list[int] = []
-    waiting = [os.getpid()]
+    waiting = [os.getpid() if root is None else root]
     while waiting:
         below = children.get(waiting.pop(), [])
         found += below
         waiting += below
     return [Process(pid, _title(pid)) for pid in sorted(found)]
+
+
+def cpu_seconds(root: int) -> float:
+    """Return what a process and all that it has started have used of the CPUs so far.
+
+    Those that have ended are left out.
+    """
+    ticks = 0
+    for pid in (root, *(process.pid for process in descendants(root))):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])  # in user mode, and in the kernel
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def running_actors() -> dict[str, list[Process]]:

@@ -50,6 +50,9 @@ class RoundPlan:
     """[N] ids by cohort position: longest local work first."""
     num_steps: tuple[int, ...] = ()
     """[N] how many steps each is to do; empty: as many as the others."""
+    stack: int = 1
+    """How many clients are trained in one computation, from position 0 on; a power of two. Chunks
+    begin and end where stacks do."""
 
 
 @dataclass(frozen=True)

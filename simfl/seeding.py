@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SERVER", "derive_seed", "numpy_generator", "torch_generator"]
+__all__ = ["SERVER", "derive_seed", "hashed_orders", "numpy_generator", "torch_generator"]
 
 SERVER: Final = -1
 """The client id under which the server draws."""
@@ -31,6 +31,42 @@ def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = 0, ste
     """
     key = struct.pack("<4q", seed, round, client, step) + purpose.encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+
+
+def hashed_orders(
+    seeds_K: np.ndarray[Any, Any], lengths_K: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Draw K random orders at once: much faster than K generators where they are short.
+
+    The numbers of an order are sorted by their hashes, those of SplitMix64 under its seed; ties
+    have a probability below length² / 2^65.
+
+    Args:
+        seeds_K: one for each order, int64, not negative.
+        lengths_K: how many numbers each has.
+
+    Returns:
+        The orders after one another, each a permutation of 0 to length - 1: int64.
+
+    Source: Steele, Lea and Flood, 2014, https://doi.org/10.1145/2714064.2660195
+
+    >>> orders = hashed_orders(np.array([5, 6]), np.array([3, 2]))
+    >>> sorted(orders[:3].tolist()), sorted(orders[3:].tolist())
+    ([0, 1, 2], [0, 1])
+    """
+    owners = np.repeat(np.arange(len(lengths_K)), lengths_K)
+    positions = np.arange(len(owners)) - np.repeat(np.cumsum(lengths_K) - lengths_K, lengths_K)
+    hashes = _splitmix(seeds_K.astype(np.uint64)[owners], positions.astype(np.uint64))
+    orders: np.ndarray[Any, Any] = positions[np.lexsort((hashes, owners))]
+    return orders
+
+
+def _splitmix(seeds: np.ndarray[Any, Any], positions: np.ndarray[Any, Any]) -> Any:
+    """Return the numbers at these positions of the sequences with these seeds; all are uint64."""
+    bits = seeds + (positions + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
 
 
 def numpy_generator(

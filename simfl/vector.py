@@ -146,6 +146,10 @@ class Vector:
         names = vectors[0].names
         return cls({n: torch.stack([v[n] for v in vectors]) for n in names}, stacked=True)
 
+    def rows(self, which: slice | Tensor) -> Vector:
+        """Return some clients of a stack: views for a slice, copies for a mask or for indices."""
+        return self.map(lambda tensor: tensor[which])
+
     def unstack(self) -> list[Vector]:
         """Return the C Vectors of a stack; views, not copies."""
         return [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any, TypeAlias
 
 from torch import Tensor, tensor
@@ -24,6 +26,11 @@ class Aggregator(Component, kind="aggregator"):
     def lift(self, delta: Vector, weight: float) -> Any:
         """Return what one client contributes; takes ownership of the delta."""
         raise NotImplementedError(f"{type(self).__name__} has no lift()")
+
+    def lift_stack(self, deltas_C: Vector, weights: Sequence[float]) -> Any:
+        """Return what a stack of C clients contributes: their deltas lifted and merged in order."""
+        lifted = map(self.lift, deltas_C.unstack(), weights)
+        return reduce(self.merge, lifted)
 
     def merge(self, left: Any, right: Any) -> Any:
         """Merge two contributions, in the order of the tree; may reuse the left one's memory."""

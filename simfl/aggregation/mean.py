@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+import torch
+from torch import Tensor
 
 from simfl.aggregation.aggregator import Aggregator
 from simfl.errors import AggregationError
@@ -27,6 +31,11 @@ class Mean(Aggregator):
         """Return weight * delta."""
         return delta.mul_(weight)
 
+    def lift_stack(self, deltas_C: Vector, weights: Sequence[float]) -> Vector:
+        """Return the sum of weight * delta over the stack, in one pass."""
+        weights_C = torch.tensor(weights, dtype=torch.float64)
+        return Vector({name: _weighted_sum(weights_C, t) for name, t in deltas_C.items()})
+
     def merge(self, left: Vector, right: Vector) -> Vector:
         """Add the right sum to the left one."""
         return left.add_(right)
@@ -40,3 +49,8 @@ class Mean(Aggregator):
         if weight <= 0:
             raise AggregationError("every client of the round has weight zero")
         return total / weight
+
+
+def _weighted_sum(weights_C: Tensor, tensor: Tensor) -> Tensor:
+    total: Tensor = torch.tensordot(weights_C.to(tensor.device, tensor.dtype), tensor, dims=1)
+    return total

@@ -1,7 +1,17 @@
 """What a client does in a round: no Ray, nothing written to disk."""
 
 from simfl.client.batches import read_batch
-from simfl.client.host import ClientHost, ClientRecipe, Weighting
+from simfl.client.host import ClientHost
+from simfl.client.recipe import ClientRecipe, Weighting
+from simfl.client.stacking import StackChoice, choose_stack
 from simfl.client.work import LocalWork
 
-__all__ = ["ClientHost", "ClientRecipe", "LocalWork", "Weighting", "read_batch"]
+__all__ = [
+    "ClientHost",
+    "ClientRecipe",
+    "LocalWork",
+    "StackChoice",
+    "Weighting",
+    "choose_stack",
+    "read_batch",
+]

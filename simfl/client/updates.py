@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from simfl.messages import ClientReports
+from simfl.messages import ClientReports, Contribution
 from simfl.models.model import MetricSums
+from simfl.optimizer import KeptState
 from simfl.vector import Vector
 
-__all__ = ["ClientRow", "StepLosses", "add_metric_sums", "is_finite", "sum_losses", "to_columns"]
+__all__ = [
+    "ClientRow",
+    "Outcome",
+    "StepLosses",
+    "add_metric_sums",
+    "count_sent_bytes",
+    "count_sums",
+    "is_finite",
+    "join_outcomes",
+    "sum_losses",
+    "to_columns",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,48 @@ class ClientRow:
     delta_norm: float = math.nan
     seconds: float = 0.0
     dropped: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the training of some clients has brought, in the order of the cohort."""
+
+    contribution: Contribution | None
+    """What they add to the round, merged; None: nothing."""
+    rows: list[ClientRow]
+    states: list[KeptState | None]
+    """What each client's optimizer keeps; of a dropped client, what it kept before."""
+
+
+def join_outcomes(
+    outcomes: Sequence[Outcome], merge: Callable[[Contribution, Contribution], Contribution]
+) -> Outcome:
+    """Make one of several, merging what they contribute in their order."""
+    contributions = [one.contribution for one in outcomes if one.contribution is not None]
+    return Outcome(
+        reduce(merge, contributions) if contributions else None,
+        [row for one in outcomes for row in one.rows],
+        [state for one in outcomes for state in one.states],
+    )
+
+
+def count_sent_bytes(delta: Vector, aux: dict[str, dict[str, Any]], *, num_clients: int = 1) -> int:
+    """Return the size of the Vectors that a client sends, or each client of a stack."""
+    shared = [value for entries in aux.values() for value in entries.values()]
+    vectors = [value for value in (delta, *shared) if isinstance(value, Vector)]
+    return sum(v.num_bytes // num_clients if v.stacked else v.num_bytes for v in vectors)
+
+
+def count_sums(rows: Sequence[ClientRow], *, sent_bytes: int) -> dict[str, float]:
+    """Return the counts and sums of clients that contribute, and have sent so many bytes."""
+    return {
+        "bytes": sent_bytes,
+        "clients": len(rows),
+        "examples": sum(row.num_examples for row in rows),
+        "steps": sum(row.losses.num_steps for row in rows),
+        "seen": sum(row.losses.num_seen for row in rows),
+        "loss": sum(row.losses.total for row in rows),
+    }
 
 
 def to_columns(rows: Sequence[ClientRow]) -> ClientReports:

@@ -1,17 +1,37 @@
-"""LocalWork: how much a client trains in a round, and on which examples at each step."""
+"""LocalWork: how much a client trains in a round, and on which examples at each step.
+
+Shapes: T steps, C clients, B examples of a batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count, islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from simfl.seeding import numpy_generator
+from simfl.seeding import derive_seed, hashed_orders
 
-__all__ = ["LocalWork"]
+__all__ = ["LocalWork", "StepPlan"]
+
+Column: TypeAlias = "np.ndarray[Any, Any]"
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Which examples C clients train on at each of up to T steps."""
+
+    rows: Column
+    """[T, C, B] rows of the data set; places beyond a batch's size hold any row."""
+    sizes: Column
+    """[T, C] how many examples each batch has; 0 after a client's last step."""
+
+    @property
+    def num_steps(self) -> Column:
+        """[C] how many steps each client has."""
+        steps: Column = (self.sizes > 0).sum(axis=0)
+        return steps
 
 
 @dataclass(frozen=True)
@@ -34,19 +54,53 @@ class LocalWork:
         batches: np.ndarray[Any, Any] = -(-num_examples // size) * (self.epochs or 0)
         return batches
 
-    def batches(
-        self, rows: np.ndarray[Any, Any], *, seed: int, round: int, client: int
-    ) -> Iterator[np.ndarray[Any, Any]]:
-        """Iterate over the rows of each step: every epoch in an order of its own."""
-        total = int(self.num_steps(np.array(len(rows))))
-        return islice(self._endless_batches(rows, seed, round, client), total)
+    def plan_steps(
+        self, rows: Sequence[Column], *, seed: int, round: int, clients: Sequence[int]
+    ) -> StepPlan:
+        """Say which examples clients train on at each step: every epoch in an order of its own.
 
-    def _endless_batches(
-        self, rows: np.ndarray[Any, Any], seed: int, round: int, client: int
-    ) -> Iterator[np.ndarray[Any, Any]]:
-        size = self.batch_size or len(rows)
-        for epoch in count():
-            rng = numpy_generator(seed, "shuffle", round=round, client=client, step=epoch)
-            order = rng.permutation(len(rows))
-            for start in range(0, len(rows), size):
-                yield rows[order[start : start + size]]
+        Args:
+            rows: [C] the rows that each client holds.
+            seed: the run's.
+            round: which round, from 1.
+            clients: [C] ids.
+        """
+        num_rows_C = np.array([len(own) for own in rows], dtype=np.int64)
+        num_steps_C = self.num_steps(num_rows_C)
+        size_C = np.minimum(self.batch_size or num_rows_C, num_rows_C)
+        steps_an_epoch_C = np.maximum(-(-num_rows_C // np.maximum(size_C, 1)), 1)
+        num_epochs_C = -(-num_steps_C // steps_an_epoch_C)
+        drawn = _draw(rows, num_epochs_C, seed=seed, round=round, clients=clients)
+
+        step_T11 = np.arange(num_steps_C.max(initial=0))[:, None, None]
+        epoch_TC1, step_of_epoch_TC1 = np.divmod(step_T11, steps_an_epoch_C[:, None])
+        place_TCB = step_of_epoch_TC1 * size_C[:, None] + np.arange(size_C.max(initial=0))
+        end_TC1 = np.minimum((step_of_epoch_TC1 + 1) * size_C[:, None], num_rows_C[:, None])
+        is_used_TCB = (place_TCB < end_TC1) & (step_T11 < num_steps_C[:, None])
+        begin_C = np.cumsum(num_rows_C * num_epochs_C) - num_rows_C * num_epochs_C
+        index_TCB = begin_C[:, None] + epoch_TC1 * num_rows_C[:, None] + place_TCB
+        rows_TCB = drawn[np.where(is_used_TCB, index_TCB, 0)] if len(drawn) else index_TCB
+        return StepPlan(rows_TCB, is_used_TCB.sum(axis=2))
+
+
+def _draw(
+    rows: Sequence[Column],
+    num_epochs_C: Column,
+    *,
+    seed: int,
+    round: int,
+    clients: Sequence[int],
+) -> Column:
+    """Return each client's rows in an order for each of its epochs, all after one another."""
+    seeds = [
+        derive_seed(seed, "shuffle", round=round, client=client, step=epoch)
+        for client, num_epochs in zip(clients, num_epochs_C.tolist(), strict=True)
+        for epoch in range(num_epochs)
+    ]
+    num_rows_C = np.array([len(own) for own in rows], dtype=np.int64)
+    lengths = np.repeat(num_rows_C, num_epochs_C)
+    begins = np.repeat(np.cumsum(num_rows_C) - num_rows_C, num_epochs_C)
+    orders = hashed_orders(np.array(seeds, dtype=np.int64), lengths)
+    held: Column = np.concatenate(rows)
+    drawn: Column = held[orders + np.repeat(begins, lengths)]
+    return drawn

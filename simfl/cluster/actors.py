@@ -173,7 +173,7 @@ class ClientActor:
         """Build the host; return the process id."""
         recipe: ClientRecipe = self._setup.open_recipe()
         device = device_for(self._setup.label, uses_gpu=self._uses_gpu)
-        self._host = recipe.build(dataset, device=device)
+        self._host = ClientHost(recipe, dataset, device=device)
         return os.getpid()
 
     def train_chunk(

@@ -46,15 +46,15 @@ def guided_chunks(plan: RoundPlan, num_workers: int) -> list[Chunk]:
     while start < num_clients:
         if len(chunks) % num_workers == 0:
             share = HANDED_OUT * (work[-1] - work[start]) / num_workers
-        end = start + _subtree_size(work, start, share)
+        end = min(start + _subtree_size(work, start, share, smallest=plan.stack), num_clients)
         chunks.append(Chunk(plan.round, start, plan.clients[start:end], num_clients))
         start = end
     return chunks
 
 
-def _subtree_size(work: np.ndarray[Any, Any], start: int, share: float) -> int:
+def _subtree_size(work: np.ndarray[Any, Any], start: int, share: float, *, smallest: int) -> int:
     """Return the size of the largest subtree that begins here and is no more work than that."""
-    size = 1
+    size = smallest
     while (
         start % (2 * size) == 0
         and start + 2 * size < len(work)
@@ -65,7 +65,13 @@ def _subtree_size(work: np.ndarray[Any, Any], start: int, share: float) -> int:
 
 
 def split_cohort(plan: RoundPlan, size: int) -> list[Chunk]:
-    """Cut the cohort into contiguous chunks of a size; the last one may be smaller."""
+    """Cut the cohort into contiguous chunks of whole stacks; the last one may be smaller.
+
+    Args:
+        plan: of the round.
+        size: clients a chunk, at least; rounded up to whole stacks.
+    """
+    size = -(-size // plan.stack) * plan.stack
     return [
         Chunk(plan.round, start, plan.clients[start : start + size], len(plan.clients))
         for start in range(0, len(plan.clients), size)

@@ -7,6 +7,7 @@ losses and metrics.
 
 from simfl.models.char_lstm import CharLSTM
 from simfl.models.data_shape import DataShape, data_shape
+from simfl.models.dropout import Dropout
 from simfl.models.losses import (
     MAE,
     MSE,
@@ -30,6 +31,7 @@ from simfl.models.metrics import (
 from simfl.models.model import Batch, Inputs, MetricSums, Model
 from simfl.models.resnet import ResNet
 from simfl.models.spec import ModelSpec, PythonModel
+from simfl.models.stacked_model import StackedModel
 from simfl.models.torch_model import TorchModel
 from simfl.models.zoo import CNN28, CNN32, MLP, Logistic
 
@@ -45,6 +47,7 @@ __all__ = [
     "CharLSTM",
     "CrossEntropy",
     "DataShape",
+    "Dropout",
     "Huber",
     "Inputs",
     "Logistic",
@@ -60,6 +63,7 @@ __all__ = [
     "PythonLoss",
     "PythonModel",
     "ResNet",
+    "StackedModel",
     "TopK",
     "TorchModel",
     "as_loss",

@@ -14,20 +14,33 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from simfl.errors import ConfigError
+from simfl.models.dropout import dropout_layers, example_keys
 from simfl.models.losses import Loss
 from simfl.models.model import Batch, Inputs
 
-__all__ = ["call_module", "clipped_gradients"]
+__all__ = ["call_module", "clipped_gradients", "mixes_examples", "needs_loop"]
 
 _MAX_ELEMENTS = 2**26
 """Numbers that the gradients of a micro-batch hold at most: 256 MiB of float32."""
 
 
-def call_module(module: nn.Module, inputs: Inputs) -> Any:
-    """Call with one tensor, with positional arguments, or with keyword arguments."""
-    if isinstance(inputs, Tensor):
-        return module(inputs)
-    return module(**inputs) if isinstance(inputs, dict) else module(*inputs)
+def call_module(
+    module: nn.Module, inputs: Inputs, instead: Mapping[str, Tensor] | None = None
+) -> Any:
+    """Call with one tensor, with positional arguments, or with keyword arguments.
+
+    Args:
+        module: is called.
+        inputs: what with.
+        instead: what takes the place of its parameters and buffers, by name.
+    """
+    keywords = inputs if isinstance(inputs, dict) else {}
+    arguments = inputs if isinstance(inputs, tuple) else () if keywords else (inputs,)
+    if not instead:
+        return module(*arguments, **keywords)
+    from torch.func import functional_call
+
+    return functional_call(module, dict(instead), arguments, keywords)
 
 
 def clipped_gradients(
@@ -59,14 +72,18 @@ def clipped_gradients(
     Source: Abadi et al., 2016, Algorithm 1, https://arxiv.org/abs/1607.00133
     """
     _require_separate_examples(module)
-    size = 1 if _needs_loop(module) else microbatch_size or _microbatch_size(trainable)
+    size = microbatch_size or _microbatch_size(trainable)
+    if any(map(needs_loop, module.modules())):
+        size = 1
     gradients_of = _gradients_of_one if size == 1 else _gradients_of_many
     num_examples = len(batch.targets)
+    keys = example_keys(dropout_layers(module), num_examples)
     totals = [torch.zeros_like(parameter) for parameter in trainable.values()]
     losses = []
     for start in range(0, num_examples, size):
         part = _rows(batch, slice(start, start + size))
-        losses_M, gradients_M = gradients_of(module, loss, trainable, part)
+        keys_M = {name: key[start : start + size] for name, key in keys.items()}
+        losses_M, gradients_M = gradients_of(module, loss, trainable, part, keys_M)
         factors_M = _factors(gradients_M, max_norm) / num_examples
         if part.sample_weights is not None:
             factors_M = factors_M * part.sample_weights
@@ -76,27 +93,37 @@ def clipped_gradients(
 
 
 def _gradients_of_many(
-    module: nn.Module, loss: Loss, trainable: Mapping[str, nn.Parameter], batch: Batch
+    module: nn.Module,
+    loss: Loss,
+    trainable: Mapping[str, nn.Parameter],
+    batch: Batch,
+    keys_M: dict[str, Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    from torch.func import functional_call, grad_and_value, vmap
+    from torch.func import grad_and_value, vmap
 
-    def loss_of_one(parameters: dict[str, Tensor], inputs: Inputs, target: Tensor) -> Tensor:
-        one = _with_example_axis(inputs)
-        arguments = one if isinstance(one, tuple) else () if isinstance(one, dict) else (one,)
-        keywords = one if isinstance(one, dict) else None
-        outputs = functional_call(module, parameters, arguments, keywords)
+    def loss_of_one(
+        parameters: dict[str, Tensor], keys: dict[str, Tensor], inputs: Inputs, target: Tensor
+    ) -> Tensor:
+        outputs = call_module(module, _with_example_axis(inputs), {**parameters, **keys})
         return loss(outputs, target.unsqueeze(0)).squeeze(0)
 
     parameters = {name: parameter.detach() for name, parameter in trainable.items()}
-    differentiate = vmap(grad_and_value(loss_of_one), in_dims=(None, 0, 0), randomness="different")
-    gradients, losses_M = differentiate(parameters, batch.inputs, batch.targets)
+    gradients_of_each = vmap(
+        grad_and_value(loss_of_one), in_dims=(None, 0, 0, 0), randomness="different"
+    )
+    gradients, losses_M = gradients_of_each(parameters, keys_M, batch.inputs, batch.targets)
     return losses_M, [gradients[name] for name in trainable]
 
 
 def _gradients_of_one(
-    module: nn.Module, loss: Loss, trainable: Mapping[str, nn.Parameter], batch: Batch
+    module: nn.Module,
+    loss: Loss,
+    trainable: Mapping[str, nn.Parameter],
+    batch: Batch,
+    keys_M: dict[str, Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    losses = loss(call_module(module, batch.inputs), batch.targets)
+    key_of_one = {name: key_M.squeeze(0) for name, key_M in keys_M.items()}
+    losses = loss(call_module(module, batch.inputs, key_of_one), batch.targets)
     gradients = torch.autograd.grad(
         losses.sum(), list(trainable.values()), allow_unused=True, materialize_grads=True
     )
@@ -141,18 +168,16 @@ def _map(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
     return function(inputs)
 
 
-def _needs_loop(module: nn.Module) -> bool:
+def needs_loop(layer: nn.Module) -> bool:
     """Say whether a layer has no batching rule: recurrent kernels, in-place renormalisation."""
-    return any(
-        isinstance(layer, nn.RNNBase | nn.RNNCellBase)
-        or (isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None)
-        for layer in module.modules()
-    )
+    if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+        return layer.max_norm is not None
+    return isinstance(layer, nn.RNNBase | nn.RNNCellBase)
 
 
 def _require_separate_examples(module: nn.Module) -> None:
     for name, layer in module.named_modules():
-        if _mixes_examples(layer):
+        if mixes_examples(layer):
             raise ConfigError(
                 f"layer {name!r} ({type(layer).__name__}) mixes the examples of a batch, so their "
                 "gradients cannot be clipped one by one (sclip); use GroupNorm, or put the layer "
@@ -160,7 +185,8 @@ def _require_separate_examples(module: nn.Module) -> None:
             )
 
 
-def _mixes_examples(layer: nn.Module) -> bool:
+def mixes_examples(layer: nn.Module) -> bool:
+    """Say whether what a layer makes of an example depends on the rest of the batch."""
     if isinstance(layer, _BatchNorm):
         return layer.training or layer.running_mean is None
     return isinstance(layer, _InstanceNorm) and layer.training and layer.track_running_stats

@@ -70,6 +70,15 @@ class Model(ABC):
         """Return the gradients alone; see ``compute_loss_and_gradients``."""
         return self.compute_loss_and_gradients(batch, max_norm)[1]
 
+    def seed_step(self, keys: Tensor, step: int) -> None:
+        """Set what the next step's randomness depends on; a model may have none.
+
+        Args:
+            keys: 0-d int64, the client's seed of the round; [C] for a stack.
+            step: which step of the round, from 0.
+        """
+        return
+
     @abstractmethod
     def apply_updates(self, updates: Vector) -> None:
         """Add the updates to the trainable weights, in place."""

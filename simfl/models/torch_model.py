@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from simfl.errors import ConfigError, DataError, VectorError
 from simfl.models.clipping import call_module, clipped_gradients
+from simfl.models.dropout import dropout_layers, seed_dropout
 from simfl.models.losses import LossLike, as_loss
 from simfl.models.metrics import MetricLike, as_metrics
 from simfl.models.model import Batch, MetricSums, Model
@@ -64,6 +65,7 @@ class TorchModel(Model):
         self.microbatch_size = microbatch_size
         _require_dense(module)
         self._always_eval = _layers_in_eval(module)
+        self._dropouts = list(dropout_layers(module).values())
         self._read_parameters()
 
     def _read_parameters(self) -> None:
@@ -102,6 +104,11 @@ class TorchModel(Model):
     def shared_names(self) -> tuple[str, ...]:
         """The trainable parameters, then the persistent buffers; frozen parameters left out."""
         return self._shared_names
+
+    @property
+    def trainable(self) -> Mapping[str, nn.Parameter]:
+        """The parameters that are trained, by name; not copies."""
+        return self._trainable
 
     def get_weights(self, trainable: bool = False) -> Vector:
         """Return a copy of parameters and persistent buffers, in the order of ``state_dict``.
@@ -170,7 +177,7 @@ class TorchModel(Model):
             DataError: if the sample weights are not one number per example.
         """
         _require_weights(batch)
-        self._train_mode()
+        self.enter_training()
         if max_norm:
             return self._clipped(batch, max_norm)
         outputs = call_module(self.module, batch.inputs)
@@ -178,6 +185,10 @@ class TorchModel(Model):
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         owned = _with_own_memory(gradients, self._parameters)
         return loss.detach(), Vector(dict(zip(self._trainable, owned, strict=True)))
+
+    def seed_step(self, keys: Tensor, step: int) -> None:
+        """Set what the module's ``Dropout`` layers make their masks of."""
+        seed_dropout(self._dropouts, keys, step)
 
     def _clipped(self, batch: Batch, max_norm: float) -> tuple[Tensor, Vector]:
         if max_norm < 0:
@@ -206,7 +217,8 @@ class TorchModel(Model):
                 sums[metric.key] = metric.sums(outputs, batch.targets, batch.sample_weights)
         return sums
 
-    def _train_mode(self) -> None:
+    def enter_training(self) -> None:
+        """Put the module into training mode, but for layers that stay in evaluation mode."""
         if self.module.training:
             return
         self.module.train()

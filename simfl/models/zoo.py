@@ -10,6 +10,7 @@ from torch import nn
 
 from simfl.component import Count, Share
 from simfl.models.data_shape import DataShape
+from simfl.models.dropout import Dropout
 from simfl.models.spec import ModelSpec, image_axes, num_features, num_outputs
 
 __all__ = ["CNN28", "CNN32", "MLP", "Logistic", "image_layers"]
@@ -55,7 +56,7 @@ class MLP(ModelSpec):
             layers[f"hidden{index}"] = nn.Linear(size, width)
             layers[f"activation{index}"] = _ACTIVATIONS[self.activation]()
             if self.dropout:
-                layers[f"dropout{index}"] = nn.Dropout(self.dropout)
+                layers[f"dropout{index}"] = Dropout(self.dropout)
             size = width
         layers["output"] = nn.Linear(size, num_outputs(model, shape, self.outputs))
         return nn.Sequential(layers)
@@ -120,11 +121,11 @@ class CNN32(ModelSpec):
         layers["conv2"] = nn.Conv2d(32, 64, 3)
         layers["relu2"] = nn.ReLU()
         layers["pool"] = nn.MaxPool2d(2)
-        layers["dropout1"] = nn.Dropout(self.dropout1)
+        layers["dropout1"] = Dropout(self.dropout1)
         layers["flatten"] = nn.Flatten()
         layers["hidden"] = nn.Linear(64 * ((height - 4) // 2) * ((width - 4) // 2), 128)
         layers["relu3"] = nn.ReLU()
-        layers["dropout2"] = nn.Dropout(self.dropout2)
+        layers["dropout2"] = Dropout(self.dropout2)
         layers["output"] = nn.Linear(128, num_outputs(self.name, shape, self.outputs))
         for layer in layers.values():
             if isinstance(layer, nn.Conv2d | nn.Linear):

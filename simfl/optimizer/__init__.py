@@ -23,6 +23,7 @@ from simfl.optimizer.schedules import (
     Polynomial,
     Triangular,
 )
+from simfl.optimizer.stacked import StackedOptimizer
 from simfl.optimizer.state import KeptState, OptimizerState
 from simfl.optimizer.warm_up import WarmUp
 
@@ -57,6 +58,7 @@ __all__ = [
     "ScaffoldClient",
     "ScaffoldServer",
     "Schedule",
+    "StackedOptimizer",
     "State",
     "Triangular",
     "WarmUp",

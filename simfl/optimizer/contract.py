@@ -31,7 +31,7 @@ from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer
 from simfl.optimizer.state import stack_states, unstack_state
 from simfl.vector import Vector
 
-__all__ = ["ContractError", "check_plugin"]
+__all__ = ["ContractError", "check_plugin", "stack_fault"]
 
 
 class ContractError(SimflError, AssertionError):
@@ -69,6 +69,19 @@ def check_plugin(
             raise ContractError(f"{where}: {broken}") from None
         except Exception as error:
             raise ContractError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def stack_fault(plugin: OptiModule | Regularizer) -> str | None:
+    """Return how a plug-in fails to treat a stack of clients as each of them; None if it does not.
+
+    Tried out without auxiliary variables.
+    """
+    try:
+        _check_form(Subject(plugin))
+        _check_stack(Subject(plugin))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".removeprefix("BrokenError: ").partition("\n")[0]
+    return None
 
 
 def _check_class(subject: Subject) -> None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from simfl.errors import ConfigError, did_you_mean
 from simfl.optimizer.plugin import AuxVar, OptiModule, State
+from simfl.vector import Vector
 
 __all__ = ["AuxExchange"]
 
@@ -62,6 +68,24 @@ class AuxExchange:
                 merged[name] = module.merge_aux(left[name], right[name])
         return merged
 
+    def merge_rows(self, aux: Mapping[str, AuxVar], rows: Sequence[int]) -> dict[str, AuxVar]:
+        """Merge what some clients of a stack share, by each module's own rule.
+
+        Args:
+            aux: variables of a stack: a row for each client, or one value that each has.
+            rows: whose are merged, in order.
+        """
+        if not rows:
+            return {}
+        return {name: self._merged(name, variables, rows) for name, variables in aux.items()}
+
+    def _merged(self, name: str, variables: AuxVar, rows: Sequence[int]) -> AuxVar:
+        module = self._modules[self._index(name)]
+        if type(module).merge_aux is OptiModule.merge_aux:
+            return {key: _sum_rows(value, rows) for key, value in variables.items()}
+        each = ({key: _row(value, row) for key, value in variables.items()} for row in rows)
+        return reduce(module.merge_aux, each)
+
     def _add(self, module: OptiModule, index: int) -> None:
         name = module.aux_name or module.name
         if name in self._indices:
@@ -77,6 +101,24 @@ class AuxExchange:
             hint = did_you_mean(name, self._indices)
             raise KeyError(f"no module takes the auxiliary variables {name!r}. {hint}".rstrip())
         return self._indices[name]
+
+
+def _sum_rows(value: Any, rows: Sequence[int]) -> Any:
+    if isinstance(value, Tensor):
+        return value[list(rows)].sum().item() if value.dim() else value.item() * len(rows)
+    if isinstance(value, Vector) and value.stacked:
+        chosen = value if len(rows) == value.num_clients else value.rows(torch.tensor(rows))
+        return Vector({name: tensor.sum(dim=0) for name, tensor in chosen.items()})
+    return value * len(rows)
+
+
+def _row(value: Any, row: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[row].item() if value.dim() else value.item()
+    if isinstance(value, Vector) and value.stacked:
+        # A copy, as merging may reuse the memory.
+        return Vector({name: tensor[row].clone() for name, tensor in value.items()})
+    return value
 
 
 def _has_aux(module: OptiModule) -> bool:

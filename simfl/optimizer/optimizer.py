@@ -91,7 +91,8 @@ class Optimizer:
         """
         rates = self._rates()
         values, weights, state = self._run_plugins(model, gradients, decays=bool(rates["w_decay"]))
-        updates = scale_updates(values, weights, like=gradients, **rates)
+        decaying = weights if rates["w_decay"] else None
+        updates = scale_updates(values, decaying, like=gradients, **rates)
         self._state = state
         return updates
 

@@ -10,7 +10,7 @@ import torch
 
 from simfl.optimizer.plugin import Context, OptiModule, Regularizer, State
 from simfl.optimizer.state import empty_states, fill_state
-from simfl.vector import Vector
+from simfl.vector import Scalar, Vector
 
 __all__ = [
     "fill_states",
@@ -90,17 +90,17 @@ def run_modules(
 
 
 def scale_updates(
-    values: Vector, weights: Vector | None, *, lrate: float, w_decay: float, like: Vector
+    values: Vector, weights: Vector | None, *, lrate: Scalar, w_decay: Scalar, like: Vector
 ) -> Vector:
     """Return -lrate (values + w_decay weights), with the order and the dtypes of ``like``.
+
+    Without weights there is no decay.
 
     Source: Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101, with the decay inside
     the brackets, as in ``torch.optim.AdamW``.
     """
-    if weights is None or not w_decay:
-        updates = values * -lrate
-    else:
-        updates = (values + weights * w_decay).mul_(-lrate)
+    total = values if weights is None else values + weights * w_decay
+    updates = total * -lrate
     if updates.names == like.names and all(
         updates[name].dtype == tensor.dtype for name, tensor in like.items()
     ):

@@ -21,8 +21,10 @@ __all__ = [
     "OptimizerState",
     "empty_states",
     "fill_state",
+    "join_states",
     "move_beside",
     "require_states",
+    "rows_of",
     "stack_states",
     "unstack_state",
 ]
@@ -104,6 +106,16 @@ def stack_states(states: Sequence[State]) -> State:
     return {key: _stack([state[key] for state in states]) for key in states[0]}
 
 
+def rows_of(state: State, rows: slice) -> State:
+    """Return some rows of a stack's state: views, and what all clients share."""
+    return {key: _rows(leaf, rows) for key, leaf in state.items()}
+
+
+def join_states(parts: Sequence[State]) -> State:
+    """Put the rows of several stacks after one another; what all share must be the same object."""
+    return {key: _join([part[key] for part in parts]) for key in parts[0]}
+
+
 def unstack_state(state: State, num_clients: int) -> list[State]:
     """Return each client's state: views of the stack, and what all share."""
     return [{key: _row(leaf, c) for key, leaf in state.items()} for c in range(num_clients)]
@@ -129,9 +141,27 @@ def _stack(leaves: list[Vector | Tensor]) -> Vector | Tensor:
     vectors = [leaf for leaf in leaves if isinstance(leaf, Vector)]
     if not vectors:
         return torch.stack([leaf for leaf in leaves if isinstance(leaf, Tensor)])
-    if all(vector is vectors[0] for vector in vectors):
+    if len(vectors) > 1 and all(vector is vectors[0] for vector in vectors):
         return vectors[0]
     return Vector.stack(vectors)
+
+
+def _rows(leaf: Vector | Tensor, rows: slice) -> Vector | Tensor:
+    if isinstance(leaf, Tensor):
+        return leaf[rows] if leaf.dim() else leaf
+    return leaf.rows(rows) if leaf.stacked else leaf
+
+
+def _join(leaves: list[Vector | Tensor]) -> Vector | Tensor:
+    first = leaves[0]
+    if isinstance(first, Tensor):
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        return torch.cat(tensors) if first.dim() else first
+    if not first.stacked:
+        return first
+    vectors = [leaf for leaf in leaves if isinstance(leaf, Vector)]
+    joined = {name: torch.cat([vector[name] for vector in vectors]) for name in first}
+    return Vector(joined, stacked=True)
 
 
 def _row(leaf: Vector | Tensor, client: int) -> Vector | Tensor:

@@ -35,6 +35,21 @@ def _epochs_or_steps(scenario: Scenario) -> Iterator[Fault]:
         yield "client.steps", message
 
 
+def _stack(scenario: Scenario) -> Iterator[Fault]:
+    stack = scenario.client.stack
+    if stack == "auto":
+        return
+    if stack & (stack - 1):
+        below = 1 << (stack.bit_length() - 1)
+        yield "client.stack", f"is {stack}, but must be a power of two; take {below} or {2 * below}"
+    if stack > 1 and scenario.cluster.placement == "dedicated":
+        yield (
+            "client.stack",
+            f"is {stack}, but with cluster.placement 'dedicated' each client has an actor of its "
+            "own; leave stack out",
+        )
+
+
 def _cohort(scenario: Scenario) -> Iterator[Fault]:
     per_round, partition = scenario.client.per_round, scenario.data.partition
     clients = partition.num_clients if partition is not None else None
@@ -143,6 +158,7 @@ def _aux_name(module: OptiModule) -> str:
 
 _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _cohort,
+    _stack,
     _epochs_or_steps,
     _optimizers,
     _auxiliary_variables,

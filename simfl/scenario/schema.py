@@ -84,6 +84,11 @@ class Scenario(Section):
         """
         return ScenarioError([self._origin.document.fault_line(parse_path(key), message)])
 
+    def with_stack(self, stack: int) -> Scenario:
+        """Return the scenario with what ``client.stack`` stands for written out."""
+        client = self.client.model_copy(update={"stack": stack})
+        return self.model_copy(update={"client": client})
+
     def fingerprint(self) -> str:
         """Return a hash of all that has a part in the numbers of a round.
 

@@ -125,6 +125,9 @@ class ClientSection(Section):
     """The L2 norm that each example's gradient is clipped to (DP-SGD). null or 0: off."""
     optimizer: OptimizerSection = Field(examples=[{"lrate": 0.1}])
     """The clients' Optimizer."""
+    stack: Count | Literal["auto"] = "auto"
+    """How many clients are trained in one computation, a power of two; 1: one at a time. auto: what
+    the model and the kind of device suggest. It has a part in the last bits of the numbers."""
     keep_state: bool = True
     """Whether a client's optimizer state lasts from a round to its next one."""
     on_failure: Literal["raise", "drop"] = "raise"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Literal
 
+from simfl.client import ClientHost
 from simfl.cluster.pool import ClusterOptions
 from simfl.cluster.setup import EngineSetup
 from simfl.engine import Engine, InlineEngine, device_for
@@ -38,7 +39,7 @@ def _inline(simulation: Simulation, options: ClusterOptions) -> InlineEngine:
     device = device_for("the inline backend", uses_gpu=options.num_gpus > 0)
     return InlineEngine(
         simulation.server.build(),
-        simulation.client.build(simulation.dataset, device=device),
+        ClientHost(simulation.client, simulation.dataset, device=device),
         chunk_size=options.chunk_size,
         threads=options.threads,
         location=options.location,

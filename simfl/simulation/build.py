@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from simfl.client import ClientRecipe, LocalWork, read_batch
+from simfl.client import ClientRecipe, LocalWork, StackChoice, choose_stack, read_batch
 from simfl.data import FederatedDataset, build_dataset
 from simfl.errors import SimflError
 from simfl.messages import RoundPlan
@@ -35,6 +35,8 @@ class Simulation:
     """[population] how many examples each client trains on."""
     num_steps: np.ndarray[Any, Any]
     """[population] how many steps each client makes in a round."""
+    notes: tuple[str, ...] = ()
+    """What a user should know before it runs, a line each."""
 
     @property
     def population(self) -> int:
@@ -43,7 +45,7 @@ class Simulation:
 
     def plan_round(self, round: int) -> RoundPlan:
         """Draw a round's cohort; the same one for the same seed and round."""
-        return plan_round(
+        plan = plan_round(
             self.sampler,
             num_examples=self.num_examples,
             num_steps=self.num_steps,
@@ -51,6 +53,7 @@ class Simulation:
             seed=self.scenario.seed,
             round=round,
         )
+        return dataclasses.replace(plan, stack=self.client.stack)
 
 
 def build(scenario: Scenario) -> Simulation:
@@ -65,16 +68,18 @@ def build(scenario: Scenario) -> Simulation:
     client = _client_recipe(scenario, dataset)
     server = _server_recipe(scenario, client, dataset.num_clients)
     _try_model(scenario, server, dataset)
+    stacks = _choose_stack(scenario, client, dataset, cohort_size)
     num_examples = dataset.num_train_examples()
     return Simulation(
-        scenario=scenario,
+        scenario=scenario.with_stack(stacks.size),
         dataset=dataset,
-        client=client,
+        client=dataclasses.replace(client, stack=stacks.size),
         server=server,
         sampler=scenario.client.sampler,
         cohort_size=cohort_size,
         num_examples=num_examples,
         num_steps=client.work.num_steps(num_examples),
+        notes=(stacks.note,) if stacks.note else (),
     )
 
 
@@ -124,6 +129,15 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
         on_nonfinite=client.on_nonfinite,
         evaluation_batch_size=scenario.evaluation.batch_size,
     )
+
+
+def _choose_stack(
+    scenario: Scenario, client: ClientRecipe, dataset: FederatedDataset, cohort_size: int
+) -> StackChoice:
+    cluster = scenario.cluster
+    asked = 1 if cluster.placement == "dedicated" else scenario.client.stack
+    uses_gpu = cluster.num_gpus > 0
+    return choose_stack(asked, client, dataset, cohort_size=cohort_size, uses_gpu=uses_gpu)
 
 
 def _shape(dataset: FederatedDataset) -> DataShape:

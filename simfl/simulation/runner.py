@@ -92,6 +92,7 @@ def run(
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario)
     simulation = build(scenario)
+    scenario = simulation.scenario
     if resume == "auto" and out is not None and holds_run(Path(out)):
         folder = Path(out)
         extend_run(folder, scenario)

@@ -38,8 +38,8 @@ class KillAt(OptiModule):
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Shoot if it is time to, and leave the gradients as they are."""
-        at = (*context.clients, context.round, context.step)
-        if at == (self.client, self.round, self.step) and self._shots_left():
+        is_now = (context.round, context.step) == (self.round, self.step)
+        if is_now and self.client in context.clients and self._shots_left():
             os.kill(os.getpid(), self.signal)
         return gradients, state
 
@@ -66,8 +66,8 @@ class HoldAt(OptiModule):
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Wait if it is time to, and leave the gradients as they are."""
         folder = Path(self.folder)
-        at = (*context.clients, context.round)
-        if at == (self.client, self.round) and is_shot_left(folder, f"hold-{self.round}", 1):
+        is_now = context.round == self.round and self.client in context.clients
+        if is_now and is_shot_left(folder, f"hold-{self.round}", 1):
             while not (folder / "go").exists():
                 time.sleep(0.02)
         return gradients, state

@@ -51,6 +51,16 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "client": {"optimizer": {"modules": ["fading"]}},
     },
     "median": {"server": {"aggregator": "median"}},
+    "stacks with scaffold and momentum": {
+        "client": {
+            "stack": 2,
+            "optimizer": {"lrate": 0.1, "modules": ["scaffold-client", "momentum"]},
+        },
+        "server": {"optimizer": {"modules": ["scaffold-server"]}},
+    },
+    "stacks with a third-party module with a state": {
+        "client": {"stack": 4, "optimizer": {"modules": ["fading"]}},
+    },
 }
 
 

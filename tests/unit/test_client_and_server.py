@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from simfl.aggregation import Mean, Median
-from simfl.client import ClientRecipe, LocalWork
+from simfl.client import ClientHost, ClientRecipe, LocalWork
 from simfl.data import Examples, FederatedDataset
 from simfl.engine import InlineEngine
 from simfl.errors import AggregationError, ClientError, NonFiniteUpdateError
@@ -80,7 +80,7 @@ def engine(
         aggregator=recipe.aggregator,
         seed=0,
     )
-    return InlineEngine(server_recipe.build(), recipe.build(data), chunk_size=chunk_size)
+    return InlineEngine(server_recipe.build(), ClientHost(recipe, data), chunk_size=chunk_size)
 
 
 def run_round(sim: InlineEngine, clients: tuple[int, ...], round: int = 1) -> RoundReport:
@@ -211,26 +211,25 @@ def test_the_servers_optimizer_takes_the_mean_delta_for_a_gradient() -> None:
     assert sim._server.get_weights()["weight"].item() == -5.0
 
 
+def batches(work: LocalWork, num_rows: int, *, seed: int = 0, round: int = 1, client: int = 0):
+    """Return the rows of each step of one client."""
+    plan = work.plan_steps([np.arange(num_rows)], seed=seed, round=round, clients=[client])
+    return [plan.rows[step, 0, :size] for step, size in enumerate(plan.sizes[:, 0])]
+
+
 def test_a_step_limit_counts_on_through_the_epochs() -> None:
     """Three examples in batches of two are 2 + 1: five steps see 2+1+2+1+2 = 8 examples."""
-    rows = list(
-        LocalWork(epochs=None, steps=5, batch_size=2).batches(
-            np.arange(3), seed=0, round=1, client=0
-        )
-    )
+    rows = batches(LocalWork(epochs=None, steps=5, batch_size=2), 3)
     assert [len(batch) for batch in rows] == [2, 1, 2, 1, 2]
     assert sorted(np.concatenate(rows[:2])) == [0, 1, 2]
 
 
 def test_every_epoch_and_round_and_client_has_an_order_of_its_own() -> None:
     work = LocalWork(epochs=2)
-    first, second = work.batches(np.arange(50), seed=0, round=1, client=0)
+    first, second = batches(work, 50)
     assert sorted(first) == sorted(second) == list(range(50))
-    orders = [first, second]
-    orders += [next(work.batches(np.arange(50), seed=0, round=2, client=0))]
-    orders += [next(work.batches(np.arange(50), seed=0, round=1, client=1))]
-    orders += [next(work.batches(np.arange(50), seed=1, round=1, client=0))]
-    assert len({tuple(order) for order in orders}) == 5
+    others = [batches(work, 50, **key)[0] for key in ({"round": 2}, {"client": 1}, {"seed": 1})]
+    assert len({tuple(order) for order in (first, second, *others)}) == 5
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 7])

@@ -1,0 +1,253 @@
+"""How long a round takes with simfl, and with bare loops that do the same steps.
+
+All contestants are there at once, each in processes of its own, and train some rounds in turns
+(A B C A B C ...), so that whatever else the machine does meets all alike. All train the same
+clients on the same batches from the same weights; that they reach the same losses is checked. What
+counts is a ratio: that of two contestants' medians in one turn. Its median over the turns is
+printed.
+
+    python benchmarks/compare.py W2
+    python benchmarks/compare.py W1 --turns 3 --rounds 5 --peers pfl,flwr --json w1.json
+    python benchmarks/compare.py W2 --variant client.stack=off --variant client.stack=8
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from memory import pss_bytes
+from processes import cpu_seconds
+from recipe import make_recipe
+from turns import Contestant, RoundTime
+from workloads import WORKLOADS, Workload, find_workload
+
+_HERE = Path(__file__).resolve().parent
+_PEERS = {"pfl": "pfl_loop.py", "flwr": "flwr_loop.py"}
+_TOLERANCES = (1e-5, 1e-2)
+"""Relative, in the first round and later: sums in another order differ by 1e-7 at first, of which
+training makes more and more. One step left out is seen in the first round."""
+
+
+@dataclass
+class Course:
+    """What one contestant has shown so far."""
+
+    contestant: Contestant
+    turns: list[list[RoundTime]] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """Seconds of all CPUs a round, of each turn."""
+    pss: list[int] = field(default_factory=list)
+    """Bytes after each turn."""
+
+    def take_turn(self, rounds: int) -> None:
+        """Train some rounds, and look at the CPU's time and the memory afterwards."""
+        before = cpu_seconds(self.contestant.pid)
+        self.turns.append(self.contestant.take_turn(rounds))
+        self.cpu.append((cpu_seconds(self.contestant.pid) - before) / rounds)
+        self.pss.append(pss_bytes(self.contestant.pid))
+
+    @property
+    def name(self) -> str:
+        """The contestant's."""
+        return self.contestant.name
+
+    @property
+    def losses(self) -> np.ndarray[Any, Any]:
+        """Of all rounds."""
+        return np.array([round.loss for turn in self.turns for round in turn])
+
+    @property
+    def medians(self) -> np.ndarray[Any, Any]:
+        """Seconds a round of each turn but the first, which warms up."""
+        return np.array([statistics.median(r.seconds for r in turn) for turn in self.turns[1:]])
+
+
+def main(
+    workload: Annotated[str, typer.Argument(help=", ".join(WORKLOADS))],
+    turns: Annotated[int, typer.Option(min=1, help="Of each contestant.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds a turn.")] = 5,
+    warm_up: Annotated[int, typer.Option(min=1, help="Rounds before the first turn.")] = 2,
+    loops: Annotated[str | None, typer.Option(help="Bare loops, instead of the usual.")] = None,
+    peers: Annotated[str, typer.Option(help=", ".join(_PEERS))] = "",
+    variant: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE[,KEY=VALUE]: simfl once more, with these.")
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="Another checkout of simfl.")] = None,
+    set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for simfl everywhere.")] = None,
+    scale: Annotated[float, typer.Option(help="Shrinks every count, to try it out.")] = 1.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Writes all figures.")] = None,
+) -> None:
+    """Compare simfl with bare loops, and with other frameworks."""
+    work = find_workload(workload, scale=scale)
+    with tempfile.TemporaryDirectory(prefix="simfl-compare-") as name:
+        folder = Path(name)
+        recipe = folder / "recipe.npz"
+        make_recipe(work, rounds=warm_up + turns * rounds).write(recipe)
+        contestants = [
+            *_simfl(work, scale, folder, set or [], variant or [], against),
+            *_bare(_split(loops) if loops is not None else work.loops, folder, recipe),
+            *_peers(_split(peers), folder, recipe),
+        ]
+        with _started(contestants) as courses:
+            _take_turns(courses, [warm_up] + [rounds] * turns)
+    is_agreed = _tell_losses(courses)
+    _tell_times(courses)
+    if json_file is not None:
+        json_file.write_text(json.dumps(_figures(workload, scale, courses, is_agreed), indent=1))
+    sys.exit(0 if is_agreed else 1)
+
+
+def _simfl(
+    work: Workload,
+    scale: float,
+    folder: Path,
+    settings: Sequence[str],
+    variants: Sequence[str],
+    against: Path | None,
+) -> Iterator[Contestant]:
+    """First simfl, then what differs from it."""
+    tree = {"PYTHONPATH": str(_HERE.parent)}
+    yield _run_simfl("simfl", work, scale, folder, settings, tree)
+    for variant in variants:
+        yield _run_simfl(variant, work, scale, folder, [*settings, *_split(variant)], tree)
+    if against is not None:
+        other = {"PYTHONPATH": str(against.resolve())}
+        yield _run_simfl(str(against), work, scale, folder, settings, other)
+    if work.scaffold:
+        plain = ["client.optimizer.modules=[]", "server.optimizer.modules=[]"]
+        yield _run_simfl("simfl, FedAvg", work, scale, folder, [*settings, *plain], tree)
+
+
+def _run_simfl(
+    name: str,
+    work: Workload,
+    scale: float,
+    folder: Path,
+    settings: Sequence[str],
+    environment: dict[str, str],
+) -> Contestant:
+    options = [option for setting in settings for option in ("--set", setting)]
+    command = [sys.executable, str(_HERE / "run_simfl.py"), work.name, f"--scale={scale}"]
+    return Contestant(name, command + options, log=_log(folder), environment=environment)
+
+
+def _bare(loops: Sequence[str], folder: Path, recipe: Path) -> Iterator[Contestant]:
+    for loop in loops:
+        command = [sys.executable, str(_HERE / "bare_loops.py"), loop, str(recipe)]
+        yield Contestant(f"bare {loop}", command, log=_log(folder))
+
+
+def _peers(names: Sequence[str], folder: Path, recipe: Path) -> Iterator[Contestant]:
+    for name in names:
+        script = _HERE / "peers" / _PEERS[name]
+        python = _HERE / "peers" / ".venv" / name / "bin" / "python"
+        if not python.exists():
+            raise SystemExit(f"{name} has no environment yet; run benchmarks/peers/setup.py {name}")
+        environment = {"PYTHONPATH": str(_HERE)}
+        yield Contestant(
+            name, [str(python), str(script), str(recipe)], log=_log(folder), environment=environment
+        )
+
+
+@contextmanager
+def _started(contestants: Sequence[Contestant]) -> Iterator[list[Course]]:
+    with ExitStack() as stack:
+        for contestant in contestants:
+            stack.callback(contestant.close)
+        for contestant in contestants:
+            contestant.wait_until_ready()
+        yield [Course(contestant) for contestant in contestants]
+
+
+def _take_turns(courses: Sequence[Course], rounds: Sequence[int]) -> None:
+    for number, count in enumerate(rounds):
+        for course in courses:
+            course.take_turn(count)
+        seconds = (
+            f"{course.name} {statistics.median(r.seconds for r in course.turns[-1]):.4g}"
+            for course in courses
+        )
+        what = f"turn {number}" if number else "warm-up"
+        print(f"{what}: {'  '.join(seconds)} s a round", file=sys.stderr, flush=True)
+
+
+def _tell_losses(courses: Sequence[Course]) -> bool:
+    """Say how far losses are apart, and whether that is near enough."""
+    first = courses[0]
+    is_agreed = True
+    for course in courses[1:]:
+        if course.name == "simfl, FedAvg":
+            continue  # other steps, on purpose
+        apart = np.abs(course.losses / first.losses - 1)
+        if not (apart[0] <= _TOLERANCES[0] and apart.max() <= _TOLERANCES[1]):
+            is_agreed = False
+            ends = f"{apart[0]:.2g} at first, {apart.max():.2g} at most"
+            print(f"FAIL: the losses of {course.name} are away from simfl's by {ends}")
+    if is_agreed:
+        ends = f"{first.losses[0]:.6f} to {first.losses[-1]:.6f} in {len(first.losses)} rounds"
+        print(f"all have the same losses, {ends}")
+    return is_agreed
+
+
+def _tell_times(courses: Sequence[Course]) -> None:
+    first = courses[0]
+    print(f"{'':<20}{'seconds a round':>28}{'simfl is':>24}{'CPU s':>10}{'simfl':>8}{'PSS MB':>9}")
+    for course in courses:
+        is_first = course is first
+        ratio = "" if is_first else _spread(first.medians / course.medians, "{:.2f}") + " x"
+        cpu = statistics.median(course.cpu[1:])
+        cpu_ratio = "" if is_first else f"{statistics.median(first.cpu[1:]) / cpu:.2f} x"
+        print(
+            f"{course.name:<20}{_spread(course.medians, '{:.4g}'):>28}{ratio:>24}"
+            f"{cpu:>10.4g}{cpu_ratio:>8}{max(course.pss) / 1e6:>9.0f}"
+        )
+
+
+def _spread(values: np.ndarray[Any, Any], form: str) -> str:
+    """Median (smallest to largest)."""
+    middle, least, most = (form.format(f(values)) for f in (np.median, np.min, np.max))
+    return f"{middle} ({least} to {most})"
+
+
+def _figures(
+    workload: str, scale: float, courses: Sequence[Course], is_agreed: bool
+) -> dict[str, Any]:
+    return {
+        "workload": workload,
+        "scale": scale,
+        "losses_agree": is_agreed,
+        "load": os.getloadavg(),
+        "contestants": {
+            course.name: {
+                "seconds": [[r.seconds for r in turn] for turn in course.turns],
+                "losses": course.losses.tolist(),
+                "simfl_is_times": (courses[0].medians / course.medians).tolist(),
+                "cpu_seconds": course.cpu,
+                "pss_bytes": course.pss,
+            }
+            for course in courses
+        },
+    }
+
+
+def _split(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+def _log(folder: Path) -> Path:
+    return folder / f"{len(list(folder.iterdir()))}.log"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,83 @@
+"""simfl as a contestant: a run which goes on by some rounds whenever it is its turn."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from turns import RoundTime, Turns
+from workloads import find_workload
+
+import simfl
+from simfl.simulation import build
+from simfl.simulation.backends import Backend, make_engine
+from simfl.simulation.checkpoints import Checkpoints
+from simfl.simulation.rounds import run_rounds
+
+__all__ = ["SimflRun"]
+
+
+class SimflRun:
+    """A run that takes a round when it is told to.
+
+    Args:
+        plain: the scenario.
+        folder: where checkpoints would be.
+        backend: ``ray`` or ``inline``.
+        overrides: of the scenario's keys, as ``simfl run --set`` takes them.
+    """
+
+    def __init__(
+        self,
+        plain: dict[str, Any],
+        folder: Path,
+        *,
+        backend: Backend = "ray",
+        overrides: tuple[str, ...] = (),
+    ) -> None:
+        scenario = simfl.load_scenario(plain, overrides=overrides)
+        simulation = build(scenario)
+        checkpoints = Checkpoints(scenario, folder, tell=print)
+        self._engine = make_engine(simulation, backend, address=None, location=checkpoints.location)
+        self._handle = self._engine.start()
+        self._rounds = run_rounds(simulation, self._engine, checkpoints, handle=self._handle)
+
+    def run_round(self) -> RoundTime:
+        """Run the next round."""
+        began = time.perf_counter()
+        record, self._handle = next(self._rounds)
+        return RoundTime(time.perf_counter() - began, float(record["train_loss"]))
+
+    def get_weights(self) -> dict[str, Any]:
+        """Return the weights after the last round, as numpy arrays by name."""
+        return self._engine.get_weights(self._handle).to_numpy()
+
+    def close(self) -> None:
+        """End its actors."""
+        self._engine.close()
+
+
+def main(
+    workload: Annotated[str, typer.Argument(help="Its name.")],
+    rounds: Annotated[int, typer.Option(help="How many at most.")] = 100_000,
+    scale: Annotated[float, typer.Option(help="Shrinks every count.")] = 1.0,
+    set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of the scenario.")] = None,
+    backend: Annotated[str, typer.Option(help="ray or inline")] = "ray",
+) -> None:
+    """Take turns."""
+    plain = find_workload(workload, scale=scale).scenario(rounds=rounds)
+    chosen: Backend = "inline" if backend == "inline" else "ray"
+    with tempfile.TemporaryDirectory(prefix="simfl-bench-") as name:
+        run = SimflRun(plain, Path(name), backend=chosen, overrides=tuple(set or ()))
+        with closing(run):
+            turns = Turns()
+            while turns.wait():
+                turns.add(*run.run_round())
+
+
+if __name__ == "__main__":
+    typer.run(main)

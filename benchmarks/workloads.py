@@ -1,0 +1,260 @@
+"""What is measured: shapes of populations, cohorts and models, with data made by numpy.
+
+Needs numpy alone, so that other frameworks' environments can read it. There is no dropout: with the
+same cohorts, batches and first weights, whoever trains a workload gets the same losses.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["WORKLOADS", "Workload", "find_workload", "make_examples"]
+
+CLASSES = 10
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A population, what a client does in a round, and the model."""
+
+    name: str
+    population: int
+    examples: tuple[int, int]
+    """The fewest and the most that a client holds."""
+    shape: tuple[int, ...]
+    """Of one input."""
+    cohort: int
+    model: dict[str, Any]
+    """The scenario's section."""
+    batch_size: int | None = 10
+    epochs: int | None = 1
+    steps: int | None = None
+    """Steps a round, instead of epochs."""
+    lrate: float = 0.1
+    momentum: float = 0.0
+    """Of a client's steps, from zero in each round."""
+    prox: float = 0.0
+    """FedProx's alpha."""
+    scaffold: bool = False
+    """Whether both sides keep control variates."""
+    loops: tuple[str, ...] = ("plain", "fused", "vmap")
+    """The bare loops that are worth comparing with."""
+
+    def scaled(self, scale: float) -> Workload:
+        """Shrink every count, for a smoke test."""
+        if scale == 1.0:
+            return self
+        least, most = self.examples
+        shape = self.shape if len(self.shape) == 1 else _scaled_image(self.shape, scale)
+        return replace(
+            self,
+            population=max(8, round(self.population * scale)),
+            cohort=max(4, round(self.cohort * scale)),
+            examples=(max(3, round(least * scale)), max(3, round(most * scale))),
+            shape=shape,
+            model=_scaled_model(self.model, scale),
+            batch_size=self.batch_size and max(2, round(self.batch_size * scale)),
+        )
+
+    def num_examples(self) -> np.ndarray[Any, Any]:
+        """Return how many examples each client holds, [population]."""
+        least, most = self.examples
+        spread = np.random.default_rng(_SEED).integers(least, most + 1, self.population)
+        return spread.astype(np.int64)
+
+    def make_examples(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Make the data of all clients; see the function of this name."""
+        return make_examples(self.num_examples().tolist(), list(self.shape))
+
+    def scenario(self, *, rounds: int) -> dict[str, Any]:
+        """Return simfl's scenario: two client actors, and nothing beside the training."""
+        here = Path(__file__).resolve()
+        arguments = {"num_examples": self.num_examples().tolist(), "shape": list(self.shape)}
+        return {
+            "name": self.name,
+            "rounds": rounds,
+            "seed": _SEED,
+            "search": [str(here.parent)],
+            "data": {
+                "source": "python",
+                "path": f"{here.stem}:{make_examples.__name__}",
+                "arguments": arguments,
+            },
+            "model": self.model,
+            "client": {
+                "per_round": self.cohort,
+                "batch_size": self.batch_size,
+                "epochs": self.epochs if self.steps is None else None,
+                "steps": self.steps,
+                # SCAFFOLD's variates last; momentum starts anew, as it does in the bare loops.
+                "keep_state": self.scaffold,
+                "optimizer": {
+                    "lrate": self.lrate,
+                    "regularizers": [["fedprox", {"alpha": self.prox}]] if self.prox else [],
+                    "modules": self._client_modules(),
+                },
+            },
+            "server": {"optimizer": {"modules": ["scaffold-server"] if self.scaffold else []}},
+            "evaluation": {"every": 0},
+            "checkpoint": {"every": 0},
+            "cluster": {"actors": 2},
+        }
+
+    def _client_modules(self) -> list[Any]:
+        modules: list[Any] = ["scaffold-client"] if self.scaffold else []
+        return modules + ([["momentum", {"beta": self.momentum}]] if self.momentum else [])
+
+
+def make_examples(num_examples: list[int], shape: list[int]) -> dict[str, np.ndarray[Any, Any]]:
+    """Make classes of normal inputs around a centre each, which a model learns in tens of rounds.
+
+    Args:
+        num_examples: how many each client holds.
+        shape: of an input.
+
+    Returns:
+        ``inputs`` [N, *shape] float32, ``targets`` [N] and ``client`` [N], client after client.
+    """
+    rng = np.random.default_rng(_SEED)
+    total = sum(num_examples)
+    targets = rng.integers(0, CLASSES, total)
+    centres, scale = _image_centres(rng, *shape) if len(shape) == 3 else _centres(rng, *shape)
+    inputs = rng.standard_normal((total, *shape), dtype=np.float32)
+    inputs *= scale
+    for label, centre in enumerate(centres):
+        inputs[targets == label] += centre
+    return {
+        "inputs": inputs,
+        "targets": targets,
+        "client": np.repeat(np.arange(len(num_examples)), num_examples),
+    }
+
+
+def _centres(rng: np.random.Generator, features: int) -> tuple[np.ndarray[Any, Any], np.float32]:
+    """Return centres [classes, features], and the noise's deviation.
+
+    They are 2.8 deviations apart: a twelfth of two classes' examples lie on the other one's side.
+    """
+    centres = rng.standard_normal((CLASSES, features), dtype=np.float32)
+    return centres * np.float32(2 / math.sqrt(features)), np.float32(1)
+
+
+def _image_centres(
+    rng: np.random.Generator, channels: int, height: int, width: int
+) -> tuple[np.ndarray[Any, Any], np.float32]:
+    """Return centres [classes, channels, height, width] of large blocks, which convolutions see.
+
+    Numbers are as large as those of images, so that a rate of 0.1 does no harm.
+    """
+    blocks = rng.standard_normal((CLASSES, channels, 4, 4), dtype=np.float32) * np.float32(0.05)
+    rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
+    return blocks[:, :, rows][..., columns], np.float32(0.3)
+
+
+def find_workload(name: str, *, scale: float = 1.0) -> Workload:
+    """Return a workload by its name.
+
+    Raises:
+        SystemExit: if there is none of that name.
+    """
+    if name not in WORKLOADS:
+        raise SystemExit(f"there is no workload {name!r}; choose from {', '.join(WORKLOADS)}")
+    return WORKLOADS[name].scaled(scale)
+
+
+def _scaled_image(shape: tuple[int, ...], scale: float) -> tuple[int, ...]:
+    channels, *sides = shape
+    return (channels, *(max(8, round(side * scale)) for side in sides))
+
+
+def _scaled_model(model: dict[str, Any], scale: float) -> dict[str, Any]:
+    if "hidden" not in model:
+        return model
+    return model | {"hidden": [max(8, round(width * scale)) for width in model["hidden"]]}
+
+
+_CNN32 = {"kind": "cnn-32", "dropout1": 0.0, "dropout2": 0.0}
+
+_ALL = (
+    Workload(  # compute: 1,626,442 parameters
+        "W1", 1000, (50, 50), (3, 32, 32), cohort=50, model=_CNN32, loops=("plain", "fused")
+    ),
+    Workload(  # overhead: 4,810 parameters
+        "W2",
+        10_000,
+        (20, 20),
+        (64,),
+        cohort=500,
+        model={"kind": "mlp", "hidden": [64]},
+        loops=("fused", "vmap", "batched"),
+    ),
+    Workload(  # volume: 25,214,986 parameters
+        "W3",
+        100,
+        (10, 10),
+        (2048,),
+        cohort=10,
+        model={"kind": "mlp", "hidden": [4096, 4096]},
+        epochs=None,
+        steps=1,
+        loops=("plain", "fused"),
+    ),
+    Workload(  # state
+        "W4",
+        100,
+        (50, 50),
+        (3, 32, 32),
+        cohort=10,
+        model=_CNN32,
+        scaffold=True,
+        loops=("plain", "fused"),
+    ),
+    Workload(  # ragged: 159,010 parameters, 1 to 12 steps
+        "ragged",
+        1000,
+        (5, 120),
+        (784,),
+        cohort=100,
+        model={"kind": "mlp", "hidden": [200]},
+        loops=("fused", "vmap"),
+    ),
+    Workload(  # FedAvg's CNN: 1,663,370 parameters
+        "cnn28",
+        200,
+        (20, 40),
+        (1, 28, 28),
+        cohort=20,
+        model={"kind": "cnn-28"},
+        loops=("fused", "vmap"),
+    ),
+    Workload(  # momentum and FedProx: 9,610 parameters
+        "prox",
+        1000,
+        (40, 40),
+        (64,),
+        cohort=100,
+        model={"kind": "mlp", "hidden": [128]},
+        epochs=2,
+        momentum=0.9,
+        prox=0.1,
+        lrate=0.02,
+        loops=("fused", "vmap"),
+    ),
+    Workload(  # deep and narrow: many small tensors
+        "deep",
+        1000,
+        (30, 30),
+        (32,),
+        cohort=100,
+        model={"kind": "mlp", "hidden": [32] * 8},
+        loops=("fused", "vmap", "batched"),
+    ),
+)
+WORKLOADS = {workload.name: workload for workload in _ALL}
+"""W1 to W4 are those of the README; the others have other shapes."""

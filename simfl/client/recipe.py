@@ -1,0 +1,57 @@
+"""What a client host is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from simfl.aggregation import Aggregator
+from simfl.client.updates import ClientRow
+from simfl.client.work import LocalWork
+from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel
+from simfl.models.metrics import as_metrics
+from simfl.optimizer import Optimizer
+
+__all__ = ["ClientRecipe", "Weighting"]
+
+Weighting = Literal["examples", "steps", "uniform"]
+"""What a client's delta is weighted with in the mean."""
+
+
+@dataclass(frozen=True)
+class ClientRecipe:
+    """All that a client host is made from, but for the data; it travels to the actors."""
+
+    spec: ModelSpec
+    shape: DataShape
+    loss: Loss
+    metrics: tuple[Metric, ...] | None
+    """Measured beside the loss; None: what suits the loss."""
+    optimizer: Optimizer
+    aggregator: Aggregator
+    work: LocalWork
+    seed: int
+    weighting: Weighting = "examples"
+    keep_state: bool = True
+    """Whether a client's optimizer state lasts from round to round."""
+    on_failure: Literal["raise", "drop"] = "raise"
+    """What is done about a client whose own code raises."""
+    on_nonfinite: Literal["raise", "drop"] = "raise"
+    """What is done about an update with NaN or infinite values."""
+    evaluation_batch_size: int = 512
+    stack: int = 1
+    """How many clients are trained in one computation: a power of two; 1: one at a time."""
+
+    def build_metrics(self) -> tuple[Metric, ...]:
+        """Return what is measured beside the loss."""
+        return as_metrics(self.loss.default_metrics if self.metrics is None else self.metrics)
+
+    def build_model(self, *, device: str = "cpu") -> TorchModel:
+        """Build the model; its weights are whatever they happen to be."""
+        module = self.spec.build(self.shape)
+        return TorchModel(module, self.loss, metrics=self.build_metrics()).to(device)
+
+    def weigh(self, row: ClientRow) -> float:
+        """Return what a client's delta counts by."""
+        by = {"examples": row.num_examples, "steps": row.losses.num_steps, "uniform": 1}
+        return float(by[self.weighting])

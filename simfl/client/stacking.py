@@ -1,0 +1,148 @@
+"""How many clients are trained in one computation, decided before the run and never by timing.
+
+The choice follows from the scenario, its model and the kind of device alone, since numbers depend
+on it, in their last bits. ``docs/performance.md`` has what the rule's figures rest on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from simfl.client.batches import read_batch
+from simfl.client.recipe import ClientRecipe
+from simfl.data import FederatedDataset
+from simfl.models import StackedModel, TorchModel
+from simfl.models.clipping import mixes_examples, needs_loop
+from simfl.models.stacked_layers import batch_by_hand
+from simfl.optimizer import StackedOptimizer
+from simfl.optimizer.contract import stack_fault
+
+__all__ = ["StackChoice", "choose_stack"]
+
+CPU_NUMBERS: Final = 1 << 20
+"""Weights of a stack, of all its clients together, that a CPU's caches hold beside gradients."""
+GPU_NUMBERS: Final = 1 << 28
+"""Weights of a stack on a GPU: 1 GiB of float32, and about three times that in all."""
+MAX_CPU_CLIENTS: Final = 128
+MAX_GPU_CLIENTS: Final = 256
+STACKS_A_COHORT: Final = 6
+"""Into how many stacks a cohort is cut at least, so that there is work for several actors."""
+SMALLEST: Final = 4
+"""Smaller stacks gain nothing."""
+
+_DRAWING: Final = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    nn.RReLU,
+)
+
+
+@dataclass(frozen=True)
+class StackChoice:
+    """How clients are stacked."""
+
+    size: int
+    """A power of two; 1: one client at a time."""
+    note: str | None = None
+    """Why clients are not stacked although they were to be; one line."""
+
+
+def choose_stack(
+    asked: int | Literal["auto"],
+    recipe: ClientRecipe,
+    dataset: FederatedDataset,
+    *,
+    cohort_size: int,
+    uses_gpu: bool,
+) -> StackChoice:
+    """Decide on the size of stacks.
+
+    Args:
+        asked: what the scenario says; ``auto`` goes by the model's layers and size, the cohort and
+            the kind of device.
+        recipe: what clients do.
+        dataset: a few of its examples are tried out in a stack.
+        cohort_size: clients a round.
+        uses_gpu: whether clients train on GPUs.
+    """
+    if asked == 1:
+        return StackChoice(1)
+    with torch.random.fork_rng(devices=[]):
+        model = recipe.build_model()
+    size = _rule(model, cohort_size, uses_gpu=uses_gpu) if asked == "auto" else asked
+    if size == 1:
+        return StackChoice(1)
+    reason = next(_reasons(recipe, model, dataset), None)
+    if reason is not None:
+        return StackChoice(1, f"clients are trained one at a time, not in stacks: {reason}")
+    return StackChoice(size)
+
+
+def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
+    """Return the size that ``auto`` stands for.
+
+    On a CPU stacks pay for chains of dense layers while all their weights stay in its caches; of
+    anything larger, and of convolutions, one client after another is as fast or faster.
+    """
+    if not uses_gpu and batch_by_hand(model.module) is None:
+        return 1
+    num_weights = sum(parameter.numel() for parameter in model.trainable.values())
+    room = (GPU_NUMBERS if uses_gpu else CPU_NUMBERS) // num_weights
+    most = MAX_GPU_CLIENTS if uses_gpu else MAX_CPU_CLIENTS
+    size = min(room, most, cohort_size // STACKS_A_COHORT)
+    return 1 << (size.bit_length() - 1) if size >= SMALLEST else 1
+
+
+def _reasons(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset) -> Iterator[str]:
+    """Iterate over what stands in the way of stacks."""
+    if recipe.work.sclip:
+        yield "client.sclip clips each example's gradient"
+    yield from _layer_reasons(model)
+    plugins: list[Any] = [*recipe.optimizer.regularizers, *recipe.optimizer.modules]
+    for plugin in plugins:
+        is_foreign = not type(plugin).__module__.startswith("simfl.")
+        if is_foreign and (fault := stack_fault(plugin)) is not None:
+            yield f"{plugin.name!r} fails the contract of plug-ins: {fault}"
+    try:
+        _try(recipe, model, dataset)
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        yield f"the model fails in a stack: {type(error).__name__}: {first_line}"
+
+
+def _layer_reasons(model: TorchModel) -> Iterator[str]:
+    for name, layer in model.module.named_modules():
+        what = f"layer {name!r} ({type(layer).__name__})"
+        if mixes_examples(layer):
+            yield f"{what} works with statistics of the batch"
+        elif needs_loop(layer):
+            yield f"{what} has no batched form"
+        elif isinstance(layer, _DRAWING):
+            yield f"{what} draws from torch's generator; simfl.models.Dropout does not"
+    for name in model.shared_names:
+        if name not in model.trainable:
+            yield f"the module has a buffer, {name!r}, that training may change"
+
+
+def _try(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset) -> None:
+    """Run a step of a stack of two clients, with one example each."""
+    stack, optimizer = StackedModel(model, 2), StackedOptimizer(recipe.optimizer)
+    weights = model.get_weights()
+    like: dict[str, Any] = {"like": weights.select(tuple(model.trainable))}
+    stack.begin(weights, 2)
+    optimizer.begin((0, 1), round=1, kept=[None, None], aux={}, **like)
+    stack.seed_step(torch.tensor([1, 2]), 0)
+    _, gradients = stack.compute_loss_and_gradients(
+        read_batch(dataset.train, np.zeros((2, 1), dtype=np.int64))
+    )
+    optimizer.apply_gradients(stack, gradients)

@@ -1,0 +1,157 @@
+"""ClientTrainer: what a client does in a round, one client at a time."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from simfl.client.batches import ReadBatch
+from simfl.client.recipe import ClientRecipe
+from simfl.client.updates import (
+    ClientRow,
+    Outcome,
+    StepLosses,
+    count_sent_bytes,
+    count_sums,
+    is_finite,
+    sum_losses,
+)
+from simfl.data import FederatedDataset
+from simfl.errors import ClientError, NonFiniteUpdateError
+from simfl.messages import Broadcast, Contribution
+from simfl.models import Model
+from simfl.optimizer import KeptState, Optimizer
+from simfl.seeding import derive_seed
+
+__all__ = ["ClientTrainer", "refuse_or_drop"]
+
+
+class ClientTrainer:
+    """Trains any client on one resident model.
+
+    Args:
+        recipe: the scenario's part of it.
+        model: overwritten with the broadcast weights for each client.
+        optimizer: given each client's own state in turn.
+        dataset: which rows clients hold.
+        read: makes batches of rows.
+        device: where the model is.
+    """
+
+    def __init__(
+        self,
+        recipe: ClientRecipe,
+        *,
+        model: Model,
+        optimizer: Optimizer,
+        dataset: FederatedDataset,
+        read: ReadBatch,
+        device: str,
+    ) -> None:
+        self._recipe = recipe
+        self._model = model
+        self._optimizer = optimizer
+        self._dataset = dataset
+        self._read = read
+        self._device = device
+
+    def train(self, client: int, broadcast: Broadcast, state: KeptState | None) -> Outcome:
+        """Train a client; one whose own code raises ends the run or is left out.
+
+        Raises:
+            ClientError: if its own code raises and the scenario says to raise.
+            NonFiniteUpdateError: likewise, if its update is not finite.
+        """
+        began = time.perf_counter()
+        try:
+            outcome = self._train(client, broadcast, state)
+        except NonFiniteUpdateError:
+            raise
+        except Exception as error:
+            outcome = self._failed(client, broadcast.round, error, state)
+        row = replace(outcome.rows[0], seconds=time.perf_counter() - began)
+        return replace(outcome, rows=[row])
+
+    def _train(self, client: int, broadcast: Broadcast, state: KeptState | None) -> Outcome:
+        """Do what a client does in a round: weights and aux in, steps, delta and aux out."""
+        self._model.set_weights(broadcast.weights)
+        self._optimizer.begin_client(client=client, round=broadcast.round, kept=state)
+        self._optimizer.process_aux_var(broadcast.aux)
+        self._optimizer.start_round()
+        losses = self._run_steps(client, broadcast.round)
+        delta = self._model.compute_delta(broadcast.weights)
+        aux = self._optimizer.collect_aux_var()
+
+        norm = float(delta.norm())
+        num_examples = len(self._dataset.train_rows(client))
+        row = ClientRow(client, num_examples, losses, delta_norm=norm)
+        if not is_finite(delta, norm, aux):
+            row = refuse_or_drop(row, self._recipe, round=broadcast.round)
+            return Outcome(None, [row], [state])
+        weight = self._recipe.weigh(row)
+        total = self._recipe.aggregator.lift(delta, weight)
+        kept = self._optimizer.end_client() if self._recipe.keep_state else None
+        sums = count_sums([row], sent_bytes=count_sent_bytes(delta, aux))
+        return Outcome(Contribution(total, weight, aux, sums), [row], [kept])
+
+    def _run_steps(self, client: int, round: int) -> StepLosses:
+        """Train; return the losses of the steps."""
+        seed, work, losses = self._recipe.seed, self._recipe.work, []
+        rows = self._dataset.train_rows(client)
+        plan = work.plan_steps([rows], seed=seed, round=round, clients=[client])
+        sizes: list[int] = plan.sizes[:, 0].tolist()
+        draws = derive_seed(seed, "model", round=round, client=client)
+        key = torch.tensor(draws, device=self._device)
+        with _seeded(draws, self._device):
+            for step, size in enumerate(sizes):
+                batch = self._read(plan.rows[step, 0, :size])
+                self._model.seed_step(key, step)
+                loss, gradients = self._model.compute_loss_and_gradients(batch, work.sclip)
+                self._optimizer.apply_gradients(self._model, gradients)
+                losses.append(loss)
+        return sum_losses(losses, sizes)
+
+    def _failed(
+        self, client: int, round: int, error: Exception, state: KeptState | None
+    ) -> Outcome:
+        what = f"{type(error).__name__}: {error}"
+        if self._recipe.on_failure == "drop":
+            num_examples = len(self._dataset.train_rows(client))
+            return Outcome(None, [ClientRow(client, num_examples, dropped=what)], [state])
+        raise ClientError(
+            f"client {client} failed in round {round}: {what}",
+            client=client,
+            round=round,
+            client_traceback=traceback.format_exc(),
+        ) from error
+
+
+def refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> ClientRow:
+    """Return the row of a client whose update is not finite.
+
+    Raises:
+        NonFiniteUpdateError: if the scenario says to raise.
+    """
+    if recipe.on_nonfinite == "drop":
+        return replace(row, dropped="not finite")
+    raise NonFiniteUpdateError(
+        f"client {row.client} sent an update with NaN or infinite values in round {round}; "
+        "lower client.optimizer.lrate, clip its gradients, or set client.on_nonfinite: drop"
+    )
+
+
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Seed torch's global generators, from which layers of others draw, and put them back."""
+    uses_cuda = torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if uses_cuda else []):
+        # Not torch.manual_seed: without CUDA it formats the call stack each time.
+        torch.default_generator.manual_seed(seed)
+        if uses_cuda:
+            torch.cuda.manual_seed(seed)
+        yield

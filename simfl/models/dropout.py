@@ -1,0 +1,123 @@
+"""Dropout whose masks are counted out rather than drawn: the same in a stack and on any device.
+
+Shapes: C clients of a stack, ... a tensor's own axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Dropout", "dropout_layers", "example_keys", "seed_dropout"]
+
+# Odd constants of 64 and of 32 bits, the latter signed. The first is 2^64 over the golden ratio.
+_STEP: Final = 0x9E3779B97F4A7C15
+_LAYER: Final = 0xD1B54A32D192ED03
+_EXAMPLE: Final = 0xA0761D6478BD642F
+_POSITION: Final = 0x9E3779B1 - (1 << 32)
+_MIX_1: Final = 0x7FEB352D
+_MIX_2: Final = 0x846CA68B - (1 << 32)
+
+
+class Dropout(nn.Module):
+    """Sets a share of the numbers to zero in training, and scales the rest to make up for it.
+
+    ``torch.nn.Dropout`` draws from a generator, and a stack of clients would draw other numbers
+    than its clients one at a time. Here the mask is a hash of (key, position), and the key is set
+    before each step, see ``seed_dropout``.
+
+    Args:
+        share: of the numbers that are set to zero, from 0 to 1.
+
+    Source: Srivastava et al., 2014, https://jmlr.org/papers/v15/srivastava14a.html; the hash is
+    two rounds of ``lowbias32``, https://github.com/skeeto/hash-prospector
+    """
+
+    key: Tensor
+    """0-d int64; [C] for a stack."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def extra_repr(self) -> str:
+        """Return the share, as it is printed with the layer."""
+        return f"share={self.share}"
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the inputs, of which some are zero in training."""
+        return self.drop(inputs, self.key)
+
+    def drop(self, inputs: Tensor, key: Tensor) -> Tensor:
+        """Do it with a given key: 0-d for inputs of any shape, or [C] for inputs [C, ...]."""
+        if not self.training or not self.share:
+            return inputs
+        if self.share == 1.0:
+            return inputs * 0.0
+        bits = _hashed(key, inputs.numel() // key.numel(), inputs.device)
+        is_kept = (bits & 0x7FFFFFFF) >= int(self.share * 2**31)
+        factor = is_kept.reshape(inputs.shape).to(inputs.dtype) * (1.0 / (1.0 - self.share))
+        return inputs * factor
+
+
+def dropout_layers(module: nn.Module) -> dict[str, Dropout]:
+    """Return a module's dropout layers by name, in its order."""
+    return {n: layer for n, layer in module.named_modules() if isinstance(layer, Dropout)}
+
+
+def example_keys(layers: Mapping[str, Dropout], num_examples: int) -> dict[str, Tensor]:
+    """Return a key for each example of a batch, [B], by the name of the layer's buffer.
+
+    For who calls the module with one example at a time: with the layer's own key all of them would
+    lose the same numbers.
+    """
+    steps = torch.tensor([_signed(_EXAMPLE * (b + 1)) for b in range(num_examples)])
+    return {f"{n}.key": layer.key + steps.to(layer.key.device) for n, layer in layers.items()}
+
+
+def seed_dropout(layers: Iterable[Dropout], keys: Tensor, step: int) -> None:
+    """Give each layer its key of a step.
+
+    Args:
+        layers: in the module's order.
+        keys: int64, a client's own seed of the round; [C] for a stack.
+        step: which step of the round, from 0.
+    """
+    for index, layer in enumerate(layers):
+        layer.key = keys + _signed(_STEP * (step + 1) + _LAYER * index)
+
+
+def _signed(number: int) -> int:
+    """Return the number modulo 2^64, from -2^63 on."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _hashed(key: Tensor, count: int, device: torch.device) -> Tensor:
+    """Return ``count`` hashes of 32 bits for each key: [count], or [C, count]."""
+    low, high = _halves(key.unsqueeze(-1))
+    bits = _mixed(_positions(count, device) + low)
+    return _mixed(bits + high)
+
+
+def _halves(key: Tensor) -> tuple[Tensor, Tensor]:
+    # Converted by hand: what a cast does with numbers out of range is the device's affair.
+    low = ((key & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
+    return low.to(torch.int32), (key >> 32).to(torch.int32)
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    bits = bits ^ ((bits >> 16) & 0xFFFF)
+    bits = bits * _MIX_1
+    bits = bits ^ ((bits >> 15) & 0x1FFFF)
+    bits = bits * _MIX_2
+    return bits ^ ((bits >> 16) & 0xFFFF)
+
+
+@lru_cache(maxsize=32)
+def _positions(count: int, device: torch.device) -> Tensor:
+    return torch.arange(count, dtype=torch.int32, device=device) * _POSITION

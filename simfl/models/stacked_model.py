@@ -1,0 +1,146 @@
+"""StackedModel: C clients' copies of one model, trained in one computation.
+
+Shapes: C clients of a stack, A those that still have steps to do, a prefix of it, B examples of a
+batch, ... a tensor's own axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from simfl.models.clipping import call_module
+from simfl.models.dropout import dropout_layers
+from simfl.models.model import Batch, Inputs
+from simfl.models.per_example import weighted_mean
+from simfl.models.stacked_layers import StackedForward, batch_by_hand
+from simfl.models.torch_model import TorchModel
+from simfl.vector import Vector
+
+__all__ = ["StackedModel"]
+
+_Weights: TypeAlias = "dict[str, Tensor]"
+
+
+class StackedModel:
+    """The trainable weights of up to C clients, resident and updated in place.
+
+    Clients have nothing to do with each other: a row's numbers are those of the client trained
+    alone, up to rounding. Chains of dense layers are batched by hand, all else by
+    ``torch.func.vmap`` (https://docs.pytorch.org/docs/stable/func.html).
+
+    Args:
+        model: whose module and loss are used; its own weights stay, and are what is not trained.
+        max_clients: C; memory is that of as many models, and of their gradients.
+    """
+
+    def __init__(self, model: TorchModel, max_clients: int) -> None:
+        self._model = model
+        self._rows = {
+            name: parameter.new_empty(max_clients, *parameter.shape)
+            for name, parameter in model.trainable.items()
+        }
+        self._by_hand = batch_by_hand(model.module)
+        self._dropouts = dropout_layers(model.module)
+        self._num_clients = self._num_active = max_clients
+
+    @property
+    def draws(self) -> bool:
+        """Whether a step depends on ``seed_step``."""
+        return bool(self._dropouts)
+
+    @property
+    def num_active(self) -> int:
+        """A, how many clients the next step is for."""
+        return self._num_active
+
+    def begin(self, weights: Vector, num_clients: int) -> None:
+        """Have the first ``num_clients`` rows start from these weights."""
+        self._num_clients = self._num_active = num_clients
+        self._model.set_weights(weights)
+        for name, rows in self._rows.items():
+            rows[:num_clients].copy_(weights[name])
+
+    def narrow(self, num_active: int) -> None:
+        """Leave the clients after the first so many as they are from now on."""
+        self._num_active = num_active
+
+    def seed_step(self, keys_A: Tensor, step: int) -> None:
+        """Set what the step's dropout depends on; see ``Model.seed_step``."""
+        self._model.seed_step(keys_A, step)
+
+    def compute_loss_and_gradients(self, batch: Batch) -> tuple[Tensor, Vector]:
+        """Return each client's loss, [A], detached, and its gradients, a stack.
+
+        Args:
+            batch: tensors of shape [A, B, ...]. A shorter batch is filled up with any examples of
+                weight 0, and the weights of its own are B over their number.
+        """
+        self._model.enter_training()
+        if self._by_hand is not None and isinstance(batch.inputs, Tensor):
+            losses_A, gradients = self._differentiate(self._by_hand, batch.inputs, batch)
+        else:
+            losses_A, gradients = self._differentiate_mapped(batch)
+        return losses_A, Vector({name: gradients[name] for name in self._rows}, stacked=True)
+
+    def get_weights(self, trainable: bool = True) -> Vector:
+        """Return a copy of the active clients' trainable weights, a stack."""
+        assert trainable, "what is not trained is the same for all"
+        return Vector({name: rows.clone() for name, rows in self._active().items()}, stacked=True)
+
+    def apply_updates(self, updates: Vector) -> None:
+        """Add the active clients' updates, in place."""
+        self.apply_scaled_updates(updates, 1.0)
+
+    def apply_scaled_updates(self, updates: Vector, scale: float | Tensor) -> None:
+        """Add scale times the updates; the scale is one number, or [A] with one for each client."""
+        active = self._active()
+        if isinstance(scale, Tensor):
+            updates, scale = updates * scale, 1.0
+        values = [updates[name] for name in active]
+        torch._foreach_add_(list(active.values()), values, alpha=scale)
+
+    def compute_delta(self, start: Vector) -> Vector:
+        """Return start minus the weights of all clients that began, a stack."""
+        return Vector(
+            {name: start[name] - rows[: self._num_clients] for name, rows in self._rows.items()},
+            stacked=True,
+        )
+
+    def _active(self) -> _Weights:
+        return {name: rows[: self._num_active] for name, rows in self._rows.items()}
+
+    def _differentiate(
+        self, forward: StackedForward, inputs: Tensor, batch: Batch
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        leaves = {name: rows.detach().requires_grad_() for name, rows in self._active().items()}
+        outputs = forward(leaves, inputs)
+        losses = self._model.loss(outputs.flatten(0, 1), batch.targets.flatten(0, 1))
+        losses_AB = losses.reshape(batch.targets.shape[:2])
+        if batch.sample_weights is not None:
+            losses_AB = losses_AB * batch.sample_weights
+        losses_A = losses_AB.mean(dim=1)
+        # No client's loss depends on another's weights, so the sum's gradients are each one's own.
+        gradients = torch.autograd.grad(
+            losses_A.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+        return losses_A.detach(), dict(zip(leaves, gradients, strict=True))
+
+    def _differentiate_mapped(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        from torch.func import grad_and_value, vmap
+
+        def loss_of_client(
+            weights: _Weights, keys: _Weights, inputs: Inputs, targets: Tensor, by: Tensor | None
+        ) -> Tensor:
+            outputs = call_module(self._model.module, inputs, {**weights, **keys})
+            return weighted_mean(self._model.loss(outputs, targets), by)
+
+        keys = {f"{name}.key": layer.key for name, layer in self._dropouts.items()}
+        in_dims = (0, 0, 0, 0, None if batch.sample_weights is None else 0)
+        # What draws from a generator would draw for the stack, and not for each client.
+        differentiate = vmap(grad_and_value(loss_of_client), in_dims=in_dims, randomness="error")
+        gradients, losses_A = differentiate(self._active(), keys, *batch)
+        return losses_A, gradients

@@ -1,0 +1,380 @@
+"""Clients trained in a stack get the numbers that each gets alone.
+
+One client at a time is the reference; it is tested against plain PyTorch in
+``test_client_and_server.py``. Stacks add up in another order, so numbers agree up to a few units in
+the last place of float32, which a few steps of training may make some ten times larger: hence the
+relative tolerance of 2e-5, and as much absolutely for numbers near zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from simfl.aggregation import Mean, Median, TreeSum
+from simfl.client import ClientHost, ClientRecipe, LocalWork
+from simfl.data import Examples, FederatedDataset
+from simfl.errors import ClientError, NonFiniteUpdateError
+from simfl.messages import Broadcast, Chunk, ChunkResult
+from simfl.models import CNN28, CNN32, MLP, Logistic, ModelSpec, PythonModel, ResNet, data_shape
+from simfl.models.losses import as_loss
+from simfl.models.stacked_layers import batch_by_hand
+from simfl.optimizer import (
+    Context,
+    Optimizer,
+    OptiModule,
+    State,
+    list_optim_modules,
+    list_optim_regularizers,
+)
+from simfl.vector import Vector
+
+CLOSE: dict[str, float] = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def dataset(sizes: list[int], shape: tuple[int, ...] = (6,), classes: int = 3) -> FederatedDataset:
+    """Give each client so many random examples."""
+    rng = np.random.default_rng(0)
+    num = sum(sizes)
+    inputs = rng.normal(size=(num, *shape)).astype(np.float32)
+    targets = rng.integers(classes, size=num)
+    targets[:classes] = np.arange(classes)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    return FederatedDataset(Examples(inputs, targets), rng.permutation(num), offsets, offsets[1:])
+
+
+def recipe(data: FederatedDataset, *, stack: int = 1, **changes: Any) -> ClientRecipe:
+    made = ClientRecipe(
+        spec=MLP(hidden=(5,)),
+        shape=data_shape(data.train.inputs, data.train.targets),
+        loss=as_loss("cross-entropy"),
+        metrics=None,
+        optimizer=Optimizer(lrate=0.1),
+        aggregator=Mean(),
+        work=LocalWork(epochs=2, batch_size=4),
+        seed=7,
+        stack=stack,
+    )
+    return replace(made, **changes)
+
+
+def train(
+    data: FederatedDataset,
+    *,
+    stack: int,
+    clients: tuple[int, ...] = (0, 1, 2, 3, 4),
+    aux: dict[str, Any] | None = None,
+    states: Any = None,
+    round: int = 1,
+    **changes: Any,
+) -> ChunkResult:
+    """Train a cohort."""
+    made = recipe(data, stack=stack, **changes)
+    host = ClientHost(made, data)
+    torch.manual_seed(0)
+    weights = made.build_model().get_weights()
+    broadcast = Broadcast(round, weights, aux or {})
+    chunk = Chunk(round, 0, clients, len(clients))
+    return host.train_chunk(chunk, broadcast, states or [None] * len(clients))
+
+
+def whole(result: ChunkResult) -> Any:
+    """Return what the chunk of the whole cohort has contributed."""
+    (contribution,) = result.partial.nodes.values()
+    return contribution
+
+
+def assert_same(stacked: ChunkResult, single: ChunkResult) -> None:
+    one, other = whole(stacked), whole(single)
+    assert_close(one.total, other.total)
+    assert_close(one.aux, other.aux)
+    assert one.weight == other.weight
+    for name, value in one.sums.items():
+        assert value == pytest.approx(other.sums[name], rel=2e-5), name
+    assert_close(stacked.states, single.states)
+    ours, theirs = stacked.report.clients, single.report.clients
+    for column in ("clients", "num_examples", "num_steps"):
+        assert getattr(ours, column).tolist() == getattr(theirs, column).tolist()
+    for column in ("train_loss", "first_loss", "last_loss", "delta_norm"):
+        np.testing.assert_allclose(getattr(ours, column), getattr(theirs, column), rtol=2e-5)
+
+
+def assert_close(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, Vector):
+        assert one.names == other.names
+        for name, tensor in one.items():
+            torch.testing.assert_close(tensor, other[name], **CLOSE)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_close(one[key], other[key])
+    elif isinstance(one, tuple | list):
+        for left, right in zip(one, other, strict=True):
+            assert_close(left, right)
+    elif hasattr(one, "__dataclass_fields__"):
+        assert_close(vars(one), vars(other))
+    elif isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, **CLOSE)
+    else:
+        assert one == pytest.approx(other)
+
+
+RAGGED = [11, 9, 9, 4, 3]
+"""Steps of two epochs in batches of 4: 6, 6, 6, 2, 2, each with short last batches."""
+
+
+@pytest.mark.parametrize("stack", [2, 4, 8])
+def test_ragged_clients_are_stacked_to_the_numbers_of_one_at_a_time(stack: int) -> None:
+    data = dataset(RAGGED)
+    assert_same(train(data, stack=stack), train(data, stack=1))
+
+
+def test_clients_of_one_length_and_without_a_short_batch_are_stacked_too() -> None:
+    data = dataset([8] * 5)
+    assert_same(train(data, stack=8), train(data, stack=1))
+
+
+MODULES = [
+    (name, {}) for name, cls in list_optim_modules().items() if cls.__module__.startswith("simfl.")
+]
+REGULARIZERS = [
+    n for n, c in list_optim_regularizers().items() if c.__module__.startswith("simfl.")
+]
+AUX = {
+    "scaffold-client": lambda like: {"scaffold": {"state": like * 0.01}},
+    "scaffold-server": lambda like: {"scaffold": {"delta": like * 0.01, "num_new": 1.0}},
+}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m[0])
+def test_every_module_is_stacked_over_two_rounds_with_what_clients_keep(module: Any) -> None:
+    """In round 2 client 5 is new beside four that are known."""
+    data = dataset([*RAGGED, 3])
+    like = recipe(data).build_model().get_weights()
+    options: dict[str, Any] = {"optimizer": Optimizer(0.02, modules=[module])}
+    options["aux"] = AUX[module[0]](like) if module[0] in AUX else {}
+
+    def two_rounds(stack: int) -> list[ChunkResult]:
+        first = train(data, stack=stack, **options)
+        known = [*first.states[:4], None]
+        clients = (0, 1, 2, 3, 5)
+        again = train(data, stack=stack, clients=clients, states=known, round=2, **options)
+        return [first, again]
+
+    for stacked, single in zip(two_rounds(4), two_rounds(1), strict=True):
+        assert_same(stacked, single)
+
+
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+def test_every_regularizer_is_stacked(regularizer: str) -> None:
+    data = dataset(RAGGED)
+    optimizer = Optimizer(0.1, regularizers=[(regularizer, {"alpha": 0.3})], w_decay=0.01)
+    assert_same(
+        train(data, stack=4, optimizer=optimizer), train(data, stack=1, optimizer=optimizer)
+    )
+
+
+def test_rates_by_a_clients_own_steps_are_stacked() -> None:
+    """In the second round clients stand at 6, 6, 6, 2 and 2 steps."""
+    data = dataset(RAGGED)
+    rate = ("exponential", {"base": 0.2, "factor": 0.7, "unit": "step"})
+    optimizer = Optimizer(rate, w_decay=rate, modules=["momentum"])
+    results = {}
+    for stack in (1, 4):
+        first = train(data, stack=stack, optimizer=optimizer)
+        assert [state.num_steps for state in first.states] == [6, 6, 6, 2, 2]
+        results[stack] = train(
+            data, stack=stack, optimizer=optimizer, states=list(first.states), round=2
+        )
+    assert_same(results[4], results[1])
+
+
+ZOO: list[tuple[ModelSpec, tuple[int, ...]]] = [
+    (Logistic(), (6,)),
+    (MLP(hidden=(7, 5), activation="gelu"), (2, 3)),
+    (MLP(hidden=(7,), dropout=0.3), (6,)),
+    (CNN28(), (8, 8)),
+    (CNN32(), (3, 8, 8)),
+    (ResNet(width=8, groups=4), (3, 8, 8)),
+]
+
+
+@pytest.mark.parametrize(("spec", "shape"), ZOO, ids=[spec.name for spec, _ in ZOO])
+def test_every_model_of_the_zoo_is_stacked(spec: ModelSpec, shape: tuple[int, ...]) -> None:
+    """Dropout included. The LSTM has no batched form: see ``test_stacking.py``."""
+    data = dataset([5, 4, 3], shape)
+    options: dict[str, Any] = {"spec": spec, "clients": (0, 1, 2)}
+    options["work"] = LocalWork(epochs=1, batch_size=2)
+    assert_same(train(data, stack=4, **options), train(data, stack=1, **options))
+
+
+def test_a_chain_batched_by_hand_is_what_vmap_makes_of_it() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 2))
+    module[2].bias.requires_grad_(False)
+    forward = batch_by_hand(module)
+    assert forward is not None
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(3, *parameter.shape, generator=generator)
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+    inputs = torch.randn(3, 4, 2, 3, generator=generator)
+
+    def one(own: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(module, own, (x,))
+
+    expected = torch.func.vmap(one)(weights, inputs)
+    torch.testing.assert_close(forward(weights, inputs), expected)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Conv1d(3, 3, 1)),
+        nn.Sequential(nn.Flatten(2), nn.Linear(6, 5)),
+        nn.Sequential(nn.Linear(6, 5), nn.Softmax(dim=1)),
+        nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)),
+    ],
+    ids=["convolution", "another flattening", "not element-wise", "parametrised"],
+)
+def test_what_is_not_known_layer_by_layer_is_left_to_vmap(module: nn.Module) -> None:
+    assert batch_by_hand(module) is None
+
+
+def test_a_layer_with_a_hook_is_left_to_vmap() -> None:
+    module = nn.Sequential(nn.Linear(2, 2))
+    module[0].register_forward_hook(lambda layer, inputs, outputs: outputs * 2)
+    assert batch_by_hand(module) is None
+
+
+def test_robust_rules_see_every_client_of_a_stack() -> None:
+    data = dataset(RAGGED)
+    stacked, single = (whole(train(data, stack=s, aggregator=Median())) for s in (4, 1))
+    assert [weight for _, weight in stacked.total] == [weight for _, weight in single.total]
+    for (ours, _), (theirs, _) in zip(stacked.total, single.total, strict=True):
+        assert_close(ours, theirs)
+
+
+@dataclass(frozen=True)
+class Poison(OptiModule):
+    """Makes client 1's gradients NaN."""
+
+    name: ClassVar[str] = "poison-of-a-test"
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        poison = [float("nan") if client == 1 else 1.0 for client in context.clients]
+        scale = torch.tensor(poison) if gradients.stacked else poison[0]
+        return gradients * scale, state
+
+
+def test_an_update_that_is_not_finite_is_dropped_from_its_stack_alone() -> None:
+    data = dataset(RAGGED)
+    options: dict[str, Any] = {"optimizer": Optimizer(0.1, modules=["momentum", Poison()])}
+    options["on_nonfinite"] = "drop"
+    stacked = train(data, stack=8, **options)
+    assert stacked.report.clients.dropped == {1: "not finite"}
+    assert stacked.states[1] is None, "a dropped client keeps what it kept before: nothing"
+    single = train(data, stack=1, **options)
+    assert_close(whole(stacked).total, whole(single).total)
+    assert whole(stacked).weight == 11 + 9 + 4 + 3
+    assert whole(stacked).sums["clients"] == 4
+
+
+def test_an_update_that_is_not_finite_ends_the_run_with_its_clients_name() -> None:
+    options: dict[str, Any] = {"optimizer": Optimizer(0.1, modules=[Poison()])}
+    with pytest.raises(NonFiniteUpdateError, match="client 1 sent"):
+        train(dataset(RAGGED), stack=8, **options)
+
+
+@dataclass(frozen=True)
+class Faulty(OptiModule):
+    """Raises for client 3."""
+
+    name: ClassVar[str] = "faulty-of-a-test"
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        if 3 in context.clients:
+            raise ValueError("no luck")
+        return gradients, state
+
+
+@dataclass(frozen=True)
+class Unstackable(OptiModule):
+    """Raises in a stack only."""
+
+    name: ClassVar[str] = "unstackable-of-a-test"
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        if gradients.stacked:
+            raise ValueError("one at a time, please")
+        return gradients, state
+
+
+def test_what_fails_in_a_stack_only_is_trained_one_at_a_time_with_a_warning() -> None:
+    options: dict[str, Any] = {"optimizer": Optimizer(0.1, modules=[Unstackable()])}
+    with pytest.warns(RuntimeWarning, match="fail together, but not one at a time: ValueError"):
+        stacked = train(dataset(RAGGED), stack=8, **options)
+    assert_same(stacked, train(dataset(RAGGED), stack=1))
+
+
+def test_an_error_in_a_stack_is_told_of_the_client_that_raised_it() -> None:
+    options: dict[str, Any] = {"optimizer": Optimizer(0.1, modules=[Faulty()])}
+    with pytest.raises(ClientError, match="client 3 failed in round 1: ValueError: no luck"):
+        train(dataset(RAGGED), stack=8, **options)
+    dropped = train(dataset(RAGGED), stack=8, on_failure="drop", **options)
+    assert dropped.report.clients.dropped == {3: "ValueError: no luck"}
+    assert whole(dropped).sums["clients"] == 4
+
+
+def test_clients_without_examples_take_no_part_in_a_stack_but_are_counted() -> None:
+    data = dataset([6, 5, 0, 0])
+    clients = (0, 1, 2, 3)
+    assert whole(train(data, stack=4, clients=clients)).sums["clients"] == 4
+    stacked, single = (train(data, stack=s, clients=clients) for s in (4, 1))
+    assert_close(whole(stacked).total, whole(single).total)
+    assert stacked.report.clients.num_steps.tolist() == [4, 4, 0, 0]
+
+
+def test_chunks_of_whole_stacks_give_the_bits_of_one_chunk() -> None:
+    data = dataset([9, 8, 8, 7, 6, 6, 5, 4, 4, 3, 2])
+    made = recipe(data, stack=2)
+    host = ClientHost(made, data)
+    broadcast = Broadcast(1, made.build_model().get_weights(), {})
+    clients = tuple(range(11))
+    (expected,) = host.train_chunk(
+        Chunk(1, 0, clients, 11), broadcast, [None] * 11
+    ).partial.nodes.values()
+    tree = TreeSum(11, host._merge)
+    for start in (6, 0, 10, 4):
+        part = clients[start : {0: 4, 4: 6, 6: 10, 10: 11}[start]]
+        result = host.train_chunk(Chunk(1, start, part, 11), broadcast, [None] * len(part))
+        for node, contribution in result.partial.nodes.items():
+            tree.add_node(node, contribution)
+    assert tree.result() == expected
+
+
+def test_python_models_with_several_inputs_are_stacked() -> None:
+    rng = np.random.default_rng(1)
+    inputs = tuple(rng.normal(size=(20, 3)).astype(np.float32) for _ in range(2))
+    targets = rng.integers(2, size=20)
+    offsets = np.array([0, 8, 15, 20])
+    data = FederatedDataset(Examples(inputs, targets), np.arange(20), offsets, offsets[1:])
+    path = f"{__name__}:TwoInputs"
+    options: dict[str, Any] = {"spec": PythonModel(path=path), "clients": (0, 1, 2)}
+    assert_same(train(data, stack=4, **options), train(data, stack=1, **options))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return self.layer(one * other)
