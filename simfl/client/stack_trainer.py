@@ -17,7 +17,7 @@ from torch import Tensor
 from simfl.client.batches import ReadBatch
 from simfl.client.recipe import ClientRecipe
 from simfl.client.trainer import refuse_or_drop
-from simfl.client.updates import ClientRow, Outcome, StepLosses, count_sums
+from simfl.client.updates import ClientRow, Outcome, StepLosses, count_sent_bytes, count_sums
 from simfl.client.work import StepPlan
 from simfl.data import FederatedDataset
 from simfl.messages import Broadcast, Contribution
@@ -175,11 +175,12 @@ class StackTrainer:
         used_rows = [rows[index] for index in used]
         weights = [self._recipe.weigh(row) for row in used_rows]
         deltas = delta if len(used) == len(rows) else delta.rows(torch.tensor(used))
+        sent_bytes = count_sent_bytes(delta, aux, num_clients=len(rows))
         contribution = Contribution(
             total=self._recipe.aggregator.lift_stack(deltas, weights),
             weight=sum(weights),
             aux=self._optimizer.merge_rows(aux, used),
-            sums=count_sums(used_rows, sent_bytes=_bytes_of_one(delta, aux) * len(used)),
+            sums=count_sums(used_rows, sent_bytes=len(used) * sent_bytes),
         )
         return Outcome(contribution, rows, kept)
 
@@ -193,16 +194,6 @@ class StackTrainer:
             before if row.dropped else after
             for row, before, after in zip(rows, states, new, strict=True)
         ]
-
-
-def _bytes_of_one(delta: Vector, aux: dict[str, dict[str, Any]]) -> int:
-    """Return the size of what each client sends."""
-    vectors = [delta, *(value for entries in aux.values() for value in entries.values())]
-    return sum(
-        vector.num_bytes // (vector.num_clients or 1)
-        for vector in vectors
-        if isinstance(vector, Vector)
-    )
 
 
 def _finite_rows(

@@ -16,6 +16,7 @@ from simfl.client.updates import (
     ClientRow,
     Outcome,
     StepLosses,
+    count_sent_bytes,
     count_sums,
     is_finite,
     sum_losses,
@@ -26,7 +27,6 @@ from simfl.messages import Broadcast, Contribution
 from simfl.models import Model
 from simfl.optimizer import KeptState, Optimizer
 from simfl.seeding import derive_seed
-from simfl.vector import count_bytes
 
 __all__ = ["ClientTrainer", "refuse_or_drop"]
 
@@ -94,9 +94,9 @@ class ClientTrainer:
             row = refuse_or_drop(row, self._recipe, round=broadcast.round)
             return Outcome(None, [row], [state])
         weight = self._recipe.weigh(row)
-        sums = count_sums([row], sent_bytes=count_bytes([delta, aux]))
         total = self._recipe.aggregator.lift(delta, weight)
         kept = self._optimizer.end_client() if self._recipe.keep_state else None
+        sums = count_sums([row], sent_bytes=count_sent_bytes(delta, aux))
         return Outcome(Contribution(total, weight, aux, sums), [row], [kept])
 
     def _run_steps(self, client: int, round: int) -> StepLosses:

@@ -22,6 +22,7 @@ __all__ = [
     "Outcome",
     "StepLosses",
     "add_metric_sums",
+    "count_sent_bytes",
     "count_sums",
     "is_finite",
     "join_outcomes",
@@ -85,13 +86,15 @@ def join_outcomes(
     )
 
 
-def count_sums(rows: Sequence[ClientRow], *, sent_bytes: int) -> dict[str, float]:
-    """Return the counts and sums of clients that contribute.
+def count_sent_bytes(delta: Vector, aux: dict[str, dict[str, Any]], *, num_clients: int = 1) -> int:
+    """Return the size of the Vectors that a client sends, or each client of a stack."""
+    shared = [value for entries in aux.values() for value in entries.values()]
+    vectors = [value for value in (delta, *shared) if isinstance(value, Vector)]
+    return sum(v.num_bytes // num_clients if v.stacked else v.num_bytes for v in vectors)
 
-    Args:
-        rows: of these clients.
-        sent_bytes: the size of their deltas and auxiliary variables together.
-    """
+
+def count_sums(rows: Sequence[ClientRow], *, sent_bytes: int) -> dict[str, float]:
+    """Return the counts and sums of clients that contribute, and have sent so many bytes."""
     return {
         "clients": len(rows),
         "examples": sum(row.num_examples for row in rows),

@@ -77,7 +77,7 @@ class JsonLines(Observer):
 
 
 class SummaryFile(Observer):
-    """Writes ``summary.json`` at the end.
+    """Writes ``summary.json`` at the end, also of a run that could not start.
 
     Args:
         out: the run's folder.

@@ -14,9 +14,11 @@ __all__ = ["LOG_FILE", "Guarded"]
 LOG_FILE = "observers.log"
 """Where tracebacks go, in the run's folder."""
 
+_AT_THE_END = "at the end"
+
 
 class Guarded(Observer):
-    """Hands on what happens to an observer, for as long as it raises nothing.
+    """Hands on what happens to an observer, from the start on and as long as it raises nothing.
 
     Args:
         observer: is told of the run.
@@ -33,9 +35,11 @@ class Guarded(Observer):
         self._log = out / LOG_FILE
         self._tell = tell
         self._failure: str | None = None
+        self._has_begun = False
 
     def on_run_start(self, info: RunInfo) -> None:
         """Hand it on."""
+        self._has_begun = True
         self._try(lambda: self.observer.on_run_start(info), when="at the start")
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
@@ -48,8 +52,13 @@ class Guarded(Observer):
         self._try(self.observer.flush, when="at a checkpoint")
 
     def on_run_end(self, summary: Summary) -> None:
-        """Hand it on."""
-        self._try(lambda: self.observer.on_run_end(summary), when="at the end")
+        """Hand it on, unless there was no start."""
+        if self._has_begun:
+            self.sum_up(summary)
+
+    def sum_up(self, summary: Summary) -> None:
+        """Hand on the end of a run, even of one that could not start."""
+        self._try(lambda: self.observer.on_run_end(summary), when=_AT_THE_END)
 
     def lost(self) -> str | None:
         """Say when it failed and why, or what it has lost by itself."""
@@ -63,8 +72,9 @@ class Guarded(Observer):
         except Exception as error:
             what = " ".join(str(error).split())
             self._failure = f"failed {when}: {type(error).__name__}: {what}"
+            left_out = "; it is left out from now on, and the run goes on"
             self._tell(
-                f"{self.label} {self._failure}; it is left out from now on, and the run goes on"
+                f"{self.label} {self._failure}{'' if when == _AT_THE_END else left_out}"
                 f"{self._logged(when)}"
             )
 

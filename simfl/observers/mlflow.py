@@ -91,9 +91,8 @@ class MLflow(Observer):
 
     def on_run_end(self, summary: Summary) -> None:
         """Send the rest, and say how the run has ended."""
-        if hasattr(self, "_run_id"):
-            self.flush()
-            self._client.set_terminated(self._run_id, _STATUS[summary["status"]])
+        self.flush()
+        self._client.set_terminated(self._run_id, _STATUS[summary["status"]])
 
     def _experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.experiment)

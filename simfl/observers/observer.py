@@ -79,7 +79,7 @@ class Observer(Component, kind="observer"):
         """
 
     def on_run_end(self, summary: Summary) -> None:
-        """Is called at the end, however the run ends, and without a start if it never began."""
+        """Is called at the end of a run that has started, however it ends."""
 
     def lost(self) -> str | None:
         """Say what could not be kept, for the summary; None if all was."""

@@ -58,7 +58,7 @@ class PartFiles(Generic[T]):
         self._written_at = now()
         self._number = 1
         self._head: pa.Table | None = None
-        self._tail: list[T] = []
+        self._waiting: list[T] = []
         self._num_waiting = 0
 
     def begin(self, *, done: int) -> None:
@@ -81,7 +81,7 @@ class PartFiles(Generic[T]):
 
     def add(self, rows: T) -> None:
         """Take in a round, and write what is waiting if it is time to."""
-        self._tail.append(rows)
+        self._waiting.append(rows)
         self._num_waiting += self._count_rows(rows)
         if self._num_waiting >= WAITING_ROWS or self._now() - self._written_at >= WAITING_S:
             self.flush()
@@ -92,20 +92,15 @@ class PartFiles(Generic[T]):
         Raises:
             OSError: if that cannot be done; what was written before is still there.
         """
-        if not self._tail:
+        if not self._waiting:
             return
         self._folder.mkdir(exist_ok=True)
-        table = self._open_part()
+        table = _joined(self._head, self._to_table(self._waiting))
         _write(self._path(self._number), table)
-        self._num_waiting, self._written_at = 0, self._now()
-        if table.num_rows >= CLOSED_ROWS:
-            self._number, self._head, self._tail = self._number + 1, None, []
-
-    def _open_part(self) -> pa.Table:
-        import pyarrow as pa
-
-        tail = self._to_table(self._tail)
-        return tail if self._head is None else pa.concat_tables([self._head, tail])
+        self._waiting, self._num_waiting, self._written_at = [], 0, self._now()
+        is_closed = table.num_rows >= CLOSED_ROWS
+        self._number += is_closed
+        self._head = None if is_closed else table
 
     def _keep(self, number: int, *, done: int) -> bool:
         """Take from a file the rows of later rounds; say whether some are left."""
@@ -124,6 +119,14 @@ class PartFiles(Generic[T]):
 
     def _path(self, number: int) -> Path:
         return self._folder / f"part-{number:06d}.parquet"
+
+
+def _joined(head: pa.Table | None, tail: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    if head is None:
+        return tail
+    return pa.concat_tables([head, tail]).unify_dictionaries().combine_chunks()
 
 
 def _read(path: Path) -> pa.Table:

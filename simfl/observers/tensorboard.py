@@ -47,6 +47,5 @@ class TensorBoard(Observer):
         self._writer.flush()
 
     def on_run_end(self, summary: Summary) -> None:
-        """Close the event file, if there is one."""
-        if hasattr(self, "_writer"):
-            self._writer.close()
+        """Close the event file."""
+        self._writer.close()

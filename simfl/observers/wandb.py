@@ -64,6 +64,5 @@ class WandB(Observer):
             self._run.log(record)
 
     def on_run_end(self, summary: Summary) -> None:
-        """End the run there too, if it began."""
-        if hasattr(self, "_run"):
-            self._run.finish(exit_code=int(summary["status"] != "done"))
+        """End the run there too."""
+        self._run.finish(exit_code=int(summary["status"] != "done"))

@@ -29,6 +29,7 @@ class Journal:
 
     Args:
         observers: are told in their order.
+        last: is told of the end, after them and even if there was no start.
         history: the rounds that a resumed run has behind it.
         clock: of the run.
     """
@@ -36,11 +37,13 @@ class Journal:
     def __init__(
         self,
         observers: Sequence[Guarded],
+        last: Guarded,
         *,
         history: Sequence[RoundRecord],
         clock: PhaseClock,
     ) -> None:
         self._observers = observers
+        self._last = last
         self._clock = clock
         self._ledger = Ledger()
         self._num_before = len(history)
@@ -86,9 +89,10 @@ class Journal:
         if error is not None:
             summary["error"] = error
         for observer in self._observers:
-            if lost := self._lost():
-                summary["lost"] = lost
             observer.on_run_end(summary)
+        if lost := self._lost():
+            summary["lost"] = lost
+        self._last.sum_up(summary)
         return summary
 
     def _lost(self) -> dict[str, str]:

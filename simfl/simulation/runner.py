@@ -154,7 +154,8 @@ def _run(
     done = found.checkpoint.round if found.checkpoint else 0
     history = read_history(folder, done)
     observers = _observers(simulation.scenario, folder, progress=progress)
-    journal = Journal(observers, history=history, clock=clock)
+    last = Guarded(SummaryFile(folder), SUMMARY_FILE, out=folder, tell=_tell)
+    journal = Journal(observers, last, history=history, clock=clock)
     memory: Memory = NOT_KNOWN
     try:
         clock.enter("start")
@@ -212,7 +213,7 @@ def _run_info(
 
 
 def _observers(scenario: Scenario, folder: Path, *, progress: bool) -> list[Guarded]:
-    """Return who is told of the run, in this order: the history first, and the summary last."""
+    """Return who is told of the run, in this order: what the history is kept by comes first."""
     observers: dict[str, Observer] = {METRICS_FILE: JsonLines(folder, tell=_tell)}
     if scenario.output.clients:
         observers[CLIENTS_FILE] = ClientFiles(folder)
@@ -223,7 +224,6 @@ def _observers(scenario: Scenario, folder: Path, *, progress: bool) -> list[Guar
         observers[f"output.observers[{index}] {named.name!r}"] = observer
     if progress:
         observers["progress"] = make_progress(Console())
-    observers[SUMMARY_FILE] = SummaryFile(folder)
     return [
         Guarded(observer, label, out=folder, tell=_tell) for label, observer in observers.items()
     ]

@@ -62,9 +62,10 @@ def test_it_is_told_once_in_a_line_and_nothing_more_is_asked_of_it(
     observer = FailsAt(moment)
     guarded, told = observed(observer, tmp_path)
     assert observer.calls == list(MOMENTS)[: list(MOMENTS).index(moment) + 1]
+    left_out = "; it is left out from now on, and the run goes on" if moment != "end" else ""
     assert told == [
-        f"own 'x' failed {when}: ConnectionError: nobody answers; it is left out from now on, "
-        f"and the run goes on (its traceback is in {tmp_path / 'observers.log'})"
+        f"own 'x' failed {when}: ConnectionError: nobody answers{left_out} "
+        f"(its traceback is in {tmp_path / 'observers.log'})"
     ]
     assert guarded.lost() == f"failed {when}: ConnectionError: nobody answers"
     log = (tmp_path / "observers.log").read_text()
@@ -84,6 +85,15 @@ def test_where_no_traceback_can_be_written_the_line_does_not_name_it(tmp_path: P
     _, told = observed(FailsAt("start"), tmp_path / "gone")
     assert len(told) == 1
     assert told[0].endswith("the run goes on")
+
+
+def test_the_end_of_a_run_that_never_started_is_for_those_who_ask_for_it(tmp_path: Path) -> None:
+    observer = FailsAt("never")
+    guarded = Guarded(observer, "x", out=tmp_path, tell=print)
+    guarded.on_run_end({})
+    assert observer.calls == []
+    guarded.sum_up({})
+    assert observer.calls == ["end"]
 
 
 def test_whoever_interrupts_a_run_is_not_held_up(tmp_path: Path) -> None:

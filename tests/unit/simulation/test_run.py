@@ -209,13 +209,15 @@ def test_seconds_are_wall_time_and_the_rest_is_finite(
     assert all(math.isfinite(value) for record in result.history for value in record.values())
 
 
+@pytest.mark.parametrize("stack", [1, 2])
 def test_bytes_are_those_of_the_weights_and_of_scaffolds_variables(
-    scenario: dict[str, Any], tmp_path: Path
+    stack: int, scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     """5 * 2 weights and 2 biases, float32: 48 bytes, out and back for each of two clients.
 
     SCAFFOLD adds as much: from round 1 on its way back, from round 2 on also on its way out.
     """
+    scenario["client"]["stack"] = stack
     plain = simfl.run(scenario | {"rounds": 2}, out=tmp_path / "plain", backend="inline")
     assert [(r["sent_bytes"], r["received_bytes"]) for r in plain.history] == [(96, 96), (96, 96)]
     scenario["client"]["optimizer"]["modules"] = ["scaffold-client"]
