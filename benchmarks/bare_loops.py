@@ -8,7 +8,6 @@ clock starts; reading examples, training and adding up are what is timed.
     fused     one after the other; updates and deltas by torch._foreach, in place
     vmap      all clients of a process in one computation: torch.func.vmap over grad
     batched   the same with hand-written layers: a multi-layer perceptron by baddbmm, SGD alone
-    stacked   vmap, in stacks of a few clients (``gpu.py``)
 
     python benchmarks/bare_loops.py fused W2 --rounds 5
 """
@@ -18,7 +17,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -36,7 +35,7 @@ from torch.nn.functional import cross_entropy
 from turns import RoundTime, Turns
 from workloads import Workload, find_workload
 
-__all__ = ["LOOPS", "train_alone"]
+__all__ = ["LOOPS", "Vmap", "share", "train_alone"]
 
 # R ranks (processes), C clients of a rank, B batch, P parameters of all tensors
 
@@ -398,6 +397,7 @@ class Vmap(Stacked):
         self._velocity: list[Tensor] = []
 
     def train_step(self, weights: list[Tensor], step: Step, *, is_first: bool) -> Tensor:
+        """Take the step."""
         named = {slot.name: tensor for slot, tensor in zip(self.slots, weights, strict=True)}
         found, losses_C = self._gradients(named, *self.read(step), step.shares)
         gradients = list(found.values())
@@ -464,15 +464,14 @@ LOOPS: dict[str, type[Loop]] = {"plain": Plain, "fused": Fused, "vmap": Vmap, "b
 
 def train_alone(
     loop: Loop, recipe: Recipe, *, synchronize: Callable[[], None] = lambda: None
-) -> list[RoundTime]:
-    """Train all rounds of a recipe in this process.
+) -> Iterator[RoundTime]:
+    """Train the rounds of a recipe one by one in this process.
 
     Args:
         loop: of the only rank.
         recipe: what is trained.
         synchronize: waits until the device has done all it was given.
     """
-    done = []
     for clients in recipe.rounds():
         prepared = loop.prepare(clients)
         synchronize()
@@ -480,8 +479,7 @@ def train_alone(
         loop.run(clients, prepared)
         loop.fold(ranks=1)
         synchronize()
-        done.append(RoundTime(time.perf_counter() - began, _mean_loss(loop.shared)))
-    return done
+        yield RoundTime(time.perf_counter() - began, _mean_loss(loop.shared))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from processes import Process, descendants
 
-__all__ = ["MemoryWatch", "Sample", "memory_by_role", "pss_bytes"]
+__all__ = ["MemoryWatch", "Sample", "memory_by_role", "own_bytes", "pss_bytes"]
 
 _SAMPLE_S = 0.5
 _STORE = "object store"
@@ -76,10 +76,10 @@ class MemoryWatch:
 def memory_by_role() -> Counter[str]:
     """Return the resident bytes of this process and all that it started, by what they are."""
     held: Counter[str] = Counter()
-    held["driver"] = _own_bytes(os.getpid())
+    held["driver"] = own_bytes(os.getpid())
     for process in descendants():
         role = _role(process)
-        held[role] += _own_bytes(process.pid)
+        held[role] += own_bytes(process.pid)
         if role == "raylet":
             held[_STORE] += _store_bytes(process.pid)
     return held
@@ -99,7 +99,8 @@ def _role(process: Process) -> str:
     return "other workers" if process.title == "ray::IDLE" else "Ray's services"
 
 
-def _own_bytes(pid: int) -> int:
+def own_bytes(pid: int) -> int:
+    """Return what one process holds, without shared memory; 0 if it has ended."""
     held = _rollup(pid)
     return held.get("Pss_Anon:", 0) + held.get("Pss_File:", 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from contextlib import closing
@@ -62,14 +63,17 @@ class SimflRun:
 
 
 def main(
-    workload: Annotated[str, typer.Argument(help="Its name.")],
+    workload: Annotated[str, typer.Argument(help="Its name, or the .json file of a scenario.")],
     rounds: Annotated[int, typer.Option(help="How many at most.")] = 100_000,
     scale: Annotated[float, typer.Option(help="Shrinks every count.")] = 1.0,
     set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of the scenario.")] = None,
     backend: Annotated[str, typer.Option(help="ray or inline")] = "ray",
 ) -> None:
     """Take turns."""
-    plain = find_workload(workload, scale=scale).scenario(rounds=rounds)
+    if workload.endswith(".json"):
+        plain = json.loads(Path(workload).read_text())
+    else:
+        plain = find_workload(workload, scale=scale).scenario(rounds=rounds)
     chosen: Backend = "inline" if backend == "inline" else "ray"
     with tempfile.TemporaryDirectory(prefix="simfl-bench-") as name:
         run = SimflRun(plain, Path(name), backend=chosen, overrides=tuple(set or ()))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WORKLOADS", "Workload", "find_workload", "make_examples"]
+__all__ = ["WORKLOADS", "Workload", "find_workload", "make_even_examples", "make_examples"]
 
 CLASSES = 10
 _SEED = 0
@@ -136,6 +136,12 @@ def make_examples(num_examples: list[int], shape: list[int]) -> dict[str, np.nda
     }
 
 
+def make_even_examples(total: int, clients: int, features: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Make the same examples for any number of clients, which share them evenly."""
+    data = make_examples([total], [features])
+    return data | {"client": np.arange(total) * clients // total}
+
+
 def _centres(rng: np.random.Generator, features: int) -> tuple[np.ndarray[Any, Any], np.float32]:
     """Return centres [classes, features], and the noise's deviation.
 
@@ -246,13 +252,13 @@ _ALL = (
         lrate=0.02,
         loops=("fused", "vmap"),
     ),
-    Workload(  # deep and narrow: many small tensors
+    Workload(  # deeper: many small tensors
         "deep",
         1000,
         (30, 30),
         (32,),
         cohort=100,
-        model={"kind": "mlp", "hidden": [32] * 8},
+        model={"kind": "mlp", "hidden": [32] * 4},
         loops=("fused", "vmap", "batched"),
     ),
 )

@@ -47,7 +47,7 @@ def test_bare_loops_reach_the_losses_and_the_weights_of_simfl(name: str, tmp_pat
     recipe = make_recipe(workload, rounds=ROUNDS)
     for kind in LOOPS_OF[name]:
         shared = share(recipe, ranks=1)
-        done = train_alone(LOOPS[kind](workload, shared, 0), recipe)
+        done = list(train_alone(LOOPS[kind](workload, shared, 0), recipe))
         np.testing.assert_allclose([round.loss for round in done], losses, rtol=1e-5)
         for slot in lay_out(build_module(workload))[0]:
             found = slot.view(shared.weights).numpy()
@@ -58,7 +58,7 @@ def test_two_ranks_that_add_up_reach_what_one_does():
     workload = WORKLOADS["W4"].scaled(0.1)
     recipe = make_recipe(workload, rounds=2)
     alone = share(recipe, ranks=1)
-    train_alone(LOOPS["fused"](workload, alone, 0), recipe)
+    list(train_alone(LOOPS["fused"](workload, alone, 0), recipe))
     together = share(recipe, ranks=2)
     ranks = [LOOPS["fused"](workload, together, rank) for rank in range(2)]
     for cohort in recipe.rounds():

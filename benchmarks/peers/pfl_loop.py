@@ -1,0 +1,203 @@
+"""pfl-research as a contestant: a process for each core, which trains its half of the cohort.
+
+Source: Granqvist et al., 2024, https://arxiv.org/abs/2404.06430, https://github.com/apple/pfl-research
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from models import build_module
+from recipe import Recipe, read_recipe
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from turns import Turns
+
+RANKS = 2
+
+
+class Trained(nn.Module):
+    """The module as pfl wants it, which counts its losses too."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.module = build_module(recipe.workload)
+        state = {name: torch.from_numpy(array) for name, array in recipe.weights.items()}
+        self.module.load_state_dict(state)
+        self.losses = torch.zeros(2, dtype=torch.float64)  # their sum, and the examples seen
+
+    def loss(self, inputs_B: Tensor, targets_B: Tensor) -> Tensor:
+        """Return what a step minimises."""
+        loss = cross_entropy(self.module(inputs_B), targets_B)
+        self.losses += torch.tensor([loss.item() * len(targets_B), len(targets_B)])
+        return loss
+
+    def metrics(self, inputs_B: Tensor, targets_B: Tensor) -> dict[str, Any]:
+        """Return nothing much: pfl evaluates in the first round, which only warms up."""
+        from pfl.metrics import Weighted
+
+        return {"examples": Weighted(len(targets_B), 1)}
+
+
+def main() -> None:
+    """Take turns: rank 0 at the runner's word, the other ones at rank 0's."""
+    torch.set_num_threads(1)
+    recipe = read_recipe(Path(sys.argv[1]))
+    if recipe.workload.momentum or recipe.workload.prox or (recipe.workload.epochs or 1) > 1:
+        raise SystemExit("with pfl there is SGD and one epoch only; leave it out")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        run(recipe, turns=None)
+        return
+    turns = Turns()  # first, so that nobody else writes to its pipe
+    with _other_ranks():
+        run(recipe, turns=turns)
+
+
+def run(recipe: Recipe, *, turns: Turns | None) -> None:
+    """Train all rounds."""
+    # Joins the ranks when it is imported.
+    from pfl.aggregate.simulate import SimulatedBackend
+    from pfl.aggregate.weighting import WeightByDatapoints
+    from pfl.callback.base import TrainingProcessCallback
+    from pfl.hyperparam import NNTrainHyperParams
+    from pfl.metrics import Metrics
+    from pfl.model.pytorch import PyTorchModel
+
+    work = recipe.workload
+    trained = Trained(recipe)
+
+    class Pace(TrainingProcessCallback):  # type: ignore[misc]
+        """Waits for the turn before each round, and reports it afterwards."""
+
+        def on_train_begin(self, *, model: Any) -> Any:
+            self._wait()
+            return Metrics()
+
+        def after_central_iteration(self, *_: Any, **__: Any) -> Any:
+            seconds = time.perf_counter() - self._began
+            torch.distributed.all_reduce(trained.losses)
+            losses, seen = trained.losses.tolist()
+            trained.losses.zero_()
+            if turns is not None:
+                turns.add(seconds, losses / seen)
+            return not self._wait(), Metrics()
+
+        def _wait(self) -> bool:
+            goes_on = torch.tensor([turns is not None and turns.wait()], dtype=torch.int32)
+            torch.distributed.broadcast(goes_on, src=0)
+            self._began = time.perf_counter()
+            return bool(goes_on)
+
+    is_even = work.examples[0] == work.examples[1]
+    model = PyTorchModel(
+        trained,
+        torch.optim.SGD,
+        torch.optim.SGD(trained.parameters(), lr=1.0),
+    )
+    algorithm, params = make_algorithm(recipe)
+    algorithm.run(
+        backend=SimulatedBackend(
+            training_data=make_data(recipe),
+            val_data=None,
+            postprocessors=[] if is_even else [WeightByDatapoints()],
+        ),
+        model=model,
+        algorithm_params=params,
+        model_train_params=NNTrainHyperParams(
+            local_num_epochs=1,
+            local_learning_rate=work.lrate,
+            local_batch_size=work.batch_size,
+        ),
+        callbacks=[Pace()],
+    )
+
+
+def make_data(recipe: Recipe) -> Any:
+    """Return pfl's federated data: this rank's share of each cohort, whose rows are in order."""
+    from pfl.data.dataset import Dataset
+    from pfl.data.federated_dataset import FederatedDatasetBase
+
+    data = recipe.workload.make_examples()
+    inputs, targets = torch.from_numpy(data["inputs"]), torch.from_numpy(data["targets"])
+    rounds = recipe.rounds()
+    rank = torch.distributed.get_rank()
+
+    class Cohorts(FederatedDatasetBase):  # type: ignore[misc]
+        """The recipe's."""
+
+        def __next__(self) -> Any:
+            raise NotImplementedError
+
+        def get_cohort(self, cohort_size: int) -> Iterator[Any]:
+            for client, _, batches in next(rounds)[rank::RANKS]:
+                rows = torch.from_numpy(np.concatenate(batches))
+                yield Dataset([inputs[rows], targets[rows]], user_id=str(client)), 0
+
+    return Cohorts()
+
+
+def make_algorithm(recipe: Recipe) -> tuple[Any, Any]:
+    """Return the algorithm and its parameters."""
+    from pfl.algorithm.base import NNAlgorithmParams
+    from pfl.algorithm.federated_averaging import FederatedAveraging
+    from pfl.algorithm.scaffold import SCAFFOLD, SCAFFOLDParams
+    from pfl.data.user_state import InMemoryUserStateStorage
+
+    work = recipe.workload
+    usual: dict[str, Any] = {
+        "central_num_iterations": recipe.num_rounds,
+        "evaluation_frequency": recipe.num_rounds + 1,
+        "train_cohort_size": work.cohort,
+        "val_cohort_size": 0,
+    }
+    if not work.scaffold:
+        return FederatedAveraging(), NNAlgorithmParams(**usual)
+    return SCAFFOLD(), SCAFFOLDParams(
+        **usual,
+        population=work.population,
+        use_gradient_as_control_variate=False,
+        # Each process has its own, which is faster than right: a client's variate is new where the
+        # client has not been before. The storage on disk cannot be read back with this torch.
+        user_state_storage=InMemoryUserStateStorage(),
+    )
+
+
+@contextmanager
+def _other_ranks() -> Iterator[None]:
+    """Start the ranks but the first, and join this process to them, as torchrun would."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {
+        "TORCHELASTIC_RUN_ID": "bench",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(RANKS),
+    }
+    others = [
+        subprocess.Popen([sys.executable, *sys.argv], env=os.environ | common | {"RANK": str(rank)})
+        for rank in range(1, RANKS)
+    ]
+    os.environ.update(common | {"RANK": "0"})
+    try:
+        yield
+    except BaseException:
+        for other in others:
+            other.kill()
+        raise
+    for other in others:
+        other.wait()
+
+
+if __name__ == "__main__":
+    main()

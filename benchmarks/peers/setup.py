@@ -1,0 +1,41 @@
+"""Make the environments of other frameworks, each with the packages that it wants.
+
+python benchmarks/peers/setup.py            # all
+python benchmarks/peers/setup.py pfl
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ENVIRONMENTS = Path(__file__).resolve().parent / ".venv"
+PACKAGES = {
+    "pfl": ["torch==2.13.0", "pfl==0.6.0"],
+    "flwr": ["torch==2.13.0", "flwr[simulation]==1.42.0"],
+}
+"""torch is the one that simfl was tested with; Flower brings a Ray of its own."""
+
+
+def set_up(name: str) -> None:
+    """Make one environment, or bring it up to date."""
+    folder = ENVIRONMENTS / name
+    if not folder.exists():
+        venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([str(python), "-m", "pip", "install", "-q", *PACKAGES[name]], check=True)
+    print(f"{name}: {python}")
+
+
+def main() -> None:
+    """Set up what is named, or all."""
+    for name in sys.argv[1:] or PACKAGES:
+        if name not in PACKAGES:
+            raise SystemExit(f"there is no {name!r}; choose from {', '.join(PACKAGES)}")
+        set_up(name)
+
+
+if __name__ == "__main__":
+    main()
