@@ -8,6 +8,7 @@ tensor but the final weights.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from simfl.cluster.connect import Connection
 from simfl.cluster.failures import explain, is_object_loss
 from simfl.cluster.launch import launch_client, launch_server
 from simfl.cluster.pool import num_client_actors, require_resources
+from simfl.cluster.profiles import write_profiles
 from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.remote_server import RemoteServer
@@ -72,6 +74,7 @@ class RayEngine:
         self._saves = Saves(options.location, self._states)
         self.num_actors = _count_actors(setup)
         labels = [f"client-{rank}" for rank in range(self.num_actors)]
+        self._labels = ["server", *labels]
         server = launch_server(setup)
         clients = [launch_client(setup, label) for label in labels]
         retries: dict[str, Any] = {"max_retries": options.max_retries}
@@ -88,7 +91,7 @@ class RayEngine:
 
     def start(self) -> SnapshotRefs:
         """Have the server put what the first round starts from into the object store."""
-        return self._server.start()
+        return self._server.first()
 
     def train(self, plan: RoundPlan, handle: SnapshotRefs) -> tuple[RoundReport, SnapshotRefs]:
         """Train the cohort's chunks on whichever actors are free, then take the server's step.
@@ -143,6 +146,10 @@ class RayEngine:
         self._states.restore(found.checkpoint.states, found.shards)
         return self._server.go_back(snapshot_of(found.checkpoint))
 
+    def write_profiles(self, folder: Path) -> None:
+        """Write each actor's flame graph, and Ray's timeline of all calls."""
+        write_profiles(folder, dict(zip(self._labels, self._actors, strict=True)))
+
     def describe(self) -> str:
         """Say how many actors train clients."""
         return f"{self.num_actors} client actor{'s' if self.num_actors > 1 else ''} on Ray"
@@ -150,9 +157,13 @@ class RayEngine:
     def close(self) -> None:
         """End the actors, and leave the cluster."""
         if ray.is_initialized():
-            for actor in (self._server.actor, *self._pool.actors):
+            for actor in self._actors:
                 ray.kill(actor)
         self._connection.close()
+
+    @property
+    def _actors(self) -> list[Any]:
+        return [self._server.actor, *self._pool.actors]
 
     def _train_once(
         self, plan: RoundPlan, handle: SnapshotRefs

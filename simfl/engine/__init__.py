@@ -3,6 +3,7 @@
 from simfl.engine.device import device_for
 from simfl.engine.engine import Engine, Handle
 from simfl.engine.inline import InlineEngine
+from simfl.engine.profiling import Sampling, require_profiler
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
 from simfl.engine.scheduler import ChunkScheduler, Pace, guided_chunks, split_cohort
 from simfl.engine.states import PlannedShard, StateTable
@@ -14,11 +15,13 @@ __all__ = [
     "InlineEngine",
     "Pace",
     "PlannedShard",
+    "Sampling",
     "StateTable",
     "commit_checkpoint",
     "device_for",
     "guided_chunks",
     "load_state",
+    "require_profiler",
     "snapshot_of",
     "split_cohort",
     "write_states",

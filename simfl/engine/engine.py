@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from simfl.checkpoint import Found
@@ -47,6 +48,9 @@ class Engine(Protocol):
 
     def restore(self, found: Found) -> Handle:
         """Go back to a checkpoint, or to the start where ``found`` has none."""
+
+    def write_profiles(self, folder: Path) -> None:
+        """Write what other processes than this one have done with their time, if they noted it."""
 
     def describe(self) -> str:
         """Say in a few words where clients are trained."""

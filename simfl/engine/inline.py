@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from simfl.checkpoint import Found, delete_unused_shards, open_storage
@@ -112,6 +114,9 @@ class InlineEngine:
     def get_weights(self, handle: Snapshot) -> Vector:
         """Return the snapshot's weights."""
         return handle.broadcast.weights
+
+    def write_profiles(self, folder: Path) -> None:
+        """Do nothing: there is no other process."""
 
     def describe(self) -> str:
         """Say where clients are trained."""

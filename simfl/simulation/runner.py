@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from simfl.checkpoint import Found
-from simfl.engine import Engine
+from simfl.engine import Engine, require_profiler
 from simfl.errors import InputError
 from simfl.observers import (
     JsonLines,
@@ -37,6 +37,7 @@ from simfl.simulation.folder import (
     write_weights,
 )
 from simfl.simulation.journal import Journal
+from simfl.simulation.profile import profiled
 from simfl.simulation.rounds import run_rounds
 
 __all__ = ["Result", "resume", "run"]
@@ -65,6 +66,7 @@ def run(
     address: str | None = None,
     progress: bool = False,
     resume: Literal["never", "auto"] = "never",
+    profile: bool = False,
 ) -> Result:
     """Run a scenario to its end.
 
@@ -75,11 +77,15 @@ def run(
         address: of a Ray cluster, instead of ``cluster.address``.
         progress: whether to show how it goes on the terminal.
         resume: ``auto`` goes on from the last checkpoint if the folder ``out`` holds one.
+        profile: whether to write flame graphs of all processes, and Ray's timeline, into
+            ``profile`` in the folder.
 
     Raises:
         InputError: for a scenario that cannot run; nothing has been started then.
         RunError: if the run fails; its folder holds what came before.
     """
+    if profile:
+        require_profiler()
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario)
     simulation = build(scenario)
@@ -92,7 +98,7 @@ def run(
     if resume == "never":
         checkpoints.require_none()
     found = checkpoints.find() if resume == "auto" else NOTHING
-    return _run(simulation, folder, checkpoints, found, backend, address, progress)
+    return _run(simulation, folder, checkpoints, found, backend, address, progress, profile)
 
 
 def resume(
@@ -135,6 +141,7 @@ def _run(
     backend: Backend,
     address: str | None,
     progress: bool,
+    profile: bool = False,
 ) -> Result:
     done = found.checkpoint.round if found.checkpoint else 0
     history = read_history(folder, done)
@@ -142,9 +149,10 @@ def _run(
     journal = Journal(observers, history=history)
     try:
         location = checkpoints.location
-        with closing(
-            make_engine(simulation, backend, address=address, location=location)
-        ) as engine:
+        engine = make_engine(
+            simulation, backend, address=address, location=location, profile=profile
+        )
+        with closing(engine), profiled(engine, folder) if profile else nullcontext():
             journal.start(_run_info(simulation, engine, folder, history=tuple(history)))
             handle = engine.restore(found) if done else engine.start()
             rounds = run_rounds(simulation, engine, checkpoints, handle=handle, round=done)
