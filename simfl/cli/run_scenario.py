@@ -45,6 +45,10 @@ def run_scenario(
     resume: Annotated[
         Resume, typer.Option(help="auto: go on from the last checkpoint in --out, if there is one.")
     ] = Resume.never,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Write flame graphs of all processes (simfl[profile])."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run's folder only.")] = False,
 ) -> None:
     """Run a scenario.
@@ -68,6 +72,7 @@ def run_scenario(
         address=address,
         progress=not quiet,
         resume=resume.value,
+        profile=profile,
     )
     if quiet:
         typer.echo(result.out)

@@ -20,7 +20,14 @@ from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
-from simfl.engine import commit_checkpoint, device_for, load_state, peak_memory, write_states
+from simfl.engine import (
+    Sampling,
+    commit_checkpoint,
+    device_for,
+    load_state,
+    peak_memory,
+    write_states,
+)
 from simfl.messages import (
     Broadcast,
     Chunk,
@@ -55,6 +62,8 @@ class ActorSetup:
     """A pickled ServerRecipe or ClientRecipe, opened once the plug-ins are there."""
     threads: int
     """torch's threads."""
+    profile: bool = False
+    """Whether to note what the actor does with its time."""
 
     def open_recipe(self) -> Any:
         """Prepare this process, and return the recipe."""
@@ -63,12 +72,12 @@ class ActorSetup:
         return pickle.loads(self.recipe)
 
 
-class ServerActor:
-    """The server in a process of its own. After a restart ``restore`` comes first."""
+class _Actor:
+    """What all actors have."""
 
     def __init__(self, setup: ActorSetup) -> None:
         self._setup = setup
-        self._server: Server | None = None
+        self._sampling: Sampling | None = None
 
     def __repr__(self) -> str:
         return self._setup.label
@@ -81,12 +90,29 @@ class ServerActor:
         """Return the process's peak resident memory in bytes."""
         return peak_memory()
 
+    def end_profile(self) -> str | None:
+        """Return the page with the flame graph; None if none was asked for."""
+        return self._sampling.render() if self._sampling else None
+
+    def _open_recipe(self) -> Any:
+        if self._setup.profile and self._sampling is None:
+            self._sampling = Sampling()
+        return self._setup.open_recipe()
+
+
+class ServerActor(_Actor):
+    """The server in a process of its own. After a restart ``restore`` comes first."""
+
+    def __init__(self, setup: ActorSetup) -> None:
+        super().__init__(setup)
+        self._server: Server | None = None
+
     def start(self) -> int:
         """Build the server; return the process id.
 
         Not done by the constructor: an error of a method arrives as it was raised.
         """
-        recipe: ServerRecipe = self._setup.open_recipe()
+        recipe: ServerRecipe = self._open_recipe()
         self._server = recipe.build()
         return os.getpid()
 
@@ -158,30 +184,19 @@ class ServerActor:
         return _require_built(self._server, self._setup.label)
 
 
-class ClientActor:
+class ClientActor(_Actor):
     """A client host in a process and on a device of its own. ``start`` comes before all else."""
 
     def __init__(self, setup: ActorSetup, uses_gpu: bool) -> None:
-        self._setup = setup
+        super().__init__(setup)
         self._uses_gpu = uses_gpu
         self._host: ClientHost | None = None
         self._may_lend = False
         self._broadcast: Broadcast | None = None
 
-    def __repr__(self) -> str:
-        return self._setup.label
-
-    def process_id(self) -> int:
-        """Return the process id, of an actor that is not built yet too."""
-        return os.getpid()
-
-    def peak_memory(self) -> int | None:
-        """Return the process's peak resident memory in bytes."""
-        return peak_memory()
-
     def start(self, dataset: FederatedDataset) -> int:
         """Build the host; return the process id."""
-        recipe: ClientRecipe = self._setup.open_recipe()
+        recipe: ClientRecipe = self._open_recipe()
         device = device_for(self._setup.label, uses_gpu=self._uses_gpu)
         self._host = ClientHost(recipe, dataset, device=device)
         self._may_lend = recipe.aggregator.may_borrow

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,6 +20,7 @@ from simfl.cluster.connect import Connection
 from simfl.cluster.failures import explain, is_object_loss
 from simfl.cluster.launch import launch_client, launch_server
 from simfl.cluster.pool import num_client_actors, require_resources
+from simfl.cluster.profiles import write_profiles
 from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.remote_server import RemoteServer
@@ -78,6 +80,7 @@ class RayEngine:
         self.num_actors = _count_actors(setup)
         self.dashboard = connection.dashboard
         labels = [f"client-{rank}" for rank in range(self.num_actors)]
+        self._labels = ["server", *labels]
         server = launch_server(setup)
         clients = [launch_client(setup, label) for label in labels]
         retries: dict[str, Any] = {"max_retries": options.max_retries}
@@ -94,7 +97,7 @@ class RayEngine:
 
     def start(self) -> SnapshotRefs:
         """Have the server put what the first round starts from into the object store."""
-        return self._server.start()
+        return self._server.first()
 
     def train(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
         """Train the cohort's chunks on whichever actors are free, then take the server's step.
@@ -151,13 +154,17 @@ class RayEngine:
 
     def peak_memory(self) -> dict[str, int | None]:
         """Ask all actors; one that has died since has forgotten."""
-        asked = [actor.peak_memory.remote() for actor in (self._server.actor, *self._pool.actors)]
+        asked = [actor.peak_memory.remote() for actor in self._actors]
         try:
             server, *clients = ray.get(asked, timeout=_MEMORY_TIMEOUT_S)
         except RayError:
             return {"driver": peak_memory(), "server": None, "client": None}
         known = [peak for peak in clients if peak is not None]
         return {"driver": peak_memory(), "server": server, "client": max(known, default=None)}
+
+    def write_profiles(self, folder: Path) -> None:
+        """Write each actor's flame graph, and Ray's timeline of all calls."""
+        write_profiles(folder, dict(zip(self._labels, self._actors, strict=True)))
 
     def describe(self) -> str:
         """Say how many actors train clients."""
@@ -166,9 +173,13 @@ class RayEngine:
     def close(self) -> None:
         """End the actors, and leave the cluster."""
         if ray.is_initialized():
-            for actor in (self._server.actor, *self._pool.actors):
+            for actor in self._actors:
                 ray.kill(actor)
         self._connection.close()
+
+    @property
+    def _actors(self) -> list[Any]:
+        return [self._server.actor, *self._pool.actors]
 
     def _train_once(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
         began = time.perf_counter()

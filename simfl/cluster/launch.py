@@ -52,4 +52,5 @@ def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:
         # cloudpickle, so that classes of a notebook travel by value.
         recipe=ray.cloudpickle.dumps(recipe),
         threads=setup.options.threads,
+        profile=setup.options.profile,
     )

@@ -41,6 +41,8 @@ class ClusterOptions:
     """How often the same chunk may bring down its actor before the run ends."""
     stall_limit_s: float | None = None
     """How long a chunk may take before its actor is taken for stalled; None: learned."""
+    profile: bool = False
+    """Whether to note what all processes do with their time."""
     start_timeout_s: float = 180.0
     """How long the actors may take to start."""
 

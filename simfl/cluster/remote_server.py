@@ -35,8 +35,17 @@ class RemoteServer:
         self._max_retries = max_retries
         self._start_timeout_s = start_timeout_s
 
+    def first(self) -> SnapshotRefs:
+        """Return what the first round starts from, of a server that has just been built."""
+        try:
+            return self._settled(self._snapshot(1))
+        except RayError as error:
+            if not is_actor_loss(error):
+                raise explain(error, doing="starting the server") from None
+            return self.start()
+
     def start(self) -> SnapshotRefs:
-        """Build the server, and return what the first round starts from."""
+        """Build the server anew, and return what the first round starts from."""
 
         def fresh() -> SnapshotRefs:
             built = self.actor.start.remote()

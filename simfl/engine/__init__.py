@@ -4,6 +4,7 @@ from simfl.engine.device import device_for
 from simfl.engine.engine import Engine, Handle, Trained
 from simfl.engine.inline import InlineEngine
 from simfl.engine.memory import peak_memory
+from simfl.engine.profiling import Sampling, require_profiler
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
 from simfl.engine.scheduler import ChunkScheduler, Pace, guided_chunks, split_cohort
 from simfl.engine.states import PlannedShard, StateTable
@@ -15,6 +16,7 @@ __all__ = [
     "InlineEngine",
     "Pace",
     "PlannedShard",
+    "Sampling",
     "StateTable",
     "Trained",
     "commit_checkpoint",
@@ -22,6 +24,7 @@ __all__ = [
     "guided_chunks",
     "load_state",
     "peak_memory",
+    "require_profiler",
     "snapshot_of",
     "split_cohort",
     "write_states",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from simfl.checkpoint import Found
@@ -73,6 +74,9 @@ class Engine(Protocol):
         Of the client actors, that of the largest; None where it is not known, or where there is
         no such process.
         """
+
+    def write_profiles(self, folder: Path) -> None:
+        """Write what other processes than this one have done with their time, if they noted it."""
 
     def describe(self) -> str:
         """Say in a few words where clients are trained."""

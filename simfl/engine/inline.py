@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 
@@ -139,6 +140,9 @@ class InlineEngine:
     def peak_memory(self) -> dict[str, int | None]:
         """Return this process's, which is all of them."""
         return {"driver": peak_memory(), "server": None, "client": None}
+
+    def write_profiles(self, folder: Path) -> None:
+        """Do nothing: there is no other process."""
 
     def describe(self) -> str:
         """Say where clients are trained."""

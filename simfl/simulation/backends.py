@@ -18,7 +18,12 @@ Backend = Literal["inline", "ray"]
 
 
 def make_engine(
-    simulation: Simulation, backend: Backend, *, address: str | None, location: str
+    simulation: Simulation,
+    backend: Backend,
+    *,
+    address: str | None,
+    location: str,
+    profile: bool = False,
 ) -> Engine:
     """Start what trains the clients.
 
@@ -27,11 +32,13 @@ def make_engine(
         backend: this process, or actors on Ray.
         address: of a Ray cluster, instead of ``cluster.address``.
         location: the storage of checkpoints.
+        profile: whether to note what the actors do with their time.
 
     Raises:
         ClusterError: if it can't be started.
     """
-    options = _options(simulation.scenario.cluster, address=address, location=location)
+    cluster = simulation.scenario.cluster
+    options = _options(cluster, address=address, location=location, profile=profile)
     return _inline(simulation, options) if backend == "inline" else _ray(simulation, options)
 
 
@@ -64,7 +71,9 @@ def _ray(simulation: Simulation, options: ClusterOptions) -> Engine:
     )
 
 
-def _options(cluster: ClusterSection, *, address: str | None, location: str) -> ClusterOptions:
+def _options(
+    cluster: ClusterSection, *, address: str | None, location: str, profile: bool
+) -> ClusterOptions:
     return ClusterOptions(
         actors=None if cluster.actors == "auto" else cluster.actors,
         placement=cluster.placement,
@@ -79,4 +88,5 @@ def _options(cluster: ClusterSection, *, address: str | None, location: str) -> 
         state_memory=cluster.state_memory,
         max_retries=cluster.max_retries,
         stall_limit_s=cluster.stall_limit_s,
+        profile=profile,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from simfl.checkpoint import Found
-from simfl.engine import Engine
+from simfl.engine import Engine, require_profiler
 from simfl.errors import InputError
 from simfl.observers import (
     CLIENTS_FILE,
@@ -45,6 +45,7 @@ from simfl.simulation.folder import (
 )
 from simfl.simulation.journal import Journal
 from simfl.simulation.ledger import NOT_KNOWN, Memory
+from simfl.simulation.profile import profiled
 from simfl.simulation.rounds import run_rounds
 
 __all__ = ["Result", "resume", "run"]
@@ -73,6 +74,7 @@ def run(
     address: str | None = None,
     progress: bool = False,
     resume: Literal["never", "auto"] = "never",
+    profile: bool = False,
 ) -> Result:
     """Run a scenario to its end.
 
@@ -83,12 +85,16 @@ def run(
         address: of a Ray cluster, instead of ``cluster.address``.
         progress: whether to show how it goes on the terminal.
         resume: ``auto`` goes on from the last checkpoint if the folder ``out`` holds one.
+        profile: whether to write flame graphs of all processes, and Ray's timeline, into
+            ``profile`` in the folder.
 
     Raises:
         InputError: for a scenario that cannot run; nothing has been started then.
         RunError: if the run fails; its folder holds what came before.
     """
     clock = PhaseClock("prepare")
+    if profile:
+        require_profiler()
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario)
     simulation = build(scenario)
@@ -102,7 +108,8 @@ def run(
     if resume == "never":
         checkpoints.require_none()
     found = checkpoints.find() if resume == "auto" else NOTHING
-    return _run(simulation, folder, checkpoints, found, backend, address, progress, clock)
+    how = _How(backend, address, progress, profile)
+    return _run(simulation, folder, checkpoints, found, how, clock)
 
 
 def resume(
@@ -136,7 +143,18 @@ def resume(
     checkpoints = _checkpoints(scenario, folder)
     found = checkpoints.find()
     simulation = build(scenario)
-    return _run(simulation, folder, checkpoints, found, backend, address, progress, clock)
+    how = _How(backend, address, progress)
+    return _run(simulation, folder, checkpoints, found, how, clock)
+
+
+@dataclass(frozen=True)
+class _How:
+    """What has no part in a run's numbers."""
+
+    backend: Backend
+    address: str | None
+    progress: bool
+    profile: bool = False
 
 
 def _run(
@@ -144,26 +162,28 @@ def _run(
     folder: Path,
     checkpoints: Checkpoints,
     found: Found,
-    backend: Backend,
-    address: str | None,
-    progress: bool,
+    how: _How,
     clock: PhaseClock,
 ) -> Result:
     for note in simulation.notes:
         _tell(note)
     done = found.checkpoint.round if found.checkpoint else 0
     history = read_history(folder, done)
-    observers = _observers(simulation.scenario, folder, progress=progress)
+    observers = _observers(simulation.scenario, folder, progress=how.progress)
     last = Guarded(SummaryFile(folder), SUMMARY_FILE, out=folder, tell=_tell)
     journal = Journal(observers, last, history=history, clock=clock)
     memory: Memory = NOT_KNOWN
     try:
         clock.enter("start")
-        location = checkpoints.location
-        with closing(
-            make_engine(simulation, backend, address=address, location=location)
-        ) as engine:
-            journal.start(_run_info(simulation, engine, folder, backend, tuple(history)))
+        engine = make_engine(
+            simulation,
+            how.backend,
+            address=how.address,
+            location=checkpoints.location,
+            profile=how.profile,
+        )
+        with closing(engine), profiled(engine, folder) if how.profile else nullcontext():
+            journal.start(_run_info(simulation, engine, folder, how.backend, tuple(history)))
             handle = engine.restore(found) if done else engine.start()
             rounds = run_rounds(
                 simulation, engine, checkpoints, handle=handle, round=done, clock=clock

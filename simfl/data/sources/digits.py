@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from simfl.data.dataset import Examples
+from simfl.data.dataset import Array, Examples
 from simfl.data.source import Source, SourceData
+from simfl.errors import DataError
 
 __all__ = ["Digits"]
 
@@ -28,9 +32,26 @@ class Digits(Source):
 
     def load(self, *, seed: int) -> SourceData:
         """Return the images and their digits."""
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        inputs = (digits.images[:, np.newaxis] / 16).astype(np.float32)
-        targets = digits.target.astype(np.int64)
+        numbers = _read()
+        inputs = (numbers[:, :-1].reshape(-1, 1, 8, 8) / 16).astype(np.float32)
+        targets = numbers[:, -1].astype(np.int64)
         return SourceData(Examples(inputs, targets), class_names=tuple("0123456789"))
+
+
+def _read() -> Array:
+    """Return the rows, 64 pixels and a digit, without scikit-learn's imports: they take a second.
+
+    Raises:
+        DataError: if scikit-learn is not there.
+    """
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("source 'digits' needs scikit-learn; install scikit-learn")
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.exists():
+        with gzip.open(path, "rt") as file:
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target])
