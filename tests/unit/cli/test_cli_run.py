@@ -41,7 +41,7 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_reach_the_run(simfl, scenario, calls):
     arguments = ["--backend", "ray", "--address", "host:6379", "--out", "here", "--seed", "7"]
-    result = simfl("run", scenario, *arguments, "--set", "rounds=5")
+    result = simfl("run", scenario, *arguments, "--set", "rounds=5", "--profile")
     assert result.exit_code == 0
     (call,) = calls
     assert (call["scenario"].seed, call["scenario"].rounds) == (7, 5)
@@ -52,6 +52,7 @@ def test_options_reach_the_run(simfl, scenario, calls):
         "out": Path("here"),
         "progress": True,
         "resume": "never",
+        "profile": True,
     }
 
 
