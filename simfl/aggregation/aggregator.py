@@ -24,8 +24,9 @@ class Aggregator(Component, kind="aggregator"):
     """
 
     takes_borrowed: ClassVar[bool] = False
-    """Whether contributions are Vectors, and ``merge`` and ``finish`` leave alone those that are
-    ``borrowed``: then the server reads them where they lie, and else gets copies."""
+    """Whether contributions are Vectors, ``merge`` and ``finish`` leave alone those that are
+    ``borrowed``, and ``merge`` keeps nothing of the right one: then the server reads them where
+    they lie, and else gets copies; and the next delta is written where the right one was."""
 
     @property
     def may_borrow(self) -> bool:

@@ -19,7 +19,14 @@ from simfl.client.batches import ReadBatch, reader_of
 from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trainer import StackTrainer
 from simfl.client.trainer import ClientTrainer
-from simfl.client.updates import Outcome, add_metric_sums, join_outcomes, to_columns
+from simfl.client.updates import (
+    ClientRow,
+    Outcome,
+    SpareMemory,
+    add_metric_sums,
+    join_outcomes,
+    to_columns,
+)
 from simfl.data import FederatedDataset
 from simfl.errors import NonFiniteUpdateError
 from simfl.messages import (
@@ -61,7 +68,8 @@ class ClientHost:
         self._read = reader_of(dataset.train, device=device)
         self._read_test: ReadBatch | None = None
         parts |= {"dataset": dataset, "read": self._read, "device": device}
-        self._trainer = ClientTrainer(recipe, **parts)
+        self._spare = SpareMemory()
+        self._trainer = ClientTrainer(recipe, spare=self._spare, **parts)
         self._stacks = StackTrainer(recipe, **parts) if recipe.stack > 1 else None
 
     def train_chunk(
@@ -81,13 +89,13 @@ class ClientHost:
         began = time.perf_counter()
         broadcast = move(broadcast, self._device)
         tree = TreeSum[Contribution](chunk.cohort_size, self._merge)
-        outcomes = []
+        rows: list[ClientRow] = []
+        kept: list[KeptState | None] = []
         for node, part in self._leaves(chunk):
             outcome = self._train_leaf(chunk.clients[part], broadcast, states[part])
             tree.add_node(node, outcome.contribution)
-            outcomes.append(outcome)
-        rows = [row for outcome in outcomes for row in outcome.rows]
-        kept = [state for outcome in outcomes for state in outcome.states]
+            rows += outcome.rows
+            kept += outcome.states
         if any(kept):
             kept = move(kept, "cpu")
         state_bytes = sum(count_bytes(state) for state in kept if state is not None)
@@ -159,9 +167,11 @@ class ClientHost:
         return join_outcomes(outcomes, self._merge)
 
     def _merge(self, left: Contribution, right: Contribution) -> Contribution:
-        return merge_contributions(
-            left, right, aggregator=self._recipe.aggregator, optimizer=self._optimizer
-        )
+        aggregator = self._recipe.aggregator
+        merged = merge_contributions(left, right, aggregator=aggregator, optimizer=self._optimizer)
+        if aggregator.may_borrow:
+            self._spare.give(right.total)
+        return merged
 
     def _evaluate_test_batch(self, number: int) -> MetricSums:
         test, size = self._dataset.test, self._recipe.evaluation_batch_size

@@ -15,6 +15,7 @@ from simfl.client.recipe import ClientRecipe
 from simfl.client.updates import (
     ClientRow,
     Outcome,
+    SpareMemory,
     StepLosses,
     count_sent_bytes,
     count_sums,
@@ -40,6 +41,7 @@ class ClientTrainer:
         optimizer: given each client's own state in turn.
         dataset: which rows clients hold.
         read: makes batches of rows.
+        spare: memory for deltas.
         device: where the model is.
     """
 
@@ -51,6 +53,7 @@ class ClientTrainer:
         optimizer: Optimizer,
         dataset: FederatedDataset,
         read: ReadBatch,
+        spare: SpareMemory,
         device: str,
     ) -> None:
         self._recipe = recipe
@@ -58,6 +61,7 @@ class ClientTrainer:
         self._optimizer = optimizer
         self._dataset = dataset
         self._read = read
+        self._spare = spare
         self._device = device
 
     def train(self, client: int, broadcast: Broadcast, state: KeptState | None) -> Outcome:
@@ -84,7 +88,7 @@ class ClientTrainer:
         self._optimizer.process_aux_var(broadcast.aux)
         self._optimizer.start_round()
         losses = self._run_steps(client, broadcast.round)
-        delta = self._model.compute_delta(broadcast.weights)
+        delta = self._model.compute_delta(broadcast.weights, into=self._spare.take())
         aux = self._optimizer.collect_aux_var()
 
         norm = float(delta.norm())

@@ -20,6 +20,7 @@ from simfl.vector import Vector
 __all__ = [
     "ClientRow",
     "Outcome",
+    "SpareMemory",
     "StepLosses",
     "add_metric_sums",
     "count_sent_bytes",
@@ -72,6 +73,26 @@ class Outcome:
     rows: list[ClientRow]
     states: list[KeptState | None]
     """What each client's optimizer keeps; of a dropped client, what it kept before."""
+
+
+class SpareMemory:
+    """The memory of a delta that has been added to another, for the next one.
+
+    Fresh memory of a large model's size costs several times what a pass over it does: the system
+    has to clear each page.
+    """
+
+    def __init__(self) -> None:
+        self._vector: Vector | None = None
+
+    def give(self, vector: Vector) -> None:
+        """Leave memory that nobody refers to any more."""
+        self._vector = vector
+
+    def take(self) -> Vector | None:
+        """Return what was left last, if it was not taken yet."""
+        vector, self._vector = self._vector, None
+        return vector
 
 
 def join_outcomes(

@@ -87,8 +87,13 @@ class Model(ABC):
         """Add scale times the updates to the trainable weights, in place."""
         self.apply_updates(updates * scale)
 
-    def compute_delta(self, start: Vector) -> Vector:
-        """Return start minus the weights of ``shared_names``; integers as float64."""
+    def compute_delta(self, start: Vector, *, into: Vector | None = None) -> Vector:
+        """Return start minus the weights of ``shared_names``; integers as float64.
+
+        Args:
+            start: all weights before training.
+            into: a former delta whose memory may be used.
+        """
         end = self.get_weights().select(self.shared_names)
         return start.select(self.shared_names).map(_as_float) - end.map(_as_float)
 

@@ -151,15 +151,22 @@ class TorchModel(Model):
         with torch.no_grad():
             torch._foreach_add_(self._parameters, values, alpha=scale)
 
-    def compute_delta(self, start: Vector) -> Vector:
-        """Return start minus the weights of ``shared_names``; integers as float64."""
+    def compute_delta(self, start: Vector, *, into: Vector | None = None) -> Vector:
+        """Return start minus the weights of ``shared_names``; integers as float64.
+
+        Args:
+            start: all weights before training.
+            into: a former delta whose memory is used: fresh memory costs more than the numbers.
+        """
         tensors = self._state()
         if any(not tensors[name].is_floating_point() for name in self._shared_names):
             return super().compute_delta(start)
         with torch.no_grad():
-            ends = [tensors[name] for name in self._shared_names]
-            deltas = torch._foreach_sub([start[name] for name in self._shared_names], ends)
-        return Vector(dict(zip(self._shared_names, deltas, strict=True)))
+            deltas = {
+                name: torch.sub(start[name], tensors[name], out=into[name] if into else None)
+                for name in self._shared_names
+            }
+        return Vector(deltas)
 
     # -- training and evaluation -----------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -246,6 +247,31 @@ def test_chunk_sizes_do_not_change_a_bit(chunk_size: int) -> None:
         return sim._server.get_weights()
 
     assert bits(chunk_size) == bits(None)
+
+
+LIFTED: list[weakref.ref[torch.Tensor]] = []
+ALIVE: list[int] = []
+
+
+@dataclass(frozen=True)
+class CountingMean(Mean):
+    """Counts how many clients' sums there are at a time."""
+
+    name: ClassVar[str] = "counting-mean-of-a-test"
+
+    def lift(self, delta: Vector, weight: float) -> Vector:
+        lifted = super().lift(delta, weight)
+        LIFTED.append(weakref.ref(lifted.tensors[0]))
+        ALIVE.append(sum(reference() is not None for reference in LIFTED))
+        return lifted
+
+
+def test_a_chunk_of_many_clients_holds_the_sums_of_a_few() -> None:
+    """32 clients in order: at most the roots of 16, 8, 4, 2 and 1, and the one being added."""
+    sim = engine(one_weight(), ones([1] * 32), loss=slope, aggregator=CountingMean())
+    run_round(sim, tuple(range(32)))
+    assert len(ALIVE) == 32
+    assert max(ALIVE) <= 6
 
 
 def test_training_leaves_the_global_generator_as_it_was() -> None:
