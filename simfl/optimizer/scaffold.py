@@ -41,10 +41,11 @@ class ScaffoldClient(OptiModule):
     def init(self, like: Vector) -> State:
         """Return the state of a client that has not taken part yet."""
         device = like.tensors[0].device
+        zeros = like.map(_zeros)
         return {
-            "own": like.zeros_like(),
-            "correction": like.zeros_like(),  # c - c_i
-            "total": like.zeros_like(),
+            "own": zeros,
+            "correction": zeros,  # c - c_i
+            "total": zeros,
             "steps": torch.zeros((), dtype=torch.int64, device=device),
             "is_new": torch.ones((), dtype=torch.bool, device=device),
         }
@@ -141,11 +142,18 @@ class ScaffoldServer(OptiModule):
         }
 
 
+def _zeros(like: Tensor) -> Tensor:
+    # One zero seen everywhere: states are not written to, and this one is hardly ever read.
+    return torch.zeros((), dtype=like.dtype, device=like.device).expand(like.shape)
+
+
 def _next_own(state: State) -> Vector:
     """Return c_i⁺: the mean of the round's gradients, or c_i where no step was run."""
     steps: Tensor = state["steps"]
-    mean = state["total"] / steps.clamp(min=1)
+    mean: Vector = state["total"] / steps.clamp(min=1)
     has_stepped = steps > 0
+    if bool(has_stepped.all()):
+        return mean
     chosen = {
         name: torch.where(_over(has_stepped, tensor), tensor, state["own"][name])
         for name, tensor in mean.items()
