@@ -167,7 +167,7 @@ def _watch(scenario: Path, out: Path) -> tuple[dict[int, str], list[Sample]]:
 
 def _short(process: Process) -> str:
     """Return the last two words of paths: raylet, or python .../dashboard.py."""
-    words = [word.split("/")[-1] for word in process.title.split(" ") if not word.startswith("-")]
+    words = [word.split("/")[-1] for word in process.title.split() if not word.startswith("-")]
     return " ".join(words[:2])[:38]
 
 
