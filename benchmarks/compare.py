@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -139,13 +140,13 @@ def _run_simfl(
 ) -> Contestant:
     options = [option for setting in settings for option in ("--set", setting)]
     command = [sys.executable, str(_HERE / "run_simfl.py"), work.name, f"--scale={scale}"]
-    return Contestant(name, command + options, log=_log(folder), environment=environment)
+    return Contestant(name, command + options, log=_log(folder, name), environment=environment)
 
 
 def _bare(loops: Sequence[str], folder: Path, recipe: Path) -> Iterator[Contestant]:
     for loop in loops:
         command = [sys.executable, str(_HERE / "bare_loops.py"), loop, str(recipe)]
-        yield Contestant(f"bare {loop}", command, log=_log(folder))
+        yield Contestant(f"bare {loop}", command, log=_log(folder, loop))
 
 
 def _peers(names: Sequence[str], folder: Path, recipe: Path) -> Iterator[Contestant]:
@@ -156,17 +157,19 @@ def _peers(names: Sequence[str], folder: Path, recipe: Path) -> Iterator[Contest
             raise SystemExit(f"{name} has no environment yet; run benchmarks/peers/setup.py {name}")
         environment = {"PYTHONPATH": str(_HERE)}
         yield Contestant(
-            name, [str(python), str(script), str(recipe)], log=_log(folder), environment=environment
+            name,
+            [str(python), str(script), str(recipe)],
+            log=_log(folder, name),
+            environment=environment,
         )
 
 
 @contextmanager
 def _started(contestants: Sequence[Contestant]) -> Iterator[list[Course]]:
     with ExitStack() as stack:
-        for contestant in contestants:
+        for contestant in contestants:  # one by one: on a busy machine Ray gives up waiting
+            contestant.start()
             stack.callback(contestant.close)
-        for contestant in contestants:
-            contestant.wait_until_ready()
         yield [Course(contestant) for contestant in contestants]
 
 
@@ -247,8 +250,8 @@ def _split(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
-def _log(folder: Path) -> Path:
-    return folder / f"{len(list(folder.iterdir()))}.log"
+def _log(folder: Path, name: str) -> Path:
+    return folder / (re.sub(r"\W+", "-", name) + ".log")
 
 
 if __name__ == "__main__":

@@ -112,10 +112,9 @@ def _compare(plans: dict[int, dict[str, Any]], *, turns: int, rounds: int) -> di
             file.write_text(json.dumps(plain))
             command = [sys.executable, str(_HERE / "run_simfl.py"), str(file)]
             runs[size] = Contestant(f"{size}", command, log=file.with_suffix(".log"))
+            runs[size].start()
             stack.callback(runs[size].close)
-        for run in runs.values():
-            run.wait_until_ready()
-            run.take_turn(2)
+            runs[size].take_turn(2)
         medians: dict[int, list[float]] = {size: [] for size in plans}
         for _ in range(turns):
             for size, run in runs.items():
@@ -167,7 +166,7 @@ def _watch(scenario: Path, out: Path) -> tuple[dict[int, str], list[Sample]]:
 
 def _short(process: Process) -> str:
     """Return the last two words of paths: raylet, or python .../dashboard.py."""
-    words = [word.split("/")[-1] for word in process.title.split(" ") if not word.startswith("-")]
+    words = [word.split("/")[-1] for word in process.title.split() if not word.startswith("-")]
     return " ".join(words[:2])[:38]
 
 

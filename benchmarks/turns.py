@@ -81,29 +81,31 @@ class Contestant:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
+        self._command = command
         self._log = log
-        with log.open("wb") as file:
+        self._environment = environment or {}
+
+    def start(self) -> None:
+        """Start it, and wait until it can train.
+
+        Raises:
+            SystemExit: if it has ended instead.
+        """
+        with self._log.open("wb") as file:
             self._process = subprocess.Popen(
-                command,
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **self._environment},
             )
+        self._read()
 
     @property
     def pid(self) -> int:
         """Of its first process, which has started the others."""
         return self._process.pid
-
-    def wait_until_ready(self) -> None:
-        """Wait until it can train.
-
-        Raises:
-            SystemExit: if it has ended instead.
-        """
-        self._read()
 
     def take_turn(self, rounds: int) -> list[RoundTime]:
         """Have it train some rounds."""
