@@ -30,6 +30,7 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
         num_cpus=max(cpus_of_this_machine(), math.ceil(num_actors * options.num_cpus)),
         dashboard=options.dashboard,
         object_store_memory=options.object_store_memory,
+        keeps_events=options.dashboard or options.profile,
     )
     try:
         # Not before: Ray reads its settings from the environment when it is imported.
