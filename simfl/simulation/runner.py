@@ -45,6 +45,7 @@ from simfl.simulation.folder import (
 )
 from simfl.simulation.journal import Journal
 from simfl.simulation.ledger import NOT_KNOWN, Memory
+from simfl.simulation.memory import give_back_freed_memory
 from simfl.simulation.profile import profiled
 from simfl.simulation.rounds import run_rounds
 
@@ -186,6 +187,7 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Resu
         )
         # Nobody else holds the examples, so that this process lets go of their memory.
         simulation = simulation.without_examples()
+        give_back_freed_memory()
         with closing(engine), profiled(engine, folder) if how.profile else nullcontext():
             journal.start(_run_info(simulation, engine, folder, how.backend, tuple(history)))
             handle = engine.restore(found) if done else engine.start()
