@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from simfl.cluster.allocator import processes_with_huge_pages
+from simfl.cluster.environment import HUGE_PAGES, NO_EVENTS, started_with
 from simfl.errors import ClusterError
 
 __all__ = ["Connection", "connect"]
@@ -49,6 +49,7 @@ def connect(
     num_cpus: int,
     dashboard: bool,
     object_store_memory: int | None = None,
+    keeps_events: bool = False,
 ) -> Connection:
     """Join the session there is, attach to a cluster, or start one on this machine.
 
@@ -59,28 +60,32 @@ def connect(
         num_cpus: how many CPUs a new cluster is to count with.
         dashboard: whether a new cluster serves Ray's dashboard, on the loopback interface.
         object_store_memory: the size of a new cluster's object store in bytes; None: Ray's choice.
+        keeps_events: whether a new cluster keeps a record of its last calls.
 
     Raises:
         ClusterError: if there is no cluster at the address.
     """
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
     if "ray" not in sys.modules:
         os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
-    import ray
+    settings = HUGE_PAGES if keeps_events else HUGE_PAGES | NO_EVENTS
+    with started_with(settings if where == "local" else {}):
+        import ray
 
-    if ray.is_initialized():
-        return Connection(ray, is_owned=False)
-    where = address or os.environ.get("RAY_ADDRESS") or "local"
+        if ray.is_initialized():
+            return Connection(ray, is_owned=False)
+        local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
+        local |= {"object_store_memory": object_store_memory, "dashboard_host": "127.0.0.1"}
+        return _init(ray, where, **(local if where == "local" else {}))
+
+
+def _init(ray: Any, where: str, **options: Any) -> Connection:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "simfl"}
     try:
-        if where == "local":
-            local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
-            local["object_store_memory"] = object_store_memory
-            with processes_with_huge_pages():
-                context = ray.init(address="local", dashboard_host="127.0.0.1", **local, **quiet)
-        else:
+        if where != "local":
             _require_listener(where)
-            context = ray.init(address=where, **quiet)
+        context = ray.init(address=where, **options, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"cannot use the Ray cluster at {where!r}: {error}") from error
     except KeyboardInterrupt:

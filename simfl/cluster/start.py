@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from simfl.cluster.connect import connect
+from simfl.cluster.early import connect_with
 from simfl.cluster.pool import cpus_of_this_machine
 from simfl.cluster.setup import EngineSetup
 
@@ -24,12 +24,13 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
     options = setup.options
     dedicated = options.placement == "dedicated"
     num_actors = setup.dataset.num_clients if dedicated else options.actors or 1
-    connection = connect(
+    connection = connect_with(
         address=options.address,
         # Ray's CPUs are an account and not a limit: what the scenario asks for may be had here.
         num_cpus=max(cpus_of_this_machine(), math.ceil(num_actors * options.num_cpus)),
         dashboard=options.dashboard,
         object_store_memory=options.object_store_memory,
+        keeps_events=options.dashboard or options.profile,
     )
     try:
         # Not before: Ray reads its settings from the environment when it is imported.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -71,6 +72,11 @@ class FederatedDataset:
         """Return how many examples each client trains on: [clients] int64."""
         counts: Array = self.holdout_offsets - self.offsets[:-1]
         return counts
+
+    def without_examples(self) -> FederatedDataset:
+        """Return how many clients hold how much, and nothing of what they hold."""
+        nothing = Examples(np.empty(0, np.float32), np.empty(0, np.int64))
+        return dataclasses.replace(self, train=nothing, rows=np.empty(0, np.int64), test=None)
 
 
 def num_rows(tree: ArrayTree) -> int:

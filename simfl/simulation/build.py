@@ -35,6 +35,8 @@ class Simulation:
     """[population] how many examples each client trains on."""
     num_steps: np.ndarray[Any, Any]
     """[population] how many steps each client makes in a round."""
+    num_test_examples: int
+    """The size of the central test split; 0 if there is none."""
     notes: tuple[str, ...] = ()
     """What a user should know before it runs, a line each."""
 
@@ -42,6 +44,10 @@ class Simulation:
     def population(self) -> int:
         """How many clients there are."""
         return self.dataset.num_clients
+
+    def without_examples(self) -> Simulation:
+        """Return what the round loop needs, which is all but the examples: those the engine has."""
+        return dataclasses.replace(self, dataset=self.dataset.without_examples())
 
     def plan_round(self, round: int) -> RoundPlan:
         """Draw a round's cohort; the same one for the same seed and round."""
@@ -79,6 +85,7 @@ def build(scenario: Scenario) -> Simulation:
         cohort_size=cohort_size,
         num_examples=num_examples,
         num_steps=client.work.num_steps(num_examples),
+        num_test_examples=0 if dataset.test is None else len(dataset.test),
         notes=(stacks.note,) if stacks.note else (),
     )
 

@@ -36,9 +36,9 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
     options, is_last = simulation.scenario.evaluation, round == simulation.scenario.rounds
     metrics: dict[str, float] = {}
     clients = None
-    test = simulation.dataset.test
-    if test is not None and _is_due(options.every, round, is_last=is_last):
-        batches = -(-len(test) // options.batch_size)
+    num_examples = simulation.num_test_examples
+    if num_examples and _is_due(options.every, round, is_last=is_last):
+        batches = -(-num_examples // options.batch_size)
         chunk = EvaluationChunk("test", tuple(range(batches)))
         metrics |= _means(engine.evaluate(chunk, handle))
     if _is_due(options.clients_every, round, is_last=is_last):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from rich.console import Console
@@ -45,10 +45,14 @@ from simfl.simulation.folder import (
 )
 from simfl.simulation.journal import Journal
 from simfl.simulation.ledger import NOT_KNOWN, Memory
+from simfl.simulation.memory import give_back_freed_memory
 from simfl.simulation.profile import profiled
 from simfl.simulation.rounds import run_rounds
 
 __all__ = ["Result", "resume", "run"]
+
+
+_Prepared: TypeAlias = "tuple[Simulation, Path, Checkpoints, Found]"
 
 
 @dataclass(frozen=True)
@@ -97,19 +101,22 @@ def run(
         require_profiler()
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario)
-    simulation = build(scenario)
-    scenario = simulation.scenario
-    if resume == "auto" and out is not None and holds_run(Path(out)):
-        folder = Path(out)
-        extend_run(folder, scenario)
-    else:
-        folder = make_folder(scenario, out)
-    checkpoints = _checkpoints(scenario, folder)
-    if resume == "never":
-        checkpoints.require_none()
-    found = checkpoints.find() if resume == "auto" else NOTHING
-    how = _How(backend, address, progress, profile)
-    return _run(simulation, folder, checkpoints, found, how, clock)
+
+    def prepare() -> _Prepared:
+        simulation = build(scenario)
+        resolved = simulation.scenario
+        if resume == "auto" and out is not None and holds_run(Path(out)):
+            folder = Path(out)
+            extend_run(folder, resolved)
+        else:
+            folder = make_folder(resolved, out)
+        checkpoints = _checkpoints(resolved, folder)
+        if resume == "never":
+            checkpoints.require_none()
+        found = checkpoints.find() if resume == "auto" else NOTHING
+        return simulation, folder, checkpoints, found
+
+    return _run(prepare, _How(backend, address, progress, profile), clock)
 
 
 def resume(
@@ -140,11 +147,13 @@ def resume(
     scenario = load_scenario(folder / SCENARIO_FILE)
     if is_done(folder, scenario):
         raise InputError(f"the run in {folder} is done; there is nothing to go on with")
-    checkpoints = _checkpoints(scenario, folder)
-    found = checkpoints.find()
-    simulation = build(scenario)
-    how = _How(backend, address, progress)
-    return _run(simulation, folder, checkpoints, found, how, clock)
+
+    def prepare() -> _Prepared:
+        checkpoints = _checkpoints(scenario, folder)
+        found = checkpoints.find()
+        return build(scenario), folder, checkpoints, found
+
+    return _run(prepare, _How(backend, address, progress), clock)
 
 
 @dataclass(frozen=True)
@@ -157,14 +166,8 @@ class _How:
     profile: bool = False
 
 
-def _run(
-    simulation: Simulation,
-    folder: Path,
-    checkpoints: Checkpoints,
-    found: Found,
-    how: _How,
-    clock: PhaseClock,
-) -> Result:
+def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Result:
+    simulation, folder, checkpoints, found = prepare()
     for note in simulation.notes:
         _tell(note)
     done = found.checkpoint.round if found.checkpoint else 0
@@ -182,6 +185,9 @@ def _run(
             location=checkpoints.location,
             profile=how.profile,
         )
+        # Nobody else holds the examples, so that this process lets go of their memory.
+        simulation = simulation.without_examples()
+        give_back_freed_memory()
         with closing(engine), profiled(engine, folder) if how.profile else nullcontext():
             journal.start(_run_info(simulation, engine, folder, how.backend, tuple(history)))
             handle = engine.restore(found) if done else engine.start()

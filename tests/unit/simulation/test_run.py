@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 import simfl
-from simfl.errors import InputError, NonFiniteUpdateError, ScenarioError
+from simfl.errors import InputError, NonFiniteUpdateError, RunError, ScenarioError
 from simfl.models import DataShape
 from simfl.observers import ClientTable, Observer, RoundRecord
 from simfl.simulation import build
@@ -274,3 +275,33 @@ def test_stacks_that_cannot_be_had_are_told_of_in_a_line(
     simfl.run(scenario, out=tmp_path / "out", backend="inline")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("clients are trained one at a time, not in stacks: client.sclip")
+
+
+def test_the_driver_lets_go_of_the_examples_once_the_engine_has_them(
+    scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples: list[weakref.ref[np.ndarray]] = []
+
+    class Elsewhere:
+        """An engine that has put the examples somewhere else."""
+
+        num_actors, dashboard = 1, None
+
+        def start(self) -> None:
+            assert [ref() is None for ref in examples] == [True]
+            raise RunError("seen")
+
+        def describe(self) -> str:
+            return "elsewhere"
+
+        def close(self) -> None:
+            pass
+
+    def make_engine(simulation: Any, *args: Any, **options: Any) -> Elsewhere:
+        examples.append(weakref.ref(simulation.dataset.train.inputs))
+        return Elsewhere()
+
+    monkeypatch.setattr("simfl.simulation.runner.make_engine", make_engine)
+    with pytest.raises(RunError, match="seen"):
+        simfl.run(scenario, out=tmp_path / "run")
+    assert examples

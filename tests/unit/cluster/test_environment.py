@@ -1,4 +1,4 @@
-"""Huge pages: for processes that are started with them, and for nobody else."""
+"""Settings are for processes that are started with them, and for nobody else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from simfl.cluster.allocator import processes_with_huge_pages
+from simfl.cluster.environment import HUGE_PAGES, NO_EVENTS, started_with
 
 FAULTS = """
 import resource
@@ -36,20 +36,20 @@ def has_huge_pages() -> bool:
 @pytest.mark.skipif(not has_huge_pages(), reason="this machine has no huge pages to ask for")
 def test_large_tensors_cost_few_page_faults() -> None:
     """100 MB are 24,414 pages of 4 KiB, or 47 of 2 MiB with what lies before and behind them."""
-    with processes_with_huge_pages():
+    with started_with(HUGE_PAGES):
         assert page_faults_of_a_tensor_of_100_megabytes() < 2_000
     assert page_faults_of_a_tensor_of_100_megabytes() > 20_000
 
 
 def test_this_process_s_environment_is_as_it_was() -> None:
     before = dict(os.environ)
-    with processes_with_huge_pages():
-        assert dict(os.environ) != before
+    with started_with(HUGE_PAGES | NO_EVENTS):
+        assert dict(os.environ) == before | HUGE_PAGES | NO_EVENTS
     assert dict(os.environ) == before
 
 
 def test_what_the_user_tunes_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
-    with processes_with_huge_pages():
+    with started_with(HUGE_PAGES):
         assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=3"
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=3"
