@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ _ENVIRONMENT = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # So that short runs are seen too. A gauge is forgotten after two intervals, and Ray reports
+    # what a node uses every 5 s: less than 2.5 s would make that come and go.
+    "RAY_metrics_report_interval_ms": "5000",
 }
 _PROBE_TIMEOUT_S = 3.0
 
@@ -49,6 +53,7 @@ def connect(
     num_cpus: int,
     dashboard: bool,
     object_store_memory: int | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Connection:
     """Join the session there is, attach to a cluster, or start one on this machine.
 
@@ -59,6 +64,7 @@ def connect(
         num_cpus: how many CPUs a new cluster is to count with.
         dashboard: whether a new cluster serves Ray's dashboard, on the loopback interface.
         object_store_memory: the size of a new cluster's object store in bytes; None: Ray's choice.
+        metadata: what Ray is to say of the job, beside what it was submitted with.
 
     Raises:
         ClusterError: if there is no cluster at the address.
@@ -71,16 +77,21 @@ def connect(
         return Connection(ray, is_owned=False)
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "simfl"}
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "namespace": "simfl",
+        "job_config": ray.job_config.JobConfig(metadata=dict(metadata or {})),
+    }
     try:
         if where == "local":
             local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
             local["object_store_memory"] = object_store_memory
             with processes_with_huge_pages():
-                context = ray.init(address="local", dashboard_host="127.0.0.1", **local, **quiet)
+                context = ray.init(address="local", dashboard_host="127.0.0.1", **local, **common)
         else:
             _require_listener(where)
-            context = ray.init(address=where, **quiet)
+            context = ray.init(address=where, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"cannot use the Ray cluster at {where!r}: {error}") from error
     except KeyboardInterrupt:
