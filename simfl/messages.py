@@ -14,6 +14,7 @@ from simfl.optimizer import KeptState, OptimizerState
 from simfl.vector import Vector
 
 __all__ = [
+    "NOT_FINITE",
     "Broadcast",
     "Chunk",
     "ChunkReport",
@@ -35,6 +36,9 @@ __all__ = [
 
 IntColumn: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 FloatColumn: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
+
+NOT_FINITE = "not finite"
+"""Why an update with NaN or infinite values was left out."""
 
 Node: TypeAlias = tuple[int, int]
 """A node (level, index) of the reduction tree: cohort positions index * 2**level and on."""
@@ -196,6 +200,8 @@ class RoundReport:
     """What the server has sent to the cohort's clients: weights and auxiliary variables."""
     received_bytes: int
     """What those who contributed have sent back: deltas and auxiliary variables."""
+    aux_bytes: int
+    """The part of both that is auxiliary variables."""
 
 
 @dataclass(frozen=True)

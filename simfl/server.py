@@ -85,7 +85,7 @@ class Server:
         self._aggregator = aggregator
         self._tree: TreeSum[Contribution] | None = None
         self._received: set[int] = set()
-        self._broadcast_bytes = 0
+        self._broadcast_bytes = self._aux_bytes = 0
 
     def get_weights(self) -> Vector:
         """Return all weights; a later step leaves them as they are."""
@@ -94,7 +94,7 @@ class Server:
     def snapshot(self, round: int) -> Snapshot:
         """Return what a round starts from, for its clients and for a server in this one's place."""
         broadcast = Broadcast(round, self._weights.all, self._optimizer.collect_aux_var())
-        self._broadcast_bytes = count_bytes(broadcast)
+        self._count_bytes(broadcast)
         return Snapshot(broadcast, self._optimizer.export_state())
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -102,7 +102,7 @@ class Server:
         self._weights.all = snapshot.broadcast.weights.clone()
         self._optimizer.import_state(snapshot.optimizer)
         self._tree, self._received = None, set()
-        self._broadcast_bytes = count_bytes(snapshot.broadcast)
+        self._count_bytes(snapshot.broadcast)
 
     def receive(self, partial: Partial) -> None:
         """Add a chunk's partial to the round's tree; a second copy changes nothing."""
@@ -148,7 +148,12 @@ class Server:
             delta_norm=norm,
             sent_bytes=len(plan.clients) * self._broadcast_bytes,
             received_bytes=int(sums["bytes"]),
+            aux_bytes=len(plan.clients) * self._aux_bytes + int(sums["aux_bytes"]),
         )
+
+    def _count_bytes(self, broadcast: Broadcast) -> None:
+        self._broadcast_bytes = count_bytes(broadcast)
+        self._aux_bytes = count_bytes(broadcast.aux)
 
     def _merge(self, left: Contribution, right: Contribution) -> Contribution:
         return merge_contributions(

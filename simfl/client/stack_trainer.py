@@ -17,7 +17,14 @@ from torch import Tensor
 from simfl.client.batches import ReadBatch
 from simfl.client.recipe import ClientRecipe
 from simfl.client.trainer import refuse_or_drop
-from simfl.client.updates import ClientRow, Outcome, StepLosses, count_sent_bytes, count_sums
+from simfl.client.updates import (
+    ClientRow,
+    Outcome,
+    StepLosses,
+    aux_values,
+    count_sent_bytes,
+    count_sums,
+)
 from simfl.client.work import StepPlan
 from simfl.data import FederatedDataset
 from simfl.messages import Broadcast, Contribution
@@ -175,12 +182,17 @@ class StackTrainer:
         used_rows = [rows[index] for index in used]
         weights = [self._recipe.weigh(row) for row in used_rows]
         deltas = delta if len(used) == len(rows) else delta.rows(torch.tensor(used))
-        sent_bytes = count_sent_bytes(delta, aux, num_clients=len(rows))
+        aux_bytes = count_sent_bytes(aux_values(aux), num_clients=len(rows))
+        delta_bytes = count_sent_bytes([delta], num_clients=len(rows))
         contribution = Contribution(
             total=self._recipe.aggregator.lift_stack(deltas, weights),
             weight=sum(weights),
             aux=self._optimizer.merge_rows(aux, used),
-            sums=count_sums(used_rows, sent_bytes=len(used) * sent_bytes),
+            sums=count_sums(
+                used_rows,
+                delta_bytes=len(used) * delta_bytes,
+                aux_bytes=len(used) * aux_bytes,
+            ),
         )
         return Outcome(contribution, rows, kept)
 
@@ -203,7 +215,7 @@ def _finite_rows(
     is_finite = np.isfinite(norms)
     if not is_finite.all():  # numbers too large to be squared are numbers all the same
         is_finite = delta.is_finite().cpu().numpy()
-    for value in (value for entries in aux.values() for value in entries.values()):
+    for value in aux_values(aux):
         if isinstance(value, Vector):
             is_finite = is_finite & value.is_finite().cpu().numpy()
     finite: list[bool] = is_finite.tolist()

@@ -17,6 +17,7 @@ from simfl.client.updates import (
     Outcome,
     SpareMemory,
     StepLosses,
+    aux_values,
     count_sent_bytes,
     count_sums,
     is_finite,
@@ -24,7 +25,7 @@ from simfl.client.updates import (
 )
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
-from simfl.messages import Broadcast, Contribution
+from simfl.messages import NOT_FINITE, Broadcast, Contribution
 from simfl.models import Model
 from simfl.optimizer import KeptState, Optimizer
 from simfl.seeding import derive_seed
@@ -100,7 +101,11 @@ class ClientTrainer:
         weight = self._recipe.weigh(row)
         total = self._recipe.aggregator.lift(delta, weight)
         kept = self._optimizer.end_client() if self._recipe.keep_state else None
-        sums = count_sums([row], sent_bytes=count_sent_bytes(delta, aux))
+        sums = count_sums(
+            [row],
+            delta_bytes=count_sent_bytes([delta]),
+            aux_bytes=count_sent_bytes(aux_values(aux)),
+        )
         return Outcome(Contribution(total, weight, aux, sums), [row], [kept])
 
     def _run_steps(self, client: int, round: int) -> StepLosses:
@@ -142,7 +147,7 @@ def refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> Clien
         NonFiniteUpdateError: if the scenario says to raise.
     """
     if recipe.on_nonfinite == "drop":
-        return replace(row, dropped="not finite")
+        return replace(row, dropped=NOT_FINITE)
     raise NonFiniteUpdateError(
         f"client {row.client} sent an update with NaN or infinite values in round {round}; "
         "lower client.optimizer.lrate, clip its gradients, or set client.on_nonfinite: drop"

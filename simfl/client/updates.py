@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "SpareMemory",
     "StepLosses",
     "add_metric_sums",
+    "aux_values",
     "count_sent_bytes",
     "count_sums",
     "is_finite",
@@ -107,14 +108,18 @@ def join_outcomes(
     )
 
 
-def count_sent_bytes(delta: Vector, aux: dict[str, dict[str, Any]], *, num_clients: int = 1) -> int:
-    """Return the size of the Vectors that a client sends, or each client of a stack."""
-    shared = [value for entries in aux.values() for value in entries.values()]
-    vectors = [value for value in (delta, *shared) if isinstance(value, Vector)]
+def count_sent_bytes(values: Iterable[object], *, num_clients: int = 1) -> int:
+    """Return the size of the Vectors among what a client sends, or each client of a stack."""
+    vectors = [value for value in values if isinstance(value, Vector)]
     return sum(v.num_bytes // num_clients if v.stacked else v.num_bytes for v in vectors)
 
 
-def count_sums(rows: Sequence[ClientRow], *, sent_bytes: int) -> dict[str, float]:
+def aux_values(aux: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Return the auxiliary variables without their names."""
+    return [value for entries in aux.values() for value in entries.values()]
+
+
+def count_sums(rows: Sequence[ClientRow], *, delta_bytes: int, aux_bytes: int) -> dict[str, float]:
     """Return the counts and sums of clients that contribute, and have sent so many bytes."""
     return {
         "clients": len(rows),
@@ -122,7 +127,8 @@ def count_sums(rows: Sequence[ClientRow], *, sent_bytes: int) -> dict[str, float
         "steps": sum(row.losses.num_steps for row in rows),
         "seen": sum(row.losses.num_seen for row in rows),
         "loss": sum(row.losses.total for row in rows),
-        "bytes": sent_bytes,
+        "bytes": delta_bytes + aux_bytes,
+        "aux_bytes": aux_bytes,
     }
 
 
@@ -156,8 +162,7 @@ def is_finite(delta: Vector, norm: float, aux: dict[str, dict[str, Any]]) -> boo
     """
     if not math.isfinite(norm) and not bool(delta.is_finite()):
         return False
-    shared = [value for entries in aux.values() for value in entries.values()]
-    return all(bool(value.is_finite()) for value in shared if isinstance(value, Vector))
+    return all(bool(value.is_finite()) for value in aux_values(aux) if isinstance(value, Vector))
 
 
 def sum_losses(losses: list[Tensor], sizes: list[int]) -> StepLosses:

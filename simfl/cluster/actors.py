@@ -5,6 +5,7 @@ They add nothing to ``Server`` and ``ClientHost`` but how messages come in and g
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import torch
 from simfl.checkpoint import ShardInfo, StateFile, delete_unused_shards, open_storage
 from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.failures import UnbuiltActorError
+from simfl.cluster.logs import log, log_as, log_client_errors, log_round, log_trained
 from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
@@ -64,9 +66,12 @@ class ActorSetup:
     """torch's threads."""
     profile: bool = False
     """Whether to note what the actor does with its time."""
+    log_level: int = logging.WARNING
+    """The least that it writes to its log."""
 
     def open_recipe(self) -> Any:
         """Prepare this process, and return the recipe."""
+        log_as(self.label, level=self.log_level)
         torch.set_num_threads(self.threads)
         import_plugins(self.plugins, search=self.search)
         return pickle.loads(self.recipe)
@@ -114,6 +119,7 @@ class ServerActor(_Actor):
         """
         recipe: ServerRecipe = self._open_recipe()
         self._server = recipe.build()
+        log.info("started")
         return os.getpid()
 
     def snapshot(self, round: int) -> tuple[Parcel, Parcel]:
@@ -127,6 +133,7 @@ class ServerActor(_Actor):
     def restore(self, broadcast: Parcel, optimizer: Parcel) -> None:
         """Become the server that the snapshot was taken of."""
         self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(optimizer)))
+        log.info("round=%d restored", broadcast.label)
 
     def receive(self, partial: Parcel) -> None:
         """Add a chunk's partial to the round.
@@ -145,6 +152,7 @@ class ServerActor(_Actor):
         for partial in partials:
             self.receive(partial)
         report = self._built.end_round(plan)
+        log_round(report)
         return (report, *self.snapshot(plan.round + 1))
 
     @ray.method(concurrency_group="io")
@@ -178,6 +186,7 @@ class ServerActor(_Actor):
             files=files,
             shards=[*shards, *new_shards],
         )
+        log.info("round=%d saved", order.round)
 
     @property
     def _built(self) -> Server:
@@ -200,6 +209,7 @@ class ClientActor(_Actor):
         device = device_for(self._setup.label, uses_gpu=self._uses_gpu)
         self._host = ClientHost(recipe, dataset, device=device)
         self._may_lend = recipe.aggregator.may_borrow
+        log.info("started on %s", device)
         return os.getpid()
 
     def train_chunk(
@@ -211,7 +221,9 @@ class ClientActor(_Actor):
         """
         loaded = tuple(None if state is None else load_state(state) for state in states)
         known = loaded or (None,) * len(chunk.clients)
-        result = self._built.train_chunk(chunk, self._open(broadcast), known)
+        with log_client_errors():
+            result = self._built.train_chunk(chunk, self._open(broadcast), known)
+        log_trained(result.report)
         partial = pack(result.partial, label=chunk.start, lend=self._lent(result.partial))
         return (result.report, partial, *(result.states if states else ()))
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ _ENVIRONMENT = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # So that short runs are seen too. A gauge is forgotten after two intervals, and Ray reports
+    # what a node uses every 5 s: less than 2.5 s would make that come and go.
+    "RAY_metrics_report_interval_ms": "5000",
 }
 _PROBE_TIMEOUT_S = 3.0
 
@@ -50,6 +54,7 @@ def connect(
     dashboard: bool,
     object_store_memory: int | None = None,
     keeps_events: bool = False,
+    metadata: Mapping[str, str] | None = None,
 ) -> Connection:
     """Join the session there is, attach to a cluster, or start one on this machine.
 
@@ -61,6 +66,7 @@ def connect(
         dashboard: whether a new cluster serves Ray's dashboard, on the loopback interface.
         object_store_memory: the size of a new cluster's object store in bytes; None: Ray's choice.
         keeps_events: whether a new cluster keeps a record of its last calls.
+        metadata: what Ray is to say of the job, beside what it was submitted with.
 
     Raises:
         ClusterError: if there is no cluster at the address.
@@ -76,16 +82,24 @@ def connect(
             return Connection(ray, is_owned=False)
         local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
         local |= {"object_store_memory": object_store_memory, "dashboard_host": "127.0.0.1"}
-        return _init(ray, where, **(local if where == "local" else {}))
+        options = local if where == "local" else {}
+        return _init(ray, where, options, job_metadata=metadata or {})
 
 
-def _init(ray: Any, where: str, **options: Any) -> Connection:
+def _init(
+    ray: Any, where: str, options: Mapping[str, Any], *, job_metadata: Mapping[str, str]
+) -> Connection:
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "simfl"}
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "namespace": "simfl",
+        "job_config": ray.job_config.JobConfig(metadata=dict(job_metadata)),
+    }
     try:
         if where != "local":
             _require_listener(where)
-        context = ray.init(address=where, **options, **quiet)
+        context = ray.init(address=where, **options, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"cannot use the Ray cluster at {where!r}: {error}") from error
     except KeyboardInterrupt:

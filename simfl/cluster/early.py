@@ -84,7 +84,8 @@ def connect_with(**options: Any) -> Connection:
     if early is None:
         return connect(**options)
     connection = early.join()
-    if early.options == options:
+    # There is no dashboard that would show the job's metadata.
+    if early.options == {key: value for key, value in options.items() if key != "metadata"}:
         return connection
     connection.close()
     return connect(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import ray
@@ -53,4 +54,5 @@ def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:
         recipe=ray.cloudpickle.dumps(recipe),
         threads=setup.options.threads,
         profile=setup.options.profile,
+        log_level=logging.INFO if setup.logs_events else logging.WARNING,
     )

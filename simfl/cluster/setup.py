@@ -28,6 +28,10 @@ class EngineSetup:
     """Clients a round."""
     run_name: str
     """The namespace of the actors' names."""
+    scenario: str = "run"
+    """The scenario's name."""
+    logs_events: bool = True
+    """Whether actors log what they do, and not only what goes wrong."""
     plugins: Sequence[str] = ()
     """Modules that every actor imports."""
     search: Sequence[str] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from simfl.cluster.early import connect_with
@@ -31,12 +32,15 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
         dashboard=options.dashboard,
         object_store_memory=options.object_store_memory,
         keeps_events=options.dashboard or options.profile,
+        # The second is what the dashboard shows as the job's name.
+        metadata={"scenario": setup.scenario, "job_name": setup.scenario},
     )
     try:
         # Not before: Ray reads its settings from the environment when it is imported.
         from simfl.cluster.engine import RayEngine
 
-        return RayEngine(connection, setup)
+        # A session of the user's own may show its actors' logs on the terminal.
+        return RayEngine(connection, replace(setup, logs_events=connection.is_owned))
     except BaseException:
         connection.close()
         raise

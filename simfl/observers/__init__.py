@@ -5,8 +5,13 @@ from simfl.observers.clients import ClientEvaluation, ClientTable, client_table
 from simfl.observers.files import METRICS_FILE, SUMMARY_FILE, JsonLines, SummaryFile, write_whole
 from simfl.observers.guarded import LOG_FILE, Guarded
 from simfl.observers.mlflow import MLflow
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, reproducible
-from simfl.observers.progress import ProgressBar, ProgressLines, make_progress
+from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, measured, reproducible
+from simfl.observers.progress import (
+    ProgressBar,
+    ProgressLines,
+    ProgressNotebook,
+    make_progress,
+)
 from simfl.observers.tensorboard import TensorBoard
 from simfl.observers.wandb import WandB
 
@@ -25,6 +30,7 @@ __all__ = [
     "Observer",
     "ProgressBar",
     "ProgressLines",
+    "ProgressNotebook",
     "RoundRecord",
     "RunInfo",
     "Summary",
@@ -33,6 +39,7 @@ __all__ = [
     "WandB",
     "client_table",
     "make_progress",
+    "measured",
     "reproducible",
     "write_whole",
 ]

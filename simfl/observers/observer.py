@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 from simfl.component import Component
 from simfl.observers.clients import ClientTable
 
-__all__ = ["Observer", "RoundRecord", "RunInfo", "Summary", "reproducible"]
+__all__ = ["Observer", "RoundRecord", "RunInfo", "Summary", "measured", "reproducible"]
 
 RoundRecord: TypeAlias = "dict[str, Any]"
 """One round as plain data: a line of ``metrics.jsonl``.
@@ -96,4 +96,32 @@ def reproducible(record: RoundRecord) -> RoundRecord:
         name: value
         for name, value in record.items()
         if not name.startswith("seconds") and name != "retries"
+    }
+
+
+_COUNTS = {
+    "round",
+    "clients",
+    "dropped",
+    "retries",
+    "examples",
+    "examples_seen",
+    "steps",
+    "sent_bytes",
+    "received_bytes",
+    "aux_bytes",
+    "delta_norm",
+}
+
+
+def measured(record: RoundRecord) -> dict[str, float]:
+    """Return how well the weights do: the training loss, and all that was evaluated.
+
+    >>> measured({"round": 1, "seconds": 0.1, "clients": 3, "train_loss": 0.5, "accuracy": 0.9})
+    {'train_loss': 0.5, 'accuracy': 0.9}
+    """
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in _COUNTS and not name.startswith("seconds")
     }

@@ -1,109 +1,207 @@
-"""Progress in the terminal: a bar that lives, or plain lines where there is no terminal."""
+"""Progress: a bar that lives on a terminal, a text that lives in a notebook, or plain lines."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar as Bar
+from rich.table import Table
+from rich.text import Text
 
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
+from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, measured
 
-__all__ = ["ProgressBar", "ProgressLines", "make_progress"]
+__all__ = ["ProgressBar", "ProgressLines", "ProgressNotebook", "make_progress"]
 
-_SECONDS_BETWEEN_LINES = 2.0
 _SHOWN = ("train_loss", "loss", "accuracy")
+_BAR_WIDTH = 30
 
 
 def make_progress(console: Console) -> Observer:
-    """Return a bar for a terminal or a notebook, and plain lines for anything else."""
-    lives = console.is_terminal or console.is_jupyter
-    return ProgressBar(console) if lives else ProgressLines(console)
+    """Return what suits a terminal, a notebook, or a file or pipe."""
+    if console.is_jupyter:
+        return ProgressNotebook()
+    return ProgressBar(console) if console.is_terminal else ProgressLines(console)
+
+
+class _Progress:
+    """Where a run is: counted from what this process has done of it, not a resumed run's past."""
+
+    def __init__(self, info: RunInfo, now: Callable[[], float] = time.perf_counter) -> None:
+        self.info = info
+        self.round = len(info.history)
+        self._now = now
+        self._began = now()
+        self._latest: RoundRecord = {}
+        self._num_left_out = 0
+
+    def add(self, record: RoundRecord) -> None:
+        # A round that was not evaluated shows the metrics of the last one that was.
+        self._latest |= measured(record)
+        self.round = record["round"]
+        self._num_left_out += record["dropped"]
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._now() - self._began
+
+    def place(self) -> str:
+        return f"round {self.round}/{self.info.rounds}"
+
+    def pace(self) -> str:
+        """Return the rounds a second and the time left; nothing before there is a round."""
+        done = self.round - len(self.info.history)
+        if not done:
+            return ""
+        per_second = done / self.elapsed_s
+        rate = f"{per_second:.1f} rounds/s" if per_second >= 1 else f"{1 / per_second:.1f} s/round"
+        return f"{rate}  {_duration((self.info.rounds - self.round) / per_second)} left"
+
+    def numbers(self) -> str:
+        numbers = self._latest
+        shown = [name for name in _SHOWN if name in numbers]
+        shown += [name for name in numbers if name.endswith("accuracy") and name not in shown]
+        texts = [f"{name} {numbers[name]:.4f}" for name in shown]
+        if self._num_left_out:
+            texts.append(f"updates left out {self._num_left_out}")
+        return "  ".join(texts)
 
 
 class ProgressBar(Observer):
-    """Shows round, loss, accuracy, rounds a second and the time left."""
+    """Shows a bar with the round, the pace and the time left, and beneath it how well it goes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress: Progress | None = None
+        self._live: Live | None = None
 
     def on_run_start(self, info: RunInfo) -> None:
         """Say what begins, and draw the bar."""
-        self._info = info
-        self._console.print(_headline(info), highlight=False)
-        self._progress = Progress(
-            TextColumn("round"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[numbers]}"),
-            TextColumn("{task.fields[pace]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
-        self._task = self._progress.add_task(
-            "round", total=info.rounds, completed=len(info.history), numbers="", pace=""
-        )
-        self._latest: RoundRecord = {}
-        self._started = time.perf_counter()
-        self._progress.start()
+        self._progress = _Progress(info)
+        self._console.print(_headline(info), highlight=False, markup=False, soft_wrap=True)
+        self._live = Live(console=self._console, get_renderable=self._draw, refresh_per_second=8)
+        self._live.start()
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
-        """Move the bar."""
-        assert self._progress is not None, "the run has not started"
-        # A round that was not evaluated shows the metrics of the last one that was.
-        self._latest |= record
-        done = record["round"] - len(self._info.history)
-        pace = done / (time.perf_counter() - self._started)
-        self._progress.update(
-            self._task,
-            completed=record["round"],
-            numbers=_numbers(self._latest),
-            pace=f"{pace:.1f} rounds/s",
-        )
+        """Move the bar, the next time it is drawn."""
+        self._progress.add(record)
 
     def on_run_end(self, summary: Summary) -> None:
         """Leave the bar as it is, and sum up."""
+        if self._live is not None:
+            self._live.stop()
+            closing = _closing(self._progress.info, summary)
+            self._console.print(closing, highlight=False, markup=False, soft_wrap=True)
+
+    def _draw(self) -> Group:
+        progress = self._progress
+        line = Table.grid(padding=(0, 1))
+        line.add_row(
+            Text(progress.place()),
+            Bar(total=progress.info.rounds, completed=progress.round, width=_BAR_WIDTH),
+            Text(progress.pace(), no_wrap=True, overflow="ellipsis"),
+        )
+        return Group(line, Text(progress.numbers(), no_wrap=True, overflow="ellipsis"))
+
+
+class ProgressNotebook(Observer):
+    """Shows the same in a notebook, as text in one place; it needs no widgets."""
+
+    _SECONDS_BETWEEN = 0.2
+
+    def __init__(self) -> None:
+        self._progress: _Progress | None = None
+        self._display: Any = None
+
+    def on_run_start(self, info: RunInfo) -> None:
+        """Say what begins."""
+        import IPython.display as notebook
+
+        self._progress = _Progress(info)
+        self._shown_s = 0.0
+        display: Any = notebook.display
+        self._display = display(self._bundle(_headline(info)), raw=True, display_id=True)
+
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
+        """Show the round, unless something has just been shown."""
+        assert self._progress is not None, "the run has not started"
+        progress = self._progress
+        progress.add(record)
+        is_last = progress.round == progress.info.rounds
+        if not is_last and progress.elapsed_s - self._shown_s < self._SECONDS_BETWEEN:
+            return
+        self._shown_s = progress.elapsed_s
+        self._show(self._state())
+
+    def on_run_end(self, summary: Summary) -> None:
+        """Sum up."""
         if self._progress is not None:
-            self._progress.stop()
-            self._console.print(_closing(self._info, summary), highlight=False, soft_wrap=True)
+            self._show(f"{self._state()}\n{_closing(self._progress.info, summary)}")
+
+    def _state(self) -> str:
+        assert self._progress is not None, "the run has not started"
+        progress = self._progress
+        filled = round(_BAR_WIDTH * progress.round / max(progress.info.rounds, 1))
+        bar = "━" * filled + "┈" * (_BAR_WIDTH - filled)
+        lines = [
+            _headline(progress.info),
+            f"{progress.place()} {bar} {progress.pace()}",
+            progress.numbers(),
+        ]
+        return "\n".join(lines)
+
+    def _show(self, text: str) -> None:
+        self._display.update(self._bundle(text), raw=True)
+
+    @staticmethod
+    def _bundle(text: str) -> dict[str, str]:
+        return {"text/plain": text}
 
 
 class ProgressLines(Observer):
-    """Prints a line every couple of seconds, and always the first round and the last."""
+    """Prints a line every couple of seconds, ever fewer of them, and the first round and the last.
 
-    def __init__(self, console: Console) -> None:
+    One every 1 % of the time that has gone by, so that the log of a long run stays short.
+
+    Args:
+        console: where to.
+        now: tells the time in seconds.
+    """
+
+    _SECONDS_BETWEEN = 2.0
+    _SHARE_BETWEEN = 0.01
+
+    def __init__(self, console: Console, now: Callable[[], float] = time.perf_counter) -> None:
         self._console = console
-        self._info: RunInfo | None = None
+        self._now = now
+        self._progress: _Progress | None = None
 
     def on_run_start(self, info: RunInfo) -> None:
         """Say what begins."""
         self._print(_headline(info))
-        self._info = info
-        self._started = self._printed = time.perf_counter()
+        self._progress = _Progress(info, self._now)
+        self._printed_s = 0.0
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Print the round, unless a line has just been printed."""
-        assert self._info is not None, "the run has not started"
-        now, number = time.perf_counter(), record["round"]
-        done = number - len(self._info.history)
-        is_edge = done == 1 or number == self._info.rounds
-        if not is_edge and now - self._printed < _SECONDS_BETWEEN_LINES:
+        assert self._progress is not None, "the run has not started"
+        progress = self._progress
+        progress.add(record)
+        is_edge = progress.round in (len(progress.info.history) + 1, progress.info.rounds)
+        elapsed_s = progress.elapsed_s
+        pause_s = max(self._SECONDS_BETWEEN, self._SHARE_BETWEEN * elapsed_s)
+        if not is_edge and elapsed_s - self._printed_s < pause_s:
             return
-        self._printed = now
-        pace = done / (now - self._started)
-        left = (self._info.rounds - number) / pace
-        self._print(
-            f"round {number}/{self._info.rounds}  {_numbers(record)}"
-            f"  {pace:.1f} rounds/s  {left:.0f} s left"
-        )
+        self._printed_s = elapsed_s
+        self._print(f"{progress.place()}  {progress.numbers()}  {progress.pace()}")
 
     def on_run_end(self, summary: Summary) -> None:
         """Sum up, if the run got as far as to start."""
-        if self._info is not None:
-            self._print(_closing(self._info, summary))
+        if self._progress is not None:
+            self._print(_closing(self._progress.info, summary))
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -111,25 +209,39 @@ class ProgressLines(Observer):
 
 def _headline(info: RunInfo) -> str:
     going_on = f", going on after round {len(info.history)}" if info.history else ""
-    return (
+    headline = (
         f"{info.name}: {info.rounds} rounds, {info.cohort_size} of {info.population} clients "
         f"a round, {info.workers}{going_on}"
     )
+    return f"{headline}\nRay's dashboard: http://{info.dashboard}" if info.dashboard else headline
 
 
 def _closing(info: RunInfo, summary: Summary) -> str:
     rounds, seconds = summary["rounds"], summary["wall_seconds"]
-    lines = [f"{summary['status']}: {rounds} rounds in {seconds:.1f} s"]
+    lines = [f"{summary['status']}: {rounds} rounds in {_duration(seconds, digits=1)}"]
     if summary["seconds_to_first_round"] is not None:
-        lines[0] += f", the first after {summary['seconds_to_first_round']:.1f} s"
+        lines[0] += f", the first after {_duration(summary['seconds_to_first_round'], digits=1)}"
     if summary["final"]:
         lines.append("  ".join(f"{name} {value:.4f}" for name, value in summary["final"].items()))
     if summary["dropped"]:
-        lines.append(f"{summary['dropped']} updates were dropped: not finite")
+        lines.append(
+            f"updates left out: {summary['dropped']}, not finite or of clients that failed"
+        )
     return "\n".join([*lines, f"results in {info.out}"])
 
 
-def _numbers(record: dict[str, Any]) -> str:
-    shown = [name for name in _SHOWN if name in record]
-    shown += [name for name in record if name.endswith("accuracy") and name not in shown]
-    return "  ".join(f"{name} {record[name]:.4f}" for name in shown)
+def _duration(seconds: float, *, digits: int = 0) -> str:
+    """Return a time as a person says it.
+
+    >>> _duration(41.2), _duration(41.2, digits=1), _duration(200), _duration(7500)
+    ('41 s', '41.2 s', '3 min 20 s', '2 h 5 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.{digits}f} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest_s} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

@@ -65,6 +65,7 @@ def _ray(simulation: Simulation, options: ClusterOptions) -> Engine:
             dataset=simulation.dataset,
             cohort_size=simulation.cohort_size,
             run_name=f"simfl-{uuid.uuid4().hex[:8]}",
+            scenario=simulation.scenario.name or "run",
             plugins=simulation.scenario.plugins,
             search=simulation.scenario.search,
         )

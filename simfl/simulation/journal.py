@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simfl.observers import ClientTable, Guarded, RoundRecord, RunInfo, Summary
+from simfl.observers import ClientTable, Guarded, RoundRecord, RunInfo, Summary, measured
 from simfl.simulation.clock import PhaseClock
 from simfl.simulation.ledger import NOT_KNOWN, Ledger, Memory
 
 __all__ = ["Journal"]
-
-_COUNTS = {
-    "round",
-    "clients",
-    "dropped",
-    "retries",
-    "examples",
-    "examples_seen",
-    "steps",
-    "sent_bytes",
-    "received_bytes",
-    "delta_norm",
-}
 
 
 class Journal:
@@ -105,8 +92,4 @@ def _final(history: Sequence[RoundRecord]) -> dict[str, float]:
     latest: RoundRecord = {}
     for record in history:
         latest |= record
-    return {
-        name: value
-        for name, value in latest.items()
-        if name not in _COUNTS and not name.startswith("seconds")
-    }
+    return measured(latest)

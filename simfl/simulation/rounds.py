@@ -113,5 +113,6 @@ def _record(report: RoundReport, trace: RoundTrace, lap: dict[str, float]) -> Ro
         "steps": report.num_steps,
         "sent_bytes": report.sent_bytes,
         "received_bytes": report.received_bytes,
+        "aux_bytes": report.aux_bytes,
         "delta_norm": report.delta_norm,
     }

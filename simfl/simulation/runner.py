@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from simfl.checkpoint import Found
+from simfl.cluster.observer import RayMetrics
 from simfl.engine import Engine, require_profiler
 from simfl.errors import InputError
 from simfl.observers import (
@@ -172,7 +173,7 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Resu
         _tell(note)
     done = found.checkpoint.round if found.checkpoint else 0
     history = read_history(folder, done)
-    observers = _observers(simulation.scenario, folder, progress=how.progress)
+    observers = _observers(simulation.scenario, folder, how.backend, progress=how.progress)
     last = Guarded(SummaryFile(folder), SUMMARY_FILE, out=folder, tell=_tell)
     journal = Journal(observers, last, history=history, clock=clock)
     memory: Memory = NOT_KNOWN
@@ -238,7 +239,9 @@ def _run_info(
     )
 
 
-def _observers(scenario: Scenario, folder: Path, *, progress: bool) -> list[Guarded]:
+def _observers(
+    scenario: Scenario, folder: Path, backend: Backend, *, progress: bool
+) -> list[Guarded]:
     """Return who is told of the run, in this order: what the history is kept by comes first."""
     observers: dict[str, Observer] = {METRICS_FILE: JsonLines(folder, tell=_tell)}
     if scenario.output.clients:
@@ -248,6 +251,8 @@ def _observers(scenario: Scenario, folder: Path, *, progress: bool) -> list[Guar
         observer = type(named).from_config(named.get_config())
         observer.prepare()
         observers[f"output.observers[{index}] {named.name!r}"] = observer
+    if backend == "ray":
+        observers["metrics for Prometheus"] = RayMetrics(tell=_tell)
     if progress:
         observers["progress"] = make_progress(Console())
     return [

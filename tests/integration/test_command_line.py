@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -49,10 +52,11 @@ def write(folder: Path, scenario: dict[str, Any]) -> Path:
     return path
 
 
-def simfl(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+def simfl(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "simfl", *map(str, arguments)]
+    environment = os.environ | environment
     return subprocess.Popen(
-        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
@@ -138,3 +142,29 @@ def test_a_bad_scenario_exits_with_2_before_anything_is_started(tmp_path: Path) 
     assert len(errors.strip().splitlines()) == 1
     assert "client.per_round is 50" in errors or "client.per_round: is 50" in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_without_rays_metrics_a_run_says_so_in_a_line_and_goes_on(tmp_path: Path) -> None:
+    path = write(tmp_path, SCENARIO)
+    process = simfl(
+        "run", path, "--out", "out", cwd=tmp_path, RAY_enable_metrics_collection="false"
+    )
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    (line,) = errors.splitlines()
+    assert line.startswith("Ray's metrics are switched off on this node; the run goes on")
+
+
+def test_where_the_dashboards_port_is_taken_the_run_says_which_other_it_has(tmp_path: Path) -> None:
+    path = write(tmp_path, SCENARIO)
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # taken already, which serves as well
+            taken.bind(("127.0.0.1", 8265))
+            taken.listen()
+        process = simfl(
+            "run", path, "--out", "out", "--set", "cluster.dashboard=true", cwd=tmp_path
+        )
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    (port,) = re.findall(r"^Ray's dashboard: http://127\.0\.0\.1:(\d+)$", output, re.MULTILINE)
+    assert port != "8265"

@@ -220,14 +220,12 @@ def test_bytes_are_those_of_the_weights_and_of_scaffolds_variables(
     """
     scenario["client"]["stack"] = stack
     plain = simfl.run(scenario | {"rounds": 2}, out=tmp_path / "plain", backend="inline")
-    assert [(r["sent_bytes"], r["received_bytes"]) for r in plain.history] == [(96, 96), (96, 96)]
+    names = ("sent_bytes", "received_bytes", "aux_bytes")
+    assert [tuple(r[n] for n in names) for r in plain.history] == [(96, 96, 0), (96, 96, 0)]
     scenario["client"]["optimizer"]["modules"] = ["scaffold-client"]
     scenario["server"] = {"optimizer": {"modules": ["scaffold-server"]}}
     result = simfl.run(scenario | {"rounds": 2}, out=tmp_path / "out", backend="inline")
-    assert [(r["sent_bytes"], r["received_bytes"]) for r in result.history] == [
-        (96, 192),
-        (192, 192),
-    ]
+    assert [tuple(r[n] for n in names) for r in result.history] == [(96, 192, 96), (192, 192, 192)]
 
 
 class RememberTables(Observer):

@@ -1,0 +1,1 @@
+"""Grafana's dashboards of simfl, and what builds them."""

@@ -1,0 +1,145 @@
+"""A run's actors: who is busy, who holds up the others, and what they take."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from dashboards.panels import Panel, dashboard, graph
+from dashboards.queries import NODE, RUN, busy_share, run_variable, session_variable
+from simfl.cluster import metrics
+
+__all__ = ["actors"]
+
+_SLOWEST = RUN.now(metrics.SLOWEST_CLIENT, by="actor")
+
+
+def actors() -> Dashboard:
+    """Return the dashboard of a run's actors."""
+    return dashboard(
+        "simfl-actors",
+        "simfl: actors",
+        "Work, stragglers and memory of a run's actors.",
+        variables=[run_variable(), session_variable()],
+        rows={
+            "Work": _work(),
+            "Memory": _memory(),
+            "Machines": _machines(),
+            "GPUs, where there are any": _gpus(),
+        },
+    )
+
+
+def _work() -> list[Panel]:
+    return [
+        graph(
+            "Busy",
+            "percentunit",
+            (busy_share(RUN, by="actor"), "{{actor}}"),
+            top=1,
+            width=12,
+            help="Share of the time an actor trains clients, or the server takes its step.",
+        ),
+        graph(
+            "Clients trained",
+            "none",
+            (RUN.rate(metrics.TRAINED_CLIENTS, by="actor"), "{{actor}}, clients/s"),
+            width=12,
+        ),
+        graph(
+            "Slowest client of the last round",
+            "s",
+            (_SLOWEST, "{{actor}}"),
+            width=12,
+            help="An actor that is always above the others is on a slower or busier machine.",
+        ),
+        graph(
+            "How far the slowest actor is behind",
+            "none",
+            (f"max({_SLOWEST}) / avg({_SLOWEST})", "slowest / mean"),
+            width=12,
+        ),
+    ]
+
+
+def _memory() -> list[Panel]:
+    return [
+        graph(
+            "Memory of its actors",
+            "decmbytes",
+            (_actor_memory("Server"), "server {{ip}}"),
+            (_actor_memory("Client"), "client actors {{ip}}"),
+            help="What only these processes hold (USS), all of a kind on a node together.",
+        ),
+        graph(
+            "Object store in use",
+            "bytes",
+            (
+                NODE.now("ray_object_store_used_memory", by="NodeAddress"),
+                "{{NodeAddress}}",
+            ),
+        ),
+        graph(
+            "Memory of the nodes",
+            "bytes",
+            (NODE.now("ray_node_mem_used", by="ip"), "{{ip}} used"),
+            (NODE.now("ray_node_mem_total", by="ip"), "{{ip}} in all"),
+        ),
+    ]
+
+
+def _machines() -> list[Panel]:
+    return [
+        graph(
+            "CPU",
+            "percent",
+            (NODE.now("ray_node_cpu_utilization", by="ip"), "{{ip}}"),
+            top=100,
+        ),
+        graph(
+            "Actors",
+            "none",
+            (
+                NODE.now(
+                    "ray_actors",
+                    'Name=~"(Server|Client)Actor",Source="executor"',
+                    by="Name, State",
+                ),
+                "{{Name}} {{State}}",
+            ),
+        ),
+        graph(
+            "Network",
+            "Bps",
+            (NODE.now("ray_node_network_send_speed", by="ip"), "{{ip}} out"),
+            (NODE.now("ray_node_network_receive_speed", by="ip"), "{{ip}} in"),
+        ),
+    ]
+
+
+def _gpus() -> list[Panel]:
+    return [
+        graph(
+            "GPU",
+            "percent",
+            (
+                NODE.now("ray_node_gpus_utilization", by="ip, GpuIndex"),
+                "{{ip}} GPU {{GpuIndex}}",
+            ),
+            width=12,
+        ),
+        graph(
+            "GPU memory",
+            "decmbytes",
+            (NODE.now("ray_node_gram_used", by="ip, GpuIndex"), "{{ip}} GPU {{GpuIndex}} used"),
+            (
+                NODE.now("ray_node_gram_available", by="ip, GpuIndex"),
+                "{{ip}} GPU {{GpuIndex}} free",
+            ),
+            width=12,
+        ),
+    ]
+
+
+def _actor_memory(kind: str) -> str:
+    # A process is called ray::ClientActor, or ray::ClientActor.train_chunk while it does so.
+    return NODE.now("ray_component_uss_mb", f'Component=~"ray::{kind}Actor.*"', by="ip")

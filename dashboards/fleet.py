@@ -1,0 +1,77 @@
+"""All runs of some scenarios beside each other."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from dashboards.panels import Panel, dashboard, graph, number, run_table, variable
+from dashboards.queries import CLIENT, RUNS, busy_share
+from simfl.cluster import metrics
+
+__all__ = ["fleet"]
+
+_MEASURE = 'metric="$metric"'
+_LOST = 'outcome!="finished"'
+
+
+def fleet() -> Dashboard:
+    """Return the dashboard of all runs."""
+    return dashboard(
+        "simfl-fleet",
+        "simfl: all runs",
+        "Runs of chosen scenarios side by side.",
+        variables=[
+            variable("scenario", f"label_values({metrics.ROUND.series}, scenario)", multi=True),
+            variable("metric", f"label_values({metrics.MEASURE.series}, metric)", label="measure"),
+        ],
+        rows={"Now": _now(), "Side by side": _side_by_side()},
+    )
+
+
+def _now() -> list[Panel]:
+    lost = RUNS.total(metrics.CLIENTS, _LOST)
+    return [
+        number("Runs", "none", (f"count({RUNS.now(metrics.ROUND)}) or vector(0)", ""), width=6),
+        number("Client actors", "none", (f"sum({RUNS.now(metrics.CLIENT_ACTORS)})", ""), width=6),
+        number("Client steps/s", "none", (f"sum({RUNS.rate(metrics.STEPS)})", ""), width=6),
+        number(
+            "Clients lost",
+            "none",
+            (RUNS.total_or_0(metrics.CLIENTS, _LOST), ""),
+            width=6,
+        ),
+        run_table(
+            "Runs",
+            [
+                ("Round", "none", RUNS.last(metrics.ROUND)),
+                ("of", "none", RUNS.last(metrics.PLANNED_ROUNDS)),
+                ("Measure", "none", RUNS.last(metrics.MEASURE, _MEASURE)),
+                ("Rounds/s", "none", RUNS.rate(metrics.ROUNDS)),
+                ("Since the last round", "s", f"time() - {RUNS.last(metrics.ROUND_TIME)}"),
+                ("Clients lost", "none", f"{lost} or 0 * {RUNS.last(metrics.ROUND)}"),
+            ],
+            link="/d/simfl-run?var-run=${__value.text}&${__url_time_range}",
+            help="Of the time range above. A click on a run leads to its own dashboard.",
+        ),
+    ]
+
+
+def _side_by_side() -> list[Panel]:
+    return [
+        graph("$metric", "none", (RUNS.now(metrics.MEASURE, _MEASURE), "{{run}}"), width=12),
+        graph(
+            "Done",
+            "percentunit",
+            (f"{RUNS.now(metrics.ROUND)} / {RUNS.now(metrics.PLANNED_ROUNDS)}", "{{run}}"),
+            width=12,
+            top=1,
+        ),
+        graph("Rounds/s", "none", (RUNS.rate(metrics.ROUNDS), "{{run}}"), width=12),
+        graph(
+            "Busy client actors",
+            "percentunit",
+            (busy_share(RUNS, where=CLIENT, by="run"), "{{run}}"),
+            width=12,
+            top=1,
+        ),
+    ]

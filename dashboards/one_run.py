@@ -1,0 +1,169 @@
+"""One run: how far it is, how well it does, how fast it goes, what it has lost."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.models.common import BigValueTextMode, StackingMode
+
+from dashboards.panels import Panel, dashboard, graph, number
+from dashboards.queries import CLIENT, NODE, RUN, busy_share, run_variable, session_variable
+from simfl.cluster import metrics
+
+__all__ = ["one_run"]
+
+_LOSSES, _SCORES = 'metric=~".*loss.*"', 'metric!~".*loss.*"'
+
+
+def one_run() -> Dashboard:
+    """Return the dashboard of a run."""
+    return dashboard(
+        "simfl-run",
+        "simfl: one run",
+        "Progress, speed, phases and losses of a run.",
+        variables=[run_variable(), session_variable()],
+        rows={
+            "Progress": _progress(),
+            "Learning": _learning(),
+            "Speed": _speed(),
+            "Losses": _losses(),
+        },
+    )
+
+
+def _progress() -> list[Panel]:
+    left = f"{RUN.last(metrics.PLANNED_ROUNDS)} - {RUN.last(metrics.ROUND)}"
+    return [
+        number(
+            "Round",
+            "none",
+            (RUN.last(metrics.ROUND), "done"),
+            (RUN.last(metrics.PLANNED_ROUNDS), "planned"),
+            named=BigValueTextMode.VALUE_AND_NAME,
+        ),
+        number(
+            "Time left",
+            "s",
+            (f"({left}) / ({RUN.rate(metrics.ROUNDS)} > 0)", ""),
+            help="At the present pace.",
+        ),
+        number(
+            "Since the last round",
+            "s",
+            (f"time() - {RUN.last(metrics.ROUND_TIME)}", ""),
+            help="Much more than a round takes: the run has ended, or stands still.",
+        ),
+        number(
+            "Last measured",
+            "none",
+            (RUN.last(metrics.MEASURE, by="metric"), "{{metric}}"),
+            width=6,
+            decimals=4,
+            named=BigValueTextMode.VALUE_AND_NAME,
+        ),
+        number(
+            "Folder",
+            "none",
+            (RUN.last(metrics.RUN_INFO, by="folder, dashboard"), "{{folder}}"),
+            width=6,
+            named=BigValueTextMode.NAME,
+            help="On the driver's machine. A click leads to the folder or to Ray's dashboard.",
+            links=[
+                ("The run's folder", "file://${__field.labels.folder}"),
+                ("Ray's dashboard", "http://${__field.labels.dashboard}"),
+            ],
+        ),
+    ]
+
+
+def _learning() -> list[Panel]:
+    return [
+        graph("Loss", "none", (RUN.now(metrics.MEASURE, _LOSSES, by="metric"), "{{metric}}")),
+        graph(
+            "Accuracy and the like",
+            "none",
+            (RUN.now(metrics.MEASURE, _SCORES, by="metric"), "{{metric}}"),
+        ),
+        graph(
+            "Norm of the mean delta",
+            "none",
+            (RUN.now(metrics.DELTA_NORM), "delta"),
+            help="Start weights minus end weights, averaged over the cohort.",
+        ),
+    ]
+
+
+def _speed() -> list[Panel]:
+    return [
+        graph("Rounds", "none", (RUN.rate(metrics.ROUNDS), "rounds/s")),
+        graph(
+            "Training",
+            "none",
+            (RUN.rate(metrics.EXAMPLES), "examples/s"),
+            (RUN.rate(metrics.STEPS), "client steps/s"),
+        ),
+        graph(
+            "Where the time goes",
+            "percentunit",
+            (RUN.rate(metrics.PHASE_SECONDS, by="phase"), "{{phase}}"),
+            stacked=StackingMode.NORMAL,
+            help="Of the driver's time. Broadcasting is in 'aggregate' (the server puts the "
+            "weights out) and in 'train' (the actors take them in).",
+        ),
+        graph(
+            "Busy and idle actors",
+            "percentunit",
+            (busy_share(RUN, by="role"), "{{role}}"),
+            (f"1 - {busy_share(RUN, where=CLIENT, by='run')}", "idle client actors"),
+            top=1,
+            help="Share of their time. Idle client actors wait for the slowest of them, for "
+            "the server's step or for the evaluation.",
+        ),
+        graph(
+            "Bytes of a real federation",
+            "binBps",
+            (RUN.rate(metrics.BYTES, by="direction"), "{{direction}}"),
+            (RUN.rate(metrics.AUX_BYTES), "auxiliary variables"),
+            help="Weights to each client and deltas back; auxiliary variables are in both.",
+        ),
+        graph(
+            "Object store",
+            "bytes",
+            (NODE.now("ray_object_store_memory", by="Location"), "{{Location}}"),
+            help="Of the run's Ray session, all nodes together. SPILLED is on disk.",
+        ),
+    ]
+
+
+def _losses() -> list[Panel]:
+    return [
+        number(
+            "Clients lost",
+            "none",
+            (RUN.total_or_0(metrics.CLIENTS, 'outcome="failed"'), "failed"),
+            (RUN.total_or_0(metrics.CLIENTS, 'outcome="dropped"'), "dropped"),
+            (RUN.total_or_0(metrics.RETRIED_CLIENTS), "trained again"),
+            width=8,
+            named=BigValueTextMode.VALUE_AND_NAME,
+            help="Failed: their own code. Dropped: an update that is not finite. Trained "
+            "again: an actor died with them; nothing is lost but time.",
+        ),
+        number(
+            "Age of the last checkpoint",
+            "s",
+            (f"time() - {RUN.last(metrics.CHECKPOINT_TIME)}", ""),
+            help="What a run that is stopped now would have to do again.",
+        ),
+        number(
+            "Clients",
+            "none",
+            (RUN.last(metrics.COHORT), "a round"),
+            (RUN.last(metrics.POPULATION), "in all"),
+            named=BigValueTextMode.VALUE_AND_NAME,
+        ),
+        graph(
+            "Clients by outcome",
+            "none",
+            (RUN.rate(metrics.CLIENTS, by="outcome"), "{{outcome}}/s"),
+            (f"{RUN.rate(metrics.RETRIED_CLIENTS)} or vector(0)", "trained again/s"),
+        ),
+    ]

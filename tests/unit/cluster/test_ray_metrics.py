@@ -1,0 +1,180 @@
+"""What a run exports for Prometheus, number by number."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simfl.cluster import observer as module
+from simfl.cluster.metrics import METRICS, RUN_TAGS, Metric
+from simfl.cluster.observer import RayMetrics
+from simfl.messages import NOT_FINITE
+from tests.unit.observers.client_tables import info, table
+
+RECORD: dict[str, Any] = {
+    "round": 4,
+    "seconds": 3.0,
+    "seconds_train": 2.0,
+    "seconds_aggregate": 1.0,
+    "seconds_evaluate": 0.0,
+    "train_loss": 0.5,
+    "accuracy": 0.75,
+    "clients": 2,
+    "dropped": 2,
+    "examples": 100,
+    "steps": 10,
+    "sent_bytes": 400,
+    "received_bytes": 200,
+    "aux_bytes": 60,
+    "delta_norm": 0.25,
+}
+
+
+class Exported:
+    """Keeps what would have gone to Ray, by metric and tags, as text."""
+
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        self.tags = dict(tags)
+        self.values: dict[str, float] = defaultdict(float)
+
+    def set(self, gauge: Metric, value: float, **tags: str) -> None:
+        assert gauge.kind == "gauge"
+        self.values[self._key(gauge, tags)] = value
+
+    def add(self, counter: Metric, value: float, **tags: str) -> None:
+        assert counter.kind == "counter"
+        self.values[self._key(counter, tags)] += value
+
+    def forget(self, gauge: Metric) -> None:
+        for key in [key for key in self.values if key.split()[0] == gauge.name]:
+            del self.values[key]
+
+    def close(self) -> None:
+        pass
+
+    def _key(self, metric: Metric, tags: dict[str, str]) -> str:
+        assert tuple(tags) == metric.tags
+        return " ".join([metric.name, *tags.values()])
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Exported]:
+    """Return the exporters that are made, in their order."""
+    made: list[Exported] = []
+
+    def make(tags: Mapping[str, str]) -> Exported:
+        made.append(Exported(tags))
+        return made[-1]
+
+    monkeypatch.setattr(module, "Exporter", make)
+    monkeypatch.setattr(module, "_missing_agent", lambda: None)
+    return made
+
+
+def told(made: list[Exported], **changes: Any) -> dict[str, float]:
+    """Return what is exported of one round of a run."""
+    observer = RayMetrics(tell=pytest.fail)
+    observer.on_run_start(info(Path("runs/a"), done=3))
+    columns = {
+        "actor": np.array([0, 1, 1, 1]),
+        "actors": ("client-0", "client-2"),
+        "seconds": np.array([1.0, 0.25, 0.5, 0.75]),
+        "retries": np.array([0, 0, 2, 2]),
+        "dropped": {7: NOT_FINITE, 9: "ValueError: broken sensor"},
+    }
+    observer.on_round(RECORD, table(4, [5, 6, 7, 9], **(columns | changes)))
+    (exported,) = made
+    return exported.values
+
+
+def test_a_metric_is_tagged_with_the_folder_as_the_user_knows_it(made: list[Exported]) -> None:
+    told(made)
+    assert made[0].tags == {"run": "runs/a", "scenario": "demo"}
+
+
+def test_a_clients_outcome_is_finished_dropped_or_failed(made: list[Exported]) -> None:
+    values = told(made)
+    outcomes = {key.split()[1]: value for key, value in values.items() if "simfl_clients " in key}
+    assert outcomes == {"finished": 2, "dropped": 1, "failed": 1}
+    assert values["simfl_retried_clients"] == 2
+    assert values["simfl_cohort"] == 4
+
+
+def test_an_actor_is_busy_as_long_as_its_clients_take(made: list[Exported]) -> None:
+    values = told(made)
+    assert values["simfl_busy_seconds client client-0"] == 1.0
+    assert values["simfl_busy_seconds client client-2"] == 1.5
+    assert values["simfl_busy_seconds server server"] == 1.0
+    assert values["simfl_trained_clients client client-2"] == 3
+    assert values["simfl_slowest_client_seconds client client-2"] == 0.75
+
+
+def test_what_was_measured_and_the_phases_keep_the_names_of_metrics_jsonl(
+    made: list[Exported],
+) -> None:
+    values = told(made)
+    measures = {key.split()[1]: value for key, value in values.items() if "measure" in key}
+    assert measures == {"train_loss": 0.5, "accuracy": 0.75}
+    assert values["simfl_phase_seconds train"] == 2.0
+    assert values["simfl_phase_seconds aggregate"] == 1.0
+
+
+def test_a_resumed_run_begins_at_the_round_it_goes_on_from(made: list[Exported]) -> None:
+    RayMetrics(tell=pytest.fail).on_run_start(info(Path("runs/a"), done=3))
+    assert made[0].values["simfl_round"] == 3
+    assert made[0].values["simfl_planned_rounds"] == 9
+
+
+def test_an_actor_without_clients_in_the_last_round_has_no_slowest_one(
+    made: list[Exported],
+) -> None:
+    observer = RayMetrics(tell=pytest.fail)
+    observer.on_run_start(info(Path("runs/a")))
+    observer.on_round(RECORD, table(1, [5], actors=("client-0",)))
+    observer.on_round(RECORD, table(2, [5], actors=("client-1",)))
+    slowest = [key for key in made[0].values if "slowest" in key]
+    assert slowest == ["simfl_slowest_client_seconds client client-1"]
+
+
+def test_without_rays_metrics_agent_a_line_says_so_and_nothing_is_exported(
+    made: list[Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_missing_agent", lambda: "Ray's metrics are switched off")
+    lines: list[str] = []
+    observer = RayMetrics(tell=lines.append)
+    observer.on_run_start(info(Path("runs/a")))
+    observer.on_round(RECORD, table(4, [5]))
+    observer.flush()
+    observer.on_run_end({})
+    assert lines == [
+        "Ray's metrics are switched off; the run goes on without metrics for Prometheus"
+    ]
+    assert made == []
+
+
+def test_every_metric_has_a_name_of_its_own_a_unit_and_a_help_and_no_tag_by_client() -> None:
+    assert len({metric.series for metric in METRICS}) == len(METRICS) > 15
+    for metric in METRICS:
+        assert metric.name.startswith("simfl_")
+        assert metric.unit
+        assert metric.help
+        assert not {"client", "round", *RUN_TAGS} & set(metric.tags)
+        assert replace(metric, name="x").series in ("ray_x", "ray_x_total")
+
+
+def test_the_documentation_has_every_metric_as_it_is_defined() -> None:
+    page = Path(__file__).parents[3] / "docs" / "dashboards.md"
+    documented = [
+        line for line in page.read_text().splitlines() if line.startswith("| `ray_simfl_")
+    ]
+    defined = []
+    for metric in METRICS:
+        tags = ", ".join(f"`{tag}`" for tag in metric.tags)
+        defined.append(f"| `{metric.series}` | {metric.unit} | {tags} | {metric.help} |")
+    assert documented == defined
