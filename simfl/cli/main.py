@@ -8,9 +8,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from simfl.cli.compare_runs import compare_runs
 from simfl.cli.describe_data import describe_data
 from simfl.cli.list_components import list_components
+from simfl.cli.list_runs import list_runs
 from simfl.cli.print_schema import print_schema
+from simfl.cli.report_runs import report_runs
 from simfl.cli.resume_run import resume_run
 from simfl.cli.run_scenario import run_scenario
 from simfl.cli.validate_scenarios import validate_scenarios
@@ -28,6 +31,9 @@ app = typer.Typer(
 )
 app.command("run")(run_scenario)
 app.command("resume")(resume_run)
+app.command("ls")(list_runs)
+app.command("compare")(compare_runs)
+app.command("report")(report_runs)
 app.command("validate")(validate_scenarios)
 app.command("data")(describe_data)
 app.command("list")(list_components)

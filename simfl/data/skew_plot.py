@@ -6,6 +6,7 @@ Shapes: S clients shown, K classes shown.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_label_skew"]
+__all__ = ["LabelShares", "is_wide", "label_shares", "plot_label_skew", "size_bins"]
 
 _MAX_CLIENTS: Final = 30
 _MAX_CLASSES: Final = 20
@@ -32,11 +33,38 @@ _OTHER: Final = "#e8e8e8"
 _INK: Final = "#333333"
 
 
+@dataclass(frozen=True)
+class LabelShares:
+    """What the clients that can be shown hold of the classes that can be shown."""
+
+    clients: Array
+    """[S] ids, evenly spaced over the population."""
+    counts: Array
+    """[S, K] examples."""
+    names: list[str]
+    """[K] what each class is called; the last may stand for the rarest together."""
+    colours: list[Any]
+    """[K] as matplotlib takes them."""
+
+
+def label_shares(dataset: FederatedDataset) -> LabelShares | None:
+    """Count labels for a picture: of up to 30 clients, and up to 20 classes.
+
+    Of more clients, 30 evenly spaced ids are shown; of more than 20 classes, the 19 most frequent
+    and the rest together. Returns None where targets are not class ids.
+    """
+    if class_ids(dataset) is None:
+        return None
+    shown = _evenly_spaced(dataset.num_clients)
+    counts_SK, names = _merge_rare(label_counts(dataset, shown.tolist()), _class_labels(dataset))
+    return LabelShares(shown, counts_SK, names, _colours(names))
+
+
 def plot_label_skew(dataset: FederatedDataset, path: str | os.PathLike[str]) -> None:
     """Draw the label shares of up to 30 clients, and how many examples clients hold, as a PNG.
 
-    Of more clients, 30 evenly spaced ids are shown; of more than 20 classes, the 19 most frequent
-    and the rest together. Where targets are not class ids there is only the histogram.
+    Which clients and classes are shown, ``label_shares`` says. Where targets are not class ids
+    there is only the histogram.
 
     Args:
         dataset: what to draw.
@@ -45,23 +73,23 @@ def plot_label_skew(dataset: FederatedDataset, path: str | os.PathLike[str]) -> 
     from matplotlib.figure import Figure
 
     sizes_C = np.diff(dataset.offsets)
-    if class_ids(dataset) is None:
+    labels = label_shares(dataset)
+    if labels is None:
         figure = Figure(figsize=(7, 4), layout="constrained")
         _draw_sizes(figure.subplots(), sizes_C)
     else:
-        figure = _shares_and_sizes(dataset, sizes_C)
+        figure = _shares_and_sizes(labels, sizes_C)
     figure.savefig(path, dpi=120, format="png", facecolor="white")
 
 
-def _shares_and_sizes(dataset: FederatedDataset, sizes_C: Array) -> Figure:
+def _shares_and_sizes(labels: LabelShares, sizes_C: Array) -> Figure:
     from matplotlib.figure import Figure
 
-    shown = _evenly_spaced(len(sizes_C))
-    counts_SK, names = _merge_rare(label_counts(dataset, shown.tolist()), _class_labels(dataset))
+    shown, counts_SK, names = labels.clients, labels.counts, labels.names
     height = 1.9 + 0.2 * max(len(shown), len(names))
     figure = Figure(figsize=(12, height), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    bars = _draw_shares(left, counts_SK, _colours(names))
+    bars = _draw_shares(left, counts_SK, labels.colours)
     _label_clients(left, shown, counts_SK.sum(axis=1))
     title = "Labels of each client"
     if len(shown) < len(sizes_C):
@@ -114,10 +142,10 @@ def _label_clients(axes: Axes, shown: Array, sizes_S: Array) -> None:
 def _draw_sizes(axes: Axes, sizes_C: Array) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-    bins = _bins(sizes_C).tolist()
+    bins = size_bins(sizes_C).tolist()
     axes.hist(sizes_C, bins=bins, color=_BAR, edgecolor="white", linewidth=0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    if _is_wide(sizes_C):
+    if is_wide(sizes_C):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -143,15 +171,16 @@ def _mark_median(axes: Axes, median: float) -> None:
     )
 
 
-def _is_wide(sizes_C: Array) -> bool:
+def is_wide(sizes_C: Array) -> bool:
+    """Say whether sizes lie so far apart that a log axis shows them better."""
     return bool(sizes_C.max() > _MAX_BINS and sizes_C.max() / sizes_C.min() > _WIDE)
 
 
-def _bins(sizes_C: Array) -> Array:
-    """Return the edges of bins, evenly spaced or, for a wide range, by ratio."""
+def size_bins(sizes_C: Array) -> Array:
+    """Return the edges of bins for counts, evenly spaced or, for a wide range, by ratio."""
     low, high = int(sizes_C.min()), int(sizes_C.max())
     num_bins = min(_MAX_BINS, 8 + int(np.sqrt(len(sizes_C))))
-    if _is_wide(sizes_C):
+    if is_wide(sizes_C):
         return np.unique(np.geomspace(low, high + 1, num_bins + 1).round()) - 0.5
     step = -(-(high - low + 1) // num_bins)
     return np.arange(low, high + step + 1, step) - 0.5

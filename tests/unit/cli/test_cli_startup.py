@@ -48,7 +48,7 @@ def test_the_version_is_the_packages(simfl):
 def test_help_names_the_commands(simfl):
     result = simfl("--help")
     assert result.exit_code == 0
-    for command in ("run", "validate", "data", "list", "schema"):
+    for command in ("run", "ls", "compare", "report", "validate", "data", "list", "schema"):
         assert f"  {command} " in result.stdout
 
 

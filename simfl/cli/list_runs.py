@@ -1,0 +1,91 @@
+"""``simfl ls``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from simfl.cli.exit_codes import exit_codes
+from simfl.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from simfl.report.reading import Run
+
+__all__ = ["list_runs"]
+
+
+@exit_codes()
+def list_runs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The folder in which runs have theirs.")
+    ] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List runs, the last one first: state, round, accuracy or loss, time.
+
+    A run is running, done, failed or interrupted; or stopped: it has written nothing for longer
+    than its rounds take, and did not say why.
+    """
+    from simfl.report.reading import find_runs, read_run
+
+    now = time.time()
+    runs = [read_run(found, now=now) for found in find_runs(folder)]
+    runs.sort(key=lambda run: -run.changed)
+    if as_json:
+        typer.echo(json.dumps([_described(run) for run in runs], indent=2, ensure_ascii=False))
+        return
+    if not runs:
+        typer.echo(f"no runs in {folder}")
+        return
+    header = ("run", "name", "state", "round", "result", "time", "last written")
+    rows = [_row(run, folder, now) for run in runs]
+    print_table(header, rows, title=f"{len(runs)} runs in {folder}")
+
+
+def _row(run: Run, parent: Path, now: float) -> tuple[str, ...]:
+    from simfl.report.wording import ago, duration, number
+
+    key, value = _result(run)
+    return (
+        str(run.folder.relative_to(parent)),
+        run.name,
+        run.state + (" (damaged)" if _is_damaged(run) else ""),
+        run.progress,
+        "—" if key is None else f"{key} {number(value)}",
+        duration(run.seconds),
+        ago(now - run.changed),
+    )
+
+
+def _result(run: Run) -> tuple[str | None, float | None]:
+    """Return the metric that a run is mainly judged by, as it was last measured."""
+    from simfl.report.curves import main_metric, metric_keys
+
+    key = main_metric(metric_keys([run]))
+    return key, None if key is None else run.latest(key)
+
+
+def _is_damaged(run: Run) -> bool:
+    return any("not there" not in fault for fault in run.faults)
+
+
+def _described(run: Run) -> dict[str, Any]:
+    from simfl.cli.plain_json import finite
+
+    key, value = _result(run)
+    return {
+        "folder": str(run.folder),
+        "name": run.name,
+        "state": run.state,
+        "round": run.rounds,
+        "rounds": run.planned_rounds,
+        "metric": key,
+        "value": finite(value),
+        "seconds": finite(run.seconds),
+        "last_written": run.changed,
+        "faults": list(run.faults),
+    }

@@ -1,0 +1,92 @@
+"""``simfl report``."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simfl.cli.exit_codes import exit_codes
+
+if TYPE_CHECKING:
+    from simfl.report.reading import Run
+
+__all__ = ["report_runs"]
+
+
+class Format(StrEnum):
+    """What a report is written as."""
+
+    html = "html"
+    png = "png"
+    csv = "csv"
+    md = "md"
+
+
+@exit_codes()
+def report_runs(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file. Default: report.html, in the run's folder if it is one."),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            help="A page, a picture of its charts, all rounds' numbers, or its tables as text. "
+            "Default: as --out ends, or html."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="METRIC=VALUE", help="How long runs took to it: accuracy=0.9."),
+    ] = None,
+    no_data: Annotated[
+        bool, typer.Option("--no-data", help="Load no data: do not show what clients hold.")
+    ] = False,
+) -> None:
+    """Write a report of one run, or a comparison of several.
+
+    Runs that differ in their seed only are one curve, with a confidence band. Runs may be going
+    on, or have failed: what is missing is said.
+    """
+    from simfl.report.report import make_report, write_report
+    from simfl.report.study import make_study
+    from simfl.report.targets import parse_target
+
+    chosen = None if target is None else parse_target(target)
+    kind = format or _format_of(out)
+    path = out or _default_path(folders, kind)
+    report = make_report(make_study(_read(folders), target=chosen), with_data=not no_data)
+    write_report(
+        report, path, format=kind.value, written=time.strftime("%Y-%m-%d %H:%M", time.localtime())
+    )
+    typer.echo(path)
+
+
+def _read(folders: list[Path]) -> list[Run]:
+    from simfl.report.reading import read_run
+
+    now = time.time()
+    distinct = dict.fromkeys(folder.resolve() for folder in folders)
+    named = dict(zip((folder.resolve() for folder in folders), folders, strict=True))
+    return [read_run(named[folder], now=now) for folder in distinct]
+
+
+def _format_of(out: Path | None) -> Format:
+    known = {f".{format.value}": format for format in Format}
+    if out is None:
+        return Format.html
+    if out.suffix not in known:
+        raise typer.BadParameter(
+            f"{out} does not end in {', '.join(known)}; give --format", param_hint="--out"
+        )
+    return known[out.suffix]
+
+
+def _default_path(folders: list[Path], kind: Format) -> Path:
+    name = f"report.{kind.value}"
+    return folders[0] / name if len(folders) == 1 else Path(name)

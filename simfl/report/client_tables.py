@@ -1,0 +1,177 @@
+"""What the tables of clients say, added up row group by row group: they may be large.
+
+Shapes: C clients that took part, A actors, M clients that were evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from simfl.report.curves import Floats
+
+__all__ = [
+    "CLIENTS_TABLE",
+    "EVALUATIONS_TABLE",
+    "ClientHistory",
+    "Evaluation",
+    "read_client_history",
+    "read_evaluations",
+]
+
+CLIENTS_TABLE: Final = "clients.parquet"
+EVALUATIONS_TABLE: Final = "evaluations.parquet"
+
+_COLUMNS: Final = ("client", "actor", "seconds")
+_SUMMED: Final = {"client": "count", "actor": "seconds"}
+"""What is added up for each value of a column; ``count`` is 1 in every row."""
+_BESIDE: Final = ("round", "client", "weight")
+
+
+@dataclass(frozen=True)
+class ClientHistory:
+    """Who took part in a run, and where they were trained."""
+
+    times: Floats
+    """[C] in how many rounds each client took part, of those that did at all; ascending."""
+    actors: tuple[str, ...]
+    """[A] their names."""
+    busy_s: Floats
+    """[A] the seconds that each actor spent on training clients."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One metric of each client's own evaluation after one round."""
+
+    round: int
+    values: Floats
+    """[M] ascending."""
+
+
+def read_client_history(folder: Path, faults: list[str]) -> ClientHistory | None:
+    """Add up ``clients.parquet``; None, and a line in ``faults``, where there is nothing to read.
+
+    Args:
+        folder: the run's.
+        faults: gets a line for all that is missing or damaged.
+    """
+    parts: dict[str, list[Any]] = {key: [] for key in _SUMMED}
+
+    def fold(table: Any) -> None:
+        sums = {key: _sums(table, key) for key in _SUMMED}
+        for key, part in sums.items():
+            parts[key].append(part)
+
+    _for_each_row_group(folder / CLIENTS_TABLE, _COLUMNS, faults, fold)
+    if not parts["client"]:
+        return None
+    _, times_C = _total(parts["client"], "client")
+    actors, busy_s_A = _total(parts["actor"], "actor")
+    # client-2 before client-10.
+    order = sorted(range(len(actors)), key=lambda index: (len(actors[index]), actors[index]))
+    return ClientHistory(
+        np.sort(times_C), tuple(str(actors[index]) for index in order), busy_s_A[order]
+    )
+
+
+def read_evaluations(folder: Path, faults: list[str]) -> dict[str, list[Evaluation]]:
+    """Return each metric's evaluations by round; empty where clients were not evaluated.
+
+    Args:
+        folder: the run's.
+        faults: gets a line for all that is damaged.
+    """
+    path = folder / EVALUATIONS_TABLE
+    parts: list[dict[str, Floats]] = []
+    if path.exists():
+        _for_each_row_group(path, None, faults, lambda table: parts.append(_columns(table)))
+    names = [name for name in (parts[0] if parts else ()) if name not in _BESIDE]
+    parts = [part for part in parts if {"round", *names} <= part.keys()]
+    if not parts:
+        return {}
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in ("round", *names)}
+    return {name: _by_round(whole["round"], whole[name]) for name in names}
+
+
+def _by_round(rounds: Floats, values: Floats) -> list[Evaluation]:
+    is_number = np.isfinite(values) & np.isfinite(rounds)
+    rounds, values = rounds[is_number], values[is_number]
+    order = np.lexsort((values, rounds))
+    found, starts = np.unique(rounds[order], return_index=True)
+    parts = np.split(values[order], starts[1:])
+    return [Evaluation(int(round), part) for round, part in zip(found, parts, strict=False)]
+
+
+def _for_each_row_group(
+    path: Path,
+    columns: Sequence[str] | None,
+    faults: list[str],
+    fold: Callable[[Any], None],
+) -> None:
+    """Hand over the readable row groups of a file, or of the files in a folder, as Arrow tables."""
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not path.exists() or not files:
+        faults.append(f"{path.name} is not there: nothing is known of single clients")
+        return
+    try:
+        import pyarrow as arrow
+    except ImportError:
+        faults.append(f"{path.name} is not read: pyarrow is not installed")
+        return
+    damaged = 0
+    for file in files:
+        try:
+            _fold_file(file, columns, fold)
+        # A file that breaks off, and columns that are missing or of another type.
+        except (arrow.ArrowException, OSError, ValueError, KeyError):
+            damaged += 1
+    if damaged:
+        faults.append(f"{path.name}: {damaged} of {len(files)} files damaged, and left out")
+
+
+def _fold_file(file: Path, columns: Sequence[str] | None, fold: Callable[[Any], None]) -> None:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(file) as opened:
+        names = opened.schema_arrow.names
+        wanted = [name for name in columns or names if name in names]
+        for group in range(opened.num_row_groups):
+            fold(opened.read_row_group(group, columns=wanted))
+
+
+def _sums(table: Any, key: str) -> Any:
+    """Add up what goes with a key, for each value of it."""
+    import pyarrow as arrow
+
+    keys = table[key].cast(arrow.string() if key == "actor" else arrow.int64())
+    name = _SUMMED[key]
+    values = np.ones(len(table)) if name == "count" else np.nan_to_num(_numbers(table[name]))
+    return _grouped(arrow.table({key: keys, "sum": values}), key)
+
+
+def _grouped(table: Any, key: str) -> Any:
+    return table.group_by(key).aggregate([("sum", "sum")]).rename_columns([key, "sum"])
+
+
+def _total(parts: Sequence[Any], key: str) -> tuple[Any, Floats]:
+    """Add up what the row groups have; return the keys, ascending, and their sums."""
+    import pyarrow as arrow
+
+    total = _grouped(arrow.concat_tables(parts), key).sort_by(key)
+    return total[key].to_numpy(), total["sum"].to_numpy()
+
+
+def _columns(table: Any) -> dict[str, Floats]:
+    return {name: _numbers(table[name]) for name in table.column_names}
+
+
+def _numbers(column: Any) -> Floats:
+    import pyarrow as arrow
+
+    numbers: Floats = column.cast(arrow.float64(), safe=False).to_numpy()
+    return numbers

@@ -1,0 +1,106 @@
+"""Two runs side by side: their scenarios, then their curves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from simfl.report.curves import is_number_of_training
+from simfl.report.differences import Difference, differences
+from simfl.report.reading import Record, Run
+from simfl.report.targets import Reached, Target, reach
+
+__all__ = ["Comparison", "MetricDifference", "compare"]
+
+
+@dataclass(frozen=True)
+class MetricDifference:
+    """How far apart two runs are in one number."""
+
+    metric: str
+    first_round: int | None
+    """The first round that both have and where it differs; None: it is the same in all of these."""
+    final_a: float | None
+    final_b: float | None
+    largest: float | None
+    """The largest absolute difference; None where a round has no two finite numbers."""
+    largest_round: int | None
+    """The round it is in."""
+
+    @property
+    def final_difference(self) -> float | None:
+        """The second run's final number minus the first's."""
+        if self.final_a is None or self.final_b is None:
+            return None
+        return self.final_b - self.final_a
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs side by side."""
+
+    a: Run
+    b: Run
+    scenario: tuple[Difference, ...]
+    common_rounds: int
+    """How many rounds both have."""
+    first_round: int | None
+    """The first of these in which any number differs; None: they are the same."""
+    metrics: tuple[MetricDifference, ...]
+    target: Target | None
+    reached_a: Reached | None
+    reached_b: Reached | None
+
+
+def compare(a: Run, b: Run, *, target: Target | None) -> Comparison:
+    """Compare two runs; times are no numbers of training, and may always differ."""
+    rounds_a = {record["round"]: record for record in a.records}
+    pairs = [(rounds_a[r["round"]], r) for r in b.records if r["round"] in rounds_a]
+    keys = dict.fromkeys(
+        key
+        for run in (a, b)
+        for record in run.records
+        for key in record
+        if is_number_of_training(key)
+    )
+    metrics = tuple(_difference(key, a, b, pairs) for key in keys)
+    firsts = [metric.first_round for metric in metrics if metric.first_round is not None]
+    return Comparison(
+        a=a,
+        b=b,
+        scenario=tuple(differences([a.scenario, b.scenario])),
+        common_rounds=len(pairs),
+        first_round=min(firsts, default=None),
+        metrics=metrics,
+        target=target,
+        reached_a=None if target is None else reach(a, target),
+        reached_b=None if target is None else reach(b, target),
+    )
+
+
+def _difference(key: str, a: Run, b: Run, pairs: list[tuple[Record, Record]]) -> MetricDifference:
+    differing = [one["round"] for one, other in pairs if not _is_same(one.get(key), other.get(key))]
+    gaps = [
+        (abs(one[key] - other[key]), int(one["round"]))
+        for one, other in pairs
+        if _is_finite(one.get(key)) and _is_finite(other.get(key))
+    ]
+    largest, round = max(gaps, key=lambda gap: gap[0], default=(None, None))
+    return MetricDifference(
+        metric=key,
+        first_round=int(differing[0]) if differing else None,
+        final_a=a.latest(key),
+        final_b=b.latest(key),
+        largest=largest,
+        largest_round=round if largest else None,
+    )
+
+
+def _is_same(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

@@ -1,0 +1,137 @@
+"""Curves over rounds: of one run, or the mean over seeds with its confidence band.
+
+Shapes: S seeds, R rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from simfl.report.reading import Record, Run
+
+__all__ = [
+    "BAND",
+    "CONFIDENCE",
+    "Curve",
+    "Floats",
+    "Indexes",
+    "curve",
+    "elapsed",
+    "is_number_of_training",
+    "main_metric",
+    "metric_keys",
+    "smaller_is_better",
+]
+
+Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
+Indexes: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+
+CONFIDENCE = 0.95
+BAND = "mean over seeds ± Student-t 95 % confidence interval"
+
+_COUNTS = (
+    *("clients", "dropped", "examples", "examples_seen", "steps"),
+    *("sent_bytes", "received_bytes"),
+)
+_SMALLER = ("loss", "mae", "mse", "error", "perplexity")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A number over rounds."""
+
+    rounds: Floats
+    """[R] numbers of rounds."""
+    mean: Floats
+    """[R]"""
+    low: Floats
+    """[R] the band's lower edge; NaN where there is one seed only."""
+    high: Floats
+    """[R]"""
+    seeds: Floats
+    """[R] how many seeds each mean is over."""
+
+    @property
+    def has_band(self) -> bool:
+        """Whether there is more than one seed anywhere."""
+        return bool(np.isfinite(self.low).any())
+
+
+def curve(runs: Sequence[Run], key: str) -> Curve | None:
+    """Return a number's curve over the seeds' runs; None where none of them has it.
+
+    Each round's mean is over the runs that have a finite value there. With n of them and their
+    sample deviation s the band is mean ± t(0.975, n - 1) * s / sqrt(n): it holds the mean over all
+    seeds with 95 % confidence, if values are normal over seeds.
+    """
+    by_round: dict[float, list[float]] = {}
+    for run in runs:
+        for record in run.records:
+            value = record.get(key)
+            if value is not None and math.isfinite(value):
+                by_round.setdefault(record["round"], []).append(value)
+    if not by_round:
+        return None
+    rounds = sorted(by_round)
+    mean_R, low_R, high_R = np.array([_band(by_round[round]) for round in rounds]).T
+    seeds_R = np.array([len(by_round[round]) for round in rounds], dtype=np.float64)
+    return Curve(np.array(rounds, dtype=np.float64), mean_R, low_R, high_R, seeds_R)
+
+
+def metric_keys(runs: Iterable[Run]) -> list[str]:
+    """Return what was measured of the model: train loss, test loss, metrics, in this order."""
+    found = dict.fromkeys(key for run in runs for record in run.records for key in record)
+    metrics = [key for key in found if is_number_of_training(key) and not _is_count_or_client(key)]
+    first = [key for key in ("train_loss", "loss") if key in metrics]
+    last = [key for key in ("delta_norm",) if key in metrics]
+    return [*first, *(key for key in metrics if key not in (*first, *last)), *last]
+
+
+def main_metric(keys: Sequence[str]) -> str | None:
+    """Return the metric that a run is mainly judged by."""
+    preferred = [*(k for k in keys if k == "accuracy"), *(k for k in keys if "accuracy" in k)]
+    others = [key for key in ("loss", "train_loss") if key in keys]
+    return next(iter([*preferred, *others]), None)
+
+
+def is_number_of_training(key: str) -> bool:
+    """Say whether a record's number follows from scenario and seed, and not from the machine."""
+    return key not in ("round", "retries") and not key.startswith("seconds")
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Say whether a metric is a kind of loss, by its name."""
+    return any(part in metric.lower() for part in _SMALLER)
+
+
+def elapsed(record_seconds: Iterable[Record]) -> list[float]:
+    """Return the seconds from the first round's start to each round's end.
+
+    >>> elapsed([{"round": 1, "seconds": 2.0}, {"round": 2, "seconds": 0.5}])
+    [2.0, 2.5]
+    """
+    total, ends = 0.0, []
+    for record in record_seconds:
+        total += record.get("seconds", math.nan)
+        ends.append(total)
+    return ends
+
+
+def _is_count_or_client(key: str) -> bool:
+    return key in _COUNTS or key.startswith("client_")
+
+
+def _band(values: Sequence[float]) -> tuple[float, float, float]:
+    from scipy.special import stdtrit
+
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n == 1:
+        return mean, math.nan, math.nan
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(n)
+    return mean, mean - half, mean + half

@@ -1,0 +1,264 @@
+"""Charts as plotly figures, for the page. Colours of text and grid are the page's own."""
+
+from __future__ import annotations
+
+import json
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from simfl.errors import MissingExtraError
+from simfl.report.charts import INK, Bars, Chart, Histogram, Line, Lines
+from simfl.report.curves import Floats
+
+__all__ = ["library", "specification"]
+
+_HEIGHT = 320
+_ROW = 26
+_MARGIN = {"l": 56, "r": 16, "t": 8, "b": 44}
+_SIGNIFICANT = 6
+_LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+_MAX_ABOVE = 6
+_MAX_OVERLAID = 2
+
+
+def library() -> str:
+    """Return the source of plotly.js, which the page carries.
+
+    Raises:
+        MissingExtraError: if plotly is not installed.
+    """
+    source: str = _plotly("offline").get_plotlyjs()
+    return source
+
+
+def specification(chart: Chart) -> dict[str, Any]:
+    """Return a figure as plotly.js takes it: plain data, checked by plotly.
+
+    Raises:
+        MissingExtraError: if plotly is not installed.
+    """
+    traces, layout = _draw(chart)
+    base = {
+        "height": _HEIGHT,
+        "margin": _MARGIN,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "showlegend": sum(bool(t.get("showlegend", True)) for t in traces) > 1,
+        "legend": _LEGEND,
+        "hovermode": "x unified",
+    }
+    # Without plotly's own template, which brings 7 kB of colours that the page sets itself.
+    figure = _plotly("graph_objects").Figure(data=traces, layout=base | layout | {"template": None})
+    plain: dict[str, Any] = json.loads(figure.to_json())
+    return plain
+
+
+def _plotly(module: str) -> Any:
+    try:
+        from importlib import import_module
+
+        return import_module(f"plotly.{module}")
+    except ImportError as error:
+        raise MissingExtraError("simfl report", package="plotly", extra="report") from error
+
+
+@singledispatch
+def _draw(chart: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    raise TypeError(f"no chart: {chart!r}")
+
+
+@_draw.register
+def _lines(chart: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    traces = [trace for line in chart.lines for trace in _line_traces(line)]
+    return traces, {
+        "xaxis": {"title": {"text": chart.x}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": chart.y}}
+        | ({"range": list(chart.y_range)} if chart.y_range else {}),
+    }
+
+
+def _line_traces(line: Line) -> list[dict[str, Any]]:
+    traces: list[dict[str, Any]] = []
+    if line.band is not None:
+        traces = _band_traces(line)
+    few = len(line.x) <= 40
+    traces.append(
+        {
+            "type": "scatter",
+            "mode": "lines+markers" if few else "lines",
+            "name": line.label,
+            "legendgroup": line.colour,
+            "showlegend": line.is_listed,
+            "x": _plain(line.x),
+            "y": _plain(line.y),
+            "line": {
+                "color": line.colour,
+                "width": 2,
+                "dash": "dash" if line.is_dashed else "solid",
+            },
+            "marker": {"size": 4},
+            "hovertemplate": "%{y:.4~g}",
+        }
+    )
+    return traces
+
+
+def _band_traces(line: Line) -> list[dict[str, Any]]:
+    """Return the band as one closed shape for each stretch without a gap."""
+    assert line.band is not None
+    low_R, high_R = line.band.low, line.band.high
+    is_there = np.isfinite(low_R) & np.isfinite(high_R)
+    shapes = []
+    for part in np.split(np.arange(len(is_there)), np.flatnonzero(np.diff(is_there)) + 1):
+        if not len(part) or not is_there[part[0]]:
+            continue
+        shapes.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": _plain(np.concatenate([line.x[part], line.x[part][::-1]])),
+                "y": _plain(np.concatenate([high_R[part], low_R[part][::-1]])),
+                "fill": "toself",
+                "fillcolor": _faded(line.colour),
+                "line": {"width": 0},
+                "legendgroup": line.colour,
+                "showlegend": False,
+                "hoverinfo": "skip",
+            }
+        )
+    return shapes
+
+
+@_draw.register
+def _bars(chart: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    names, along = list(chart.names), "h" if chart.is_horizontal else "v"
+    form = ".1%" if chart.is_percent else ".4~g"
+    traces = []
+    labels: set[str] = set()
+    for stack in chart.stacks:
+        values = _plain(np.array(stack.values))
+        x, y = (values, names) if chart.is_horizontal else (names, values)
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": along,
+                "name": stack.label,
+                "x": x,
+                "y": y,
+                "marker": {"color": stack.colour, "line": {"width": 0}},
+                "showlegend": stack.label not in labels,
+                "hovertemplate": f"%{{{'x' if chart.is_horizontal else 'y'}:{form}}}",
+            }
+        )
+        labels.add(stack.label)
+    categories = {"type": "category", "automargin": True, "showgrid": False}
+    values_axis: dict[str, Any] = {}
+    if chart.is_percent:
+        highest = np.sum([stack.values for stack in chart.stacks], axis=0).max(initial=1)
+        values_axis = {"tickformat": ".0%", "range": [0, float(highest)]}
+    x_axis, y_axis = (values_axis, categories) if chart.is_horizontal else (categories, values_axis)
+    layout: dict[str, Any] = {
+        "barmode": "stack",
+        "bargap": 0.3 if chart.is_horizontal else 0.12,
+        "xaxis": x_axis | {"title": {"text": chart.x}},
+        "yaxis": y_axis | {"title": {"text": chart.y}},
+        "legend": _legend(len(labels), is_horizontal=chart.is_horizontal),
+    }
+    if chart.is_horizontal:
+        layout["yaxis"] |= {"autorange": "reversed"}
+        layout |= {"hovermode": "y unified", "height": max(180, 110 + _ROW * len(names))}
+    elif len(labels) > 8:
+        layout["hovermode"] = "closest"
+    return traces, layout
+
+
+@_draw.register
+def _histogram(chart: Histogram) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    edges = chart.edges
+    centres, spans = (edges[1:] + edges[:-1]) / 2, list(map(_span, edges[:-1], edges[1:]))
+    is_step = len(chart.stacks) > _MAX_OVERLAID
+    traces = [
+        {
+            "name": stack.label,
+            "x": _plain(centres),
+            "y": _plain(np.array(stack.values)),
+            "customdata": spans,
+            "hovertemplate": "%{customdata}: %{y:.4~g}",
+        }
+        | (_step(stack.colour) if is_step else _columns(stack.colour, np.diff(edges)))
+        | ({"opacity": 0.6} if len(chart.stacks) == _MAX_OVERLAID else {})
+        for stack in chart.stacks
+    ]
+    return traces, {
+        "barmode": "overlay",
+        "xaxis": {"title": {"text": chart.x}} | (_log_axis(edges) if chart.is_log else {}),
+        "yaxis": {"title": {"text": chart.y}},
+        "hovermode": "closest",
+        "shapes": [_mark(x) for _, x in chart.marks],
+        "annotations": [_mark_text(label, x, is_log=chart.is_log) for label, x in chart.marks],
+    }
+
+
+def _columns(colour: str, widths: Floats) -> dict[str, Any]:
+    marker = {"color": colour, "line": {"width": 0}}
+    return {"type": "bar", "width": _plain(widths * 0.96), "marker": marker}
+
+
+def _step(colour: str) -> dict[str, Any]:
+    line = {"color": colour, "width": 2, "shape": "hvh"}
+    return {"type": "scatter", "mode": "lines", "line": line}
+
+
+def _log_axis(edges: Floats) -> dict[str, Any]:
+    """Name 1, 2 and 5 of each power of ten."""
+    powers = range(int(np.floor(np.log10(edges[0]))), int(np.ceil(np.log10(edges[-1]))) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    shown = [tick for tick in ticks if edges[0] <= tick <= edges[-1]]
+    return {"type": "log", "tickvals": shown, "ticktext": [f"{tick:,.12g}" for tick in shown]}
+
+
+def _legend(entries: int, *, is_horizontal: bool) -> dict[str, Any]:
+    """Put a long legend beside the chart, and a short one above it."""
+    if entries > _MAX_ABOVE and not is_horizontal:
+        return {"orientation": "v", "x": 1.01, "y": 1}
+    return _LEGEND | ({"traceorder": "normal"} if is_horizontal else {})
+
+
+def _mark(x: float) -> dict[str, Any]:
+    line = {"dash": "dash", "width": 1.5, "color": INK}
+    return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+
+
+def _mark_text(label: str, x: float, *, is_log: bool) -> dict[str, Any]:
+    return {
+        "x": float(np.log10(x)) if is_log else x,
+        "y": 1,
+        "yref": "paper",
+        "text": f"{label} {x:,.4g}",
+        "showarrow": False,
+        "xanchor": "left",
+        "xshift": 4,
+    }
+
+
+def _span(low: float, high: float) -> str:
+    """Name a bin: by the whole numbers in it where it is made for such, else by its edges."""
+    if (low - 0.5).is_integer() and (high - 0.5).is_integer():
+        first, last = int(low + 0.5), int(high - 0.5)
+        return f"{first:,}" if first == last else f"{first:,} to {last:,}"
+    return f"{low:.3g} to {high:.3g}"
+
+
+def _faded(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
+
+
+def _plain(values: Floats) -> list[float | None]:
+    """Return numbers of six digits, which no eye can tell from the whole; None for gaps."""
+    return [
+        float(f"{value:.{_SIGNIFICANT}g}") if np.isfinite(value) else None
+        for value in values.tolist()
+    ]

@@ -1,0 +1,128 @@
+"""Charts as one picture, by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simfl.report.charts import INK, Bars, Chart, Histogram, Lines
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_png"]
+
+_COLUMNS = 2
+_SIZE = (6.4, 3.6)  # inches of a chart
+_TEXT = "#333333"
+
+
+def draw_png(charts: Sequence[Chart], path: Path, *, title: str) -> None:
+    """Draw the charts beneath one another in two columns, as a PNG.
+
+    Args:
+        charts: what to draw; without any the picture says so.
+        path: the file to write.
+        title: stands above.
+    """
+    from matplotlib.figure import Figure
+
+    rows = max(1, -(-len(charts) // _COLUMNS))
+    size = (_SIZE[0] * _COLUMNS, _SIZE[1] * rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14, color=_TEXT)
+    places = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    for axes, chart in zip(places, charts, strict=False):
+        _draw(chart, axes)
+        _finish(axes, chart)
+    for axes in places[len(charts) :]:
+        axes.set_axis_off()
+    if not charts:
+        places[0].text(0, 0.5, "There is nothing to draw yet.", color=_TEXT)
+    figure.savefig(path, dpi=120, format="png", facecolor="white")
+
+
+@singledispatch
+def _draw(chart: Any, axes: Axes) -> None:
+    raise TypeError(f"no chart to draw on {axes}: {chart!r}")
+
+
+@_draw.register(Lines)
+def _lines(chart: Lines, axes: Axes) -> None:
+    for line in chart.lines:
+        style = "--" if line.is_dashed else "-"
+        label = line.label if line.is_listed else None
+        axes.plot(line.x, line.y, style, color=line.colour, label=label, linewidth=1.6)
+        if line.band is not None:
+            low_R, high_R = line.band.low, line.band.high
+            axes.fill_between(line.x, low_R, high_R, color=line.colour, alpha=0.18, linewidth=0)
+    if chart.y_range is not None:
+        axes.set_ylim(*chart.y_range)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+
+
+@_draw.register(Bars)
+def _bars(chart: Bars, axes: Axes) -> None:
+    places = np.arange(len(chart.names))
+    ends = np.zeros(len(chart.names))
+    for stack in chart.stacks:
+        values = np.nan_to_num(np.array(stack.values))
+        if chart.is_horizontal:
+            axes.barh(places, values, left=ends, color=stack.colour, label=stack.label, height=0.7)
+        else:
+            axes.bar(places, values, bottom=ends, color=stack.colour, label=stack.label, width=0.86)
+        ends = ends + values
+    shown = places[:: max(1, len(places) // 8)] if not chart.is_horizontal else places
+    names = [chart.names[place] for place in shown]
+    if chart.is_horizontal:
+        axes.set_yticks(shown, names, fontsize=8)
+        axes.invert_yaxis()
+    else:
+        axes.set_xticks(shown, names, fontsize=8)
+    if chart.is_percent:
+        axis = axes.xaxis if chart.is_horizontal else axes.yaxis
+        axis.set_major_formatter(lambda share, _: f"{share:.0%}")
+
+
+@_draw.register(Histogram)
+def _histogram(chart: Histogram, axes: Axes) -> None:
+    alpha = 0.6 if len(chart.stacks) > 1 else 0.9
+    for stack in chart.stacks:
+        axes.bar(
+            chart.edges[:-1],
+            stack.values,
+            width=np.diff(chart.edges) * 0.96,
+            align="edge",
+            color=stack.colour,
+            label=stack.label,
+            alpha=alpha,
+        )
+    if chart.is_log:
+        axes.set_xscale("log")
+    for label, x in chart.marks:
+        axes.axvline(x, color=INK, linestyle="--", linewidth=1.2)
+        axes.text(x, axes.get_ylim()[1], f" {label} {x:,.4g}", va="top", fontsize=8, color=_TEXT)
+
+
+def _finish(axes: Axes, chart: Chart) -> None:
+    axes.set_title(chart.title, loc="left", fontsize=11, color=_TEXT)
+    axes.set_xlabel(chart.x, color=_TEXT)
+    axes.set_ylabel(chart.y, color=_TEXT)
+    axes.tick_params(colors=_TEXT, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))
+    if len(entries) > 1:
+        few = len(entries) <= 6
+        axes.legend(
+            entries.values(),
+            entries.keys(),
+            frameon=False,
+            fontsize=8 if few else 7,
+            loc="best" if few else "center left",
+            bbox_to_anchor=None if few else (1, 0.5),
+        )

@@ -1,0 +1,193 @@
+"""How a metric is spread over clients: mean, worst tenth, variance, and the last evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from simfl.report.charts import Band, Histogram, Line, Lines, Stack, Table
+from simfl.report.client_tables import Evaluation
+from simfl.report.curves import Floats, curve, smaller_is_better
+from simfl.report.groups import Group
+from simfl.report.reading import Run
+from simfl.report.study import Section, Study
+from simfl.report.wording import number
+
+__all__ = ["Spread", "fairness_section", "spread_of"]
+
+_TITLE = "Accuracy of single clients"
+_BINS = 20
+_WORST = 0.1
+
+
+def fairness_section(study: Study) -> Section:
+    """Draw how a metric is spread over clients, if clients were evaluated."""
+    metric = _metric(study)
+    if metric is None:
+        note = "clients were not evaluated one by one; evaluation.clients_every does that"
+        return Section(_TITLE, notes=(note,))
+    lines = [_means_and_worst(study, metric), _variance(study, metric)]
+    last = _last(study, metric)
+    notes = () if last else ("no table of evaluations: the spread is known by its moments only",)
+    return Section(
+        title=_TITLE if metric == "accuracy" else f"{metric} of single clients",
+        lead="Each client is evaluated on its own examples, and counts once.",
+        charts=(*(chart for chart in lines if chart.lines), *([last] if last else [])),
+        tables=(_table(study, metric),),
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How one evaluation is spread over clients."""
+
+    mean: float
+    variance: float
+    worst: float
+    """The mean over the worst tenth of clients."""
+    best: float
+    """The mean over the best tenth of clients."""
+    lowest: float
+
+
+def spread_of(values_M: Floats, metric: str) -> Spread:
+    """Sum up ascending values, of which the largest are the worst if the metric is a loss."""
+    worst_first_M = values_M[::-1] if smaller_is_better(metric) else values_M
+    tenth = max(1, round(_WORST * len(values_M)))
+    return Spread(
+        mean=float(values_M.mean()),
+        variance=float(values_M.var()),
+        worst=float(worst_first_M[:tenth].mean()),
+        best=float(worst_first_M[-tenth:].mean()),
+        lowest=float(values_M[0]),
+    )
+
+
+def _metric(study: Study) -> str | None:
+    """Return the metric to show: accuracy, another one, or the loss."""
+    found = dict.fromkeys(
+        key.removeprefix("client_").removesuffix("_worst")
+        for run in study.runs
+        for record in run.records
+        for key in record
+        if key.startswith("client_") and key.endswith("_worst")
+    )
+    preferred = [m for m in found if m == "accuracy"] or [m for m in found if m != "loss"]
+    return next(iter([*preferred, *found]), None)
+
+
+def _means_and_worst(study: Study, metric: str) -> Lines:
+    lines = []
+    for group in study.groups:
+        colour = study.colour(group)
+        mean = curve(group.runs, f"client_{metric}")
+        worst = curve(group.runs, f"client_{metric}_worst")
+        if mean is not None:
+            # Fans of several groups would hide one another.
+            band = _middle(study, group, metric, mean.rounds) if len(study.groups) == 1 else None
+            lines.append(Line(group.label, colour, mean.rounds, mean.mean, band))
+        if worst is not None:
+            label = f"{group.label}, worst 10 %"
+            line = Line(
+                label, colour, worst.rounds, worst.mean, is_dashed=True, is_listed=mean is None
+            )
+            lines.append(line)
+    note = "Solid: the mean over clients. Dashed: the mean over the worst tenth of them."
+    if any(line.band for line in lines):
+        note += " Shaded: from the 10th to the 90th percentile."
+    return Lines("Mean and worst tenth of clients", "round", metric, tuple(lines), note)
+
+
+def _middle(study: Study, group: Group, metric: str, rounds_R: Floats) -> Band | None:
+    """Return the 10th and the 90th percentile of clients, over all seeds together."""
+    pooled: dict[int, list[Floats]] = {}
+    for run in group.runs:
+        for evaluation in study.evaluations[run.folder].get(metric, ()):
+            pooled.setdefault(evaluation.round, []).append(evaluation.values)
+    if not pooled:
+        return None
+    empty = np.full(2, math.nan)
+    edges = [
+        np.quantile(np.concatenate(pooled[int(r)]), (0.1, 0.9)) if int(r) in pooled else empty
+        for r in rounds_R
+    ]
+    low_R, high_R = np.array(edges).T
+    return Band(low_R, high_R)
+
+
+def _variance(study: Study, metric: str) -> Lines:
+    lines = []
+    for group in study.groups:
+        found = curve(group.runs, f"client_{metric}_std")
+        if found is not None:
+            variance_R = found.mean**2
+            line = Line(group.label, study.colour(group), found.rounds, variance_R)
+            lines.append(line)
+    return Lines("Variance over clients", "round", f"variance of {metric}", tuple(lines))
+
+
+def _last(study: Study, metric: str) -> Histogram | None:
+    """Draw the last evaluation of each group, its seeds together."""
+    shown = [
+        (group, values) for group in study.groups if len(values := _pooled(study, group, metric))
+    ]
+    if not shown:
+        return None
+    low = min(float(values.min()) for _, values in shown)
+    high = max(float(values.max()) for _, values in shown)
+    if low >= 0 and high <= 1 and not smaller_is_better(metric):
+        low, high = 0.0, 1.0
+    edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+    stacks = tuple(
+        Stack(group.label, study.colour(group), _shares(values, edges)) for group, values in shown
+    )
+    return Histogram(
+        title="Clients by their last evaluation",
+        x=metric,
+        y="% of clients",
+        edges=edges,
+        stacks=stacks,
+    )
+
+
+def _pooled(study: Study, group: Group, metric: str) -> Floats:
+    lasts = [_last_evaluation(study, run.folder, metric) for run in group.runs]
+    found = [evaluation.values for evaluation in lasts if evaluation is not None]
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _last_evaluation(study: Study, folder: Path, metric: str) -> Evaluation | None:
+    evaluations: Sequence[Evaluation] = study.evaluations[folder].get(metric, ())
+    return evaluations[-1] if evaluations else None
+
+
+def _shares(values: Floats, edges: Floats) -> tuple[float, ...]:
+    counts = np.histogram(values, bins=edges)[0]
+    return tuple((100 * counts / len(values)).tolist())
+
+
+def _table(study: Study, metric: str) -> Table:
+    rows, colours = [], []
+    for group in study.groups:
+        for run in group.runs:
+            colours.append(study.colour(group))
+            rows.append((run.folder.name, *_row(study, run, metric)))
+    header = ("run", "round", "clients", "mean", "variance", "worst 10 %", "best 10 %", "lowest")
+    return Table("After the last evaluation", header, tuple(rows), tuple(colours))
+
+
+def _row(study: Study, run: Run, metric: str) -> tuple[str, ...]:
+    last = _last_evaluation(study, run.folder, metric)
+    if last is None:
+        deviation = run.latest(f"client_{metric}_std")
+        variance = None if deviation is None else deviation**2
+        mean, worst = run.latest(f"client_{metric}"), run.latest(f"client_{metric}_worst")
+        return ("—", "—", number(mean), number(variance), number(worst), "—", "—")
+    spread = spread_of(last.values, metric)
+    values = (spread.mean, spread.variance, spread.worst, spread.best, spread.lowest)
+    return (str(last.round), f"{len(last.values):,}", *map(number, values))

@@ -1,0 +1,113 @@
+"""What is seen first: a strip of figures for one run, a table for several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simfl.report.charts import Table
+from simfl.report.curves import main_metric, metric_keys
+from simfl.report.participation import population_of
+from simfl.report.reading import Run
+from simfl.report.study import Study
+from simfl.report.wording import duration, number, quantity
+
+__all__ = ["Tile", "runs_table", "tiles"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure of the strip."""
+
+    label: str
+    value: str
+    detail: str = ""
+    tone: str = ""
+    """The run's state, where that is what the tile says."""
+
+
+def tiles(study: Study) -> list[Tile]:
+    """Return the strip of the run, or of all runs together."""
+    return _tiles_of_run(study) if study.is_single else _tiles_of_runs(study)
+
+
+def runs_table(study: Study) -> Table:
+    """Return a row for each run."""
+    keys = [key for key in metric_keys(study.runs) if key != "delta_norm"][:5]
+    rows, colours = [], []
+    for group in study.groups:
+        for run in group.members:
+            colours.append(study.colour(group))
+            rows.append(
+                (
+                    run.folder.name,
+                    *([group.label] if len(study.groups) < len(study.runs) else []),
+                    "—" if run.seed is None else str(run.seed),
+                    run.state,
+                    run.progress,
+                    *(number(run.latest(key)) for key in keys),
+                    duration(run.seconds),
+                )
+            )
+    grouped = ["group"] if len(study.groups) < len(study.runs) else []
+    header = ("run", *grouped, "seed", "state", "round", *keys, "time")
+    repeats = [run.folder.name for group in study.groups for run in group.repeats]
+    note = f"Their seed is another run's, so they are in no mean: {', '.join(repeats)}."
+    return Table("Runs", header, tuple(rows), tuple(colours), note=note if repeats else "")
+
+
+def _tiles_of_run(study: Study) -> list[Tile]:
+    (run,) = study.runs
+    metric = main_metric(metric_keys([run]))
+    shown = [
+        Tile("state", run.state, tone=run.state),
+        Tile("rounds", quantity(run.rounds), f"of {run.planned_rounds or '?'}"),
+    ]
+    if metric is not None:
+        shown.append(_metric_tile(run, metric))
+    return [
+        *shown,
+        Tile("time", duration(run.seconds), _pace(run)),
+        _clients_tile(run),
+        Tile("seed", "—" if run.seed is None else str(run.seed)),
+    ]
+
+
+def _metric_tile(run: Run, metric: str) -> Tile:
+    values = [(r[metric], int(r["round"])) for r in run.records if metric in r]
+    best, round = (min if "loss" in metric else max)(values)
+    detail = f"best {number(best)}, round {round}" if round != values[-1][1] else "its best"
+    return Tile(metric.replace("_", " "), number(values[-1][0]), detail)
+
+
+def _pace(run: Run) -> str:
+    return f"{run.rounds / run.seconds:.1f} rounds/s" if run.seconds else ""
+
+
+def _clients_tile(run: Run) -> Tile:
+    client = run.scenario.get("client")
+    cohort = client.get("per_round") if isinstance(client, dict) else None
+    population = population_of(run)
+    shown: float | None = cohort if isinstance(cohort, int) else population
+    if shown is None and run.records:
+        shown = run.latest("clients")
+    detail = f"of {population:,}" if population else ""
+    return Tile("clients a round", quantity(shown), detail)
+
+
+def _tiles_of_runs(study: Study) -> list[Tile]:
+    runs = study.runs
+    metric = main_metric(metric_keys(runs))
+    done = sum(run.state == "done" for run in runs)
+    shown = [
+        Tile("runs", str(len(runs)), f"in {len(study.groups)} groups"),
+        Tile(
+            "done", str(done), f"{len(runs) - done} not", tone="done" if done == len(runs) else ""
+        ),
+    ]
+    if metric is not None:
+        pick = min if "loss" in metric else max
+        finals = [(value, run) for run in runs if (value := run.latest(metric)) is not None]
+        value, run = pick(finals, key=lambda pair: pair[0])
+        shown.append(Tile(f"best {metric.replace('_', ' ')}", number(value), run.folder.name))
+    total = sum(run.seconds or 0 for run in runs)
+    return [*shown, Tile("time", duration(total), "all runs together")]

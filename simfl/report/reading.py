@@ -1,0 +1,267 @@
+"""Read a run's folder, whatever state it is in: done, going on, broken off, or damaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from simfl.errors import InputError
+from simfl.report.plain_data import read_json, read_yaml
+
+__all__ = [
+    "METRICS_FILE",
+    "SCENARIO_FILE",
+    "SUMMARY_FILE",
+    "VERSIONS_FILE",
+    "Record",
+    "Run",
+    "find_runs",
+    "is_number",
+    "read_run",
+]
+
+# Not taken from what writes them: that would import torch, and listing runs is to be quick.
+SCENARIO_FILE: Final = "scenario.yaml"
+VERSIONS_FILE: Final = "versions.json"
+METRICS_FILE: Final = "metrics.jsonl"
+SUMMARY_FILE: Final = "summary.json"
+
+Record: TypeAlias = "dict[str, float]"
+"""One round's numbers: a line of ``metrics.jsonl``."""
+
+_FILES: Final = (SCENARIO_FILE, METRICS_FILE, SUMMARY_FILE)
+_MAX_DEPTH: Final = 3
+_QUIET_S: Final = 300.0
+_QUIET_ROUNDS: Final = 20
+_SETTLED_S: Final = 1.0  # how far the times of files written together may lie apart
+_MAX_INT: Final = 2**53
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is left of a run in its folder."""
+
+    folder: Path
+    scenario: dict[str, Any]
+    """The resolved scenario as plain data; empty if it cannot be read."""
+    records: tuple[Record, ...]
+    """Of each round that is there, in order."""
+    summary: dict[str, Any]
+    """``summary.json``; empty if the run has not ended, or it cannot be read."""
+    versions: dict[str, Any]
+    state: str
+    """``running``, or how it ended: ``done``, ``failed``, ``interrupted``; ``stopped``: without
+    a word."""
+    changed: float
+    """When it was last written to, in seconds since the epoch."""
+    faults: tuple[str, ...] = ()
+    """What is missing or damaged, a line each."""
+
+    @property
+    def name(self) -> str:
+        """The scenario's name, or else the folder's."""
+        name = self.scenario.get("name")
+        return name if isinstance(name, str) and name else self.folder.name
+
+    @property
+    def seed(self) -> int | None:
+        """The scenario's seed."""
+        return _count(self.scenario.get("seed"))
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds are done."""
+        return int(self.records[-1]["round"]) if self.records else 0
+
+    @property
+    def planned_rounds(self) -> int | None:
+        """How many rounds the scenario asks for."""
+        return _count(self.scenario.get("rounds"))
+
+    @property
+    def progress(self) -> str:
+        """How far the run is: ``12/200``."""
+        return f"{self.rounds}/{self.planned_rounds or '?'}"
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the summary is of a part of the run only, since it was resumed."""
+        return "resumed_after_round" in self.summary
+
+    @property
+    def seconds(self) -> float | None:
+        """The wall time of the whole run, or of the rounds that are done."""
+        wall = _number(self.summary.get("wall_seconds"))
+        if wall is not None and not self.is_resumed:
+            return wall
+        spent = [record["seconds"] for record in self.records if "seconds" in record]
+        return math.fsum(spent) if spent else wall
+
+    def latest(self, key: str) -> float | None:
+        """Return a number as it was last measured."""
+        return next((record[key] for record in reversed(self.records) if key in record), None)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return the folders of runs in a folder, up to three levels down, by name.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; give the one that holds the runs")
+    return sorted(_find(folder, depth=0))
+
+
+def read_run(folder: Path, *, now: float) -> Run:
+    """Read what there is; what is missing or damaged becomes a line in ``faults``.
+
+    Args:
+        folder: the run's.
+        now: seconds since the epoch, by which a run that goes on is told from one that stopped.
+
+    Raises:
+        InputError: if the folder holds nothing of a run.
+    """
+    if not _holds_run(folder):
+        raise InputError(f"{folder} holds no run: none of {', '.join(_FILES)} is in it")
+    faults: list[str] = []
+    records = _read_records(folder / METRICS_FILE, faults)
+    summary = _read_object(folder / SUMMARY_FILE, faults) if _has_ended(folder) else {}
+    changed = _changed(folder)
+    return Run(
+        folder=folder,
+        scenario=_read_scenario(folder / SCENARIO_FILE, faults),
+        records=records,
+        summary=summary,
+        versions=_read_object(folder / VERSIONS_FILE, faults),
+        state=_state(summary, records, quiet_s=now - changed),
+        changed=changed,
+        faults=tuple(faults),
+    )
+
+
+def _find(folder: Path, *, depth: int) -> Iterator[Path]:
+    if _holds_run(folder):
+        yield folder
+        return
+    if depth == _MAX_DEPTH:
+        return
+    for child in _children(folder):
+        yield from _find(child, depth=depth + 1)
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return [p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()]
+    except OSError:
+        return []
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _FILES)
+
+
+def _has_ended(folder: Path) -> bool:
+    """Say whether the summary is of the run as it is: one that was resumed has a former one."""
+    ended, written = _modified(folder / SUMMARY_FILE), _modified(folder / METRICS_FILE)
+    return ended > 0 and ended + _SETTLED_S >= written
+
+
+def _changed(folder: Path) -> float:
+    return max(_modified(folder / name) for name in _FILES)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _state(summary: dict[str, Any], records: Iterable[Record], *, quiet_s: float) -> str:
+    status = summary.get("status")
+    if isinstance(status, str) and status:
+        return status
+    slowest = max((record.get("seconds", 0.0) for record in records), default=0.0)
+    limit = max(_QUIET_S, _QUIET_ROUNDS * slowest)
+    return "running" if quiet_s < limit else "stopped"
+
+
+def _read_scenario(path: Path, faults: list[str]) -> dict[str, Any]:
+    text = _read_text(path, faults)
+    if text is None:
+        return {}
+    try:
+        return read_yaml(text)
+    except ValueError as error:
+        faults.append(f"{path.name} cannot be read: {error}")
+        return {}
+
+
+def _read_object(path: Path, faults: list[str]) -> dict[str, Any]:
+    text = _read_text(path, faults)
+    if text is None:
+        return {}
+    try:
+        return read_json(text)
+    except ValueError as error:
+        faults.append(f"{path.name} is damaged: {error}")
+        return {}
+
+
+def _read_records(path: Path, faults: list[str]) -> tuple[Record, ...]:
+    """Read the rounds that are whole; of a round that is there twice, the later."""
+    by_round: dict[float, Record] = {}
+    damaged = []
+    for number, line in enumerate((_read_text(path, faults) or "").split("\n"), start=1):
+        record = _record(line)
+        if record is not None:
+            by_round[record["round"]] = record
+        elif line.strip():
+            damaged.append(number)
+    if damaged:
+        shown = ", ".join(map(str, damaged[:3])) + (", ..." if len(damaged) > 3 else "")
+        what = "line" if len(damaged) == 1 else "lines"
+        faults.append(f"{path.name}: {what} {shown} damaged or cut off, and left out")
+    return tuple(by_round[round] for round in sorted(by_round))
+
+
+def _record(line: str) -> Record | None:
+    try:
+        values = read_json(line)
+    except ValueError:
+        return None
+    if not _count(values.get("round")):
+        return None
+    numbers = {key: _number(value) for key, value in values.items()}
+    return {key: number for key, number in numbers.items() if number is not None}
+
+
+def _read_text(path: Path, faults: list[str]) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        faults.append(f"{path.name} is not there")
+    except OSError as error:
+        faults.append(f"{path.name} cannot be read: {error.strerror}")
+    return None
+
+
+def _count(value: Any) -> int | None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and 0 <= value < _MAX_INT else None
+
+
+def _number(value: Any) -> float | None:
+    return value if is_number(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Say whether a JSON value is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) <= _MAX_INT

@@ -1,0 +1,91 @@
+"""How many rounds, and how many seconds, a run takes to a target."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simfl.errors import InputError
+from simfl.report.curves import elapsed, smaller_is_better
+from simfl.report.reading import Run
+
+__all__ = ["Reached", "Target", "default_target", "parse_target", "reach"]
+
+_FORM = re.compile(r"([A-Za-z_][\w.-]*?)\s*(>=|<=|=)\s*(\S+)")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A value that a metric is to reach."""
+
+    metric: str
+    value: float
+    from_above: bool
+    """Whether it is reached from above, as a loss is."""
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'≤' if self.from_above else '≥'} {self.value:g}"
+
+    def is_met_by(self, value: float) -> bool:
+        """Say whether a value is as good as the target."""
+        return value <= self.value if self.from_above else value >= self.value
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When a run was first evaluated at a target."""
+
+    round: int
+    seconds: float | None
+    """From the first round's start to that round's end; set-up is not in it."""
+
+
+def parse_target(text: str) -> Target:
+    """Read ``accuracy=0.9``; ``>=`` or ``<=`` say the side, ``=`` goes by the metric's name.
+
+    Raises:
+        InputError: if it is of another form.
+    """
+    found = _FORM.fullmatch(text.strip())
+    value = _float(found[3]) if found else None
+    if found is None or value is None:
+        raise InputError(f"target {text!r} is not of the form accuracy=0.9 or 'loss<=0.2'")
+    metric, sign = found[1], found[2]
+    return Target(metric, value, sign == "<=" or (sign == "=" and smaller_is_better(metric)))
+
+
+def default_target(runs: Sequence[Run]) -> Target | None:
+    """Return the highest whole percent of accuracy that every run has reached; None without it."""
+    best = [
+        max(
+            (value for record in run.records if (value := _accuracy(record)) is not None), default=0
+        )
+        for run in runs
+        if run.latest("accuracy") is not None
+    ]
+    level = math.floor(min(best, default=0) * 100 + 1e-9) / 100
+    return Target("accuracy", level, from_above=False) if level > 0 else None
+
+
+def reach(run: Run, target: Target) -> Reached | None:
+    """Return when the target was first met; None if it was not."""
+    for record, seconds in zip(run.records, elapsed(run.records), strict=True):
+        value = record.get(target.metric)
+        if value is not None and target.is_met_by(value):
+            return Reached(int(record["round"]), None if math.isnan(seconds) else seconds)
+    return None
+
+
+def _accuracy(record: dict[str, float]) -> float | None:
+    value = record.get("accuracy")
+    return value if value is not None and 0 <= value <= 1 else None
+
+
+def _float(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

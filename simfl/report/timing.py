@@ -1,0 +1,207 @@
+"""Where the time went: phases, rounds, actors, and the ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from simfl.report.charts import INK, PHASE_COLOURS, Bars, Line, Lines, Stack, Table, colour_of
+from simfl.report.curves import Floats, Indexes
+from simfl.report.differences import flatten
+from simfl.report.reading import Run, is_number
+from simfl.report.study import Section, Study
+from simfl.report.wording import amount
+
+__all__ = ["phase_seconds", "timing_section"]
+
+_PREFIX = "seconds_"
+_REST = "rest"
+_MAX_BARS = 60
+_MAX_ACTORS = 30
+_MAX_LEDGERS = 8
+
+
+def timing_section(study: Study) -> Section:
+    """Show the time by phase and by round, how busy actors were, and the ledger."""
+    charts = [chart for chart in (_phases(study), _actors(study), _rounds(study)) if chart]
+    notes = []
+    if not any(_phase_names(run) for run in study.runs):
+        notes.append("metrics.jsonl does not say the seconds of each phase")
+    ledger = _ledger(study)
+    if ledger is None:
+        notes.append("summary.json holds no ledger")
+    return Section(
+        title="Time and cost",
+        charts=tuple(charts),
+        tables=(ledger,) if ledger else (),
+        notes=tuple(notes),
+    )
+
+
+def phase_seconds(run: Run) -> dict[str, float]:
+    """Return the seconds of each phase: by the ledger, or else those of all rounds and the rest."""
+    ledger = run.summary.get("ledger")
+    seconds = ledger.get("seconds") if isinstance(ledger, dict) else None
+    if isinstance(seconds, dict) and not run.is_resumed:
+        return {str(name): float(s) for name, s in seconds.items() if is_number(s)}
+    totals = {
+        name: math.fsum(record.get(_PREFIX + name, 0.0) for record in run.records)
+        for name in _phase_names(run)
+    }
+    if totals and run.seconds is not None:
+        totals[_REST] = max(0.0, run.seconds - math.fsum(totals.values()))
+    return totals
+
+
+def _phase_names(run: Run) -> list[str]:
+    found = dict.fromkeys(key for record in run.records for key in record)
+    return [key.removeprefix(_PREFIX) for key in found if key.startswith(_PREFIX)]
+
+
+def _phases(study: Study) -> Bars | None:
+    """Draw a bar for each group: its seconds by phase, on average over its runs."""
+    by_group = [(group, [phase_seconds(run) for run in group.members]) for group in study.groups]
+    shown = [(group, totals) for group, totals in by_group if any(totals)]
+    names = list(dict.fromkeys(name for _, totals in shown for one in totals for name in one))
+    if not names:
+        return None
+    names.sort(key=lambda name: [*PHASE_COLOURS, name].index(name))
+    stacks = []
+    for index, name in enumerate(names):
+        values = [_mean([one.get(name, 0.0) for one in totals]) for _, totals in shown]
+        stacks.append(Stack(name, _phase_colour(name, index), tuple(values)))
+    return Bars(
+        title="Seconds by phase",
+        x="seconds",
+        y="",
+        names=tuple(group.label for group, _ in shown),
+        stacks=tuple(stacks),
+        is_horizontal=True,
+        note="On average over the runs of a group." if len(study.runs) > len(shown) else "",
+    )
+
+
+def _rounds(study: Study) -> Bars | Lines | None:
+    if len(study.groups) == 1:
+        return _rounds_by_phase(study.groups[0].runs[0], len(study.runs))
+    lines = []
+    for group in study.groups:
+        run = group.runs[0]
+        pairs = [(r["round"], r["seconds"]) for r in run.records if "seconds" in r]
+        if pairs:
+            x, y = (np.array(column) for column in zip(*pairs, strict=True))
+            bins = _bins(len(x))
+            lines.append(
+                Line(group.label, study.colour(group), _bin_means(x, bins), _bin_means(y, bins))
+            )
+    note = "The first seed of each group; means where rounds are many."
+    return Lines("Seconds per round", "round", "seconds", tuple(lines), note) if lines else None
+
+
+def _rounds_by_phase(run: Run, num_runs: int) -> Bars | None:
+    names = _phase_names(run)
+    if not names:
+        return None
+    bins = _bins(len(run.records))
+    numbers = [int(record["round"]) for record in run.records]
+    labels = [_span(numbers[part[0]], numbers[part[-1]]) for part in bins]
+    stacks = []
+    for index, name in enumerate(names):
+        values = np.array([record.get(_PREFIX + name, 0.0) for record in run.records])
+        colour = _phase_colour(name, index)
+        stacks.append(Stack(name, colour, tuple(_bin_means(values, bins).tolist())))
+    notes = [f"{run.folder.name} only."] if num_runs > 1 else []
+    if len(labels) < len(numbers):
+        notes.append("Each bar is a mean over several rounds.")
+    return Bars(
+        title="Seconds per round",
+        x="round",
+        y="seconds",
+        names=tuple(labels),
+        stacks=tuple(stacks),
+        note=" ".join(notes),
+    )
+
+
+def _actors(study: Study) -> Bars | None:
+    """Draw the share of the training time that each actor spent on clients."""
+    names: list[str] = []
+    shares: list[tuple[float, str]] = []
+    for group in study.groups:
+        run, history = group.runs[0], study.histories.get(group.runs[0].folder)
+        training = _training_seconds(run)
+        if history is None or not training:
+            continue
+        for actor, busy in zip(history.actors, history.busy_s, strict=True):
+            names.append(actor if len(study.groups) == 1 else f"{group.label} · {actor}")
+            shares.append((float(busy) / training, study.colour(group)))
+    if not names:
+        return None
+    note = "Seconds that an actor trained clients, by the seconds that rounds were in training."
+    if len(names) > _MAX_ACTORS:
+        note += f" The first {_MAX_ACTORS} of {len(names)} actors."
+    names, shares = names[:_MAX_ACTORS], shares[:_MAX_ACTORS]
+    colours = list(dict.fromkeys(colour for _, colour in shares))
+    stacks = [
+        Stack("busy", colour, tuple(share if mine == colour else 0.0 for share, mine in shares))
+        for colour in colours
+    ]
+    return Bars(
+        title="How busy actors were",
+        x="share of the training time",
+        y="",
+        names=tuple(names),
+        stacks=tuple(stacks),
+        is_horizontal=True,
+        is_percent=True,
+        note=note,
+    )
+
+
+def _training_seconds(run: Run) -> float:
+    key = "seconds_train" if "train" in _phase_names(run) else "seconds"
+    return math.fsum(record.get(key, 0.0) for record in run.records)
+
+
+def _ledger(study: Study) -> Table | None:
+    with_one = [run for run in study.runs if isinstance(run.summary.get("ledger"), dict)]
+    if not with_one:
+        return None
+    shown = with_one[:_MAX_LEDGERS]
+    columns = [flatten(run.summary["ledger"]) for run in shown]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    header = ("what", *(run.folder.name for run in shown)) if len(shown) > 1 else ("what", "value")
+    rows = tuple((_what(key), *(amount(key, c.get(key)) for c in columns)) for key in keys)
+    notes = [f"Of {run.folder.name}: since it was resumed." for run in shown if run.is_resumed]
+    if len(with_one) > len(shown):
+        notes.append(f"{len(with_one) - len(shown)} more runs are left out.")
+    return Table("Ledger", header, rows, note=" ".join(notes))
+
+
+def _what(key: str) -> str:
+    return key.replace("_", " ").replace(".", " · ")
+
+
+def _phase_colour(name: str, index: int) -> str:
+    if name == _REST:
+        return INK
+    return PHASE_COLOURS.get(name) or colour_of(index)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def _bins(size: int) -> list[Indexes]:
+    """Return the indexes of at most 60 bins of neighbours."""
+    return [part for part in np.array_split(np.arange(size), min(size, _MAX_BARS)) if len(part)]
+
+
+def _bin_means(values: Floats, bins: Sequence[Indexes]) -> Floats:
+    return np.array([values[part].mean() for part in bins], dtype=np.float64)
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}–{last}"

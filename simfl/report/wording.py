@@ -1,0 +1,112 @@
+"""How numbers, times and values of a scenario are written for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+__all__ = ["ago", "amount", "duration", "number", "quantity", "value_text"]
+
+_NONE = "—"
+
+
+def number(value: float | None) -> str:
+    """Write a metric with four digits, and a count as it is.
+
+    >>> number(0.96104), number(1234.5), number(0.000012345), number(None), number(75)
+    ('0.9610', '1,234', '1.234e-05', '—', '75')
+    """
+    if value is None:
+        return _NONE
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0 or 0.001 <= abs(value) < 100:
+        return f"{value:.4f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def quantity(value: float | None) -> str:
+    """Write a count or an amount, with no digits behind the point where there are none.
+
+    >>> quantity(1234), quantity(2.5), quantity(None)
+    ('1,234', '2.50', '—')
+    """
+    if value is None:
+        return _NONE
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Write seconds with the two largest units that matter.
+
+    >>> duration(8.34), duration(75), duration(3 * 3600 + 240), duration(90_000)
+    ('8.3 s', '1 min 15 s', '3 h 4 min', '1 d 1 h')
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return _NONE
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds >= 0.1 or seconds == 0 else f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def ago(seconds: float) -> str:
+    """Write how long ago something was.
+
+    >>> ago(4), ago(3700), ago(200_000)
+    ('4 s ago', '1 h ago', '2 d ago')
+    """
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
+
+
+def value_text(value: Any) -> str:
+    """Write a value of a scenario on one line.
+
+    >>> value_text("iid"), value_text(None), value_text([64, 0.1])
+    ('iid', 'null', '[64, 0.1]')
+    """
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def amount(key: str, text: str | None) -> str:
+    """Write a number of the ledger in the unit that its key names.
+
+    >>> amount("sent_bytes", "2097152"), amount("seconds.train", "75"), amount("retries", "0")
+    ('2.00 MiB', '1 min 15 s', '0')
+    >>> amount("busy_share", "0.25"), amount("peak_memory_bytes.server", "null")
+    ('25.0 %', '—')
+    """
+    if text == "null":
+        return _NONE
+    try:
+        value = float(text) if text is not None else None
+    except ValueError:
+        return text or _NONE
+    if value is None or not math.isfinite(value):
+        return text or _NONE
+    if "bytes" in key:
+        return _in_bytes(value)
+    if "share" in key:
+        return f"{100 * value:.1f} %"
+    is_rate = "per_second" in key
+    return duration(value) if "second" in key and not is_rate else quantity(value)
+
+
+def _in_bytes(value: float) -> str:
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if abs(value) >= 1024**power:
+            return f"{value / 1024**power:,.2f} {unit}"
+    return f"{value:,.0f} B"

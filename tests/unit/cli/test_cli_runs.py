@@ -1,0 +1,192 @@
+"""``simfl ls``, ``simfl compare`` and ``simfl report``."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ACCURACIES = (0.25, 0.5, 0.75)
+
+
+def write_run(folder: str, *, status: str | None = "done", age_s: float = 0, **scenario) -> None:
+    """Write a run of three rounds of 2 seconds each."""
+    path = Path(folder)
+    path.mkdir(parents=True)
+    plain = {"name": "small", "seed": 0, "rounds": 3, **scenario}
+    (path / "scenario.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    rounds = [
+        {"round": number, "seconds": 2.0, "steps": 4, "accuracy": accuracy}
+        for number, accuracy in enumerate(ACCURACIES, start=1)
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rounds))
+    (path / "versions.json").write_text("{}")
+    if status is not None:
+        (path / "summary.json").write_text(json.dumps({"status": status, "wall_seconds": 75}))
+    now = time.time()
+    for file in path.iterdir():
+        os.utime(file, (now - age_s, now - age_s))
+
+
+def rows(output: str) -> list[list[str]]:
+    return [line.split() for line in output.splitlines()]
+
+
+def test_runs_are_listed_the_last_one_first(simfl):
+    write_run("runs/old", age_s=7300)
+    write_run("runs/sweep/new", status="failed")
+    result = simfl("ls")
+    assert result.exit_code == 0
+    lines = rows(result.stdout)
+    assert lines[0] == ["#", "2", "runs", "in", "runs"]
+    assert lines[1] == ["run", "name", "state", "round", "result", "time", "last", "written"]
+    expected = ["sweep/new", "small", "failed", "3/3", "accuracy", "0.7500", "1", "min", "15", "s"]
+    assert lines[2][:10] == expected
+    assert lines[3][0] == "old"
+    assert lines[3][-3:] == ["2", "h", "ago"]
+
+
+def test_a_damaged_run_is_listed_as_such(simfl):
+    write_run("runs/a", status=None)
+    with Path("runs/a/metrics.jsonl").open("a") as file:
+        file.write('{"round": 4, "acc')
+    Path("runs/a/scenario.yaml").write_bytes(b"\xff\xfe: [")
+    lines = rows(simfl("ls").stdout)
+    assert lines[2][:5] == ["a", "a", "running", "(damaged)", "3/?"]
+
+
+def test_the_list_of_runs_is_there_for_programs(simfl):
+    write_run("elsewhere/a")
+    (run,) = json.loads(simfl("ls", "elsewhere", "--json").stdout)
+    assert run.pop("last_written") == pytest.approx(time.time(), abs=60)
+    assert run == {
+        "folder": "elsewhere/a",
+        "name": "small",
+        "state": "done",
+        "round": 3,
+        "rounds": 3,
+        "metric": "accuracy",
+        "value": 0.75,
+        "seconds": 75,
+        "faults": [],
+    }
+
+
+def test_a_folder_without_runs_is_no_mistake_and_one_that_is_not_there_is(simfl):
+    Path("runs").mkdir()
+    assert simfl("ls").stdout == "no runs in runs\n"
+    result = simfl("ls", "run")
+    assert result.exit_code == 2
+    assert result.stderr == "run: there is no such folder; give the one that holds the runs\n"
+
+
+def test_two_runs_are_compared_scenarios_first(simfl):
+    write_run("a", client={"per_round": 2})
+    write_run("b", client={"per_round": 3, "batch_size": 5}, seed=1)
+    text = Path("b/metrics.jsonl").read_text()
+    Path("b/metrics.jsonl").write_text(text.replace('"accuracy": 0.5', '"accuracy": 0.625'))
+    result = simfl("compare", "a", "b", "--target", "accuracy=0.6")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[:4] == [
+        "scenarios: 3 keys differ",
+        "  seed: 0 -> 1",
+        "  client.per_round: 2 -> 3",
+        "  client.batch_size: (not there) -> 5",
+    ]
+    assert "rounds: 3 and 3, 3 in common" in lines
+    assert "curves: differ from round 2 on" in lines
+    table = rows(result.stdout)
+    assert ["steps", "never", "4", "4", "0", "0", "—"] in table
+    assert ["accuracy", "2", "0.7500", "0.7500", "0.0000", "0.1250", "2"] in table
+    assert lines[-1] == "to accuracy ≥ 0.6: A in round 3, after 6.0 s; B in round 2, after 4.0 s"
+
+
+def test_runs_that_are_the_same_are_said_to_be(simfl):
+    write_run("a")
+    write_run("b")
+    lines = simfl("compare", "a", "b").stdout.splitlines()
+    assert lines[0] == "scenarios: the same"
+    assert "curves: the same numbers in every round" in lines
+
+
+def test_the_comparison_is_there_for_programs(simfl):
+    write_run("a")
+    write_run("b", seed=1)
+    found = json.loads(simfl("compare", "a", "b", "--json").stdout)
+    assert found["scenario"] == [{"key": "seed", "values": ["0", "1"]}]
+    assert found["first_round"] is None
+    assert found["reached_a"] == {"round": 3, "seconds": 6.0}
+    accuracy = next(m for m in found["metrics"] if m["metric"] == "accuracy")
+    assert (accuracy["final_a"], accuracy["final_difference"]) == (0.75, 0.0)
+
+
+def test_comparing_with_no_run_is_bad_input(simfl):
+    write_run("a")
+    Path("empty").mkdir()
+    result = simfl("compare", "a", "empty")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("empty holds no run: none of scenario.yaml,")
+
+
+def test_a_report_lies_in_its_runs_folder(simfl):
+    write_run("a")
+    result = simfl("report", "a", "--no-data")
+    assert (result.exit_code, result.stdout) == (0, "a/report.html\n")
+    assert Path("a/report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_report_of_several_runs_lies_where_it_is_asked_for(simfl):
+    write_run("a")
+    write_run("b", seed=1)
+    result = simfl("report", "a", "b", "--no-data", "--format", "md", "--target", "accuracy=0.5")
+    assert (result.exit_code, result.stdout) == (0, "report.md\n")
+    lines = Path("report.md").read_text().splitlines()
+    assert "### To accuracy ≥ 0.5" in lines
+    assert "| small | 2 of 2 | 2 | 4.0 s | 0.7500 | 0.7500 |" in lines
+
+
+@pytest.mark.parametrize("format", ["png", "csv", "md", "html"])
+def test_the_format_is_that_of_the_files_name(simfl, format):
+    write_run("a")
+    assert simfl("report", "a", "--no-data", "--out", f"r.{format}").exit_code == 0
+    begins = {"png": b"\x89PNG", "csv": b"run,", "md": b"# small", "html": b"<!doc"}[format]
+    assert Path(f"r.{format}").read_bytes().startswith(begins)
+
+
+def test_a_run_that_is_given_twice_is_one(simfl):
+    write_run("a")
+    simfl("report", "a", "./a/", "--no-data", "--out", "r.csv")
+    assert len(Path("r.csv").read_text().splitlines()) == 1 + len(ACCURACIES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a", "--out", "r.pdf"], "does not end in .html, .png, .csv, .md; give --format"),
+        (["a", "--target", "high"], "target 'high' is not of the form accuracy=0.9"),
+        (["nowhere"], "nowhere holds no run"),
+        (["a", "--out", "no/such/r.html"], "cannot write no/such/r.html"),
+        ([], "Missing argument"),
+    ],
+)
+def test_a_report_that_cannot_be_made_says_why(simfl, arguments, said):
+    write_run("a")
+    result = simfl("report", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_real_run_has_a_report_with_what_its_clients_hold(simfl, scenario):
+    assert simfl("run", scenario, "--backend", "inline", "--out", "out").exit_code == 0
+    assert simfl("report", "out", "--format", "md").exit_code == 0
+    text = Path("out/report.md").read_text()
+    assert "| out | " not in text.splitlines()[0]
+    assert "cannot be loaded" not in text
+    assert "### Ledger" in text.splitlines()
+    assert "### Rounds of a client" in text.splitlines()

@@ -1,0 +1,108 @@
+"""Curves over seeds, by hand and by scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from report_cases import NOW, SCENARIO, records, write_run
+from scipy import stats
+
+from simfl.report.curves import curve, main_metric, metric_keys, smaller_is_better
+from simfl.report.reading import read_run
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Make runs of these accuracies, a list for each seed."""
+
+    def seeds(*accuracies):
+        return [
+            read_run(
+                write_run(tmp_path / str(n), records(a), scenario=SCENARIO | {"seed": n}), now=NOW
+            )
+            for n, a in enumerate(accuracies)
+        ]
+
+    return seeds
+
+
+def test_the_band_of_three_seeds_is_students_by_hand(seeds):
+    """Values 0.6, 0.7, 0.8: mean 0.7, s = 0.1, and t(0.975, 2) = 4.30265 in every table.
+
+    So the band is 0.7 ± 4.30265 * 0.1 / sqrt(3) = 0.7 ± 0.248414.
+    """
+    found = curve(seeds([0.6], [0.7], [0.8]), "accuracy")
+    assert found.mean.tolist() == pytest.approx([0.7])
+    assert (found.high - found.mean).tolist() == pytest.approx([0.248414], abs=1e-6)
+    assert (found.mean - found.low).tolist() == pytest.approx([0.248414], abs=1e-6)
+
+
+def test_the_band_is_scipys_interval(seeds):
+    rng = np.random.default_rng(0)
+    values_SR = rng.uniform(size=(5, 4))
+    found = curve(seeds(*values_SR.tolist()), "accuracy")
+    low_R, high_R = stats.t.interval(
+        0.95, 4, loc=values_SR.mean(axis=0), scale=stats.sem(values_SR, axis=0)
+    )
+    assert found.low == pytest.approx(low_R)
+    assert found.high == pytest.approx(high_R)
+
+
+def test_one_seed_has_no_band(seeds):
+    found = curve(seeds([0.6, 0.7]), "accuracy")
+    assert found.mean.tolist() == [0.6, 0.7]
+    assert not found.has_band
+
+
+def test_a_round_that_fewer_seeds_have_is_over_those(seeds):
+    found = curve(seeds([0.6, 0.8], [0.7]), "accuracy")
+    assert found.rounds.tolist() == [1, 2]
+    assert found.mean.tolist() == pytest.approx([0.65, 0.8])
+    assert found.seeds.tolist() == [2, 1]
+    assert [math.isnan(edge) for edge in found.low] == [False, True]
+
+
+def test_rounds_that_were_not_evaluated_are_not_in_the_curve(seeds):
+    assert curve(seeds([None, 0.7, None]), "accuracy").rounds.tolist() == [2]
+
+
+def test_what_is_not_finite_is_in_no_mean(seeds):
+    assert curve(seeds([math.nan], [0.5]), "accuracy").mean.tolist() == [0.5]
+
+
+def test_what_no_run_has_is_no_curve(seeds):
+    assert curve(seeds([0.5]), "mae") is None
+
+
+def test_metrics_are_the_losses_first_and_neither_counts_nor_times(tmp_path):
+    record = {
+        "round": 1,
+        "seconds": 1,
+        "seconds_train": 1,
+        "accuracy": 0.5,
+        "top_5": 0.9,
+        "delta_norm": 1,
+        "loss": 0.1,
+        "train_loss": 0.2,
+        "clients": 2,
+        "sent_bytes": 10,
+        "retries": 0,
+        "client_accuracy": 0.4,
+    }
+    run = read_run(write_run(tmp_path / "a", [record]), now=NOW)
+    keys = metric_keys([run])
+    assert keys == ["train_loss", "loss", "accuracy", "top_5", "delta_norm"]
+    assert main_metric(keys) == "accuracy"
+    assert main_metric(["train_loss", "loss", "mae"]) == "loss"
+
+
+def test_losses_and_errors_are_the_better_the_smaller():
+    assert [smaller_is_better(m) for m in ("loss", "train_loss", "mae", "accuracy", "top_5")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]

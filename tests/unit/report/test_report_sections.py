@@ -1,0 +1,200 @@
+"""What a report says of its runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from report_cases import SCENARIO, done, records, write_run
+
+from simfl.report.charts import Bars, Histogram, Lines
+from simfl.report.report import write_report
+
+WRITTEN = "2026-11-24 12:00"
+
+
+def section(report, title):
+    return next(section for section in report.sections if section.title == title)
+
+
+def chart(report, title):
+    return next(chart for chart in report.charts if chart.title == title)
+
+
+def table(report, title):
+    tables = [table for section in report.sections for table in section.tables]
+    return next(table for table in tables if table.title == title)
+
+
+def test_one_run_is_summed_up_in_tiles(make, full):
+    tiles = {tile.label: (tile.value, tile.detail) for tile in make(full[0]).tiles}
+    assert tiles == {
+        "state": ("done", ""),
+        "rounds": ("3", "of 3"),
+        "accuracy": ("0.7500", "its best"),
+        "time": ("7.0 s", "0.4 rounds/s"),
+        "clients a round": ("2", "of 4"),
+        "seed": ("0", ""),
+    }
+
+
+def test_several_runs_are_a_table_with_a_row_and_a_colour_each(make, full):
+    report = make(*full)
+    assert [row[0] for row in report.runs.rows] == ["slow-0", "slow-1", "fast-0", "fast-1"]
+    assert [row[3] for row in report.runs.rows] == ["done", "done", "done", "failed"]
+    first, second, third, fourth = report.runs.colours
+    assert first == second != third == fourth
+
+
+def test_each_group_is_one_curve_in_its_colour_with_a_band(make, full):
+    report = make(*full)
+    curves = chart(report, "Test accuracy")
+    assert isinstance(curves, Lines)
+    assert [line.label for line in curves.lines] == ["slow", "fast"]
+    assert [line.colour for line in curves.lines] == list(dict.fromkeys(report.runs.colours))
+    # Round 2: 0.5 and 0.5625 on one side, 0.625 and 0.6875 on the other.
+    assert [line.y[1] for line in curves.lines] == [0.53125, 0.65625]
+    assert all(line.band is not None for line in curves.lines)
+    assert "Student-t 95 %" in section(report, "Learning").lead
+
+
+def test_rounds_and_seconds_to_the_target_are_listed_by_group(make, full):
+    """All reach 0.75 in round 3, after 3 rounds of 2 seconds."""
+    rows = table(make(*full), "To accuracy ≥ 0.75").rows
+    assert [row[:4] for row in rows] == [
+        ("slow", "2 of 2", "3", "6.0 s"),
+        ("fast", "2 of 2", "3", "6.0 s"),
+    ]
+
+
+def test_the_differences_of_scenarios_are_a_table(make, full):
+    found = table(make(*full), "Where the resolved scenarios differ")
+    assert found.header == ("key", "slow", "fast")
+    assert found.rows == (("client.optimizer.lrate", "0.1", "0.5"),)
+
+
+def test_clients_are_counted_by_how_often_they_took_part(make, full):
+    """Of 4 clients one took part never, one once, one twice, one three times."""
+    found = chart(make(full[0]), "How often clients took part")
+    assert isinstance(found, Histogram)
+    assert found.edges.tolist() == [-0.5, 0.5, 1.5, 2.5, 3.5]
+    assert found.stacks[0].values == (1, 1, 1, 1)
+
+
+def test_the_last_evaluation_is_a_histogram_in_percent(make, full):
+    """Accuracies 0.25, 0.5, 0.75 and 1 in bins of 0.05: a quarter of the clients each."""
+    found = chart(make(full[0]), "Clients by their last evaluation")
+    assert [i for i, share in enumerate(found.stacks[0].values) if share] == [5, 10, 15, 19]
+    assert sum(found.stacks[0].values) == 100
+
+
+def test_the_worst_tenth_and_the_variance_are_those_of_the_table(make, full):
+    """0.25, 0.5, 0.75, 1: mean 0.625, variance (0.375² + 0.125²) / 2 = 0.078125."""
+    (row,) = table(make(full[0]), "After the last evaluation").rows
+    assert row == ("slow-0", "3", "4", "0.6250", "0.0781", "0.2500", "1.0000", "0.2500")
+
+
+def test_the_time_is_the_ledgers_by_phase(make, full):
+    found = chart(make(full[0]), "Seconds by phase")
+    assert {stack.label: stack.values for stack in found.stacks} == {
+        "start": (1.0,),
+        "train": (4.5,),
+        "evaluate": (1.5,),
+    }
+
+
+def test_without_a_ledger_the_time_is_that_of_rounds_and_the_rest(make, tmp_path):
+    """Three rounds of 1.5 seconds of training in 7 seconds leave 2.5."""
+    rounds = records([None] * 3, seconds=1.5, seconds_train=1.5)
+    found = chart(make(write_run(tmp_path / "a", rounds, summary=done(7))), "Seconds by phase")
+    assert {s.label: s.values for s in found.stacks} == {"train": (4.5,), "rest": (2.5,)}
+
+
+def test_actors_are_busy_for_their_share_of_the_training(make, full):
+    """3 and 1.5 seconds of 4.5."""
+    found = chart(make(full[0]), "How busy actors were")
+    assert isinstance(found, Bars)
+    assert found.names == ("client-0", "client-1")
+    assert found.stacks[0].values == pytest.approx((2 / 3, 1 / 3))
+
+
+def test_what_was_lost_is_counted_and_what_ended_a_run_is_said(make, full):
+    rows = table(make(*full), "Lost work").rows
+    assert rows[2] == ("fast-0", "done", "2", "0", "—")
+    assert rows[3] == ("fast-1", "failed", "3", "0", "no memory")
+
+
+def test_a_run_without_losses_says_so(make, tmp_path):
+    report = make(write_run(tmp_path / "a", records([0.5]), summary=done()))
+    assert section(report, "Failures").lead.startswith("No update was dropped")
+
+
+def test_the_labels_are_those_of_the_data_set_made_again(make, tmp_path):
+    """scikit-learn's digits: 1,797 images of ten digits."""
+    run = write_run(tmp_path / "a", records([0.5]), summary=done())
+    skew = chart(make(run, with_data=True), "Labels of each client")
+    assert [stack.label for stack in skew.stacks] == [str(digit) for digit in range(10)]
+    assert sum(stack.values[0] for stack in skew.stacks) == pytest.approx(1)
+    assert "1,797 examples" in chart(make(run, with_data=True), "Examples per client").note
+
+
+def test_data_that_cannot_be_loaded_are_left_out_and_told_of(make, tmp_path):
+    scenario = SCENARIO | {"data": {"source": "npz", "path": str(tmp_path / "gone.npz")}}
+    run = write_run(tmp_path / "a", records([0.5]), scenario=scenario, summary=done())
+    notes = section(make(run, with_data=True), "Population").notes
+    assert len(notes) == 1
+    assert "the data cannot be loaded, so they are left out" in notes[0]
+
+
+def test_a_run_that_has_just_begun_has_a_report(make, tmp_path):
+    report = make(write_run(tmp_path / "a"))
+    assert "no round has been written yet" in section(report, "Learning").notes[0]
+    assert {tile.label: tile.value for tile in report.tiles}["state"] == "running"
+
+
+def test_what_is_missing_is_told_once_for_all_runs(make, tmp_path):
+    runs = [write_run(tmp_path / name, records([0.5]), summary=done()) for name in "ab"]
+    notes = section(make(*runs), "Provenance").notes
+    assert notes == ("clients.parquet is not there: nothing is known of single clients (a, b)",)
+
+
+def test_numbers_that_are_not_finite_are_told_of(make, tmp_path):
+    rounds = records([0.5, 0.5])
+    rounds[1]["train_loss"] = float("nan")
+    report = make(write_run(tmp_path / "a", rounds, summary=done()))
+    assert "a: train_loss is not finite in 1 rounds, first in round 2" in "".join(
+        section(report, "Learning").notes
+    )
+
+
+def test_a_csv_has_a_row_for_each_run_and_round(make, full, tmp_path):
+    out = tmp_path / "r.csv"
+    write_report(make(*full), out, format="csv", written=WRITTEN)
+    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert len(rows) == 12
+    assert rows[4]["run"] == "slow-1"
+    assert (rows[4]["group"], rows[4]["seed"], rows[4]["round"]) == ("slow", "1", "2")
+    assert rows[4]["accuracy"] == "0.5625"
+
+
+def test_markdown_has_the_tables(make, full, tmp_path):
+    out = tmp_path / "r.md"
+    write_report(make(*full), out, format="md", written=WRITTEN)
+    lines = out.read_text().splitlines()
+    assert lines[0] == "# small"
+    assert "| client.optimizer.lrate | 0.1 | 0.5 |" in lines
+    assert "| slow | 2 of 2 | 3 | 6.0 s | 0.7500 | 0.7500 |" in lines
+
+
+def test_a_picture_has_all_charts(make, full, tmp_path):
+    from matplotlib.image import imread
+
+    out = tmp_path / "r.png"
+    report = make(*full)
+    write_report(report, out, format="png", written=WRITTEN)
+    pixels = (imread(out)[:, :, :3] * 255).round().astype(int)
+    found = {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
+    # Both groups' colours: #4e79a7 and #f28e2b.
+    assert {(0x4E, 0x79, 0xA7), (0xF2, 0x8E, 0x2B)} <= found
+    assert pixels.shape[0] > 100 * len(report.charts)
