@@ -34,10 +34,7 @@ Indexes: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 CONFIDENCE = 0.95
 BAND = "mean over seeds ± Student-t 95 % confidence interval"
 
-_COUNTS = (
-    *("clients", "dropped", "examples", "examples_seen", "steps"),
-    *("sent_bytes", "received_bytes"),
-)
+_COUNTS = ("clients", "dropped", "examples", "examples_seen", "steps")
 _SMALLER = ("loss", "mae", "mse", "error", "perplexity")
 
 
@@ -123,7 +120,7 @@ def elapsed(record_seconds: Iterable[Record]) -> list[float]:
 
 
 def _is_count_or_client(key: str) -> bool:
-    return key in _COUNTS or key.startswith("client_")
+    return key in _COUNTS or key.endswith("_bytes") or key.startswith("client_")
 
 
 def _band(values: Sequence[float]) -> tuple[float, float, float]:

@@ -88,6 +88,7 @@ def test_metrics_are_the_losses_first_and_neither_counts_nor_times(tmp_path):
         "train_loss": 0.2,
         "clients": 2,
         "sent_bytes": 10,
+        "aux_bytes": 5,
         "retries": 0,
         "client_accuracy": 0.4,
     }
