@@ -21,7 +21,7 @@ from simfl.vector import Vector
 CLIENTS = (0, 1, 2)
 
 
-def simulation(aggregator: str = "mean") -> Simulation:
+def simulation(aggregator: str = "mean", stack: int = 1) -> Simulation:
     return build(
         simfl.load_scenario(
             {
@@ -30,6 +30,7 @@ def simulation(aggregator: str = "mean") -> Simulation:
                 "model": {"kind": "mlp", "hidden": [4], "dropout": 0.5},
                 "client": {
                     "batch_size": 100,
+                    "stack": stack,
                     "optimizer": {
                         "lrate": 0.1,
                         "w_decay": 0.01,
@@ -75,23 +76,30 @@ def actors(sim: Simulation) -> tuple[ServerActor, ClientActor]:
     return server, client
 
 
-def run_round(sim: Simulation, store: Store) -> Vector:
-    """Run a round of three chunks of one client, all messages through the store; twice the first
-    chunk, as after a loss. Return the new weights."""
+def run_round(sim: Simulation, store: Store, *, size: int = 1) -> None:
+    """Run a round in chunks of that size, all messages through the store; twice the first chunk, as
+    after a loss, and the last one before the others."""
     server, client = actors(sim)
     plan = RoundPlan(1, CLIENTS)
     broadcast, _ = map(store.pass_on, server.snapshot(1))
-    chunks = [Chunk(1, start, (CLIENTS[start],), len(CLIENTS)) for start in (0, 0, 2, 1)]
-    partials = [store.pass_on(client.train_chunk(chunk, broadcast, None)[1]) for chunk in chunks]
+    starts = list(range(0, len(CLIENTS), size))
+    chunks = [
+        Chunk(1, start, CLIENTS[start : start + size], len(CLIENTS))
+        for start in (0, 0, *reversed(starts[1:]))
+    ]
+    partials = [
+        store.pass_on(client.train_chunk(chunk, broadcast, *[None] * len(chunk.clients))[1])
+        for chunk in chunks
+    ]
     for partial in partials[:-1]:
         server.receive(partial)
     server.end_round(plan, partials[-1])
-    return server._built.get_weights()
 
 
-def test_no_step_of_a_round_writes_to_the_store() -> None:
+@pytest.mark.parametrize("stack", [1, 2])
+def test_no_step_of_a_round_writes_to_the_store(stack: int) -> None:
     store = Store()
-    run_round(simulation(), store)
+    run_round(simulation(stack=stack), store, size=stack)
     assert store.is_unchanged
 
 
