@@ -82,13 +82,14 @@ def rounds(
         titles, samples = _watch(scenario, Path(name, "run"))
     tenth = count // 10
     early = _medians(samples, range(tenth, 2 * tenth))
+    middle = _medians(samples, range(count // 2, count // 2 + tenth))
     late = _medians(samples, range(count - tenth, count))
     is_flat = True
-    print(f"{'MB':<40}{f'{tenth} to {2 * tenth}':>12}{f'last {tenth}':>12}{'change':>10}")
-    for pid in sorted(early.keys() & late.keys(), key=lambda pid: -late[pid]):
+    print(f"{'MB':<40}{'2nd tenth':>12}{'6th':>10}{'10th':>10}{'change':>10}")
+    for pid in sorted(early.keys() & middle.keys() & late.keys(), key=lambda pid: -late[pid]):
         change = late[pid] / early[pid] - 1
         is_flat = is_flat and change <= _ALLOWED_GROWTH
-        sizes = f"{early[pid] / 1e6:>12.1f}{late[pid] / 1e6:>12.1f}"
+        sizes = f"{early[pid] / 1e6:>12.1f}{middle[pid] / 1e6:>10.1f}{late[pid] / 1e6:>10.1f}"
         print(f"{titles[pid]:<40}{sizes}{change:>+10.1%}")
     print("PASS" if is_flat else f"FAIL: a process has grown by more than {_ALLOWED_GROWTH:.0%}")
     sys.exit(0 if is_flat else 1)
@@ -155,7 +156,7 @@ def _watch(scenario: Path, out: Path) -> tuple[dict[int, str], list[Sample]]:
     while run.poll() is None:
         done = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
         processes = descendants(run.pid)
-        titles |= {process.pid: _short(process) for process in processes}
+        titles |= {process.pid: _short(process) for process in processes if process.title}
         pids = [run.pid, *(process.pid for process in processes)]
         samples.append(Sample(done, {pid: own_bytes(pid) for pid in pids}))
         time.sleep(_POLL_S)
