@@ -15,7 +15,14 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SERVER", "derive_seed", "hashed_orders", "numpy_generator", "torch_generator"]
+__all__ = [
+    "SERVER",
+    "derive_seed",
+    "derive_seeds",
+    "hashed_orders",
+    "numpy_generator",
+    "torch_generator",
+]
 
 SERVER: Final = -1
 """The client id under which the server draws."""
@@ -31,6 +38,19 @@ def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = 0, ste
     """
     key = struct.pack("<4q", seed, round, client, step) + purpose.encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+
+
+def derive_seeds(seeds: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]) -> Any:
+    """Derive a seed of 63 bits for each pair: many at once, where ``derive_seed`` would be slow.
+
+    Args:
+        seeds: any integers of 63 bits, int64.
+        steps: what is drawn for, from 0, of the same shape.
+
+    Source: SplitMix64, see ``hashed_orders``.
+    """
+    hashed = _splitmix(seeds.astype(np.uint64), steps.astype(np.uint64))
+    return (hashed >> np.uint64(1)).astype(np.int64)
 
 
 def hashed_orders(

@@ -126,8 +126,7 @@ class ClientHost:
         """Train a stack, and those of it one at a time that have no step to do."""
         if self._stacks is None:
             return self._train_singly(clients, broadcast, states)
-        num_examples = np.array([len(self._dataset.train_rows(client)) for client in clients])
-        num_steps = self._recipe.work.num_steps(num_examples)
+        num_steps = self._recipe.work.num_steps(self._dataset.num_train_examples(clients))
         busy = int((num_steps > 0).sum())
         assert (np.diff(num_steps) <= 0).all(), "longest local work first"
         if busy == 0:

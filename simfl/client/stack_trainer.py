@@ -144,7 +144,7 @@ class StackTrainer:
         steps = plan.num_steps
         columns: list[np.ndarray[Any, Any]] = [
             np.asarray(clients),
-            np.array([len(self._dataset.train_rows(client)) for client in clients]),
+            self._dataset.num_train_examples(clients),
             steps,
             plan.sizes.sum(axis=0),
             (losses * plan.sizes).sum(axis=0),

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from simfl.seeding import derive_seed, hashed_orders
+from simfl.seeding import derive_seed, derive_seeds, hashed_orders
 
 __all__ = ["LocalWork", "StepPlan"]
 
@@ -92,15 +92,16 @@ def _draw(
     clients: Sequence[int],
 ) -> Column:
     """Return each client's rows in an order for each of its epochs, all after one another."""
-    seeds = [
-        derive_seed(seed, "shuffle", round=round, client=client, step=epoch)
-        for client, num_epochs in zip(clients, num_epochs_C.tolist(), strict=True)
-        for epoch in range(num_epochs)
-    ]
+    base = np.array(derive_seed(seed, "shuffle", round=round))
+    seed_C = derive_seeds(np.broadcast_to(base, len(clients)), np.asarray(clients))
+    first_C = np.cumsum(num_epochs_C) - num_epochs_C
+    epochs = np.arange(num_epochs_C.sum()) - np.repeat(first_C, num_epochs_C)
+    seeds = derive_seeds(np.repeat(seed_C, num_epochs_C), epochs)
+
     num_rows_C = np.array([len(own) for own in rows], dtype=np.int64)
     lengths = np.repeat(num_rows_C, num_epochs_C)
     begins = np.repeat(np.cumsum(num_rows_C) - num_rows_C, num_epochs_C)
-    orders = hashed_orders(np.array(seeds, dtype=np.int64), lengths)
+    orders = hashed_orders(seeds, lengths)
     held: Column = np.concatenate(rows)
     drawn: Column = held[orders + np.repeat(begins, lengths)]
     return drawn

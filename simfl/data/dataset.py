@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -68,9 +69,10 @@ class FederatedDataset:
         held_out = self.holdout_rows(client)
         return held_out if len(held_out) else self.train_rows(client)
 
-    def num_train_examples(self) -> Array:
-        """Return how many examples each client trains on: [clients] int64."""
-        counts: Array = self.holdout_offsets - self.offsets[:-1]
+    def num_train_examples(self, clients: Sequence[int] | None = None) -> Array:
+        """Return how many examples each client trains on, int64: of these clients, or of all."""
+        which = slice(self.num_clients) if clients is None else np.asarray(clients)
+        counts: Array = self.holdout_offsets[which] - self.offsets[which]
         return counts
 
     def without_examples(self) -> FederatedDataset:

@@ -23,7 +23,7 @@ W = TypeVar("W")
 HANDED_OUT = 0.8
 """The share of the work that is left which the next chunk of every worker may take together."""
 
-WORTH_A_CALL_S = 0.05
+WORTH_A_CALL_S = 0.1
 """How much work in a call makes up for what the call itself costs, a few milliseconds."""
 
 UNEVEN = 8

@@ -80,11 +80,11 @@ def test_guided_chunks_cover_the_cohort_however_much_work_is_worth_a_call(
 
 
 def test_a_short_round_is_one_chunk_for_each_worker_cut_where_subtrees_end() -> None:
-    """500 clients of 2 steps, 1 ms each: half of them are at work for 0.5 s, and the last fifth of
-    that would be worth a call (0.1 s). At 0.1 ms it is not."""
+    """500 clients of 2 steps, 2 ms each: half of them are at work for 1 s, and the last fifth of
+    that is worth a call (0.1 s). At 0.1 ms it is not."""
     plan = RoundPlan(1, tuple(range(500)), (2,) * 500)
     slow, fast = Pace(), Pace()
-    slow.learn(plan, [report(0.25), report(0.75)])
+    slow.learn(plan, [report(0.5), report(1.5)])
     fast.learn(plan, [report(0.025), report(0.075)])
     assert len(guided_chunks(plan, 2, least_work=slow.least_work)) > 2
     sizes = [len(c.clients) for c in guided_chunks(plan, 2, least_work=fast.least_work)]
