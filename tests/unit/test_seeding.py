@@ -103,7 +103,7 @@ def test_orders_drawn_together_are_those_drawn_alone() -> None:
 
 
 def test_every_order_of_three_is_drawn_about_as_often() -> None:
-    """6,000 draws of 6 orders: 1,000 each, with a standard deviation of 29; five of them allowed."""
+    """6,000 draws of 6 orders: 1,000 each, with a standard deviation of 29, times five."""
     seeds = derive_seeds(np.zeros(6000, dtype=np.int64), np.arange(6000))
     orders = hashed_orders(seeds, np.full(6000, 3)).reshape(6000, 3)
     _, counts = np.unique(orders, axis=0, return_counts=True)
