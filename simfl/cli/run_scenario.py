@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -61,8 +60,6 @@ def run_scenario(
         raise typer.BadParameter("goes with --backend ray only", param_hint="--address")
     if resume is Resume.auto and out is None:
         raise typer.BadParameter("needs --out, the folder to go on in", param_hint="--resume")
-    if backend is Backend.ray and address is None:
-        _start_early(file, overrides, profile=profile)
     seeded = [] if seed is None else [f"seed={seed}"]
     scenario = load(file, [*overrides, *seeded])
 
@@ -79,19 +76,3 @@ def run_scenario(
     )
     if quiet:
         typer.echo(result.out)
-
-
-def _start_early(file: str, overrides: Sequence[str], *, profile: bool) -> None:
-    """Have Ray start while torch is imported, where a look at the file shows that it will do."""
-    import yaml
-
-    from simfl.cluster.early import start_early
-
-    if any(override.startswith("cluster") for override in overrides):
-        return
-    try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return  # told of when it is read in earnest, or the name of a shipped one
-    if isinstance(values, dict):
-        start_early(values.get("cluster", {}), keeps_events=profile)

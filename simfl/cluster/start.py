@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from simfl.cluster.early import connect_with
+from simfl.cluster.connect import connect
 from simfl.cluster.pool import cpus_of_this_machine
 from simfl.cluster.setup import EngineSetup
 
@@ -25,7 +25,7 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
     options = setup.options
     dedicated = options.placement == "dedicated"
     num_actors = setup.dataset.num_clients if dedicated else options.actors or 1
-    connection = connect_with(
+    connection = connect(
         address=options.address,
         # Ray's CPUs are an account and not a limit: what the scenario asks for may be had here.
         num_cpus=max(cpus_of_this_machine(), math.ceil(num_actors * options.num_cpus)),

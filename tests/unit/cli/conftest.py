@@ -3,7 +3,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -40,18 +39,6 @@ def scenario(tmp_path: Path) -> str:
     """A good scenario's file name."""
     Path("s.yaml").write_text(SCENARIO)
     return "s.yaml"
-
-
-@pytest.fixture(autouse=True)
-def early(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bool]]:
-    """Note what Ray would be started early for, instead of starting it."""
-    noted: list[tuple[Any, bool]] = []
-
-    def start_early(cluster: Any, *, keeps_events: bool) -> None:
-        noted.append((cluster, keeps_events))
-
-    monkeypatch.setattr("simfl.cluster.early.start_early", start_early)
-    return noted
 
 
 @pytest.fixture(autouse=True)

@@ -61,34 +61,6 @@ def test_by_default_a_run_is_on_ray_in_a_folder_of_its_own(simfl, scenario, call
     assert (calls[0]["backend"], calls[0]["out"], calls[0]["address"]) == ("ray", None, None)
 
 
-def test_ray_is_started_for_what_the_file_says_of_the_cluster(simfl, scenario, calls, early):
-    simfl("run", scenario)
-    with Path(scenario).open("a") as file:
-        file.write("cluster: {threads: 2}\n")
-    simfl("run", scenario, "--profile", "--set", "rounds=1")
-    assert early == [({}, False), ({"threads": 2}, True)]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["s.yaml", "--backend", "inline"],
-        ["s.yaml", "--address", "host:6379"],
-        ["s.yaml", "--set", "cluster.actors=9"],
-        ["quickstart"],
-        ["nonsense.yaml"],
-        ["list.yaml"],
-    ],
-)
-def test_ray_is_not_started_early_where_the_file_does_not_say_it_all(
-    arguments, simfl, scenario, calls, early
-):
-    Path("nonsense.yaml").write_text("a: [b")
-    Path("list.yaml").write_text("[a, b]")
-    simfl("run", *arguments)
-    assert early == []
-
-
 def test_a_quiet_run_prints_its_folder(simfl, scenario, calls):
     result = simfl("run", scenario, "--quiet")
     assert result.output == f"{Path('runs/1')}\n"
