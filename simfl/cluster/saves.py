@@ -9,9 +9,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from simfl.cluster.failures import explain, is_actor_loss
+from simfl.cluster.failures import explain, is_actor_loss, is_object_loss
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.engine import PlannedShard, StateTable
+from simfl.errors import StatesLostError
 from simfl.messages import SaveOrder
 
 __all__ = ["Saves"]
@@ -74,6 +75,7 @@ class Saves:
 
         Raises:
             CheckpointError: if it cannot be written.
+            StatesLostError: if states were lost with a node before they were.
         """
         pending, self._pending = self._pending, None
         if pending is None:
@@ -83,6 +85,10 @@ class Saves:
                 self._states.written(plan, ray.get(shard))
             ray.get(pending.last)
         except RayError as error:
+            if is_object_loss(error):
+                raise StatesLostError(
+                    "states were lost with a node, unsaved"
+                ) from None
             if not is_actor_loss(error):
                 raise explain(error, doing="writing a checkpoint") from None
 

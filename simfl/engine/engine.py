@@ -63,6 +63,7 @@ class Engine(Protocol):
 
         Raises:
             CheckpointError: if it cannot be written.
+            StatesLostError: if states were lost with a node before they were.
         """
 
     def restore(self, found: Found) -> Handle:

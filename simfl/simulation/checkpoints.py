@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simfl.checkpoint import Found, latest_checkpoint, open_storage
 from simfl.engine import Engine, Handle
-from simfl.errors import CheckpointError, InputError, RunError
+from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
 from simfl.messages import SaveOrder
 from simfl.scenario import Scenario
 
@@ -80,7 +80,8 @@ class Checkpoints:
 
     def go_back(self, engine: Engine) -> tuple[int, Handle]:
         """Return the last saved round, 0 for the start, and what the next one starts from."""
-        self.finish(engine)
+        with suppress(StatesLostError):  # what was not saved is trained again
+            self.finish(engine)
         found = self.find() if self._every else NOTHING
         checkpoint = found.checkpoint
         return checkpoint.round if checkpoint else 0, engine.restore(found)

@@ -59,19 +59,18 @@ def run_rounds(
     while round < scenario.rounds:
         try:
             done = _run_round(simulation, engine, handle, round=round + 1, clock=clock)
+            round, handle = round + 1, done.handle
+            yield done
+            clock.enter("checkpoint")
+            checkpoints.save_if_due(engine, handle, round=round)
+            if round == scenario.rounds:
+                checkpoints.finish(engine)
         except StatesLostError:
             setbacks += 1
             if setbacks > scenario.cluster.max_retries:
                 raise
             clock.enter("checkpoint")
             round, handle = checkpoints.go_back(engine)
-            continue
-        round, handle = round + 1, done.handle
-        yield done
-        clock.enter("checkpoint")
-        checkpoints.save_if_due(engine, handle, round=round)
-    clock.enter("checkpoint")
-    checkpoints.finish(engine)
 
 
 def _run_round(

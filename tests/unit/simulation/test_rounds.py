@@ -1,0 +1,49 @@
+"""The round loop goes back where states are lost, in whatever it was doing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import simfl
+from simfl.engine import InlineEngine
+from simfl.errors import StatesLostError
+from simfl.observers import reproducible
+
+SCENARIO: dict[str, Any] = {
+    "rounds": 5,
+    "data": {"source": "digits", "partition": {"kind": "iid", "clients": 6}},
+    "model": {"kind": "logistic"},
+    "client": {
+        "per_round": 3,
+        "batch_size": 50,
+        "optimizer": {"lrate": 0.1, "modules": ["momentum"]},
+    },
+    "evaluation": {"every": 0},
+    "checkpoint": {"every": 2},
+}
+
+
+@pytest.mark.parametrize("when", ["save", "flush", "train"])
+def test_states_lost_while_saving_or_training_are_trained_again(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call fails, as if a node had gone; the numbers are those of an undisturbed run."""
+    expected = simfl.run(SCENARIO, out=tmp_path / "undisturbed", backend="inline")
+    calls = []
+    undisturbed = getattr(InlineEngine, when)
+
+    def disturbed(engine: InlineEngine, *arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == (1 if when == "flush" else 2):
+            raise StatesLostError("a node has gone")
+        return undisturbed(engine, *arguments)
+
+    monkeypatch.setattr(InlineEngine, when, disturbed)
+    result = simfl.run(SCENARIO, out=tmp_path / "disturbed", backend="inline")
+    assert len(calls) >= 2, "the run has not gone back"
+    assert list(map(reproducible, result.history)) == list(map(reproducible, expected.history))
+    for name, array in expected.weights.items():
+        assert result.weights[name].tobytes() == array.tobytes()
