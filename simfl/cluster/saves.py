@@ -86,9 +86,7 @@ class Saves:
             ray.get(pending.last)
         except RayError as error:
             if is_object_loss(error):
-                raise StatesLostError(
-                    "states were lost with a node, unsaved"
-                ) from None
+                raise StatesLostError("states were lost with a node, unsaved") from None
             if not is_actor_loss(error):
                 raise explain(error, doing="writing a checkpoint") from None
 
