@@ -53,9 +53,10 @@ def report_runs(
     Runs that differ in their seed only are one curve, with a confidence band. Runs may be going
     on, or have failed: what is missing is said.
     """
-    from simfl.report.report import make_report, write_report
+    from simfl.report.report import make_report
     from simfl.report.study import make_study
     from simfl.report.targets import parse_target
+    from simfl.report.writing import write_report
 
     chosen = None if target is None else parse_target(target)
     kind = format or _format_of(out)

@@ -1,15 +1,9 @@
-"""From runs to a report: a page, a picture, a table of numbers, or text."""
+"""From runs to a report, whatever it is written as."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, TypeAlias
 
-from simfl.errors import InputError
 from simfl.report.charts import Chart, Table
 from simfl.report.fairness import fairness_section
 from simfl.report.learning import learning_section
@@ -20,10 +14,7 @@ from simfl.report.provenance import differences_section, provenance_section
 from simfl.report.study import Section, Study
 from simfl.report.timing import timing_section
 
-__all__ = ["FORMATS", "Format", "Report", "make_report", "write_report"]
-
-Format: TypeAlias = Literal["html", "png", "csv", "md"]
-FORMATS: tuple[Format, ...] = ("html", "png", "csv", "md")
+__all__ = ["Report", "make_report"]
 
 
 @dataclass(frozen=True)
@@ -77,86 +68,3 @@ def _subtitle(study: Study) -> str:
     labels = [group.label for group in study.groups]
     shown = ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
     return f"{len(study.runs)} runs: {shown}"
-
-
-def write_report(report: Report, path: Path, *, format: Format, written: str) -> None:
-    """Write a report as one file.
-
-    Args:
-        report: what to write.
-        path: the file.
-        format: ``html``: a page that needs no network; ``png``: its charts; ``csv``: a row for
-            each run and round; ``md``: its tables as Markdown.
-        written: the time, in words.
-
-    Raises:
-        InputError: if the file cannot be written.
-        MissingExtraError: if the page needs a package that is not installed.
-    """
-    try:
-        if format == "png":
-            from simfl.report.draw_png import draw_png
-
-            draw_png(report.charts, path, title=report.title)
-        else:
-            path.write_text(_text(report, format, written), encoding="utf-8", newline="")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another --out") from None
-
-
-def _text(report: Report, format: Format, written: str) -> str:
-    if format == "csv":
-        return _csv(report.study)
-    if format == "md":
-        return "\n".join(_markdown(report, written)) + "\n"
-    from simfl.report.page import render_page
-
-    return render_page(report, written=written)
-
-
-def _csv(study: Study) -> str:
-    keys = dict.fromkeys(key for run in study.runs for record in run.records for key in record)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("run", "group", "seed", *keys))
-    for group in study.groups:
-        for run in group.members:
-            for record in run.records:
-                numbers = (record.get(key, "") for key in keys)
-                table.writerow((run.folder.name, group.label, run.seed, *numbers))
-    return text.getvalue()
-
-
-def _markdown(report: Report, written: str) -> Iterator[str]:
-    yield f"# {_cell(report.title)}"
-    yield ""
-    yield f"{report.subtitle}. Written {written}."
-    yield ""
-    yield from _markdown_table(report.runs)
-    for section in report.sections:
-        if not (section.tables or section.notes):
-            continue
-        yield f"## {section.title}"
-        yield ""
-        for table in section.tables:
-            yield f"### {table.title}"
-            yield ""
-            yield from _markdown_table(table)
-        yield from (f"- {note}" for note in section.notes)
-        if section.notes:
-            yield ""
-
-
-def _markdown_table(table: Table) -> Iterator[str]:
-    yield f"| {' | '.join(map(_cell, table.header))} |"
-    yield f"|{'---|' * len(table.header)}"
-    for row in table.rows:
-        yield f"| {' | '.join(map(_cell, row))} |"
-    yield ""
-    if table.note:
-        yield table.note
-        yield ""
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

@@ -15,7 +15,7 @@ from report_cases import SCENARIO, done, records, write_run
 from simfl.errors import MissingExtraError
 from simfl.report.draw_plotly import library
 from simfl.report.page import wide_charts
-from simfl.report.report import write_report
+from simfl.report.writing import write_report
 
 OPTIONS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),

@@ -9,7 +9,7 @@ import pytest
 from report_cases import SCENARIO, done, records, write_run
 
 from simfl.report.charts import Bars, Histogram, Lines
-from simfl.report.report import write_report
+from simfl.report.writing import write_report
 
 WRITTEN = "2026-11-24 12:00"
 

@@ -14,9 +14,10 @@ from simfl.cli.compare_runs import described
 from simfl.report.comparison import compare
 from simfl.report.draw_plotly import specification
 from simfl.report.reading import read_run
-from simfl.report.report import make_report, write_report
+from simfl.report.report import make_report
 from simfl.report.study import make_study
 from simfl.report.targets import default_target
+from simfl.report.writing import write_report
 
 FILES = ("scenario.yaml", "metrics.jsonl", "summary.json", "versions.json", "clients.parquet")
 
