@@ -65,13 +65,18 @@ def test_mlflow_has_one_run_with_each_round_once(tmp_path: Path) -> None:
 def test_wandb_writes_each_part_of_a_run_offline_under_one_id(tmp_path: Path) -> None:
     import wandb
 
-    observe_twice(lambda: WandB(project="digits", mode="offline"), tmp_path)
+    def make() -> WandB:
+        return WandB(project="digits", mode="offline")
+
+    # Folders of their own: W&B names its folder by the second in which a part has begun.
+    observe(make(), tmp_path / "before", done=0, until=4, status="interrupted")
+    observe(make(), tmp_path / "after", done=2, until=6, status="done")
     # Another process writes the files; it is waited for here, and at the end of any program.
     wandb.teardown()
-    files = (tmp_path / "wandb").glob("offline-run-*-0123456789ab/*.wandb")
-    first, second = sorted(map(wandb_rows, files), key=lambda rows: rows[0]["round"])
-    assert first == [logged(number) for number in (1, 2, 3, 4)]
-    assert second == [logged(number) for number in (3, 4, 5, 6)]
+    (first,) = (tmp_path / "before" / "wandb").glob("offline-run-*-0123456789ab/*.wandb")
+    (second,) = (tmp_path / "after" / "wandb").glob("offline-run-*-0123456789ab/*.wandb")
+    assert wandb_rows(first) == [logged(number) for number in (1, 2, 3, 4)]
+    assert wandb_rows(second) == [logged(number) for number in (3, 4, 5, 6)]
 
 
 def logged(number: int) -> dict[str, float]:
