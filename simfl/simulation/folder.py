@@ -76,7 +76,7 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
             fewer rounds.
     """
     path = folder / SCENARIO_FILE
-    former = load_scenario(path)
+    former = load_scenario(path, trust=scenario.trust)
     if former.fingerprint() != scenario.fingerprint():
         raise InputError(
             f"{folder} holds a run of another scenario ({_differences(former, scenario)}); "
