@@ -43,6 +43,7 @@ __all__ = [
     "UnknownNameError",
     "VectorError",
     "did_you_mean",
+    "one_line",
 ]
 
 
@@ -164,6 +165,16 @@ class AggregationError(RunError):
     """There is nothing to aggregate, or the updates do not fit together."""
 
 
+def one_line(text: object) -> str:
+    r"""Return text, or what an error says, on one line and without what a terminal obeys.
+
+    >>> one_line("cut short\n at \x1b[31m8")
+    "cut short at '\\x1b'[31m8"
+    """
+    joined = " ".join(str(text).split())
+    return "".join(char if char.isprintable() else repr(char) for char in joined)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the nearest known name, or list what there is.
 
@@ -176,7 +187,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if near:
         return f"Did you mean {near[0]!r}?"
-    return f"Known: {', '.join(names)}." if names else ""
+    return f"Known: {', '.join(map(one_line, names))}." if names else ""
 
 
 def _rebuild(
