@@ -44,6 +44,7 @@ __all__ = [
     "VectorError",
     "did_you_mean",
     "one_line",
+    "printable",
 ]
 
 
@@ -171,8 +172,18 @@ def one_line(text: object) -> str:
     >>> one_line("cut short\n at \x1b[31m8")
     "cut short at '\\x1b'[31m8"
     """
-    joined = " ".join(str(text).split())
-    return "".join(char if char.isprintable() else repr(char) for char in joined)
+    return printable(" ".join(str(text).split()))
+
+
+def printable(text: str) -> str:
+    r"""Return text with what a terminal obeys written out; lines and tabs stay.
+
+    >>> printable("\x1b]0;title\x07\n")
+    "'\\x1b']0;title'\\x07'\n"
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c) for c in text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

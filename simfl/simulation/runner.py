@@ -14,7 +14,7 @@ from rich.console import Console
 from simfl.checkpoint import Found
 from simfl.cluster.observer import RayMetrics
 from simfl.engine import Engine, require_profiler
-from simfl.errors import InputError
+from simfl.errors import InputError, printable
 from simfl.observers import (
     CLIENTS_FILE,
     METRICS_FILE,
@@ -267,4 +267,4 @@ def _observers(
 
 def _tell(line: str) -> None:
     """Say what a person should know, in one line."""
-    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True).print(printable(line), highlight=False, markup=False, soft_wrap=True)

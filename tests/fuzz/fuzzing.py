@@ -68,8 +68,10 @@ def _altered_once(draw: st.DrawFn, data: bytes, words: tuple[bytes, ...]) -> byt
         case 4:
             return before + draw(pieces) + after
         case 5:
-            return before + bytes(byte ^ 1 << draw(st.integers(0, 7)) for byte in middle[:1]) + (
-                middle[1:] + after
+            return (
+                before
+                + bytes(byte ^ 1 << draw(st.integers(0, 7)) for byte in middle[:1])
+                + (middle[1:] + after)
             )
         case 6:
             return after + before + middle

@@ -37,7 +37,13 @@ def npz(**arrays: Any) -> bytes:
 NPZ: Final = npz(test_inputs=INPUTS[:4], test_targets=TARGETS[:4], class_names=["a", "b", "c"])
 
 CSV: Final = "\n".join(
-    ["a,b,c,label,client", *(f"{x[0]},{x[1]},{x[2]},{y},c{c}" for x, y, c in zip(INPUTS, TARGETS, CLIENTS, strict=True))]
+    [
+        "a,b,c,label,client",
+        *(
+            f"{x[0]},{x[1]},{x[2]},{y},c{c}"
+            for x, y, c in zip(INPUTS, TARGETS, CLIENTS, strict=True)
+        ),
+    ]
 ).encode()
 CSV_WORDS: Final = (
     *(b",", b"\n", b"\r", b'"', b"nan", b"inf", b"1e999", b"9" * 5000, b"-", b"\0", b"\xff", b""),
@@ -68,7 +74,9 @@ def require_sound(dataset: FederatedDataset) -> None:
 
 
 @fuzzed(120)
-@given(altered(NPZ, (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"\xff" * 4, b"\0" * 4, b"../x.npy")))
+@given(
+    altered(NPZ, (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"\xff" * 4, b"\0" * 4, b"../x.npy"))
+)
 def test_npz_files_are_read_as_they_were_or_refused(folder: Path, data: bytes) -> None:
     """Each array has a checksum in the file: what is read of it is what was written."""
     path = folder / "data.npz"
@@ -81,14 +89,42 @@ def test_npz_files_are_read_as_they_were_or_refused(folder: Path, data: bytes) -
 
 
 HEADERS: Final = (
-    *("{'descr': '<f4', 'fortran_order': False, 'shape': (12, 3), }", "{'descr': '|O', 'fortran_order': False, 'shape': (12,), }"),
-    *("{'descr': '<f4', 'fortran_order': True, 'shape': (12, 3), }", "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3), }"),
-    *("{'descr': '<f4', 'fortran_order': False, 'shape': (10**18,), }", "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }"),
-    *("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (12,), }", "{'descr': '<U3', 'fortran_order': False, 'shape': (12,), }"),
-    *("{'descr': '<M8[s]', 'fortran_order': False, 'shape': (12,), }", "{'descr': '<c8', 'fortran_order': False, 'shape': (12,), }"),
-    *("{'descr': '<f2', 'fortran_order': False, 'shape': (), }", "{'descr': '<f8', 'fortran_order': False, 'shape': (0, 3), }"),
-    *("{'descr': '|V4', 'fortran_order': False, 'shape': (12,), }", "__import__('os').system('x')", "(" * 500, "{}", ""),
-    *("{'descr': '<f4', 'fortran_order': False, 'shape': (12, 3), 'x': 1}", "\xff", "{'descr': 1, 'fortran_order': 2, 'shape': 3}"),
+    *(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (12, 3), }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (12,), }",
+    ),
+    *(
+        "{'descr': '<f4', 'fortran_order': True, 'shape': (12, 3), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3), }",
+    ),
+    *(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (10**18,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }",
+    ),
+    *(
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (12,), }",
+        "{'descr': '<U3', 'fortran_order': False, 'shape': (12,), }",
+    ),
+    *(
+        "{'descr': '<M8[s]', 'fortran_order': False, 'shape': (12,), }",
+        "{'descr': '<c8', 'fortran_order': False, 'shape': (12,), }",
+    ),
+    *(
+        "{'descr': '<f2', 'fortran_order': False, 'shape': (), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (0, 3), }",
+    ),
+    *(
+        "{'descr': '|V4', 'fortran_order': False, 'shape': (12,), }",
+        "__import__('os').system('x')",
+        "(" * 500,
+        "{}",
+        "",
+    ),
+    *(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (12, 3), 'x': 1}",
+        "\xff",
+        "{'descr': 1, 'fortran_order': 2, 'shape': 3}",
+    ),
 )
 
 
@@ -100,7 +136,9 @@ def forged_npy(header: str, body: bytes, *, version: int = 1) -> bytes:
 @fuzzed(80)
 @given(
     st.sampled_from(HEADERS),
-    st.sampled_from(["inputs", "targets", "client", "class_names", "test_inputs", "other", "a/../b"]),
+    st.sampled_from(
+        ["inputs", "targets", "client", "class_names", "test_inputs", "other", "a/../b"]
+    ),
     st.binary(max_size=200),
     st.sampled_from([1, 2, 3, 9]),
 )
@@ -164,7 +202,9 @@ def test_files_of_hugging_face_are_read_or_refused(
 ) -> None:
     suffix, content = kind
     path = folder / f"data.{suffix}"
-    path.write_bytes(data.draw(altered(content, (b"\0", b"null", b"[]", b"{}\n", b"1e999", b"\xff"))))
+    path.write_bytes(
+        data.draw(altered(content, (b"\0", b"null", b"[]", b"{}\n", b"1e999", b"\xff")))
+    )
     source = HuggingFace(str(path), inputs="x", client="client")
     try:
         with warnings.catch_warnings():

@@ -38,9 +38,27 @@ READ = (
     *("clients.parquet", "evaluations.parquet"),
 )
 WORDS = (
-    *(b"{}\n", b"[]\n", b"null\n", b'{"round": 1}\n', b'{"round": 3, "loss": NaN}\n', b"NaN", b"1e999"),
+    *(
+        b"{}\n",
+        b"[]\n",
+        b"null\n",
+        b'{"round": 1}\n',
+        b'{"round": 3, "loss": NaN}\n',
+        b"NaN",
+        b"1e999",
+    ),
     *(b'{"round": 99999999999999999999}\n', b'{"round": -1}\n', b"\n", b"\r", b"\0", b"\xff", b","),
-    *(b"Infinity", b"-", b'"', b"{" * 2000, b"[" * 2000, b"9" * 5000, b"\\ud800", b"true", b"\x1b[2J"),
+    *(
+        b"Infinity",
+        b"-",
+        b'"',
+        b"{" * 2000,
+        b"[" * 2000,
+        b"9" * 5000,
+        b"\\ud800",
+        b"true",
+        b"\x1b[2J",
+    ),
 )
 
 
@@ -132,7 +150,9 @@ def test_rounds_that_are_left_out_are_named(
         case _:
             at = data.draw(numbers)
             noise = data.draw(st.sampled_from([b"x\n", b"\xff\n", b"{\n", b'{"round": null}\n']))
-            path.write_bytes(b"".join([*lines[:at], noise, *lines[at + data.draw(st.booleans()) :]]))
+            path.write_bytes(
+                b"".join([*lines[:at], noise, *lines[at + data.draw(st.booleans()) :]])
+            )
     found = read(run)
     originals = [{k: v for k, v in record.items() if v is not None} for record in records]
     assert all(record in originals for record in found.records)
