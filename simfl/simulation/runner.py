@@ -174,6 +174,8 @@ class _How:
 
 def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Result:
     simulation, folder, checkpoints, found = prepare()
+    if found.checkpoint is not None:
+        checkpoints.require_fit(found, simulation.server.build_model().get_weights())
     for note in simulation.notes:
         _tell(note)
     done = found.checkpoint.round if found.checkpoint else 0

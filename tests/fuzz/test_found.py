@@ -17,6 +17,8 @@ from simfl.data import CsvFile, NpzFile
 from simfl.errors import CheckpointError, DataError, InputError, ScenarioError
 from simfl.observers import reproducible
 from simfl.scenario import load_scenario
+from simfl.simulation import build
+from simfl.simulation.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("only_our_components")
 
@@ -94,6 +96,19 @@ def test_an_identity_that_is_nested_without_end_is_told(run: Path) -> None:
     (run / "summary.json").unlink()
     with pytest.raises(InputError, match=r"run\.json does not say the run's id"):
         simfl.resume(run, backend="inline")
+
+
+def test_going_on_with_data_of_another_shape_is_refused(run: Path) -> None:
+    """A client's host would have failed in the middle of a round."""
+    scenario = run / "scenario.yaml"
+    assert "features: 3" in scenario.read_text()
+    (run / "summary.json").unlink()
+    saved = simfl.load_scenario(scenario)
+    checkpoints = Checkpoints(saved, run, tell=print)
+    wider = load_scenario(SCENARIO, overrides=["data.features=5"])
+    model = build(wider).server.build_model().get_weights()
+    with pytest.raises(CheckpointError, match=r"'output.weight' are of shape \[2, 3\].*\[2, 5\]"):
+        checkpoints.require_fit(checkpoints.find(), model)
 
 
 def test_an_override_with_an_index_of_thousands_of_digits_is_a_fault() -> None:

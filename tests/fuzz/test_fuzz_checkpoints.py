@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,7 +117,7 @@ def damage(draw: st.DrawFn, original: Original, checkpoints: Path) -> None:
                 path.write_bytes(draw(altered(path.read_bytes(), WORDS)))
 
 
-@fuzzed(80)
+@fuzzed(50)
 @given(st.data())
 def test_what_is_accepted_is_what_was_written(
     folder: Path, original: Original, data: st.DataObject
@@ -167,7 +168,7 @@ def dumped(body: Any) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode() + b"\n"
 
 
-@fuzzed(80)
+@fuzzed(50)
 @given(st.data())
 def test_a_forged_manifest_reads_nothing_outside_and_ends_in_a_line(
     folder: Path, original: Original, data: st.DataObject
@@ -221,18 +222,18 @@ def resealed(original: Original, checkpoints: Path, skeleton: str) -> None:
 
 @fuzzed(60)
 @given(st.data())
-def test_a_forged_server_file_ends_in_a_line_or_in_a_run(
+def test_a_forged_server_file_is_refused_or_holds_numbers(
     folder: Path, original: Original, data: st.DataObject
 ) -> None:
-    """All checksums are right. What is in the file may be anything: numbers, or no sense."""
-    run = copied(original, folder)
-    checkpoints = run / "checkpoints"
+    """All checksums are right. What is in the file may be anything, and is numbers and text."""
+    checkpoints = copied(original, folder) / "checkpoints"
     header = (checkpoints / "round-000004" / "server.safetensors").read_bytes()
     length = int.from_bytes(header[:8], "little")
     skeleton = json.loads(json.loads(header[8 : 8 + length])["__metadata__"]["simfl"])
     forged = data.draw(altered_tree(skeleton, SKELETON_VALUES))
     resealed(original, checkpoints, json.dumps(forged))
-    try:
-        simfl.resume(run, backend="inline", trust="none")
-    except simfl.errors.SimflError as error:
-        require_clear(error)
+    found = latest_checkpoint(open_storage(checkpoints))
+    for refusal in found.refusals:
+        assert str(refusal).isprintable()
+    assert found.checkpoint is not None  # this one, or the one before it
+    assert {type(tensor) for tensor in found.checkpoint.weights.tensors} <= {torch.Tensor}

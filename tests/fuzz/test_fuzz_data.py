@@ -73,7 +73,7 @@ def require_sound(dataset: FederatedDataset) -> None:
     assert sorted(dataset.rows.tolist()) == list(range(len(inputs)))
 
 
-@fuzzed(120)
+@fuzzed(80)
 @given(
     altered(NPZ, (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"\xff" * 4, b"\0" * 4, b"../x.npy"))
 )
@@ -157,7 +157,7 @@ def test_forged_arrays_are_read_or_refused(
         require_sound(dataset)
 
 
-@fuzzed(120)
+@fuzzed(80)
 @given(altered(CSV, CSV_WORDS))
 def test_csv_files_are_read_or_refused(folder: Path, data: bytes) -> None:
     path = folder / "data.csv"

@@ -51,7 +51,7 @@ def require_same_again(scenario: Scenario, folder: Path) -> None:
     assert again.fingerprint() == scenario.fingerprint()
 
 
-@fuzzed(150)
+@fuzzed(80)
 @given(st.sampled_from(sorted(SHIPPED)).flatmap(lambda name: altered(SHIPPED[name], WORDS)))
 def test_any_text(folder: Path, text: bytes) -> None:
     path = folder / "s.yaml"
@@ -61,7 +61,7 @@ def test_any_text(folder: Path, text: bytes) -> None:
         require_same_again(scenario, folder)
 
 
-@fuzzed(150)
+@fuzzed(80)
 @given(st.sampled_from(sorted(TREES)).flatmap(lambda name: altered_tree(TREES[name])))
 def test_any_data(folder: Path, tree: Any) -> None:
     if not isinstance(tree, dict):
@@ -71,7 +71,7 @@ def test_any_data(folder: Path, tree: Any) -> None:
         require_same_again(scenario, folder)
 
 
-@fuzzed(60)
+@fuzzed(12)
 @given(
     st.sampled_from(["rounds", "client.optimizer", "client.optimizer.modules.0", "data.x", "seed"]),
     st.sampled_from([".", "=", "", "[0]", "[", ".0.0"]),
@@ -129,7 +129,7 @@ MODEST: Final = (
 """No number is so large that a machine could not hold what it asks for."""
 
 
-@fuzzed(60)
+@fuzzed(30)
 @given(altered_tree(SMALL, MODEST))
 def test_what_loads_also_runs_or_says_why_not(
     tmp_path_factory: pytest.TempPathFactory, tree: Any
