@@ -19,8 +19,8 @@ from simfl.scenario.overrides import apply_overrides
 from simfl.scenario.reading import read_document
 from simfl.scenario.schema import Origin, Scenario
 from simfl.scenario.shipped import find_scenario
-from simfl.scenario.text import require_text
 from simfl.scenario.trust import Trust, refusal
+from simfl.scenario.values import require_values
 
 __all__ = ["load_scenario"]
 
@@ -48,7 +48,7 @@ def load_scenario(
         path = find_scenario(Path(path_or_mapping))
         document, folders = read_document(path), [path.resolve().parent, Path.cwd()]
     document = apply_overrides(document, overrides)
-    require_text(document)
+    require_values(document)
     if trust == "none":
         document = _without_code(document)
     else:

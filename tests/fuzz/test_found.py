@@ -22,7 +22,7 @@ from simfl.simulation.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("only_our_components")
 
-SCENARIO = {
+SCENARIO: dict[str, Any] = {
     "rounds": 3,
     "data": {"source": "synthetic", "clients": 4, "features": 3, "classes": 2, "max_examples": 60},
     "model": {"kind": "logistic"},
@@ -114,6 +114,33 @@ def test_going_on_with_data_of_another_shape_is_refused(run: Path) -> None:
 def test_an_override_with_an_index_of_thousands_of_digits_is_a_fault() -> None:
     with pytest.raises(ScenarioError):
         load_scenario(SCENARIO, overrides=["9" * 5000 + "=1"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.clients=1000000000000",
+        "data.features=100000000000",
+        "data.classes=100000000000",
+        "data.min_examples=1000000000000",
+        "data.size_log_mean=700.0",
+        "data.size_log_mean=1.0e+10",
+        "client.batch_size=100000000000000000000",
+        "client.steps=9223372036854775808",
+    ],
+)
+def test_what_no_machine_can_hold_is_refused_at_once(override: str) -> None:
+    unbounded = {**SCENARIO, "data": {**SCENARIO["data"], "max_examples": None}}
+    with pytest.raises(InputError, match=r"do not fit into the memory|too large a number"):
+        build(load_scenario(unbounded, overrides=[override]))
+
+
+@pytest.mark.parametrize("key", ["client.batch_size", "evaluation.batch_size", "checkpoint.every"])
+def test_the_largest_number_is_as_good_as_all(tmp_path: Path, key: str, original: Path) -> None:
+    """A batch of more examples than there are is all of them, as null is."""
+    scenario = load_scenario(SCENARIO, overrides=["checkpoint.every=1", f"{key}={2**63 - 1}"])
+    simfl.run(scenario, out=tmp_path / "run", backend="inline")
+    assert numbers(tmp_path / "run") == numbers(original)
 
 
 def archive(path: Path, **members: bytes) -> str:

@@ -5,6 +5,8 @@ Shapes: N examples of a client, D features, K classes.
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +21,8 @@ from simfl.seeding import SERVER, numpy_generator
 __all__ = ["Synthetic"]
 
 _PURPOSE = "data.synthetic"
+_WIDTH = 8
+"""Bytes of a number while it is drawn."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,12 @@ class Synthetic(Source):
             )
 
     def load(self, *, seed: int) -> SourceData:
-        """Generate the examples of all clients, client after client."""
+        """Generate the examples of all clients, client after client.
+
+        Raises:
+            ConfigError: if they would not fit into this machine's memory.
+        """
+        self._require_memory(self.clients * self.min_examples)
         shared = self._model(numpy_generator(seed, _PURPOSE, client=SERVER), mean=0.0)
         parts = [self._client(seed, client, shared=shared) for client in range(self.clients)]
         sizes = [len(targets) for _, targets in parts]
@@ -96,9 +105,29 @@ class Synthetic(Source):
 
     def _size(self, generator: np.random.Generator) -> int:
         beyond = generator.lognormal(self.size_log_mean, self.size_log_std)
-        bound = np.inf if self.max_examples is None else self.max_examples
-        return int(min(self.min_examples + int(beyond), bound))
+        if self.max_examples is not None:
+            return int(
+                min(self.min_examples + int(min(beyond, self.max_examples)), self.max_examples)
+            )
+        self._require_memory(beyond)
+        return self.min_examples + int(beyond)
+
+    def _require_memory(self, examples: float) -> None:
+        numbers = max(examples * self.features, self.features * self.classes)
+        if numbers * _WIDTH > _memory_bytes():
+            raise ConfigError(
+                f"{self.name}: {examples:.3g} examples with {self.features} features and "
+                f"{self.classes} classes do not fit into the memory; ask for fewer of them, or for "
+                "a smaller size_log_mean"
+            )
 
     def _model(self, generator: np.random.Generator, *, mean: float) -> tuple[Array, Array]:
         weights_DK = generator.normal(mean, 1, (self.features, self.classes))
         return weights_DK, generator.normal(mean, 1, self.classes)
+
+
+def _memory_bytes() -> float:
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # this system does not say
+        return math.inf
