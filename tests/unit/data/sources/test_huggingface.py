@@ -1,5 +1,6 @@
 """Data sets written to disk by the real library."""
 
+import os
 import sys
 
 import numpy as np
@@ -190,3 +191,14 @@ def test_without_the_library_the_extra_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'simfl\[hf\]'"):
         HuggingFace(path="x", inputs="x").load(seed=0)
+
+
+@pytest.mark.parametrize(("said", "kept"), [(None, "0"), ("1", "1")])
+def test_a_data_sets_own_code_is_run_only_where_the_user_has_said_so(load, monkeypatch, said, kept):
+    """What datasets before version 4 goes by; later ones know no such code."""
+    name = "HF_DATASETS_TRUST_REMOTE_CODE"
+    monkeypatch.setenv(name, said or "")
+    if said is None:
+        monkeypatch.delenv(name)
+    load({"x": [1.0, 2.0], "label": [0, 1]}, inputs="x")
+    assert os.environ[name] == kept
