@@ -21,7 +21,7 @@ All but the manifest are safetensors files. Their metadata have one entry, ``sim
     ``weights``         the server's Vector of all weights
     ``optimizer``       the server's ``OptimizerState``
     ``states``          shard name -> tensor of the ids of the clients whose states are there
-    ``positions``       observer name -> JSON values
+    ``positions``       ``metrics.jsonl`` -> the sha256 of the records of its rounds
     ==================  ========================================================================
 
 ``states/NAME.safetensors``

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from simfl.checkpoint import Found, latest_checkpoint, open_storage
 from simfl.engine import Engine, Handle
 from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
 from simfl.messages import SaveOrder
+from simfl.observers import METRICS_FILE, RoundRecord
 from simfl.scenario import Scenario
 from simfl.vector import Vector
 
@@ -35,6 +38,8 @@ class Checkpoints:
         self._keep = section.keep
         self._fingerprint = scenario.fingerprint()
         self._tell = tell
+        self._digest = _Digest()
+        self._positions: dict[str, str] = {}
 
     def find(self) -> Found:
         """Find the last whole checkpoint.
@@ -85,6 +90,23 @@ class Checkpoints:
                 "or go on from them with --resume auto"
             )
 
+    def require_history(self, found: Found, history: Sequence[RoundRecord]) -> None:
+        """See that the rounds' records are those that the checkpoint was written after.
+
+        Raises:
+            CheckpointError: if a number is another one.
+        """
+        saved = found.checkpoint.positions.get(METRICS_FILE) if found.checkpoint else None
+        if saved is not None and saved != self._digest.of(history):
+            raise CheckpointError(
+                f"the numbers of {METRICS_FILE} are not those that {self.location} was written "
+                "after; put the file back, or run the scenario anew in another folder"
+            )
+
+    def note_history(self, history: Sequence[RoundRecord]) -> None:
+        """Have the next checkpoint know the records of its rounds again."""
+        self._positions = {METRICS_FILE: self._digest.of(history)}
+
     def is_due(self, round: int) -> bool:
         """Say whether the run is saved after this round."""
         return self._every > 0 and round % self._every == 0
@@ -92,7 +114,7 @@ class Checkpoints:
     def save_if_due(self, engine: Engine, handle: Handle, *, round: int) -> None:
         """Have the engine save, after every so many rounds."""
         if self.is_due(round):
-            order = SaveOrder(round, self._fingerprint, positions={}, keep=self._keep)
+            order = SaveOrder(round, self._fingerprint, positions=self._positions, keep=self._keep)
             with _failing_the_run():
                 engine.save(order, handle)
 
@@ -108,6 +130,23 @@ class Checkpoints:
         found = self.find() if self._every else NOTHING
         checkpoint = found.checkpoint
         return checkpoint.round if checkpoint else 0, engine.restore(found)
+
+
+class _Digest:
+    """The sha256 of a run's records, which takes in only those that have come since."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._num_records = 0
+
+    def of(self, history: Sequence[RoundRecord]) -> str:
+        """Return the digest of these, the first of a history that only grows."""
+        if len(history) < self._num_records:  # the run has gone back
+            self._hash, self._num_records = hashlib.sha256(), 0
+        for record in history[self._num_records :]:
+            self._hash.update(json.dumps(record).encode() + b"\n")
+        self._num_records = len(history)
+        return self._hash.hexdigest()
 
 
 def _layout(weights: Vector) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -180,6 +180,7 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Resu
         _tell(note)
     done = found.checkpoint.round if found.checkpoint else 0
     history = read_history(folder, done)
+    checkpoints.require_history(found, history)
     observers = _observers(simulation.scenario, folder, how.backend, progress=how.progress)
     last = Guarded(SummaryFile(folder), SUMMARY_FILE, out=folder, tell=_tell)
     journal = Journal(observers, last, history=history, clock=clock)
@@ -206,6 +207,7 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Resu
                 journal.add(record, clients)
                 if checkpoints.is_due(record["round"]):
                     journal.flush()
+                    checkpoints.note_history(journal.history[: record["round"]])
                 handle = following
             clock.enter("finish")
             weights = engine.get_weights(handle)

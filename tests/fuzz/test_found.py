@@ -91,6 +91,26 @@ def test_a_damaged_line_of_metrics_names_the_file(run: Path, line: bytes) -> Non
         simfl.resume(run, backend="inline")
 
 
+def test_another_number_in_metrics_is_noticed(run: Path) -> None:
+    """It is JSON as good as any; the checkpoint knows what was there."""
+    path = run / "metrics.jsonl"
+    first, *others = path.read_text().splitlines(keepends=True)
+    record = json.loads(first)
+    path.write_text("".join([json.dumps({**record, "train_loss": 0.5}) + "\n", *others]))
+    (run / "summary.json").unlink()
+    with pytest.raises(CheckpointError, match=r"numbers of metrics\.jsonl are not those that"):
+        simfl.resume(run, backend="inline")
+
+
+def test_a_run_that_was_resumed_twice_is_still_known(run: Path, original: Path) -> None:
+    """Each part of it goes on with the digest of the parts before."""
+    for rounds in (5, 8):
+        scenario = load_scenario(SCENARIO, overrides=[f"rounds={rounds}"])
+        simfl.run(scenario, out=run, backend="inline", resume="auto")
+    assert len(numbers(run)) == 8
+    assert numbers(run)[:3] == numbers(original)
+
+
 def test_an_identity_that_is_nested_without_end_is_told(run: Path) -> None:
     (run / "run.json").write_text("[" * 100_000)
     (run / "summary.json").unlink()

@@ -173,7 +173,6 @@ def test_a_resumed_run_has_the_rounds_of_one_that_was_never_stopped(
         path.write_bytes(data.draw(altered(path.read_bytes(), WORDS)))
     else:
         alter_all_but_numbers(data, run)
-    before = (run / "metrics.jsonl").read_bytes()
     try:
         result = simfl.resume(run, backend="inline", trust="none")
     except InputError as error:
@@ -182,9 +181,7 @@ def test_a_resumed_run_has_the_rounds_of_one_that_was_never_stopped(
     shown = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert shown == result.history
     assert [record["round"] for record in shown] == list(range(1, 6))
-    # Nothing tells a number that was changed within its line from the one that was there.
-    if before == (original / "metrics.jsonl").read_bytes():
-        assert [reproducible(r) for r in shown] == [reproducible(r) for r in records]
+    assert [reproducible(r) for r in shown] == [reproducible(r) for r in records]
 
 
 def alter_all_but_numbers(data: st.DataObject, run: Path) -> None:
