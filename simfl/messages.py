@@ -222,7 +222,7 @@ class SaveOrder:
     """The last round that the checkpoint holds."""
     scenario_hash: str
     positions: dict[str, Any]
-    """Where each observer is; JSON values by the observer's name."""
+    """What to know the run's files again by; JSON values by the file's name."""
     keep: int
     """How many checkpoints stay."""
 
