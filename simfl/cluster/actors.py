@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,13 +24,17 @@ from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
 from simfl.engine import (
+    DeviceUse,
     Sampling,
     commit_checkpoint,
     device_for,
     load_state,
+    measure_use,
     peak_memory,
+    prepare_device,
     write_states,
 )
+from simfl.errors import SimflError
 from simfl.messages import (
     Broadcast,
     Chunk,
@@ -68,6 +73,8 @@ class ActorSetup:
     """Whether to note what the actor does with its time."""
     log_level: int = logging.WARNING
     """The least that it writes to its log."""
+    deterministic: bool = False
+    """Whether to use deterministic kernels only."""
 
     def open_recipe(self) -> Any:
         """Prepare this process, and return the recipe."""
@@ -207,6 +214,7 @@ class ClientActor(_Actor):
         """Build the host; return the process id."""
         recipe: ClientRecipe = self._open_recipe()
         device = device_for(self._setup.label, uses_gpu=self._uses_gpu)
+        prepare_device(device, deterministic=self._setup.deterministic)
         self._host = ClientHost(recipe, dataset, device=device)
         self._may_lend = recipe.aggregator.may_borrow
         log.info("started on %s", device)
@@ -226,6 +234,13 @@ class ClientActor(_Actor):
         log_trained(result.report)
         partial = pack(result.partial, label=chunk.start, lend=self._lent(result.partial))
         return (result.report, partial, *(result.states if states else ()))
+
+    def probe(self, chunk: Chunk, broadcast: Parcel) -> DeviceUse | None:
+        """Train a chunk of new clients for nothing but what it takes of the GPU's memory."""
+        # What goes wrong is told of when it does so in a round.
+        with suppress(SimflError, torch.cuda.OutOfMemoryError):
+            self._built.train_chunk(chunk, self._open(broadcast), [None] * len(chunk.clients))
+        return measure_use(self._built.device)
 
     def _lent(self, partial: Partial) -> list[Vector]:
         """Return the sums that the server may read where they lie."""

@@ -13,13 +13,16 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from simfl.engine import is_memory_full
 from simfl.errors import ClusterError, RunError, SimflError
 
 __all__ = [
     "UnbuiltActorError",
     "explain",
+    "explain_full_memory",
     "explain_stall",
     "is_actor_loss",
+    "is_device_full",
     "is_object_loss",
     "is_unbuilt",
 ]
@@ -84,6 +87,19 @@ def explain(error: RayError, *, doing: str) -> SimflError:
             "see the node's log, or run it with --backend inline"
         )
     return ClusterError(f"{doing}: {type(error).__name__}: {_first_line(error)}")
+
+
+def is_device_full(error: RayError) -> bool:
+    """Say whether what was run found its GPU's memory full."""
+    return is_memory_full(getattr(error, "cause", None) or error)
+
+
+def explain_full_memory(*, doing: str) -> ClusterError:
+    """Return our exception for a GPU that cannot hold what a single actor trains."""
+    return ClusterError(
+        f"{doing}: the GPU's memory is full, with no other of its group's actors left to end; "
+        "lower client.stack, client.batch_size or the size of the model, or raise num_gpus"
+    )
 
 
 def explain_stall(*, doing: str, waited_s: float) -> ClusterError:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
+from simfl.cluster.pool import ActorGroup
 from simfl.cluster.setup import EngineSetup
 
-__all__ = ["launch_client", "launch_server"]
+__all__ = ["Worker", "beside", "bundle_of", "launch_client", "launch_server", "reserve"]
 
 # Ray starts a dead actor again; what it was doing is ours to repeat.
 _RESTARTED = {"max_restarts": -1, "max_task_retries": 0}
@@ -31,18 +35,59 @@ def launch_server(setup: EngineSetup) -> Any:
     return named.remote(_actor_setup(setup, "server", setup.server))
 
 
-def launch_client(setup: EngineSetup, label: str) -> Any:
-    """Start a client actor, on any node that has room for it."""
-    options = setup.options
+class Worker(NamedTuple):
+    """A client actor, and whom it works for."""
+
+    actor: Any
+    label: str
+    group: int
+
+
+def launch_client(setup: EngineSetup, group: int, number: int, *, where: Any = "SPREAD") -> Worker:
+    """Start a client actor.
+
+    Args:
+        setup: what is run.
+        group: which of the options' groups it belongs to.
+        number: which of the group's it is.
+        where: Ray's scheduling strategy.
+    """
+    kind = setup.options.groups[group]
+    label = kind.label(number)
     remote = ray.remote(ClientActor).options(
         name=label,
         namespace=setup.run_name,
-        num_cpus=options.num_cpus,
-        num_gpus=options.num_gpus,
-        scheduling_strategy="SPREAD",
+        num_cpus=kind.num_cpus,
+        num_gpus=kind.num_gpus,
+        resources=dict(kind.resources),
+        accelerator_type=kind.accelerator_type,
+        label_selector=dict(kind.labels),
+        scheduling_strategy=where,
         **_RESTARTED,
     )
-    return remote.remote(_actor_setup(setup, label, setup.client), options.num_gpus > 0)
+    actor_setup = _actor_setup(setup, label, setup.recipe_of(kind))
+    return Worker(remote.remote(actor_setup, kind.uses_gpu), label, group)
+
+
+def reserve(group: ActorGroup, count: int) -> Any:
+    """Ask Ray for room for a group's actors, laid out by its strategy; all of it or none.
+
+    Returns:
+        A placement group, which may not be ready yet.
+    """
+    bundles = [dict(group.needs) for _ in range(count)]
+    selectors = {"bundle_label_selector": [dict(group.labels)] * count} if group.labels else {}
+    return ray.util.placement_group(bundles, strategy=group.strategy.upper(), **selectors)
+
+
+def bundle_of(reserved: Any, number: int) -> PlacementGroupSchedulingStrategy:
+    """Return the scheduling strategy for the group's actor of a number."""
+    return PlacementGroupSchedulingStrategy(reserved, placement_group_bundle_index=number)
+
+
+def beside(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """Return the scheduling strategy for an actor that stays on a node while that is there."""
+    return NodeAffinitySchedulingStrategy(node_id, soft=True)
 
 
 def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:
@@ -55,4 +100,5 @@ def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:
         threads=setup.options.threads,
         profile=setup.options.profile,
         log_level=logging.INFO if setup.logs_events else logging.WARNING,
+        deterministic=setup.options.deterministic,
     )

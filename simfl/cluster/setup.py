@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from simfl.client import ClientRecipe
-from simfl.cluster.pool import ClusterOptions
+from simfl.cluster.placement import Bounds
+from simfl.cluster.pool import ActorGroup, ClusterOptions
 from simfl.data import FederatedDataset
 from simfl.server import ServerRecipe
 
@@ -26,6 +30,8 @@ class EngineSetup:
     """Put into the object store once."""
     cohort_size: int
     """Clients a round."""
+    group_of: np.ndarray[Any, Any]
+    """[population] which of the options' groups each client belongs to."""
     run_name: str
     """The namespace of the actors' names."""
     scenario: str = "run"
@@ -36,3 +42,33 @@ class EngineSetup:
     """Modules that every actor imports."""
     search: Sequence[str] = ()
     """Folders in which they are looked for."""
+    tell: Callable[[str], None] = lambda _: None
+    """Is told what a user should know while it runs, a line each."""
+
+    def recipe_of(self, group: ActorGroup) -> ClientRecipe:
+        """Return what the group's actors are made from."""
+        return replace(self.client, stack=group.stack)
+
+    def bounds(self) -> list[Bounds]:
+        """Return how many actors each group needs and can use.
+
+        More than a group's clients in a round would have nothing to do.
+        """
+        population = np.bincount(self.group_of, minlength=len(self.options.groups)).tolist()
+        return [
+            self._bounds(group, num_clients)
+            for group, num_clients in zip(self.options.groups, population, strict=True)
+        ]
+
+    def bounds_are_open(self, group: int) -> bool:
+        """Say whether a group has as many actors as there is room for."""
+        return self.options.placement == "pool" and self.options.groups[group].actors is None
+
+    def _bounds(self, group: ActorGroup, num_clients: int) -> Bounds:
+        if self.options.placement == "dedicated":
+            return Bounds(num_clients, num_clients)
+        if group.actors is not None:
+            return Bounds(group.min_actors or group.actors, group.actors)
+        least = group.min_actors or 1
+        most = min(self.cohort_size, num_clients, group.max_actors or num_clients)
+        return Bounds(least, max(least, most))

@@ -23,12 +23,10 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
         ClusterError: if there is no such cluster, or it cannot hold the actors.
     """
     options = setup.options
-    dedicated = options.placement == "dedicated"
-    num_actors = setup.dataset.num_clients if dedicated else options.actors or 1
     connection = connect(
         address=options.address,
         # Ray's CPUs are an account and not a limit: what the scenario asks for may be had here.
-        num_cpus=max(cpus_of_this_machine(), math.ceil(num_actors * options.num_cpus)),
+        num_cpus=max(cpus_of_this_machine(), math.ceil(_needed_cpus(setup))),
         dashboard=options.dashboard,
         object_store_memory=options.object_store_memory,
         keeps_events=options.dashboard or options.profile,
@@ -44,3 +42,8 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
     except BaseException:
         connection.close()
         raise
+
+
+def _needed_cpus(setup: EngineSetup) -> float:
+    pairs = zip(setup.options.groups, setup.bounds(), strict=True)
+    return sum(group.num_cpus * bound.least for group, bound in pairs)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -48,6 +48,8 @@ class FederatedDataset:
     """The central test split, or None."""
     class_names: tuple[str, ...] = ()
     """What each class id is called; empty where targets are not class ids or have no names."""
+    client_columns: Mapping[str, Array] = field(default_factory=dict)
+    """Name -> [clients], what is known of each client, such as the class of its device."""
 
     @property
     def num_clients(self) -> int:

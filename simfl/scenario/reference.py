@@ -21,9 +21,11 @@ from simfl.scenario.sections import (
     ClusterSection,
     DataSection,
     EvaluationSection,
+    GroupSection,
     ModelSection,
     OptimizerSection,
     OutputSection,
+    SelectionSection,
     ServerOptimizerSection,
     ServerSection,
 )
@@ -68,6 +70,8 @@ _SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("server.optimizer", ServerOptimizerSection),
     ("evaluation", EvaluationSection),
     ("cluster", ClusterSection),
+    ("cluster.groups", GroupSection),
+    ("cluster.groups.clients", SelectionSection),
     ("output", OutputSection),
 )
 

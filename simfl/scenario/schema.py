@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -84,17 +85,28 @@ class Scenario(Section):
         """
         return ScenarioError([self._origin.document.fault_line(parse_path(key), message)])
 
-    def with_stack(self, stack: int) -> Scenario:
-        """Return the scenario with what ``client.stack`` stands for written out."""
-        client = self.client.model_copy(update={"stack": stack})
-        return self.model_copy(update={"client": client})
+    def with_stacks(self, stacks: Sequence[int]) -> Scenario:
+        """Return the scenario with what ``client.stack`` stands for written out, by group."""
+        groups = self.cluster.groups
+        if not groups:
+            client = self.client.model_copy(update={"stack": stacks[0]})
+            return self.model_copy(update={"client": client})
+        chosen = tuple(
+            group.model_copy(update={"stack": stack})
+            for group, stack in zip(groups, stacks, strict=True)
+        )
+        cluster = self.cluster.model_copy(update={"groups": chosen})
+        return self.model_copy(update={"cluster": cluster})
 
     def fingerprint(self) -> str:
         """Return a hash of all that has a part in the numbers of a round.
 
-        Where clients are trained, how many rounds there are and what is written has none.
+        Where clients are trained, how many rounds there are and what is written has none; which
+        clients belong together and are stacked has one, since sums follow it.
         """
         plain = self.to_dict()
+        if groups := plain["cluster"]["groups"]:
+            plain["groups"] = [(group["clients"], group["stack"]) for group in groups]
         for key in ("name", "rounds", "search", "cluster", "checkpoint", "output"):
             del plain[key]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

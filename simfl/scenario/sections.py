@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Interval, MinLen
 from pydantic import ConfigDict, Field, model_validator
 
 from simfl.aggregation import Aggregator, Mean
@@ -18,14 +18,17 @@ from simfl.scenario.named import Named, Rate
 from simfl.scenario.section import FlatField, Section
 
 __all__ = [
+    "ActorsSection",
     "CheckpointSection",
     "ClientSection",
     "ClusterSection",
     "DataSection",
     "EvaluationSection",
+    "GroupSection",
     "ModelSection",
     "OptimizerSection",
     "OutputSection",
+    "SelectionSection",
     "ServerOptimizerSection",
     "ServerSection",
 ]
@@ -170,20 +173,80 @@ class EvaluationSection(Section):
     what it keeps (``data.holdout_fraction``), or all it has. 0: never."""
 
 
-class ClusterSection(Section):
-    """What the run takes of Ray: actors, CPUs and GPUs."""
+class ActorsSection(Section):
+    """Client actors of one kind: how many, and what each takes of the cluster."""
 
     actors: Count | Literal["auto"] = "auto"
-    """How many client actors there are. auto: as many as the cluster has room for."""
-    placement: Literal["pool", "dedicated"] = "pool"
-    """Whether a pool of actors takes any client, or each client has an actor of its own."""
-    address: str | None = None
-    """The address of a running Ray cluster. null: a cluster of its own on this machine."""
+    """How many client actors there are. auto: as many as the cluster has room for, and more when
+    nodes join; on GPUs no more than a first stack of clients shows to fit."""
+    min_actors: Count | None = None
+    """How many must be there for a round to begin. null: all of a fixed number at the start, and
+    one from then on."""
+    max_actors: Count | None = None
+    """How many there may be, with ``actors: auto``. null: as many as clients in a round."""
     num_cpus: NonNegative = 1.0
     """The CPUs that Ray sets aside for each client actor."""
     num_gpus: NonNegative = 0.0
     """The GPUs, or the share of one, that Ray sets aside for each client actor. Clients train on a
     GPU if this is more than 0, and on CPUs otherwise."""
+    accelerator_type: Annotated[str, MinLen(1)] | None = None
+    """The kind of GPU, such as ``A100`` or ``H200``, by Ray's names. null: any."""
+    resources: dict[Annotated[str, MinLen(1)], Positive] = {}
+    """What else each actor takes of what nodes were started with (``ray start --resources``)."""
+    labels: dict[Annotated[str, MinLen(1)], Annotated[str, MinLen(1)]] = {}
+    """The labels of the nodes it may be on, as Ray's label selectors have them: ``zone: a``,
+    ``zone: in(a,b)``, ``spot: "!yes"``."""
+    strategy: Literal["spread", "pack", "strict_spread", "strict_pack"] = "spread"
+    """How actors are laid over the nodes: evenly, on as few as possible, one on each, or all on
+    one. All but ``spread`` reserve a Ray placement group, whose size stays."""
+
+
+class SelectionSection(Section):
+    """The clients of a group: by one of the keys ``fraction``, ``range``, ``ids`` and ``column``."""
+
+    fraction: Annotated[float, Interval(gt=0, le=1)] | None = None
+    """The share of the population, drawn from those that no other group names."""
+    range: tuple[Whole, Whole] | None = None
+    """The first and the last id, both of them included."""
+    ids: Annotated[tuple[Whole, ...], MinLen(1)] | None = None
+    """The ids, one by one."""
+    column: Annotated[str, MinLen(1)] | None = None
+    """A column of the data that is the same for all examples of a client, such as the class of
+    its device."""
+    values: tuple[str | int, ...] = ()
+    """The values of ``column`` that the group's clients have."""
+
+
+class GroupSection(ActorsSection):
+    """A group of client actors, and the clients that they alone train, for the whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$")] = Field(
+        examples=["gpu"]
+    )
+    """What the group is called: small letters, digits, ``-`` and ``_``."""
+    clients: Literal["rest"] | SelectionSection = "rest"
+    """The clients it trains. rest: those that no other group does."""
+    stack: Count | None = None
+    """As ``client.stack``, for this group. null: what ``client.stack`` says, or for ``auto`` what
+    suits the group's kind of device."""
+
+
+class ClusterSection(ActorsSection):
+    """What the run takes of Ray: actors, CPUs and GPUs."""
+
+    placement: Literal["pool", "dedicated"] = "pool"
+    """Whether a pool of actors takes any client, or each client has an actor of its own."""
+    groups: tuple[GroupSection, ...] = ()
+    """Groups of client actors, instead of a single one that the keys above describe."""
+    address: str | None = None
+    """The address of a running Ray cluster. null: a cluster of its own on this machine."""
+    autoscaling: bool = False
+    """Whether the cluster starts nodes for what has no room yet. Otherwise a demand that its nodes
+    cannot meet is an error."""
+    start_timeout_s: Positive = 180.0
+    """How many seconds the actors may take to start, or to come back."""
+    deterministic: bool = False
+    """Whether GPUs use kernels only that give the same bits each time; some models have none."""
     threads: Count = 1
     """The threads that torch uses in each client actor."""
     chunk_size: Count | Literal["auto"] = "auto"

@@ -185,6 +185,7 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Resu
             address=how.address,
             location=checkpoints.location,
             profile=how.profile,
+            tell=_tell,
         )
         # Nobody else holds the examples, so that this process lets go of their memory.
         simulation = simulation.without_examples()
