@@ -86,8 +86,12 @@ class Fleet:
     def fill(self, workers: Sequence[Worker]) -> list[Worker]:
         """Launch as many more actors as there is room for."""
         there = Counter(worker.group for worker in workers)
-        open_groups = [g for g, bound in enumerate(self._bounds) if there[g] < bound.most]
-        if not open_groups or self._reserved:
+        open_groups = [
+            group
+            for group, bound in enumerate(self._bounds)
+            if there[group] < bound.most and self._groups[group].strategy == "spread"
+        ]
+        if not open_groups:
             return []
         self._placement = place(self._groups, self._bounds, nodes_of(ray.nodes()))
         return [

@@ -160,7 +160,7 @@ def _elastic(scenario: Scenario) -> Iterator[Fault]:
         if actors.accelerator_type is not None and actors.num_gpus == 0:
             yield (
                 f"{key}.accelerator_type",
-                f"is {actors.accelerator_type!r}, but num_gpus is 0; say how many GPUs an actor has",
+                f"is {actors.accelerator_type!r}, but num_gpus is 0; say how many an actor has",
             )
 
 

@@ -191,9 +191,9 @@ class ActorsSection(Section):
     GPU if this is more than 0, and on CPUs otherwise."""
     accelerator_type: Annotated[str, MinLen(1)] | None = None
     """The kind of GPU, such as ``A100`` or ``H200``, by Ray's names. null: any."""
-    resources: dict[Annotated[str, MinLen(1)], Positive] = {}
+    resources: dict[Annotated[str, MinLen(1)], Positive] = Field(default={})
     """What else each actor takes of what nodes were started with (``ray start --resources``)."""
-    labels: dict[Annotated[str, MinLen(1)], Annotated[str, MinLen(1)]] = {}
+    labels: dict[Annotated[str, MinLen(1)], Annotated[str, MinLen(1)]] = Field(default={})
     """The labels of the nodes it may be on, as Ray's label selectors have them: ``zone: a``,
     ``zone: in(a,b)``, ``spot: "!yes"``."""
     strategy: Literal["spread", "pack", "strict_spread", "strict_pack"] = "spread"
@@ -202,7 +202,7 @@ class ActorsSection(Section):
 
 
 class SelectionSection(Section):
-    """The clients of a group: by one of the keys ``fraction``, ``range``, ``ids`` and ``column``."""
+    """The clients of a group, by one of ``fraction``, ``range``, ``ids`` and ``column``."""
 
     fraction: Annotated[float, Interval(gt=0, le=1)] | None = None
     """The share of the population, drawn from those that no other group names."""
