@@ -11,10 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from simfl.cluster.pool import ActorGroup
+from simfl.cluster.pool import ActorGroup, cpus_of_this_machine
 from simfl.errors import ClusterError
 
-__all__ = ["Bounds", "Node", "Placement", "matches", "nodes_of", "place", "require_room"]
+__all__ = [
+    "Bounds",
+    "Node",
+    "Placement",
+    "bounds_of",
+    "describe_needs",
+    "explain_lack",
+    "matches",
+    "nodes_of",
+    "place",
+    "require_room",
+]
 
 _SELECTOR: Final = re.compile(r"(!?)(?:in\((.*)\)|(.*))")
 _ROUNDING: Final = 1e-6
@@ -62,6 +73,45 @@ def nodes_of(rows: Sequence[Mapping[str, Any]]) -> list[Node]:
     ]
 
 
+def bounds_of(
+    groups: Sequence[ActorGroup],
+    num_clients: Sequence[int],
+    *,
+    cohort_size: int,
+    is_dedicated: bool,
+) -> list[Bounds]:
+    """Return how many actors each group needs and can use.
+
+    Args:
+        groups: of client actors.
+        num_clients: by group, how many clients it has; more actors than these, or than a cohort
+            has clients, would have nothing to do.
+        cohort_size: clients a round.
+        is_dedicated: whether each client has an actor of its own.
+    """
+    if is_dedicated:
+        return [Bounds(clients, clients) for clients in num_clients]
+    pairs = zip(groups, num_clients, strict=True)
+    return [_bounds(group, min(clients, cohort_size)) for group, clients in pairs]
+
+
+def _bounds(group: ActorGroup, useful: int) -> Bounds:
+    if group.actors is not None:
+        return Bounds(group.min_actors or group.actors, group.actors)
+    least = group.min_actors or 1
+    return Bounds(least, max(least, min(useful, group.max_actors or useful)))
+
+
+def cpus_to_count(groups: Sequence[ActorGroup], bounds: Sequence[Bounds]) -> int:
+    """Return the CPUs that a cluster of one's own is to count with.
+
+    Ray's CPUs are an account and not a limit: what a scenario asks for may be had here.
+    """
+    pairs = zip(groups, bounds, strict=True)
+    needed = sum(group.num_cpus * bound.least for group, bound in pairs)
+    return max(cpus_of_this_machine(), math.ceil(needed))
+
+
 def place(
     groups: Sequence[ActorGroup], bounds: Sequence[Bounds], nodes: Sequence[Node]
 ) -> Placement:
@@ -97,7 +147,7 @@ def require_room(
     """
     for group, bound, count in zip(groups, bounds, placement.counts, strict=True):
         if count < bound.least:
-            raise ClusterError(_why(group, bound.least, count, nodes))
+            raise ClusterError(explain_lack(group, bound.least, count, nodes))
 
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
@@ -166,15 +216,17 @@ def _room(group: ActorGroup, free: Mapping[str, float]) -> float:
     return min(rooms, default=math.inf)
 
 
-def _why(group: ActorGroup, needed: int, count: int, nodes: Sequence[Node]) -> str:
+def explain_lack(group: ActorGroup, needed: int, count: int, nodes: Sequence[Node]) -> str:
+    """Say in a line that a group needs more actors than there is room for, and what to change."""
     each = describe_needs(group)
     has = ", ".join(f"{_total(nodes, name):g} {name}" for name in ("CPU", "GPU"))
     actors = "1 client actor" if needed == 1 else f"{needed} client actors"
-    remedy = (
-        f"lower {group.key}.num_cpus or {group.key}.num_gpus"
-        if count == 0
-        else (f"lower {group.key}.actors, or what each takes")
-    )
+    if group.uses_gpu and not _total(nodes, "GPU"):
+        remedy = f"set {group.key}.num_gpus: 0 to train on CPUs"
+    elif count == 0:
+        remedy = f"lower {group.key}.num_cpus or what else each takes"
+    else:
+        remedy = f"lower {group.key}.actors or what each takes"
     return (
         f"{group}{actors} with {each} each {'need' if needed > 1 else 'needs'} more than there is: "
         f"the cluster has {has} on {len(nodes)} node{'s' if len(nodes) != 1 else ''}, room for "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simfl.client import ClientRecipe
-from simfl.cluster.placement import Bounds
+from simfl.cluster.placement import Bounds, bounds_of
 from simfl.cluster.pool import ActorGroup, ClusterOptions
 from simfl.data import FederatedDataset
 from simfl.server import ServerRecipe
@@ -50,25 +50,15 @@ class EngineSetup:
         return replace(self.client, stack=group.stack)
 
     def bounds(self) -> list[Bounds]:
-        """Return how many actors each group needs and can use.
-
-        More than a group's clients in a round would have nothing to do.
-        """
-        population = np.bincount(self.group_of, minlength=len(self.options.groups)).tolist()
-        return [
-            self._bounds(group, num_clients)
-            for group, num_clients in zip(self.options.groups, population, strict=True)
-        ]
+        """Return how many actors each group needs and can use."""
+        groups = self.options.groups
+        return bounds_of(
+            groups,
+            np.bincount(self.group_of, minlength=len(groups)).tolist(),
+            cohort_size=self.cohort_size,
+            is_dedicated=self.options.placement == "dedicated",
+        )
 
     def bounds_are_open(self, group: int) -> bool:
         """Say whether a group has as many actors as there is room for."""
         return self.options.placement == "pool" and self.options.groups[group].actors is None
-
-    def _bounds(self, group: ActorGroup, num_clients: int) -> Bounds:
-        if self.options.placement == "dedicated":
-            return Bounds(num_clients, num_clients)
-        if group.actors is not None:
-            return Bounds(group.min_actors or group.actors, group.actors)
-        least = group.min_actors or 1
-        most = min(self.cohort_size, num_clients, group.max_actors or num_clients)
-        return Bounds(least, max(least, most))

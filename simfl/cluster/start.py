@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from simfl.cluster.connect import connect
-from simfl.cluster.pool import cpus_of_this_machine
+from simfl.cluster.placement import cpus_to_count
 from simfl.cluster.setup import EngineSetup
 
 if TYPE_CHECKING:
@@ -25,8 +24,7 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
     options = setup.options
     connection = connect(
         address=options.address,
-        # Ray's CPUs are an account and not a limit: what the scenario asks for may be had here.
-        num_cpus=max(cpus_of_this_machine(), math.ceil(_needed_cpus(setup))),
+        num_cpus=cpus_to_count(options.groups, setup.bounds()),
         dashboard=options.dashboard,
         object_store_memory=options.object_store_memory,
         keeps_events=options.dashboard or options.profile,
@@ -42,8 +40,3 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
     except BaseException:
         connection.close()
         raise
-
-
-def _needed_cpus(setup: EngineSetup) -> float:
-    pairs = zip(setup.options.groups, setup.bounds(), strict=True)
-    return sum(group.num_cpus * bound.least for group, bound in pairs)

@@ -56,6 +56,15 @@ class FederatedDataset:
         """The size of the population."""
         return len(self.offsets) - 1
 
+    @property
+    def num_bytes(self) -> int:
+        """What all arrays take together."""
+        parts = [self.train] if self.test is None else [self.train, self.test]
+        arrays = [self.rows, self.offsets, self.holdout_offsets]
+        for part in parts:
+            arrays += [part.targets, *_arrays(part.inputs)]
+        return sum(array.nbytes for array in arrays)
+
     def train_rows(self, client: int) -> Array:
         """Return the rows that the client trains on."""
         rows: Array = self.rows[self.offsets[client] : self.holdout_offsets[client]]
@@ -85,9 +94,13 @@ class FederatedDataset:
 
 def num_rows(tree: ArrayTree) -> int:
     """Return the length of the example axis."""
+    return len(_arrays(tree)[0])
+
+
+def _arrays(tree: ArrayTree) -> tuple[Array, ...]:
     if isinstance(tree, dict):
-        tree = tuple(tree.values())
-    return len(tree[0]) if isinstance(tree, tuple) else len(tree)
+        return tuple(tree.values())
+    return tree if isinstance(tree, tuple) else (tree,)
 
 
 def take_rows(tree: ArrayTree, rows: Array) -> ArrayTree:

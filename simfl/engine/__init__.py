@@ -3,7 +3,7 @@
 from simfl.engine.device import DeviceUse, device_for, is_memory_full, measure_use, prepare_device
 from simfl.engine.engine import Engine, Handle, Trained
 from simfl.engine.inline import InlineEngine
-from simfl.engine.memory import peak_memory
+from simfl.engine.memory import peak_memory, reset_peak_memory
 from simfl.engine.profiling import Sampling, require_profiler
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
 from simfl.engine.scheduler import ChunkScheduler, Pace, equal_chunks, guided_chunks
@@ -30,6 +30,7 @@ __all__ = [
     "peak_memory",
     "prepare_device",
     "require_profiler",
+    "reset_peak_memory",
     "snapshot_of",
     "write_states",
 ]

@@ -77,7 +77,7 @@ def test_a_strategy_says_how_actors_lie_over_nodes(strategy: Any, expected: dict
             ActorGroup(actors=4, num_gpus=0.5),
             4,
             r"4 client actors with 1 CPU, 0\.5 GPU each need more than there is: the cluster has "
-            r"4 CPU, 0 GPU on 1 node, room for 0; lower cluster\.num_cpus or cluster\.num_gpus",
+            r"4 CPU, 0 GPU on 1 node, room for 0; set cluster\.num_gpus: 0 to train on CPUs",
         ),
         (
             ActorGroup(actors=5),
@@ -88,7 +88,7 @@ def test_a_strategy_says_how_actors_lie_over_nodes(strategy: Any, expected: dict
             ActorGroup("fast", "cluster.groups[1]", num_gpus=1, accelerator_type="T4"),
             1,
             r"group 'fast': 1 client actor with 1 CPU, 1 GPU, accelerator type T4 each needs .*"
-            r"cluster\.groups\[1\]\.num_gpus",
+            r"set cluster\.groups\[1\]\.num_gpus: 0",
         ),
         (ActorGroup(labels={"zone": "c"}), 1, r"label zone=c each needs more"),
     ],
