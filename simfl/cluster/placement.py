@@ -201,8 +201,8 @@ def _fill(
         room = {node: slots for node, slots in room.items() if slots > 0}
         if not room:
             return
-        packs = group.strategy in ("pack", "strict_pack")
-        chosen = max(room, key=lambda node: (on.get(node, 0) if packs else 0, room[node]))
+        sign = 1 if group.strategy in ("pack", "strict_pack") else -1
+        chosen = max(room, key=lambda node: (sign * on.get(node, 0), room[node]))
         on[chosen] = on.get(chosen, 0) + 1
         for name, need in group.needs.items():
             free[chosen][name] -= need

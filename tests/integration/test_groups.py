@@ -36,7 +36,13 @@ def cluster() -> Iterator[Any]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        notice = {
+            "health_check_initial_delay_ms": 0,
+            "health_check_period_ms": 300,
+            "health_check_failure_threshold": 3,
+        }
+        head = {"num_cpus": 0, "_system_config": notice}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         gpu_node = cluster.add_node(num_cpus=4, **GPUS)
         zone_b = cluster.add_node(num_cpus=1, labels={"zone": "b"})
         ray.init(address=cluster.address, namespace="simfl", log_to_driver=False)
@@ -200,6 +206,31 @@ def test_an_actor_joins_with_its_node_in_mid_run(
     assert numbers(result) == expected
     nodes = {note["node"] for given in notes(tmp_path).values() for note in given}
     assert nodes == {first.node_id, second.node_id}
+
+
+def test_a_round_waits_for_as_many_actors_as_it_needs(tmp_path: Path, cluster: Any) -> None:
+    """One of two nodes is lost in round 2; round 3 begins when another has come in its place."""
+    on_new_nodes = {"num_cpus": 0.1, "resources": {"needed": 1}, "max_actors": 2, "min_actors": 2}
+    hold = ["hold-at", {"folder": str(tmp_path), "client": 2, "round": 2}]
+    expected = inline(scenario(tmp_path, rounds=4, cluster=on_new_nodes), tmp_path)
+    new = {"num_cpus": 1, "resources": {"needed": 1}}
+    first, second = cluster.add_node(**new), cluster.add_node(**new)
+    out = tmp_path / "ray"
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(
+            simfl.run, scenario(tmp_path, hold, rounds=4, cluster=on_new_nodes), out=out
+        )
+        wait_for(lambda: (tmp_path / "hold-2-0").exists())
+        cluster.remove_node(second, allow_graceful=False)
+        (tmp_path / "go").touch()
+        wait_for(lambda: (out / "metrics.jsonl").read_text().count("\n") == 2)
+        third = cluster.add_node(**new)
+        result = running.result()
+    for node in (first, third):
+        cluster.remove_node(node)
+    assert numbers(result) == expected
+    nodes = {note["node"] for given in notes(tmp_path).values() for note in given}
+    assert nodes == {first.node_id, second.node_id, third.node_id}
 
 
 def answers(label: str) -> bool:
