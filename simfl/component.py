@@ -57,6 +57,9 @@ class Component:
     is_frozen: ClassVar[bool] = True
     """Whether instances never change, and so may be shared; a dataclass must say so too."""
 
+    runs_code: ClassVar[bool] = False
+    """Whether it imports and runs what a field names: a scenario that is not trusted may not."""
+
     registry: ClassVar[Registry[Any]]
     """The classes of this kind, by name; set on each root."""
 

@@ -43,6 +43,8 @@ __all__ = [
     "UnknownNameError",
     "VectorError",
     "did_you_mean",
+    "one_line",
+    "printable",
 ]
 
 
@@ -164,6 +166,26 @@ class AggregationError(RunError):
     """There is nothing to aggregate, or the updates do not fit together."""
 
 
+def one_line(text: object) -> str:
+    r"""Return text, or what an error says, on one line and without what a terminal obeys.
+
+    >>> one_line("cut short\n at \x1b[31m8")
+    "cut short at '\\x1b'[31m8"
+    """
+    return printable(" ".join(str(text).split()))
+
+
+def printable(text: str) -> str:
+    r"""Return text with what a terminal obeys written out; lines and tabs stay.
+
+    >>> printable("\x1b]0;title\x07\n")
+    "'\\x1b']0;title'\\x07'\n"
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c) for c in text)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the nearest known name, or list what there is.
 
@@ -176,7 +198,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if near:
         return f"Did you mean {near[0]!r}?"
-    return f"Known: {', '.join(names)}." if names else ""
+    return f"Known: {', '.join(map(one_line, names))}." if names else ""
 
 
 def _rebuild(

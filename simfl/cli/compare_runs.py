@@ -12,6 +12,7 @@ import typer
 
 from simfl.cli.exit_codes import exit_codes
 from simfl.cli.tables import print_table
+from simfl.errors import one_line
 
 if TYPE_CHECKING:
     from simfl.report.comparison import Comparison
@@ -62,7 +63,7 @@ def _print_scenarios(comparison: Comparison) -> None:
         typer.echo(f"scenarios: {len(comparison.scenario)} keys differ")
     for difference in comparison.scenario if a.scenario and b.scenario else ():
         one, other = ("(not there)" if v is None else v for v in difference.values)
-        typer.echo(f"  {difference.key}: {one} -> {other}")
+        typer.echo(f"  {one_line(f'{difference.key}: {one} -> {other}')}")
     typer.echo()
 
 
@@ -114,7 +115,7 @@ def _when(reached: Reached | None) -> str:
 def _print_faults(comparison: Comparison) -> None:
     for run in (comparison.a, comparison.b):
         for fault in run.faults:
-            typer.echo(f"{run.folder}: {fault}", err=True)
+            typer.echo(one_line(f"{run.folder}: {fault}"), err=True)
 
 
 def described(comparison: Comparison) -> dict[str, Any]:

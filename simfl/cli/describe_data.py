@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simfl.cli.exit_codes import exit_codes
-from simfl.cli.options import Overrides, ScenarioFile, load
+from simfl.cli.options import Overrides, ScenarioFile, Trust, Trusted, load
 from simfl.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ def describe_data(
     ] = Path("label-skew.png"),
     clients: Annotated[int, typer.Option(min=0, help="How many clients the table shows.")] = 10,
     overrides: Overrides = [],  # noqa: B006
+    trust: Trusted = Trust.all,
 ) -> None:
     """Show what a scenario's clients hold: a table, and a picture of the label skew."""
-    scenario = load(file, overrides)
+    scenario = load(file, overrides, trust=trust)
 
     from simfl.data import plot_label_skew, summarize
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import typer
 
-from simfl.errors import ClientError, InputError, MissingExtraError, SimflError
+from simfl.errors import ClientError, InputError, MissingExtraError, SimflError, printable
 
 __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "exit_codes"]
 
@@ -36,5 +36,5 @@ def exit_codes() -> Iterator[None]:
 
 
 def _exit(message: str, code: int) -> typer.Exit:
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
     return typer.Exit(code)

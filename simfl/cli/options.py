@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -11,7 +12,15 @@ import typer
 if TYPE_CHECKING:
     from simfl.scenario import Scenario
 
-__all__ = ["Overrides", "ScenarioFile", "load"]
+__all__ = ["Overrides", "ScenarioFile", "Trust", "Trusted", "load"]
+
+
+class Trust(StrEnum):
+    """Whether a scenario may run code of its author's."""
+
+    all = "all"
+    none = "none"
+
 
 ScenarioFile: TypeAlias = Annotated[
     str, typer.Argument(metavar="FILE", help="A scenario file, or the name of a shipped one.")
@@ -24,13 +33,20 @@ Overrides: TypeAlias = Annotated[
         help="Change a key: client.optimizer.lrate=0.1. Can be given several times.",
     ),
 ]
+Trusted: TypeAlias = Annotated[
+    Trust,
+    typer.Option(
+        "--trust",
+        help="none: refuse a scenario that runs code of its author's: plugins, python components.",
+    ),
+]
 
 
-def load(file: str, overrides: Sequence[str]) -> Scenario:
+def load(file: str, overrides: Sequence[str], *, trust: Trust = Trust.all) -> Scenario:
     """Load a scenario by its file name, or a shipped one by its name; say which it is."""
     from simfl.scenario import find_scenario, load_scenario
 
     path = find_scenario(file)
     if path != Path(file):
         typer.echo(f"{file}: taking the scenario shipped with simfl, {path}", err=True)
-    return load_scenario(path, overrides=overrides)
+    return load_scenario(path, overrides=overrides, trust=trust.value)

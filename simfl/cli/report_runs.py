@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simfl.cli.exit_codes import exit_codes
+from simfl.cli.options import Trust, Trusted
 
 if TYPE_CHECKING:
     from simfl.report.reading import Run
@@ -47,6 +48,7 @@ def report_runs(
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Load no data: do not show what clients hold.")
     ] = False,
+    trust: Trusted = Trust.all,
 ) -> None:
     """Write a report of one run, or a comparison of several.
 
@@ -61,7 +63,9 @@ def report_runs(
     chosen = None if target is None else parse_target(target)
     kind = format or _format_of(out)
     path = out or _default_path(folders, kind)
-    report = make_report(make_study(_read(folders), target=chosen), with_data=not no_data)
+    report = make_report(
+        make_study(_read(folders), target=chosen), with_data=not no_data, trust=trust.value
+    )
     write_report(
         report, path, format=kind.value, written=time.strftime("%Y-%m-%d %H:%M", time.localtime())
     )

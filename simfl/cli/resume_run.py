@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from simfl.cli.exit_codes import exit_codes
+from simfl.cli.options import Trust, Trusted
 from simfl.cli.run_scenario import Backend
 
 __all__ = ["resume_run"]
@@ -22,6 +23,7 @@ def resume_run(
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster, instead of cluster.address.")
     ] = None,
+    trust: Trusted = Trust.all,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run's folder only.")] = False,
 ) -> None:
     """Go on with a run that was stopped, from its last checkpoint.
@@ -30,6 +32,8 @@ def resume_run(
     """
     from simfl.simulation import resume
 
-    result = resume(folder, backend=backend.value, address=address, progress=not quiet)
+    result = resume(
+        folder, backend=backend.value, address=address, progress=not quiet, trust=trust.value
+    )
     if quiet:
         typer.echo(result.out)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from simfl.cli.exit_codes import exit_codes
-from simfl.cli.options import Overrides, ScenarioFile, load
+from simfl.cli.options import Overrides, ScenarioFile, Trust, Trusted, load
 
 __all__ = ["Backend", "run_scenario"]
 
@@ -49,6 +49,7 @@ def run_scenario(
         bool,
         typer.Option("--profile", help="Write flame graphs of all processes (simfl[profile])."),
     ] = False,
+    trust: Trusted = Trust.all,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run's folder only.")] = False,
 ) -> None:
     """Run a scenario.
@@ -61,7 +62,7 @@ def run_scenario(
     if resume is Resume.auto and out is None:
         raise typer.BadParameter("needs --out, the folder to go on in", param_hint="--resume")
     seeded = [] if seed is None else [f"seed={seed}"]
-    scenario = load(file, [*overrides, *seeded])
+    scenario = load(file, [*overrides, *seeded], trust=trust)
 
     from simfl.simulation import run
 

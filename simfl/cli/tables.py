@@ -7,11 +7,18 @@ from collections.abc import Sequence
 
 import typer
 
+from simfl.errors import one_line
+
 __all__ = ["print_table"]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> None:
-    """Print a title and, if there are rows, a table with a header beneath it."""
+    """Print a title and, if there are rows, a table with a header beneath it.
+
+    Whatever cells hold, a terminal shows it and obeys nothing.
+    """
+    title, header = one_line(title), list(map(one_line, header))
+    rows = [list(map(one_line, row)) for row in rows]
     if sys.stdout.isatty():
         _print_drawn(header, rows, title)
     else:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from simfl.cli.exit_codes import BAD_INPUT, exit_codes
-from simfl.cli.options import Overrides, load
+from simfl.cli.options import Overrides, Trust, load
 from simfl.errors import ScenarioError, SimflError
 
 __all__ = ["validate_scenarios"]
@@ -21,18 +21,25 @@ def validate_scenarios(
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Check the files alone: load no data, build no model.")
     ] = False,
+    no_import: Annotated[
+        bool,
+        typer.Option(
+            "--no-import", help="Refuse scenarios that run code of their authors'; import none."
+        ),
+    ] = False,
 ) -> None:
     """Check scenarios as a run would before it starts; exit with 2 if one has a fault."""
-    faults = [_faults(file, overrides, with_data=not no_data) for file in files]
+    trust = Trust.none if no_import else Trust.all
+    faults = [_faults(file, overrides, with_data=not no_data, trust=trust) for file in files]
     if any(faults):
         raise typer.Exit(BAD_INPUT)
 
 
-def _faults(file: str, overrides: list[str], *, with_data: bool) -> list[str]:
+def _faults(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> list[str]:
     """Check one scenario, print ``FILE: ok`` or its faults, and return these."""
     faults = []
     try:
-        _check(file, overrides, with_data=with_data)
+        _check(file, overrides, with_data=with_data, trust=trust)
     except ScenarioError as error:
         faults = error.faults
     except SimflError as error:
@@ -46,8 +53,8 @@ def _faults(file: str, overrides: list[str], *, with_data: bool) -> list[str]:
     return faults
 
 
-def _check(file: str, overrides: list[str], *, with_data: bool) -> None:
-    scenario = load(file, overrides)
+def _check(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> None:
+    scenario = load(file, overrides, trust=trust)
     if with_data:
         from simfl.simulation import build
 

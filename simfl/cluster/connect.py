@@ -11,15 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from simfl.cluster.environment import HUGE_PAGES, NO_EVENTS, started_with
+from simfl.cluster.authentication import (
+    AUTH_MODE,
+    address_warning,
+    is_loopback,
+    keep_token_private,
+    mode_warning,
+)
+from simfl.cluster.environment import HUGE_PAGES, LOOPBACK, NO_EVENTS, started_with
 from simfl.errors import ClusterError
 
 __all__ = ["Connection", "connect"]
 
-# Read by Ray once, when it is imported. Ports of a local cluster are open to the network: the
-# token is what keeps others from running code. https://docs.ray.io/en/latest/ray-security/index.html
+# Read by Ray once, when it is imported.
 _ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
+    AUTH_MODE: "token",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -58,6 +64,10 @@ def connect(
 ) -> Connection:
     """Join the session there is, attach to a cluster, or start one on this machine.
 
+    One that is started asks for Ray's token, and listens on the loopback interface alone if Ray
+    has not been imported before. Where the environment switches tokens off, or a cluster on the
+    network asks for none, a line on stderr says so.
+
     Args:
         address: ``host:port`` of a cluster, ``auto`` for one that runs on this machine, ``local``
             for a new one; None takes ``RAY_ADDRESS`` where that is set, as inside a Ray job, and
@@ -74,16 +84,25 @@ def connect(
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     if "ray" not in sys.modules:
         os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
-    settings = HUGE_PAGES if keeps_events else HUGE_PAGES | NO_EVENTS
-    with started_with(settings if where == "local" else {}):
+    if where == "local":
+        keep_token_private()
+    with started_with(_settings(where, keeps_events=keeps_events)):
         import ray
 
         if ray.is_initialized():
             return Connection(ray, is_owned=False)
+        _warn(mode_warning())
         local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
         local |= {"object_store_memory": object_store_memory, "dashboard_host": "127.0.0.1"}
         options = local if where == "local" else {}
         return _init(ray, where, options, job_metadata=metadata or {})
+
+
+def _settings(where: str, *, keeps_events: bool) -> Mapping[str, str]:
+    if where == "local":
+        return LOOPBACK | HUGE_PAGES | ({} if keeps_events else NO_EVENTS)
+    # Whoever has imported Ray like this can attach to clusters on the network, too.
+    return LOOPBACK if where == "auto" or is_loopback(where) else {}
 
 
 def _init(
@@ -106,7 +125,19 @@ def _init(
         ray.shutdown()
         raise
     _restore(on_sigterm)
+    if where != "local" and mode_warning() is None:
+        _warn(address_warning(_gcs_address(context)))
     return Connection(ray, is_owned=True, dashboard=context.dashboard_url or None)
+
+
+def _warn(line: str | None) -> None:
+    if line is not None:
+        print(line, file=sys.stderr)
+
+
+def _gcs_address(context: Any) -> str:
+    """Return where a session's cluster is; "" where Ray does not say."""
+    return str((getattr(context, "address_info", None) or {}).get("gcs_address") or "")
 
 
 def _restore(on_sigterm: Any) -> None:

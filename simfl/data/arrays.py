@@ -14,7 +14,7 @@ import numpy as np
 
 from simfl.data.dataset import Array, ArrayTree, Examples
 from simfl.data.source import SourceData
-from simfl.errors import DataError, did_you_mean
+from simfl.errors import DataError, did_you_mean, one_line
 
 __all__ = ["as_column", "as_examples", "as_inputs", "as_targets", "source_data_from_arrays"]
 
@@ -100,7 +100,7 @@ def source_data_from_arrays(arrays: Mapping[str, Any], *, origin: str) -> Source
     Raises:
         DataError: if one is missing, has a dtype that can't be used, or is of another length.
     """
-    named = tuple(map(str, np.asarray(arrays.get("class_names", ())).tolist()))
+    named = tuple(map(str, np.asarray(arrays.get("class_names", ())).reshape(-1).tolist()))
     train, names = _split_of(arrays, "", class_names=named, origin=origin)
     columns = {
         name: _column_of_length(name, array, len(train), origin=origin)
@@ -132,7 +132,7 @@ def _inputs_named(arrays: Mapping[str, Any], name: str, *, origin: str) -> Any:
 
 def _required(arrays: Mapping[str, Any], name: str, *, origin: str) -> Any:
     if name not in arrays:
-        there = ", ".join(arrays) or "nothing"
+        there = ", ".join(map(one_line, arrays)) or "nothing"
         raise DataError(f"{origin} has no array {name!r}; it holds {there}")
     return arrays[name]
 
@@ -186,5 +186,5 @@ def _class_ids(
 
 
 def _known_classes(class_names: tuple[str, ...]) -> str:
-    shown = ", ".join(class_names[:10])
+    shown = ", ".join(map(one_line, class_names[:10]))
     return f"the training examples' are {shown}{', ...' if len(class_names) > 10 else ''}"

@@ -211,6 +211,8 @@ class PythonLoss(Loss):
     """
 
     name: ClassVar[str] = "python"
+    runs_code: ClassVar[bool] = True
+
     path: str
     """Where it is: package.module:function."""
     arguments: dict[str, Any] = field(default_factory=dict)

@@ -40,6 +40,8 @@ class PythonModel(ModelSpec):
     """
 
     name: ClassVar[str] = "python"
+    runs_code: ClassVar[bool] = True
+
     path: str
     """Where it is: package.module:function."""
     arguments: dict[str, Any] = field(default_factory=dict)

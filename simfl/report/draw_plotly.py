@@ -51,8 +51,17 @@ def specification(chart: Chart) -> dict[str, Any]:
     }
     # Without plotly's own template, which brings 7 kB of colours that the page sets itself.
     figure = _plotly("graph_objects").Figure(data=traces, layout=base | layout | {"template": None})
-    plain: dict[str, Any] = json.loads(figure.to_json())
+    plain: dict[str, Any] = _as_text(json.loads(figure.to_json()))
     return plain
+
+
+def _as_text(value: Any) -> Any:
+    """Keep plotly.js from taking what runs and classes are called for links and the like."""
+    if isinstance(value, str):
+        return value.replace("<", "&lt;")
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    return [_as_text(item) for item in value] if isinstance(value, list) else value
 
 
 def _plotly(module: str) -> Any:

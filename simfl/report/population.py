@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,18 +15,22 @@ from simfl.report.charts import RUN_COLOURS, Bars, Histogram, Stack
 from simfl.report.reading import SCENARIO_FILE, Run
 from simfl.report.study import Section, Study
 
+if TYPE_CHECKING:
+    from simfl.scenario import Trust
+
 __all__ = ["population_section"]
 
 _TITLE = "Population"
 _MAX_SHOWN = 3
 
 
-def population_section(study: Study, *, with_data: bool) -> Section:
+def population_section(study: Study, *, with_data: bool, trust: Trust = "all") -> Section:
     """Draw label shares and sizes of clients, once for each way in which data were split.
 
     Args:
         study: the runs.
-        with_data: whether the data may be loaded, which runs what the scenario names for it.
+        with_data: whether the data may be loaded.
+        trust: whether code that the scenario names may run for that.
     """
     if not with_data:
         return Section(_TITLE, notes=("left out, since data were not to be loaded (--no-data)",))
@@ -37,7 +42,7 @@ def population_section(study: Study, *, with_data: bool) -> Section:
     for run in list(by_data.values())[:_MAX_SHOWN]:
         suffix = f" of {run.folder.name}" if len(by_data) > 1 else ""
         try:
-            charts += _charts(run.folder / SCENARIO_FILE, suffix)
+            charts += _charts(run.folder / SCENARIO_FILE, suffix, trust)
         # Data that are gone, and code of the user's that fails: the report goes on without.
         except Exception as error:
             reason = (str(error) or type(error).__name__).partition("\n")[0]
@@ -57,11 +62,11 @@ def _split_of(run: Run) -> str:
     return json.dumps(data, sort_keys=True, default=str)
 
 
-def _charts(scenario_file: Path, suffix: str) -> list[Bars | Histogram]:
+def _charts(scenario_file: Path, suffix: str, trust: Trust) -> list[Bars | Histogram]:
     from simfl.data.skew_plot import is_wide, label_shares, size_bins
     from simfl.scenario import load_scenario
 
-    scenario = load_scenario(scenario_file)
+    scenario = load_scenario(scenario_file, trust=trust)
     dataset = scenario.data.build_dataset(seed=scenario.seed)
     sizes_C = np.diff(dataset.offsets)
     edges = size_bins(sizes_C)

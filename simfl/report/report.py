@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from simfl.report.charts import Chart, Table
 from simfl.report.fairness import fairness_section
@@ -13,6 +14,9 @@ from simfl.report.population import population_section
 from simfl.report.provenance import differences_section, provenance_section
 from simfl.report.study import Section, Study
 from simfl.report.timing import timing_section
+
+if TYPE_CHECKING:
+    from simfl.scenario import Trust
 
 __all__ = ["Report", "make_report"]
 
@@ -34,19 +38,20 @@ class Report:
         return [chart for section in self.sections for chart in section.charts]
 
 
-def make_report(study: Study, *, with_data: bool) -> Report:
+def make_report(study: Study, *, with_data: bool, trust: Trust = "all") -> Report:
     """Put a report together.
 
     Args:
         study: the runs.
         with_data: whether data may be loaded to show what clients hold.
+        trust: whether code that the scenarios name may run for that.
     """
     sections = (
         learning_section(study),
         differences_section(study),
         fairness_section(study),
         participation_section(study),
-        population_section(study, with_data=with_data),
+        population_section(study, with_data=with_data, trust=trust),
         timing_section(study),
         failures_section(study),
         provenance_section(study),

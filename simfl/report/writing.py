@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from simfl.errors import InputError
+from simfl.errors import InputError, one_line
 from simfl.report.charts import Table
 from simfl.report.page import render_page
 from simfl.report.report import Report
@@ -69,19 +69,19 @@ def _csv(study: Study) -> str:
 def _markdown(report: Report, written: str) -> Iterator[str]:
     yield f"# {_cell(report.title)}"
     yield ""
-    yield f"{report.subtitle}. Written {written}."
+    yield f"{_cell(report.subtitle)}. Written {written}."
     yield ""
     yield from _markdown_table(report.runs)
     for section in report.sections:
         if not (section.tables or section.notes):
             continue
-        yield f"## {section.title}"
+        yield f"## {_cell(section.title)}"
         yield ""
         for table in section.tables:
-            yield f"### {table.title}"
+            yield f"### {_cell(table.title)}"
             yield ""
             yield from _markdown_table(table)
-        yield from (f"- {note}" for note in section.notes)
+        yield from (f"- {_cell(note)}" for note in section.notes)
         if section.notes:
             yield ""
 
@@ -93,9 +93,10 @@ def _markdown_table(table: Table) -> Iterator[str]:
         yield f"| {' | '.join(map(_cell, row))} |"
     yield ""
     if table.note:
-        yield table.note
+        yield _cell(table.note)
         yield ""
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    """Return text as Markdown shows it: no columns, links, pictures or HTML of its own."""
+    return one_line(text.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;"))

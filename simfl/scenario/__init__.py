@@ -13,6 +13,7 @@ from simfl.scenario.sections import (
     ServerSection,
 )
 from simfl.scenario.shipped import find_scenario, shipped_scenarios
+from simfl.scenario.trust import Trust
 
 __all__ = [
     "ClientSection",
@@ -24,6 +25,7 @@ __all__ = [
     "OutputSection",
     "Scenario",
     "ServerSection",
+    "Trust",
     "find_scenario",
     "load_scenario",
     "shipped_scenarios",

@@ -13,6 +13,7 @@ Path: TypeAlias = "tuple[str | int, ...]"
 """Keys and list indexes that lead to a value."""
 
 _SHOWN = 60
+_MAX_DIGITS = 18
 
 
 @dataclass(frozen=True, order=True)
@@ -70,7 +71,12 @@ def parse_path(text: str) -> Path:
     ('client', 'optimizer', 'modules', 1, 'beta_1')
     """
     parts = re.sub(r"\[(\d+)\]", r".\1", text).split(".")
-    return tuple(int(part) if part.isdecimal() else part for part in parts)
+    return tuple(int(part) if _is_index(part) else part for part in parts)
+
+
+def _is_index(part: str) -> bool:
+    # Python refuses to read a number of thousands of digits; no list is that long.
+    return part.isdecimal() and len(part) <= _MAX_DIGITS
 
 
 def show(value: Any) -> str:

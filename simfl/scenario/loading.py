@@ -13,12 +13,14 @@ from pydantic import ValidationError
 from simfl.component import import_plugins
 from simfl.errors import ImportPathError, ScenarioError
 from simfl.scenario.checks import check_combinations
-from simfl.scenario.document import Document
+from simfl.scenario.document import Document, show
 from simfl.scenario.faults import scenario_error
 from simfl.scenario.overrides import apply_overrides
 from simfl.scenario.reading import read_document
 from simfl.scenario.schema import Origin, Scenario
 from simfl.scenario.shipped import find_scenario
+from simfl.scenario.text import require_text
+from simfl.scenario.trust import Trust, refusal
 
 __all__ = ["load_scenario"]
 
@@ -27,14 +29,15 @@ def load_scenario(
     path_or_mapping: str | os.PathLike[str] | Mapping[str, Any],
     *,
     overrides: Sequence[str] = (),
-    allow_plugins: bool = True,
+    trust: Trust = "all",
 ) -> Scenario:
     """Read a scenario and check all that can be checked without its data.
 
     Args:
         path_or_mapping: a YAML file, the name of a shipped scenario, or plain data.
         overrides: ``key.path=value`` each, the value in YAML, applied in order.
-        allow_plugins: False refuses a scenario that names ``plugins``, which would be imported.
+        trust: ``none`` refuses a scenario that names code of its author's: ``plugins``, or a
+            ``python`` source, model or loss. Nothing is imported then, and ``search`` is ignored.
 
     Raises:
         ScenarioError: with a line for each fault: file, line, key, value and remedy.
@@ -44,9 +47,29 @@ def load_scenario(
     else:
         path = find_scenario(Path(path_or_mapping))
         document, folders = read_document(path), [path.resolve().parent, Path.cwd()]
-    document = _with_search(apply_overrides(document, overrides), folders)
-    _import_plugins(document, allow=allow_plugins)
-    return _validated(document, tuple(dict.fromkeys(folders)))
+    document = apply_overrides(document, overrides)
+    require_text(document)
+    if trust == "none":
+        document = _without_code(document)
+    else:
+        document = _with_search(document, folders)
+        _import_plugins(document)
+    return _validated(document, tuple(dict.fromkeys(folders)), trust)
+
+
+def _without_code(document: Document) -> Document:
+    """Refuse plug-ins, and leave out where they are looked for: a module there may shadow others.
+
+    What else runs code is refused where it is named, with the faults of the schema.
+    """
+    named = document.values.get("plugins")
+    if isinstance(named, list) and named:
+        lines = [
+            document.fault_line(("plugins", index), refusal(f"is {show(module)}"))
+            for index, module in enumerate(named)
+        ]
+        raise ScenarioError(lines)
+    return replace(document, values=document.values | {"search": []})
 
 
 def _with_search(document: Document, folders: Sequence[Path]) -> Document:
@@ -63,17 +86,18 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
-def _validated(document: Document, folders: tuple[Path, ...]) -> Scenario:
+def _validated(document: Document, folders: tuple[Path, ...], trust: Trust) -> Scenario:
+    context = {"folders": folders, "trust": trust}
     try:
-        scenario = Scenario.model_validate(document.values, context={"folders": folders})
+        scenario = Scenario.model_validate(document.values, context=context)
     except ValidationError as error:
         raise scenario_error(error, document, schema=Scenario) from None
-    scenario.set_origin(Origin(document))
+    scenario.set_origin(Origin(document, trust))
     check_combinations(scenario)
     return scenario
 
 
-def _import_plugins(document: Document, *, allow: bool) -> None:
+def _import_plugins(document: Document) -> None:
     """Import the plug-ins first: names can only be checked once those are registered."""
     named, search = document.values.get("plugins"), document.values["search"]
     modules = named if isinstance(named, list | tuple) else []
@@ -81,9 +105,6 @@ def _import_plugins(document: Document, *, allow: bool) -> None:
     for index, module in enumerate(modules):
         if not isinstance(module, str) or not module:
             continue  # told of with the other faults of the schema
-        if not allow:
-            reason = f"is {module!r}, but this scenario may not import plug-ins"
-            raise ScenarioError([document.fault_line(("plugins", index), reason)])
         try:
             import_plugins((module,))
         except ImportPathError as error:

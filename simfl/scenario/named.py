@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 from simfl.component import Component, NonNegative, field_types
 from simfl.errors import ConfigError, InputError, UnknownNameError, did_you_mean
 from simfl.scenario.section import STRICT, Flat, mark_unknown
+from simfl.scenario.trust import refusal
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -87,6 +88,8 @@ class Named:
             cls = self._find(name)
         except PydanticCustomError as error:
             raise _placed(error, name, at=at) from None
+        if cls.runs_code and (info.context or {}).get("trust") == "none":
+            raise _placed(fault(refusal(f"is {name!r}")), name, at=at)
         values = {key: _as_tuples(value) for key, value in config.items()}
         marked = mark_unknown(values, known=field_types(cls), also=siblings)
         return cls.from_config(fields_adapter(cls).validate_python(marked, context=info.context))

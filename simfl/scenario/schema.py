@@ -6,14 +6,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from annotated_types import MinLen
-from pydantic import Field, PrivateAttr
+from pydantic import AfterValidator, Field, PrivateAttr
 
 from simfl.component import Count
 from simfl.errors import ScenarioError
-from simfl.scenario.document import Document, parse_path
+from simfl.scenario.document import Document, parse_path, show
+from simfl.scenario.named import fault
 from simfl.scenario.plain import to_plain
 from simfl.scenario.section import Section
 from simfl.scenario.sections import (
@@ -26,9 +27,12 @@ from simfl.scenario.sections import (
     OutputSection,
     ServerSection,
 )
+from simfl.scenario.trust import Trust
 from simfl.scenario.yaml_format import dump_yaml
 
 __all__ = ["Origin", "Scenario"]
+
+_MAX_NAME: Final = 200
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,24 @@ class Origin:
 
     document: Document = field(default_factory=Document, compare=False)
     """What was read, with the line of each key."""
+    trust: Trust = field(default="all", compare=False)
+    """Whether it was let run code of its author's."""
+
+
+def _require_folder_name(name: str) -> str:
+    """See that a run's folder lies where it should, and that a terminal shows what it is called."""
+    if not name.isprintable() or not 0 < len(name.encode()) <= _MAX_NAME or set(name) & set("/\\"):
+        raise fault(
+            f"is {show(name)}, which is part of a folder's name; use printable characters but "
+            f"'/' and '\\', {_MAX_NAME} bytes at most"
+        )
+    return name
 
 
 class Scenario(Section):
     """All that a run is made of. ``load_scenario`` makes one."""
 
-    name: str | None = None
+    name: Annotated[str, AfterValidator(_require_folder_name)] | None = None
     """What the run is called; it is part of its folder's name. null: "run"."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """All randomness follows from it."""
@@ -75,6 +91,11 @@ class Scenario(Section):
     def set_origin(self, origin: Origin) -> None:
         """Say where the scenario comes from; ``load_scenario`` does."""
         self._origin = origin
+
+    @property
+    def trust(self) -> Trust:
+        """Whether the scenario was let run code of its author's."""
+        return self._origin.trust
 
     def fault(self, key: str, message: str) -> ScenarioError:
         """Make the error for what only shows later, with the place of the key.

@@ -11,6 +11,7 @@ from simfl.engine import Engine, Handle
 from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
 from simfl.messages import SaveOrder
 from simfl.scenario import Scenario
+from simfl.vector import Vector
 
 __all__ = ["Checkpoints"]
 
@@ -50,6 +51,28 @@ class Checkpoints:
             self._tell(f"no checkpoint in {self.location} can be used; the run starts anew")
         return found
 
+    def require_fit(self, found: Found, model: Vector) -> None:
+        """See that what was saved belongs to the model; its sizes come from the data.
+
+        Args:
+            found: what the run goes on from.
+            model: weights of the model as it is now.
+
+        Raises:
+            CheckpointError: if names or shapes differ.
+        """
+        if found.checkpoint is None:
+            return
+        saved = found.checkpoint.weights
+        differing = sorted(_layout(saved).items() ^ _layout(model).items())
+        if differing:
+            name = differing[0][0]
+            raise CheckpointError(
+                f"{self.location} was written with other data: its weights {name!r} are "
+                f"{_described(saved, name)}, and the model's {_described(model, name)}; put the "
+                "data back, or run the scenario anew in another folder"
+            )
+
     def require_none(self) -> None:
         """See that a new run does not write among the checkpoints of another.
 
@@ -85,6 +108,15 @@ class Checkpoints:
         found = self.find() if self._every else NOTHING
         checkpoint = found.checkpoint
         return checkpoint.round if checkpoint else 0, engine.restore(found)
+
+
+def _layout(weights: Vector) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in weights.items()}
+
+
+def _described(weights: Vector, name: str) -> str:
+    shape = _layout(weights).get(name)
+    return "missing" if shape is None else f"of shape {list(shape[0])}"
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
             fewer rounds.
     """
     path = folder / SCENARIO_FILE
-    former = load_scenario(path)
+    former = load_scenario(path, trust=scenario.trust)
     if former.fingerprint() != scenario.fingerprint():
         raise InputError(
             f"{folder} holds a run of another scenario ({_differences(former, scenario)}); "
@@ -104,7 +104,7 @@ def read_run_id(folder: Path) -> str:
     path = folder / RUN_FILE
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["id"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
             f"{path} does not say the run's id; put the file back, or write "
             '{"id": "any name"} to it'
@@ -113,11 +113,12 @@ def read_run_id(folder: Path) -> str:
 
 def is_done(folder: Path, scenario: Scenario) -> bool:
     """Say whether the folder's run has come to the end of the scenario."""
-    path = folder / SUMMARY_FILE
-    if not path.exists():
+    try:
+        summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+        return bool(summary["status"] == "done" and summary["rounds"] >= scenario.rounds)
+    # There is none, or it is damaged: going on from the last checkpoint writes it anew.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    return bool(summary["status"] == "done" and summary["rounds"] >= scenario.rounds)
 
 
 def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
@@ -129,11 +130,12 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
     if rounds == 0:
         return []
     path = folder / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines()[:rounds] if path.exists() else []
     try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:rounds]
         history: list[RoundRecord] = [json.loads(line) for line in lines]
         whole = [record["round"] for record in history] == list(range(1, rounds + 1))
-    except (ValueError, KeyError, TypeError):
+        whole = whole and all(_is_count(record["dropped"]) for record in history)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise CheckpointError(
@@ -141,6 +143,10 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
             "put the file back, or run the scenario anew in another folder"
         )
     return history
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def write_weights(folder: Path, weights: Vector) -> None:

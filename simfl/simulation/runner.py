@@ -14,7 +14,7 @@ from rich.console import Console
 from simfl.checkpoint import Found
 from simfl.cluster.observer import RayMetrics
 from simfl.engine import Engine, require_profiler
-from simfl.errors import InputError
+from simfl.errors import InputError, printable
 from simfl.observers import (
     CLIENTS_FILE,
     METRICS_FILE,
@@ -29,7 +29,7 @@ from simfl.observers import (
     SummaryFile,
     make_progress,
 )
-from simfl.scenario import Scenario, load_scenario
+from simfl.scenario import Scenario, Trust, load_scenario
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.build import Simulation, build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints
@@ -80,6 +80,7 @@ def run(
     progress: bool = False,
     resume: Literal["never", "auto"] = "never",
     profile: bool = False,
+    trust: Trust = "all",
 ) -> Result:
     """Run a scenario to its end.
 
@@ -92,6 +93,8 @@ def run(
         resume: ``auto`` goes on from the last checkpoint if the folder ``out`` holds one.
         profile: whether to write flame graphs of all processes, and Ray's timeline, into
             ``profile`` in the folder.
+        trust: ``none`` refuses a scenario that would run code of its author's. One that was loaded
+            is taken as it is.
 
     Raises:
         InputError: for a scenario that cannot run; nothing has been started then.
@@ -101,7 +104,7 @@ def run(
     if profile:
         require_profiler()
     if not isinstance(scenario, Scenario):
-        scenario = load_scenario(scenario)
+        scenario = load_scenario(scenario, trust=trust)
 
     def prepare() -> _Prepared:
         simulation = build(scenario)
@@ -126,6 +129,7 @@ def resume(
     *,
     address: str | None = None,
     progress: bool = False,
+    trust: Trust = "all",
 ) -> Result:
     """Go on with a run that was stopped, from its last checkpoint or else from its start.
 
@@ -136,6 +140,7 @@ def resume(
         backend: as for ``run``; it may be another one than before.
         address: as for ``run``.
         progress: as for ``run``.
+        trust: as for ``run``; it concerns the scenario in the folder.
 
     Raises:
         InputError: if the folder holds no run, or one that is done.
@@ -145,7 +150,7 @@ def resume(
     folder = Path(folder)
     if not (folder / SCENARIO_FILE).exists():
         raise InputError(f"{folder} holds no run: there is no {SCENARIO_FILE} in it")
-    scenario = load_scenario(folder / SCENARIO_FILE)
+    scenario = load_scenario(folder / SCENARIO_FILE, trust=trust)
     if is_done(folder, scenario):
         raise InputError(f"the run in {folder} is done; there is nothing to go on with")
 
@@ -169,6 +174,8 @@ class _How:
 
 def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Result:
     simulation, folder, checkpoints, found = prepare()
+    if found.checkpoint is not None:
+        checkpoints.require_fit(found, simulation.server.build_model().get_weights())
     for note in simulation.notes:
         _tell(note)
     done = found.checkpoint.round if found.checkpoint else 0
@@ -263,4 +270,4 @@ def _observers(
 
 def _tell(line: str) -> None:
     """Say what a person should know, in one line."""
-    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True).print(printable(line), highlight=False, markup=False, soft_wrap=True)

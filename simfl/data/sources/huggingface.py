@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from simfl.data.arrays import as_column, as_examples
 from simfl.data.dataset import Array
 from simfl.data.source import Source, SourceData
 from simfl.data.sources.images import decode_images
-from simfl.errors import DataError, MissingExtraError, SimflError, did_you_mean
+from simfl.errors import DataError, MissingExtraError, SimflError, did_you_mean, one_line
 
 __all__ = ["HuggingFace"]
 
@@ -99,6 +100,9 @@ class HuggingFace(Source):
         return column
 
     def _read_split(self, split: str) -> Any:
+        # Before version 4 the library would ask on the terminal whether to run code of the data
+        # set's author; this is no, unless the user's environment says otherwise.
+        os.environ.setdefault("HF_DATASETS_TRUST_REMOTE_CODE", "0")
         try:
             import datasets
         except ImportError as error:
@@ -111,7 +115,7 @@ class HuggingFace(Source):
             raise
         except Exception as error:
             # The library raises exceptions of many packages; all mean that it can't be read.
-            reason = str(error).partition("\n")[0]
+            reason = one_line(str(error).partition("\n")[0])
             raise DataError(f"{self.path}, split {split!r}, cannot be read: {reason}") from error
 
     def _read(self, datasets: Any, split: str) -> Any:

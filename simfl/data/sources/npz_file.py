@@ -13,7 +13,7 @@ from simfl.component import Positive
 from simfl.data.arrays import source_data_from_arrays
 from simfl.data.dataset import Array
 from simfl.data.source import Source, SourceData
-from simfl.errors import DataError
+from simfl.errors import DataError, one_line
 
 __all__ = ["NpzFile"]
 
@@ -64,17 +64,24 @@ def read_npz(path: str) -> dict[str, Array]:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is not a .npz file; write one with numpy.savez(path, inputs=...)")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Without pickle: a file may then hold numbers and text, and no code. Opened here, since
+        # numpy leaves a file open that it cannot read.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: _read_array(file, name, path=path) for name in file.files}
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}); it may be cut short") from error
+    except DataError:
+        raise
+    # numpy, zipfile and zlib raise whatever they come upon, MemoryError for a forged shape too.
+    except Exception as error:
+        reason = one_line(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read ({reason}); it may be cut short") from error
 
 
 def _read_array(file: np.lib.npyio.NpzFile, name: str, *, path: str) -> Array:
     try:
         array = file[name]
     except ValueError as error:
-        raise DataError(f"{path}: array {name!r} cannot be read ({error})") from error
+        reason = one_line(error)
+        raise DataError(f"{path}: array {name!r} cannot be read ({reason})") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: {name!r} is not an array but a file of other content")
     return array

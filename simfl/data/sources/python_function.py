@@ -26,6 +26,7 @@ class PythonFunction(Source):
     """
 
     name: ClassVar[str] = "python"
+    runs_code: ClassVar[bool] = True
 
     path: str
     """The function, as package.module:function."""

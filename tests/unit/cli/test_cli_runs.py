@@ -190,3 +190,16 @@ def test_a_real_run_has_a_report_with_what_its_clients_hold(simfl, scenario):
     assert "cannot be loaded" not in text
     assert "### Ledger" in text.splitlines()
     assert "### Rounds of a client" in text.splitlines()
+
+
+CONTROL = "\x1b]0;taken\x07\x1b[2J"
+
+
+def test_names_in_the_folders_of_others_do_nothing_to_the_terminal(simfl):
+    """An escape sequence in a name could clear the screen, or worse."""
+    write_run("runs/a", name=CONTROL)
+    write_run("runs/b", seed=CONTROL, status=CONTROL)
+    for command in (("ls",), ("compare", "runs/a", "runs/b"), ("resume", "runs/a")):
+        output = simfl(*command).output
+        assert r"\x1b" in output, command
+        assert not set(output) & {"\x1b", "\x07"}

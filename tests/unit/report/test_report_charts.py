@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
-from simfl.report.charts import Band, Line, Lines
+from simfl.report.charts import Band, Bars, Line, Lines, Stack
+from simfl.report.draw_plotly import specification
 
 
 def chart(*bands):
@@ -32,3 +35,14 @@ def test_a_band_that_dwarfs_its_curve_is_cut_a_quarter_beyond_it():
 
 def test_a_band_without_an_edge_anywhere_cuts_nothing():
     assert chart((np.nan, np.nan)).y_range is None
+
+
+def test_what_a_run_is_called_is_no_link_in_a_chart():
+    """plotly.js makes links and more of a few tags; in JSON, a "<" is what they begin with."""
+    link = '<a href="https://host.example">see</a>'
+    line = Line(link, "#000000", np.array([1.0]), np.array([1.0]))
+    bars = Bars(link, link, link, (link,), (Stack(link, "#000000", (1.0,)),))
+    for chart in (Lines(link, link, link, (line,)), bars):
+        text = json.dumps(specification(chart))
+        assert "host.example" in text
+        assert "<" not in text

@@ -178,6 +178,16 @@ def test_a_csv_has_a_row_for_each_run_and_round(make, full, tmp_path):
     assert rows[4]["accuracy"] == "0.5625"
 
 
+def test_markdown_shows_what_runs_are_called_as_text(make, tmp_path):
+    evil = "<script>x</script> ![see](http://host/a.png) a|b"
+    run = write_run(tmp_path / "a", records([0.5]), scenario=SCENARIO | {"name": evil})
+    write_report(make(run), tmp_path / "r.md", format="md", written="today")
+    text = (tmp_path / "r.md").read_text()
+    assert "script" in text
+    assert "<script" not in text
+    assert text.count("[see]") == text.count(r"\[see]") > 0
+
+
 def test_markdown_has_the_tables(make, full, tmp_path):
     out = tmp_path / "r.md"
     write_report(make(*full), out, format="md", written=WRITTEN)

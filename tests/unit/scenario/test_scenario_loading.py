@@ -214,15 +214,6 @@ class TestPlugins:
             "(ZeroDivisionError: division by zero)"
         ]
 
-    def test_plugins_can_be_refused(self, write, minimal_yaml):
-        write("raise SystemExit", "own_plugin.py")
-        name = write(f"{minimal_yaml}plugins: [own_plugin]\n")
-        with pytest.raises(ScenarioError) as raised:
-            load_scenario(name, allow_plugins=False)
-        assert raised.value.faults == [
-            "s.yaml:8: plugins[0]: is 'own_plugin', but this scenario may not import plug-ins"
-        ]
-
     def test_a_field_called_kind_is_refused(self, write, minimal):
         source = PLUGIN.replace("schema: int = 2", "kind: int = 2").replace("self.schema", "2")
         write(source, "own_plugin.py")
