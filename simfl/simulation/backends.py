@@ -89,5 +89,6 @@ def _options(
         state_memory=cluster.state_memory,
         max_retries=cluster.max_retries,
         stall_limit_s=cluster.stall_limit_s,
+        start_timeout_s=cluster.start_timeout_s,
         profile=profile,
     )
