@@ -38,6 +38,8 @@ class Connection:
     """The ray module."""
     is_owned: bool
     """Whether this run has opened the session, and so closes it."""
+    is_local: bool = False
+    """Whether all of it is on this machine, since this run has started it here."""
     dashboard: str | None = None
     """The address of the session's dashboard, where it is known that there is one."""
 
@@ -106,7 +108,8 @@ def _init(
         ray.shutdown()
         raise
     _restore(on_sigterm)
-    return Connection(ray, is_owned=True, dashboard=context.dashboard_url or None)
+    dashboard = context.dashboard_url or None
+    return Connection(ray, is_owned=True, is_local=where == "local", dashboard=dashboard)
 
 
 def _restore(on_sigterm: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from simfl.client import ClientRecipe
+from simfl.cluster.code import ModuleSource
 from simfl.cluster.pool import ClusterOptions
 from simfl.data import FederatedDataset
 from simfl.server import ServerRecipe
@@ -36,3 +37,5 @@ class EngineSetup:
     """Modules that every actor imports."""
     search: Sequence[str] = ()
     """Folders in which they are looked for."""
+    sources: Mapping[str, ModuleSource] = field(default_factory=dict)
+    """What the driver has imported from there."""
