@@ -155,14 +155,10 @@ class RayOnTwoMachines:
         self.wire.set("heal", "delay 0", "loss 0")
         if self.is_lost:
             self.node.sh("kill -9 -1")  # all but its first process
-            self.rejoin()
-
-    def rejoin(self) -> None:
-        """Have the node join as a new one, once what it ran before has ended."""
-        self._running.pop().process.wait()
-        self._running.append(self._start_node())
-        self._running[-1].until_up()
-        self.is_lost = False
+            self._running.pop().process.wait()
+            self._running.append(self._start_node())
+            self._running[-1].until_up()
+            self.is_lost = False
 
     def simfl(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
         """Start ``simfl`` on the head, with one output for all that it says."""
