@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -61,7 +62,7 @@ def _is_from(folders: Sequence[Path], top: str) -> bool:
     module = sys.modules.get(top)
     if (path := _file(module)) is not None:
         home = path.parent.parent if path.name == "__init__.py" else path.parent
-        return home in folders
+        return home.resolve() in folders
     return any(Path(where).resolve().parent in folders for where in _places(module))
 
 
@@ -71,7 +72,7 @@ def _file(module: ModuleType | None) -> Path | None:
     origin = str(getattr(spec, "origin", None))
     if not getattr(spec, "has_location", False) or not origin.endswith(".py"):
         return None
-    path = Path(origin).resolve()
+    path = Path(origin).absolute()
     return path if path.is_file() else None
 
 
@@ -81,8 +82,11 @@ def _places(module: ModuleType | None) -> list[str]:
 
 def _read_package(name: str, path: Path) -> dict[str, ModuleSource]:
     """Read a module, and all that are in it if it is a package."""
-    inner = path.parent.rglob("*.py") if path.name == "__init__.py" else ()
-    return {name: _read(path)} | {_name(file, name, path.parent): _read(file) for file in inner}
+    found = {name: _read(path)}
+    for file in path.parent.rglob("*.py") if path.name == "__init__.py" else ():
+        with suppress(OSError, SyntaxError, UnicodeDecodeError):  # nobody has imported it yet
+            found[_name(file, name, path.parent)] = _read(file)
+    return found
 
 
 def _name(file: Path, package: str, folder: Path) -> str:
@@ -95,10 +99,16 @@ def _read(path: Path) -> ModuleSource:
     return ModuleSource(str(path), text, is_package=path.name == "__init__.py")
 
 
-def _around(name: str) -> Iterator[str]:
-    """Yield the packages that a module lies in."""
-    while name := name.rpartition(".")[0]:
-        yield name
+def _folders_of_packages(sources: Mapping[str, ModuleSource]) -> dict[str, str]:
+    """Return the folder of each package that is sent, or that something which is sent lies in."""
+    folders: dict[str, str] = {}
+    for name, source in sources.items():
+        folder = Path(source.path).parent
+        package = name if source.is_package else name.rpartition(".")[0]
+        while package:
+            folders[package], folder = str(folder), folder.parent
+            package = package.rpartition(".")[0]
+    return folders
 
 
 class _Finder(MetaPathFinder, InspectLoader):
@@ -106,22 +116,24 @@ class _Finder(MetaPathFinder, InspectLoader):
 
     def __init__(self, sources: Mapping[str, ModuleSource]) -> None:
         self._sources = sources
-        # A folder without __init__.py is a package, too, and has no text.
-        self._namespaces = {outer for name in sources for outer in _around(name)} - set(sources)
+        self._folders = _folders_of_packages(sources)
 
     def find_spec(
         self, fullname: str, path: Any = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname in self._namespaces:
-            return ModuleSpec(fullname, None, is_package=True)
         source = self._sources.get(fullname)
-        if source is None:
+        # Where a package's folder is there after all, what was not sent is found in it.
+        inner = [self._folders[fullname]] if fullname in self._folders else None
+        if source is not None:
+            return importlib.util.spec_from_file_location(
+                fullname, source.path, loader=self, submodule_search_locations=inner
+            )
+        if inner is None:
             return None
-        # Where the folder is there after all, what was not sent is found in it.
-        inner = [str(Path(source.path).parent)] if source.is_package else None
-        return importlib.util.spec_from_file_location(
-            fullname, source.path, loader=self, submodule_search_locations=inner
-        )
+        # A folder without __init__.py is a package, too, and has no text.
+        spec = ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = inner
+        return spec
 
     def get_source(self, fullname: str) -> str:
         return self._sources[fullname].text

@@ -19,6 +19,7 @@ FILES = {
     "own_parts/deep.py": "FACTOR = 3\n\ndef fail():\n    raise ValueError('own mistake')\n",
     "own_parts/late.py": "NAME = 'late'\n",
     "own_space/inner.py": "# -*- coding: latin-1 -*-\nWORD = 'caf\xe9'\n",
+    "own_space/other.py": "WORD = 'tea'\n",
     "never_imported.py": "",
 }
 
@@ -68,6 +69,24 @@ def test_a_folder_without_init_is_a_package_too_and_encodings_are_kept(folder: P
     importlib.import_module("own_space.inner")
     elsewhere(folder)
     assert importlib.import_module("own_space.inner").WORD == "caf\xe9"
+
+
+def test_what_was_not_sent_is_found_in_its_folder_where_that_is_there(folder: Path) -> None:
+    importlib.import_module("own_space.inner")
+    sources = read_sources([str(folder)])
+    _forget()
+    install_sources(sources)
+    assert importlib.import_module("own_space.other").WORD == "tea"
+
+
+def test_a_linked_module_is_sent_and_one_that_cannot_be_read_is_not(folder: Path) -> None:
+    (folder / "own_link.py").symlink_to(folder / "own_parts" / "late.py")
+    (folder / "own_parts" / "old.py").write_bytes(b"NAME = '\xe9'\n")
+    importlib.import_module("own_link")
+    importlib.import_module("own_parts")
+    sources = read_sources([str(folder)])
+    assert sources["own_link"].text == FILES["own_parts/late.py"]
+    assert "own_parts.old" not in sources
 
 
 def test_a_traceback_shows_the_lines_that_are_not_there(folder: Path) -> None:
