@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import ray
@@ -18,6 +18,7 @@ import torch
 
 from simfl.checkpoint import ShardInfo, StateFile, delete_unused_shards, open_storage
 from simfl.client import ClientHost, ClientRecipe
+from simfl.cluster.code import ModuleSource, install_sources
 from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.logs import log, log_as, log_client_errors, log_round, log_trained
 from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast
@@ -75,11 +76,14 @@ class ActorSetup:
     """The least that it writes to its log."""
     deterministic: bool = False
     """Whether to use deterministic kernels only."""
+    sources: Mapping[str, ModuleSource] = field(default_factory=dict)
+    """Modules of those folders, imported from their text."""
 
     def open_recipe(self) -> Any:
         """Prepare this process, and return the recipe."""
         log_as(self.label, level=self.log_level)
         torch.set_num_threads(self.threads)
+        install_sources(self.sources)
         import_plugins(self.plugins, search=self.search)
         return pickle.loads(self.recipe)
 
@@ -168,6 +172,11 @@ class ServerActor(_Actor):
     ) -> ShardInfo:
         """Write clients' states as a shard, while rounds go on."""
         return write_states(location, name, dict(zip(clients, states, strict=True)))
+
+    @ray.method(concurrency_group="read")
+    def read_state(self, state: StateFile) -> KeptState:
+        """Read a client's state, for an actor on a node that may not see the file."""
+        return load_state(state)
 
     @ray.method(concurrency_group="io")
     def delete_unused_shards(self, location: str, in_use: frozenset[str]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from simfl.checkpoint import Found
+from simfl.checkpoint import Found, StateFile
 from simfl.cluster.connect import Connection
 from simfl.cluster.failures import explain, is_object_loss
 from simfl.cluster.fleet import Fleet
@@ -298,7 +298,7 @@ class RayEngine:
         """Train all chunks; yield each as it ends: its report, its partial, its clients' states."""
 
         def start(actor: Any, chunk: Chunk) -> list[Ref]:
-            states = [self._states.get(c) for c in chunk.clients] if self._keeps_state else []
+            states = [self._state(c) for c in chunk.clients] if self._keeps_state else []
             method = actor.train_chunk.options(num_returns=2 + len(states))
             refs: list[Ref] = method.remote(chunk, handle.broadcast, *states)
             return refs
@@ -306,6 +306,16 @@ class RayEngine:
         for end in self._pool.run(scheduler, start):
             self._pool.learn(end.result.seconds)
             yield end
+
+    def _state(self, client: int) -> Ref | StateFile | None:
+        """Return what holds a client's state; a file goes by way of the object store where need be.
+
+        The server's actor has written it, and so can read it; other nodes may not see the folder.
+        """
+        state = self._states.get(client)
+        if self._connection.is_local or not isinstance(state, StateFile) or not state.is_local:
+            return state
+        return self._server.read_state(state)
 
     def _fetch(self, refs: Any, *, doing: str) -> Any:
         try:

@@ -51,8 +51,8 @@ def is_unbuilt(error: RayError) -> bool:
 
 def is_object_loss(error: RayError) -> bool:
     """Say whether an object was lost: the one asked for, or an argument of the call."""
-    if isinstance(error, RayTaskError):
-        return isinstance(error.cause, ObjectLostError)
+    if isinstance(error, RayTaskError):  # the second: who was to make the argument has died
+        return isinstance(error.cause, (ObjectLostError, RayActorError))
     return isinstance(error, ObjectLostError)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from simfl.client import ClientRecipe
+from simfl.cluster.code import ModuleSource
 from simfl.cluster.placement import Bounds, bounds_of
 from simfl.cluster.pool import ActorGroup, ClusterOptions
 from simfl.data import FederatedDataset
@@ -42,6 +43,8 @@ class EngineSetup:
     """Modules that every actor imports."""
     search: Sequence[str] = ()
     """Folders in which they are looked for."""
+    sources: Mapping[str, ModuleSource] = field(default_factory=dict)
+    """What the driver has imported from there."""
     tell: Callable[[str], None] = lambda _: None
     """Is told what a user should know while it runs, a line each."""
 

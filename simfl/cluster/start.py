@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from simfl.cluster.code import read_sources
 from simfl.cluster.connect import connect
 from simfl.cluster.placement import cpus_to_count
 from simfl.cluster.setup import EngineSetup
@@ -35,8 +36,10 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
         # Not before: Ray reads its settings from the environment when it is imported.
         from simfl.cluster.engine import RayEngine
 
+        sources = read_sources(setup.search)
         # A session of the user's own may show its actors' logs on the terminal.
-        return RayEngine(connection, replace(setup, logs_events=connection.is_owned))
+        sent = replace(setup, logs_events=connection.is_owned, sources=sources)
+        return RayEngine(connection, sent)
     except BaseException:
         connection.close()
         raise

@@ -243,8 +243,6 @@ class ClusterSection(ActorsSection):
     autoscaling: bool = False
     """Whether the cluster starts nodes for what has no room yet. Otherwise a demand that its nodes
     cannot meet is an error."""
-    start_timeout_s: Positive = 180.0
-    """How many seconds the actors may take to start, or to come back."""
     deterministic: bool = False
     """Whether GPUs use kernels only that give the same bits each time; some models have none."""
     threads: Count = 1
@@ -257,6 +255,9 @@ class ClusterSection(ActorsSection):
     stall_limit_s: Positive | None = None
     """How many seconds a chunk may take before its actor is killed and the chunk run elsewhere.
     null: twenty times the slowest chunk so far, and two minutes at least."""
+    start_timeout_s: Positive = 180.0
+    """How many seconds the actors may take to start, and all of them may be away later on, before
+    the run ends."""
     object_store_memory: Annotated[int, Ge(80 << 20)] | None = None
     """The size in bytes of the object store of a cluster of its own. null: Ray's choice, 30 % of
     the memory."""

@@ -122,7 +122,6 @@ def _options(
         placement=cluster.placement,
         address=address or cluster.address,
         autoscaling=cluster.autoscaling,
-        start_timeout_s=cluster.start_timeout_s,
         deterministic=cluster.deterministic,
         threads=cluster.threads,
         chunk_size=None if cluster.chunk_size == "auto" else cluster.chunk_size,
@@ -132,5 +131,6 @@ def _options(
         state_memory=cluster.state_memory,
         max_retries=cluster.max_retries,
         stall_limit_s=cluster.stall_limit_s,
+        start_timeout_s=cluster.start_timeout_s,
         profile=profile,
     )
