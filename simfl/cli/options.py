@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from simfl.scenario import Scenario
 
-__all__ = ["Overrides", "ScenarioFile", "load"]
+__all__ = ["Overrides", "ScenarioFile", "found", "load"]
 
 ScenarioFile: TypeAlias = Annotated[
     str, typer.Argument(metavar="FILE", help="A scenario file, or the name of a shipped one.")
@@ -28,9 +28,16 @@ Overrides: TypeAlias = Annotated[
 
 def load(file: str, overrides: Sequence[str]) -> Scenario:
     """Load a scenario by its file name, or a shipped one by its name; say which it is."""
-    from simfl.scenario import find_scenario, load_scenario
+    from simfl.scenario import load_scenario
+
+    return load_scenario(found(file), overrides=overrides)
+
+
+def found(file: str) -> Path:
+    """Return the file of that name, or a shipped scenario's; say which it is."""
+    from simfl.scenario import find_scenario
 
     path = find_scenario(file)
     if path != Path(file):
         typer.echo(f"{file}: taking the scenario shipped with simfl, {path}", err=True)
-    return load_scenario(path, overrides=overrides)
+    return path

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from simfl.cli.exit_codes import BAD_INPUT, exit_codes
-from simfl.cli.options import Overrides, load
+from simfl.cli.options import Overrides, found, load
 from simfl.errors import ScenarioError, SimflError
 
 __all__ = ["validate_scenarios"]
@@ -48,6 +48,10 @@ def _faults(file: str, overrides: list[str], *, with_data: bool) -> list[str]:
 
 def _check(file: str, overrides: list[str], *, with_data: bool) -> None:
     scenario = load(file, overrides)
+    if scenario.sweep is not None:
+        from simfl.scenario.sweeps import load_sweep
+
+        load_sweep(found(file), overrides=overrides)
     if with_data:
         from simfl.simulation import build
 

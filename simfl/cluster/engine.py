@@ -86,7 +86,7 @@ class RayEngine:
         retries: dict[str, Any] = {"max_retries": options.max_retries}
         retries["start_timeout_s"] = options.start_timeout_s
         self._server = RemoteServer(server, **retries)
-        dataset = ray.put(setup.dataset)
+        dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
         self._pool = ClientPool(clients, dataset, stall_limit_s=options.stall_limit_s, **retries)
         start_all(
             {"server": server, **dict(zip(labels, clients, strict=True))},

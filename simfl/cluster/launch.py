@@ -39,10 +39,15 @@ def launch_client(setup: EngineSetup, label: str) -> Any:
         namespace=setup.run_name,
         num_cpus=options.num_cpus,
         num_gpus=options.num_gpus,
-        scheduling_strategy="SPREAD",
+        scheduling_strategy=_anywhere(),
         **_RESTARTED,
     )
     return remote.remote(_actor_setup(setup, label, setup.client), options.num_gpus > 0)
+
+
+def _anywhere() -> str:
+    """Return what spreads actors over the nodes, or over the bundles of the trial that this is."""
+    return "SPREAD" if ray.util.get_current_placement_group() is None else "DEFAULT"
 
 
 def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:

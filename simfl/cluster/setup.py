@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from simfl.client import ClientRecipe
 from simfl.cluster.pool import ClusterOptions
+from simfl.cluster.shared import SharedData
 from simfl.data import FederatedDataset
 from simfl.server import ServerRecipe
 
@@ -36,3 +37,5 @@ class EngineSetup:
     """Modules that every actor imports."""
     search: Sequence[str] = ()
     """Folders in which they are looked for."""
+    shared: SharedData | None = None
+    """Where the data set lies in the object store already; None: nowhere yet."""

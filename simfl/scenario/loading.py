@@ -20,7 +20,7 @@ from simfl.scenario.reading import read_document
 from simfl.scenario.schema import Origin, Scenario
 from simfl.scenario.shipped import find_scenario
 
-__all__ = ["load_scenario"]
+__all__ = ["import_plugins_of", "load_scenario", "read", "validated"]
 
 
 def load_scenario(
@@ -39,14 +39,26 @@ def load_scenario(
     Raises:
         ScenarioError: with a line for each fault: file, line, key, value and remedy.
     """
+    document, folders = read(path_or_mapping, overrides=overrides)
+    import_plugins_of(document, allow=allow_plugins)
+    return validated(document, folders)
+
+
+def read(
+    path_or_mapping: str | os.PathLike[str] | Mapping[str, Any], *, overrides: Sequence[str] = ()
+) -> tuple[Document, tuple[Path, ...]]:
+    """Read a scenario unchecked; return it with the folders in which its files are looked up.
+
+    Raises:
+        ScenarioError: if it cannot be read, or an override leads nowhere.
+    """
     if isinstance(path_or_mapping, Mapping):
         document, folders = Document(_plain(path_or_mapping)), [Path.cwd()]
     else:
         path = find_scenario(Path(path_or_mapping))
         document, folders = read_document(path), [path.resolve().parent, Path.cwd()]
     document = _with_search(apply_overrides(document, overrides), folders)
-    _import_plugins(document, allow=allow_plugins)
-    return _validated(document, tuple(dict.fromkeys(folders)))
+    return document, tuple(dict.fromkeys(folders))
 
 
 def _with_search(document: Document, folders: Sequence[Path]) -> Document:
@@ -63,7 +75,12 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
-def _validated(document: Document, folders: tuple[Path, ...]) -> Scenario:
+def validated(document: Document, folders: tuple[Path, ...]) -> Scenario:
+    """Check a document whose plug-ins are imported.
+
+    Raises:
+        ScenarioError: with a line for each fault.
+    """
     try:
         scenario = Scenario.model_validate(document.values, context={"folders": folders})
     except ValidationError as error:
@@ -73,7 +90,7 @@ def _validated(document: Document, folders: tuple[Path, ...]) -> Scenario:
     return scenario
 
 
-def _import_plugins(document: Document, *, allow: bool) -> None:
+def import_plugins_of(document: Document, *, allow: bool) -> None:
     """Import the plug-ins first: names can only be checked once those are registered."""
     named, search = document.values.get("plugins"), document.values["search"]
     modules = named if isinstance(named, list | tuple) else []

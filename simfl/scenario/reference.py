@@ -17,6 +17,7 @@ from simfl.scenario.kinds import component_kinds
 from simfl.scenario.schema import Scenario
 from simfl.scenario.section import Section
 from simfl.scenario.sections import (
+    AshaSection,
     ClientSection,
     ClusterSection,
     DataSection,
@@ -26,6 +27,7 @@ from simfl.scenario.sections import (
     OutputSection,
     ServerOptimizerSection,
     ServerSection,
+    SweepSection,
 )
 
 __all__ = ["scenario_reference"]
@@ -69,6 +71,8 @@ _SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("evaluation", EvaluationSection),
     ("cluster", ClusterSection),
     ("output", OutputSection),
+    ("sweep", SweepSection),
+    ("sweep.asha", AshaSection),
 )
 
 

@@ -24,6 +24,7 @@ from simfl.scenario.sections import (
     ModelSection,
     OutputSection,
     ServerSection,
+    SweepSection,
 )
 from simfl.scenario.yaml_format import dump_yaml
 
@@ -68,6 +69,8 @@ class Scenario(Section):
     """The checkpoints, from which a stopped run goes on."""
     output: OutputSection = OutputSection()
     """The folder of a run, and what is in it."""
+    sweep: SweepSection | None = None
+    """The trials of ``simfl sweep``. null: this is one run."""
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
@@ -95,13 +98,15 @@ class Scenario(Section):
         Where clients are trained, how many rounds there are and what is written has none.
         """
         plain = self.to_dict()
-        for key in ("name", "rounds", "search", "cluster", "checkpoint", "output"):
-            del plain[key]
+        for key in ("name", "rounds", "search", "cluster", "checkpoint", "output", "sweep"):
+            plain.pop(key, None)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, defaults written out, from which an equal scenario loads."""
         plain: dict[str, Any] = to_plain(self)
+        if self.sweep is None:
+            del plain["sweep"]
         return plain
 
     def to_yaml(self) -> str:

@@ -8,11 +8,12 @@ from typing import Literal
 from simfl.client import ClientHost
 from simfl.cluster.pool import ClusterOptions
 from simfl.cluster.setup import EngineSetup
+from simfl.cluster.shared import SharedData
 from simfl.engine import Engine, InlineEngine, device_for
 from simfl.scenario.sections import ClusterSection
 from simfl.simulation.build import Simulation
 
-__all__ = ["Backend", "make_engine"]
+__all__ = ["Backend", "cluster_options", "make_engine"]
 
 Backend = Literal["inline", "ray"]
 
@@ -24,6 +25,7 @@ def make_engine(
     address: str | None,
     location: str,
     profile: bool = False,
+    shared: SharedData | None = None,
 ) -> Engine:
     """Start what trains the clients.
 
@@ -33,13 +35,16 @@ def make_engine(
         address: of a Ray cluster, instead of ``cluster.address``.
         location: the storage of checkpoints.
         profile: whether to note what the actors do with their time.
+        shared: where the data set lies in the object store, if it does.
 
     Raises:
         ClusterError: if it can't be started.
     """
     cluster = simulation.scenario.cluster
-    options = _options(cluster, address=address, location=location, profile=profile)
-    return _inline(simulation, options) if backend == "inline" else _ray(simulation, options)
+    options = cluster_options(cluster, address=address, location=location, profile=profile)
+    if backend == "inline":
+        return _inline(simulation, options)
+    return _ray(simulation, options, shared)
 
 
 def _inline(simulation: Simulation, options: ClusterOptions) -> InlineEngine:
@@ -54,7 +59,7 @@ def _inline(simulation: Simulation, options: ClusterOptions) -> InlineEngine:
     )
 
 
-def _ray(simulation: Simulation, options: ClusterOptions) -> Engine:
+def _ray(simulation: Simulation, options: ClusterOptions, shared: SharedData | None) -> Engine:
     from simfl.cluster.start import start_ray_engine
 
     return start_ray_engine(
@@ -68,13 +73,19 @@ def _ray(simulation: Simulation, options: ClusterOptions) -> Engine:
             scenario=simulation.scenario.name or "run",
             plugins=simulation.scenario.plugins,
             search=simulation.scenario.search,
+            shared=shared,
         )
     )
 
 
-def _options(
-    cluster: ClusterSection, *, address: str | None, location: str, profile: bool
+def cluster_options(
+    cluster: ClusterSection,
+    *,
+    address: str | None,
+    location: str = "checkpoints",
+    profile: bool = False,
 ) -> ClusterOptions:
+    """Return what the cluster layer needs of the scenario's section."""
     return ClusterOptions(
         actors=None if cluster.actors == "auto" else cluster.actors,
         placement=cluster.placement,
