@@ -45,9 +45,9 @@ def launch_client(setup: EngineSetup, label: str) -> Any:
     return remote.remote(_actor_setup(setup, label, setup.client), options.num_gpus > 0)
 
 
-def _anywhere() -> str:
-    """Return what spreads actors over the nodes, or over the bundles of the trial that this is."""
-    return "SPREAD" if ray.util.get_current_placement_group() is None else "DEFAULT"
+def _anywhere() -> str | None:
+    """Return what spreads actors over the nodes; None, in a trial, has them in its bundles."""
+    return "SPREAD" if ray.util.get_current_placement_group() is None else None
 
 
 def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:
