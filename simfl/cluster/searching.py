@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from simfl.errors import ConfigError, InputError, MissingExtraError, did_you_mean
+from simfl.errors import ConfigError, InputError, did_you_mean
 
-__all__ = ["Suggestions"]
+__all__ = ["Suggestions", "require_searcher"]
 
 # What each searcher needs, that Ray Tune does not install.
 _PACKAGES: Final = {
@@ -25,6 +26,15 @@ _SEEDS: Final = ("seed", "random_state_seed", "random_state")
 _OURS: Final = ("space", "metric", "mode")
 
 
+def require_searcher(kind: str, arguments: Mapping[str, Any]) -> None:
+    """See that there is such a searcher, that what it needs is installed, and its arguments.
+
+    Raises:
+        InputError: if not.
+    """
+    _create(kind, arguments, seed=0)
+
+
 class Suggestions:
     """Asks a searcher for values, and tells it what they have brought.
 
@@ -38,7 +48,6 @@ class Suggestions:
 
     Raises:
         InputError: if there is no such searcher, or it does not take these arguments.
-        MissingExtraError: if Ray Tune is not installed.
     """
 
     def __init__(
@@ -82,10 +91,8 @@ class Suggestions:
 
 
 def _create(kind: str, arguments: Mapping[str, Any], *, seed: int) -> Any:
-    try:
-        from ray.tune.search import create_searcher
-    except ImportError as error:
-        raise MissingExtraError("simfl sweep", package=error.name or "ray", extra="tune") from error
+    from ray.tune.search import create_searcher
+
     seeds = dict.fromkeys(_SEEDS, seed)
     try:
         searcher = create_searcher(kind, **{**seeds, **arguments})
@@ -99,6 +106,8 @@ def _create(kind: str, arguments: Mapping[str, Any], *, seed: int) -> Any:
         hint = did_you_mean(kind, _PACKAGES) if kind not in _PACKAGES else str(error)
         raise InputError(f"sweep.searcher is {kind!r}. {hint}") from error
     _check_arguments(kind, arguments, taken=inspect.signature(type(searcher)).parameters)
+    # Some tell of every study that they begin, on the terminal.
+    logging.getLogger(kind).setLevel(logging.WARNING)
     return searcher
 
 

@@ -18,13 +18,14 @@ from simfl.cluster.connect import Connection, connect
 from simfl.cluster.pool import cpus_of_this_machine
 from simfl.cluster.room import Cluster, Need, bundles, num_actors, present_cluster, require_room
 from simfl.cluster.room import runs_at_once as room_for
-from simfl.cluster.searching import Suggestions
+from simfl.cluster.searching import Suggestions, require_searcher
 from simfl.cluster.tuning import Asha, Order, Report, require_tune, run_trials
 from simfl.errors import InputError
 from simfl.observers import write_whole
 from simfl.report.reading import read_run
 from simfl.scenario import Scenario
 from simfl.scenario.document import Document
+from simfl.scenario.named import KIND
 from simfl.scenario.sections import AshaSection
 from simfl.scenario.space import Each
 from simfl.scenario.sweeps import SweepPlan, Trial, load_sweep
@@ -78,7 +79,6 @@ def run_sweep(
         KeyboardInterrupt: if it was interrupted; its message says how to go on.
     """
     plan = load_sweep(scenario, overrides=overrides, over=over)
-    require_tune()
 
     def make_folder(first: Scenario) -> Path:
         stem = f"{first.name or 'run'}-sweep"
@@ -117,7 +117,6 @@ def resume_sweep(
     finished = sum(event["state"] in _FINISHED for event in past.ended.values())
     if finished == plan.num_trials:
         raise InputError(f"the sweep in {folder} is done; there is nothing to go on with")
-    require_tune()
     sweep = _Sweep(plan, past, backend, address, progress=progress)
     return sweep.run(lambda _: folder)
 
@@ -149,6 +148,7 @@ class _Sweep:
 
     def run(self, make_folder: Any) -> SweepResult:
         """Run what is left, and return all."""
+        _require_packages(self._plan)
         scenarios = self._scenarios()
         connection = self._connect(scenarios[0])
         try:
@@ -263,11 +263,9 @@ class _Sweep:
 
     def _searcher(self) -> Suggestions | None:
         """Return the searcher, brought to where it was when the sweep was interrupted."""
-        chosen, section = self._plan.section.searcher, self._plan.section
+        chosen = _chosen_searcher(self._plan)
         if chosen is None:
             return None
-        arguments = {"kind": chosen} if isinstance(chosen, str) else dict(chosen)
-        kind = arguments.pop("kind")
         space = {
             key: ("choice", values.values)
             if isinstance(values, Each)
@@ -275,12 +273,11 @@ class _Sweep:
             for key, values in self._plan.space.items()
         }
         suggestions = Suggestions(
-            kind,
-            arguments,
+            *chosen,
             space=space,
             metric=self._goal.metric,
             mode=self._goal.mode,
-            seed=section.seed,
+            seed=self._plan.section.seed,
         )
         _replay(suggestions, self._past)
         return suggestions
@@ -417,6 +414,26 @@ class _Sweep:
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _require_packages(plan: SweepPlan) -> None:
+    """See that Ray Tune and the searcher can be used, before a cluster is started.
+
+    Raises:
+        InputError: if there is no such searcher, or it needs a package.
+        MissingExtraError: if Ray Tune is not installed.
+    """
+    require_tune()
+    if (chosen := _chosen_searcher(plan)) is not None:
+        require_searcher(*chosen)
+
+
+def _chosen_searcher(plan: SweepPlan) -> tuple[str, dict[str, Any]] | None:
+    """Return the searcher's name and arguments."""
+    chosen = plan.section.searcher
+    if chosen is None or isinstance(chosen, str):
+        return None if chosen is None else (chosen, {})
+    return chosen[KIND], {key: value for key, value in chosen.items() if key != KIND}
 
 
 def _asha(section: AshaSection, *, max_rounds: int) -> Asha:
