@@ -141,6 +141,7 @@ def run_trials(
                 scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=at_once,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name="trials",
@@ -177,7 +178,14 @@ def _trainable() -> type[Any]:
 
         def setup(self, config: dict[str, Any], begin: Begin | None = None) -> None:
             assert begin is not None, "with_parameters passes it"
+            self._begin = begin
             self._reports = begin(config["order"])
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            """End this trial, and begin another in its process, which saves the imports."""
+            self._reports.close()
+            self._reports = self._begin(new_config["order"])
+            return True
 
         def step(self) -> Report:
             try:

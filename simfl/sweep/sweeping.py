@@ -36,7 +36,7 @@ from simfl.sweep.ledger import LEDGER_FILE, Ledger, Past, read_past
 from simfl.sweep.preflight import Prepared, prepare
 from simfl.sweep.progress import NoProgress, Progress, make_progress
 from simfl.sweep.results import SweepResult, TrialResult, read_trial, write_results
-from simfl.sweep.trials import STOPPING_FILE, TRIALS_FOLDER, Trials
+from simfl.sweep.trials import TRIALS_FOLDER, Trials
 
 __all__ = ["SWEEP_FILE", "resume_sweep", "run_sweep"]
 
@@ -387,8 +387,6 @@ class _Sweep:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        marker = self._folder / STOPPING_FILE
-        marker.unlink(missing_ok=True)
         timer = threading.Timer(_GRACE_S, signal.raise_signal, [signal.SIGINT])
         timer.daemon = True
 
@@ -396,8 +394,6 @@ class _Sweep:
             if self.is_stopped:
                 raise KeyboardInterrupt
             self.is_stopped = True
-            with suppress(OSError):
-                marker.touch()
             self._progress.say("stopping the trials; once more to stop at once")
             timer.start()
 
@@ -410,7 +406,6 @@ class _Sweep:
             timer.cancel()
             for number, handler in former.items():
                 signal.signal(number, handler)
-            marker.unlink(missing_ok=True)
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -18,14 +18,13 @@ from simfl.observers import measured
 from simfl.scenario import Scenario
 from simfl.scenario.sweeps import SweepPlan, Trial
 from simfl.simulation import Backend, run_by_round
+from simfl.sweep.ledger import read_past
 
-__all__ = ["ERROR_FILE", "STOPPING_FILE", "TRIALS_FOLDER", "Trials", "data_key"]
+__all__ = ["ERROR_FILE", "TRIALS_FOLDER", "Trials", "data_key"]
 
 TRIALS_FOLDER = "trials"
 ERROR_FILE = "error.txt"
 """In a trial's folder: the traceback of what ended it."""
-STOPPING_FILE = "stopping"
-"""In the sweep's folder, while its trials are being interrupted, and not stopped early."""
 
 _SECONDS_BETWEEN = 0.5
 
@@ -83,16 +82,17 @@ class Trials:
                     shown = time.monotonic()
                     yield {"round": record["round"], **measured(record)}
         except GeneratorExit:
-            self._end(rounds)
+            self._end(rounds, trial)
             raise
         yield {"done": True, "state": "done", **latest}
 
-    def _end(self, rounds: Generator[Any, None, Any]) -> None:
-        if (self.folder / STOPPING_FILE).exists():
-            with suppress(KeyboardInterrupt):
-                rounds.throw(KeyboardInterrupt("the sweep was interrupted"))
-        else:
+    def _end(self, rounds: Generator[Any, None, Any], trial: Trial) -> None:
+        """End a run before its time: stopped, if the ledger says so, and interrupted otherwise."""
+        if trial.number in read_past(self.folder).ended:
             rounds.close()
+            return
+        with suppress(KeyboardInterrupt):
+            rounds.throw(KeyboardInterrupt("the sweep was interrupted"))
 
     def _write_error(self, trial: Trial, error: Exception) -> None:
         own = error.client_traceback if isinstance(error, ClientError) else None

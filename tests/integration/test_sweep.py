@@ -69,7 +69,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def swept(folder: Path, ray_cluster: None) -> SweepResult:
     """Two trials that fail in round 4, and two that do not."""
-    return simfl.run_sweep(scenario(folder), folder / "swept", "inline", over=OVER)
+    return simfl.run_sweep(
+        scenario(folder), folder / "swept", "inline", over=OVER, overrides=["sweep.concurrent=2"]
+    )
 
 
 def test_a_trial_has_the_bits_of_a_single_run(
@@ -182,6 +184,7 @@ def test_a_searcher_proposes_what_comes_next(tmp_path: Path) -> None:
         "over": {"client.optimizer.lrate": {"loguniform": [1e-4, 1.0]}, "seed": [1, 2]},
         "searcher": {"kind": "optuna"},
         "samples": 2,
+        "concurrent": 1,
     }
     swept = simfl.run_sweep(scenario(tmp_path, rounds=2, sweep=sweep), tmp_path / "swept", "inline")
     assert [trial.state for trial in swept.trials] == ["done", "done"]
