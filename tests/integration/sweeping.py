@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,4 +31,17 @@ class BrokenAfter(OptiModule):
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         if context.round > self.rounds:
             raise ValueError("worn out")
+        return gradients, state
+
+
+@dataclass(frozen=True)
+class SlowWhile(OptiModule):
+    """Takes its time while a file is there, and changes nothing."""
+
+    name: ClassVar[str] = "slow-while"
+    file: str = ""
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        if Path(self.file).exists():
+            time.sleep(0.02)
         return gradients, state

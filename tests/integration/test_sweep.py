@@ -159,22 +159,25 @@ def interrupting(tmp_path: Path) -> Iterator[None]:
 def test_an_interrupted_sweep_goes_on_to_what_it_would_have_brought(
     tmp_path: Path, interrupting: None
 ) -> None:
-    # The first trial ends quickly, the second would take hours, the third is never begun.
+    hold = tmp_path / "hold"
+    hold.touch()
     slow = scenario(tmp_path, rounds=3, sweep={"concurrent": 1})
-    over = ["rounds=2,200", "seed=3"]
+    slow["client"]["optimizer"]["modules"] = [["slow-while", {"file": str(hold)}]]
+    over = ["rounds=2,40", "seed=3"]
     with pytest.raises(KeyboardInterrupt, match="go on with: simfl sweep --resume"):
         simfl.run_sweep(slow, tmp_path / "swept", "inline", over=over)
     before = json.loads((next(tmp_path.glob("swept/trials/1-*")) / "summary.json").read_text())
     assert before["status"] == "interrupted"
     done = next(tmp_path.glob("swept/trials/0-*")) / "summary.json"
     changed = done.stat().st_mtime_ns
-
+    hold.unlink()
     result = simfl.resume_sweep(tmp_path / "swept", "inline")
-    assert [(trial.state, trial.rounds) for trial in result.trials] == [("done", 2), ("done", 200)]
+    assert [(trial.state, trial.rounds) for trial in result.trials] == [("done", 2), ("done", 40)]
     assert done.stat().st_mtime_ns == changed  # not run again
     after = json.loads((result.trials[1].out / "summary.json").read_text())
     assert after["resumed_after_round"] >= 2  # from its checkpoint
-    assert_same_run(result.trials[1], undisturbed(tmp_path, dict(result.trials[1].values)))
+    values = dict(result.trials[1].values)
+    assert_same_run(result.trials[1], undisturbed(tmp_path, values, client=slow["client"]))
     with pytest.raises(InputError, match="is done; there is nothing to go on with"):
         simfl.resume_sweep(tmp_path / "swept", "inline")
 
