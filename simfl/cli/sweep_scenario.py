@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["sweep_scenario"]
 
 _MAX_ROWS = 20
+_PADDING = 3
+"""Around a cell, on a terminal."""
 
 
 @exit_codes()
@@ -99,13 +104,24 @@ def _print_trials(result: SweepResult) -> None:
     ranked = result.ranked
     keys = list(dict.fromkeys(key for trial in ranked for key in trial.values))
     names = list(dict.fromkeys([result.goal.metric, *(n for t in ranked for n in t.metrics)]))
-    rows = [_row(trial, keys, names[:3]) for trial in ranked[:_MAX_ROWS]]
     title = f"{len(ranked)} trials, best {result.goal.metric} first"
     if len(ranked) > _MAX_ROWS:
         title += f"; {_MAX_ROWS} are shown, all are in sweep.csv"
     short = [key.rpartition(".")[2] for key in keys]
     shown = short if len(set(short)) == len(short) else keys
-    print_table(("trial", *shown, "state", "round", *names[:3], "time"), rows, title=title)
+    for count in (3, 2, 1):  # as many metrics as there is room for
+        header = ("trial", *shown, "state", "round", *names[:count], "time")
+        rows = [_row(trial, keys, names[:count]) for trial in ranked[:_MAX_ROWS]]
+        if _fits(header, rows):
+            break
+    print_table(header, rows, title=title)
+
+
+def _fits(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    if not sys.stdout.isatty():
+        return True
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return sum(widths) + _PADDING * len(widths) < shutil.get_terminal_size().columns
 
 
 def _row(trial: TrialResult, keys: list[str], names: list[str]) -> tuple[str, ...]:
