@@ -17,6 +17,7 @@ from simfl.cli.print_schema import print_schema
 from simfl.cli.report_runs import report_runs
 from simfl.cli.resume_run import resume_run
 from simfl.cli.run_scenario import run_scenario
+from simfl.cli.sweep_scenario import sweep_scenario
 from simfl.cli.validate_scenarios import validate_scenarios
 
 __all__ = ["app", "main"]
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command("run")(run_scenario)
 app.command("plan")(plan_run)
 app.command("resume")(resume_run)
+app.command("sweep")(sweep_scenario)
 app.command("ls")(list_runs)
 app.command("compare")(compare_runs)
 app.command("report")(report_runs)

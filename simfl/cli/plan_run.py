@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simfl.cli.exit_codes import FAILED, exit_codes
-from simfl.cli.options import Overrides, ScenarioFile, load
+from simfl.cli.options import Overrides, ScenarioFile, Trust, Trusted, load
 from simfl.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -25,12 +25,13 @@ def plan_run(
         typer.Option(help="A running Ray cluster. Default: cluster.address, or this machine."),
     ] = None,
     overrides: Overrides = [],  # noqa: B006
+    trust: Trusted = Trust.all,
 ) -> None:
     """Show what a run would place where, and what it takes; exit with 1 if it does not fit.
 
     A client of each group is trained here, on a CPU, to see what it takes.
     """
-    scenario = load(file, overrides)
+    scenario = load(file, overrides, trust=trust)
 
     from simfl.simulation import build
     from simfl.simulation.planning import make_plan

@@ -88,7 +88,7 @@ class RayEngine:
         retries["start_timeout_s"] = options.start_timeout_s
         self._server = RemoteServer(launch_server(setup), **retries)
         self._fleet = Fleet(setup)
-        dataset = ray.put(setup.dataset)
+        dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
         self._pool = ClientPool(
             [], dataset, stall_limit_s=options.stall_limit_s, tell=setup.tell, **retries
         )

@@ -12,7 +12,15 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from simfl.cluster.failures import explain
-from simfl.cluster.launch import Worker, beside, bundle_of, launch_client, reserve
+from simfl.cluster.launch import (
+    Worker,
+    anywhere,
+    beside,
+    bundle_of,
+    is_in_bundles,
+    launch_client,
+    reserve,
+)
 from simfl.cluster.placement import Bounds, Placement, nodes_of, place, require_room
 from simfl.cluster.setup import EngineSetup
 
@@ -35,7 +43,7 @@ class Fleet:
     def __init__(self, setup: EngineSetup) -> None:
         self._setup = setup
         self._groups = setup.options.groups
-        self._bounds = setup.bounds()
+        self._bounds = list(setup.bounds)
         self._reserved: list[Any] = []
         self._numbers = [itertools.count() for _ in self._groups]
         self._looked = time.monotonic()
@@ -136,6 +144,8 @@ class Fleet:
     def _where(self, group: int, count: int) -> Iterator[Any]:
         """Iterate over Ray's scheduling strategies, one for each actor."""
         kind = self._groups[group]
+        if is_in_bundles():
+            return itertools.repeat(anywhere())
         if kind.strategy != "spread":
             reserved = self._reserve(group, count)
             return (bundle_of(reserved, number) for number in itertools.count())
@@ -144,7 +154,7 @@ class Fleet:
             return (
                 beside(node) for node in itertools.chain(*map(itertools.repeat, on, on.values()))
             )
-        return itertools.repeat("SPREAD")
+        return itertools.repeat(anywhere())
 
     def _reserve(self, group: int, count: int) -> Any:
         reserved = reserve(self._groups[group], count)

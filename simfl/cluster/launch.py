@@ -15,7 +15,16 @@ from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
 from simfl.cluster.pool import ActorGroup
 from simfl.cluster.setup import EngineSetup
 
-__all__ = ["Worker", "beside", "bundle_of", "launch_client", "launch_server", "reserve"]
+__all__ = [
+    "Worker",
+    "anywhere",
+    "beside",
+    "bundle_of",
+    "is_in_bundles",
+    "launch_client",
+    "launch_server",
+    "reserve",
+]
 
 # Ray starts a dead actor again; what it was doing is ours to repeat.
 _RESTARTED = {"max_restarts": -1, "max_task_retries": 0}
@@ -43,7 +52,7 @@ class Worker(NamedTuple):
     group: int
 
 
-def launch_client(setup: EngineSetup, group: int, number: int, *, where: Any = "SPREAD") -> Worker:
+def launch_client(setup: EngineSetup, group: int, number: int, *, where: Any) -> Worker:
     """Start a client actor.
 
     Args:
@@ -88,6 +97,16 @@ def bundle_of(reserved: Any, number: int) -> PlacementGroupSchedulingStrategy:
 def beside(node_id: str) -> NodeAffinitySchedulingStrategy:
     """Return the scheduling strategy for an actor that stays on a node while that is there."""
     return NodeAffinitySchedulingStrategy(node_id, soft=True)
+
+
+def anywhere() -> str | None:
+    """Return what spreads actors over the nodes; None, in a trial, has them in its bundles."""
+    return None if is_in_bundles() else "SPREAD"
+
+
+def is_in_bundles() -> bool:
+    """Say whether this process has room of its own, in which its actors are to be: a trial."""
+    return ray.util.get_current_placement_group() is not None
 
 
 def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:

@@ -10,8 +10,9 @@ import numpy as np
 
 from simfl.client import ClientRecipe
 from simfl.cluster.code import ModuleSource
-from simfl.cluster.placement import Bounds, bounds_of
+from simfl.cluster.placement import Bounds
 from simfl.cluster.pool import ActorGroup, ClusterOptions
+from simfl.cluster.shared import SharedData
 from simfl.data import FederatedDataset
 from simfl.server import ServerRecipe
 
@@ -33,6 +34,8 @@ class EngineSetup:
     """Clients a round."""
     group_of: np.ndarray[Any, Any]
     """[population] which of the options' groups each client belongs to."""
+    bounds: tuple[Bounds, ...]
+    """By group, how many actors it needs and can use."""
     run_name: str
     """The namespace of the actors' names."""
     scenario: str = "run"
@@ -45,22 +48,14 @@ class EngineSetup:
     """Folders in which they are looked for."""
     sources: Mapping[str, ModuleSource] = field(default_factory=dict)
     """What the driver has imported from there."""
+    shared: SharedData | None = None
+    """Where the data set lies in the object store already; None: nowhere yet."""
     tell: Callable[[str], None] = lambda _: None
     """Is told what a user should know while it runs, a line each."""
 
     def recipe_of(self, group: ActorGroup) -> ClientRecipe:
         """Return what the group's actors are made from."""
         return replace(self.client, stack=group.stack)
-
-    def bounds(self) -> list[Bounds]:
-        """Return how many actors each group needs and can use."""
-        groups = self.options.groups
-        return bounds_of(
-            groups,
-            np.bincount(self.group_of, minlength=len(groups)).tolist(),
-            cohort_size=self.cohort_size,
-            is_dedicated=self.options.placement == "dedicated",
-        )
 
     def bounds_are_open(self, group: int) -> bool:
         """Say whether a group has as many actors as there is room for."""

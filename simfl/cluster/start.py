@@ -25,7 +25,7 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
     options = setup.options
     connection = connect(
         address=options.address,
-        num_cpus=cpus_to_count(options.groups, setup.bounds()),
+        num_cpus=cpus_to_count(options.groups, setup.bounds),
         dashboard=options.dashboard,
         object_store_memory=options.object_store_memory,
         keeps_events=options.dashboard or options.profile,

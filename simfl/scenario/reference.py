@@ -17,6 +17,7 @@ from simfl.scenario.kinds import component_kinds
 from simfl.scenario.schema import Scenario
 from simfl.scenario.section import Section
 from simfl.scenario.sections import (
+    AshaSection,
     ClientSection,
     ClusterSection,
     DataSection,
@@ -28,6 +29,7 @@ from simfl.scenario.sections import (
     SelectionSection,
     ServerOptimizerSection,
     ServerSection,
+    SweepSection,
 )
 
 __all__ = ["scenario_reference"]
@@ -73,6 +75,8 @@ _SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("cluster.groups", GroupSection),
     ("cluster.groups.clients", SelectionSection),
     ("output", OutputSection),
+    ("sweep", SweepSection),
+    ("sweep.asha", AshaSection),
 )
 
 

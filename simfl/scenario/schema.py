@@ -12,6 +12,7 @@ from annotated_types import MinLen
 from pydantic import AfterValidator, Field, PrivateAttr
 
 from simfl.component import Count
+from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
 from simfl.scenario.document import Document, parse_path, show
 from simfl.scenario.named import fault
@@ -26,6 +27,7 @@ from simfl.scenario.sections import (
     ModelSection,
     OutputSection,
     ServerSection,
+    SweepSection,
 )
 from simfl.scenario.trust import Trust
 from simfl.scenario.yaml_format import dump_yaml
@@ -85,6 +87,8 @@ class Scenario(Section):
     """The checkpoints, from which a stopped run goes on."""
     output: OutputSection = OutputSection()
     """The folder of a run, and what is in it."""
+    sweep: SweepSection | None = None
+    """The trials of ``simfl sweep``. null: this is one run."""
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
@@ -105,6 +109,17 @@ class Scenario(Section):
             message: the rest of the line: ``is 200, but the partition made 100 clients; ...``.
         """
         return ScenarioError([self._origin.document.fault_line(parse_path(key), message)])
+
+    def build_dataset(self) -> FederatedDataset:
+        """Load the examples and split them over clients; errors are as ``simfl.data``'s."""
+        return self.data.build_dataset(seed=self.seed, client_columns=self.client_columns)
+
+    @property
+    def client_columns(self) -> list[str]:
+        """The columns of the data by which clients are assigned to groups."""
+        selections = [group.clients for group in self.cluster.groups]
+        columns = [None if selected == "rest" else selected.column for selected in selections]
+        return [column for column in columns if column is not None]
 
     def with_stacks(self, stacks: Sequence[int]) -> Scenario:
         """Return the scenario with what ``client.stack`` stands for written out, by group."""
@@ -128,13 +143,15 @@ class Scenario(Section):
         plain = self.to_dict()
         if groups := plain["cluster"]["groups"]:
             plain["groups"] = [(group["clients"], group["stack"]) for group in groups]
-        for key in ("name", "rounds", "search", "cluster", "checkpoint", "output"):
-            del plain[key]
+        for key in ("name", "rounds", "search", "cluster", "checkpoint", "output", "sweep"):
+            plain.pop(key, None)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, defaults written out, from which an equal scenario loads."""
         plain: dict[str, Any] = to_plain(self)
+        if self.sweep is None:
+            del plain["sweep"]
         return plain
 
     def to_yaml(self) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Interval, MinLen
-from pydantic import ConfigDict, Field, model_validator
+from annotated_types import Ge, Gt, Interval, MinLen
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from simfl.aggregation import Aggregator, Mean
 from simfl.component import Count, NonNegative, Positive
@@ -16,9 +17,11 @@ from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
 from simfl.sampling import Sampler, Uniform
 from simfl.scenario.named import Named, Rate
 from simfl.scenario.section import FlatField, Section
+from simfl.scenario.space import checked_searcher, checked_values
 
 __all__ = [
     "ActorsSection",
+    "AshaSection",
     "CheckpointSection",
     "ClientSection",
     "ClusterSection",
@@ -31,6 +34,7 @@ __all__ = [
     "SelectionSection",
     "ServerOptimizerSection",
     "ServerSection",
+    "SweepSection",
 ]
 
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
@@ -52,7 +56,7 @@ class DataSection(Section):
     holdout_fraction: Fraction = 0.0
     """The share of each client's examples that it keeps for its own evaluation."""
 
-    def build_dataset(self, *, seed: int) -> FederatedDataset:
+    def build_dataset(self, *, seed: int, client_columns: Collection[str] = ()) -> FederatedDataset:
         """Load the examples and split them over clients; errors are as ``simfl.data``'s."""
         return build_dataset(
             self.source,
@@ -60,6 +64,7 @@ class DataSection(Section):
             seed=seed,
             test_fraction=self.test_fraction,
             holdout_fraction=self.holdout_fraction,
+            client_columns=client_columns,
         )
 
 
@@ -290,3 +295,45 @@ class OutputSection(Section):
     client that was evaluated, to ``evaluations.parquet``."""
     observers: tuple[Annotated[Observer, Named(Observer)], ...] = ()
     """What else is told of every round, on the driver: trackers, or your own."""
+
+
+class AshaSection(Section):
+    """Early stopping by ASHA (Li et al., 2020, https://arxiv.org/abs/1810.05934).
+
+    After ``grace_rounds``, and after ``factor``, ``factor`` squared... times as many, a trial is
+    stopped unless it is among the best ``1 / factor`` of those that have come as far.
+    """
+
+    grace_rounds: Count = 1
+    """How many rounds every trial is given."""
+    factor: Annotated[float, Gt(1)] = 4.0
+    """One in how many trials goes on each time."""
+
+
+class SweepSection(Section):
+    """Trials: runs of this scenario with other values in some of its keys (``simfl sweep``)."""
+
+    over: dict[str, Annotated[Any, AfterValidator(checked_values)]] = Field(
+        {}, examples=[{"client.optimizer.lrate": [0.01, 0.1]}]
+    )
+    """What is tried, by key: a list, whole numbers as ``0..4``, or a draw by chance:
+    ``{uniform: [0, 1]}``, ``{loguniform: [0.001, 1]}``, ``{integers: [1, 9]}`` or
+    ``{choice: [a, b]}``, bounds included. All combinations of what lists hold are tried."""
+    samples: Count = 1
+    """How often each combination is tried, with other draws; with a searcher, the number of
+    trials."""
+    seed: Whole = 0
+    """The seed of the draws, and of the searcher. The trials' own is the scenario's ``seed``."""
+    metric: str | None = None
+    """What trials are judged by: a metric of ``metrics.jsonl``. null: the first metric of the
+    central evaluation, such as ``accuracy``; without one, ``train_loss``."""
+    mode: Literal["auto", "max", "min"] = "auto"
+    """Which values of the metric are better. auto: the metric knows."""
+    asha: AshaSection | None = None
+    """Early stopping of trials that fall behind. null: every trial runs to its end."""
+    searcher: Annotated[str | dict[str, Any], AfterValidator(checked_searcher)] | None = None
+    """What proposes values by the results so far, instead of lists and draws by chance: the name of
+    one of Ray Tune's, such as ``optuna``, or ``{kind: optuna, ...}`` with its arguments. A list is
+    one of its choices."""
+    concurrent: Count | Literal["auto"] = "auto"
+    """How many trials run at once. auto: as many as there is room for."""

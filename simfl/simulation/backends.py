@@ -7,14 +7,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
+
 from simfl.client import ClientHost
+from simfl.cluster.placement import Bounds, bounds_of
 from simfl.cluster.pool import ActorGroup, ClusterOptions
 from simfl.cluster.setup import EngineSetup
+from simfl.cluster.shared import SharedData
 from simfl.engine import Engine, InlineEngine, device_for, prepare_device
 from simfl.scenario.sections import ActorsSection, ClusterSection, GroupSection
 from simfl.simulation.build import Simulation
 
-__all__ = ["Backend", "actor_groups", "make_engine"]
+__all__ = ["Backend", "actor_bounds", "actor_groups", "make_engine"]
 
 Backend = Literal["inline", "ray"]
 
@@ -27,6 +31,7 @@ def make_engine(
     location: str,
     profile: bool = False,
     tell: Callable[[str], None] = lambda _: None,
+    shared: SharedData | None = None,
 ) -> Engine:
     """Start what trains the clients.
 
@@ -37,6 +42,7 @@ def make_engine(
         location: the storage of checkpoints.
         profile: whether to note what the actors do with their time.
         tell: is told what a user should know meanwhile, a line each.
+        shared: where the data set lies in the object store, if it does.
 
     Raises:
         ClusterError: if it can't be started.
@@ -46,7 +52,9 @@ def make_engine(
         _options(cluster, address=address, location=location, profile=profile),
         groups=actor_groups(simulation),
     )
-    return _inline(simulation, options) if backend == "inline" else _ray(simulation, options, tell)
+    if backend == "inline":
+        return _inline(simulation, options)
+    return _ray(simulation, options, tell=tell, shared=shared)
 
 
 def actor_groups(simulation: Simulation) -> tuple[ActorGroup, ...]:
@@ -55,6 +63,17 @@ def actor_groups(simulation: Simulation) -> tuple[ActorGroup, ...]:
     sections: tuple[ActorsSection, ...] = cluster.groups or (cluster,)
     pairs = zip(sections, simulation.stacks, strict=True)
     return tuple(_group(section, index, stack) for index, (section, stack) in enumerate(pairs))
+
+
+def actor_bounds(simulation: Simulation) -> list[Bounds]:
+    """Return how many actors each group needs and can use."""
+    groups = actor_groups(simulation)
+    return bounds_of(
+        groups,
+        np.bincount(simulation.group_of, minlength=len(groups)).tolist(),
+        cohort_size=simulation.cohort_size,
+        is_dedicated=simulation.scenario.cluster.placement == "dedicated",
+    )
 
 
 def _group(section: ActorsSection, index: int, stack: int) -> ActorGroup:
@@ -95,7 +114,13 @@ def _inline(simulation: Simulation, options: ClusterOptions) -> InlineEngine:
     )
 
 
-def _ray(simulation: Simulation, options: ClusterOptions, tell: Callable[[str], None]) -> Engine:
+def _ray(
+    simulation: Simulation,
+    options: ClusterOptions,
+    *,
+    tell: Callable[[str], None],
+    shared: SharedData | None,
+) -> Engine:
     from simfl.cluster.start import start_ray_engine
 
     return start_ray_engine(
@@ -106,11 +131,13 @@ def _ray(simulation: Simulation, options: ClusterOptions, tell: Callable[[str], 
             dataset=simulation.dataset,
             cohort_size=simulation.cohort_size,
             group_of=simulation.group_of,
+            bounds=tuple(actor_bounds(simulation)),
             run_name=f"simfl-{uuid.uuid4().hex[:8]}",
             scenario=simulation.scenario.name or "run",
             plugins=simulation.scenario.plugins,
             search=simulation.scenario.search,
             tell=tell,
+            shared=shared,
         )
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simfl.client import ClientRecipe, LocalWork, StackChoice, choose_stack, read_batch
-from simfl.data import FederatedDataset, build_dataset
+from simfl.data import FederatedDataset
 from simfl.errors import SimflError
 from simfl.messages import RoundPlan
 from simfl.models import DataShape, data_shape
@@ -68,14 +68,19 @@ class Simulation:
         return order_by_group(plan, self.group_of, self.stacks)
 
 
-def build(scenario: Scenario) -> Simulation:
+def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simulation:
     """Resolve a scenario: load and split the data, fit the model to it, check the counts.
+
+    Args:
+        scenario: what to resolve.
+        dataset: its data, where that has been loaded; None loads it.
 
     Raises:
         ScenarioError: naming the file, the line and the key of what does not go together.
         InputError: for data or code of the user's that cannot be loaded.
     """
-    dataset = _build_dataset(scenario)
+    if dataset is None:
+        dataset = scenario.build_dataset()
     cohort_size = _cohort_size(scenario, dataset.num_clients)
     client = _client_recipe(scenario, dataset)
     server = _server_recipe(scenario, client, dataset.num_clients)
@@ -97,22 +102,6 @@ def build(scenario: Scenario) -> Simulation:
         group_of=group_of,
         stacks=stacks,
         notes=tuple(dict.fromkeys(choice.note for choice in choices if choice.note)),
-    )
-
-
-def _build_dataset(scenario: Scenario) -> FederatedDataset:
-    data = scenario.data
-    return build_dataset(
-        data.source,
-        data.partition,
-        seed=scenario.seed,
-        test_fraction=data.test_fraction,
-        holdout_fraction=data.holdout_fraction,
-        client_columns=[
-            group.clients.column
-            for group in scenario.cluster.groups
-            if group.clients != "rest" and group.clients.column is not None
-        ],
     )
 
 

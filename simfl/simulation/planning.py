@@ -13,7 +13,6 @@ from simfl.cluster.placement import (
     Bounds,
     Node,
     Placement,
-    bounds_of,
     cpus_to_count,
     explain_lack,
     place,
@@ -22,7 +21,7 @@ from simfl.cluster.pool import ActorGroup
 from simfl.cluster.survey import survey
 from simfl.engine import peak_memory, reset_peak_memory
 from simfl.messages import Chunk
-from simfl.simulation.backends import actor_groups
+from simfl.simulation.backends import actor_bounds, actor_groups
 from simfl.simulation.build import Simulation
 from simfl.vector import count_bytes
 
@@ -106,12 +105,7 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
         ClientError: if a client's own code raises.
     """
     groups = actor_groups(simulation)
-    bounds = bounds_of(
-        groups,
-        np.bincount(simulation.group_of, minlength=len(groups)).tolist(),
-        cohort_size=simulation.cohort_size,
-        is_dedicated=simulation.scenario.cluster.placement == "dedicated",
-    )
+    bounds = actor_bounds(simulation)
     where = address or simulation.scenario.cluster.address
     nodes = survey(where, num_cpus=cpus_to_count(groups, bounds))
     placement = place(groups, bounds, nodes)
