@@ -13,8 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from simfl.scenario import Scenario, load_scenario
     from simfl.simulation import Result, resume, run
+    from simfl.sweep import SweepResult, resume_sweep, run_sweep
 
-__all__ = ["Result", "Scenario", "__version__", "load_scenario", "resume", "run"]
+__all__ = [
+    "Result",
+    "Scenario",
+    "SweepResult",
+    "__version__",
+    "load_scenario",
+    "resume",
+    "resume_sweep",
+    "run",
+    "run_sweep",
+]
 
 try:
     __version__ = version("simfl")
@@ -24,9 +35,12 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 _HOMES = {
     "Result": "simfl.simulation",
     "Scenario": "simfl.scenario",
+    "SweepResult": "simfl.sweep",
     "load_scenario": "simfl.scenario",
     "resume": "simfl.simulation",
+    "resume_sweep": "simfl.sweep",
     "run": "simfl.simulation",
+    "run_sweep": "simfl.sweep",
 }
 
 

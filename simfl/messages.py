@@ -21,6 +21,7 @@ __all__ = [
     "ChunkResult",
     "ChunkTrace",
     "ClientReports",
+    "CohortPart",
     "Contribution",
     "EvaluationChunk",
     "FloatColumn",
@@ -45,18 +46,43 @@ Node: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class CohortPart:
+    """The clients of a cohort that one group of actors trains: neighbours in its order."""
+
+    group: int
+    begin: int
+    """Which of the cohort's clients is its first."""
+    end: int
+    """Which is the first that is not."""
+    start: int
+    """The cohort position of its first client: ``begin``, and what stacks before it leave free."""
+    stack: int
+    """How many clients are trained in one computation, from ``start`` on; a power of two. Chunks
+    begin and end where stacks do."""
+
+
+@dataclass(frozen=True)
 class RoundPlan:
     """Who takes part in a round, in the order of the reduction."""
 
     round: int
     """Counts from 1."""
     clients: tuple[int, ...]
-    """[N] ids by cohort position: longest local work first."""
+    """[N] ids: those of a group together, longest local work first."""
     num_steps: tuple[int, ...] = ()
     """[N] how many steps each is to do; empty: as many as the others."""
-    stack: int = 1
-    """How many clients are trained in one computation, from position 0 on; a power of two. Chunks
-    begin and end where stacks do."""
+    parts: tuple[CohortPart, ...] = ()
+    """Who trains whom, in order; empty: one group trains all, one client at a time."""
+
+    def split(self) -> tuple[CohortPart, ...]:
+        """Return the parts that the cohort is made of."""
+        return self.parts or (CohortPart(0, 0, len(self.clients), 0, 1),)
+
+    @property
+    def num_positions(self) -> int:
+        """Where the reduction tree ends: N, and the positions that stacks leave free."""
+        last = self.split()[-1]
+        return last.start + last.end - last.begin
 
 
 @dataclass(frozen=True)
@@ -69,7 +95,9 @@ class Chunk:
     clients: tuple[int, ...]
     """[K] ids."""
     cohort_size: int
-    """N, which says where the reduction tree ends."""
+    """How many positions there are, which says where the reduction tree ends."""
+    group: int = 0
+    """Whose actors train it."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +142,7 @@ class Partial:
     start: int
     """The chunk's first cohort position, by which a second copy is known."""
     cohort_size: int
-    """N, which says where the reduction tree ends."""
+    """How many positions there are, which says where the reduction tree ends."""
     nodes: dict[Node, Contribution | None]
     """The roots of the chunk's subtrees. None: no client below it has contributed."""
 
@@ -212,6 +240,8 @@ class EvaluationChunk:
     """The central test split, or what clients hold."""
     items: tuple[int, ...]
     """Of the test split: numbers of batches. Of clients: ids."""
+    group: int = 0
+    """Whose actors evaluate it."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from simfl.checkpoint.checksums import Checksum
 from simfl.checkpoint.files import METADATA_KEY, decode_file, encode_pieces
 from simfl.checkpoint.layout import Header, Piece, Region, build_header, header_length, parse_header
+from simfl.checkpoint.local_storage import LocalStorage
 from simfl.checkpoint.storage import Storage, open_storage
 from simfl.errors import CheckpointError
 from simfl.optimizer import KeptState
@@ -50,6 +51,11 @@ class StateFile:
     """The shard's name."""
     client: int
     """The client's id."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a file of this machine, which others may not see."""
+        return isinstance(open_storage(self.location), LocalStorage)
 
     def load(self) -> KeptState:
         """Read the state.

@@ -36,7 +36,7 @@ def describe_data(
 
     from simfl.data import plot_label_skew, summarize
 
-    dataset = scenario.data.build_dataset(seed=scenario.seed)
+    dataset = scenario.build_dataset()
     summary = summarize(dataset)
     print_table(("what", "value"), list(_summary_rows(summary)), title="data")
     _print_clients(dataset, num_shown=min(clients, dataset.num_clients))

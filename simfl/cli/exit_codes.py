@@ -25,8 +25,8 @@ def exit_codes() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        raise _exit("interrupted", INTERRUPTED) from None
+    except KeyboardInterrupt as interrupt:
+        raise _exit(str(interrupt) or "interrupted", INTERRUPTED) from None
     except ClientError as error:
         raise _exit(f"{error}\n\n{error.client_traceback.rstrip()}", FAILED) from None
     except (InputError, MissingExtraError) as error:

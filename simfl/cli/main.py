@@ -12,10 +12,12 @@ from simfl.cli.compare_runs import compare_runs
 from simfl.cli.describe_data import describe_data
 from simfl.cli.list_components import list_components
 from simfl.cli.list_runs import list_runs
+from simfl.cli.plan_run import plan_run
 from simfl.cli.print_schema import print_schema
 from simfl.cli.report_runs import report_runs
 from simfl.cli.resume_run import resume_run
 from simfl.cli.run_scenario import run_scenario
+from simfl.cli.sweep_scenario import sweep_scenario
 from simfl.cli.validate_scenarios import validate_scenarios
 
 __all__ = ["app", "main"]
@@ -30,7 +32,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run_scenario)
+app.command("plan")(plan_run)
 app.command("resume")(resume_run)
+app.command("sweep")(sweep_scenario)
 app.command("ls")(list_runs)
 app.command("compare")(compare_runs)
 app.command("report")(report_runs)

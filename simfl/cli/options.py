@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from simfl.scenario import Scenario
 
-__all__ = ["Overrides", "ScenarioFile", "Trust", "Trusted", "load"]
+__all__ = ["Overrides", "ScenarioFile", "Trust", "Trusted", "found", "load"]
 
 
 class Trust(StrEnum):
@@ -44,9 +44,16 @@ Trusted: TypeAlias = Annotated[
 
 def load(file: str, overrides: Sequence[str], *, trust: Trust = Trust.all) -> Scenario:
     """Load a scenario by its file name, or a shipped one by its name; say which it is."""
-    from simfl.scenario import find_scenario, load_scenario
+    from simfl.scenario import load_scenario
+
+    return load_scenario(found(file), overrides=overrides, trust=trust.value)
+
+
+def found(file: str) -> Path:
+    """Return the file of that name, or a shipped scenario's; say which it is."""
+    from simfl.scenario import find_scenario
 
     path = find_scenario(file)
     if path != Path(file):
         typer.echo(f"{file}: taking the scenario shipped with simfl, {path}", err=True)
-    return load_scenario(path, overrides=overrides, trust=trust.value)
+    return path

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from simfl.cli.exit_codes import BAD_INPUT, exit_codes
-from simfl.cli.options import Overrides, Trust, load
+from simfl.cli.options import Overrides, Trust, found, load
 from simfl.errors import ScenarioError, SimflError
 
 __all__ = ["validate_scenarios"]
@@ -55,6 +55,10 @@ def _faults(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -
 
 def _check(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> None:
     scenario = load(file, overrides, trust=trust)
+    if scenario.sweep is not None:
+        from simfl.scenario.sweeps import load_sweep
+
+        load_sweep(found(file), overrides=overrides, trust=trust.value)
     if with_data:
         from simfl.simulation import build
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from simfl.aggregation import TreeSum, merge_contributions
 from simfl.client.batches import ReadBatch, reader_of
@@ -60,7 +61,7 @@ class ClientHost:
     ) -> None:
         self._recipe = recipe
         self._dataset = dataset
-        self._device = device
+        self.device = device
         self._model = recipe.build_model(device=device)
         self._optimizer = copy.deepcopy(recipe.optimizer)
         self._optimizer.seed = recipe.seed
@@ -85,9 +86,10 @@ class ClientHost:
         Raises:
             ClientError: if a client's own code raises.
             NonFiniteUpdateError: if an update is not finite and the scenario says to raise.
+            torch.cuda.OutOfMemoryError: if the device cannot hold what is trained.
         """
         began = time.perf_counter()
-        broadcast = move(broadcast, self._device)
+        broadcast = move(broadcast, self.device)
         tree = TreeSum[Contribution](chunk.cohort_size, self._merge)
         rows: list[ClientRow] = []
         kept: list[KeptState | None] = []
@@ -108,7 +110,7 @@ class ClientHost:
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
         """Evaluate the broadcast weights; one entry per item of the chunk, in its order."""
-        self._model.set_weights(move(broadcast.weights, self._device))
+        self._model.set_weights(move(broadcast.weights, self.device))
         evaluate = self._evaluate_test_batch if chunk.split == "test" else self._evaluate_client
         return [evaluate(item) for item in chunk.items]
 
@@ -133,7 +135,7 @@ class ClientHost:
             return self._train_singly(clients, broadcast, states)
         try:
             stack = self._stacks.train(clients[:busy], broadcast, states[:busy])
-        except NonFiniteUpdateError:
+        except (NonFiniteUpdateError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
             return self._find_culprit(error, clients, broadcast, states)
@@ -176,7 +178,7 @@ class ClientHost:
         test, size = self._dataset.test, self._recipe.evaluation_batch_size
         assert test is not None, "there is no test split"
         if self._read_test is None:
-            self._read_test = reader_of(test, device=self._device)
+            self._read_test = reader_of(test, device=self.device)
         rows = np.arange(number * size, min((number + 1) * size, len(test)))
         return self._model.evaluate(self._read_test(rows))
 

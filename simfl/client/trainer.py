@@ -71,11 +71,12 @@ class ClientTrainer:
         Raises:
             ClientError: if its own code raises and the scenario says to raise.
             NonFiniteUpdateError: likewise, if its update is not finite.
+            torch.cuda.OutOfMemoryError: if the device is full, which is not the client's fault.
         """
         began = time.perf_counter()
         try:
             outcome = self._train(client, broadcast, state)
-        except NonFiniteUpdateError:
+        except (NonFiniteUpdateError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
             outcome = self._failed(client, broadcast.round, error, state)

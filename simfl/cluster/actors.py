@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import ray
@@ -17,19 +18,24 @@ import torch
 
 from simfl.checkpoint import ShardInfo, StateFile, delete_unused_shards, open_storage
 from simfl.client import ClientHost, ClientRecipe
+from simfl.cluster.code import ModuleSource, install_sources
 from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.logs import log, log_as, log_client_errors, log_round, log_trained
 from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
 from simfl.engine import (
+    DeviceUse,
     Sampling,
     commit_checkpoint,
     device_for,
     load_state,
+    measure_use,
     peak_memory,
+    prepare_device,
     write_states,
 )
+from simfl.errors import SimflError
 from simfl.messages import (
     Broadcast,
     Chunk,
@@ -68,11 +74,16 @@ class ActorSetup:
     """Whether to note what the actor does with its time."""
     log_level: int = logging.WARNING
     """The least that it writes to its log."""
+    deterministic: bool = False
+    """Whether to use deterministic kernels only."""
+    sources: Mapping[str, ModuleSource] = field(default_factory=dict)
+    """Modules of those folders, imported from their text."""
 
     def open_recipe(self) -> Any:
         """Prepare this process, and return the recipe."""
         log_as(self.label, level=self.log_level)
         torch.set_num_threads(self.threads)
+        install_sources(self.sources)
         import_plugins(self.plugins, search=self.search)
         return pickle.loads(self.recipe)
 
@@ -162,6 +173,11 @@ class ServerActor(_Actor):
         """Write clients' states as a shard, while rounds go on."""
         return write_states(location, name, dict(zip(clients, states, strict=True)))
 
+    @ray.method(concurrency_group="read")
+    def read_state(self, state: StateFile) -> KeptState:
+        """Read a client's state, for an actor on a node that may not see the file."""
+        return load_state(state)
+
     @ray.method(concurrency_group="io")
     def delete_unused_shards(self, location: str, in_use: frozenset[str]) -> None:
         """Delete the shards that neither a checkpoint nor the run refers to."""
@@ -207,6 +223,7 @@ class ClientActor(_Actor):
         """Build the host; return the process id."""
         recipe: ClientRecipe = self._open_recipe()
         device = device_for(self._setup.label, uses_gpu=self._uses_gpu)
+        prepare_device(device, deterministic=self._setup.deterministic)
         self._host = ClientHost(recipe, dataset, device=device)
         self._may_lend = recipe.aggregator.may_borrow
         log.info("started on %s", device)
@@ -226,6 +243,13 @@ class ClientActor(_Actor):
         log_trained(result.report)
         partial = pack(result.partial, label=chunk.start, lend=self._lent(result.partial))
         return (result.report, partial, *(result.states if states else ()))
+
+    def probe(self, chunk: Chunk, broadcast: Parcel) -> DeviceUse | None:
+        """Train a chunk of new clients for nothing but what it takes of the GPU's memory."""
+        # What goes wrong is told of when it does so in a round.
+        with suppress(SimflError, torch.cuda.OutOfMemoryError):
+            self._built.train_chunk(chunk, self._open(broadcast), [None] * len(chunk.clients))
+        return measure_use(self._built.device)
 
     def _lent(self, partial: Partial) -> list[Vector]:
         """Return the sums that the server may read where they lie."""

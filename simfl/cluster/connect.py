@@ -44,6 +44,8 @@ class Connection:
     """The ray module."""
     is_owned: bool
     """Whether this run has opened the session, and so closes it."""
+    is_local: bool = False
+    """Whether all of it is on this machine, since this run has started it here."""
     dashboard: str | None = None
     """The address of the session's dashboard, where it is known that there is one."""
 
@@ -127,7 +129,8 @@ def _init(
     _restore(on_sigterm)
     if where != "local" and mode_warning() is None:
         _warn(address_warning(_gcs_address(context)))
-    return Connection(ray, is_owned=True, dashboard=context.dashboard_url or None)
+    dashboard = context.dashboard_url or None
+    return Connection(ray, is_owned=True, is_local=where == "local", dashboard=dashboard)
 
 
 def _warn(line: str | None) -> None:

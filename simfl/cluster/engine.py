@@ -8,18 +8,21 @@ tensor but the final weights.
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from simfl.checkpoint import Found
+from simfl.checkpoint import Found, StateFile
 from simfl.cluster.connect import Connection
 from simfl.cluster.failures import explain, is_object_loss
-from simfl.cluster.launch import launch_client, launch_server
-from simfl.cluster.pool import num_client_actors, require_resources
+from simfl.cluster.fleet import Fleet
+from simfl.cluster.launch import Worker, launch_server
 from simfl.cluster.profiles import write_profiles
 from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
@@ -34,16 +37,18 @@ from simfl.engine import (
     Pace,
     StateTable,
     Trained,
+    equal_chunks,
     guided_chunks,
     peak_memory,
     snapshot_of,
-    split_cohort,
 )
 from simfl.errors import StatesLostError
 from simfl.messages import (
     Broadcast,
     Chunk,
+    ChunkReport,
     ChunkTrace,
+    CohortPart,
     EvaluationChunk,
     RoundPlan,
     RoundTrace,
@@ -55,6 +60,7 @@ from simfl.vector import Vector
 __all__ = ["RayEngine"]
 
 _MEMORY_TIMEOUT_S = 5.0
+_SERVER = "server"
 
 
 class RayEngine:
@@ -73,27 +79,66 @@ class RayEngine:
         self._connection = connection
         self._options = options
         self._keeps_state = setup.client.keep_state and setup.client.optimizer.keeps_state
-        self._owner = _own_actor if options.placement == "dedicated" else None
-        self._pace = Pace()
+        self._is_dedicated = options.placement == "dedicated"
+        self._paces: defaultdict[int, Pace] = defaultdict(Pace)
         self._states = StateTable[Ref](options.location)
         self._saves = Saves(options.location, self._states)
-        self.num_actors = _count_actors(setup)
         self.dashboard = connection.dashboard
-        labels = [f"client-{rank}" for rank in range(self.num_actors)]
-        self._labels = ["server", *labels]
-        server = launch_server(setup)
-        clients = [launch_client(setup, label) for label in labels]
         retries: dict[str, Any] = {"max_retries": options.max_retries}
         retries["start_timeout_s"] = options.start_timeout_s
-        self._server = RemoteServer(server, **retries)
-        dataset = ray.put(setup.dataset)
-        self._pool = ClientPool(clients, dataset, stall_limit_s=options.stall_limit_s, **retries)
-        start_all(
-            {"server": server, **dict(zip(labels, clients, strict=True))},
-            lambda actor: actor.start.remote() if actor is server else actor.start.remote(dataset),
-            max_retries=options.max_retries,
-            timeout_s=options.start_timeout_s,
+        self._server = RemoteServer(launch_server(setup), **retries)
+        self._fleet = Fleet(setup)
+        dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
+        self._pool = ClientPool(
+            [], dataset, stall_limit_s=options.stall_limit_s, tell=setup.tell, **retries
         )
+        self._own_clients = np.argsort(setup.group_of, kind="stable").tolist()
+        self._take(self._fleet.launch(probes=True), with_server=True)
+        if self._fit_to_gpus(setup):
+            self._take(self._fleet.fill(self._pool.members))
+
+    def _take(self, workers: list[Worker], *, with_server: bool = False) -> None:
+        """Start actors that have been launched, and have them in the pool; some may be late."""
+        actors = {worker.label: worker.actor for worker in workers}
+        if with_server:
+            actors |= {_SERVER: self._server.actor}
+        late = start_all(
+            actors,
+            lambda label: (
+                self._pool.start(actors[label])
+                if label != _SERVER
+                else self._server.actor.start.remote()
+            ),
+            is_enough=lambda labels: (
+                (not with_server or _SERVER in labels)
+                and self._fleet.is_enough(
+                    [w for w in (*self._pool.members, *workers) if w.label in labels]
+                )
+            ),
+            max_retries=self._options.max_retries,
+            timeout_s=self._options.start_timeout_s,
+        )
+        self._pool.join(workers, late)
+
+    def _fit_to_gpus(self, setup: EngineSetup) -> bool:
+        """Have no more actors on a GPU than its memory holds; return whether any group was fitted.
+
+        A single actor of each such group trains a first stack, whose result is not used.
+        """
+        probes = [worker for worker in self._pool.members if self._fleet.is_fitted(worker.group)]
+        for worker in probes:
+            clients: list[int] = np.flatnonzero(setup.group_of == worker.group).tolist()
+            num_examples = setup.dataset.num_train_examples(clients)
+            largest = np.argsort(-num_examples, kind="stable")
+            stack = tuple(clients[n] for n in largest[: self._options.groups[worker.group].stack])
+            chunk = Chunk(1, 0, stack, len(stack), worker.group)
+            handle = self._server.first()
+            use = self._fetch(
+                worker.actor.probe.remote(chunk, handle.broadcast), doing=f"fitting {worker.label}"
+            )
+            if use is not None:
+                self._fleet.limit(worker.group, use.processes_that_fit())
+        return bool(probes)
 
     def start(self) -> SnapshotRefs:
         """Have the server put what the first round starts from into the object store."""
@@ -105,6 +150,10 @@ class RayEngine:
         Clients' states count as soon as the whole round does: until then it can be done again.
         """
         attempts = Attempts(max_retries=self._options.max_retries)
+        if not self._is_dedicated:
+            joining = self._fleet.grow(self._pool.members)
+            self._pool.join(joining, {w.label: self._pool.start(w.actor) for w in joining})
+        self._pool.await_members(self._fleet.least)
         while True:
             try:
                 return self._train_once(plan, handle)
@@ -112,13 +161,16 @@ class RayEngine:
                 _redo_or_raise(error, attempts, round=plan.round)
 
     def evaluate(self, chunk: EvaluationChunk, handle: SnapshotRefs) -> list[MetricSums]:
-        """Evaluate the items on all actors, a share each."""
-        size = -(-len(chunk.items) // self.num_actors)
+        """Evaluate the items, a share each on all actors with the group's kind of device."""
+        kinds = [self._options.groups[worker.group].device for worker in self._pool.workers]
+        kind = self._options.groups[chunk.group].device
+        num_actors = max(1, kinds.count(kind))
+        size = -(-len(chunk.items) // num_actors)
         shares = [
-            EvaluationChunk(chunk.split, chunk.items[start : start + size])
+            replace(chunk, items=chunk.items[start : start + size])
             for start in range(0, len(chunk.items), size)
         ]
-        scheduler = ChunkScheduler(shares, num_workers=self.num_actors)
+        scheduler = ChunkScheduler(shares, lanes=kinds, lane_of=lambda _: kind)
 
         def start(actor: Any, share: EvaluationChunk) -> list[Ref]:
             return [actor.evaluate_chunk.remote(share, handle.broadcast)]
@@ -164,40 +216,55 @@ class RayEngine:
 
     def write_profiles(self, folder: Path) -> None:
         """Write each actor's flame graph, and Ray's timeline of all calls."""
-        write_profiles(folder, dict(zip(self._labels, self._actors, strict=True)))
+        actors = {worker.label: worker.actor for worker in self._pool.members}
+        write_profiles(folder, {_SERVER: self._server.actor} | actors)
 
     def describe(self) -> str:
         """Say how many actors train clients."""
-        return f"{self.num_actors} client actor{'s' if self.num_actors > 1 else ''} on Ray"
+        counts = Counter(worker.group for worker in self._pool.members)
+        names = [self._options.groups[group].name for group in sorted(counts)]
+        by_group = ", ".join(f"{counts[g]} {name}" for g, name in enumerate(names) if name)
+        all_of_them = f"{self.num_actors} client actor{'s' if self.num_actors > 1 else ''}"
+        return f"{all_of_them} ({by_group}) on Ray" if by_group else f"{all_of_them} on Ray"
+
+    @property
+    def num_actors(self) -> int:
+        """How many client actors there are, those included that are being started again."""
+        return len(self._pool.members)
 
     def close(self) -> None:
         """End the actors, and leave the cluster."""
         if ray.is_initialized():
             for actor in self._actors:
                 ray.kill(actor)
+            self._fleet.close()
         self._connection.close()
 
     @property
     def _actors(self) -> list[Any]:
-        return [self._server.actor, *self._pool.actors]
+        return [self._server.actor, *(worker.actor for worker in self._pool.members)]
 
     def _train_once(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
         began = time.perf_counter()
-        scheduler = ChunkScheduler(self._cut(plan), num_workers=self.num_actors, owner=self._owner)
+        scheduler = self._schedule(plan)
         partials: list[Ref] = []
         received: list[Ref] = []
         states: dict[int, Ref] = {}
         traces: list[ChunkTrace] = []
+        by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
         for end in self._train_chunks(scheduler, handle):
             partial, *kept = end.refs
             partials.append(partial)
             states |= zip(end.chunk.clients, kept, strict=False)
-            traces.append(ChunkTrace(end.result, f"client-{end.worker}", end.retries))
+            label = self._pool.workers[end.worker].label
+            traces.append(ChunkTrace(end.result, label, end.retries))
+            by_group[end.chunk.group].append(end.result)
             if not scheduler.is_done:  # the last one comes with end_round: one call less
                 received.append(self._server.receive(partial))
         trained = time.perf_counter()
         report, following = self._server.end_round(plan, handle, partials, received)
-        self._pace.learn(plan, [trace.report for trace in traces])
+        for group, reports in by_group.items():
+            self._paces[group].learn(reports)
         self._states.commit(states, num_bytes=sum(t.report.state_bytes for t in traces))
         if self._states.held_bytes > self._options.state_memory:
             self._saves.spill(self._server.actor, label=f"spill-{plan.round:06d}")
@@ -205,12 +272,25 @@ class RayEngine:
         trace = RoundTrace(tuple(traces), trained - began, time.perf_counter() - trained)
         return Trained(report, trace, following)
 
-    def _cut(self, plan: RoundPlan) -> list[Chunk]:
-        if self._owner is not None:
-            return split_cohort(plan, 1)
+    def _schedule(self, plan: RoundPlan) -> ChunkScheduler[Chunk]:
+        chunks = [chunk for part in plan.split() for chunk in self._cut(plan, part)]
+        workers = self._pool.workers
+        if not self._is_dedicated:
+            return ChunkScheduler(
+                chunks, lanes=[worker.group for worker in workers], lane_of=lambda c: c.group
+            )
+        return ChunkScheduler(
+            chunks, lanes=self._own_clients, lane_of=lambda chunk: chunk.clients[0]
+        )
+
+    def _cut(self, plan: RoundPlan, part: CohortPart) -> list[Chunk]:
+        if self._is_dedicated:
+            return equal_chunks(plan, part, 1)
         if self._options.chunk_size is not None:
-            return split_cohort(plan, self._options.chunk_size)
-        return guided_chunks(plan, self.num_actors, least_work=self._pace.least_work)
+            return equal_chunks(plan, part, self._options.chunk_size)
+        num_workers = sum(worker.group == part.group for worker in self._pool.members)
+        least_work = self._paces[part.group].least_work
+        return guided_chunks(plan, part, num_workers, least_work=least_work)
 
     def _train_chunks(
         self, scheduler: ChunkScheduler[Chunk], handle: SnapshotRefs
@@ -218,7 +298,7 @@ class RayEngine:
         """Train all chunks; yield each as it ends: its report, its partial, its clients' states."""
 
         def start(actor: Any, chunk: Chunk) -> list[Ref]:
-            states = [self._states.get(c) for c in chunk.clients] if self._keeps_state else []
+            states = [self._state(c) for c in chunk.clients] if self._keeps_state else []
             method = actor.train_chunk.options(num_returns=2 + len(states))
             refs: list[Ref] = method.remote(chunk, handle.broadcast, *states)
             return refs
@@ -227,23 +307,21 @@ class RayEngine:
             self._pool.learn(end.result.seconds)
             yield end
 
+    def _state(self, client: int) -> Ref | StateFile | None:
+        """Return what holds a client's state; a file goes by way of the object store where need be.
+
+        The server's actor has written it, and so can read it; other nodes may not see the folder.
+        """
+        state = self._states.get(client)
+        if self._connection.is_local or not isinstance(state, StateFile) or not state.is_local:
+            return state
+        return self._server.read_state(state)
+
     def _fetch(self, refs: Any, *, doing: str) -> Any:
         try:
             return ray.get(refs)
         except RayError as error:
             raise explain(error, doing=doing) from None
-
-
-def _count_actors(setup: EngineSetup) -> int:
-    resources = ray.cluster_resources()
-    count = num_client_actors(
-        setup.options,
-        resources=resources,
-        population=setup.dataset.num_clients,
-        cohort_size=setup.cohort_size,
-    )
-    require_resources(setup.options, count, resources=resources)
-    return count
 
 
 def _redo_or_raise(error: RayError, attempts: Attempts, *, round: int) -> None:
@@ -255,7 +333,3 @@ def _redo_or_raise(error: RayError, attempts: Attempts, *, round: int) -> None:
         raise StatesLostError(f"round {round}: an object was lost with its node") from None
     if decision is Decision.ABORT:
         raise explain(error, doing=f"round {round}") from None
-
-
-def _own_actor(chunk: Chunk) -> int:
-    return chunk.clients[0]

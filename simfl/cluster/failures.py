@@ -13,13 +13,16 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from simfl.engine import is_memory_full
 from simfl.errors import ClusterError, RunError, SimflError
 
 __all__ = [
     "UnbuiltActorError",
     "explain",
+    "explain_full_memory",
     "explain_stall",
     "is_actor_loss",
+    "is_device_full",
     "is_object_loss",
     "is_unbuilt",
 ]
@@ -48,8 +51,8 @@ def is_unbuilt(error: RayError) -> bool:
 
 def is_object_loss(error: RayError) -> bool:
     """Say whether an object was lost: the one asked for, or an argument of the call."""
-    if isinstance(error, RayTaskError):
-        return isinstance(error.cause, ObjectLostError)
+    if isinstance(error, RayTaskError):  # the second: who was to make the argument has died
+        return isinstance(error.cause, (ObjectLostError, RayActorError))
     return isinstance(error, ObjectLostError)
 
 
@@ -84,6 +87,19 @@ def explain(error: RayError, *, doing: str) -> SimflError:
             "see the node's log, or run it with --backend inline"
         )
     return ClusterError(f"{doing}: {type(error).__name__}: {_first_line(error)}")
+
+
+def is_device_full(error: RayError) -> bool:
+    """Say whether what was run found its GPU's memory full."""
+    return is_memory_full(getattr(error, "cause", None) or error)
+
+
+def explain_full_memory(*, doing: str) -> ClusterError:
+    """Return our exception for a GPU that cannot hold what a single actor trains."""
+    return ClusterError(
+        f"{doing}: the GPU's memory is full, with no other of its group's actors left to end; "
+        "lower client.stack, client.batch_size or the size of the model, or raise num_gpus"
+    )
 
 
 def explain_stall(*, doing: str, waited_s: float) -> ClusterError:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError
 
+from simfl.checkpoint import StateFile
 from simfl.cluster.failures import explain, is_actor_loss
 from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
@@ -58,6 +59,10 @@ class RemoteServer:
     def receive(self, partial: Ref) -> Ref:
         """Hand the server a chunk's partial."""
         return self.actor.receive.remote(partial)
+
+    def read_state(self, state: StateFile) -> Ref:
+        """Read a client's state into the object store."""
+        return self.actor.read_state.remote(state)
 
     def end_round(
         self, plan: RoundPlan, start: SnapshotRefs, partials: Sequence[Ref], received: Sequence[Ref]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from simfl.cluster.code import read_sources
 from simfl.cluster.connect import connect
-from simfl.cluster.pool import cpus_of_this_machine
+from simfl.cluster.placement import cpus_to_count
 from simfl.cluster.setup import EngineSetup
 
 if TYPE_CHECKING:
@@ -23,12 +23,9 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
         ClusterError: if there is no such cluster, or it cannot hold the actors.
     """
     options = setup.options
-    dedicated = options.placement == "dedicated"
-    num_actors = setup.dataset.num_clients if dedicated else options.actors or 1
     connection = connect(
         address=options.address,
-        # Ray's CPUs are an account and not a limit: what the scenario asks for may be had here.
-        num_cpus=max(cpus_of_this_machine(), math.ceil(num_actors * options.num_cpus)),
+        num_cpus=cpus_to_count(options.groups, setup.bounds),
         dashboard=options.dashboard,
         object_store_memory=options.object_store_memory,
         keeps_events=options.dashboard or options.profile,
@@ -39,8 +36,10 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
         # Not before: Ray reads its settings from the environment when it is imported.
         from simfl.cluster.engine import RayEngine
 
+        sources = read_sources(setup.search)
         # A session of the user's own may show its actors' logs on the terminal.
-        return RayEngine(connection, replace(setup, logs_events=connection.is_owned))
+        sent = replace(setup, logs_events=connection.is_owned, sources=sources)
+        return RayEngine(connection, sent)
     except BaseException:
         connection.close()
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -16,33 +16,46 @@ from simfl.cluster.workers import NOTICE_S
 
 __all__ = ["start_all"]
 
+JOIN_S: Final = 10.0
+"""How long those are waited for that a run could begin without."""
+
 
 def start_all(
     actors: Mapping[str, Any],
-    start: Callable[[Any], Ref],
+    start: Callable[[str], Ref],
     *,
+    is_enough: Callable[[set[str]], bool],
     max_retries: int,
     timeout_s: float,
-) -> None:
-    """Have all actors build what they host, and wait until they have.
+) -> dict[str, Ref]:
+    """Have all actors build what they host, and wait until they have, or enough of them.
 
     Args:
         actors: by label.
-        start: calls an actor to have it do so.
+        start: calls the actor of a label to have it do so.
+        is_enough: says of the labels of those who have whether the others may be late.
         max_retries: how often each may die meanwhile.
         timeout_s: how long all of it may take.
+
+    Returns:
+        The calls of those that are late, by label.
 
     Raises:
         SimflError: if one cannot be built, dies too often, or does not answer in time.
     """
     attempts = Attempts(max_retries=max_retries)
     deadline = time.monotonic() + timeout_s
-    waiting = {start(actor): label for label, actor in actors.items()}
+    waiting = {start(label): label for label in actors}
     while waiting:
+        may_be_late = is_enough(actors.keys() - waiting.values())
+        if may_be_late:
+            deadline = min(deadline, time.monotonic() + JOIN_S)
         left_s = max(0.0, deadline - time.monotonic())
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=left_s)
+        if not ready and may_be_late:
+            break
         if not ready:
-            raise explain(GetTimeoutError(), doing="starting the actors")
+            raise explain(GetTimeoutError(), doing=f"starting {', '.join(waiting.values())}")
         (ref,) = ready
         label = waiting.pop(ref)
         try:
@@ -53,7 +66,8 @@ def start_all(
             if attempts.lost(Loss.CLIENT_ACTOR, label) is Decision.ABORT:
                 raise explain(error, doing=f"starting {label}") from None
             _await_process(actors[label], label, deadline)
-            waiting[start(actors[label])] = label
+            waiting[start(label)] = label
+    return {label: ref for ref, label in waiting.items()}
 
 
 def _await_process(actor: Any, label: str, deadline: float) -> None:

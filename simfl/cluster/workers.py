@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import RayError
 
-from simfl.cluster.failures import explain, explain_stall, is_actor_loss, is_unbuilt
+from simfl.cluster.failures import (
+    explain,
+    explain_full_memory,
+    explain_stall,
+    is_actor_loss,
+    is_device_full,
+    is_unbuilt,
+)
+from simfl.cluster.launch import Worker
 from simfl.cluster.recovery import Attempts, Decision, Loss, StallWatch
 from simfl.cluster.references import Ref
 from simfl.engine import ChunkScheduler
@@ -57,32 +66,37 @@ class Ended(Generic[W]):
 
 
 class ClientPool:
-    """Client actors that are started again when they die.
+    """Client actors that are started again when they die, or retired when their GPU is full.
 
     Args:
-        actors: by worker number; each is to be started with the data.
-        dataset: a reference to the data.
+        workers: by worker number.
+        dataset: a reference to the data, with which each is started.
         max_retries: how often a chunk may bring down its actor before the run ends.
         stall_limit_s: how long a chunk may take; None: learned from the others.
         start_timeout_s: how long all actors may be away at once.
+        tell: is told of actors that are retired, a line each.
     """
 
     def __init__(
         self,
-        actors: list[Any],
+        workers: list[Worker],
         dataset: Ref,
         *,
         max_retries: int,
         stall_limit_s: float | None,
         start_timeout_s: float,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.actors = actors
+        self.workers = workers
+        self.retired: set[int] = set()
+        """Those that are not started again."""
         self._dataset = dataset
         self.start_timeout_s = start_timeout_s
         self.returning: dict[Ref, int] = {}
         """Actors that have died and are being started again: when each answers, it is back."""
         self._max_retries = max_retries
         self._stalls = StallWatch(stall_limit_s)
+        self.tell = tell
 
     def run(self, scheduler: ChunkScheduler[W], start: Start[W]) -> Iterator[Ended[W]]:
         """Run all chunks; yield each as it ends.
@@ -91,7 +105,7 @@ class ClientPool:
             RayError: for anything but the death of an actor.
             RunError: if a chunk brings down its actor too often, or no actor comes back.
         """
-        for worker in self.returning.values():
+        for worker in (*self.returning.values(), *self.retired):
             scheduler.suspend(worker)
         return _WorkLoop(self, scheduler, start, Attempts(max_retries=self._max_retries)).run()
 
@@ -99,10 +113,62 @@ class ClientPool:
         """Note how long a chunk has taken."""
         self._stalls.learn(seconds)
 
+    @property
+    def members(self) -> list[Worker]:
+        """Those that are there, or will be again."""
+        return [worker for n, worker in enumerate(self.workers) if n not in self.retired]
+
+    def start(self, actor: Any) -> Ref:
+        """Have an actor build its host, once it is there."""
+        return actor.start.remote(self._dataset)
+
+    def join(self, workers: Iterable[Worker], starting: Mapping[str, Ref]) -> None:
+        """Take in actors.
+
+        Args:
+            workers: that have been launched.
+            starting: by label, the calls by which some are started; they get work after that.
+        """
+        for worker in workers:
+            if worker.label in starting:
+                self.returning[starting[worker.label]] = len(self.workers)
+            self.workers.append(worker)
+
     def call_back(self, worker: int) -> None:
-        """Have a restarted actor build its host again."""
-        if worker not in self.returning.values():
-            self.returning[self.actors[worker].start.remote(self._dataset)] = worker
+        """Start an actor again that has died."""
+        if worker not in self.returning.values() and worker not in self.retired:
+            self.returning[self.start(self.workers[worker].actor)] = worker
+
+    def retire(self, worker: int) -> bool:
+        """End an actor for good; return False if its group would have none left."""
+        group = self.workers[worker].group
+        if sum(member.group == group for member in self.members) < 2:
+            return False
+        self.retired.add(worker)
+        ray.kill(self.workers[worker].actor)
+        return True
+
+    def await_members(self, least: Callable[[int], int]) -> None:
+        """Wait until each group has so many actors that are there, before a round begins.
+
+        Raises:
+            ClusterError: if they do not come within ``start_timeout_s``.
+        """
+        deadline = time.monotonic() + self.start_timeout_s
+        while missing := self._missing(least):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise _explain_missing(self, missing, least)
+            ready, _ = ray.wait(list(self.returning), num_returns=1, timeout=left_s)
+            for ref in ready:
+                self.is_back(ref)
+
+    def _missing(self, least: Callable[[int], int]) -> list[int]:
+        """Return the groups that have too few actors, and some to wait for."""
+        away = set(self.returning.values()) | self.retired
+        there = Counter(w.group for n, w in enumerate(self.workers) if n not in away)
+        waited_for = {self.workers[n].group for n in self.returning.values()}
+        return sorted(group for group in waited_for if there[group] < least(group))
 
     def is_back(self, ref: Ref) -> int | None:
         """Return the worker that has come back; None if it has died once more.
@@ -115,7 +181,7 @@ class ClientPool:
             ray.get(ref)
         except RayError as error:
             if not is_actor_loss(error):
-                raise explain(error, doing=f"starting client-{worker} again") from None
+                raise explain(error, doing=f"starting {self.workers[worker].label} again") from None
             # Until Ray has noticed the death, calls fail at once.
             time.sleep(NOTICE_S)
             self.call_back(worker)
@@ -127,7 +193,7 @@ class ClientPool:
         for worker, running in oldest.items():
             waited_s = time.monotonic() - running.since
             if self._stalls.is_overdue(waited_s):
-                ray.kill(self.actors[worker], no_restart=False)
+                ray.kill(self.workers[worker].actor, no_restart=False)
                 running.stalled_s = running.stalled_s or waited_s
                 running.since = time.monotonic()  # it dies when it does: no second kill meanwhile
 
@@ -161,7 +227,7 @@ class _WorkLoop(Generic[W]):
 
     def _hand_out(self) -> None:
         for worker, chunk in self._scheduler.assignments():
-            refs = self._start(self._pool.actors[worker], chunk)
+            refs = self._start(self._pool.workers[worker].actor, chunk)
             self._running[refs[0]] = _Running(worker, chunk, refs, time.monotonic())
 
     def _require_somebody(self) -> None:
@@ -171,10 +237,11 @@ class _WorkLoop(Generic[W]):
             return
         self._idle_since = self._idle_since or time.monotonic()
         if time.monotonic() - self._idle_since > self._pool.start_timeout_s:
-            away = ", ".join(f"client-{worker}" for worker in sorted(self._pool.returning.values()))
+            away = sorted(self._pool.returning.values())
             raise ClusterError(
-                f"{away} died and could not be started again within "
-                f"{self._pool.start_timeout_s:g} s; see that the cluster has room for them"
+                f"{', '.join(self._pool.workers[n].label for n in away)} died and could not be "
+                f"started again within {self._pool.start_timeout_s:g} s; see that the cluster has "
+                "room for them"
             )
 
     def _finish(self, ref: Ref) -> Ended[W] | None:
@@ -183,9 +250,12 @@ class _WorkLoop(Generic[W]):
         try:
             first = ray.get(ref)
         except RayError as error:
-            if not is_actor_loss(error):
+            if is_device_full(error):
+                self._retire(ref)
+            elif is_actor_loss(error):
+                self._lose(ref, error)
+            else:
                 raise
-            self._lose(ref, error)
             return None
         del self._running[ref]
         self._scheduler.finish(running.worker)
@@ -193,15 +263,31 @@ class _WorkLoop(Generic[W]):
         retries = self._attempts.count(Loss.CLIENT_ACTOR, _key(running.chunk))
         return Ended(running.chunk, first, running.refs[1:], running.worker, retries)
 
+    def _retire(self, ref: Ref) -> None:
+        """Go on with fewer actors, so that the others have more of the GPU's memory."""
+        running = self._running.pop(ref)
+        doing = _describe(running.chunk, self._pool.workers[running.worker].label)
+        if running.worker not in self._pool.retired and not self._pool.retire(running.worker):
+            raise explain_full_memory(doing=doing) from None
+        self._scheduler.lose(running.worker, running.chunk)
+        self._scheduler.suspend(running.worker)
+        left = sum(w.group == self._pool.workers[running.worker].group for w in self._pool.members)
+        self._pool.tell(
+            f"{doing}: its GPU's memory is full; it was ended, and {left} of its group go on"
+        )
+
     def _lose(self, ref: Ref, error: RayError) -> None:
         running = self._running[ref]
-        is_to_blame = self._oldest()[running.worker] is running and not is_unbuilt(error)
+        is_retired = running.worker in self._pool.retired
+        is_to_blame = (
+            not is_retired and self._oldest()[running.worker] is running and not is_unbuilt(error)
+        )
         del self._running[ref]
         decision = self._attempts.lost(
             Loss.CLIENT_ACTOR, _key(running.chunk), is_to_blame=is_to_blame
         )
         if decision is Decision.ABORT:
-            raise _explain_loss(running, error) from None
+            raise _explain_loss(running, self._pool.workers[running.worker].label, error) from None
         self._scheduler.lose(running.worker, running.chunk)
         self._scheduler.suspend(running.worker)
         self._pool.call_back(running.worker)
@@ -224,8 +310,8 @@ class _WorkLoop(Generic[W]):
             running.since = time.monotonic()
 
 
-def _explain_loss(running: _Running[Any], error: RayError) -> SimflError:
-    doing = _describe(running.chunk, running.worker)
+def _explain_loss(running: _Running[Any], label: str, error: RayError) -> SimflError:
+    doing = _describe(running.chunk, label)
     if running.stalled_s is None:
         return explain(error, doing=doing)
     return explain_stall(doing=doing, waited_s=running.stalled_s)
@@ -235,8 +321,19 @@ def _key(chunk: Chunk | EvaluationChunk) -> tuple[Any, ...]:
     return (chunk.start,) if isinstance(chunk, Chunk) else chunk.items
 
 
-def _describe(chunk: Chunk | EvaluationChunk, worker: int) -> str:
+def _explain_missing(
+    pool: ClientPool, groups: list[int], least: Callable[[int], int]
+) -> ClusterError:
+    away = [pool.workers[n] for n in sorted(pool.returning.values())]
+    labels = ", ".join(worker.label for worker in away if worker.group == groups[0])
+    return ClusterError(
+        f"{labels} did not come back within {pool.start_timeout_s:g} s, and a round needs "
+        f"{least(groups[0])} actors; add nodes and go on with --resume auto, or lower min_actors"
+    )
+
+
+def _describe(chunk: Chunk | EvaluationChunk, label: str) -> str:
     if isinstance(chunk, EvaluationChunk):
-        return f"evaluating on client-{worker}"
+        return f"evaluating on {label}"
     clients = ", ".join(map(str, chunk.clients))
-    return f"round {chunk.round}, clients {clients} on client-{worker}"
+    return f"round {chunk.round}, clients {clients} on {label}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from simfl.data.dataset import FederatedDataset
+from collections.abc import Collection
+
+import numpy as np
+
+from simfl.data.dataset import Array, FederatedDataset
 from simfl.data.partition import Partition
 from simfl.data.partitions.natural import Natural
 from simfl.data.source import Source, SourceData
 from simfl.data.splits import hold_out, take_test_split
 from simfl.data.validation import check_rows, check_source_data
-from simfl.errors import ConfigError, DataError
+from simfl.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["build_dataset"]
 
@@ -20,6 +24,7 @@ def build_dataset(
     seed: int,
     test_fraction: float = 0.0,
     holdout_fraction: float = 0.0,
+    client_columns: Collection[str] = (),
 ) -> FederatedDataset:
     """Load a source, split it over clients, and set apart what is evaluated on.
 
@@ -30,6 +35,7 @@ def build_dataset(
         test_fraction: how much of the training examples becomes the test split, each class giving
             its share; 0 leaves the source's test split as it is.
         holdout_fraction: how much of its examples each client keeps for its own evaluation.
+        client_columns: columns of the source that tell of clients, and not of examples.
 
     Raises:
         ConfigError: for a fraction outside [0, 1), a test split on top of the source's own, or a
@@ -52,7 +58,32 @@ def build_dataset(
         holdout_offsets=holdout_offsets,
         test=data.test,
         class_names=data.class_names,
+        client_columns={
+            name: _client_column(data.columns, name, rows, offsets) for name in client_columns
+        },
     )
+
+
+def _client_column(columns: dict[str, Array], name: str, rows: Array, offsets: Array) -> Array:
+    """Return the column's value for each client.
+
+    Raises:
+        DataError: if there is no such column, or a client's examples differ in it.
+    """
+    if name not in columns:
+        hint = did_you_mean(name, columns) if columns else "It has none beside inputs and targets"
+        raise DataError(f"the source has no column {name!r} for cluster.groups. {hint}")
+    values = columns[name][rows]
+    of_client = values[offsets[:-1]]
+    differs = values != np.repeat(of_client, np.diff(offsets))
+    if differs.any():
+        row = int(differs.argmax())
+        client = int(np.searchsorted(offsets, row, side="right")) - 1
+        raise DataError(
+            f"column {name!r} is {of_client[client]!s} and {values[row]!s} for examples of client "
+            f"{client}; cluster.groups need one that is the same for all of a client's examples"
+        )
+    return of_client
 
 
 def _load(source: Source, *, test_fraction: float, seed: int) -> SourceData:

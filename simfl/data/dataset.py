@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -48,11 +48,22 @@ class FederatedDataset:
     """The central test split, or None."""
     class_names: tuple[str, ...] = ()
     """What each class id is called; empty where targets are not class ids or have no names."""
+    client_columns: Mapping[str, Array] = field(default_factory=dict)
+    """Name -> [clients], what is known of each client, such as the class of its device."""
 
     @property
     def num_clients(self) -> int:
         """The size of the population."""
         return len(self.offsets) - 1
+
+    @property
+    def num_bytes(self) -> int:
+        """What all arrays take together."""
+        parts = [self.train] if self.test is None else [self.train, self.test]
+        arrays = [self.rows, self.offsets, self.holdout_offsets]
+        for part in parts:
+            arrays += [part.targets, *_arrays(part.inputs)]
+        return sum(array.nbytes for array in arrays)
 
     def train_rows(self, client: int) -> Array:
         """Return the rows that the client trains on."""
@@ -83,9 +94,13 @@ class FederatedDataset:
 
 def num_rows(tree: ArrayTree) -> int:
     """Return the length of the example axis."""
+    return len(_arrays(tree)[0])
+
+
+def _arrays(tree: ArrayTree) -> tuple[Array, ...]:
     if isinstance(tree, dict):
-        tree = tuple(tree.values())
-    return len(tree[0]) if isinstance(tree, tuple) else len(tree)
+        return tuple(tree.values())
+    return tree if isinstance(tree, tuple) else (tree,)
 
 
 def take_rows(tree: ArrayTree, rows: Array) -> ArrayTree:

@@ -1,16 +1,17 @@
 """Where a round's work is done: the protocol, the inline engine, and the chunk scheduler."""
 
-from simfl.engine.device import device_for
+from simfl.engine.device import DeviceUse, device_for, is_memory_full, measure_use, prepare_device
 from simfl.engine.engine import Engine, Handle, Trained
 from simfl.engine.inline import InlineEngine
-from simfl.engine.memory import peak_memory
+from simfl.engine.memory import peak_memory, reset_peak_memory
 from simfl.engine.profiling import Sampling, require_profiler
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
-from simfl.engine.scheduler import ChunkScheduler, Pace, guided_chunks, split_cohort
+from simfl.engine.scheduler import ChunkScheduler, Pace, equal_chunks, guided_chunks
 from simfl.engine.states import PlannedShard, StateTable
 
 __all__ = [
     "ChunkScheduler",
+    "DeviceUse",
     "Engine",
     "Handle",
     "InlineEngine",
@@ -21,11 +22,15 @@ __all__ = [
     "Trained",
     "commit_checkpoint",
     "device_for",
+    "equal_chunks",
     "guided_chunks",
+    "is_memory_full",
     "load_state",
+    "measure_use",
     "peak_memory",
+    "prepare_device",
     "require_profiler",
+    "reset_peak_memory",
     "snapshot_of",
-    "split_cohort",
     "write_states",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,8 +13,9 @@ from simfl.client import ClientHost
 from simfl.engine.engine import Trained
 from simfl.engine.memory import peak_memory
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
-from simfl.engine.scheduler import split_cohort
+from simfl.engine.scheduler import equal_chunks
 from simfl.engine.states import StateTable
+from simfl.errors import ClusterError
 from simfl.messages import (
     Chunk,
     ChunkTrace,
@@ -32,12 +34,12 @@ __all__ = ["InlineEngine"]
 
 
 class InlineEngine:
-    """Runs the server and one client host in this process, with the numbers of any cluster.
+    """Runs the server and client hosts in this process, with the numbers of any cluster.
 
     Args:
         server: the run's server.
-        host: trains all clients.
-        chunk_size: clients a chunk; None: the cohort is one chunk.
+        hosts: by group, what trains its clients.
+        chunk_size: clients a chunk; None: what a group trains is one chunk.
         threads: torch's threads while the engine is open.
         location: the storage of checkpoints, and of states beyond the budget.
         state_memory: bytes of clients' states that may stay in memory.
@@ -49,7 +51,7 @@ class InlineEngine:
     def __init__(
         self,
         server: Server,
-        host: ClientHost,
+        hosts: Sequence[ClientHost],
         *,
         chunk_size: int | None = None,
         threads: int = 1,
@@ -57,7 +59,7 @@ class InlineEngine:
         state_memory: int = 1 << 30,
     ) -> None:
         self._server = server
-        self._host = host
+        self._hosts = hosts
         self._chunk_size = chunk_size
         self._location = location
         self._state_memory = state_memory
@@ -73,7 +75,11 @@ class InlineEngine:
     def train(self, plan: RoundPlan, handle: Snapshot) -> Trained:
         """Train chunk after chunk, then take the server's step."""
         began = time.perf_counter()
-        chunks = split_cohort(plan, self._chunk_size or len(plan.clients))
+        chunks = [
+            chunk
+            for part in plan.split()
+            for chunk in equal_chunks(plan, part, self._chunk_size or len(plan.clients))
+        ]
         traces = tuple(self._train_chunk(chunk, handle) for chunk in chunks)
         trained = time.perf_counter()
         report = self._server.end_round(plan)
@@ -86,7 +92,13 @@ class InlineEngine:
     def _train_chunk(self, chunk: Chunk, handle: Snapshot) -> ChunkTrace:
         held = [self._states.get(client) for client in chunk.clients]
         states = [None if state is None else load_state(state) for state in held]
-        result = self._host.train_chunk(chunk, handle.broadcast, states)
+        try:
+            result = self._hosts[chunk.group].train_chunk(chunk, handle.broadcast, states)
+        except torch.cuda.OutOfMemoryError as error:
+            raise ClusterError(
+                f"round {chunk.round}: the GPU's memory is full; lower client.stack, "
+                "client.batch_size or the size of the model"
+            ) from error
         self._server.receive(result.partial)
         kept = dict(zip(chunk.clients, result.states, strict=True))
         self._states.commit(
@@ -131,7 +143,7 @@ class InlineEngine:
 
     def evaluate(self, chunk: EvaluationChunk, handle: Snapshot) -> list[MetricSums]:
         """Evaluate item after item."""
-        return self._host.evaluate_chunk(chunk, handle.broadcast)
+        return self._hosts[chunk.group].evaluate_chunk(chunk, handle.broadcast)
 
     def get_weights(self, handle: Snapshot) -> Vector:
         """Return the snapshot's weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-__all__ = ["peak_memory"]
+__all__ = ["peak_memory", "reset_peak_memory"]
 
 
 def peak_memory() -> int | None:
@@ -25,3 +25,15 @@ def _by_rusage() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def reset_peak_memory() -> bool:
+    """Count this process's peak from now on; return False where that can't be done.
+
+    See "clear_refs" in https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True

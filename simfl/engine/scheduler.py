@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from simfl.messages import Chunk, ChunkReport, RoundPlan
+from simfl.messages import Chunk, ChunkReport, CohortPart, RoundPlan
 
-__all__ = ["ChunkScheduler", "Pace", "guided_chunks", "split_cohort"]
+__all__ = ["ChunkScheduler", "Pace", "equal_chunks", "guided_chunks"]
 
 W = TypeVar("W")
 """A unit of work: a chunk of clients to train, or of items to evaluate."""
@@ -34,15 +34,16 @@ IN_FLIGHT = 2
 
 
 class Pace:
-    """Learns how long a step takes, and so how much work is worth a call."""
+    """Learns how long a step takes a group's actors, and so how much work is worth a call."""
 
     def __init__(self) -> None:
         self._seconds_per_step: float | None = None
 
-    def learn(self, plan: RoundPlan, reports: Sequence[ChunkReport]) -> None:
-        """Take in a round that has ended."""
-        num_steps = sum(plan.num_steps) or len(plan.clients)
-        self._seconds_per_step = sum(report.seconds for report in reports) / num_steps
+    def learn(self, reports: Sequence[ChunkReport]) -> None:
+        """Take in what the group has done in a round that has ended."""
+        seconds = sum(report.seconds for report in reports)
+        num_steps = sum(int(report.clients.num_steps.sum()) for report in reports)
+        self._seconds_per_step = seconds / num_steps if num_steps else None
 
     @property
     def least_work(self) -> float:
@@ -50,8 +51,10 @@ class Pace:
         return WORTH_A_CALL_S / self._seconds_per_step if self._seconds_per_step else 0.0
 
 
-def guided_chunks(plan: RoundPlan, num_workers: int, *, least_work: float = 0.0) -> list[Chunk]:
-    """Cut the cohort into contiguous chunks, large ones first and ever smaller ones to the end.
+def guided_chunks(
+    plan: RoundPlan, part: CohortPart, num_workers: int, *, least_work: float = 0.0
+) -> list[Chunk]:
+    """Cut a group's part into contiguous chunks, large ones first and ever smaller ones to the end.
 
     Each is one whole subtree of the reduction, so that an actor sends one partial for it: few
     calls and few partials while there is much to do, and small chunks to even out the end, when
@@ -62,29 +65,32 @@ def guided_chunks(plan: RoundPlan, num_workers: int, *, least_work: float = 0.0)
 
     Args:
         plan: of the round.
-        num_workers: how many there are.
+        part: of its cohort.
+        num_workers: how many there are in the group.
         least_work: steps below which a chunk costs more than it evens out.
 
     >>> plan = RoundPlan(1, tuple(range(10)))
-    >>> [len(chunk.clients) for chunk in guided_chunks(plan, num_workers=2)]
+    >>> (part,) = plan.split()
+    >>> [len(chunk.clients) for chunk in guided_chunks(plan, part, num_workers=2)]
     [4, 4, 1, 1]
-    >>> [len(chunk.clients) for chunk in guided_chunks(plan, num_workers=2, least_work=5)]
+    >>> [len(chunk.clients) for chunk in guided_chunks(plan, part, num_workers=2, least_work=5)]
     [5, 5]
     """
-    num_clients = len(plan.clients)
-    work = np.concatenate([[0], np.cumsum(plan.num_steps or np.ones(num_clients))])
+    num_clients = part.end - part.begin
+    num_steps = plan.num_steps[part.begin : part.end] or np.ones(num_clients)
+    work = np.concatenate([[0], np.cumsum(num_steps)])
     ends: list[int] = [0]
     share = 0.0
     while (start := ends[-1]) < num_clients:
         if (len(ends) - 1) % num_workers == 0:
             fair = (work[-1] - work[start]) / num_workers
             if (1 - HANDED_OUT) * fair < least_work:
-                ends += _equal_ends(work, start, num_workers, smallest=plan.stack)
+                ends += _equal_ends(work, start, num_workers, smallest=part.stack)
                 break
             share = HANDED_OUT * fair
-        size = _subtree_size(work, start, share, smallest=plan.stack)
+        size = _subtree_size(work, start, share, part)
         ends.append(min(start + size, num_clients))
-    return _chunks(plan, ends)
+    return _chunks(plan, part, ends)
 
 
 def _equal_ends(
@@ -98,18 +104,20 @@ def _equal_ends(
     return sorted({int(cut) for cut in cuts if start < cut < len(work) - 1} | {len(work) - 1})
 
 
-def _chunks(plan: RoundPlan, ends: Sequence[int]) -> list[Chunk]:
+def _chunks(plan: RoundPlan, part: CohortPart, ends: Sequence[int]) -> list[Chunk]:
+    """Return the chunks that begin and end there, counted from the part's first client."""
+    clients = plan.clients[part.begin : part.end]
     return [
-        Chunk(plan.round, start, plan.clients[start:end], len(plan.clients))
+        Chunk(plan.round, part.start + start, clients[start:end], plan.num_positions, part.group)
         for start, end in itertools.pairwise(ends)
     ]
 
 
-def _subtree_size(work: np.ndarray[Any, Any], start: int, share: float, *, smallest: int) -> int:
+def _subtree_size(work: np.ndarray[Any, Any], start: int, share: float, part: CohortPart) -> int:
     """Return the size of the largest subtree that begins here and is no more work than that."""
-    size = smallest
+    size = part.stack
     while (
-        start % (2 * size) == 0
+        (part.start + start) % (2 * size) == 0
         and start + 2 * size < len(work)
         and work[start + 2 * size] - work[start] <= share
     ):
@@ -117,26 +125,30 @@ def _subtree_size(work: np.ndarray[Any, Any], start: int, share: float, *, small
     return size
 
 
-def split_cohort(plan: RoundPlan, size: int) -> list[Chunk]:
-    """Cut the cohort into contiguous chunks of whole stacks; the last one may be smaller.
+def equal_chunks(plan: RoundPlan, part: CohortPart, size: int) -> list[Chunk]:
+    """Cut a group's part into contiguous chunks of whole stacks; the last one may be smaller.
 
     Args:
         plan: of the round.
+        part: of its cohort.
         size: clients a chunk, at least; rounded up to whole stacks.
     """
-    num_clients, size = len(plan.clients), -(-size // plan.stack) * plan.stack
-    return _chunks(plan, [*range(0, num_clients, size), num_clients])
+    num_clients, size = part.end - part.begin, -(-size // part.stack) * part.stack
+    return _chunks(plan, part, [*range(0, num_clients, size), num_clients])
 
 
 class ChunkScheduler(Generic[W]):
     """Hands out chunks in order, a few at a time, to whichever worker has room.
 
-    Args:
-        chunks: all of the round's, longest work first.
-        num_workers: workers are numbered from 0.
-        owner: the one worker that may run a chunk; None: any may.
+    Each worker takes chunks of one lane only, so that a group's clients stay with its actors, or a
+    client with its own.
 
-    >>> scheduler = ChunkScheduler(["a", "b", "c"], num_workers=1)
+    Args:
+        chunks: all of the round's; of each lane, longest work first.
+        lanes: by worker number, from 0, the lane that it takes chunks of.
+        lane_of: the lane of a chunk; left out, there is but one, 0.
+
+    >>> scheduler = ChunkScheduler(["a", "b", "c"], lanes=[0])
     >>> list(scheduler.assignments())
     [(0, 'a'), (0, 'b')]
     >>> scheduler.finish(0)
@@ -148,28 +160,26 @@ class ChunkScheduler(Generic[W]):
         self,
         chunks: Sequence[W],
         *,
-        num_workers: int,
-        owner: Callable[[W], int] | None = None,
+        lanes: Sequence[Hashable],
+        lane_of: Callable[[W], Hashable] = lambda _: 0,
     ) -> None:
-        self._load = [0] * num_workers
+        self._load = [0] * len(lanes)
         self._away: set[int] = set()
-        self._is_owned = owner is not None
-        self._shared = deque(chunks if owner is None else ())
-        self._owned: list[deque[W]] = [deque() for _ in range(num_workers)]
-        if owner is not None:
-            for chunk in chunks:
-                self._owned[owner(chunk)].append(chunk)
+        self._lanes = lanes
+        self._queues: dict[Hashable, deque[W]] = {lane: deque() for lane in lanes}
+        for chunk in chunks:
+            self._queues[lane_of(chunk)].append(chunk)
 
     @property
     def is_done(self) -> bool:
         """Whether every chunk has been handed out and has ended."""
-        return not self._shared and not any(self._owned) and not any(self._load)
+        return not any(self._queues.values()) and not any(self._load)
 
     def assignments(self) -> Iterator[tuple[int, W]]:
         """Iterate over (worker, chunk) to start now, the least loaded workers first."""
         for room in range(1, IN_FLIGHT + 1):
             for worker, load in enumerate(self._load):
-                queue = self._owned[worker] or self._shared
+                queue = self._queues[self._lanes[worker]]
                 if load < room and queue and worker not in self._away:
                     self._load[worker] += 1
                     yield worker, queue.popleft()
@@ -179,10 +189,9 @@ class ChunkScheduler(Generic[W]):
         self._load[worker] -= 1
 
     def lose(self, worker: int, chunk: W) -> None:
-        """Note that one of the worker's chunks was lost; it is the next to be handed out."""
+        """Note that one of the worker's chunks was lost; it is its lane's next to be handed out."""
         self._load[worker] -= 1
-        owned = self._owned[worker]
-        (owned if self._is_owned else self._shared).appendleft(chunk)
+        self._queues[self._lanes[worker]].appendleft(chunk)
 
     def suspend(self, worker: int) -> None:
         """Give the worker nothing until it is back."""

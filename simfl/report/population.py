@@ -67,7 +67,7 @@ def _charts(scenario_file: Path, suffix: str, trust: Trust) -> list[Bars | Histo
     from simfl.scenario import load_scenario
 
     scenario = load_scenario(scenario_file, trust=trust)
-    dataset = scenario.data.build_dataset(seed=scenario.seed)
+    dataset = scenario.build_dataset()
     sizes_C = np.diff(dataset.offsets)
     edges = size_bins(sizes_C)
     counts = np.histogram(sizes_C, bins=edges)[0].astype(float)

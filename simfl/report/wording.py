@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-__all__ = ["ago", "amount", "duration", "number", "quantity", "value_text"]
+__all__ = ["ago", "amount", "duration", "in_bytes", "number", "quantity", "value_text"]
 
 _NONE = "—"
 
@@ -98,14 +98,19 @@ def amount(key: str, text: str | None) -> str:
     if value is None or not math.isfinite(value):
         return text or _NONE
     if "bytes" in key:
-        return _in_bytes(value)
+        return in_bytes(value)
     if "share" in key:
         return f"{100 * value:.1f} %"
     is_rate = "per_second" in key
     return duration(value) if "second" in key and not is_rate else quantity(value)
 
 
-def _in_bytes(value: float) -> str:
+def in_bytes(value: float) -> str:
+    """Write a number of bytes for people.
+
+    >>> in_bytes(1536)
+    '1.50 KiB'
+    """
     for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
         if abs(value) >= 1024**power:
             return f"{value / 1024**power:,.2f} {unit}"

@@ -8,8 +8,9 @@ from typing import Final, TypeAlias
 from simfl.errors import InputError, ScenarioError
 from simfl.models.metrics import as_metrics
 from simfl.optimizer import OptiModule
+from simfl.scenario.document import show
 from simfl.scenario.schema import Scenario
-from simfl.scenario.sections import OptimizerSection
+from simfl.scenario.sections import ActorsSection, OptimizerSection, SelectionSection
 
 __all__ = ["check_combinations"]
 
@@ -36,18 +37,22 @@ def _epochs_or_steps(scenario: Scenario) -> Iterator[Fault]:
 
 
 def _stack(scenario: Scenario) -> Iterator[Fault]:
+    yield from _power_of_two("client.stack", scenario.client.stack)
+    for index, group in enumerate(scenario.cluster.groups):
+        yield from _power_of_two(f"cluster.groups[{index}].stack", group.stack)
     stack = scenario.client.stack
-    if stack == "auto":
-        return
-    if stack & (stack - 1):
-        below = 1 << (stack.bit_length() - 1)
-        yield "client.stack", f"is {stack}, but must be a power of two; take {below} or {2 * below}"
-    if stack > 1 and scenario.cluster.placement == "dedicated":
+    if stack not in ("auto", 1) and scenario.cluster.placement == "dedicated":
         yield (
             "client.stack",
             f"is {stack}, but with cluster.placement 'dedicated' each client has an actor of its "
             "own; leave stack out",
         )
+
+
+def _power_of_two(key: str, stack: int | str | None) -> Iterator[Fault]:
+    if isinstance(stack, int) and stack & (stack - 1):
+        below = 1 << (stack.bit_length() - 1)
+        yield key, f"is {stack}, but must be a power of two; take {below} or {2 * below}"
 
 
 def _cohort(scenario: Scenario) -> Iterator[Fault]:
@@ -126,18 +131,79 @@ def _evaluation(scenario: Scenario) -> Iterator[Fault]:
 
 def _cluster(scenario: Scenario) -> Iterator[Fault]:
     cluster = scenario.cluster
-    if cluster.placement == "dedicated" and cluster.actors != "auto":
-        yield (
-            "cluster.actors",
-            f"is {cluster.actors}, but with placement 'dedicated' there is one actor for each "
-            "client; leave actors out",
-        )
+    for key, actors in _actors(scenario):
+        if cluster.placement == "dedicated" and actors.actors != "auto":
+            yield (
+                f"{key}.actors",
+                f"is {actors.actors}, but with placement 'dedicated' there is one actor for each "
+                "client; leave actors out",
+            )
     if cluster.dashboard and cluster.address is not None:
         yield (
             "cluster.dashboard",
             f"is true, but the cluster at {cluster.address!r} has a dashboard of its own; "
             "leave dashboard out",
         )
+
+
+def _elastic(scenario: Scenario) -> Iterator[Fault]:
+    for key, actors in _actors(scenario):
+        least, most, number = actors.min_actors, actors.max_actors, actors.actors
+        if most is not None and number != "auto":
+            yield f"{key}.max_actors", f"is {most}, but actors is {number}; leave one of them out"
+        if number != "auto" and least is not None and least > number:
+            yield f"{key}.min_actors", f"is {least}, more than {key}.actors, {number}; lower it"
+        if least is not None and most is not None and least > most:
+            yield f"{key}.min_actors", f"is {least}, more than {key}.max_actors, {most}; lower it"
+        if actors.num_gpus > 1 and actors.num_gpus % 1:
+            yield f"{key}.num_gpus", f"is {actors.num_gpus}; above 1 it must be a whole number"
+        if actors.accelerator_type is not None and actors.num_gpus == 0:
+            yield (
+                f"{key}.accelerator_type",
+                f"is {actors.accelerator_type!r}, but num_gpus is 0; say how many an actor has",
+            )
+
+
+def _groups(scenario: Scenario) -> Iterator[Fault]:
+    cluster = scenario.cluster
+    if not cluster.groups:
+        return
+    for name in ActorsSection.model_fields:
+        if getattr(cluster, name) != ActorsSection.model_fields[name].default:
+            value = show(getattr(cluster, name))
+            yield f"cluster.{name}", f"is {value}, but cluster.groups are given; say it in a group"
+    names = [group.name for group in cluster.groups]
+    for index, group in enumerate(cluster.groups):
+        key = f"cluster.groups[{index}]"
+        if group.name in names[:index]:
+            yield f"{key}.name", f"is {group.name!r}, like another group's; rename one"
+        if group.clients == "rest":
+            if any(other.clients == "rest" for other in cluster.groups[:index]):
+                yield f"{key}.clients", "is 'rest', like another group's; only one can be"
+        else:
+            yield from _selection(f"{key}.clients", group.clients)
+
+
+def _selection(key: str, selection: SelectionSection) -> Iterator[Fault]:
+    ways = ("fraction", "range", "ids", "column")
+    given = [way for way in ways if getattr(selection, way) is not None]
+    if len(given) != 1:
+        what = f"has {' and '.join(given)}" if given else "says nothing"
+        yield key, f"{what}; give one of fraction, range, ids and column"
+    if (selection.column is None) != (not selection.values):
+        yield key, "needs both column and values, the name of a column and what it is to be"
+    if selection.range is not None and selection.range[0] > selection.range[1]:
+        first, last = selection.range
+        yield f"{key}.range", f"is [{first}, {last}]; the first id must not be above the last"
+
+
+def _actors(scenario: Scenario) -> Iterator[tuple[str, ActorsSection]]:
+    """Iterate over the key and the section of each group of actors."""
+    groups = scenario.cluster.groups
+    if not groups:
+        yield "cluster", scenario.cluster
+    for index, group in enumerate(groups):
+        yield f"cluster.groups[{index}]", group
 
 
 def _sends(module: OptiModule) -> bool:
@@ -165,4 +231,6 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _kept_state,
     _evaluation,
     _cluster,
+    _elastic,
+    _groups,
 )

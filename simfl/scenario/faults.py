@@ -21,6 +21,7 @@ __all__ = ["scenario_error"]
 _WORDING = (
     (r"\bInput should be", "should be"),
     (r"^\w+ should have", "should have"),
+    (r"^String should match pattern.*", "should be small letters, digits, '-' and '_'"),
     (r" after validation, not \d+", ""),
     (r"greater than or equal to", "at least"),
     (r"less than or equal to", "at most"),

@@ -22,7 +22,7 @@ from simfl.scenario.shipped import find_scenario
 from simfl.scenario.trust import Trust, refusal
 from simfl.scenario.values import require_values
 
-__all__ = ["load_scenario"]
+__all__ = ["import_plugins_of", "load_scenario", "read", "validated"]
 
 
 def load_scenario(
@@ -42,6 +42,23 @@ def load_scenario(
     Raises:
         ScenarioError: with a line for each fault: file, line, key, value and remedy.
     """
+    document, folders = read(path_or_mapping, overrides=overrides, trust=trust)
+    import_plugins_of(document)
+    return validated(document, folders, trust=trust)
+
+
+def read(
+    path_or_mapping: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    trust: Trust = "all",
+) -> tuple[Document, tuple[Path, ...]]:
+    """Read a scenario unchecked; return it with the folders in which its files are looked up.
+
+    Raises:
+        ScenarioError: if it cannot be read, an override leads nowhere, or it names plug-ins that
+            are not trusted.
+    """
     if isinstance(path_or_mapping, Mapping):
         document, folders = Document(_plain(path_or_mapping)), [Path.cwd()]
     else:
@@ -49,12 +66,8 @@ def load_scenario(
         document, folders = read_document(path), [path.resolve().parent, Path.cwd()]
     document = apply_overrides(document, overrides)
     require_values(document)
-    if trust == "none":
-        document = _without_code(document)
-    else:
-        document = _with_search(document, folders)
-        _import_plugins(document)
-    return _validated(document, tuple(dict.fromkeys(folders)), trust)
+    searched = _without_code(document) if trust == "none" else _with_search(document, folders)
+    return searched, tuple(dict.fromkeys(folders))
 
 
 def _without_code(document: Document) -> Document:
@@ -86,7 +99,12 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
-def _validated(document: Document, folders: tuple[Path, ...], trust: Trust) -> Scenario:
+def validated(document: Document, folders: tuple[Path, ...], *, trust: Trust) -> Scenario:
+    """Check a document whose plug-ins are imported.
+
+    Raises:
+        ScenarioError: with a line for each fault.
+    """
     context = {"folders": folders, "trust": trust}
     try:
         scenario = Scenario.model_validate(document.values, context=context)
@@ -97,7 +115,7 @@ def _validated(document: Document, folders: tuple[Path, ...], trust: Trust) -> S
     return scenario
 
 
-def _import_plugins(document: Document) -> None:
+def import_plugins_of(document: Document) -> None:
     """Import the plug-ins first: names can only be checked once those are registered."""
     named, search = document.values.get("plugins"), document.values["search"]
     modules = named if isinstance(named, list | tuple) else []

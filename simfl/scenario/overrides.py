@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from simfl.errors import ScenarioError
 from simfl.scenario.document import Document, Path, Place, format_path, parse_path, show
 from simfl.scenario.reading import parse_value
 
-__all__ = ["apply_overrides"]
+__all__ = ["apply_overrides", "put_values"]
 
 _ORIGIN: Final = "--set"
 
@@ -25,46 +25,59 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
     Raises:
         ScenarioError: for an override of another form, or one whose path leads nowhere.
     """
-    values = copy.deepcopy(document.values)
-    places = dict(document.places)
     for override in overrides:
         path, value = _parse(override)
-        _put(values, path, value)
+        document = put_values(document, {path: (value, Place(_ORIGIN))})
+    return document
+
+
+def put_values(document: Document, values: Mapping[Path, tuple[Any, Place]]) -> Document:
+    """Return the document with values put in or replaced, each from some place.
+
+    Raises:
+        ScenarioError: for a path that leads nowhere.
+    """
+    changed = copy.deepcopy(document.values)
+    places = dict(document.places)
+    for path, (value, place) in values.items():
+        _put(changed, path, value, place)
         inside = [known for known in places if known[: len(path)] == path]
         for known in inside:
             del places[known]
-        places[path] = Place(_ORIGIN)
-    return Document(values, places)
+        places[path] = place
+    return Document(changed, places)
 
 
 def _parse(override: str) -> tuple[Path, Any]:
     key, equals, text = override.partition("=")
     path = parse_path(key.strip())
     if not equals or "" in path:
-        raise _error(f"{override!r} is not of the form key.path=value")
+        raise _error(Place(_ORIGIN), f"{override!r} is not of the form key.path=value")
     return path, parse_value(text, origin=f"{_ORIGIN} {format_path(path)}")
 
 
-def _put(values: Any, path: Path, value: Any) -> None:
+def _put(values: Any, path: Path, value: Any, place: Place) -> None:
     for depth, part in enumerate(path[:-1]):
         if isinstance(values, dict) and values.get(part) is None:
             # A section that is left out, or left empty, is there as soon as a key of it is set.
             values[part] = [] if isinstance(path[depth + 1], int) else {}
-        _require(values, part, path[:depth])
+        _require(values, part, path[:depth], place)
         values = values[part]
     if not isinstance(values, dict):
-        _require(values, path[-1], path[:-1])
+        _require(values, path[-1], path[:-1], place)
     values[path[-1]] = value
 
 
-def _require(values: Any, part: str | int, path: Path) -> None:
+def _require(values: Any, part: str | int, path: Path, place: Place) -> None:
     where = format_path(path)
     if isinstance(values, list):
         if not isinstance(part, int) or part >= len(values):
-            raise _error(f"{where}: has no item {part!r}; it has {len(values)}, counted from 0")
+            reason = f"has no item {part!r}; it has {len(values)}, counted from 0"
+            raise _error(place, f"{where}: {reason}")
     elif not isinstance(values, dict):
-        raise _error(f"{where}: is {show(values)}, which has no {part!r}; set {where} as a whole")
+        reason = f"is {show(values)}, which has no {part!r}; set {where} as a whole"
+        raise _error(place, f"{where}: {reason}")
 
 
-def _error(message: str) -> ScenarioError:
-    return ScenarioError([f"{_ORIGIN}: {message}"])
+def _error(place: Place, message: str) -> ScenarioError:
+    return ScenarioError([f"{place}: {message}" if str(place) else message])

@@ -17,15 +17,19 @@ from simfl.scenario.kinds import component_kinds
 from simfl.scenario.schema import Scenario
 from simfl.scenario.section import Section
 from simfl.scenario.sections import (
+    AshaSection,
     ClientSection,
     ClusterSection,
     DataSection,
     EvaluationSection,
+    GroupSection,
     ModelSection,
     OptimizerSection,
     OutputSection,
+    SelectionSection,
     ServerOptimizerSection,
     ServerSection,
+    SweepSection,
 )
 
 __all__ = ["scenario_reference"]
@@ -68,7 +72,11 @@ _SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("server.optimizer", ServerOptimizerSection),
     ("evaluation", EvaluationSection),
     ("cluster", ClusterSection),
+    ("cluster.groups", GroupSection),
+    ("cluster.groups.clients", SelectionSection),
     ("output", OutputSection),
+    ("sweep", SweepSection),
+    ("sweep.asha", AshaSection),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
@@ -11,6 +12,7 @@ from annotated_types import MinLen
 from pydantic import AfterValidator, Field, PrivateAttr
 
 from simfl.component import Count
+from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
 from simfl.scenario.document import Document, parse_path, show
 from simfl.scenario.named import fault
@@ -25,6 +27,7 @@ from simfl.scenario.sections import (
     ModelSection,
     OutputSection,
     ServerSection,
+    SweepSection,
 )
 from simfl.scenario.trust import Trust
 from simfl.scenario.yaml_format import dump_yaml
@@ -84,6 +87,8 @@ class Scenario(Section):
     """The checkpoints, from which a stopped run goes on."""
     output: OutputSection = OutputSection()
     """The folder of a run, and what is in it."""
+    sweep: SweepSection | None = None
+    """The trials of ``simfl sweep``. null: this is one run."""
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
@@ -105,24 +110,48 @@ class Scenario(Section):
         """
         return ScenarioError([self._origin.document.fault_line(parse_path(key), message)])
 
-    def with_stack(self, stack: int) -> Scenario:
-        """Return the scenario with what ``client.stack`` stands for written out."""
-        client = self.client.model_copy(update={"stack": stack})
-        return self.model_copy(update={"client": client})
+    def build_dataset(self) -> FederatedDataset:
+        """Load the examples and split them over clients; errors are as ``simfl.data``'s."""
+        return self.data.build_dataset(seed=self.seed, client_columns=self.client_columns)
+
+    @property
+    def client_columns(self) -> list[str]:
+        """The columns of the data by which clients are assigned to groups."""
+        selections = [group.clients for group in self.cluster.groups]
+        columns = [None if selected == "rest" else selected.column for selected in selections]
+        return [column for column in columns if column is not None]
+
+    def with_stacks(self, stacks: Sequence[int]) -> Scenario:
+        """Return the scenario with what ``client.stack`` stands for written out, by group."""
+        groups = self.cluster.groups
+        if not groups:
+            client = self.client.model_copy(update={"stack": stacks[0]})
+            return self.model_copy(update={"client": client})
+        chosen = tuple(
+            group.model_copy(update={"stack": stack})
+            for group, stack in zip(groups, stacks, strict=True)
+        )
+        cluster = self.cluster.model_copy(update={"groups": chosen})
+        return self.model_copy(update={"cluster": cluster})
 
     def fingerprint(self) -> str:
         """Return a hash of all that has a part in the numbers of a round.
 
-        Where clients are trained, how many rounds there are and what is written has none.
+        Where clients are trained, how many rounds there are and what is written has none; which
+        clients belong together and are stacked has one, since sums follow it.
         """
         plain = self.to_dict()
-        for key in ("name", "rounds", "search", "cluster", "checkpoint", "output"):
-            del plain[key]
+        if groups := plain["cluster"]["groups"]:
+            plain["groups"] = [(group["clients"], group["stack"]) for group in groups]
+        for key in ("name", "rounds", "search", "cluster", "checkpoint", "output", "sweep"):
+            plain.pop(key, None)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, defaults written out, from which an equal scenario loads."""
         plain: dict[str, Any] = to_plain(self)
+        if self.sweep is None:
+            del plain["sweep"]
         return plain
 
     def to_yaml(self) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Interval
-from pydantic import ConfigDict, Field, model_validator
+from annotated_types import Ge, Gt, Interval, MinLen
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from simfl.aggregation import Aggregator, Mean
 from simfl.component import Count, NonNegative, Positive
@@ -16,18 +17,24 @@ from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
 from simfl.sampling import Sampler, Uniform
 from simfl.scenario.named import Named, Rate
 from simfl.scenario.section import FlatField, Section
+from simfl.scenario.space import checked_searcher, checked_values
 
 __all__ = [
+    "ActorsSection",
+    "AshaSection",
     "CheckpointSection",
     "ClientSection",
     "ClusterSection",
     "DataSection",
     "EvaluationSection",
+    "GroupSection",
     "ModelSection",
     "OptimizerSection",
     "OutputSection",
+    "SelectionSection",
     "ServerOptimizerSection",
     "ServerSection",
+    "SweepSection",
 ]
 
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
@@ -49,7 +56,7 @@ class DataSection(Section):
     holdout_fraction: Fraction = 0.0
     """The share of each client's examples that it keeps for its own evaluation."""
 
-    def build_dataset(self, *, seed: int) -> FederatedDataset:
+    def build_dataset(self, *, seed: int, client_columns: Collection[str] = ()) -> FederatedDataset:
         """Load the examples and split them over clients; errors are as ``simfl.data``'s."""
         return build_dataset(
             self.source,
@@ -57,6 +64,7 @@ class DataSection(Section):
             seed=seed,
             test_fraction=self.test_fraction,
             holdout_fraction=self.holdout_fraction,
+            client_columns=client_columns,
         )
 
 
@@ -170,20 +178,78 @@ class EvaluationSection(Section):
     what it keeps (``data.holdout_fraction``), or all it has. 0: never."""
 
 
-class ClusterSection(Section):
-    """What the run takes of Ray: actors, CPUs and GPUs."""
+class ActorsSection(Section):
+    """Client actors of one kind: how many, and what each takes of the cluster."""
 
     actors: Count | Literal["auto"] = "auto"
-    """How many client actors there are. auto: as many as the cluster has room for."""
-    placement: Literal["pool", "dedicated"] = "pool"
-    """Whether a pool of actors takes any client, or each client has an actor of its own."""
-    address: str | None = None
-    """The address of a running Ray cluster. null: a cluster of its own on this machine."""
+    """How many client actors there are. auto: as many as the cluster has room for, and more when
+    nodes join; on GPUs no more than a first stack of clients shows to fit."""
+    min_actors: Count | None = None
+    """How many must be there for a round to begin. null: all of a fixed number at the start, and
+    one from then on."""
+    max_actors: Count | None = None
+    """How many there may be, with ``actors: auto``. null: as many as clients in a round."""
     num_cpus: NonNegative = 1.0
     """The CPUs that Ray sets aside for each client actor."""
     num_gpus: NonNegative = 0.0
     """The GPUs, or the share of one, that Ray sets aside for each client actor. Clients train on a
     GPU if this is more than 0, and on CPUs otherwise."""
+    accelerator_type: Annotated[str, MinLen(1)] | None = None
+    """The kind of GPU, such as ``A100`` or ``H200``, by Ray's names. null: any."""
+    resources: dict[Annotated[str, MinLen(1)], Positive] = Field(default={})
+    """What else each actor takes of what nodes were started with (``ray start --resources``)."""
+    labels: dict[Annotated[str, MinLen(1)], Annotated[str, MinLen(1)]] = Field(default={})
+    """The labels of the nodes it may be on, as Ray's label selectors have them: ``zone: a``,
+    ``zone: in(a,b)``, ``spot: "!yes"``."""
+    strategy: Literal["spread", "pack", "strict_spread", "strict_pack"] = "spread"
+    """How actors are laid over the nodes: evenly, on as few as possible, one on each, or all on
+    one. All but ``spread`` reserve a Ray placement group, whose size stays."""
+
+
+class SelectionSection(Section):
+    """The clients of a group, by one of ``fraction``, ``range``, ``ids`` and ``column``."""
+
+    fraction: Annotated[float, Interval(gt=0, le=1)] | None = None
+    """The share of the population, drawn from those that no other group names."""
+    range: tuple[Whole, Whole] | None = None
+    """The first and the last id, both of them included."""
+    ids: Annotated[tuple[Whole, ...], MinLen(1)] | None = None
+    """The ids, one by one."""
+    column: Annotated[str, MinLen(1)] | None = None
+    """A column of the data that is the same for all examples of a client, such as the class of
+    its device."""
+    values: tuple[str | int, ...] = ()
+    """The values of ``column`` that the group's clients have."""
+
+
+class GroupSection(ActorsSection):
+    """A group of client actors, and the clients that they alone train, for the whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$")] = Field(
+        examples=["gpu"]
+    )
+    """What the group is called: small letters, digits, ``-`` and ``_``."""
+    clients: Literal["rest"] | SelectionSection = "rest"
+    """The clients it trains. rest: those that no other group does."""
+    stack: Count | None = None
+    """As ``client.stack``, for this group. null: what ``client.stack`` says, or for ``auto`` what
+    suits the group's kind of device."""
+
+
+class ClusterSection(ActorsSection):
+    """What the run takes of Ray: actors, CPUs and GPUs."""
+
+    placement: Literal["pool", "dedicated"] = "pool"
+    """Whether a pool of actors takes any client, or each client has an actor of its own."""
+    groups: tuple[GroupSection, ...] = ()
+    """Groups of client actors, instead of a single one that the keys above describe."""
+    address: str | None = None
+    """The address of a running Ray cluster. null: a cluster of its own on this machine."""
+    autoscaling: bool = False
+    """Whether the cluster starts nodes for what has no room yet. Otherwise a demand that its nodes
+    cannot meet is an error."""
+    deterministic: bool = False
+    """Whether GPUs use kernels only that give the same bits each time; some models have none."""
     threads: Count = 1
     """The threads that torch uses in each client actor."""
     chunk_size: Count | Literal["auto"] = "auto"
@@ -194,6 +260,9 @@ class ClusterSection(Section):
     stall_limit_s: Positive | None = None
     """How many seconds a chunk may take before its actor is killed and the chunk run elsewhere.
     null: twenty times the slowest chunk so far, and two minutes at least."""
+    start_timeout_s: Positive = 180.0
+    """How many seconds the actors may take to start, and all of them may be away later on, before
+    the run ends."""
     object_store_memory: Annotated[int, Ge(80 << 20)] | None = None
     """The size in bytes of the object store of a cluster of its own. null: Ray's choice, 30 % of
     the memory."""
@@ -226,3 +295,45 @@ class OutputSection(Section):
     client that was evaluated, to ``evaluations.parquet``."""
     observers: tuple[Annotated[Observer, Named(Observer)], ...] = ()
     """What else is told of every round, on the driver: trackers, or your own."""
+
+
+class AshaSection(Section):
+    """Early stopping by ASHA (Li et al., 2020, https://arxiv.org/abs/1810.05934).
+
+    After ``grace_rounds``, and after ``factor``, ``factor`` squared... times as many, a trial is
+    stopped unless it is among the best ``1 / factor`` of those that have come as far.
+    """
+
+    grace_rounds: Count = 1
+    """How many rounds every trial is given."""
+    factor: Annotated[float, Gt(1)] = 4.0
+    """One in how many trials goes on each time."""
+
+
+class SweepSection(Section):
+    """Trials: runs of this scenario with other values in some of its keys (``simfl sweep``)."""
+
+    over: dict[str, Annotated[Any, AfterValidator(checked_values)]] = Field(
+        {}, examples=[{"client.optimizer.lrate": [0.01, 0.1]}]
+    )
+    """What is tried, by key: a list, whole numbers as ``0..4``, or a draw by chance:
+    ``{uniform: [0, 1]}``, ``{loguniform: [0.001, 1]}``, ``{integers: [1, 9]}`` or
+    ``{choice: [a, b]}``, bounds included. All combinations of what lists hold are tried."""
+    samples: Count = 1
+    """How often each combination is tried, with other draws; with a searcher, the number of
+    trials."""
+    seed: Whole = 0
+    """The seed of the draws, and of the searcher. The trials' own is the scenario's ``seed``."""
+    metric: str | None = None
+    """What trials are judged by: a metric of ``metrics.jsonl``. null: the first metric of the
+    central evaluation, such as ``accuracy``; without one, ``train_loss``."""
+    mode: Literal["auto", "max", "min"] = "auto"
+    """Which values of the metric are better. auto: the metric knows."""
+    asha: AshaSection | None = None
+    """Early stopping of trials that fall behind. null: every trial runs to its end."""
+    searcher: Annotated[str | dict[str, Any], AfterValidator(checked_searcher)] | None = None
+    """What proposes values by the results so far, instead of lists and draws by chance: the name of
+    one of Ray Tune's, such as ``optuna``, or ``{kind: optuna, ...}`` with its arguments. A list is
+    one of its choices."""
+    concurrent: Count | Literal["auto"] = "auto"
+    """How many trials run at once. auto: as many as there is room for."""

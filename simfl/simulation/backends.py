@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
+import numpy as np
+
 from simfl.client import ClientHost
-from simfl.cluster.pool import ClusterOptions
+from simfl.cluster.placement import Bounds, bounds_of
+from simfl.cluster.pool import ActorGroup, ClusterOptions
 from simfl.cluster.setup import EngineSetup
-from simfl.engine import Engine, InlineEngine, device_for
-from simfl.scenario.sections import ClusterSection
+from simfl.cluster.shared import SharedData
+from simfl.engine import Engine, InlineEngine, device_for, prepare_device
+from simfl.scenario.sections import ActorsSection, ClusterSection, GroupSection
 from simfl.simulation.build import Simulation
 
-__all__ = ["Backend", "make_engine"]
+__all__ = ["Backend", "actor_bounds", "actor_groups", "make_engine"]
 
 Backend = Literal["inline", "ray"]
 
@@ -24,6 +30,8 @@ def make_engine(
     address: str | None,
     location: str,
     profile: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+    shared: SharedData | None = None,
 ) -> Engine:
     """Start what trains the clients.
 
@@ -33,20 +41,72 @@ def make_engine(
         address: of a Ray cluster, instead of ``cluster.address``.
         location: the storage of checkpoints.
         profile: whether to note what the actors do with their time.
+        tell: is told what a user should know meanwhile, a line each.
+        shared: where the data set lies in the object store, if it does.
 
     Raises:
         ClusterError: if it can't be started.
     """
     cluster = simulation.scenario.cluster
-    options = _options(cluster, address=address, location=location, profile=profile)
-    return _inline(simulation, options) if backend == "inline" else _ray(simulation, options)
+    options = replace(
+        _options(cluster, address=address, location=location, profile=profile),
+        groups=actor_groups(simulation),
+    )
+    if backend == "inline":
+        return _inline(simulation, options)
+    return _ray(simulation, options, tell=tell, shared=shared)
+
+
+def actor_groups(simulation: Simulation) -> tuple[ActorGroup, ...]:
+    """Return the groups of client actors that the scenario asks for; one if it names none."""
+    cluster = simulation.scenario.cluster
+    sections: tuple[ActorsSection, ...] = cluster.groups or (cluster,)
+    pairs = zip(sections, simulation.stacks, strict=True)
+    return tuple(_group(section, index, stack) for index, (section, stack) in enumerate(pairs))
+
+
+def actor_bounds(simulation: Simulation) -> list[Bounds]:
+    """Return how many actors each group needs and can use."""
+    groups = actor_groups(simulation)
+    return bounds_of(
+        groups,
+        np.bincount(simulation.group_of, minlength=len(groups)).tolist(),
+        cohort_size=simulation.cohort_size,
+        is_dedicated=simulation.scenario.cluster.placement == "dedicated",
+    )
+
+
+def _group(section: ActorsSection, index: int, stack: int) -> ActorGroup:
+    named = section if isinstance(section, GroupSection) else None
+    return ActorGroup(
+        name=named.name if named else None,
+        key=f"cluster.groups[{index}]" if named else "cluster",
+        actors=None if section.actors == "auto" else section.actors,
+        min_actors=section.min_actors,
+        max_actors=section.max_actors,
+        num_cpus=section.num_cpus,
+        num_gpus=section.num_gpus,
+        accelerator_type=section.accelerator_type,
+        resources=section.resources,
+        labels=section.labels,
+        strategy=section.strategy,
+        stack=stack,
+    )
 
 
 def _inline(simulation: Simulation, options: ClusterOptions) -> InlineEngine:
-    device = device_for("the inline backend", uses_gpu=options.num_gpus > 0)
+    by_group: list[ClientHost] = []
+    hosts: dict[tuple[str, int], ClientHost] = {}
+    for group in options.groups:
+        device = device_for("the inline backend", uses_gpu=group.uses_gpu)
+        prepare_device(device, deterministic=options.deterministic)
+        if (device, group.stack) not in hosts:
+            recipe = replace(simulation.client, stack=group.stack)
+            hosts[device, group.stack] = ClientHost(recipe, simulation.dataset, device=device)
+        by_group.append(hosts[device, group.stack])
     return InlineEngine(
         simulation.server.build(),
-        ClientHost(simulation.client, simulation.dataset, device=device),
+        by_group,
         chunk_size=options.chunk_size,
         threads=options.threads,
         location=options.location,
@@ -54,7 +114,13 @@ def _inline(simulation: Simulation, options: ClusterOptions) -> InlineEngine:
     )
 
 
-def _ray(simulation: Simulation, options: ClusterOptions) -> Engine:
+def _ray(
+    simulation: Simulation,
+    options: ClusterOptions,
+    *,
+    tell: Callable[[str], None],
+    shared: SharedData | None,
+) -> Engine:
     from simfl.cluster.start import start_ray_engine
 
     return start_ray_engine(
@@ -64,10 +130,14 @@ def _ray(simulation: Simulation, options: ClusterOptions) -> Engine:
             client=simulation.client,
             dataset=simulation.dataset,
             cohort_size=simulation.cohort_size,
+            group_of=simulation.group_of,
+            bounds=tuple(actor_bounds(simulation)),
             run_name=f"simfl-{uuid.uuid4().hex[:8]}",
             scenario=simulation.scenario.name or "run",
             plugins=simulation.scenario.plugins,
             search=simulation.scenario.search,
+            tell=tell,
+            shared=shared,
         )
     )
 
@@ -76,11 +146,10 @@ def _options(
     cluster: ClusterSection, *, address: str | None, location: str, profile: bool
 ) -> ClusterOptions:
     return ClusterOptions(
-        actors=None if cluster.actors == "auto" else cluster.actors,
         placement=cluster.placement,
         address=address or cluster.address,
-        num_cpus=cluster.num_cpus,
-        num_gpus=cluster.num_gpus,
+        autoscaling=cluster.autoscaling,
+        deterministic=cluster.deterministic,
         threads=cluster.threads,
         chunk_size=None if cluster.chunk_size == "auto" else cluster.chunk_size,
         dashboard=cluster.dashboard,
@@ -89,5 +158,6 @@ def _options(
         state_memory=cluster.state_memory,
         max_retries=cluster.max_retries,
         stall_limit_s=cluster.stall_limit_s,
+        start_timeout_s=cluster.start_timeout_s,
         profile=profile,
     )

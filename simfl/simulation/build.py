@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from simfl.client import ClientRecipe, LocalWork, StackChoice, choose_stack, read_batch
-from simfl.data import FederatedDataset, build_dataset
+from simfl.data import FederatedDataset
 from simfl.errors import SimflError
 from simfl.messages import RoundPlan
 from simfl.models import DataShape, data_shape
 from simfl.optimizer import Optimizer
 from simfl.sampling import Sampler, plan_round
 from simfl.scenario import Scenario
+from simfl.scenario.sections import GroupSection
 from simfl.server import ServerRecipe
+from simfl.simulation.grouping import assign_groups, order_by_group
 
 __all__ = ["Simulation", "build"]
 
@@ -37,6 +39,10 @@ class Simulation:
     """[population] how many steps each client makes in a round."""
     num_test_examples: int
     """The size of the central test split; 0 if there is none."""
+    group_of: np.ndarray[Any, Any]
+    """[population] which group of client actors trains each client; 0 where there are none."""
+    stacks: tuple[int, ...]
+    """By group, how many clients are trained in one computation."""
     notes: tuple[str, ...] = ()
     """What a user should know before it runs, a line each."""
 
@@ -59,45 +65,43 @@ class Simulation:
             seed=self.scenario.seed,
             round=round,
         )
-        return dataclasses.replace(plan, stack=self.client.stack)
+        return order_by_group(plan, self.group_of, self.stacks)
 
 
-def build(scenario: Scenario) -> Simulation:
+def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simulation:
     """Resolve a scenario: load and split the data, fit the model to it, check the counts.
+
+    Args:
+        scenario: what to resolve.
+        dataset: its data, where that has been loaded; None loads it.
 
     Raises:
         ScenarioError: naming the file, the line and the key of what does not go together.
         InputError: for data or code of the user's that cannot be loaded.
     """
-    dataset = _build_dataset(scenario)
+    if dataset is None:
+        dataset = scenario.build_dataset()
     cohort_size = _cohort_size(scenario, dataset.num_clients)
     client = _client_recipe(scenario, dataset)
     server = _server_recipe(scenario, client, dataset.num_clients)
     _try_model(scenario, server, dataset)
-    stacks = _choose_stack(scenario, client, dataset, cohort_size)
+    group_of = assign_groups(scenario, dataset)
+    choices = _choose_stacks(scenario, client, dataset, cohort_size, group_of)
+    stacks = tuple(choice.size for choice in choices)
     num_examples = dataset.num_train_examples()
     return Simulation(
-        scenario=scenario.with_stack(stacks.size),
+        scenario=scenario.with_stacks(stacks),
         dataset=dataset,
-        client=dataclasses.replace(client, stack=stacks.size),
+        client=client,
         server=server,
         sampler=scenario.client.sampler,
         cohort_size=cohort_size,
         num_examples=num_examples,
         num_steps=client.work.num_steps(num_examples),
         num_test_examples=0 if dataset.test is None else len(dataset.test),
-        notes=(stacks.note,) if stacks.note else (),
-    )
-
-
-def _build_dataset(scenario: Scenario) -> FederatedDataset:
-    data = scenario.data
-    return build_dataset(
-        data.source,
-        data.partition,
-        seed=scenario.seed,
-        test_fraction=data.test_fraction,
-        holdout_fraction=data.holdout_fraction,
+        group_of=group_of,
+        stacks=stacks,
+        notes=tuple(dict.fromkeys(choice.note for choice in choices if choice.note)),
     )
 
 
@@ -138,13 +142,29 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
     )
 
 
-def _choose_stack(
-    scenario: Scenario, client: ClientRecipe, dataset: FederatedDataset, cohort_size: int
-) -> StackChoice:
+def _choose_stacks(
+    scenario: Scenario,
+    client: ClientRecipe,
+    dataset: FederatedDataset,
+    cohort_size: int,
+    group_of: np.ndarray[Any, Any],
+) -> list[StackChoice]:
+    """Return the choice for each group; its clients in a round are as many as its share of all."""
     cluster = scenario.cluster
-    asked = 1 if cluster.placement == "dedicated" else scenario.client.stack
-    uses_gpu = cluster.num_gpus > 0
-    return choose_stack(asked, client, dataset, cohort_size=cohort_size, uses_gpu=uses_gpu)
+    choices = []
+    for index, group in enumerate(cluster.groups or (cluster,)):
+        own = group.stack if isinstance(group, GroupSection) else None
+        asked = own or scenario.client.stack
+        share = np.mean(group_of == index)
+        choice = choose_stack(
+            1 if cluster.placement == "dedicated" else asked,
+            client,
+            dataset,
+            cohort_size=round(share * cohort_size),
+            uses_gpu=group.num_gpus > 0,
+        )
+        choices.append(choice)
+    return choices
 
 
 def _shape(dataset: FederatedDataset) -> DataShape:

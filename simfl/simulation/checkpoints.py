@@ -33,7 +33,8 @@ class Checkpoints:
 
     def __init__(self, scenario: Scenario, folder: Path, *, tell: Callable[[str], None]) -> None:
         section = scenario.checkpoint
-        self.location = section.location or str(folder / "checkpoints")
+        # Absolute, for actors may be in other folders.
+        self.location = open_storage(section.location or folder / "checkpoints").location
         self._every = section.every
         self._keep = section.keep
         self._fingerprint = scenario.fingerprint()

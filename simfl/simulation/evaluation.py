@@ -42,11 +42,20 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
         chunk = EvaluationChunk("test", tuple(range(batches)))
         metrics |= _means(engine.evaluate(chunk, handle))
     if _is_due(options.clients_every, round, is_last=is_last):
-        chunk = EvaluationChunk("clients", tuple(range(simulation.population)))
         ascending = [m.key for m in simulation.client.build_metrics() if m.larger_is_better]
-        clients = _by_client(chunk.items, engine.evaluate(chunk, handle))
+        clients = _by_client(_evaluate_clients(simulation, engine, handle))
         metrics |= _over_clients(clients, ascending=ascending)
     return Evaluated(metrics, clients)
+
+
+def _evaluate_clients(simulation: Simulation, engine: Engine, handle: Handle) -> list[MetricSums]:
+    """Evaluate every client where it is trained; one entry per client, by id."""
+    by_client: dict[int, MetricSums] = {}
+    for group in np.unique(simulation.group_of).tolist():
+        clients = tuple(np.flatnonzero(simulation.group_of == group).tolist())
+        chunk = EvaluationChunk("clients", clients, group)
+        by_client |= zip(clients, engine.evaluate(chunk, handle), strict=True)
+    return [by_client[client] for client in range(simulation.population)]
 
 
 def _is_due(every: int, round: int, *, is_last: bool) -> bool:
@@ -62,12 +71,13 @@ def _means(parts: Sequence[MetricSums]) -> dict[str, float]:
     return {name: total(name, 0) / total(name, 1) for name in parts[0]}
 
 
-def _by_client(ids: Sequence[int], parts: Sequence[MetricSums]) -> ClientEvaluation:
+def _by_client(parts: Sequence[MetricSums]) -> ClientEvaluation:
+    """Make a table of what each client was evaluated to, by id."""
     names = list(parts[0])
     sums = np.array([[part[name] for name in names] for part in parts], dtype=np.float64)
     totals, weights = sums[..., 0], sums[..., 1]
     return ClientEvaluation(
-        client=np.array(ids, dtype=np.int64),
+        client=np.arange(len(parts)),
         weight=weights[:, names.index("loss")],
         metrics={name: totals[:, i] / weights[:, i] for i, name in enumerate(names)},
     )

@@ -25,6 +25,7 @@ __all__ = [
     "holds_run",
     "is_done",
     "make_folder",
+    "new_folder",
     "read_history",
     "read_run_id",
     "write_weights",
@@ -48,7 +49,11 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
     Raises:
         InputError: if the folder holds a run, or cannot be written.
     """
-    folder = Path(out) if out is not None else _new_folder(scenario)
+    folder = (
+        Path(out)
+        if out is not None
+        else new_folder(Path(scenario.output.dir), scenario.name or "run")
+    )
     for name in (METRICS_FILE, SUMMARY_FILE, WEIGHTS_FILE):
         if (folder / name).exists():
             raise InputError(f"{folder} holds a run already ({name}); choose another folder")
@@ -61,6 +66,13 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from None
     return folder
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Return a path in ``parent`` at which there is nothing yet, by name and time."""
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
+    return next(parent / name for name in names if not (parent / name).exists())
 
 
 def holds_run(folder: Path) -> bool:
@@ -177,13 +189,6 @@ def _differences(former: Scenario, scenario: Scenario) -> str:
     one, other = former.to_dict(), scenario.to_dict()
     without = {"name", "rounds", "search", "cluster", "checkpoint", "output"}
     return ", ".join(sorted(k for k in one.keys() - without if one[k] != other.get(k)))
-
-
-def _new_folder(scenario: Scenario) -> Path:
-    stem = f"{scenario.name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    parent = Path(scenario.output.dir)
-    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
-    return next(parent / name for name in names if not (parent / name).exists())
 
 
 def _new_run() -> str:

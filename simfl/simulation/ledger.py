@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from simfl.observers import ClientTable, RoundRecord, RunInfo
 
 __all__ = ["NOT_KNOWN", "Ledger", "Memory"]
@@ -24,20 +26,23 @@ class Ledger:
 
     def __init__(self) -> None:
         self._num_actors = 0
-        self._num_gpus = 0.0
+        self._gpus: Mapping[str, float] = {}
         self._rounds = 0
-        self._client_s = 0.0
+        self._client_s = self._gpu_s = 0.0
         self._counts: Counter[str] = Counter()
 
     def begin(self, info: RunInfo) -> None:
         """Note who trains."""
         self._num_actors = info.num_actors
-        self._num_gpus = info.scenario["cluster"]["num_gpus"]
+        self._gpus = _gpus_by_kind(info.scenario["cluster"])
 
     def add(self, record: RoundRecord, clients: ClientTable) -> None:
         """Count a round."""
         self._rounds += 1
         self._client_s += float(clients.seconds.sum())
+        seconds = np.bincount(clients.actor, clients.seconds, minlength=len(clients.actors))
+        for actor, actor_s in zip(clients.actors, seconds.tolist(), strict=True):
+            self._gpu_s += actor_s * self._gpus.get(_kind(actor), 0.0)
         self._counts.update({name: record[name] for name in _COUNTED})
 
     def balance(self, seconds: Mapping[str, float], memory: Memory) -> dict[str, Any]:
@@ -58,9 +63,20 @@ class Ledger:
             "actors": self._num_actors,
             "client_seconds": self._client_s,
             "busy_share": _rate(self._client_s, train_s * self._num_actors),
-            "gpu_seconds": self._client_s * self._num_gpus,
+            "gpu_seconds": self._gpu_s,
             "peak_memory_bytes": dict(memory),
         }
+
+
+def _gpus_by_kind(cluster: Mapping[str, Any]) -> dict[str, float]:
+    """Return how many GPUs an actor has, by what its kind is called."""
+    of_all = dict.fromkeys(("client", "inline"), cluster["num_gpus"])
+    return of_all | {f"client-{g['name']}": g["num_gpus"] for g in cluster.get("groups", ())}
+
+
+def _kind(actor: str) -> str:
+    """Return ``client-gpu`` for ``client-gpu-3``, and ``client`` for ``client-3``."""
+    return actor.rpartition("-")[0] or actor
 
 
 def _rate(count: float, seconds: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from simfl.checkpoint import Found
 from simfl.cluster.observer import RayMetrics
+from simfl.cluster.shared import SharedData
 from simfl.engine import Engine, require_profiler
 from simfl.errors import InputError, printable
 from simfl.observers import (
@@ -50,8 +51,11 @@ from simfl.simulation.memory import give_back_freed_memory
 from simfl.simulation.profile import profiled
 from simfl.simulation.rounds import run_rounds
 
-__all__ = ["Result", "resume", "run"]
+__all__ = ["Result", "resume", "run", "run_by_round"]
 
+
+Rounds: TypeAlias = Generator[RoundRecord, None, "Result"]
+"""Yields each round when it is done."""
 
 _Prepared: TypeAlias = "tuple[Simulation, Path, Checkpoints, Found]"
 
@@ -100,27 +104,35 @@ def run(
         InputError: for a scenario that cannot run; nothing has been started then.
         RunError: if the run fails; its folder holds what came before.
     """
-    clock = PhaseClock("prepare")
     if profile:
         require_profiler()
-    if not isinstance(scenario, Scenario):
-        scenario = load_scenario(scenario, trust=trust)
+    how = _How(backend, address, progress, profile)
+    return _result(_begin(scenario, out, how, resume=resume, trust=trust))
 
-    def prepare() -> _Prepared:
-        simulation = build(scenario)
-        resolved = simulation.scenario
-        if resume == "auto" and out is not None and holds_run(Path(out)):
-            folder = Path(out)
-            extend_run(folder, resolved)
-        else:
-            folder = make_folder(resolved, out)
-        checkpoints = _checkpoints(resolved, folder)
-        if resume == "never":
-            checkpoints.require_none()
-        found = checkpoints.find() if resume == "auto" else NOTHING
-        return simulation, folder, checkpoints, found
 
-    return _run(prepare, _How(backend, address, progress, profile), clock)
+def run_by_round(
+    scenario: Scenario,
+    out: str | Path,
+    backend: Backend = "ray",
+    *,
+    shared: SharedData | None = None,
+) -> Rounds:
+    """Run a scenario as the caller asks for its rounds, or go on where the folder's run was.
+
+    Closed before its end, the run is stopped there: its weights are written, its summary says
+    ``stopped``, and ``resume`` would go on.
+
+    Args:
+        scenario: what is run.
+        out: the run's folder.
+        backend: as for ``run``.
+        shared: where its data lies in the object store, if it does.
+
+    Raises:
+        SimflError: as ``run``.
+    """
+    how = _How(backend, address=None, progress=False, shared=shared)
+    return _begin(scenario, out, how, resume="auto")
 
 
 def resume(
@@ -159,7 +171,52 @@ def resume(
         found = checkpoints.find()
         return build(scenario), folder, checkpoints, found
 
-    return _run(prepare, _How(backend, address, progress), clock)
+    return _result(_run(prepare, _How(backend, address, progress), clock))
+
+
+def _begin(
+    scenario: Scenario | Mapping[str, Any] | str | Path,
+    out: str | Path | None,
+    how: _How,
+    *,
+    resume: Literal["never", "auto"],
+    trust: Trust = "all",
+) -> Rounds:
+    clock = PhaseClock("prepare")
+    if not isinstance(scenario, Scenario):
+        scenario = load_scenario(scenario, trust=trust)
+    if scenario.sweep is not None:
+        raise scenario.fault(
+            "sweep",
+            "is there, so these are many runs; start them with 'simfl sweep', "
+            "or set sweep to null for one",
+        )
+
+    def prepare() -> _Prepared:
+        simulation = build(scenario, how.shared.read() if how.shared else None)
+        resolved = simulation.scenario
+        if resume == "auto" and out is not None and holds_run(Path(out)):
+            folder = Path(out)
+            extend_run(folder, resolved)
+        else:
+            folder = make_folder(resolved, out)
+        checkpoints = _checkpoints(resolved, folder)
+        if resume == "never":
+            checkpoints.require_none()
+        found = checkpoints.find() if resume == "auto" else NOTHING
+        return simulation, folder, checkpoints, found
+
+    return _run(prepare, how, clock)
+
+
+def _result(rounds: Rounds) -> Result:
+    """Run all rounds."""
+    while True:
+        try:
+            next(rounds)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 @dataclass(frozen=True)
@@ -170,9 +227,10 @@ class _How:
     address: str | None
     progress: bool
     profile: bool = False
+    shared: SharedData | None = None
 
 
-def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Result:
+def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Rounds:
     simulation, folder, checkpoints, found = prepare()
     if found.checkpoint is not None:
         checkpoints.require_fit(found, simulation.server.build_model().get_weights())
@@ -185,6 +243,7 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Resu
     last = Guarded(SummaryFile(folder), SUMMARY_FILE, out=folder, tell=_tell)
     journal = Journal(observers, last, history=history, clock=clock)
     memory: Memory = NOT_KNOWN
+    status = "done"
     try:
         clock.enter("start")
         engine = make_engine(
@@ -193,6 +252,8 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Resu
             address=how.address,
             location=checkpoints.location,
             profile=how.profile,
+            tell=_tell,
+            shared=how.shared,
         )
         # Nobody else holds the examples, so that this process lets go of their memory.
         simulation = simulation.without_examples()
@@ -209,6 +270,14 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Resu
                     journal.flush()
                     checkpoints.note_history(journal.history[: record["round"]])
                 handle = following
+                try:
+                    yield record
+                except GeneratorExit:
+                    if record["round"] < simulation.scenario.rounds:
+                        status = "stopped"
+                        break
+            if status == "stopped":
+                checkpoints.finish(engine)
             clock.enter("finish")
             weights = engine.get_weights(handle)
             write_weights(folder, weights)
@@ -217,7 +286,7 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Resu
         interrupted = isinstance(error, KeyboardInterrupt)
         journal.end(status="interrupted" if interrupted else "failed", error=str(error))
         raise
-    summary = journal.end(status="done", memory=memory)
+    summary = journal.end(status=status, memory=memory)
     return Result(journal.history, weights.to_numpy(), summary, folder)
 
 

@@ -164,7 +164,9 @@ def test_actors_that_die_with_nothing_to_do_are_put_back_before_they_work_again(
             records.append(reproducible(record))
             handle = following
             if record["round"] < 3:
-                replace_processes([engine._server.actor, *engine._pool.actors])
+                replace_processes(
+                    [engine._server.actor, *(worker.actor for worker in engine._pool.workers)]
+                )
         weights = engine.get_weights(handle).to_numpy()
     assert ({name: array.tobytes() for name, array in weights.items()}, records) == undisturbed
 

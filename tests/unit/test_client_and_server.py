@@ -81,7 +81,7 @@ def engine(
         aggregator=recipe.aggregator,
         seed=0,
     )
-    return InlineEngine(server_recipe.build(), ClientHost(recipe, data), chunk_size=chunk_size)
+    return InlineEngine(server_recipe.build(), [ClientHost(recipe, data)], chunk_size=chunk_size)
 
 
 def run_round(sim: InlineEngine, clients: tuple[int, ...], round: int = 1) -> RoundReport:

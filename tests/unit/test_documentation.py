@@ -4,7 +4,8 @@ What becomes of a fenced block is said by the words after its opening fence:
 
     python                run; the blocks of a file share one namespace, in order
     python file=NAME.py   written to NAME.py, for the other blocks and scenarios to import
-    yaml scenario         run for two rounds, with the working folder on its search path
+    yaml scenario         run for two rounds, with the working folder on its search path; of a
+                          sweep, the scenario alone
 
 Each file's blocks run in a process of their own: what they register stays out of other tests.
 """
@@ -29,7 +30,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 RUN_SCENARIOS = """
 import simfl
 for path in {paths}:
-    shortened = simfl.load_scenario(path, overrides=["rounds=2"])
+    shortened = simfl.load_scenario(path, overrides=["rounds=2", "sweep=null"])
     simfl.run(shortened, out="out_" + path, backend="inline")
 """
 

@@ -50,6 +50,8 @@ class HuggingFace(Source):
     """The split to test on; None: no test split."""
     client: str | None = None
     """The column that says whose each example is."""
+    columns: tuple[str, ...] = ()
+    """Further columns with one value per example, for a partition or ``cluster.groups``."""
 
     def load(self, *, seed: int) -> SourceData:
         """Read the splits.
@@ -65,6 +67,9 @@ class HuggingFace(Source):
         if self.client is not None:
             what = f"{self.path}: column {self.client!r}"
             columns["client"] = as_column(self._column(train, self.client, "client"), what=what)
+        for name in self.columns:
+            what = f"{self.path}: column {name!r}"
+            columns[name] = as_column(self._column(train, name, "columns"), what=what)
         if self.test_split is None:
             return SourceData(examples, None, columns, names)
         test = self._read_split(self.test_split)

@@ -172,3 +172,13 @@ def test_a_damaged_shard_gives_the_right_state_or_a_checkpoint_error(
         except CheckpointError:
             continue
         assert bits(found) == bits(state)
+
+
+@pytest.mark.parametrize(
+    ("location", "is_local"),
+    [("runs/a", True), ("file:///runs/a", True), ("memory://runs/a", False)],
+)
+def test_a_state_in_a_folder_is_local_and_one_at_a_url_is_not(
+    location: str, is_local: bool
+) -> None:
+    assert StateFile(location, "round-1-0000", client=3).is_local is is_local

@@ -73,7 +73,7 @@ def run(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(30)
 
-command.load = lambda file, overrides, trust: None
+command.load = lambda file, overrides, **options: None
 sys.modules["simfl.simulation"] = types.SimpleNamespace(run=run)
 sys.argv = ["simfl", "run", "x.yaml"]
 main()

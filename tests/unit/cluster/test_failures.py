@@ -33,6 +33,7 @@ LOST = of_ray.ObjectLostError("0" * 56, None, "")
         (of_ray.GetTimeoutError(), "no answer in time; see that the cluster has free CPUs"),
         (LOST, "an object was lost with its node; see that"),
         (raised_by_a_task(LOST), "an object was lost with its node; see that"),
+        (raised_by_a_task(of_ray.RayActorError()), "an object was lost with its node; see that"),
         (of_ray.ObjectStoreFullError("the store is full.\nmore"), "ObjectStoreFullError: the st"),
         (of_ray.RuntimeEnvSetupError("no disk"), "RuntimeEnvSetupError: Failed to set up"),
     ],

@@ -9,6 +9,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
+from simfl.cluster.launch import Worker
 from simfl.cluster.recovery import Attempts
 from simfl.cluster.workers import ClientPool, _Running, _WorkLoop
 from simfl.engine import ChunkScheduler
@@ -22,9 +23,9 @@ def test_a_stalled_chunk_is_named_with_its_clients_and_the_time_it_took(
     killed: list[Any] = []
     monkeypatch.setattr(ray, "kill", lambda actor, no_restart: killed.append((actor, no_restart)))
     limits: dict[str, Any] = {"max_retries": 0, "stall_limit_s": 60.0, "start_timeout_s": 60.0}
-    pool = ClientPool(["the actor"], "the data", **limits)
+    pool = ClientPool([Worker("the actor", "client-0", 0)], "the data", **limits)
     chunk = Chunk(7, 0, (3, 8), 4)
-    scheduler = ChunkScheduler([chunk], num_workers=1)
+    scheduler = ChunkScheduler([chunk], lanes=[0])
     loop = _WorkLoop(pool, scheduler, lambda actor, chunk: [], Attempts(max_retries=0))
     began = time.monotonic() - 100
     loop._running["a reference"] = running = _Running(0, chunk, ["a reference"], began)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from simfl.engine import device_for
+from simfl.engine import DeviceUse, device_for
 from simfl.errors import ClusterError
 
 
@@ -23,3 +23,8 @@ def test_a_gpu_that_is_not_there_is_an_error_and_not_a_slow_run(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ClusterError, match=r"client-3 is to train on a GPU.*cluster\.num_gpus: 0"):
         device_for("client-3", uses_gpu=True)
+
+
+def test_as_many_processes_fit_as_nine_tenths_of_the_memory_hold() -> None:
+    assert DeviceUse(used=10, total=80).processes_that_fit() == 7
+    assert DeviceUse(used=100, total=80).processes_that_fit() == 1, "one is tried in any case"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfl.engine import ChunkScheduler, Pace, guided_chunks, split_cohort
+from simfl.engine import ChunkScheduler, Pace, equal_chunks, guided_chunks
 from simfl.engine.scheduler import IN_FLIGHT
-from simfl.messages import ChunkReport, RoundPlan
+from simfl.messages import ChunkReport, ClientReports, CohortPart, RoundPlan
+
+
+def only_part(plan: RoundPlan) -> CohortPart:
+    (part,) = plan.split()
+    return part
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.randoms())
 def test_every_chunk_runs_once_and_no_worker_has_more_than_two(
     num_chunks: int, num_workers: int, random: object
 ) -> None:
-    scheduler = ChunkScheduler(range(num_chunks), num_workers=num_workers)
+    scheduler = ChunkScheduler(range(num_chunks), lanes=[0] * num_workers)
     running: list[tuple[int, int]] = []
     seen = []
     while not scheduler.is_done:
@@ -28,12 +34,12 @@ def test_every_chunk_runs_once_and_no_worker_has_more_than_two(
 
 
 def test_chunks_go_to_idle_workers_before_any_gets_a_second_one() -> None:
-    scheduler = ChunkScheduler("abc", num_workers=2)
+    scheduler = ChunkScheduler("abc", lanes=[0, 0])
     assert list(scheduler.assignments()) == [(0, "a"), (1, "b"), (0, "c")]
 
 
-def test_an_owned_chunk_waits_for_its_owner() -> None:
-    scheduler = ChunkScheduler([1, 1, 1, 0], num_workers=2, owner=lambda chunk: chunk)
+def test_a_chunk_waits_for_a_worker_of_its_lane() -> None:
+    scheduler = ChunkScheduler([1, 1, 1, 0], lanes=[0, 1], lane_of=lambda chunk: chunk)
     assert list(scheduler.assignments()) == [(0, 0), (1, 1), (1, 1)]
     scheduler.finish(0)
     assert list(scheduler.assignments()) == []
@@ -49,7 +55,7 @@ def test_guided_chunks_cover_the_cohort_by_subtrees_of_no_more_than_a_fair_share
     num_steps: list[int], num_workers: int
 ) -> None:
     plan = RoundPlan(3, tuple(range(100, 100 + len(num_steps))), tuple(num_steps))
-    chunks = guided_chunks(plan, num_workers)
+    chunks = guided_chunks(plan, only_part(plan), num_workers)
     assert tuple(client for chunk in chunks for client in chunk.clients) == plan.clients
     for chunk in chunks:
         size = len(chunk.clients)
@@ -61,7 +67,8 @@ def test_guided_chunks_cover_the_cohort_by_subtrees_of_no_more_than_a_fair_share
 
 def test_guided_chunks_shrink_to_single_clients() -> None:
     """Two workers, 500 alike: 0.8 * 500 / 2 = 200, so 128 each; then 0.8 * 244 / 2 = 97; ..."""
-    sizes = [len(chunk.clients) for chunk in guided_chunks(RoundPlan(1, tuple(range(500))), 2)]
+    plan = RoundPlan(1, tuple(range(500)))
+    sizes = [len(chunk.clients) for chunk in guided_chunks(plan, only_part(plan), 2)]
     assert sizes == [128, 128, 64, 64, 32, 32, 16, 16, 8, 8, 1, 1, 1, 1]
 
 
@@ -74,7 +81,7 @@ def test_guided_chunks_cover_the_cohort_however_much_work_is_worth_a_call(
     num_steps: list[int], num_workers: int, least_work: float
 ) -> None:
     plan = RoundPlan(3, tuple(range(100, 100 + len(num_steps))), tuple(num_steps))
-    chunks = guided_chunks(plan, num_workers, least_work=least_work)
+    chunks = guided_chunks(plan, only_part(plan), num_workers, least_work=least_work)
     assert tuple(client for chunk in chunks for client in chunk.clients) == plan.clients
     assert all(chunk.clients[0] == plan.clients[chunk.start] for chunk in chunks)
 
@@ -84,29 +91,39 @@ def test_a_short_round_is_one_chunk_for_each_worker_cut_where_subtrees_end() -> 
     that is worth a call (0.1 s). At 0.1 ms it is not."""
     plan = RoundPlan(1, tuple(range(500)), (2,) * 500)
     slow, fast = Pace(), Pace()
-    slow.learn(plan, [report(0.5), report(1.5)])
-    fast.learn(plan, [report(0.025), report(0.075)])
-    assert len(guided_chunks(plan, 2, least_work=slow.least_work)) > 2
-    sizes = [len(c.clients) for c in guided_chunks(plan, 2, least_work=fast.least_work)]
+    slow.learn([report(0.5), report(1.5)])
+    fast.learn([report(0.025), report(0.075)])
+    assert len(guided_chunks(plan, only_part(plan), 2, least_work=slow.least_work)) > 2
+    sizes = [
+        len(c.clients) for c in guided_chunks(plan, only_part(plan), 2, least_work=fast.least_work)
+    ]
     assert sizes == [256, 244]
 
 
 def report(seconds: float) -> ChunkReport:
-    return ChunkReport(1, 0, (), seconds)
+    """Return that of 250 clients with 2 steps each."""
+    zeros = np.zeros(250)
+    rest = dict.fromkeys(("train_loss", "first_loss", "last_loss", "delta_norm", "seconds"), zeros)
+    ids, num_steps = np.arange(250), np.full(250, 2)
+    return ChunkReport(1, 0, ClientReports(ids, ids, num_steps, **rest, dropped={}), seconds)
 
 
 def test_equal_parts_are_of_equal_work_and_not_of_equal_numbers() -> None:
     plan = RoundPlan(1, tuple(range(6)), (50, 10, 10, 10, 10, 10))
-    assert [len(c.clients) for c in guided_chunks(plan, 2, least_work=1000)] == [1, 5]
+    assert [len(c.clients) for c in guided_chunks(plan, only_part(plan), 2, least_work=1000)] == [
+        1,
+        5,
+    ]
 
 
 def test_a_client_with_most_of_the_work_is_a_chunk_of_its_own() -> None:
     plan = RoundPlan(1, (7, 1, 2, 3), (90, 1, 1, 1))
-    assert guided_chunks(plan, 2)[0].clients == (7,)
+    assert guided_chunks(plan, only_part(plan), 2)[0].clients == (7,)
 
 
 def test_chunks_are_contiguous_and_know_the_cohort_they_are_of() -> None:
-    chunks = split_cohort(RoundPlan(round=4, clients=(9, 8, 7, 6, 5)), 2)
+    plan = RoundPlan(round=4, clients=(9, 8, 7, 6, 5))
+    chunks = equal_chunks(plan, only_part(plan), 2)
     assert [(c.start, c.clients) for c in chunks] == [(0, (9, 8)), (2, (7, 6)), (4, (5,))]
     assert {(c.round, c.cohort_size) for c in chunks} == {(4, 5)}
 
@@ -120,10 +137,11 @@ def test_chunks_are_contiguous_and_know_the_cohort_they_are_of() -> None:
 def test_chunks_begin_and_end_where_stacks_do(
     num_clients: int, num_workers: int, stack: int, least_work: float
 ) -> None:
-    plan = RoundPlan(1, tuple(range(num_clients)), (1,) * num_clients, stack=stack)
+    part = CohortPart(0, 0, num_clients, 0, stack)
+    plan = RoundPlan(1, tuple(range(num_clients)), (1,) * num_clients, (part,))
     for chunks in (
-        guided_chunks(plan, num_workers, least_work=least_work),
-        split_cohort(plan, size=5),
+        guided_chunks(plan, part, num_workers, least_work=least_work),
+        equal_chunks(plan, part, size=5),
     ):
         assert tuple(client for chunk in chunks for client in chunk.clients) == plan.clients
         assert all(chunk.start % stack == 0 for chunk in chunks)

@@ -61,6 +61,55 @@ from simfl.scenario import load_scenario
                 "own; leave dashboard out"
             ],
         ),
+        (
+            ["cluster.actors=4", "cluster.max_actors=8"],
+            ["cluster.max_actors: is 8, but actors is 4; leave one of them out"],
+        ),
+        (
+            ["cluster.actors=4", "cluster.min_actors=5"],
+            ["cluster.min_actors: is 5, more than cluster.actors, 4; lower it"],
+        ),
+        (
+            ["cluster.num_gpus=1.5"],
+            ["cluster.num_gpus: is 1.5; above 1 it must be a whole number"],
+        ),
+        (
+            ["cluster.accelerator_type=H200"],
+            ["cluster.accelerator_type: is 'H200', but num_gpus is 0; say how many an actor has"],
+        ),
+        (
+            ["cluster.num_gpus=1", "cluster.groups=[{name: a}]"],
+            ["cluster.num_gpus: is 1.0, but cluster.groups are given; say it in a group"],
+        ),
+        (
+            ["cluster.groups=[{name: a}, {name: a, clients: {fraction: 0.5}}, {name: b}]"],
+            [
+                "cluster.groups[1].name: is 'a', like another group's; rename one",
+                "cluster.groups[2].clients: is 'rest', like another group's; only one can be",
+            ],
+        ),
+        (
+            ["cluster.groups=[{name: a, clients: {fraction: 0.5, ids: [1]}}]"],
+            [
+                "cluster.groups[0].clients: has fraction and ids; give one of fraction, range, ids "
+                "and column"
+            ],
+        ),
+        (
+            ["cluster.groups=[{name: a, clients: {column: device}}]"],
+            [
+                "cluster.groups[0].clients: needs both column and values, the name of a column and "
+                "what it is to be"
+            ],
+        ),
+        (
+            ["cluster.groups=[{name: a, clients: {range: [5, 2]}}]"],
+            ["cluster.groups[0].clients.range: is [5, 2]; the first id must not be above the last"],
+        ),
+        (
+            ["cluster.groups=[{name: a, stack: 6}]"],
+            ["cluster.groups[0].stack: is 6, but must be a power of two; take 4 or 8"],
+        ),
     ],
 )
 def test_an_impossible_combination_is_one_clear_line(faults, minimal, overrides, expected):
@@ -89,6 +138,8 @@ def test_every_impossible_combination_is_told_at_once(faults, minimal):
         ["client.per_round=10"],
         ["cluster.placement=dedicated"],
         ["cluster.num_gpus=0.5"],
+        ["cluster.min_actors=2", "cluster.max_actors=8"],
+        ["cluster.groups=[{name: gpu, num_gpus: 0.5, clients: {fraction: 0.8}}, {name: cpu}]"],
         ["client.keep_state=false", "client.optimizer.modules=[momentum]"],
         ["evaluation.clients_every=5"],
         [

@@ -19,7 +19,7 @@ import simfl
 from simfl.errors import InputError, NonFiniteUpdateError, RunError, ScenarioError
 from simfl.models import DataShape
 from simfl.observers import ClientTable, Observer, RoundRecord
-from simfl.simulation import build
+from simfl.simulation import build, run_by_round
 from simfl.vector import Vector
 
 
@@ -303,3 +303,34 @@ def test_the_driver_lets_go_of_the_examples_once_the_engine_has_them(
     with pytest.raises(RunError, match="seen"):
         simfl.run(scenario, out=tmp_path / "run")
     assert examples
+
+
+def test_a_run_that_is_closed_is_stopped_there_and_goes_on_to_the_same_end(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    scenario |= {"checkpoint": {"every": 1}}
+    out = tmp_path / "out"
+    rounds = run_by_round(simfl.load_scenario(scenario), out, "inline")
+    assert [next(rounds)["round"], next(rounds)["round"]] == [1, 2]
+    rounds.close()
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["status"], summary["rounds"]) == ("stopped", 2)
+    two_rounds = simfl.run(scenario | {"rounds": 2}, out=tmp_path / "two", backend="inline")
+    for name, array in load_file(out / "weights.safetensors").items():
+        assert array.tobytes() == two_rounds.weights[name].tobytes()
+
+    whole = simfl.run(scenario, out=tmp_path / "whole", backend="inline")
+    resumed = simfl.resume(out, backend="inline")
+    assert resumed.summary["status"] == "done"
+    for name, array in whole.weights.items():
+        assert array.tobytes() == resumed.weights[name].tobytes()
+
+
+def test_a_run_that_is_closed_after_its_last_round_is_done(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    rounds = run_by_round(simfl.load_scenario(scenario), tmp_path / "out", "inline")
+    for _ in range(scenario["rounds"]):
+        next(rounds)
+    rounds.close()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "done"

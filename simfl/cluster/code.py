@@ -1,0 +1,145 @@
+"""The user's own modules, sent along as source: nodes need not see the folders they lie in.
+
+What the driver has imported from the folders of ``search`` is found in an actor before anything of
+the same name there, so that all run the driver's code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.abc import InspectLoader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+__all__ = ["ModuleSource", "install_sources", "read_sources"]
+
+_OURS = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class ModuleSource:
+    """A module, as text."""
+
+    path: str
+    """Where it lies on the driver; tracebacks name it."""
+    text: str
+    is_package: bool
+
+
+def read_sources(search: Iterable[str]) -> dict[str, ModuleSource]:
+    """Return the modules that were imported from these folders, by name.
+
+    Of a package all modules, imported or not; no other files, no compiled modules, and nothing that
+    is installed.
+    """
+    installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
+    folders = [where for folder in search if (where := Path(folder).resolve()) not in installed]
+    found: dict[str, ModuleSource] = {}
+    for name, module in list(sys.modules.items()):
+        top = name.partition(".")[0]
+        path = _file(module)
+        if path is not None and top != _OURS and _is_from(folders, top):
+            found |= _read_package(name, path) if name == top else {name: _read(path)}
+    return found
+
+
+def install_sources(sources: Mapping[str, ModuleSource]) -> None:
+    """Have these modules imported from their text, in this process."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
+    if sources:
+        sys.meta_path.insert(0, _Finder(sources))
+
+
+def _is_from(folders: Sequence[Path], top: str) -> bool:
+    """Say whether a module's outermost package, or itself, lies right in one of the folders."""
+    module = sys.modules.get(top)
+    if (path := _file(module)) is not None:
+        home = path.parent.parent if path.name == "__init__.py" else path.parent
+        return home.resolve() in folders
+    return any(Path(where).resolve().parent in folders for where in _places(module))
+
+
+def _file(module: ModuleType | None) -> Path | None:
+    """Return the Python file of a module, if that is what it is from."""
+    spec: Any = getattr(module, "__spec__", None)
+    origin = str(getattr(spec, "origin", None))
+    if not getattr(spec, "has_location", False) or not origin.endswith(".py"):
+        return None
+    path = Path(origin).absolute()
+    return path if path.is_file() else None
+
+
+def _places(module: ModuleType | None) -> list[str]:
+    return list(getattr(module, "__path__", []))
+
+
+def _read_package(name: str, path: Path) -> dict[str, ModuleSource]:
+    """Read a module, and all that are in it if it is a package."""
+    found = {name: _read(path)}
+    for file in path.parent.rglob("*.py") if path.name == "__init__.py" else ():
+        with suppress(OSError, SyntaxError, UnicodeDecodeError):  # nobody has imported it yet
+            found[_name(file, name, path.parent)] = _read(file)
+    return found
+
+
+def _name(file: Path, package: str, folder: Path) -> str:
+    parts = file.relative_to(folder).with_suffix("").parts
+    return ".".join([package, *(part for part in parts if part != "__init__")])
+
+
+def _read(path: Path) -> ModuleSource:
+    text = importlib.util.decode_source(path.read_bytes())
+    return ModuleSource(str(path), text, is_package=path.name == "__init__.py")
+
+
+def _folders_of_packages(sources: Mapping[str, ModuleSource]) -> dict[str, str]:
+    """Return the folder of each package that is sent, or that something which is sent lies in."""
+    folders: dict[str, str] = {}
+    for name, source in sources.items():
+        folder = Path(source.path).parent
+        package = name if source.is_package else name.rpartition(".")[0]
+        while package:
+            folders[package], folder = str(folder), folder.parent
+            package = package.rpartition(".")[0]
+    return folders
+
+
+class _Finder(MetaPathFinder, InspectLoader):
+    """Finds modules in a mapping, and loads them from it."""
+
+    def __init__(self, sources: Mapping[str, ModuleSource]) -> None:
+        self._sources = sources
+        self._folders = _folders_of_packages(sources)
+
+    def find_spec(
+        self, fullname: str, path: Any = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        source = self._sources.get(fullname)
+        # Where a package's folder is there after all, what was not sent is found in it.
+        inner = [self._folders[fullname]] if fullname in self._folders else None
+        if source is not None:
+            return importlib.util.spec_from_file_location(
+                fullname, source.path, loader=self, submodule_search_locations=inner
+            )
+        if inner is None:
+            return None
+        # A folder without __init__.py is a package, too, and has no text.
+        spec = ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = inner
+        return spec
+
+    def get_source(self, fullname: str) -> str:
+        return self._sources[fullname].text
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_source(fullname), self._sources[fullname].path)
+
+    def is_package(self, fullname: str) -> bool:
+        return self._sources[fullname].is_package

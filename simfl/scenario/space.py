@@ -1,0 +1,187 @@
+"""What a sweep may put in a key's place: each of some values, or a random draw."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from simfl.errors import did_you_mean
+from simfl.scenario.document import show
+from simfl.scenario.named import KIND, fault
+from simfl.scenario.reading import parse_value
+
+__all__ = [
+    "Draw",
+    "Each",
+    "Values",
+    "checked_searcher",
+    "checked_values",
+    "parse_values",
+    "read_values",
+]
+
+_RANGE: Final = re.compile(r"(-?\d+)\.\.(-?\d+)")
+_MAX_RANGE: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Each:
+    """Each of some values: one trial for each, in their order."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def extremes(self) -> tuple[Any, ...]:
+        """The values that show whether all can be."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One value a trial, by chance."""
+
+    kind: str
+    """``uniform``, ``loguniform``, ``integers`` or ``choice``."""
+    values: tuple[Any, ...]
+    """What is chosen from, or the lowest and the highest value."""
+
+    @property
+    def extremes(self) -> tuple[Any, ...]:
+        """The values that show whether all can be."""
+        return self.values
+
+    def draw(self, generator: np.random.Generator) -> Any:
+        """Return a value as YAML would have it."""
+        return _DRAWS[self.kind](generator, *self.values)
+
+
+Values: TypeAlias = "Each | Draw"
+
+
+def read_values(value: Any) -> Values:
+    """Read what stands beneath a key of ``sweep.over``.
+
+    >>> read_values("0..2").values, read_values([0.1, 1]).values
+    ((0, 1, 2), (0.1, 1))
+    >>> read_values({"loguniform": [0.001, 1.0]}).kind
+    'loguniform'
+
+    Raises:
+        PydanticCustomError: saying what is wrong with it.
+    """
+    if isinstance(value, Mapping):
+        return _draw(value)
+    values = tuple(part for item in _listed(value) for part in _ranged(item))
+    if not values:
+        raise fault("is an empty list; give the values to try, such as [0.01, 0.1]")
+    return Each(values)
+
+
+def checked_values(value: Any) -> Any:
+    """Return the value as it is, if ``read_values`` can read it."""
+    read_values(value)
+    return value
+
+
+def checked_searcher(value: Any) -> Any:
+    """Return the value as it is, if it is a name, or a mapping with one."""
+    if isinstance(value, dict) and not isinstance(value.get(KIND), str):
+        raise fault("should be the name of a searcher, or {kind: name, argument: value}")
+    return value
+
+
+def parse_values(text: str, *, origin: str) -> Any:
+    """Read what the command line has after ``--over KEY=``, for ``read_values``.
+
+    >>> parse_values("0.01,0.1", origin="--over")
+    [0.01, 0.1]
+    >>> parse_values("{uniform: [0, 1]}", origin="--over")
+    {'uniform': [0, 1]}
+
+    Raises:
+        ScenarioError: if it is not YAML.
+    """
+    values = parse_value(f"[{text}]", origin=origin)
+    is_draw = len(values) == 1 and isinstance(values[0], dict) and set(values[0]) <= set(_DRAWS)
+    return values[0] if is_draw else values
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, str) and _RANGE.fullmatch(value):
+        return [value]
+    raise fault(
+        f"is {show(value)}; should be a list of values, whole numbers as 0..4, "
+        "or a draw such as {uniform: [0, 1]}"
+    )
+
+
+def _ranged(item: Any) -> tuple[Any, ...]:
+    """Write out ``0..4``, both ends included."""
+    match = _RANGE.fullmatch(item) if isinstance(item, str) else None
+    if match is None:
+        return (item,)
+    low, high = map(int, match.groups())
+    if low > high:
+        raise fault(f"has the range {item}, which is empty; write {high}..{low}")
+    if high - low >= _MAX_RANGE:
+        raise fault(f"has the range {item} of {high - low + 1:,} values; {_MAX_RANGE:,} at most")
+    return tuple(range(low, high + 1))
+
+
+def _draw(value: Mapping[Any, Any]) -> Draw:
+    if len(value) != 1:
+        raise fault(f"is {show(value)}; should be one draw, such as {{uniform: [0, 1]}}")
+    ((kind, values),) = value.items()
+    if kind not in _DRAWS:
+        hint = did_you_mean(str(kind), _DRAWS)
+        raise fault(f"is {show(value)}, but there is no draw called {kind!r}. {hint}")
+    if not isinstance(values, list | tuple) or not values:
+        raise fault(f"is {show(value)}; {kind} should have a list of values")
+    if kind != "choice":
+        _check_bounds(kind, value, values)
+    return Draw(kind, tuple(values))
+
+
+def _check_bounds(kind: str, value: Any, values: Any) -> None:
+    numbers = int if kind == "integers" else int | float
+    are_numbers = all(isinstance(v, numbers) and not isinstance(v, bool) for v in values)
+    if len(values) != 2 or not are_numbers or not all(math.isfinite(v) for v in values):
+        what = "whole numbers" if kind == "integers" else "numbers"
+        raise fault(f"is {show(value)}; {kind} should have two {what}: [lowest, highest]")
+    if not values[0] < values[1]:
+        raise fault(f"is {show(value)}; the lowest should come first, and below the highest")
+    if kind == "loguniform" and values[0] <= 0:
+        raise fault(f"is {show(value)}; with loguniform the lowest should be above 0")
+
+
+def _uniform(generator: np.random.Generator, low: float, high: float) -> float:
+    return float(generator.uniform(low, high))
+
+
+def _loguniform(generator: np.random.Generator, low: float, high: float) -> float:
+    # Clipped: exp(log(high)) may be a hair above high.
+    value = math.exp(generator.uniform(math.log(low), math.log(high)))
+    return min(max(value, low), high)
+
+
+def _integers(generator: np.random.Generator, low: int, high: int) -> int:
+    return int(generator.integers(low, high, endpoint=True))
+
+
+def _choice(generator: np.random.Generator, *values: Any) -> Any:
+    return values[int(generator.integers(len(values)))]
+
+
+_DRAWS: Final[dict[str, Callable[..., Any]]] = {
+    "uniform": _uniform,
+    "loguniform": _loguniform,
+    "integers": _integers,
+    "choice": _choice,
+}

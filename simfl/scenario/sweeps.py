@@ -1,0 +1,225 @@
+"""From a scenario with a sweep to its trials, all of them checked."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from simfl.errors import ScenarioError
+from simfl.scenario.document import Document, Place, format_path, parse_path
+from simfl.scenario.faults import scenario_error
+from simfl.scenario.loading import import_plugins_of, read, validated
+from simfl.scenario.overrides import put_values
+from simfl.scenario.schema import Scenario
+from simfl.scenario.section import Section
+from simfl.scenario.sections import SweepSection
+from simfl.scenario.space import Draw, Each, Values, parse_values, read_values
+from simfl.scenario.trust import Trust
+from simfl.scenario.yaml_format import flow_yaml
+from simfl.seeding import numpy_generator
+
+__all__ = ["SweepPlan", "Trial", "load_sweep"]
+
+_ORIGIN: Final = "--over"
+_MAX_TRIALS: Final = 10_000
+_NOT_SWEPT: Final = ("sweep", "plugins", "search", "output")
+_MAX_NAME: Final = 100
+
+
+class _SweepOnly(Section):
+    """A scenario of which nothing but the sweep is looked at."""
+
+    sweep: SweepSection = SweepSection(over={})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep."""
+
+    number: int
+    """From 0."""
+    values: Mapping[str, Any]
+    """By key: what it has in place of the scenario's own."""
+    name: str
+    """That of its folder: ``3-lrate=0.1,seed=0``."""
+
+    @property
+    def label(self) -> str:
+        """The values alone: ``lrate=0.1,seed=0``."""
+        return self.name.partition("-")[2] or self.name
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What is tried."""
+
+    document: Document
+    """The scenario and its sweep, unchecked but for the latter."""
+    folders: tuple[FilePath, ...]
+    """Where the scenario's files are looked up."""
+    section: SweepSection
+    num_trials: int
+    trust: Trust = "all"
+    trials: tuple[Trial, ...] = ()
+    """All of them; none where a searcher proposes them."""
+
+    @property
+    def space(self) -> dict[str, Values]:
+        """What is tried, by key."""
+        return {key: read_values(value) for key, value in self.section.over.items()}
+
+    def import_plugins(self) -> None:
+        """Import the scenario's plug-ins, as each process has to that checks one of its trials."""
+        import_plugins_of(self.document)
+
+    def trial(self, number: int, values: Mapping[str, Any]) -> Trial:
+        """Return a trial that has these values."""
+        width = len(str(self.num_trials - 1))
+        return Trial(number, values, f"{number:0{width}}{_label(values)}")
+
+    def scenario(self, values: Mapping[str, Any]) -> Scenario:
+        """Return the scenario of a trial, checked.
+
+        Raises:
+            ScenarioError: with a line for each fault.
+        """
+        placed = {
+            parse_path(key): (value, self.document.place(("sweep", "over", key)))
+            for key, value in values.items()
+        }
+        plain = {key: value for key, value in self.document.values.items() if key != "sweep"}
+        document = put_values(replace(self.document, values=plain), placed)
+        return validated(document, self.folders, trust=self.trust)
+
+
+def load_sweep(
+    path_or_mapping: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    over: Sequence[str] = (),
+    folders: Sequence[FilePath] | None = None,
+    trust: Trust = "all",
+) -> SweepPlan:
+    """Read a scenario with a sweep, and check each trial as far as it can be without its data.
+
+    Args:
+        path_or_mapping: as for ``load_scenario``.
+        overrides: as for ``load_scenario``.
+        over: ``key.path=values`` each: ``0.01,0.1``, ``0..4`` or ``{uniform: [0, 1]}``.
+        folders: where the scenario's files are looked up, if not beside it.
+        trust: as for ``load_scenario``.
+
+    Raises:
+        ScenarioError: with a line for each fault.
+    """
+    document, found = read(path_or_mapping, overrides=overrides, trust=trust)
+    document = _with_over(document, over)
+    section = _section(document)
+    _check_keys(document, section)
+    where = tuple(folders or found)
+    plan = SweepPlan(document, where, section, num_trials=section.samples, trust=trust)
+    plan.import_plugins()
+    if section.searcher is None:
+        values = list(_combinations(plan))
+        plan = replace(plan, num_trials=len(values))
+        plan = replace(plan, trials=tuple(plan.trial(n, v) for n, v in enumerate(values)))
+    for tried in [trial.values for trial in plan.trials] or _corners(plan.space):
+        plan.scenario(tried)
+    return plan
+
+
+def _with_over(document: Document, over: Sequence[str]) -> Document:
+    if not over:
+        return document
+    sweep = document.values.get("sweep") or {}
+    if not isinstance(sweep, dict):
+        return document  # told of with the section's faults
+    swept = dict(sweep.get("over") or {})
+    places = dict(document.places)
+    for text in over:
+        key, equals, values = text.partition("=")
+        key = format_path(parse_path(key.strip()))
+        if not equals or not key or ".." in key:
+            raise ScenarioError([f"{_ORIGIN}: {text!r} is not of the form key.path=values"])
+        swept[key] = parse_values(values, origin=f"{_ORIGIN} {key}")
+        places["sweep", "over", key] = Place(_ORIGIN)
+    return Document(document.values | {"sweep": sweep | {"over": swept}}, places)
+
+
+def _section(document: Document) -> SweepSection:
+    sweep = document.values.get("sweep")
+    alone = {} if sweep is None else {"sweep": sweep}
+    try:
+        return _SweepOnly.model_validate(alone).sweep
+    except ValidationError as error:
+        raise scenario_error(error, document, schema=_SweepOnly) from None
+
+
+def _check_keys(document: Document, section: SweepSection) -> None:
+    if not section.over:
+        raise ScenarioError(
+            [
+                document.fault_line(
+                    ("sweep",),
+                    "tries nothing; add --over client.optimizer.lrate=0.01,0.1, "
+                    "or the same under sweep.over",
+                )
+            ]
+        )
+    for key in section.over:
+        root = str(parse_path(key)[0])
+        if root in _NOT_SWEPT or key == "cluster.address":
+            message = f"cannot be swept; set {root} for all trials"
+            raise ScenarioError([document.fault_line(("sweep", "over", key), message)])
+
+
+def _combinations(plan: SweepPlan) -> Iterator[dict[str, Any]]:
+    """Yield the values of each trial; the last list's change fastest."""
+    space = plan.space
+    grid = {key: values.values for key, values in space.items() if isinstance(values, Each)}
+    draws = {key: values for key, values in space.items() if isinstance(values, Draw)}
+    points = list(itertools.islice(itertools.product(*grid.values()), _MAX_TRIALS + 1))
+    if len(points) * plan.section.samples > _MAX_TRIALS:
+        message = f"makes more than {_MAX_TRIALS:,} trials; try fewer values"
+        raise ScenarioError([plan.document.fault_line(("sweep", "over"), message)])
+    seed = plan.section.seed
+    for number, (_, point) in enumerate(itertools.product(range(plan.section.samples), points)):
+        values = dict(zip(grid, point, strict=True))
+        for key, draw in draws.items():
+            values[key] = draw.draw(numpy_generator(seed, f"sweep {key}", round=number))
+        yield {key: values[key] for key in space}
+
+
+def _corners(space: Mapping[str, Values]) -> list[dict[str, Any]]:
+    """Return the ends of what a searcher may propose, one key at a time."""
+    first = {key: values.extremes[0] for key, values in space.items()}
+    return [first | {key: end} for key, values in space.items() for end in values.extremes]
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    """Return ``-lrate=0.1,seed=0``, which any file system takes."""
+    short = _short_keys(list(values))
+    text = ",".join(f"{short[key]}={_text(value)}" for key, value in values.items())
+    safe = re.sub(r"[^\w.,=+-]+", "_", text).strip("_")
+    return f"-{safe[:_MAX_NAME]}" if safe else ""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else flow_yaml(value).replace(", ", "+")
+
+
+def _short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Return the last part of each key, or the whole of it where another ends so too."""
+    last = {key: str(parse_path(key)[-1]) for key in keys}
+    counts = Counter(last.values())
+    return {key: part if counts[part] == 1 else key for key, part in last.items()}

@@ -1,0 +1,133 @@
+"""Which group of client actors trains which client, decided once for the whole run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from simfl.data import FederatedDataset
+from simfl.errors import ScenarioError
+from simfl.messages import CohortPart, RoundPlan
+from simfl.scenario import Scenario
+from simfl.scenario.sections import SelectionSection
+from simfl.seeding import numpy_generator
+
+__all__ = ["assign_groups", "order_by_group"]
+
+_NOBODY = -1
+
+
+def assign_groups(scenario: Scenario, dataset: FederatedDataset) -> np.ndarray[Any, Any]:
+    """Return each client's group, [population] int64; 0 for all where there are no groups.
+
+    Those that are named come first, then fractions, drawn by the seed from those that are left, and
+    then the rest. All of it follows from the scenario, so that a run of another day or on another
+    cluster has the same groups.
+
+    Raises:
+        ScenarioError: if a client is in two groups or in none, or a group has no clients.
+    """
+    groups = scenario.cluster.groups
+    population = dataset.num_clients
+    if not groups:
+        return np.zeros(population, np.int64)
+    owner = np.full(population, _NOBODY)
+    for index, group in enumerate(groups):
+        if group.clients != "rest" and group.clients.fraction is None:
+            _take_named(scenario, dataset, owner, index)
+    free = _shuffled(np.flatnonzero(owner == _NOBODY), seed=scenario.seed)
+    for index, group in enumerate(groups):
+        if group.clients != "rest" and group.clients.fraction is not None:
+            count = round(group.clients.fraction * population)
+            if count > len(free):
+                raise _fault(scenario, index, f"asks for {count} clients, but {len(free)} are left")
+            owner[free[:count]], free = index, free[count:]
+    for index, group in enumerate(groups):
+        if group.clients == "rest":
+            owner[owner == _NOBODY] = index
+    _require_whole(scenario, owner)
+    return owner
+
+
+def order_by_group(
+    plan: RoundPlan, group_of: np.ndarray[Any, Any], stacks: tuple[int, ...]
+) -> RoundPlan:
+    """Put the clients of a group together; within it their order stays.
+
+    Groups with larger stacks come first, so that the positions that their last stack leaves free
+    lie below a leaf of the reduction tree.
+
+    Args:
+        plan: of the round, longest local work first.
+        group_of: [population] each client's group.
+        stacks: by group, how many clients are trained in one computation.
+    """
+    groups = group_of[list(plan.clients)]
+    by_stack = sorted(range(len(stacks)), key=lambda group: -stacks[group])
+    rank = np.argsort(by_stack)
+    order = np.argsort(rank[groups], kind="stable")
+    parts: list[CohortPart] = []
+    begin = start = 0
+    for group in by_stack:
+        count = int((groups == group).sum())
+        if count:
+            parts.append(CohortPart(group, begin, begin + count, start, stacks[group]))
+            begin += count
+            start += -(-count // stacks[group]) * stacks[group]
+    return replace(
+        plan,
+        clients=tuple(plan.clients[i] for i in order),
+        num_steps=tuple(plan.num_steps[i] for i in order),
+        parts=tuple(parts),
+    )
+
+
+def _take_named(
+    scenario: Scenario, dataset: FederatedDataset, owner: np.ndarray[Any, Any], index: int
+) -> None:
+    selection = scenario.cluster.groups[index].clients
+    assert isinstance(selection, SelectionSection)
+    chosen = _chosen(scenario, selection, dataset, index)
+    if (taken := chosen[owner[chosen] != _NOBODY]).size:
+        other = scenario.cluster.groups[owner[taken[0]]].name
+        raise _fault(scenario, index, f"has client {taken[0]}, which group {other!r} has too")
+    owner[chosen] = index
+
+
+def _chosen(
+    scenario: Scenario, selection: SelectionSection, dataset: FederatedDataset, index: int
+) -> np.ndarray[Any, Any]:
+    if selection.column is not None:
+        column = dataset.client_columns[selection.column]
+        return np.flatnonzero(np.isin(column.astype(str), [str(v) for v in selection.values]))
+    if selection.range is not None:
+        chosen = np.arange(selection.range[0], selection.range[1] + 1)
+    else:
+        chosen = np.unique(selection.ids or ())
+    if chosen[-1] >= dataset.num_clients:
+        last = dataset.num_clients - 1
+        raise _fault(
+            scenario, index, f"has client {chosen[-1]}, but clients are numbered from 0 to {last}"
+        )
+    return chosen
+
+
+def _shuffled(clients: np.ndarray[Any, Any], *, seed: int) -> np.ndarray[Any, Any]:
+    return numpy_generator(seed, "groups").permutation(clients)
+
+
+def _require_whole(scenario: Scenario, owner: np.ndarray[Any, Any]) -> None:
+    if (left := np.flatnonzero(owner == _NOBODY)).size:
+        raise scenario.fault(
+            "cluster.groups",
+            f"leaves out {left.size} clients, such as {left[0]}; add a group with clients: rest",
+        )
+    for index in range(len(scenario.cluster.groups)):
+        if not (owner == index).any():
+            raise _fault(scenario, index, "has no client of the population; leave the group out")
+
+
+def _fault(scenario: Scenario, index: int, message: str) -> ScenarioError:
+    return scenario.fault(f"cluster.groups[{index}].clients", message)

@@ -1,0 +1,214 @@
+"""What a run would take of a cluster, before it takes it: ``simfl plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from simfl.client import ClientHost
+from simfl.cluster.placement import (
+    Bounds,
+    Node,
+    Placement,
+    cpus_to_count,
+    explain_lack,
+    place,
+)
+from simfl.cluster.pool import ActorGroup
+from simfl.cluster.survey import survey
+from simfl.engine import peak_memory, reset_peak_memory
+from simfl.messages import Chunk
+from simfl.simulation.backends import actor_bounds, actor_groups
+from simfl.simulation.build import Simulation
+from simfl.vector import count_bytes
+
+__all__ = ["GroupPlan", "Plan", "Trial", "make_plan"]
+
+PROCESS_BYTES: Final = 172 << 20
+"""What a process takes with Ray and torch in it and nothing else, its own alone; measured."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What training took in this process, on its CPU."""
+
+    clients: tuple[int, ...]
+    """Who was trained: the largest client of the group, or its largest in a stack."""
+    memory_bytes: int | None
+    """What it added to this process's memory; None where that can't be had."""
+    seconds_per_step: float
+    """Of one client."""
+    sent_bytes: int
+    """What one client sends."""
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """A group of client actors as it would be."""
+
+    group: ActorGroup
+    bounds: Bounds
+    num_clients: int
+    by_node: dict[str, int]
+    """Node id -> actors."""
+    trial: Trial
+    steps: float
+    """Local steps of a round, on average over rounds."""
+
+    @property
+    def num_actors(self) -> int:
+        """How many there would be."""
+        return sum(self.by_node.values())
+
+    @property
+    def actor_bytes(self) -> int | None:
+        """The memory of an actor."""
+        extra = self.trial.memory_bytes
+        return None if extra is None else PROCESS_BYTES + extra
+
+    @property
+    def seconds(self) -> float | None:
+        """How long a round's training would take, on processors like this one's."""
+        return self.steps * self.trial.seconds_per_step / self.num_actors if self.by_node else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run as it would be on a cluster."""
+
+    nodes: tuple[Node, ...]
+    groups: tuple[GroupPlan, ...]
+    dataset_bytes: int
+    """The examples, once on each node."""
+    weights_bytes: int
+    """The weights and auxiliary variables, once on each node and round."""
+    sent_bytes: int
+    """What the cohort's clients send in a round, before it is added up."""
+    lacks: tuple[str, ...]
+    """What does not fit, with the remedy; a line each."""
+
+
+def make_plan(simulation: Simulation, address: str | None) -> Plan:
+    """Find out who would be where, and what it would take.
+
+    Trains a client of each group in this process, or a stack of them, to see what that takes.
+
+    Args:
+        simulation: what would be run.
+        address: of a Ray cluster; None: ``cluster.address``, or this machine.
+
+    Raises:
+        ClusterError: if there is no cluster at the address.
+        ClientError: if a client's own code raises.
+    """
+    groups = actor_groups(simulation)
+    bounds = actor_bounds(simulation)
+    where = address or simulation.scenario.cluster.address
+    nodes = survey(where, num_cpus=cpus_to_count(groups, bounds))
+    placement = place(groups, bounds, nodes)
+    plans = tuple(
+        _plan_group(simulation, placement, bounds[index], index) for index in range(len(groups))
+    )
+    broadcast = simulation.server.build().snapshot(1).broadcast
+    dataset_bytes = simulation.dataset.num_bytes
+    lacks = [] if simulation.scenario.cluster.autoscaling else _lacks(plans, placement, nodes)
+    lacks += _memory_lacks(plans, nodes, dataset_bytes)
+    shares = _cohort_shares(simulation)
+    return Plan(
+        nodes=tuple(nodes),
+        groups=plans,
+        dataset_bytes=dataset_bytes,
+        weights_bytes=count_bytes(broadcast),
+        sent_bytes=round(sum(p.trial.sent_bytes * n for p, n in zip(plans, shares, strict=True))),
+        lacks=tuple(lacks),
+    )
+
+
+def _try_out(simulation: Simulation, group: int) -> Trial:
+    """Train the largest client of a group, or a stack of its largest, for round 1.
+
+    Raises:
+        ClientError: if a client's own code raises.
+    """
+    clients = np.flatnonzero(simulation.group_of == group)
+    by_size = clients[np.argsort(-simulation.num_steps[clients], kind="stable")]
+    chosen = tuple(by_size[: simulation.stacks[group]].tolist())
+    broadcast = simulation.server.build().snapshot(1).broadcast
+    is_counted = reset_peak_memory()
+    before = peak_memory()
+    recipe = replace(simulation.client, stack=simulation.stacks[group])
+    host = ClientHost(recipe, simulation.dataset)
+    chunk = Chunk(1, 0, chosen, len(chosen), group)
+    result = host.train_chunk(chunk, broadcast, [None] * len(chosen))
+    after = peak_memory()
+    steps = int(result.report.clients.num_steps.sum())
+    sums = [node.sums["bytes"] for node in result.partial.nodes.values() if node is not None]
+    known = is_counted and before is not None and after is not None
+    return Trial(
+        clients=chosen,
+        memory_bytes=max(0, (after or 0) - (before or 0)) if known else None,
+        seconds_per_step=result.report.seconds / max(steps, 1),
+        sent_bytes=round(sum(sums) / len(chosen)),
+    )
+
+
+def _plan_group(
+    simulation: Simulation, placement: Placement, bounds: Bounds, index: int
+) -> GroupPlan:
+    is_own = simulation.group_of == index
+    mean_steps = float(simulation.num_steps[is_own].mean())
+    return GroupPlan(
+        group=actor_groups(simulation)[index],
+        bounds=bounds,
+        num_clients=int(is_own.sum()),
+        by_node=dict(placement.by_node[index]),
+        trial=_try_out(simulation, index),
+        steps=mean_steps * _cohort_shares(simulation)[index],
+    )
+
+
+def _cohort_shares(simulation: Simulation) -> list[float]:
+    """Return how many of a round's clients belong to each group, on average."""
+    counts = np.bincount(simulation.group_of, minlength=len(simulation.stacks))
+    shares: list[float] = (counts * (simulation.cohort_size / simulation.population)).tolist()
+    return shares
+
+
+def _lacks(plans: Sequence[GroupPlan], placement: Placement, nodes: Sequence[Node]) -> list[str]:
+    counts = zip(plans, placement.counts, strict=True)
+    return [
+        explain_lack(plan.group, plan.bounds.least, count, nodes)
+        for plan, count in counts
+        if count < plan.bounds.least
+    ]
+
+
+def _memory_lacks(
+    plans: Sequence[GroupPlan], nodes: Sequence[Node], dataset_bytes: int
+) -> list[str]:
+    """Say which nodes lack memory for the actors that would be there."""
+    lacks = []
+    for node in nodes:
+        sizes = [(plan.by_node.get(node.id, 0), plan.actor_bytes or 0) for plan in plans]
+        needed, has = sum(n * size for n, size in sizes), node.resources.get("memory", 0)
+        if needed > has:
+            actors = sum(n for n, _ in sizes)
+            lacks.append(
+                f"{node.name}: {actors} actors take {_gib(needed)} of memory, and it has "
+                f"{_gib(has)}; lower actors or max_actors, or raise num_cpus, so that fewer "
+                "are there at once"
+            )
+        store = node.resources.get("object_store_memory", 0)
+        if any(n for n, _ in sizes) and dataset_bytes > store:
+            lacks.append(
+                f"{node.name}: the examples are {_gib(dataset_bytes)}, and its object store "
+                f"has {_gib(store)}; raise cluster.object_store_memory, or the node's own"
+            )
+    return lacks
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

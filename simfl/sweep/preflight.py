@@ -1,0 +1,117 @@
+"""What is found out before the first trial: whether all can run, what of, and how they compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from simfl.cluster.room import Need
+from simfl.cluster.shared import SharedData, share
+from simfl.errors import ScenarioError, did_you_mean
+from simfl.scenario import Scenario
+from simfl.scenario.sweeps import SweepPlan
+from simfl.simulation import Backend, Simulation, build
+from simfl.simulation.backends import actor_bounds, actor_groups
+from simfl.sweep.trials import data_key
+
+__all__ = ["Goal", "Prepared", "goal_of", "prepare"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What trials are judged by."""
+
+    metric: str
+    mode: str
+    """``max`` or ``min``."""
+
+    def is_better(self, one: float, other: float) -> bool:
+        """Say whether the first is better than the second."""
+        return one > other if self.mode == "max" else one < other
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What trials need that they have in common."""
+
+    shared: Mapping[str, SharedData]
+    """Each data set of theirs, by ``data_key``, in the object store once."""
+    needs: list[Need]
+    """Of each trial."""
+    goal: Goal
+    max_rounds: int
+    notes: tuple[str, ...]
+    """What a user should know, each once."""
+
+
+def prepare(plan: SweepPlan, scenarios: Iterable[Scenario], *, backend: Backend) -> Prepared:
+    """Load each data set once, check each trial against its own, and put it in the object store.
+
+    Raises:
+        InputError: if a trial cannot run.
+    """
+    scenarios = list(scenarios)
+    by_key: dict[str, list[int]] = {}
+    for index, scenario in enumerate(scenarios):
+        by_key.setdefault(data_key(scenario), []).append(index)
+    shared, needs, goals = {}, {}, {}
+    notes: dict[str, None] = {}
+    for key, indexes in by_key.items():
+        first = scenarios[indexes[0]]
+        dataset = first.build_dataset()
+        for index in indexes:
+            simulation = build(scenarios[index], dataset)
+            needs[index] = _need(simulation, backend=backend)
+            goals[index] = goal_of(plan, simulation)
+            notes |= dict.fromkeys(simulation.notes)
+        shared[key] = share(dataset)
+    return Prepared(
+        shared=shared,
+        needs=[needs[index] for index in range(len(scenarios))],
+        goal=goals[0],
+        max_rounds=max(scenario.rounds for scenario in scenarios),
+        notes=tuple(notes),
+    )
+
+
+def goal_of(plan: SweepPlan, simulation: Simulation) -> Goal:
+    """Return what trials are judged by.
+
+    Raises:
+        ScenarioError: if the scenario does not measure that.
+    """
+    known = _measured(simulation)
+    metric = plan.section.metric
+    if metric is None:
+        own = [m.key for m in simulation.client.build_metrics() if m.key in known]
+        metric = next(iter(own), "loss" if "loss" in known else "train_loss")
+    if metric not in known:
+        hint = did_you_mean(metric, known)
+        fault = f"is {metric!r}, which this scenario does not measure. {hint}"
+        raise ScenarioError([plan.document.fault_line(("sweep", "metric"), fault)])
+    mode = known[metric] if plan.section.mode == "auto" else plan.section.mode
+    return Goal(metric, mode)
+
+
+def _measured(simulation: Simulation) -> dict[str, str]:
+    """Return what is measured in some round, and which values of it are better."""
+    evaluation = simulation.scenario.evaluation
+    metrics = {"loss": "min"} | {
+        m.key: "max" if m.larger_is_better else "min" for m in simulation.client.build_metrics()
+    }
+    known = {"train_loss": "min"}
+    if evaluation.every and simulation.num_test_examples:
+        known |= metrics
+    if evaluation.clients_every:
+        for name, mode in metrics.items():
+            known |= {f"client_{name}": mode, f"client_{name}_worst": mode}
+            known[f"client_{name}_std"] = "min"
+    return known
+
+
+def _need(simulation: Simulation, *, backend: Backend) -> Need:
+    return Need(
+        groups=actor_groups(simulation),
+        bounds=tuple(actor_bounds(simulation)),
+        is_inline=backend == "inline",
+    )

@@ -1,0 +1,133 @@
+"""A trial in its process: an ordinary run, which says now and then how far it is."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simfl.cluster.shared import SharedData
+from simfl.cluster.tuning import Report
+from simfl.errors import ClientError, SimflError
+from simfl.observers import measured
+from simfl.scenario import Scenario
+from simfl.scenario.sections import ClusterSection
+from simfl.scenario.sweeps import SweepPlan, Trial
+from simfl.simulation import Backend, run_by_round
+from simfl.sweep.ledger import read_past
+
+__all__ = ["ERROR_FILE", "TRIALS_FOLDER", "Trials", "data_key"]
+
+TRIALS_FOLDER = "trials"
+ERROR_FILE = "error.txt"
+"""In a trial's folder: the traceback of what ended it."""
+
+_SECONDS_BETWEEN = 0.5
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Begins trials; it is sent to each trial's process."""
+
+    plan: SweepPlan
+    folder: Path
+    """The sweep's, absolute."""
+    backend: Backend
+    metric: str
+    reports_metric: bool
+    """Whether each value of the metric is reported, and not only what a person can follow."""
+    shared: Mapping[str, SharedData]
+    """Where data lies in the object store, by ``data_key``."""
+
+    def order(self, trial: Trial, *, actors: Sequence[int]) -> str:
+        """Write down a trial, for ``__call__`` in its process."""
+        return json.dumps(
+            {"number": trial.number, "values": dict(trial.values), "actors": [*actors]}
+        )
+
+    def folder_of(self, trial: Trial) -> Path:
+        """Return the folder of a trial's run."""
+        return self.folder / TRIALS_FOLDER / trial.name
+
+    def __call__(self, order: str) -> Generator[Report, None, None]:
+        """Run a trial, or go on with it; the last report says how it has ended.
+
+        An error of the trial's is in its report: it ends this trial alone.
+        """
+        found = json.loads(order)
+        trial = self.plan.trial(found["number"], found["values"])
+        try:
+            yield from self._run(trial, actors=found["actors"])
+        except Exception as error:
+            self._write_error(trial, error)
+            what = (
+                str(error) if isinstance(error, SimflError) else f"{type(error).__name__}: {error}"
+            )
+            yield {"done": True, "state": "failed", "error": what}
+
+    def _run(self, trial: Trial, *, actors: Sequence[int]) -> Generator[Report, None, None]:
+        self.plan.import_plugins()
+        scenario = _in_its_place(self.plan.scenario(trial.values), trial, actors=actors)
+        shared = self.shared.get(data_key(scenario))
+        rounds = run_by_round(scenario, self.folder_of(trial), self.backend, shared=shared)
+        latest: Report = {}
+        shown = 0.0
+        try:
+            for record in rounds:
+                latest |= {"round": record["round"], **measured(record)}
+                is_due = self.reports_metric and self.metric in record
+                if is_due or time.monotonic() - shown > _SECONDS_BETWEEN:
+                    shown = time.monotonic()
+                    yield {"round": record["round"], **measured(record)}
+        except GeneratorExit:
+            self._end(rounds, trial)
+            raise
+        yield {"done": True, "state": "done", **latest}
+
+    def _end(self, rounds: Generator[Any, None, Any], trial: Trial) -> None:
+        """End a run before its time: stopped, if the ledger says so, and interrupted otherwise."""
+        if trial.number in read_past(self.folder).ended:
+            rounds.close()
+            return
+        with suppress(KeyboardInterrupt):
+            rounds.throw(KeyboardInterrupt("the sweep was interrupted"))
+
+    def _write_error(self, trial: Trial, error: Exception) -> None:
+        own = error.client_traceback if isinstance(error, ClientError) else None
+        with suppress(OSError):
+            folder = self.folder_of(trial)
+            folder.mkdir(parents=True, exist_ok=True)
+            text = own or "".join(traceback.format_exception(error))
+            (folder / ERROR_FILE).write_text(text, encoding="utf-8")
+
+
+def data_key(scenario: Scenario) -> str:
+    """Return what two scenarios have in common whose data are the same."""
+    own = [scenario.to_dict()["data"], scenario.seed, scenario.client_columns]
+    return json.dumps(own, sort_keys=True)
+
+
+def _in_its_place(scenario: Scenario, trial: Trial, *, actors: Sequence[int]) -> Scenario:
+    """Return the scenario with what is the trial's own: its actors, and its checkpoints' place."""
+    cluster, checkpoint = scenario.cluster, scenario.checkpoint
+    if cluster.placement == "pool":
+        cluster = _with_actors(cluster, actors)
+    if checkpoint.location is not None:
+        location = f"{checkpoint.location.rstrip('/')}/{trial.name}"
+        checkpoint = checkpoint.model_copy(update={"location": location})
+    return scenario.model_copy(update={"cluster": cluster, "checkpoint": checkpoint})
+
+
+def _with_actors(cluster: ClusterSection, actors: Sequence[int]) -> ClusterSection:
+    """Return the section with so many actors in each group; in a trial they neither come nor go."""
+    fixed = [{"actors": n, "min_actors": None, "max_actors": None} for n in actors]
+    if not cluster.groups:
+        return cluster.model_copy(update=fixed[0])
+    pairs = zip(cluster.groups, fixed, strict=True)
+    groups = tuple(group.model_copy(update=changes) for group, changes in pairs)
+    return cluster.model_copy(update={"groups": groups})

@@ -1,0 +1,203 @@
+"""Two machines on one wire: a run whose nodes hardly reach each other, or no longer do, or share
+no files, ends with the same bits, or says why.
+
+The driver, the server and room for one client actor are on one of them, room for two on the other.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from machines import HERE, RayOnTwoMachines, why_there_are_none
+from safetensors.numpy import load_file
+
+import simfl
+from simfl.observers import reproducible
+from simfl.simulation import build
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(bool(why_there_are_none()), reason=why_there_are_none() or ""),
+]
+
+
+@pytest.fixture(scope="module")
+def unshared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that the node does not see."""
+    return tmp_path_factory.mktemp("unshared")
+
+
+@pytest.fixture(scope="module")
+def started(unshared: Path) -> Iterator[RayOnTwoMachines]:
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        machines = RayOnTwoMachines(Path(folder), head_cpus=1, node_cpus=2, hidden=unshared)
+        yield machines
+        machines.end()
+
+
+@pytest.fixture
+def machines(started: RayOnTwoMachines) -> RayOnTwoMachines:
+    started.repair()
+    return started
+
+
+def scenario(**cluster: Any) -> dict[str, Any]:
+    """Return one whose clients keep 150 kB each, so that states lie where they were made."""
+    return {
+        "rounds": 8,
+        "seed": 2,
+        "data": {
+            "source": "digits",
+            "test_fraction": 0.2,
+            "partition": {"kind": "dirichlet", "clients": 10, "alpha": 0.5},
+        },
+        "model": {"kind": "mlp", "hidden": [512]},
+        "client": {
+            "per_round": 6,
+            "batch_size": 16,
+            "optimizer": {"lrate": 0.05, "modules": ["scaffold-client", "momentum"]},
+        },
+        "server": {"optimizer": {"modules": ["scaffold-server"]}},
+        "evaluation": {"every": 0},
+        "checkpoint": {"every": 2},
+        "cluster": {"actors": 2, "num_cpus": 1} | cluster,
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    return numbers(simfl.run(scenario(), out=out / "run", backend="inline").out)
+
+
+def numbers(out: Path) -> tuple[Any, ...]:
+    weights = load_file(out / "weights.safetensors")
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return (
+        {name: array.tobytes() for name, array in weights.items()},
+        [reproducible(json.loads(line)) for line in lines],
+    )
+
+
+class HeldRun:
+    """``simfl run`` on the machines, held in the midst of rounds until it is let go."""
+
+    def __init__(
+        self, machines: RayOnTwoMachines, folder: Path, *, rounds: tuple[int, ...], **cluster: Any
+    ) -> None:
+        self.out = folder / "out"
+        self._folder = folder
+        plain = scenario(**cluster) | {"plugins": ["killing"], "search": [str(HERE)]}
+        simulation = build(simfl.load_scenario(plain))
+        for round in rounds:
+            self._at(round).mkdir()
+            client = simulation.plan_round(round).clients[-1]
+            hold = {"folder": str(self._at(round)), "client": client, "round": round}
+            plain["client"]["optimizer"]["modules"].append(["hold-at", hold])
+        path = folder / "scenario.yaml"
+        path.write_text(yaml.safe_dump(plain))
+        self.process = machines.simfl("run", path, "--out", self.out, "--address", machines.address)
+        self.gave_up = threading.Event()
+        """Set when Ray says that it takes the node for dead."""
+        self.output = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _at(self, round: int) -> Path:
+        return self._folder / f"round-{round}"
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.output += line
+            if "marked dead" in line:
+                self.gave_up.set()
+
+    def until_held(self, round: int) -> None:
+        while not (self._at(round) / f"hold-{round}-0").exists():
+            assert self.process.poll() is None, self.output
+            time.sleep(0.02)
+
+    def let_go(self, round: int) -> None:
+        (self._at(round) / "go").touch()
+
+    def code(self) -> int:
+        """Wait for its end; return its exit code."""
+        self._reader.join(timeout=120)
+        return self.process.wait(timeout=10)
+
+
+@pytest.fixture
+def run(machines: RayOnTwoMachines, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    held = HeldRun(machines, tmp_path, **request.param)
+    with held.process:
+        yield held
+        held.process.kill()
+    machines.is_lost = held.gave_up.is_set()
+
+
+@pytest.mark.parametrize("run", [{"rounds": (3, 6)}], indirect=True)
+def test_delay_loss_a_short_cut_and_a_long_one_leave_the_bits_as_they_are(
+    machines: RayOnTwoMachines, run: HeldRun, undisturbed: Any
+) -> None:
+    """After the long one the node is there again, and is told that it was given up."""
+    machines.wire.set("delay 0.02", "loss 0.015")
+    run.until_held(3)
+    machines.wire.set("cut")
+    run.let_go(3)
+    time.sleep(0.8)  # for less than Ray gives a node up after
+    machines.wire.set("heal")
+    run.until_held(6)
+    assert not run.gave_up.is_set()
+    machines.wire.set("cut")
+    run.let_go(6)
+    assert run.gave_up.wait(timeout=60), run.output
+    machines.wire.set("heal")
+    assert run.code() == 0, run.output
+    assert numbers(run.out) == undisturbed
+
+
+ON_THE_NODE = {"rounds": (6,), "actors": 1, "num_cpus": 2, "start_timeout_s": 15}
+"""The head has no room for such an actor."""
+
+
+@pytest.mark.parametrize("run", [ON_THE_NODE], indirect=True)
+def test_a_run_cut_off_for_good_from_all_its_actors_ends_in_time_and_goes_on_from_a_checkpoint(
+    machines: RayOnTwoMachines, run: HeldRun, undisturbed: Any
+) -> None:
+    run.until_held(6)
+    machines.wire.set("cut")
+    run.let_go(6)
+    assert run.code() == 1
+    (line,) = [line for line in run.output.splitlines() if line.startswith("client-0")]
+    assert "could not be started again within 15 s" in line
+    assert (run.out / "checkpoints" / "round-000004" / "manifest.json").exists()
+    simfl.resume(run.out, backend="inline")
+    assert numbers(run.out) == undisturbed
+
+
+def test_a_node_that_sees_neither_plug_ins_nor_states_is_sent_both(
+    machines: RayOnTwoMachines, unshared: Path, undisturbed: Any
+) -> None:
+    """All states are moved to files of the driver's machine after each round."""
+    shutil.copy(HERE / "killing.py", unshared)
+    plain = scenario(state_memory=1) | {"plugins": ["killing"]}
+    never = ["hold-at", {"folder": "nowhere", "client": 0, "round": 99}]
+    plain["client"]["optimizer"]["modules"].append(never)
+    (unshared / "scenario.yaml").write_text(yaml.safe_dump(plain))
+    process = machines.simfl(
+        "run", unshared / "scenario.yaml", "--out", unshared / "out", "--address", machines.address
+    )
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert numbers(unshared / "out") == undisturbed
+    assert not machines.node.sh(f"ls {unshared}")

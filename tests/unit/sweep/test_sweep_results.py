@@ -1,0 +1,51 @@
+"""What trials have brought, in order and on paper."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from simfl.sweep.preflight import Goal
+from simfl.sweep.results import SweepResult, TrialResult, write_results
+
+
+def trial(number: int, *, state: str = "done", error: str | None = None, **metrics: float):
+    out = Path("out/trials") / str(number)
+    values = {"client.optimizer.lrate": 0.1 * number, "model.hidden": [64, number]}
+    return TrialResult(number, values, out, state, 5, metrics, 1.25, error)
+
+
+def result(*trials: TrialResult, metric: str = "accuracy", mode: str = "max") -> SweepResult:
+    return SweepResult(Path("out"), Goal(metric, mode), trials)
+
+
+def test_the_best_comes_first_and_what_has_no_number_last():
+    nan = float("nan")
+    trials = (trial(0, accuracy=nan), trial(1), trial(2, accuracy=0.5), trial(3, accuracy=0.9))
+    swept = result(*trials)
+    assert [t.number for t in swept.ranked] == [3, 2, 0, 1]
+    assert swept.best is trials[3]
+
+
+def test_of_a_loss_the_smallest_is_the_best():
+    trials = (trial(0, loss=2.0), trial(1, loss=1.0))
+    assert result(*trials, metric="loss", mode="min").best is trials[1]
+
+
+def test_where_no_trial_has_the_metric_none_is_best():
+    assert result(trial(0), trial(1, accuracy=float("nan"))).best is None
+
+
+def test_the_csv_has_all_numbers_exactly_and_an_error_on_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    third = 1 / 3
+    failed = trial(1, state="failed", error="client 3 failed:\nworn out")
+    assert write_results(result(trial(0, accuracy=third), failed), with_report=True) == []
+    with Path("out/sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["accuracy"]) == third
+    assert rows[1]["accuracy"] == ""
+    assert rows[1]["error"] == "client 3 failed: worn out"
+    assert rows[1]["model.hidden"] == "[64, 1]"
+    assert [row["folder"] for row in rows] == ["trials/0", "trials/1"]
