@@ -108,7 +108,7 @@ def _print_trials(result: SweepResult) -> None:
     ranked = result.ranked
     keys = list(dict.fromkeys(key for trial in ranked for key in trial.values))
     names = list(dict.fromkeys([result.goal.metric, *(n for t in ranked for n in t.metrics)]))
-    title = f"{len(ranked)} trials, best {result.goal.metric} first"
+    title = f"{len(ranked)} trial{'s' if len(ranked) > 1 else ''}, best {result.goal.metric} first"
     if len(ranked) > _MAX_ROWS:
         title += f"; {_MAX_ROWS} are shown, all are in sweep.csv"
     short = [key.rpartition(".")[2] for key in keys]

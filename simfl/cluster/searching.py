@@ -62,6 +62,7 @@ class Suggestions:
     ) -> None:
         self._choices = {key: values for key, (draw, values) in space.items() if draw == "choice"}
         self._metric = metric
+        self._told: set[int] = set()
         self._searcher = _create(kind, arguments, seed=seed)
         config = {key: _domain(draw, values) for key, (draw, values) in space.items()}
         try:
@@ -85,7 +86,13 @@ class Suggestions:
         }
 
     def tell(self, number: int, value: float | None) -> None:
-        """Tell what a trial has brought; None: it failed."""
+        """Tell what a trial has brought; None: it failed.
+
+        What it brings when it is tried again is not told, since searchers take one answer.
+        """
+        if number in self._told:
+            return
+        self._told.add(number)
         result = None if value is None else {self._metric: value}
         self._searcher.on_trial_complete(str(number), result=result, error=value is None)
 

@@ -24,7 +24,12 @@ _MAX_METRICS = 1000
 _MAX_PARAM = 500
 """Longer values are not sent as parameters; the scenario is there as a file anyway."""
 
-_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_STATUS = {
+    "done": "FINISHED",
+    "stopped": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
 
 
 @dataclass

@@ -65,4 +65,4 @@ class WandB(Observer):
 
     def on_run_end(self, summary: Summary) -> None:
         """End the run there too."""
-        self._run.finish(exit_code=int(summary["status"] != "done"))
+        self._run.finish(exit_code=int(summary["status"] not in ("done", "stopped")))

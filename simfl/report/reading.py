@@ -53,8 +53,8 @@ class Run:
     """``summary.json``; empty if the run has not ended, or it cannot be read."""
     versions: dict[str, Any]
     state: str
-    """``running``, or how it ended: ``done``, ``failed``, ``interrupted``; ``stopped``: without
-    a word."""
+    """``running``, or how it ended: ``done``, ``failed``, ``interrupted``; ``stopped``: early,
+    by a sweep, or without a word."""
     changed: float
     """When it was last written to, in seconds since the epoch."""
     faults: tuple[str, ...] = ()

@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 
 from simfl.errors import InputError
 
-__all__ = ["LEDGER_FILE", "Event", "Ledger", "Past", "read_past"]
+__all__ = ["FINISHED", "LEDGER_FILE", "Event", "Ledger", "Past", "read_past"]
 
 LEDGER_FILE = "trials.jsonl"
+FINISHED = ("done", "stopped")
+"""The states of trials that have nothing to go on with."""
 
 Event: TypeAlias = "dict[str, Any]"
 """``event`` says what it is: ``began`` (of the sweep), ``proposed``, ``started``, ``ended``."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -26,34 +23,25 @@ from simfl.cluster.room import (
     require_room,
 )
 from simfl.cluster.room import runs_at_once as room_for
-from simfl.cluster.searching import Suggestions, require_searcher
-from simfl.cluster.tuning import Asha, Order, Report, require_tune, run_trials
+from simfl.cluster.searching import Suggestions
+from simfl.cluster.tuning import Asha, Order, Report, run_trials
 from simfl.errors import InputError
-from simfl.observers import write_whole
 from simfl.report.reading import read_run
 from simfl.scenario import Scenario, Trust
-from simfl.scenario.document import Document
-from simfl.scenario.named import KIND
 from simfl.scenario.sections import AshaSection, ClusterSection
-from simfl.scenario.space import Each
 from simfl.scenario.sweeps import SweepPlan, Trial, load_sweep
-from simfl.scenario.yaml_format import dump_yaml
 from simfl.simulation import Backend
 from simfl.simulation.folder import new_folder
-from simfl.sweep.ledger import LEDGER_FILE, Ledger, Past, read_past
+from simfl.sweep.folder import SWEEP_FILE, make_sweep_folder
+from simfl.sweep.interruption import Interruption
+from simfl.sweep.ledger import FINISHED, Ledger, Past, read_past
 from simfl.sweep.preflight import Prepared, prepare
 from simfl.sweep.progress import NoProgress, Progress, make_progress
+from simfl.sweep.proposals import make_suggestions, require_packages
 from simfl.sweep.results import SweepResult, TrialResult, read_trial, write_results
 from simfl.sweep.trials import TRIALS_FOLDER, Trials
 
-__all__ = ["SWEEP_FILE", "resume_sweep", "run_sweep"]
-
-SWEEP_FILE = "sweep.yaml"
-"""The scenario with its sweep, every override in it."""
-
-_GRACE_S = 15.0
-"""How long trials may take to stop after an interruption, before they are killed."""
-_FINISHED = ("done", "stopped")
+__all__ = ["resume_sweep", "run_sweep"]
 
 
 def run_sweep(
@@ -93,7 +81,7 @@ def run_sweep(
     def make_folder(first: Scenario) -> Path:
         stem = f"{first.name or 'run'}-sweep"
         folder = Path(out) if out is not None else new_folder(Path(first.output.dir), stem)
-        return _make_folder(folder, plan)
+        return make_sweep_folder(folder, plan)
 
     return _Sweep(plan, Past(), backend, address, progress=progress).run(make_folder)
 
@@ -126,7 +114,7 @@ def resume_sweep(
     past = read_past(folder)
     folders = [Path(path) for path in past.began.get("folders", [])]
     plan = load_sweep(folder / SWEEP_FILE, folders=folders, trust=trust)
-    finished = sum(event["state"] in _FINISHED for event in past.ended.values())
+    finished = sum(event["state"] in FINISHED for event in past.ended.values())
     if finished == plan.num_trials:
         raise InputError(f"the sweep in {folder} is done; there is nothing to go on with")
     sweep = _Sweep(plan, past, backend, address, progress=progress)
@@ -156,11 +144,11 @@ class _Sweep:
         self._ended = dict(past.ended)
         self._values: dict[int, float] = {}
         self._suggestions: Suggestions | None = None
-        self.is_stopped = False
+        self._interruption = Interruption(self._progress.say)
 
-    def run(self, make_folder: Any) -> SweepResult:
+    def run(self, make_folder: Callable[[Scenario], Path]) -> SweepResult:
         """Run what is left, and return all."""
-        _require_packages(self._plan)
+        require_packages(self._plan)
         scenarios = self._scenarios()
         connection = self._connect(scenarios[0])
         try:
@@ -169,7 +157,7 @@ class _Sweep:
             self._goal = prepared.goal
             self._cluster = present_cluster()
             self._at_once = self._count_at_once(prepared.needs)
-            self._suggestions = self._searcher()
+            self._suggestions = make_suggestions(self._plan, self._goal, self._past, tell=_tell)
             self._folder: Path = make_folder(scenarios[0])
             self._ledger = Ledger(self._folder)
             self._queue = deque(self._left())
@@ -200,6 +188,11 @@ class _Sweep:
             labels=labels_of_bundles(need, actors),
             earlier=self._reports(trial),
         )
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the sweep was interrupted."""
+        return self._interruption.is_asked
 
     @property
     def has_all(self) -> bool:
@@ -237,7 +230,7 @@ class _Sweep:
         self._ended[number] = event
         self._ledger.write("ended", **event)
         if self._suggestions is not None and state != "interrupted":
-            self._suggestions.tell(number, value if state in _FINISHED else None)
+            self._suggestions.tell(number, value if state in FINISHED else None)
         self._progress.ended(self._trials[number], state, value=value, error=error)
 
     def _scenarios(self) -> list[Scenario]:
@@ -271,27 +264,6 @@ class _Sweep:
             require_room(need, actors, cluster.nodes)
         return at_once
 
-    def _searcher(self) -> Suggestions | None:
-        """Return the searcher, brought to where it was when the sweep was interrupted."""
-        chosen = _chosen_searcher(self._plan)
-        if chosen is None:
-            return None
-        space = {
-            key: ("choice", values.values)
-            if isinstance(values, Each)
-            else (values.kind, values.values)
-            for key, values in self._plan.space.items()
-        }
-        suggestions = Suggestions(
-            *chosen,
-            space=space,
-            metric=self._goal.metric,
-            mode=self._goal.mode,
-            seed=self._plan.section.seed,
-        )
-        _replay(suggestions, self._past)
-        return suggestions
-
     def _propose(self) -> int | None:
         number = len(self._trials)
         if self._suggestions is None or number == self._plan.num_trials:
@@ -310,7 +282,7 @@ class _Sweep:
 
     def _is_finished(self, number: int) -> bool:
         event = self._ended.get(number)
-        return event is not None and event["state"] in _FINISHED
+        return event is not None and event["state"] in FINISHED
 
     def _folder_of(self, number: int) -> Path:
         return self._folder / TRIALS_FOLDER / self._trials[number].name
@@ -338,7 +310,7 @@ class _Sweep:
                 event = self._ended[number]
                 trial = self._trials[number]
                 self._progress.ended(trial, event["state"], value=event["value"], error=None)
-            with self._interruptible():
+            with self._interruption.awaited():
                 run_trials(
                     self._begin,
                     self,
@@ -354,10 +326,11 @@ class _Sweep:
 
     def _headline(self, finished: int) -> str:
         plan = self._plan
-        name = self._scenarios()[0].name or "run"
+        name = plan.document.values.get("name") or "run"
         keys = ", ".join(plan.space)
         going_on = f", {finished} of them finished before" if finished else ""
-        return f"{name}: {plan.num_trials} trials over {keys}, {self._at_once} at once{going_on}"
+        trials = "1 trial" if plan.num_trials == 1 else f"{plan.num_trials} trials"
+        return f"{name}: {trials} over {keys}, {self._at_once} at once{going_on}"
 
     def _need(self, number: int) -> Need:
         needs = self._prepared.needs
@@ -391,99 +364,9 @@ class _Sweep:
         trial = self._trials[number]
         return read_trial(trial, folder, state=event["state"], error=event["error"])
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C stop the trials in good order, and a second one at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        timer = threading.Timer(_GRACE_S, signal.raise_signal, [signal.SIGINT])
-        timer.daemon = True
-
-        def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-            if self.is_stopped:
-                raise KeyboardInterrupt
-            self.is_stopped = True
-            self._progress.say("stopping the trials; once more to stop at once")
-            timer.start()
-
-        former = {number: signal.signal(number, stop) for number in _SIGNALS}
-        try:
-            yield
-        except KeyboardInterrupt:
-            self.is_stopped = True
-        finally:
-            timer.cancel()
-            for number, handler in former.items():
-                signal.signal(number, handler)
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _require_packages(plan: SweepPlan) -> None:
-    """See that Ray Tune and the searcher can be used, before a cluster is started.
-
-    Raises:
-        InputError: if there is no such searcher, or it needs a package.
-        MissingExtraError: if Ray Tune is not installed.
-    """
-    require_tune()
-    if (chosen := _chosen_searcher(plan)) is not None:
-        require_searcher(*chosen)
-
-
-def _chosen_searcher(plan: SweepPlan) -> tuple[str, dict[str, Any]] | None:
-    """Return the searcher's name and arguments."""
-    chosen = plan.section.searcher
-    if chosen is None or isinstance(chosen, str):
-        return None if chosen is None else (chosen, {})
-    return chosen[KIND], {key: value for key, value in chosen.items() if key != KIND}
-
 
 def _asha(section: AshaSection, *, max_rounds: int) -> Asha:
     return Asha(max_rounds, section.grace_rounds, section.factor)
-
-
-def _replay(suggestions: Suggestions, past: Past) -> None:
-    """Ask and tell the searcher again what it was asked and told before."""
-    for event in past.searched:
-        number = event["trial"]
-        if event["event"] == "proposed":
-            if suggestions.suggest(number) != event["values"]:
-                _tell(
-                    "the searcher proposes otherwise than before; it goes on without knowing what "
-                    f"trial {number} and those after it have brought"
-                )
-                return
-        else:
-            suggestions.tell(number, event["value"] if event["state"] in _FINISHED else None)
-
-
-def _make_folder(folder: Path, plan: SweepPlan) -> Path:
-    """Make the sweep's folder, with the scenario in it.
-
-    Raises:
-        InputError: if it holds a sweep or a run, or cannot be written.
-    """
-    for name in (SWEEP_FILE, LEDGER_FILE):
-        if (folder / name).exists():
-            raise InputError(
-                f"{folder} holds a sweep already ({name}); choose another folder, "
-                f"or go on with: simfl sweep --resume {folder}"
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / SWEEP_FILE, dump_yaml(_values(plan.document)))
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from None
-    return folder
-
-
-def _values(document: Document) -> dict[Any, Any]:
-    """Return a scenario's values, its sweep last."""
-    values = {key: value for key, value in document.values.items() if key != "sweep"}
-    return values | {"sweep": document.values["sweep"]}
 
 
 def _tell(line: str) -> None:

@@ -110,7 +110,8 @@ def test_the_table_has_a_row_for_each_trial(swept: SweepResult) -> None:
 def test_a_trials_client_actors_have_its_bits_too_and_read_the_data_where_it_lies(
     tmp_path: Path,
 ) -> None:
-    changed = scenario(tmp_path, cluster={"actors": 2})
+    # All of the cluster's CPUs: actors have to be in the trial's own bundles, or nowhere.
+    changed = scenario(tmp_path, cluster={"actors": 2, "num_cpus": 4.0})
     result = simfl.run_sweep(changed, tmp_path / "swept", "ray", over=["seed=5"])
     (trial,) = result.trials
     assert trial.state == "done", trial.error

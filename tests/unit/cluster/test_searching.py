@@ -48,6 +48,14 @@ def test_a_searcher_that_is_asked_and_told_the_same_proposes_the_same():
             asked.tell(number, None if number == 3 else -abs(proposed["client.optimizer.lrate"]))
 
 
+def test_a_trial_that_is_tried_again_is_told_of_once():
+    asked = suggestions()
+    asked.suggest(0)
+    asked.tell(0, None)
+    asked.tell(0, 0.5)  # optuna itself would raise
+    assert asked.suggest(1) is not None
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_proposals_go_by_what_they_are_told(sign):
     asked = suggestions()

@@ -62,6 +62,18 @@ def test_mlflow_has_one_run_with_each_round_once(tmp_path: Path) -> None:
     assert (tmp_path / "artifacts" / run.info.run_id / "artifacts" / "scenario.yaml").exists()
 
 
+def test_mlflow_takes_a_run_that_was_stopped_early_for_finished(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client: Any = MlflowClient(tracking_uri=uri)
+    client.create_experiment("digits", artifact_location=(tmp_path / "artifacts").as_uri())
+    tracker = MLflow(tracking_uri=uri, experiment="digits")
+    observe(tracker, tmp_path / "out", done=0, until=2, status="stopped")
+    (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert run.info.status == "FINISHED"
+
+
 def test_wandb_writes_each_part_of_a_run_offline_under_one_id(tmp_path: Path) -> None:
     import wandb
 
