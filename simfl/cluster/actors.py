@@ -58,10 +58,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ActorSetup:
-    """How an actor becomes what it is, before it may unpickle anything of the user's."""
+    """How an actor becomes what it is, before it may unpickle anything of the user's.
 
-    label: str
-    """``server`` or ``client-3``."""
+    It comes with ``start``, like the data, and not with the constructor: Ray keeps a large argument
+    of a constructor in the object store, and may have let go of it when the actor is to be started
+    again.
+    """
+
     plugins: tuple[str, ...]
     """Modules to import."""
     search: tuple[str, ...]
@@ -79,9 +82,9 @@ class ActorSetup:
     sources: Mapping[str, ModuleSource] = field(default_factory=dict)
     """Modules of those folders, imported from their text."""
 
-    def open_recipe(self) -> Any:
-        """Prepare this process, and return the recipe."""
-        log_as(self.label, level=self.log_level)
+    def open_recipe(self, label: str) -> Any:
+        """Prepare this process, that of the actor called so, and return the recipe."""
+        log_as(label, level=self.log_level)
         torch.set_num_threads(self.threads)
         install_sources(self.sources)
         import_plugins(self.plugins, search=self.search)
@@ -89,14 +92,18 @@ class ActorSetup:
 
 
 class _Actor:
-    """What all actors have."""
+    """What all actors have.
 
-    def __init__(self, setup: ActorSetup) -> None:
-        self._setup = setup
+    Args:
+        label: ``server`` or ``client-3``.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
         self._sampling: Sampling | None = None
 
     def __repr__(self) -> str:
-        return self._setup.label
+        return self._label
 
     def process_id(self) -> int:
         """Return the process id, of an actor that is not built yet too."""
@@ -110,25 +117,25 @@ class _Actor:
         """Return the page with the flame graph; None if none was asked for."""
         return self._sampling.render() if self._sampling else None
 
-    def _open_recipe(self) -> Any:
-        if self._setup.profile and self._sampling is None:
+    def _open_recipe(self, setup: ActorSetup) -> Any:
+        if setup.profile and self._sampling is None:
             self._sampling = Sampling()
-        return self._setup.open_recipe()
+        return setup.open_recipe(self._label)
 
 
 class ServerActor(_Actor):
     """The server in a process of its own. After a restart ``restore`` comes first."""
 
-    def __init__(self, setup: ActorSetup) -> None:
-        super().__init__(setup)
+    def __init__(self, label: str) -> None:
+        super().__init__(label)
         self._server: Server | None = None
 
-    def start(self) -> int:
+    def start(self, setup: ActorSetup) -> int:
         """Build the server; return the process id.
 
         Not done by the constructor: an error of a method arrives as it was raised.
         """
-        recipe: ServerRecipe = self._open_recipe()
+        recipe: ServerRecipe = self._open_recipe(setup)
         self._server = recipe.build()
         log.info("started")
         return os.getpid()
@@ -206,24 +213,24 @@ class ServerActor(_Actor):
 
     @property
     def _built(self) -> Server:
-        return _require_built(self._server, self._setup.label)
+        return _require_built(self._server, self._label)
 
 
 class ClientActor(_Actor):
     """A client host in a process and on a device of its own. ``start`` comes before all else."""
 
-    def __init__(self, setup: ActorSetup, uses_gpu: bool) -> None:
-        super().__init__(setup)
+    def __init__(self, label: str, uses_gpu: bool) -> None:
+        super().__init__(label)
         self._uses_gpu = uses_gpu
         self._host: ClientHost | None = None
         self._may_lend = False
         self._broadcast: Broadcast | None = None
 
-    def start(self, dataset: FederatedDataset) -> int:
+    def start(self, setup: ActorSetup, dataset: FederatedDataset) -> int:
         """Build the host; return the process id."""
-        recipe: ClientRecipe = self._open_recipe()
-        device = device_for(self._setup.label, uses_gpu=self._uses_gpu)
-        prepare_device(device, deterministic=self._setup.deterministic)
+        recipe: ClientRecipe = self._open_recipe(setup)
+        device = device_for(self._label, uses_gpu=self._uses_gpu)
+        prepare_device(device, deterministic=setup.deterministic)
         self._host = ClientHost(recipe, dataset, device=device)
         self._may_lend = recipe.aggregator.may_borrow
         log.info("started on %s", device)
@@ -267,7 +274,7 @@ class ClientActor(_Actor):
 
     @property
     def _built(self) -> ClientHost:
-        return _require_built(self._host, self._setup.label)
+        return _require_built(self._host, self._label)
 
 
 def _require_built(what: T | None, label: str) -> T:

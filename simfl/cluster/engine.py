@@ -22,7 +22,7 @@ from simfl.checkpoint import Found, StateFile
 from simfl.cluster.connect import Connection
 from simfl.cluster.failures import explain, is_object_loss
 from simfl.cluster.fleet import Fleet
-from simfl.cluster.launch import Worker, launch_server
+from simfl.cluster.launch import Worker, launch_server, put_setup
 from simfl.cluster.profiles import write_profiles
 from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
@@ -86,7 +86,7 @@ class RayEngine:
         self.dashboard = connection.dashboard
         retries: dict[str, Any] = {"max_retries": options.max_retries}
         retries["start_timeout_s"] = options.start_timeout_s
-        self._server = RemoteServer(launch_server(setup), **retries)
+        self._server = RemoteServer(launch_server(setup), put_setup(setup, setup.server), **retries)
         self._fleet = Fleet(setup)
         dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
         self._pool = ClientPool(
@@ -100,15 +100,16 @@ class RayEngine:
     def _take(self, workers: list[Worker], *, with_server: bool = False) -> None:
         """Start actors that have been launched, and have them in the pool; some may be late."""
         actors = {worker.label: worker.actor for worker in workers}
+        by_label = {worker.label: worker for worker in workers}
         if with_server:
             actors |= {_SERVER: self._server.actor}
+
+        def start(label: str) -> Ref:
+            return self._server.build() if label == _SERVER else self._pool.start(by_label[label])
+
         late = start_all(
             actors,
-            lambda label: (
-                self._pool.start(actors[label])
-                if label != _SERVER
-                else self._server.actor.start.remote()
-            ),
+            start,
             is_enough=lambda labels: (
                 (not with_server or _SERVER in labels)
                 and self._fleet.is_enough(
@@ -152,7 +153,7 @@ class RayEngine:
         attempts = Attempts(max_retries=self._options.max_retries)
         if not self._is_dedicated:
             joining = self._fleet.grow(self._pool.members)
-            self._pool.join(joining, {w.label: self._pool.start(w.actor) for w in joining})
+            self._pool.join(joining, {w.label: self._pool.start(w) for w in joining})
         self._pool.await_members(self._fleet.least)
         while True:
             try:

@@ -19,6 +19,7 @@ from simfl.cluster.launch import (
     bundle_of,
     is_in_bundles,
     launch_client,
+    put_setup,
     reserve,
 )
 from simfl.cluster.placement import Bounds, Placement, nodes_of, place, require_room
@@ -46,6 +47,7 @@ class Fleet:
         self._bounds = list(setup.bounds)
         self._reserved: list[Any] = []
         self._numbers = [itertools.count() for _ in self._groups]
+        self._setups = [put_setup(setup, setup.recipe_of(group)) for group in self._groups]
         self._looked = time.monotonic()
         self._placement = self._place(self._bounds)
 
@@ -139,7 +141,8 @@ class Fleet:
     def _launch(self, group: int, count: int) -> list[Worker]:
         where = self._where(group, count)
         numbers = itertools.islice(self._numbers[group], max(0, count))
-        return [launch_client(self._setup, group, n, where=next(where)) for n in numbers]
+        own = {"actor_setup": self._setups[group]}
+        return [launch_client(self._setup, group, n, where=next(where), **own) for n in numbers]
 
     def _where(self, group: int, count: int) -> Iterator[Any]:
         """Iterate over Ray's scheduling strategies, one for each actor."""

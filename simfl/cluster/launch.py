@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import (
 
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
 from simfl.cluster.pool import ActorGroup
+from simfl.cluster.references import Ref
 from simfl.cluster.setup import EngineSetup
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "is_in_bundles",
     "launch_client",
     "launch_server",
+    "put_setup",
     "reserve",
 ]
 
@@ -41,7 +43,7 @@ def launch_server(setup: EngineSetup) -> Any:
     remote: Any = ray.remote(**group)(ServerActor)
     options = {"num_cpus": 0, "scheduling_strategy": here, **_RESTARTED}
     named = remote.options(name="server", namespace=setup.run_name, **options)
-    return named.remote(_actor_setup(setup, "server", setup.server))
+    return named.remote("server")
 
 
 class Worker(NamedTuple):
@@ -50,15 +52,20 @@ class Worker(NamedTuple):
     actor: Any
     label: str
     group: int
+    setup: Ref
+    """What it is started with."""
 
 
-def launch_client(setup: EngineSetup, group: int, number: int, *, where: Any) -> Worker:
+def launch_client(
+    setup: EngineSetup, group: int, number: int, *, actor_setup: Ref, where: Any
+) -> Worker:
     """Start a client actor.
 
     Args:
         setup: what is run.
         group: which of the options' groups it belongs to.
         number: which of the group's it is.
+        actor_setup: what ``put_setup`` has returned for the group.
         where: Ray's scheduling strategy.
     """
     kind = setup.options.groups[group]
@@ -74,8 +81,7 @@ def launch_client(setup: EngineSetup, group: int, number: int, *, where: Any) ->
         scheduling_strategy=where,
         **_RESTARTED,
     )
-    actor_setup = _actor_setup(setup, label, setup.recipe_of(kind))
-    return Worker(remote.remote(actor_setup, kind.uses_gpu), label, group)
+    return Worker(remote.remote(label, kind.uses_gpu), label, group, actor_setup)
 
 
 def reserve(group: ActorGroup, count: int) -> Any:
@@ -109,9 +115,9 @@ def is_in_bundles() -> bool:
     return ray.util.get_current_placement_group() is not None
 
 
-def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:
-    return ActorSetup(
-        label=label,
+def put_setup(setup: EngineSetup, recipe: object) -> Ref:
+    """Put into the object store what actors with this recipe are started with."""
+    made = ActorSetup(
         plugins=tuple(setup.plugins),
         search=tuple(setup.search),
         # cloudpickle, so that classes of a notebook travel by value.
@@ -122,3 +128,4 @@ def _actor_setup(setup: EngineSetup, label: str, recipe: object) -> ActorSetup:
         log_level=logging.INFO if setup.logs_events else logging.WARNING,
         deterministic=setup.options.deterministic,
     )
+    return ray.put(made)

@@ -27,12 +27,14 @@ class RemoteServer:
 
     Args:
         actor: the server's.
+        setup: what it is started with.
         max_retries: how often it may die in one round.
         start_timeout_s: how long it may take to come back.
     """
 
-    def __init__(self, actor: Any, *, max_retries: int, start_timeout_s: float) -> None:
+    def __init__(self, actor: Any, setup: Ref, *, max_retries: int, start_timeout_s: float) -> None:
         self.actor = actor
+        self._setup = setup
         self._max_retries = max_retries
         self._start_timeout_s = start_timeout_s
 
@@ -49,12 +51,16 @@ class RemoteServer:
         """Build the server anew, and return what the first round starts from."""
 
         def fresh() -> SnapshotRefs:
-            built = self.actor.start.remote()
+            built = self.build()
             refs = self._snapshot(1)
             ray.get(built, timeout=self._start_timeout_s)
             return self._settled(refs)
 
         return self._until_back(fresh, doing="starting the server")
+
+    def build(self) -> Ref:
+        """Have the actor build the server."""
+        return self.actor.start.remote(self._setup)
 
     def receive(self, partial: Ref) -> Ref:
         """Hand the server a chunk's partial."""
@@ -103,7 +109,7 @@ class RemoteServer:
         )
 
         def restored() -> SnapshotRefs:
-            done = [self.actor.start.remote(), self._restore(refs)]
+            done = [self.build(), self._restore(refs)]
             ray.get(done, timeout=self._start_timeout_s)
             # Auxiliary variables are the server's to collect, so its own snapshot is the one.
             return self._settled(self._snapshot(label))
@@ -112,7 +118,7 @@ class RemoteServer:
 
     def _put_back(self, start: SnapshotRefs, partials: Sequence[Ref]) -> list[Ref]:
         def again() -> list[Ref]:
-            done = [self.actor.start.remote(), self._restore(start)]
+            done = [self.build(), self._restore(start)]
             received = [self.receive(partial) for partial in partials]
             ray.get([*done, *received], timeout=self._start_timeout_s)
             return received

@@ -118,9 +118,9 @@ class ClientPool:
         """Those that are there, or will be again."""
         return [worker for n, worker in enumerate(self.workers) if n not in self.retired]
 
-    def start(self, actor: Any) -> Ref:
+    def start(self, worker: Worker) -> Ref:
         """Have an actor build its host, once it is there."""
-        return actor.start.remote(self._dataset)
+        return worker.actor.start.remote(worker.setup, self._dataset)
 
     def join(self, workers: Iterable[Worker], starting: Mapping[str, Ref]) -> None:
         """Take in actors.
@@ -137,7 +137,7 @@ class ClientPool:
     def call_back(self, worker: int) -> None:
         """Start an actor again that has died."""
         if worker not in self.returning.values() and worker not in self.retired:
-            self.returning[self.start(self.workers[worker].actor)] = worker
+            self.returning[self.start(self.workers[worker])] = worker
 
     def retire(self, worker: int) -> bool:
         """End an actor for good; return False if its group would have none left."""

@@ -18,7 +18,7 @@ import simfl
 from simfl.errors import ClusterError
 from simfl.observers import reproducible
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 HERE = str(Path(__file__).parent)
 GPUS = {"num_gpus": 2, "resources": {"accelerator_type:H200": 1}}
@@ -212,25 +212,33 @@ def test_a_round_waits_for_as_many_actors_as_it_needs(tmp_path: Path, cluster: A
     """One of two nodes is lost in round 2; round 3 begins when another has come in its place."""
     on_new_nodes = {"num_cpus": 0.1, "resources": {"needed": 1}, "max_actors": 2, "min_actors": 2}
     hold = ["hold-at", {"folder": str(tmp_path), "client": 2, "round": 2}]
-    expected = inline(scenario(tmp_path, rounds=4, cluster=on_new_nodes), tmp_path)
+    expected = inline(scenario(tmp_path, rounds=6, cluster=on_new_nodes), tmp_path)
     new = {"num_cpus": 1, "resources": {"needed": 1}}
     first, second = cluster.add_node(**new), cluster.add_node(**new)
     out = tmp_path / "ray"
     with ThreadPoolExecutor() as pool:
         running = pool.submit(
-            simfl.run, scenario(tmp_path, hold, rounds=4, cluster=on_new_nodes), out=out
+            simfl.run, scenario(tmp_path, hold, rounds=6, cluster=on_new_nodes), out=out
         )
         wait_for(lambda: (tmp_path / "hold-2-0").exists())
         cluster.remove_node(second, allow_graceful=False)
+        wait_for(lambda: is_dead(second))
         (tmp_path / "go").touch()
-        wait_for(lambda: (out / "metrics.jsonl").read_text().count("\n") == 2)
+        wait_for(lambda: (out / "metrics.jsonl").read_text().count("\n") >= 2)
         third = cluster.add_node(**new)
         result = running.result()
     for node in (first, third):
         cluster.remove_node(node)
     assert numbers(result) == expected
     nodes = {note["node"] for given in notes(tmp_path).values() for note in given}
-    assert nodes == {first.node_id, second.node_id, third.node_id}
+    assert third.node_id in nodes, "where the one that was lost was started again"
+
+
+def is_dead(node: Any) -> bool:
+    """Say whether Ray has noticed that a node is lost."""
+    import ray
+
+    return not any(row["Alive"] for row in ray.nodes() if row["NodeID"] == node.node_id)
 
 
 def answers(label: str) -> bool:

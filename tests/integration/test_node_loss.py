@@ -17,7 +17,7 @@ import simfl
 from simfl.observers import reproducible
 from simfl.simulation import build
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 HERE = str(Path(__file__).parent)
 

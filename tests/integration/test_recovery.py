@@ -81,7 +81,10 @@ def shots(folder: Path) -> int:
 def test_one_client_actor_killed_in_mid_chunk(
     tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
+    """Whose plug-ins are more text than Ray passes on without the object store."""
+    (tmp_path / "bulky.py").write_text("# much\n" * 50_000)
     disturbed = scenario(client=[killer(tmp_path, client=3, round=2)])
+    disturbed |= {"plugins": ["killing", "fading", "bulky"], "search": [HERE, str(tmp_path)]}
     assert numbers(disturbed, tmp_path / "out") == undisturbed
     assert shots(tmp_path) == 1
 

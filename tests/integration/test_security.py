@@ -22,6 +22,7 @@ from simfl.cluster.authentication import is_open
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux"),
 ]
 

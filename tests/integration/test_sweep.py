@@ -18,7 +18,7 @@ import simfl
 from simfl.errors import InputError
 from simfl.sweep import SweepResult, TrialResult
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 HERE = str(Path(__file__).parent)
 

@@ -26,6 +26,7 @@ from simfl.simulation import build
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.slow,
     pytest.mark.skipif(bool(why_there_are_none()), reason=why_there_are_none() or ""),
 ]
 

@@ -66,13 +66,13 @@ class Store:
 
 
 def actors(sim: Simulation) -> tuple[ServerActor, ClientActor]:
-    def setup(label: str, recipe: object) -> ActorSetup:
-        return ActorSetup(label, (), (), cloudpickle.dumps(recipe), threads=1)
+    def setup(recipe: object) -> ActorSetup:
+        return ActorSetup((), (), cloudpickle.dumps(recipe), threads=1)
 
-    server = ServerActor(setup("server", sim.server))
-    client = ClientActor(setup("client-0", sim.client), uses_gpu=False)
-    server.start()
-    client.start(sim.dataset)
+    server = ServerActor("server")
+    client = ClientActor("client-0", uses_gpu=False)
+    server.start(setup(sim.server))
+    client.start(setup(sim.client), sim.dataset)
     return server, client
 
 

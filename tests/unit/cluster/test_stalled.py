@@ -23,7 +23,7 @@ def test_a_stalled_chunk_is_named_with_its_clients_and_the_time_it_took(
     killed: list[Any] = []
     monkeypatch.setattr(ray, "kill", lambda actor, no_restart: killed.append((actor, no_restart)))
     limits: dict[str, Any] = {"max_retries": 0, "stall_limit_s": 60.0, "start_timeout_s": 60.0}
-    pool = ClientPool([Worker("the actor", "client-0", 0)], "the data", **limits)
+    pool = ClientPool([Worker("the actor", "client-0", 0, setup="its setup")], "the data", **limits)
     chunk = Chunk(7, 0, (3, 8), 4)
     scheduler = ChunkScheduler([chunk], lanes=[0])
     loop = _WorkLoop(pool, scheduler, lambda actor, chunk: [], Attempts(max_retries=0))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from simfl.cluster.actors import ActorSetup, ServerActor
+from simfl.cluster.actors import ServerActor
 from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.wire import Parcel, open_parcel, pack
 from simfl.messages import Broadcast
@@ -77,7 +77,7 @@ def test_a_server_that_is_not_built_yet_does_not_open_what_it_receives(
     parcel = pack(plugin.Total(), label=0)
     monkeypatch.delitem(sys.modules, "a_plugin")
     arrived = pickle.loads(pickle.dumps(parcel))
-    server = ServerActor(ActorSetup("server", ("a_plugin",), (), b"", threads=1))
+    server = ServerActor("server")
     with pytest.raises(UnbuiltActorError, match="server was started again"):
         server.receive(arrived)
     with pytest.raises(ModuleNotFoundError):
