@@ -206,6 +206,8 @@ class RoundTrace:
     """Wall time until the last chunk had ended."""
     aggregate_s: float
     """Wall time of the server's step after that."""
+    num_actors: int = 1
+    """How many were there to train clients."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class ClientHost:
         self._read = reader_of(dataset.train, device=device)
         self._read_test: ReadBatch | None = None
         parts |= {"dataset": dataset, "read": self._read, "device": device}
+        self._arrived: tuple[Broadcast, Broadcast] | None = None
         self._spare = SpareMemory()
         self._trainer = ClientTrainer(recipe, spare=self._spare, **parts)
         self._stacks = StackTrainer(recipe, **parts) if recipe.stack > 1 else None
@@ -89,7 +90,7 @@ class ClientHost:
             torch.cuda.OutOfMemoryError: if the device cannot hold what is trained.
         """
         began = time.perf_counter()
-        broadcast = move(broadcast, self.device)
+        broadcast = self._here(broadcast)
         tree = TreeSum[Contribution](chunk.cohort_size, self._merge)
         rows: list[ClientRow] = []
         kept: list[KeptState | None] = []
@@ -110,9 +111,17 @@ class ClientHost:
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
         """Evaluate the broadcast weights; one entry per item of the chunk, in its order."""
-        self._model.set_weights(move(broadcast.weights, self.device))
+        self._model.set_weights(self._here(broadcast).weights)
         evaluate = self._evaluate_test_batch if chunk.split == "test" else self._evaluate_client
         return [evaluate(item) for item in chunk.items]
+
+    def _here(self, broadcast: Broadcast) -> Broadcast:
+        """Return the broadcast on the device, where it is copied to once."""
+        if self.device == "cpu":
+            return broadcast
+        if self._arrived is None or self._arrived[0] is not broadcast:
+            self._arrived = broadcast, move(broadcast, self.device)
+        return self._arrived[1]
 
     def _leaves(self, chunk: Chunk) -> Iterator[tuple[Node, slice]]:
         """Iterate over the chunk's stacks: the node of the reduction that each is, and its part."""

@@ -270,7 +270,8 @@ class RayEngine:
         if self._states.held_bytes > self._options.state_memory:
             self._saves.spill(self._server.actor, label=f"spill-{plan.round:06d}")
         traces.sort(key=lambda trace: trace.report.start)
-        trace = RoundTrace(tuple(traces), trained - began, time.perf_counter() - trained)
+        ended = time.perf_counter()
+        trace = RoundTrace(tuple(traces), trained - began, ended - trained, self.num_actors)
         return Trained(report, trace, following)
 
     def _schedule(self, plan: RoundPlan) -> ChunkScheduler[Chunk]:

@@ -78,6 +78,7 @@ def _export_progress(exporter: Exporter, record: RoundRecord) -> None:
 def _export_counts(exporter: Exporter, record: RoundRecord, clients: ClientTable) -> None:
     dropped = sum(why == NOT_FINITE for why in clients.dropped.values())
     exporter.set(metrics.COHORT, len(clients))
+    exporter.set(metrics.CLIENT_ACTORS, record["actors"])
     exporter.add(metrics.CLIENTS, record["clients"], outcome="finished")
     exporter.add(metrics.CLIENTS, dropped, outcome="dropped")
     exporter.add(metrics.CLIENTS, len(clients.dropped) - dropped, outcome="failed")

@@ -328,7 +328,7 @@ def _explain_missing(
     labels = ", ".join(worker.label for worker in away if worker.group == groups[0])
     return ClusterError(
         f"{labels} did not come back within {pool.start_timeout_s:g} s, and a round needs "
-        f"{least(groups[0])} actors; add nodes and go on with --resume auto, or lower min_actors"
+        f"{least(groups[0])} of its group; add nodes and go on with --resume auto"
     )
 
 

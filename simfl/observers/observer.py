@@ -87,7 +87,7 @@ class Observer(Component, kind="observer"):
 
 
 def reproducible(record: RoundRecord) -> RoundRecord:
-    """Return what is the same bits on every backend: not how long it took, nor what was lost.
+    """Return what is the same bits on every backend: not how long it took, by whom, what was lost.
 
     >>> reproducible({"round": 1, "seconds": 0.1, "seconds_train": 0.1, "retries": 0})
     {'round': 1}
@@ -95,7 +95,7 @@ def reproducible(record: RoundRecord) -> RoundRecord:
     return {
         name: value
         for name, value in record.items()
-        if not name.startswith("seconds") and name != "retries"
+        if not name.startswith("seconds") and name not in ("retries", "actors")
     }
 
 
@@ -104,6 +104,7 @@ _COUNTS = {
     "clients",
     "dropped",
     "retries",
+    "actors",
     "examples",
     "examples_seen",
     "steps",

@@ -98,7 +98,7 @@ def main_metric(keys: Sequence[str]) -> str | None:
 
 def is_number_of_training(key: str) -> bool:
     """Say whether a record's number follows from scenario and seed, and not from the machine."""
-    return key not in ("round", "retries") and not key.startswith("seconds")
+    return key not in ("round", "retries", "actors") and not key.startswith("seconds")
 
 
 def smaller_is_better(metric: str) -> bool:

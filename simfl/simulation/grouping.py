@@ -64,6 +64,8 @@ def order_by_group(
         group_of: [population] each client's group.
         stacks: by group, how many clients are trained in one computation.
     """
+    if len(stacks) == 1:
+        return replace(plan, parts=(CohortPart(0, 0, len(plan.clients), 0, stacks[0]),))
     groups = group_of[list(plan.clients)]
     by_stack = sorted(range(len(stacks)), key=lambda group: -stacks[group])
     rank = np.argsort(by_stack)

@@ -28,7 +28,7 @@ class Ledger:
         self._num_actors = 0
         self._gpus: Mapping[str, float] = {}
         self._rounds = 0
-        self._client_s = self._gpu_s = 0.0
+        self._client_s = self._gpu_s = self._actor_s = 0.0
         self._counts: Counter[str] = Counter()
 
     def begin(self, info: RunInfo) -> None:
@@ -39,6 +39,8 @@ class Ledger:
     def add(self, record: RoundRecord, clients: ClientTable) -> None:
         """Count a round."""
         self._rounds += 1
+        self._num_actors = max(self._num_actors, record["actors"])
+        self._actor_s += record["seconds_train"] * record["actors"]
         self._client_s += float(clients.seconds.sum())
         seconds = np.bincount(clients.actor, clients.seconds, minlength=len(clients.actors))
         for actor, actor_s in zip(clients.actors, seconds.tolist(), strict=True):
@@ -62,7 +64,7 @@ class Ledger:
             "examples_per_second": _rate(counts["examples_seen"], train_s),
             "actors": self._num_actors,
             "client_seconds": self._client_s,
-            "busy_share": _rate(self._client_s, train_s * self._num_actors),
+            "busy_share": _rate(self._client_s, self._actor_s),
             "gpu_seconds": self._gpu_s,
             "peak_memory_bytes": dict(memory),
         }

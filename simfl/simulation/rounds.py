@@ -107,6 +107,7 @@ def _record(report: RoundReport, trace: RoundTrace, lap: dict[str, float]) -> Ro
         "clients": report.num_clients,
         "dropped": report.num_dropped,
         "retries": sum(chunk.retries for chunk in trace.chunks),
+        "actors": trace.num_actors,
         "examples": report.num_examples,
         "examples_seen": report.num_seen,
         "steps": report.num_steps,

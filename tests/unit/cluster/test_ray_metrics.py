@@ -27,6 +27,7 @@ RECORD: dict[str, Any] = {
     "accuracy": 0.75,
     "clients": 2,
     "dropped": 2,
+    "actors": 2,
     "examples": 100,
     "steps": 10,
     "sent_bytes": 400,

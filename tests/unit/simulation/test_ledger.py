@@ -28,6 +28,8 @@ RECORD: dict[str, Any] = {
     "received_bytes": 80,
     "retries": 1,
     "dropped": 0,
+    "actors": 2,
+    "seconds_train": 2.5,
 }
 
 
