@@ -60,10 +60,10 @@ def address_warning(address: str) -> str | None:
 def is_loopback(address: str) -> bool:
     """Say whether only this machine can reach an address.
 
-    >>> is_loopback("127.0.0.1:6379"), is_loopback("ray://[::1]:10001"), is_loopback("auto")
+    >>> is_loopback("127.0.0.1:6379"), is_loopback("[::1]:6379"), is_loopback("auto")
     (True, True, False)
     """
-    host = address.removeprefix("ray://").rpartition(":")[0].strip("[]")
+    host = address.rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

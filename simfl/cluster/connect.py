@@ -81,9 +81,10 @@ def connect(
         metadata: what Ray is to say of the job, beside what it was submitted with.
 
     Raises:
-        ClusterError: if there is no cluster at the address.
+        ClusterError: if there is no cluster at the address, or it is one of Ray Client.
     """
     where = address or os.environ.get("RAY_ADDRESS") or "local"
+    _refuse_ray_client(where)
     if "ray" not in sys.modules:
         os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
     if where == "local":
@@ -150,9 +151,18 @@ def _restore(on_sigterm: Any) -> None:
         signal.signal(signal.SIGTERM, on_sigterm)
 
 
+def _refuse_ray_client(address: str) -> None:
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"cannot use {address!r}: with Ray Client the driver is outside of the cluster, and a "
+            "run's is on one of its nodes; give HOST:6379 there, or send it there with "
+            "'ray job submit'"
+        )
+
+
 def _require_listener(address: str) -> None:
     """Fail in seconds where Ray would wait for minutes: see that someone listens."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return
     try:

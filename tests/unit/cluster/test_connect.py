@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from simfl.cluster.connect import _require_listener
+from simfl.cluster.connect import _require_listener, connect
 from simfl.errors import ClusterError
 
 
@@ -24,7 +24,11 @@ def test_an_address_where_nobody_listens_is_an_error_within_seconds() -> None:
 def test_an_address_where_somebody_listens_is_let_through() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         _require_listener(f"127.0.0.1:{server.getsockname()[1]}")
-        _require_listener(f"ray://127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_an_address_of_ray_client_is_refused_with_what_to_do_instead() -> None:
+    with pytest.raises(ClusterError, match=r"'ray://head:10001'.*HOST:6379.*ray job submit"):
+        connect(address="ray://head:10001", num_cpus=1, dashboard=False)
 
 
 def test_auto_is_left_to_ray() -> None:
