@@ -93,9 +93,9 @@ class RayEngine:
             [], dataset, stall_limit_s=options.stall_limit_s, tell=setup.tell, **retries
         )
         self._own_clients = np.argsort(setup.group_of, kind="stable").tolist()
-        self._take(self._fleet.launch(probes=True), with_server=True)
+        self._take(self._fleet.launch(), with_server=True)
         if self._fit_to_gpus(setup):
-            self._take(self._fleet.fill(self._pool.members))
+            self._take(self._fleet.fill(self._pool.workers))
 
     def _take(self, workers: list[Worker], *, with_server: bool = False) -> None:
         """Start actors that have been launched, and have them in the pool; some may be late."""
@@ -152,7 +152,7 @@ class RayEngine:
         """
         attempts = Attempts(max_retries=self._options.max_retries)
         if not self._is_dedicated:
-            joining = self._fleet.grow(self._pool.members)
+            joining = self._fleet.grow(self._pool.workers)
             self._pool.join(joining, {w.label: self._pool.start(w) for w in joining})
         self._pool.await_members(self._fleet.least)
         while True:

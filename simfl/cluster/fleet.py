@@ -51,15 +51,10 @@ class Fleet:
         self._looked = time.monotonic()
         self._placement = self._place(self._bounds)
 
-    def launch(self, *, probes: bool) -> list[Worker]:
-        """Launch what each group begins with.
-
-        Args:
-            probes: whether a group that is to be fitted to its GPUs begins with a single actor, by
-                which it is fitted.
-        """
+    def launch(self) -> list[Worker]:
+        """Launch what each group begins with: where it is fitted to its GPUs, a single actor."""
         counts = [
-            1 if probes and self.is_fitted(group) else count
+            1 if self.is_fitted(group) else count
             for group, count in enumerate(self._first_counts())
         ]
         return [worker for group, n in enumerate(counts) for worker in self._launch(group, n)]
@@ -77,16 +72,11 @@ class Fleet:
             most = max(1, self._placement.counts[group] * per_device // slots)
             self._bounds[group] = Bounds(min(bound.least, most), most)
 
-    def retire(self, group: int) -> None:
-        """Do without one of the group's actors from now on."""
-        bound = self._bounds[group]
-        self._bounds[group] = Bounds(min(bound.least, bound.most - 1), bound.most - 1)
-
     def grow(self, workers: Sequence[Worker]) -> list[Worker]:
         """Launch actors for which nodes that have joined have room.
 
         Args:
-            workers: who is there, or will be again.
+            workers: all that were launched; those that were retired count, and are not replaced.
         """
         if time.monotonic() - self._looked < LOOK_S:
             return []

@@ -157,13 +157,19 @@ def test_a_demand_that_can_never_be_met_is_an_error_at_once(
 
 
 def test_an_actor_whose_gpu_is_full_is_ended_and_the_round_goes_on_without_it(
-    tmp_path: Path, cluster: Any, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    cluster: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Nor is another one started in its place, however often it is looked for room."""
+    monkeypatch.setattr("simfl.cluster.fleet.LOOK_S", 0.0)
     full = ["full-at", {"folder": str(tmp_path), "client": 3, "round": 2}]
     gpu = {"actors": 2, "num_gpus": 1}
     expected = inline(scenario(tmp_path, cluster=gpu), tmp_path)
     result = simfl.run(scenario(tmp_path, full, cluster=gpu), out=tmp_path / "ray")
     assert numbers(result) == expected
+    assert [record["actors"] for record in result.history] == [2, 1, 1]
     (line,) = capsys.readouterr().err.splitlines()
     assert "its GPU's memory is full; it was ended, and 1 of its group go on" in line
 
