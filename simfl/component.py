@@ -60,6 +60,10 @@ class Component:
     runs_code: ClassVar[bool] = False
     """Whether it imports and runs what a field names: a scenario that is not trusted may not."""
 
+    takes_borrowed: ClassVar[bool] = False
+    """Whether it leaves alone the Vectors it is handed that are ``borrowed``; then it reads them
+    where they lie, in the object store, and else it is handed copies."""
+
     registry: ClassVar[Registry[Any]]
     """The classes of this kind, by name; set on each root."""
 
@@ -84,6 +88,11 @@ class Component:
 
     def check(self) -> None:
         """Check what concerns several fields at once; raise ConfigError."""
+
+    @property
+    def may_borrow(self) -> bool:
+        """Whether this very class ``takes_borrowed``: what a subclass overrides may write."""
+        return bool(vars(type(self)).get("takes_borrowed"))
 
     def get_config(self) -> dict[str, Any]:
         """Return the fields, by name."""

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from simfl.errors import VectorError
 
-__all__ = ["Layout", "Scalar", "Vector", "count_bytes", "move"]
+__all__ = ["Layout", "Scalar", "Vector", "count_bytes", "find_vectors", "move"]
 
 T = TypeVar("T")
 
@@ -36,8 +37,8 @@ Scalar: TypeAlias = "float | int | Tensor"
 class Vector:
     """Named tensors with + - * / ** by scalars and by Vectors of the same names.
 
-    Operations return new Vectors and leave their inputs alone, but for ``add_``, ``mul_`` and
-    ``div_``. A Vector pickles as raw memory. Unpickled from memory that is read-only, as the
+    Operations return new Vectors and leave their inputs alone, but for ``add_``, ``sub_``, ``mul_``
+    and ``div_``. A Vector pickles as raw memory. Unpickled from memory that is read-only, as the
     object store's, it is a private copy, since torch would write through; ``borrow`` alone shares
     such memory, and gives a Vector that says so.
 
@@ -254,6 +255,15 @@ class Vector:
         torch._foreach_add_(self._list(), right)
         return self
 
+    def sub_(self, other: Vector) -> Vector:
+        """Subtract another Vector in place, and return self; only for a Vector one has made."""
+        self._require_own_memory()
+        self._require_same_names(other)
+        right = [other._tensors[name] for name in self._tensors]
+        self._require_same_shapes(right)
+        torch._foreach_sub_(self._list(), right)
+        return self
+
     def add_scaled(self, other: Vector, scale: float) -> Vector:
         """Return self + scale * other, in one pass, each number rounded once."""
         self._require_same_names(other)
@@ -380,17 +390,24 @@ def move(value: T, device: torch.device | str) -> T:
 
 def count_bytes(value: Any) -> int:
     """Return how many bytes the tensors in a value take; where it looks is as for ``move``."""
-    if isinstance(value, Vector):
-        return value.num_bytes
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, dict):
-        return sum(map(count_bytes, value.values()))
-    if isinstance(value, list | tuple):
-        return sum(map(count_bytes, value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return sum(count_bytes(getattr(value, field.name)) for field in dataclasses.fields(value))
-    return 0
+    return sum(v.num_bytes if isinstance(v, Vector) else v.nbytes for v in _leaves(value))
+
+
+def find_vectors(value: Any) -> list[Vector]:
+    """Return the Vectors in a value; where it looks is as for ``move``."""
+    return [leaf for leaf in _leaves(value) if isinstance(leaf, Vector)]
+
+
+def _leaves(value: Any) -> Iterator[Vector | Tensor]:
+    if isinstance(value, Vector | Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from chain.from_iterable(map(_leaves, value.values()))
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_leaves, value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _leaves(getattr(value, field.name))
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:

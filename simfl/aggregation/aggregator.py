@@ -24,14 +24,8 @@ class Aggregator(Component, kind="aggregator"):
     """
 
     takes_borrowed: ClassVar[bool] = False
-    """Whether contributions are Vectors, ``merge`` and ``finish`` leave alone those that are
-    ``borrowed``, and ``merge`` keeps nothing of the right one: then the server reads them where
-    they lie, and else gets copies; and the next delta is written where the right one was."""
-
-    @property
-    def may_borrow(self) -> bool:
-        """Whether this very class says so: what a subclass overrides may write."""
-        return bool(vars(type(self)).get("takes_borrowed"))
+    """As for any component; and that contributions are Vectors, of which ``merge`` keeps nothing of
+    the right one: the next delta is written where that was."""
 
     def lift(self, delta: Vector, weight: float) -> Any:
         """Return what one client contributes; takes ownership of the delta."""

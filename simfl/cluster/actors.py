@@ -21,7 +21,7 @@ from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.code import ModuleSource, install_sources
 from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.logs import log, log_as, log_client_errors, log_round, log_trained
-from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast
+from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast, pack_states
 from simfl.component import import_plugins
 from simfl.data import FederatedDataset
 from simfl.engine import (
@@ -49,7 +49,7 @@ from simfl.messages import (
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
 from simfl.server import Server, ServerRecipe
-from simfl.vector import Vector
+from simfl.vector import Vector, find_vectors
 
 __all__ = ["ActorSetup", "ClientActor", "ServerActor"]
 
@@ -129,6 +129,8 @@ class ServerActor(_Actor):
     def __init__(self, label: str) -> None:
         super().__init__(label)
         self._server: Server | None = None
+        self._may_borrow = False
+        self._may_lend_aux = False
 
     def start(self, setup: ActorSetup) -> int:
         """Build the server; return the process id.
@@ -137,6 +139,8 @@ class ServerActor(_Actor):
         """
         recipe: ServerRecipe = self._open_recipe(setup)
         self._server = recipe.build()
+        self._may_borrow = recipe.optimizer.may_borrow
+        self._may_lend_aux = recipe.client_optimizer.may_borrow
         log.info("started")
         return os.getpid()
 
@@ -146,7 +150,8 @@ class ServerActor(_Actor):
         Ray puts them in the object store, once for all who need them.
         """
         snapshot = self._built.snapshot(round)
-        return pack_broadcast(snapshot.broadcast), pack(snapshot.optimizer, label=round)
+        broadcast = pack_broadcast(snapshot.broadcast, lend_aux=self._may_lend_aux)
+        return broadcast, pack(snapshot.optimizer, label=round)
 
     def restore(self, broadcast: Parcel, optimizer: Parcel) -> None:
         """Become the server that the snapshot was taken of."""
@@ -158,7 +163,7 @@ class ServerActor(_Actor):
 
         Only the built server opens it: its classes may be those of plug-ins.
         """
-        self._built.receive(open_parcel(partial))
+        self._built.receive(open_parcel(partial, borrow=self._may_borrow))
 
     def end_round(self, plan: RoundPlan, *partials: Parcel) -> tuple[RoundReport, Parcel, Parcel]:
         """Take the server's step; return the report, and what the next round starts from.
@@ -175,15 +180,19 @@ class ServerActor(_Actor):
 
     @ray.method(concurrency_group="io")
     def write_shard(
-        self, location: str, name: str, clients: tuple[int, ...], *states: KeptState | StateFile
+        self, location: str, name: str, clients: tuple[int, ...], *states: Parcel | StateFile
     ) -> ShardInfo:
         """Write clients' states as a shard, while rounds go on."""
-        return write_states(location, name, dict(zip(clients, states, strict=True)))
+        known = {
+            client: state if isinstance(state, StateFile) else open_parcel(state)
+            for client, state in zip(clients, states, strict=True)
+        }
+        return write_states(location, name, known)
 
     @ray.method(concurrency_group="read")
-    def read_state(self, state: StateFile) -> KeptState:
+    def read_state(self, state: StateFile) -> Parcel:
         """Read a client's state, for an actor on a node that may not see the file."""
-        return load_state(state)
+        return pack(load_state(state), label=state.client)
 
     @ray.method(concurrency_group="io")
     def delete_unused_shards(self, location: str, in_use: frozenset[str]) -> None:
@@ -224,6 +233,7 @@ class ClientActor(_Actor):
         self._uses_gpu = uses_gpu
         self._host: ClientHost | None = None
         self._may_lend = False
+        self._may_borrow = False
         self._broadcast: Broadcast | None = None
 
     def start(self, setup: ActorSetup, dataset: FederatedDataset) -> int:
@@ -233,23 +243,24 @@ class ClientActor(_Actor):
         prepare_device(device, deterministic=setup.deterministic)
         self._host = ClientHost(recipe, dataset, device=device)
         self._may_lend = recipe.aggregator.may_borrow
+        self._may_borrow = recipe.optimizer.may_borrow
         log.info("started on %s", device)
         return os.getpid()
 
     def train_chunk(
-        self, chunk: Chunk, broadcast: Parcel, *states: KeptState | StateFile | None
+        self, chunk: Chunk, broadcast: Parcel, *states: Parcel | StateFile | None
     ) -> Any:
         """Train a chunk; return its report, its partial, and where states are kept, each state.
 
-        The partial is a Parcel.
+        The partial and the states are Parcels.
         """
-        loaded = tuple(None if state is None else load_state(state) for state in states)
-        known = loaded or (None,) * len(chunk.clients)
+        known = [_open_state(state) for state in states] or [None] * len(chunk.clients)
         with log_client_errors():
             result = self._built.train_chunk(chunk, self._open(broadcast), known)
         log_trained(result.report)
         partial = pack(result.partial, label=chunk.start, lend=self._lent(result.partial))
-        return (result.report, partial, *(result.states if states else ()))
+        kept = pack_states(result.states, clients=chunk.clients, lend=self._may_borrow)
+        return (result.report, partial, *(kept if states else ()))
 
     def probe(self, chunk: Chunk, broadcast: Parcel) -> DeviceUse | None:
         """Train a chunk of new clients for nothing but what it takes of the GPU's memory."""
@@ -259,9 +270,10 @@ class ClientActor(_Actor):
         return measure_use(self._built.device)
 
     def _lent(self, partial: Partial) -> list[Vector]:
-        """Return the sums that the server may read where they lie."""
-        added = [node.total for node in partial.nodes.values() if node is not None]
-        return added if self._may_lend else []
+        """Return the sums, and auxiliary variables, that the server may read where they lie."""
+        nodes = [node for node in partial.nodes.values() if node is not None]
+        sums = [node.total for node in nodes] if self._may_lend else []
+        return sums + (find_vectors([node.aux for node in nodes]) if self._may_borrow else [])
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Parcel) -> list[MetricSums]:
         """Evaluate the items of a chunk."""
@@ -275,6 +287,13 @@ class ClientActor(_Actor):
     @property
     def _built(self) -> ClientHost:
         return _require_built(self._host, self._label)
+
+
+def _open_state(state: Parcel | StateFile | None) -> KeptState | None:
+    if state is None:
+        return None
+    opened: KeptState = load_state(state) if isinstance(state, StateFile) else open_parcel(state)
+    return opened
 
 
 def _require_built(what: T | None, label: str) -> T:

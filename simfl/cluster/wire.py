@@ -18,9 +18,10 @@ import numpy as np
 import ray
 
 from simfl.messages import Broadcast
-from simfl.vector import Layout, Vector
+from simfl.optimizer import KeptState
+from simfl.vector import Layout, Vector, find_vectors
 
-__all__ = ["Parcel", "open_parcel", "pack", "pack_broadcast"]
+__all__ = ["Parcel", "open_parcel", "pack", "pack_broadcast", "pack_states"]
 
 Memory: TypeAlias = "list[np.ndarray[Any, Any]]"
 """Arrays of bytes."""
@@ -56,18 +57,43 @@ def pack(message: object, *, label: int, lend: Sequence[Vector] = ()) -> Parcel:
     return Parcel(label, header.getvalue(), arrays, [vector.lend() for vector in lend])
 
 
-def pack_broadcast(broadcast: Broadcast) -> Parcel:
+def pack_broadcast(broadcast: Broadcast, *, lend_aux: bool) -> Parcel:
     """Pack a broadcast for any number of readers: all borrow the same weights.
 
-    Auxiliary variables are the plug-ins', who might write to them: each receiver copies those.
+    Args:
+        broadcast: to be packed.
+        lend_aux: whether they borrow the auxiliary variables, too: those are the plug-ins'.
     """
-    return pack(broadcast, label=broadcast.round, lend=[broadcast.weights])
+    lent = [broadcast.weights, *(find_vectors(broadcast.aux) if lend_aux else [])]
+    return pack(broadcast, label=broadcast.round, lend=lent)
 
 
-def open_parcel(parcel: Parcel) -> Any:
-    """Return the message, in private memory but for the Vectors that were lent."""
+def pack_states(
+    states: Sequence[KeptState | None], *, clients: Sequence[int], lend: bool
+) -> list[Parcel | None]:
+    """Pack what each client's optimizer keeps, for whoever trains it next.
+
+    Args:
+        states: [K]; None of a client that keeps nothing.
+        clients: [K] their ids, which become labels.
+        lend: whether the reader borrows all Vectors.
+    """
+    pairs = zip(clients, states, strict=True)
+    return [
+        pack(state, label=client, lend=find_vectors(state) if lend else []) if state else None
+        for client, state in pairs
+    ]
+
+
+def open_parcel(parcel: Parcel, *, borrow: bool = True) -> Any:
+    """Return the message, in private memory but for the Vectors that were lent.
+
+    Args:
+        parcel: the message.
+        borrow: False copies those, too.
+    """
     arrays = [array.copy() for array in parcel.arrays]
-    return _Opener(parcel, arrays).load()
+    return _Opener(parcel, arrays, borrow=borrow).load()
 
 
 class _Packer(ray.cloudpickle.Pickler):
@@ -90,9 +116,11 @@ class _Packer(ray.cloudpickle.Pickler):
 class _Opener(pickle.Unpickler):
     """Puts the Vectors back."""
 
-    def __init__(self, parcel: Parcel, arrays: Memory) -> None:
+    def __init__(self, parcel: Parcel, arrays: Memory, *, borrow: bool) -> None:
         super().__init__(io.BytesIO(parcel.header), buffers=arrays)
-        self._lent = parcel.lent
+        self._lent = [Vector.borrow(*lent) for lent in parcel.lent]
+        if not borrow:
+            self._lent = [vector.clone() for vector in self._lent]
 
     def persistent_load(self, number: int) -> Vector:
-        return Vector.borrow(*self._lent[number])
+        return self._lent[number]

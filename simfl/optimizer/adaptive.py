@@ -33,6 +33,7 @@ class Adagrad(OptiModule):
     """
 
     name: ClassVar[str] = "adagrad"
+    takes_borrowed: ClassVar[bool] = True
 
     eps: Positive = 1e-7
     """Added to the root, so that nothing is divided by zero."""
@@ -58,6 +59,7 @@ class RmsProp(OptiModule):
     """
 
     name: ClassVar[str] = "rmsprop"
+    takes_borrowed: ClassVar[bool] = True
 
     beta: Share = 0.9
     """The weight of the former average."""
@@ -70,7 +72,9 @@ class RmsProp(OptiModule):
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the scaled gradients and the new average."""
-        average = _average_square(state["average"], gradients, self.beta)
+        average = _average_square(
+            state["average"], gradients, self.beta, in_place=context.owns_state
+        )
         return gradients / _root(average, self.eps), {"average": average}
 
 
@@ -87,6 +91,7 @@ class Adam(OptiModule):
     """
 
     name: ClassVar[str] = "adam"
+    takes_borrowed: ClassVar[bool] = True
 
     beta_1: Decay = 0.9
     """The weight of the former first moment."""
@@ -103,8 +108,10 @@ class Adam(OptiModule):
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the first moment divided by the root of the second, and keep both."""
-        second = _average_square(state["second"], gradients, self.beta_2)
-        return _adam_step(self, gradients, second, state)
+        second = _average_square(
+            state["second"], gradients, self.beta_2, in_place=context.owns_state
+        )
+        return _adam_step(self, gradients, second, state, in_place=context.owns_state)
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ class Yogi(OptiModule):
     """
 
     name: ClassVar[str] = "yogi"
+    takes_borrowed: ClassVar[bool] = True
 
     beta_1: Decay = 0.9
     """The weight of the former first moment."""
@@ -135,7 +143,7 @@ class Yogi(OptiModule):
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the first moment divided by the root of the second, and keep both."""
         second = yogi_average(state["second"], gradients * gradients, self.beta_2)
-        return _adam_step(self, gradients, second, state)
+        return _adam_step(self, gradients, second, state, in_place=context.owns_state)
 
 
 def _zero_moments(like: Vector, *, amsgrad: bool) -> State:
@@ -147,11 +155,11 @@ def _zero_moments(like: Vector, *, amsgrad: bool) -> State:
 
 
 def _adam_step(
-    module: Adam | Yogi, gradients: Vector, second: Vector, state: State
+    module: Adam | Yogi, gradients: Vector, second: Vector, state: State, *, in_place: bool
 ) -> tuple[Vector, State]:
     power_1 = state["power_1"] * module.beta_1
     power_2 = state["power_2"] * module.beta_2
-    first = moving_average(state["first"], gradients, module.beta_1)
+    first = moving_average(state["first"], gradients, module.beta_1, in_place=in_place)
     new: State = {"power_1": power_1, "power_2": power_2, "first": first, "second": second}
     scale = _unbiased(second, power_2)
     if module.amsgrad:
@@ -159,9 +167,10 @@ def _adam_step(
     return _unbiased(first, power_1) / _root(scale, module.eps), new
 
 
-def _average_square(average: Vector, value: Vector, beta: float) -> Vector:
-    """Return beta average + (1 - beta) value²."""
-    return (average * beta).add_((value * value).mul_(1.0 - beta))
+def _average_square(average: Vector, value: Vector, beta: float, *, in_place: bool) -> Vector:
+    """Return beta average + (1 - beta) value², in the memory of the average or in its own."""
+    former = average.mul_(beta) if in_place else average * beta
+    return former.add_((value * value).mul_(1.0 - beta))
 
 
 def _root(square: Vector, eps: float) -> Vector:

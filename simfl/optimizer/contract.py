@@ -159,6 +159,15 @@ def _check_purity(subject: Subject) -> None:
     require_same(expected, outputs, "the same steps, run again, gave another result")
 
 
+def _check_owning(subject: Subject) -> None:
+    if not subject.plugin.is_deterministic:
+        return
+    expected, last = subject.run(subject.begin((0,)), (0,))
+    outputs, state = subject.run(subject.begin((0,)), (0,), owns_state=True)
+    require_same(expected, outputs, "with owns_state it gave, or later overwrote, another result")
+    require(bits_of(state) == bits_of(last), "with owns_state its state became another")
+
+
 def _check_restoring(subject: Subject) -> None:
     if not subject.plugin.is_deterministic:
         return
@@ -211,6 +220,7 @@ _CLAUSES: Final[dict[str, Callable[[Subject], None]]] = {
     "leave its inputs alone": _check_inputs,
     "keep no reference to the gradients": _check_memory,
     "depend on its arguments alone": _check_purity,
+    "overwrite none but its own state": _check_owning,
     "go on bit for bit from a restored state": _check_restoring,
     "share numbers and Vectors, which add up": _check_aux,
     "treat a stack of clients as it does each client": _check_stack,

@@ -83,14 +83,27 @@ class Subject:
         return self.plugin.update(gradients, state, context)
 
     def run(
-        self, state: State, clients: Clients, steps: tuple[int, ...] = STEPS
+        self,
+        state: State,
+        clients: Clients,
+        steps: tuple[int, ...] = STEPS,
+        *,
+        owns_state: bool = False,
     ) -> tuple[list[Vector], State]:
-        """Run some steps, and return what came out of each, and the last state."""
+        """Run some steps, and return what came out of each, and the last state.
+
+        Args:
+            state: before the first of them.
+            clients: whose.
+            steps: their numbers.
+            owns_state: whether each may overwrite what the step before it has left.
+        """
         outputs = []
         for step in steps:
             gradients = _of_clients(clients, make_gradients, step)
             weights = _of_clients(clients, make_weights, step)
-            context = Context(seed=7, clients=clients, round=1, step=step)
+            owns = owns_state and step > steps[0]
+            context = Context(seed=7, clients=clients, round=1, step=step, owns_state=owns)
             out, state = self.step(state, gradients, weights, context)
             outputs.append(out)
         return outputs, state

@@ -26,6 +26,7 @@ class Momentum(OptiModule):
     """
 
     name: ClassVar[str] = "momentum"
+    takes_borrowed: ClassVar[bool] = True
 
     beta: Share = 0.9
     """How much of the former velocity stays."""
@@ -51,6 +52,7 @@ class Ewma(OptiModule):
     """
 
     name: ClassVar[str] = "ewma"
+    takes_borrowed: ClassVar[bool] = True
 
     beta: Share = 0.9
     """The weight of the former average."""
@@ -76,6 +78,7 @@ class YogiMomentum(OptiModule):
     """
 
     name: ClassVar[str] = "yogi-momentum"
+    takes_borrowed: ClassVar[bool] = True
 
     beta: Share = 0.9
     """The weight of the former average."""
@@ -90,9 +93,12 @@ class YogiMomentum(OptiModule):
         return average, {"average": average}
 
 
-def moving_average(average: Vector, value: Vector, beta: float) -> Vector:
-    """Return beta average + (1 - beta) value."""
-    return (average * beta).add_(value * (1.0 - beta))
+def moving_average(
+    average: Vector, value: Vector, beta: float, *, in_place: bool = False
+) -> Vector:
+    """Return beta average + (1 - beta) value, in the memory of the average or in its own."""
+    former = average.mul_(beta) if in_place else average * beta
+    return former.add_(value * (1.0 - beta))
 
 
 def yogi_average(average: Vector, value: Vector, beta: float) -> Vector:

@@ -34,6 +34,7 @@ class GaussianNoise(OptiModule):
     """
 
     name: ClassVar[str] = "gaussian-noise"
+    takes_borrowed: ClassVar[bool] = True
 
     std: NonNegative = 1.0
     """The standard deviation."""

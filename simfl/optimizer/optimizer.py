@@ -69,6 +69,7 @@ class Optimizer:
         self.modules = build_components(OptiModule, modules, place="modules")
         self._exchange = AuxExchange(self.modules)
         self._filled_on: torch.device | None = None
+        self._is_on_loan = self._owns_state = False
         self._state = self._blank = OptimizerState(
             modules=empty_states(self.modules), regularizers=empty_states(self.regularizers)
         )
@@ -134,7 +135,7 @@ class Optimizer:
 
         Modules with nothing to share are left out. Values are numbers and Vectors that add up.
         """
-        return self._exchange.collect(self._state.modules)
+        return self._exchange.collect(self.export_state().modules)
 
     def process_aux_var(self, aux: Mapping[str, AuxVar]) -> None:
         """Hand each module what the other side has shared.
@@ -188,6 +189,7 @@ class Optimizer:
 
     def export_state(self) -> OptimizerState:
         """Return all that it remembers, as a value that later steps leave alone."""
+        self._owns_state = False
         return self._state
 
     def import_state(self, state: OptimizerState) -> None:
@@ -199,6 +201,7 @@ class Optimizer:
         require_states(state.modules, self.modules, place="modules")
         require_states(state.regularizers, self.regularizers, place="regularizers")
         self._filled_on = None
+        self._is_on_loan = self._owns_state = False
         self._state = state
 
     # -- the engine's side -------------------------------------------------------------------
@@ -256,8 +259,16 @@ class Optimizer:
         by_steps = goes_by_steps(self.lrate, self.w_decay)
         return by_steps or bool(self.aux_names) or keep_anything(self.regularizers, self.modules)
 
+    @property
+    def may_borrow(self) -> bool:
+        """Whether all its plug-ins leave ``borrowed`` Vectors alone, of kept states and others."""
+        return all(plugin.may_borrow for plugin in (*self.regularizers, *self.modules))
+
     def begin_client(self, *, client: int, round: int, kept: KeptState | None) -> None:
         """Become the optimizer of a client whose next round is about to begin.
+
+        Until ``end_client`` steps may overwrite what former steps of the round have left, so that
+        one that raises ends the client's round.
 
         Args:
             client: the client's id.
@@ -270,10 +281,12 @@ class Optimizer:
         """
         begun = replace(self._blank, seed=self.seed, client=client, round=round - 1)
         self.import_state(replace(begun, **vars(kept)) if kept else begun)
+        self._is_on_loan = True
 
     def end_client(self) -> KeptState | None:
         """Return what the client must keep until its next round; None if that is nothing."""
-        state = self._state
+        self._is_on_loan = False
+        state = self.export_state()
         modules = keep_states(self.modules, state.modules)
         regularizers = keep_states(self.regularizers, state.regularizers)
         num_steps = state.num_steps if goes_by_steps(self.lrate, self.w_decay) else 0
@@ -292,16 +305,20 @@ class Optimizer:
         state = replace(state, step=state.step + 1, num_steps=state.num_steps + 1)
         if not self.regularizers and not self.modules:
             return gradients, weights, state
-        context = Context(state.seed, (state.client,), state.round, state.step)
+        context = Context(
+            state.seed, (state.client,), state.round, state.step, owns_state=self._owns_state
+        )
         values, regularizers = run_regularizers(
             self.regularizers, gradients, weights, state.regularizers, context
         )
         values, modules = run_modules(self.modules, values, state.modules, context)
+        self._owns_state = self._is_on_loan
         return values, weights, replace(state, modules=modules, regularizers=regularizers)
 
     def _set(self, **changes: Any) -> None:
         """Change the state; what it lacks is filled in at the next step."""
         self._filled_on = None
+        self._owns_state = False
         self._state = replace(self._state, **changes)
 
     def _filled(self, gradients: Vector) -> OptimizerState:

@@ -26,6 +26,7 @@ class FedProx(Regularizer):
     """
 
     name: ClassVar[str] = "fedprox"
+    takes_borrowed: ClassVar[bool] = True
 
     alpha: NonNegative = 0.01
     """The strength, mu in the paper."""
@@ -54,6 +55,7 @@ class Lasso(Regularizer):
     """
 
     name: ClassVar[str] = "lasso"
+    takes_borrowed: ClassVar[bool] = True
 
     alpha: NonNegative = 0.01
     """The strength."""
@@ -73,6 +75,7 @@ class Ridge(Regularizer):
     """
 
     name: ClassVar[str] = "ridge"
+    takes_borrowed: ClassVar[bool] = True
 
     alpha: NonNegative = 0.01
     """The strength; half of what ``torch.optim`` calls weight decay."""

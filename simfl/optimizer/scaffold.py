@@ -37,6 +37,7 @@ class ScaffoldClient(OptiModule):
 
     name: ClassVar[str] = "scaffold-client"
     aux_name: ClassVar[str] = "scaffold"
+    takes_borrowed: ClassVar[bool] = True
 
     def init(self, like: Vector) -> State:
         """Return the state of a client that has not taken part yet."""
@@ -52,7 +53,9 @@ class ScaffoldClient(OptiModule):
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the corrected gradients, and add the raw ones up."""
-        new = {**state, "total": state["total"] + gradients, "steps": state["steps"] + 1}
+        total: Vector = state["total"]
+        total = total.add_(gradients) if context.owns_state else total + gradients
+        new = {**state, "total": total, "steps": state["steps"] + 1}
         return gradients + state["correction"], new
 
     def collect_aux_var(self, state: State) -> AuxVar | None:
@@ -69,7 +72,7 @@ class ScaffoldClient(OptiModule):
             )
             return None
         is_new = (state["is_new"] & (state["steps"] > 0)).to(torch.float64)
-        delta = _next_own(state) - state["own"]
+        delta = _next_own(state).sub_(state["own"])
         return {"delta": delta, "num_new": is_new if is_new.dim() else is_new.item()}
 
     def process_aux_var(self, state: State, aux: AuxVar) -> State:
@@ -110,6 +113,7 @@ class ScaffoldServer(OptiModule):
 
     name: ClassVar[str] = "scaffold-server"
     aux_name: ClassVar[str] = "scaffold"
+    takes_borrowed: ClassVar[bool] = True
 
     num_clients: Count | None = None
     """The size of the population, N; None counts the clients that have taken part."""

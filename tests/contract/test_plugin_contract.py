@@ -246,6 +246,19 @@ class SharesTensors(Momentum):
 
 
 @dataclass(frozen=True)
+class OverwritesWhatItGaveOut(OptiModule):
+    name: ClassVar[str] = "broken-overwrites"
+
+    def init(self, like: Vector) -> State:
+        return {"sum": like.zeros_like()}
+
+    def update(self, gradients: Vector, state: State, context: Context) -> Step:
+        former: Vector = state["sum"]
+        total = former.add_(gradients) if context.owns_state else former + gradients
+        return total, {"sum": total}
+
+
+@dataclass(frozen=True)
 class Raises(OptiModule):
     name: ClassVar[str] = "broken-raises"
 
@@ -271,6 +284,7 @@ BROKEN: list[tuple[OptiModule | Regularizer, str]] = [
     (StackUnaware(), "must treat a stack of clients as it does each client: row 0"),
     (KeepsTooLittle(), "must go on in the next round from what it keeps"),
     (SharesTensors(), "must share numbers and Vectors.*'velocity' is a tuple"),
+    (OverwritesWhatItGaveOut(), "must overwrite none but its own state: .* later overwrote"),
     (Raises(), "must have states .*: KeyError: 'factor'"),
 ]
 

@@ -1,9 +1,10 @@
-"""Actors read weights and sums in the object store; nobody's code can write to it."""
+"""Actors read weights, sums and states in the object store; nobody's code can write to it."""
 
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 from ray import cloudpickle
@@ -13,15 +14,49 @@ from simfl.aggregation import Mean, Median
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
 from simfl.cluster.wire import Parcel
 from simfl.messages import Chunk, RoundPlan
+from simfl.optimizer import AuxVar, State
 from simfl.optimizer.regularizers import FedProx
-from simfl.optimizer.scaffold import ScaffoldClient
+from simfl.optimizer.scaffold import ScaffoldClient, ScaffoldServer
 from simfl.simulation import Simulation, build
-from simfl.vector import Vector
+from simfl.vector import Vector, find_vectors
 
 CLIENTS = (0, 1, 2)
 
 
-def simulation(aggregator: str = "mean", stack: int = 1) -> Simulation:
+@dataclass(frozen=True)
+class WickedScaffold(ScaffoldClient):
+    """Writes to all that it is handed, whatever the contract says."""
+
+    name: ClassVar[str] = "test-actors-wicked"
+
+    def process_aux_var(self, state: State, aux: AuxVar) -> State:
+        new = super().process_aux_var(state, aux)
+        for vector in find_vectors([state, aux]):
+            for tensor in vector.tensors:
+                tensor.fill_(7.0)
+        return new
+
+
+@dataclass(frozen=True)
+class WickedScaffoldServer(ScaffoldServer):
+    """Likewise, at the server."""
+
+    name: ClassVar[str] = "test-actors-wicked-server"
+
+    def process_aux_var(self, state: State, aux: AuxVar) -> State:
+        new = super().process_aux_var(state, aux)
+        for vector in find_vectors(aux):
+            for tensor in vector.tensors:
+                tensor.fill_(7.0)
+        return new
+
+
+def simulation(
+    aggregator: str = "mean",
+    stack: int = 1,
+    module: str = "scaffold-client",
+    server_module: str = "scaffold-server",
+) -> Simulation:
     return build(
         simfl.load_scenario(
             {
@@ -35,11 +70,11 @@ def simulation(aggregator: str = "mean", stack: int = 1) -> Simulation:
                         "lrate": 0.1,
                         "w_decay": 0.01,
                         "regularizers": ["fedprox"],
-                        "modules": ["scaffold-client", "momentum"],
+                        "modules": [module, "momentum"],
                     },
                 },
                 "server": {
-                    "optimizer": {"modules": ["scaffold-server", "adam"]},
+                    "optimizer": {"modules": [server_module, "adam"]},
                     "aggregator": aggregator,
                 },
             }
@@ -78,22 +113,35 @@ def actors(sim: Simulation) -> tuple[ServerActor, ClientActor]:
 
 def run_round(sim: Simulation, store: Store, *, size: int = 1) -> None:
     """Run a round in chunks of that size, all messages through the store; twice the first chunk, as
-    after a loss, and the last one before the others."""
+    after a loss, and the last one before the others. Clients have kept a state."""
     server, client = actors(sim)
     plan = RoundPlan(1, CLIENTS)
     broadcast, _ = map(store.pass_on, server.snapshot(1))
     starts = list(range(0, len(CLIENTS), size))
     chunks = [
-        Chunk(1, start, CLIENTS[start : start + size], len(CLIENTS))
+        Chunk(2, start, CLIENTS[start : start + size], len(CLIENTS))
         for start in (0, 0, *reversed(starts[1:]))
     ]
+    everybody = Chunk(1, 0, CLIENTS, len(CLIENTS))
+    partial, *states = client.train_chunk(everybody, broadcast, *[None] * len(CLIENTS))[1:]
+    server.end_round(plan, store.pass_on(partial))
+    broadcast, _ = map(store.pass_on, server.snapshot(2))
+    kept = [store.pass_on(state) for state in states]
     partials = [
-        store.pass_on(client.train_chunk(chunk, broadcast, *[None] * len(chunk.clients))[1])
+        store.pass_on(client.train_chunk(chunk, broadcast, *of_clients(kept, chunk))[1])
         for chunk in chunks
     ]
     for partial in partials[:-1]:
         server.receive(partial)
-    server.end_round(plan, partials[-1])
+    server.end_round(RoundPlan(2, CLIENTS), partials[-1])
+
+
+def of_clients(kept: list[Parcel], chunk: Chunk) -> list[Parcel]:
+    return kept[chunk.start : chunk.start + len(chunk.clients)]
+
+
+def lent_bytes(parcel: Parcel) -> int:
+    return sum(memory.nbytes for _, lent in parcel.lent for memory in lent)
 
 
 @pytest.mark.parametrize("stack", [1, 2])
@@ -103,26 +151,29 @@ def test_no_step_of_a_round_writes_to_the_store(stack: int) -> None:
     assert store.is_unchanged
 
 
-def test_weights_and_sums_are_read_where_they_lie() -> None:
+WEIGHTS = 4 * (64 * 4 + 4 + 4 * 10 + 10)
+
+
+def test_weights_sums_states_and_variables_are_read_where_they_lie() -> None:
     server, client = actors(simulation())
     broadcast = server.snapshot(1)[0]
-    partial: Parcel = client.train_chunk(Chunk(1, 0, (0,), 1), broadcast, None)[1]
-    weights = sum(memory.nbytes for _, lent in broadcast.lent for memory in lent)
-    sums = sum(memory.nbytes for _, lent in partial.lent for memory in lent)
-    assert weights == sums == 4 * (64 * 4 + 4 + 4 * 10 + 10)
+    _, partial, state = client.train_chunk(Chunk(1, 0, (0,), 1), broadcast, None)
+    server.end_round(RoundPlan(1, (0,)), partial)
+    following = server.snapshot(2)[0]
+    assert lent_bytes(broadcast) == WEIGHTS
+    assert lent_bytes(partial) == 2 * WEIGHTS  # the sum of deltas, and SCAFFOLD's
+    assert lent_bytes(state) == 2 * WEIGHTS  # c_i and the velocity
+    assert lent_bytes(following) == 2 * WEIGHTS  # with SCAFFOLD's c
 
 
+@pytest.mark.parametrize(
+    "modules", [{"module": WickedScaffold.name}, {"server_module": WickedScaffoldServer.name}]
+)
 def test_modules_that_write_to_what_they_are_handed_write_to_copies(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, modules: dict[str, str]
 ) -> None:
-    """Auxiliary variables and weights, whatever their contract says."""
-    process, update = ScaffoldClient.process_aux_var, FedProx.update
-
-    def wicked_process(self: Any, state: Any, aux: Any) -> Any:
-        for value in aux.values():
-            for tensor in value.tensors if isinstance(value, Vector) else ():
-                tensor.fill_(7.0)
-        return process(self, state, aux)
+    """States, auxiliary variables and weights."""
+    update = FedProx.update
 
     def wicked_update(self: Any, gradients: Any, weights: Vector, *rest: Any) -> Any:
         result = update(self, gradients, weights, *rest)
@@ -130,10 +181,9 @@ def test_modules_that_write_to_what_they_are_handed_write_to_copies(
             tensor.fill_(7.0)
         return result
 
-    monkeypatch.setattr(ScaffoldClient, "process_aux_var", wicked_process)
     monkeypatch.setattr(FedProx, "update", wicked_update)
     store = Store()
-    run_round(simulation(), store)
+    run_round(simulation(**modules), store)
     assert store.is_unchanged
 
 

@@ -52,6 +52,13 @@ def test_what_was_lent_is_read_where_it_lies_and_the_rest_is_a_copy() -> None:
     assert open_parcel(parcel) == (lent, copied)
 
 
+def test_who_does_not_borrow_gets_copies_of_what_was_lent() -> None:
+    parcel = arrived(lent := Vector({"w": torch.ones(4)}), lend=[lent])
+    opened = open_parcel(parcel, borrow=False)
+    opened.mul_(5.0)
+    assert open_parcel(parcel) == lent
+
+
 def test_lent_memory_lives_as_long_as_it_is_read() -> None:
     parcel = arrived(lent := Vector({"w": torch.arange(1000.0)}), lend=[lent])
     moved = pickle.loads(pickle.dumps(parcel))  # its memory is its own, and nobody else's

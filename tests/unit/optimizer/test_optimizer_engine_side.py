@@ -170,3 +170,42 @@ def test_variables_of_one_side_pass_through_a_merge() -> None:
     assert merged == {"scaffold": scaffold, "largest": largest}
     with pytest.raises(KeyError, match="'other'"):
         optimizer.merge_aux({"other": largest}, {"other": largest})
+
+
+@dataclass(frozen=True)
+class Owner(OptiModule):
+    """Gives out whether it owns its state."""
+
+    name: ClassVar[str] = "test-engine-owner"
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        return gradients * 0.0 - float(context.owns_state), state
+
+
+def test_steps_of_a_client_s_round_own_what_the_step_before_them_left() -> None:
+    """Unless something came between that may have handed it on."""
+    optimizer = Optimizer(1.0, modules=[Owner()])
+    assert run_round(optimizer, [0.0, 0.0]) == [0, 0]  # a round that nobody has begun
+    optimizer.begin_client(client=1, round=1, kept=None)
+    assert run_round(optimizer, [0.0] * 3) == [0, 1, 1]
+    optimizer.collect_aux_var()
+    assert run_step(optimizer) == 0
+    assert run_step(optimizer) == 1
+    optimizer.export_state()
+    assert run_step(optimizer) == 0
+    optimizer.end_client()
+    assert [run_step(optimizer), run_step(optimizer)] == [0, 0]
+
+
+def run_step(optimizer: Optimizer) -> float:
+    return optimizer.compute_updates_from_gradients(Quadratic({}), vector(w=[0.0]))["w"].item()
+
+
+def test_an_exported_state_outlives_steps_that_overwrite_theirs() -> None:
+    optimizer = Optimizer(1.0, modules=["scaffold-client", "adam", ("rmsprop", {"beta": 0.5})])
+    optimizer.begin_client(client=1, round=1, kept=None)
+    run_round(optimizer, [1.0, 2.0])
+    exported = optimizer.export_state()
+    ahead = [run_step(optimizer) for _ in range(3)]
+    optimizer.import_state(exported)
+    assert [run_step(optimizer) for _ in range(3)] == ahead
