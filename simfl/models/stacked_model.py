@@ -67,7 +67,8 @@ class StackedModel:
         """Have the first ``num_clients`` rows start from these weights."""
         self._num_clients = num_clients
         self.narrow(num_clients)
-        self._model.set_weights(weights)
+        if len(weights) > len(self._rows):  # what is not trained stays in the model
+            self._model.set_weights(weights)
         for name, rows in self._rows.items():
             rows[:num_clients].copy_(weights[name])
 
