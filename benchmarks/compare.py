@@ -8,7 +8,7 @@ printed.
 
     python benchmarks/compare.py W2
     python benchmarks/compare.py W1 --turns 3 --rounds 5 --peers pfl,flwr --json w1.json
-    python benchmarks/compare.py W2 --variant client.stack=off --variant client.stack=8
+    python benchmarks/compare.py W2 --variant client.stack=1 --variant client.stack=8
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from turns import Contestant, RoundTime
 from workloads import WORKLOADS, Workload, find_workload
 
 _HERE = Path(__file__).resolve().parent
-_PEERS = {"pfl": "pfl_loop.py", "flwr": "flwr_loop.py"}
+_PEERS = {"pfl": "pfl_loop.py", "flwr": "flwr_loop.py", "fedjax": "fedjax_loop.py"}
 _TOLERANCES = (1e-5, 1e-2)
 """Relative, in the first round and later: sums in another order differ by 1e-7 at first, of which
 training makes more and more. One step left out is seen in the first round."""

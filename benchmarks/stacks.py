@@ -28,12 +28,15 @@ from simfl.optimizer import Optimizer
 STEPS = 4
 CLIENTS = 128
 MODELS: dict[str, tuple[ModelSpec, tuple[int, ...]]] = {
+    "10-10": (MLP(hidden=()), (10,)),
     "64-64-10": (MLP(hidden=(64,)), (64,)),
+    "32-32-32-32-32-10": (MLP(hidden=(32,) * 4), (32,)),
     "64-200-10": (MLP(hidden=(200,)), (64,)),
     "128-128-128-10": (MLP(hidden=(128, 128)), (128,)),
     "784-64-10": (MLP(hidden=(64,)), (784,)),
     "784-100-10": (MLP(hidden=(100,)), (784,)),
     "784-200-10": (MLP(hidden=(200,)), (784,)),
+    "256-1024-10": (MLP(hidden=(1024,)), (256,)),
     "784-512-10": (MLP(hidden=(512,)), (784,)),
     "cnn-28": (CNN28(), (28, 28)),
 }
@@ -43,13 +46,13 @@ def main(
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 10,
     module: Annotated[str | None, typer.Option(help="A module of the optimizer.")] = None,
     models: Annotated[str, typer.Option(help="By name, with commas.")] = ",".join(MODELS),
-    sizes: Annotated[str, typer.Option(help="Of stacks.")] = "1,4,8,16,32,64,128",
+    sizes: Annotated[str, typer.Option(help="Of stacks.")] = "1,2,4,8,16,32,64,128",
     turns: Annotated[int, typer.Option(help="Of each size.")] = 5,
 ) -> None:
     """Print a row for each model: weights, microseconds one at a time, and the gain by size."""
     torch.set_num_threads(1)
     stacks = [int(size) for size in sizes.split(",")]
-    print(f"{'model':>16} {'weights':>9} {'alone':>10}" + "".join(f"{s:>7}" for s in stacks[1:]))
+    print(f"{'model':>18} {'weights':>9} {'alone':>10}" + "".join(f"{s:>7}" for s in stacks[1:]))
     for name in models.split(","):
         spec, shape = MODELS[name]
         data = make_data(shape, batch_size)
@@ -61,7 +64,7 @@ def main(
                 best[size] = min(best[size], cpu_seconds(train))
         alone = best[stacks[0]]
         gains = "".join(f"{alone / best[size]:>6.1f}x" for size in stacks[1:])
-        print(f"{name:>16} {num_weights:>9,} {alone * 1e6 / CLIENTS / STEPS:>7.0f} us{gains}")
+        print(f"{name:>18} {num_weights:>9,} {alone * 1e6 / CLIENTS / STEPS:>7.0f} us{gains}")
 
 
 def make_data(shape: tuple[int, ...], batch_size: int) -> FederatedDataset:

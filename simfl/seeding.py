@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SERVER",
+    "derive_child",
     "derive_seed",
     "derive_seeds",
     "hashed_orders",
@@ -26,6 +27,12 @@ __all__ = [
 
 SERVER: Final = -1
 """The client id under which the server draws."""
+
+# The constants of SplitMix64, see ``hashed_orders``.
+_GAMMA: Final = 0x9E3779B97F4A7C15
+_MIX_1: Final = 0xBF58476D1CE4E5B9
+_MIX_2: Final = 0x94D049BB133111EB
+_ALL: Final = 2**64 - 1
 
 
 def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = 0, step: int = 0) -> int:
@@ -53,6 +60,18 @@ def derive_seeds(seeds: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]) -> An
     return (hashed >> np.uint64(1)).astype(np.int64)
 
 
+def derive_child(seed: int, step: int) -> int:
+    """Derive one of the seeds of ``derive_seeds``, without numpy: faster for a few.
+
+    >>> derive_child(7, 3) == derive_seeds(np.array([7]), np.array([3]))[0]
+    True
+    """
+    bits = (seed + (step + 1) * _GAMMA) & _ALL
+    bits = ((bits ^ (bits >> 30)) * _MIX_1) & _ALL
+    bits = ((bits ^ (bits >> 27)) * _MIX_2) & _ALL
+    return (bits ^ (bits >> 31)) >> 1
+
+
 def hashed_orders(
     seeds_K: np.ndarray[Any, Any], lengths_K: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
@@ -74,18 +93,25 @@ def hashed_orders(
     >>> sorted(orders[:3].tolist()), sorted(orders[3:].tolist())
     ([0, 1, 2], [0, 1])
     """
+    seeds = seeds_K.astype(np.uint64)
+    orders: np.ndarray[Any, Any]
+    if len(lengths_K) and (lengths_K == lengths_K[0]).all():
+        # The same as below, and ten times as fast for a hundred orders.
+        hashes_KL = _splitmix(seeds[:, None], np.arange(lengths_K[0], dtype=np.uint64))
+        orders = hashes_KL.argsort(axis=1, kind="stable").ravel()
+        return orders
     owners = np.repeat(np.arange(len(lengths_K)), lengths_K)
     positions = np.arange(len(owners)) - np.repeat(np.cumsum(lengths_K) - lengths_K, lengths_K)
-    hashes = _splitmix(seeds_K.astype(np.uint64)[owners], positions.astype(np.uint64))
-    orders: np.ndarray[Any, Any] = positions[np.lexsort((hashes, owners))]
+    hashes = _splitmix(seeds[owners], positions.astype(np.uint64))
+    orders = positions[np.lexsort((hashes, owners))]
     return orders
 
 
 def _splitmix(seeds: np.ndarray[Any, Any], positions: np.ndarray[Any, Any]) -> Any:
     """Return the numbers at these positions of the sequences with these seeds; all are uint64."""
-    bits = seeds + (positions + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    bits = seeds + (positions + np.uint64(1)) * np.uint64(_GAMMA)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(_MIX_1)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(_MIX_2)
     return bits ^ (bits >> np.uint64(31))
 
 

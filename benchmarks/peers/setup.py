@@ -15,6 +15,15 @@ ENVIRONMENTS = Path(__file__).resolve().parent / ".venv"
 PACKAGES = {
     "pfl": ["torch==2.13.0", "pfl==0.6.0"],
     "flwr": ["torch==2.13.0", "flwr[simulation]==1.42.0"],
+    # The last jax with all that FedJAX's last release calls, and what goes with it.
+    "fedjax": [
+        "fedjax==0.0.17",
+        "jax==0.4.30",
+        "jaxlib==0.4.30",
+        "dm-haiku==0.0.12",
+        "optax==0.2.3",
+        "numpy==1.26.4",
+    ],
 }
 """torch is the one that simfl was tested with; Flower brings a Ray of its own."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -53,5 +54,6 @@ class Mean(Aggregator):
 
 
 def _weighted_sum(weights_C: Tensor, tensor: Tensor) -> Tensor:
-    total: Tensor = torch.tensordot(weights_C.to(tensor.device, tensor.dtype), tensor, dims=1)
-    return total
+    shape = tensor.shape[1:]
+    rows = tensor.reshape(len(tensor), math.prod(shape))
+    return (weights_C.to(tensor.device, tensor.dtype) @ rows).reshape(shape)

@@ -25,16 +25,19 @@ from simfl.optimizer.contract import stack_fault
 
 __all__ = ["StackChoice", "choose_stack"]
 
-CPU_NUMBERS: Final = 1 << 20
-"""Weights of a stack, of all its clients together, that a CPU's caches hold beside gradients."""
+CPU_NUMBERS: Final = 1 << 21
+"""Weights of a stack, of all its clients together, that a CPU's caches hold beside activations."""
 GPU_NUMBERS: Final = 1 << 28
 """Weights of a stack on a GPU: 1 GiB of float32, and about three times that in all."""
 MAX_CPU_CLIENTS: Final = 128
 MAX_GPU_CLIENTS: Final = 256
 STACKS_A_COHORT: Final = 6
 """Into how many stacks a cohort is cut at least, so that there is work for several actors."""
-SMALLEST: Final = 4
-"""Smaller stacks gain nothing."""
+LIGHT_STACKS_A_COHORT: Final = 3
+"""The same for light stacks: two halves of one take almost as long as the whole, each."""
+LIGHT_NUMBERS: Final = 1 << 20
+"""Weights of a stack on a CPU below which a step is mostly bookkeeping, whatever its size."""
+SMALLEST: Final = 2
 
 _DRAWING: Final = (
     nn.Dropout,
@@ -97,9 +100,11 @@ def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
     if not uses_gpu and batch_by_hand(model.module) is None:
         return 1
     num_weights = sum(parameter.numel() for parameter in model.trainable.values())
+    share = cohort_size // STACKS_A_COHORT
+    if not uses_gpu:
+        share = max(share, min(LIGHT_NUMBERS // num_weights, cohort_size // LIGHT_STACKS_A_COHORT))
     room = (GPU_NUMBERS if uses_gpu else CPU_NUMBERS) // num_weights
-    most = MAX_GPU_CLIENTS if uses_gpu else MAX_CPU_CLIENTS
-    size = min(room, most, cohort_size // STACKS_A_COHORT)
+    size = min(room, MAX_GPU_CLIENTS if uses_gpu else MAX_CPU_CLIENTS, share)
     return 1 << (size.bit_length() - 1) if size >= SMALLEST else 1
 
 

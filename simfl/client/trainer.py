@@ -113,18 +113,17 @@ class ClientTrainer:
         """Train; return the losses of the steps."""
         seed, work, losses = self._recipe.seed, self._recipe.work, []
         rows = self._dataset.train_rows(client)
-        plan = work.plan_steps([rows], seed=seed, round=round, clients=[client])
-        sizes: list[int] = plan.sizes[:, 0].tolist()
+        batches = work.draw_batches(rows, seed=seed, round=round, client=client)
         draws = derive_seed(seed, "model", round=round, client=client)
         key = torch.tensor(draws, device=self._device)
         with _seeded(draws, self._device):
-            for step, size in enumerate(sizes):
-                batch = self._read(plan.rows[step, 0, :size])
+            for step, rows_B in enumerate(batches):
+                batch = self._read(rows_B)
                 self._model.seed_step(key, step)
                 loss, gradients = self._model.compute_loss_and_gradients(batch, work.sclip)
                 self._optimizer.apply_gradients(self._model, gradients)
                 losses.append(loss)
-        return sum_losses(losses, sizes)
+        return sum_losses(losses, [len(rows_B) for rows_B in batches])
 
     def _failed(
         self, client: int, round: int, error: Exception, state: KeptState | None

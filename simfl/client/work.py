@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from simfl.seeding import derive_seed, derive_seeds, hashed_orders
+from simfl.seeding import derive_child, derive_seed, derive_seeds, hashed_orders
 
 __all__ = ["LocalWork", "StepPlan"]
 
@@ -53,6 +53,31 @@ class LocalWork:
         size = self.batch_size or np.maximum(num_examples, 1)
         batches: np.ndarray[Any, Any] = -(-num_examples // size) * (self.epochs or 0)
         return batches
+
+    def draw_batches(self, rows: Column, *, seed: int, round: int, client: int) -> list[Column]:
+        """Say which examples one client trains on: the rows of each batch, step by step.
+
+        They are those of ``plan_steps``, at half of its cost.
+
+        Args:
+            rows: that the client holds.
+            seed: the run's.
+            round: which round, from 1.
+            client: its id.
+        """
+        num_rows = len(rows)
+        num_steps = int(self.num_steps(np.asarray(num_rows)))
+        if not num_steps:
+            return []
+        size = min(self.batch_size or num_rows, num_rows)
+        starts = range(0, num_rows, size)
+        num_epochs = -(-num_steps // len(starts))
+        own = derive_child(derive_seed(seed, "shuffle", round=round), client)
+        seeds = np.array([derive_child(own, epoch) for epoch in range(num_epochs)])
+        orders = hashed_orders(seeds, np.full(num_epochs, num_rows))
+        drawn = rows[orders].reshape(num_epochs, num_rows)
+        batches = [epoch[start : start + size] for epoch in drawn for start in starts]
+        return batches[:num_steps]
 
     def plan_steps(
         self, rows: Sequence[Column], *, seed: int, round: int, clients: Sequence[int]

@@ -16,7 +16,7 @@ from simfl.models.clipping import call_module
 from simfl.models.dropout import dropout_layers
 from simfl.models.model import Batch, Inputs
 from simfl.models.per_example import weighted_mean
-from simfl.models.stacked_layers import StackedForward, batch_by_hand
+from simfl.models.stacked_layers import StackedChain, batch_by_hand
 from simfl.models.torch_model import TorchModel
 from simfl.vector import Vector
 
@@ -45,7 +45,8 @@ class StackedModel:
         }
         self._by_hand = batch_by_hand(model.module)
         self._dropouts = dropout_layers(model.module)
-        self._num_clients = self._num_active = max_clients
+        self._num_clients = max_clients
+        self.narrow(max_clients)
 
     @property
     def draws(self) -> bool:
@@ -64,14 +65,17 @@ class StackedModel:
 
     def begin(self, weights: Vector, num_clients: int) -> None:
         """Have the first ``num_clients`` rows start from these weights."""
-        self._num_clients = self._num_active = num_clients
-        self._model.set_weights(weights)
+        self._num_clients = num_clients
+        self.narrow(num_clients)
+        if len(weights) > len(self._rows):  # what is not trained stays in the model
+            self._model.set_weights(weights)
         for name, rows in self._rows.items():
             rows[:num_clients].copy_(weights[name])
 
     def narrow(self, num_active: int) -> None:
         """Leave the clients after the first so many as they are from now on."""
         self._num_active = num_active
+        self._active = {name: rows[:num_active] for name, rows in self._rows.items()}
 
     def seed_step(self, keys_A: Tensor, step: int) -> None:
         """Set what the step's dropout depends on; see ``Model.seed_step``."""
@@ -91,10 +95,27 @@ class StackedModel:
             losses_A, gradients = self._differentiate_mapped(batch)
         return losses_A, Vector({name: gradients[name] for name in self._rows}, stacked=True)
 
+    def descend(self, batch: Batch, scale: float) -> Tensor:
+        """Add scale times the gradients to the weights; return each client's loss, [A].
+
+        The same as ``compute_loss_and_gradients`` and ``apply_scaled_updates``, but dense layers
+        add up products right where the weights are.
+        """
+        chain = self._by_hand
+        if chain is None or chain.shares_weights or not isinstance(batch.inputs, Tensor):
+            losses_A, gradients = self.compute_loss_and_gradients(batch)
+            self.apply_scaled_updates(gradients, scale)
+            return losses_A
+        self._model.enter_training()
+        passes = chain.forward(self._active, batch.inputs)
+        losses_AB, outer = self._differentiate_loss(passes[-1].outputs, batch)
+        chain.descend(passes, outer, scale)
+        return losses_AB.mean(dim=1)
+
     def get_weights(self, trainable: bool = True) -> Vector:
         """Return a copy of the active clients' trainable weights, a stack."""
         assert trainable, "what is not trained is the same for all"
-        return Vector({name: rows.clone() for name, rows in self._active().items()}, stacked=True)
+        return Vector({name: rows.clone() for name, rows in self._active.items()}, stacked=True)
 
     def apply_updates(self, updates: Vector) -> None:
         """Add the active clients' updates, in place."""
@@ -102,11 +123,10 @@ class StackedModel:
 
     def apply_scaled_updates(self, updates: Vector, scale: float | Tensor) -> None:
         """Add scale times the updates; the scale is one number, or [A] with one for each client."""
-        active = self._active()
         if isinstance(scale, Tensor):
             updates, scale = updates * scale, 1.0
-        values = [updates[name] for name in active]
-        torch._foreach_add_(list(active.values()), values, alpha=scale)
+        values = [updates[name] for name in self._active]
+        torch._foreach_add_(list(self._active.values()), values, alpha=scale)
 
     def compute_delta(self, start: Vector) -> Vector:
         """Return start minus the weights of all clients that began, a stack."""
@@ -115,24 +135,26 @@ class StackedModel:
             stacked=True,
         )
 
-    def _active(self) -> _Weights:
-        return {name: rows[: self._num_active] for name, rows in self._rows.items()}
-
     def _differentiate(
-        self, forward: StackedForward, inputs: Tensor, batch: Batch
+        self, chain: StackedChain, inputs: Tensor, batch: Batch
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        leaves = {name: rows.detach().requires_grad_() for name, rows in self._active().items()}
-        outputs = forward(leaves, inputs)
-        losses = self._model.loss(outputs.flatten(0, 1), batch.targets.flatten(0, 1))
-        losses_AB = losses.reshape(batch.targets.shape[:2])
-        if batch.sample_weights is not None:
-            losses_AB = losses_AB * batch.sample_weights
-        losses_A = losses_AB.mean(dim=1)
-        # No client's loss depends on another's weights, so the sum's gradients are each one's own.
-        gradients = torch.autograd.grad(
-            losses_A.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
-        )
-        return losses_A.detach(), dict(zip(leaves, gradients, strict=True))
+        passes = chain.forward(self._active, inputs)
+        losses_AB, outer = self._differentiate_loss(passes[-1].outputs, batch)
+        return losses_AB.mean(dim=1), chain.backward(passes, outer)
+
+    def _differentiate_loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return each example's weighted loss, [A, B], and the gradient of the outputs."""
+        targets, weights_AB = batch.targets, batch.sample_weights
+        rows = outputs.flatten(0, 1).detach().requires_grad_()
+        losses = self._model.loss(rows, targets.flatten(0, 1))
+        losses_AB = losses.detach().reshape(targets.shape[:2])
+        # No client's loss depends on another's weights, so the gradients of their means are those
+        # of each example's share in its own client's.
+        share_AB = torch.full_like(losses_AB, 1.0 / losses_AB.shape[1])
+        if weights_AB is not None:
+            share_AB, losses_AB = share_AB * weights_AB, losses_AB * weights_AB
+        (gradient,) = torch.autograd.grad(losses, rows, share_AB.flatten())
+        return losses_AB, gradient.reshape(outputs.shape)
 
     def _differentiate_mapped(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         from torch.func import grad_and_value, vmap
@@ -147,5 +169,5 @@ class StackedModel:
         in_dims = (0, 0, 0, 0, None if batch.sample_weights is None else 0)
         # What draws from a generator would draw for the stack, and not for each client.
         differentiate = vmap(grad_and_value(loss_of_client), in_dims=in_dims, randomness="error")
-        gradients, losses_A = differentiate(self._active(), keys, *batch)
+        gradients, losses_A = differentiate(self._active, keys, *batch)
         return losses_A, gradients

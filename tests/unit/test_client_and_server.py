@@ -233,6 +233,22 @@ def test_every_epoch_and_round_and_client_has_an_order_of_its_own() -> None:
     assert len({tuple(order) for order in (first, second, *others)}) == 5
 
 
+@pytest.mark.parametrize(
+    "work",
+    [LocalWork(epochs=3), LocalWork(epochs=2, batch_size=4), LocalWork(epochs=None, steps=7)],
+    ids=["whole epochs", "batches", "steps"],
+)
+def test_clients_planned_together_have_the_batches_of_each_alone(work: LocalWork) -> None:
+    rows = [np.arange(start, start + count) for start, count in ((0, 11), (20, 8), (30, 0))]
+    plan = work.plan_steps(rows, seed=3, round=2, clients=[5, 2**40, 1])
+    for c, client in enumerate([5, 2**40, 1]):
+        alone = work.draw_batches(rows[c], seed=3, round=2, client=client)
+        assert [len(batch) for batch in alone] == plan.sizes[: len(alone), c].tolist()
+        assert plan.num_steps[c] == len(alone)
+        for step, batch in enumerate(alone):
+            assert batch.tolist() == plan.rows[step, c, : len(batch)].tolist()
+
+
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 7])
 def test_chunk_sizes_do_not_change_a_bit(chunk_size: int) -> None:
     inputs, targets = regression(40)

@@ -55,17 +55,20 @@ def choose(
 @pytest.mark.parametrize(
     ("hidden", "cohort_size", "expected"),
     [
-        ((64,), 500, 64),  # 500 / 6 = 83
-        ((64,), 5000, 128),  # the most; 2^20 / 4,810 weights = 217
-        ((64,), 50, 8),  # 50 / 6 = 8
-        ((64,), 20, 1),  # 20 / 6 = 3, too few to gain
-        ((512,), 5000, 16),  # 64 * 512 + 512 + 512 * 10 + 10 = 38,410 weights; 2^20 of them are 27
-        ((8192,), 5000, 1),  # 614,410 weights
+        ((64,), 500, 128),  # light: 500 / 3 = 166; the most is 128
+        ((64,), 100, 32),  # light: 100 / 3 = 33; 2^20 weights would be 217 clients
+        ((64,), 20, 4),  # light: 20 / 3 = 6
+        ((64,), 5, 1),  # 5 / 3 = 1
+        ((512,), 100, 16),  # 38,410 weights: 2^20 are 27; 100 / 6 = 16 and 100 / 3 = 33
+        ((512,), 5000, 32),  # 2^21 are 54; 5000 / 6 = 833
+        ((8192,), 5000, 2),  # 614,410 weights: 2^21 are 3
+        ((16384,), 5000, 1),  # 1,228,810 weights
     ],
 )
 def test_dense_models_are_stacked_while_caches_hold_them(
     hidden: tuple[int, ...], cohort_size: int, expected: int
 ) -> None:
+    """64 features, 10 classes: 64 h + h + 10 h + 10 weights; 4,810 for h = 64."""
     assert choose(spec=MLP(hidden=hidden), cohort_size=cohort_size) == (expected, None)
 
 

@@ -8,20 +8,33 @@ relative tolerance of 2e-5, and as much absolutely for numbers near zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from simfl.aggregation import Mean, Median, TreeSum
 from simfl.client import ClientHost, ClientRecipe, LocalWork
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
 from simfl.messages import Broadcast, Chunk, ChunkResult
-from simfl.models import CNN28, CNN32, MLP, Logistic, ModelSpec, PythonModel, ResNet, data_shape
+from simfl.models import (
+    CNN28,
+    CNN32,
+    MLP,
+    Batch,
+    Logistic,
+    ModelSpec,
+    PythonModel,
+    ResNet,
+    StackedModel,
+    TorchModel,
+    data_shape,
+)
 from simfl.models.losses import as_loss
 from simfl.models.stacked_layers import batch_by_hand
 from simfl.optimizer import (
@@ -214,24 +227,53 @@ def test_every_model_of_the_zoo_is_stacked(spec: ModelSpec, shape: tuple[int, ..
     assert_same(train(data, stack=4, **options), train(data, stack=1, **options))
 
 
-def test_a_chain_batched_by_hand_is_what_vmap_makes_of_it() -> None:
-    module = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 2))
-    module[2].bias.requires_grad_(False)
-    forward = batch_by_hand(module)
-    assert forward is not None
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        name: torch.randn(3, *parameter.shape, generator=generator)
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }
-    inputs = torch.randn(3, 4, 2, 3, generator=generator)
+def chain() -> nn.Sequential:
+    """Make a chain with every kind of layer, several rows an example, and a frozen bias."""
+    module = nn.Sequential(
+        nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True)),
+        nn.Linear(5, 5, bias=False),
+        nn.SiLU(inplace=True),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(10, 3),
+    )
+    module[-1].bias.requires_grad_(False)
+    return module
 
-    def one(own: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(module, own, (x,))
 
-    expected = torch.func.vmap(one)(weights, inputs)
-    torch.testing.assert_close(forward(weights, inputs), expected)
+def twice() -> nn.Sequential:
+    """Make a chain that has a layer twice."""
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Flatten(), nn.Linear(12, 3))
+
+
+@pytest.mark.parametrize("make", [chain, twice], ids=["chain", "a layer twice"])
+def test_a_chain_batched_by_hand_has_the_gradients_that_vmap_finds(
+    make: Callable[[], nn.Sequential],
+) -> None:
+    """torch.func is the reference, of three clients with four examples; the last is half there."""
+    torch.manual_seed(0)
+    module = make()
+    model = TorchModel(module, "cross-entropy")
+    stack = StackedModel(model, 3)
+    stack.begin(model.get_weights(), 3)
+    stack.apply_updates(stack.get_weights().map(torch.randn_like))
+    by = torch.tensor([[1.0] * 4, [1.0] * 4, [2.0, 2.0, 0.0, 0.0]])
+    batch = Batch(torch.randn(3, 4, 2, 6), torch.randint(3, (3, 4)), by)
+
+    def loss(own: dict[str, Tensor], inputs: Tensor, targets: Tensor, by: Tensor) -> Tensor:
+        outputs = torch.func.functional_call(module, own, (inputs,))
+        return (nn.functional.cross_entropy(outputs, targets, reduction="none") * by).mean()
+
+    before = stack.get_weights()
+    assert batch_by_hand(module) is not None
+    found = torch.func.vmap(torch.func.grad_and_value(loss))(dict(before.items()), *batch)
+    expected, losses = Vector(found[0], stacked=True), found[1]
+    ours, gradients = stack.compute_loss_and_gradients(batch)
+    torch.testing.assert_close(ours, losses)
+    assert_close(gradients, expected)
+    torch.testing.assert_close(stack.descend(batch, -0.5), losses)
+    assert_close(stack.get_weights(), before - expected * 0.5)
 
 
 @pytest.mark.parametrize(
