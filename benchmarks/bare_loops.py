@@ -162,6 +162,11 @@ class Loop(ABC):
             change = shared.changes[:, part].sum(0)
             shared.control[part].add_(change, alpha=1 / self.work.population)
 
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Return the inputs of rows, which may have any axes."""
+        inputs = self.shared.inputs[rows]
+        return inputs.float().div_(255) if self.work.as_bytes else inputs
+
     def rows(self, rows_B: np.ndarray[Any, Any]) -> Tensor:
         """Return row numbers on the device."""
         return torch.from_numpy(rows_B).to(self.device)
@@ -200,7 +205,7 @@ class OneByOne(Loop):
 
     def loss(self, rows_B: Tensor) -> Tensor:
         """Return the batch's mean loss."""
-        outputs = self.module(self.shared.inputs[rows_B])
+        outputs = self.module(self.inputs(rows_B))
         return cross_entropy(outputs, self.shared.targets[rows_B])
 
 
@@ -357,7 +362,7 @@ class Stacked(Loop):
 
     def read(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return inputs [C, B, ...] and targets [C, B]."""
-        return self.shared.inputs[step.rows], self.shared.targets[step.rows]
+        return self.inputs(step.rows), self.shared.targets[step.rows]
 
     def _stack(self, clients: list[ClientRound]) -> Stack:
         weights = torch.tensor([float(c.num_examples) for c in clients], device=self.device)

@@ -17,6 +17,7 @@ import simfl
 from simfl.simulation import build
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.checkpoints import Checkpoints
+from simfl.simulation.memory import give_back_freed_memory
 from simfl.simulation.rounds import run_rounds
 
 __all__ = ["SimflRun"]
@@ -45,6 +46,9 @@ class SimflRun:
         checkpoints = Checkpoints(scenario, folder, tell=print)
         self._engine = make_engine(simulation, backend, address=None, location=checkpoints.location)
         self._handle = self._engine.start()
+        # As in a run: the engine has the examples.
+        simulation = simulation.without_examples()
+        give_back_freed_memory()
         self._rounds = run_rounds(simulation, self._engine, checkpoints, handle=self._handle)
 
     def run_round(self) -> RoundTime:

@@ -43,6 +43,8 @@ class Workload:
     """FedProx's alpha."""
     scaffold: bool = False
     """Whether both sides keep control variates."""
+    as_bytes: bool = False
+    """Whether inputs are kept as bytes, which stand for 255ths."""
     loops: tuple[str, ...] = ("plain", "fused", "vmap")
     """The bare loops that are worth comparing with."""
 
@@ -70,12 +72,16 @@ class Workload:
 
     def make_examples(self) -> dict[str, np.ndarray[Any, Any]]:
         """Make the data of all clients; see the function of this name."""
-        return make_examples(self.num_examples().tolist(), list(self.shape))
+        return make_examples(self.num_examples().tolist(), list(self.shape), as_bytes=self.as_bytes)
 
     def scenario(self, *, rounds: int) -> dict[str, Any]:
         """Return simfl's scenario: two client actors, and nothing beside the training."""
         here = Path(__file__).resolve()
-        arguments = {"num_examples": self.num_examples().tolist(), "shape": list(self.shape)}
+        arguments: dict[str, Any] = {
+            "num_examples": self.num_examples().tolist(),
+            "shape": list(self.shape),
+            "as_bytes": self.as_bytes,
+        }
         return {
             "name": self.name,
             "rounds": rounds,
@@ -85,6 +91,7 @@ class Workload:
                 "source": "python",
                 "path": f"{here.stem}:{make_examples.__name__}",
                 "arguments": arguments,
+                "divide_by": 255 if self.as_bytes else None,
             },
             "model": self.model,
             "client": {
@@ -111,15 +118,19 @@ class Workload:
         return modules + ([["momentum", {"beta": self.momentum}]] if self.momentum else [])
 
 
-def make_examples(num_examples: list[int], shape: list[int]) -> dict[str, np.ndarray[Any, Any]]:
+def make_examples(
+    num_examples: list[int], shape: list[int], as_bytes: bool = False
+) -> dict[str, np.ndarray[Any, Any]]:
     """Make classes of normal inputs around a centre each, which a model learns in tens of rounds.
 
     Args:
         num_examples: how many each client holds.
         shape: of an input.
+        as_bytes: whether inputs are to be bytes, as those of images are.
 
     Returns:
-        ``inputs`` [N, *shape] float32, ``targets`` [N] and ``client`` [N], client after client.
+        ``inputs`` [N, *shape] float32 or bytes, ``targets`` [N] and ``client`` [N], client after
+        client.
     """
     rng = np.random.default_rng(_SEED)
     total = sum(num_examples)
@@ -130,10 +141,18 @@ def make_examples(num_examples: list[int], shape: list[int]) -> dict[str, np.nda
     for label, centre in enumerate(centres):
         inputs[targets == label] += centre
     return {
-        "inputs": inputs,
+        "inputs": _to_bytes(inputs) if as_bytes else inputs,
         "targets": targets,
         "client": np.repeat(np.arange(len(num_examples)), num_examples),
     }
+
+
+def _to_bytes(inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Have -1.5 be 0 and 1.5 be 255: what lies beyond five deviations is cut off."""
+    pixels = np.empty(inputs.shape, np.uint8)
+    for row, image in enumerate(inputs):
+        pixels[row] = np.clip(image * 85 + 127.5, 0, 255).round()
+    return pixels
 
 
 def make_even_examples(total: int, clients: int, features: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -190,6 +209,16 @@ _CNN32 = {"kind": "cnn-32", "dropout1": 0.0, "dropout2": 0.0}
 _ALL = (
     Workload(  # compute: 1,626,442 parameters
         "W1", 1000, (50, 50), (3, 32, 32), cohort=50, model=_CNN32, loops=("plain", "fused")
+    ),
+    Workload(  # the same with images of bytes, as data sets have them
+        "W1-bytes",
+        1000,
+        (50, 50),
+        (3, 32, 32),
+        cohort=50,
+        model=_CNN32,
+        as_bytes=True,
+        loops=("plain", "fused"),
     ),
     Workload(  # overhead: 4,810 parameters
         "W2",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from simfl.data import Examples
-from simfl.data.dataset import ArrayTree, take_rows
+from simfl.data.dataset import ArrayTree, arrays_of, take_rows
 from simfl.models import Batch
 from simfl.models.model import Inputs
 
@@ -28,30 +28,72 @@ def reader_of(examples: Examples, *, device: str) -> ReadBatch:
     Examples that the GPU's memory does not hold are moved batch by batch.
     """
     if torch.device(device).type == "cpu":
-        return lambda rows: read_batch(examples, rows)
+        return moving_reader(examples, device=device)
     try:
         return resident_reader(examples, device=device)
     except torch.cuda.OutOfMemoryError:
-        return lambda rows: read_batch(examples, rows, device=device)
+        return moving_reader(examples, device=device)
 
 
 def resident_reader(examples: Examples, *, device: str) -> ReadBatch:
     """Copy all examples to a device, and return what reads batches from there."""
     inputs = _map(examples.inputs, lambda array: torch.tensor(array, device=device))
     targets = torch.tensor(examples.targets, device=device)
+    scale = _scaler(examples, device=device)
 
     def read(rows: Rows) -> Batch:
         index = torch.from_numpy(rows).to(device)
-        return Batch(_map(inputs, lambda tensor: tensor[index]), targets[index])
+        return Batch(_map(inputs, lambda tensor: scale(tensor[index])), targets[index])
 
     return read
 
 
-def read_batch(examples: Examples, rows: Rows, *, device: str = "cpu") -> Batch:
-    """Copy the examples of these rows into tensors on a device."""
-    # The rows were taken by index, so these arrays are copies: no one else's memory is at risk.
-    inputs = _map(take_rows(examples.inputs, rows), lambda array: _move(array, device))
-    return Batch(inputs, _move(examples.targets[rows], device))
+def moving_reader(examples: Examples, *, device: str) -> ReadBatch:
+    """Return what reads batches from where the examples are, and copies them to a device."""
+    scale = _scaler(examples, device=device)
+
+    def read(rows: Rows) -> Batch:
+        # The rows are taken by index, so these arrays are copies: no one else's memory is at risk.
+        taken = take_rows(examples.inputs, rows)
+        inputs = _map(taken, lambda array: scale(_move(array, device)))
+        return Batch(inputs, _move(examples.targets[rows], device))
+
+    return read
+
+
+def read_batch(examples: Examples, rows: Rows) -> Batch:
+    """Copy the examples of these rows into tensors."""
+    return moving_reader(examples, device="cpu")(rows)
+
+
+def _scaler(examples: Examples, *, device: str) -> Callable[[Tensor], Tensor]:
+    """Return what makes float32 of the examples' inputs, as scaled, from copies on a device."""
+    scaling = examples.scaling
+    if scaling is None:
+        return lambda tensor: tensor
+    axes = arrays_of(examples.inputs)[0].ndim - 1
+
+    def by_channel(numbers: Sequence[float]) -> Tensor:
+        # On the device: by a number of Python's, CUDA would multiply with its reciprocal, which
+        # may differ in the last bit.
+        moved = torch.tensor(numbers, dtype=torch.float32, device=device)
+        return moved.view(-1, *[1] * (axes - 1))
+
+    steps: list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor]] = []
+    if scaling.divide_by != 1:
+        steps.append((Tensor.div_, by_channel([scaling.divide_by])))
+    if scaling.mean:
+        steps.append((Tensor.sub_, by_channel(scaling.mean)))
+    if scaling.std:
+        steps.append((Tensor.div_, by_channel(scaling.std)))
+
+    def scale(tensor: Tensor) -> Tensor:
+        scaled = tensor.float()
+        for apply, numbers in steps:
+            apply(scaled, numbers)
+        return scaled
+
+    return scale
 
 
 def _move(array: np.ndarray[Any, Any], device: str) -> Tensor:

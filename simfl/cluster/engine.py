@@ -87,8 +87,10 @@ class RayEngine:
         retries: dict[str, Any] = {"max_retries": options.max_retries}
         retries["start_timeout_s"] = options.start_timeout_s
         self._server = RemoteServer(launch_server(setup), put_setup(setup, setup.server), **retries)
-        self._fleet = Fleet(setup)
         dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
+        # What is kept of the setup is not to keep the examples.
+        setup = replace(setup, dataset=setup.dataset.without_examples())
+        self._fleet = Fleet(setup)
         self._pool = ClientPool(
             [], dataset, stall_limit_s=options.stall_limit_s, tell=setup.tell, **retries
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -16,9 +16,6 @@ from simfl.cluster.workers import NOTICE_S
 
 __all__ = ["start_all"]
 
-JOIN_S: Final = 10.0
-"""How long those are waited for that a run could begin without."""
-
 
 def start_all(
     actors: Mapping[str, Any],
@@ -28,12 +25,15 @@ def start_all(
     max_retries: int,
     timeout_s: float,
 ) -> dict[str, Ref]:
-    """Have all actors build what they host, and wait until they have, or enough of them.
+    """Have all actors build what they host, and wait until enough of them have.
+
+    The others may be late: torch alone takes an actor a second to import, and with as many actors
+    as cores all of them take longer, while the first could be at work.
 
     Args:
         actors: by label.
         start: calls the actor of a label to have it do so.
-        is_enough: says of the labels of those who have whether the others may be late.
+        is_enough: says of the labels of those who have whether a run may begin with them.
         max_retries: how often each may die meanwhile.
         timeout_s: how long all of it may take.
 
@@ -47,13 +47,10 @@ def start_all(
     deadline = time.monotonic() + timeout_s
     waiting = {start(label): label for label in actors}
     while waiting:
-        may_be_late = is_enough(actors.keys() - waiting.values())
-        if may_be_late:
-            deadline = min(deadline, time.monotonic() + JOIN_S)
+        if is_enough(actors.keys() - waiting.values()):
+            break
         left_s = max(0.0, deadline - time.monotonic())
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=left_s)
-        if not ready and may_be_late:
-            break
         if not ready:
             raise explain(GetTimeoutError(), doing=f"starting {', '.join(waiting.values())}")
         (ref,) = ready

@@ -105,8 +105,10 @@ class ClientPool:
             RayError: for anything but the death of an actor.
             RunError: if a chunk brings down its actor too often, or no actor comes back.
         """
-        for worker in (*self.returning.values(), *self.retired):
+        for worker in self.returning.values():
             scheduler.suspend(worker)
+        for worker in self.retired:
+            scheduler.retire(worker)
         return _WorkLoop(self, scheduler, start, Attempts(max_retries=self._max_retries)).run()
 
     def learn(self, seconds: float) -> None:
@@ -270,7 +272,7 @@ class _WorkLoop(Generic[W]):
         if running.worker not in self._pool.retired and not self._pool.retire(running.worker):
             raise explain_full_memory(doing=doing) from None
         self._scheduler.lose(running.worker, running.chunk)
-        self._scheduler.suspend(running.worker)
+        self._scheduler.retire(running.worker)
         left = sum(w.group == self._pool.workers[running.worker].group for w in self._pool.members)
         self._pool.tell(
             f"{doing}: its GPU's memory is full; it was ended, and {left} of its group go on"

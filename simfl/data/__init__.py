@@ -8,6 +8,7 @@ from simfl.data.dataset import Array, ArrayTree, Examples, FederatedDataset, num
 from simfl.data.describe import DatasetSummary, LabelSummary, label_counts, summarize
 from simfl.data.partition import Partition
 from simfl.data.partitions import IID, Dirichlet, FlwrPartition, Natural, Quantity, Shards
+from simfl.data.scaling import Scaling
 from simfl.data.skew_plot import plot_label_skew
 from simfl.data.source import Source, SourceData
 from simfl.data.sources import (
@@ -37,6 +38,7 @@ __all__ = [
     "Partition",
     "PythonFunction",
     "Quantity",
+    "Scaling",
     "Shards",
     "Source",
     "SourceData",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 
 import numpy as np
 
-from simfl.data.dataset import Array, FederatedDataset
+from simfl.data.dataset import Array, FederatedDataset, arrays_of
 from simfl.data.partition import Partition
 from simfl.data.partitions.natural import Natural
+from simfl.data.scaling import Scaling, check_scaling, join_scalings
 from simfl.data.source import Source, SourceData
 from simfl.data.splits import hold_out, take_test_split
 from simfl.data.validation import check_rows, check_source_data
@@ -25,6 +27,7 @@ def build_dataset(
     test_fraction: float = 0.0,
     holdout_fraction: float = 0.0,
     client_columns: Collection[str] = (),
+    scaling: Scaling | None = None,
 ) -> FederatedDataset:
     """Load a source, split it over clients, and set apart what is evaluated on.
 
@@ -36,15 +39,16 @@ def build_dataset(
             its share; 0 leaves the source's test split as it is.
         holdout_fraction: how much of its examples each client keeps for its own evaluation.
         client_columns: columns of the source that tell of clients, and not of examples.
+        scaling: how inputs become what the model is given, on top of what the source says of that.
 
     Raises:
         ConfigError: for a fraction outside [0, 1), a test split on top of the source's own, or a
-            partition that these examples don't allow.
+            partition or scaling that these examples don't allow.
         DataError: if the data can't be read or trained on.
     """
     _check_fraction("test_fraction", test_fraction)
     _check_fraction("holdout_fraction", holdout_fraction)
-    data = _load(source, test_fraction=test_fraction, seed=seed)
+    data = _scaled(_load(source, test_fraction=test_fraction, seed=seed), scaling)
     chosen = partition if partition is not None else _by_client(data)
     rows, offsets = chosen.split(data.train.targets, data.columns, seed=seed)
     check_rows(rows, offsets, examples=len(data.train), partition=chosen.name)
@@ -92,6 +96,18 @@ def _load(source: Source, *, test_fraction: float, seed: int) -> SourceData:
     if test_fraction > 0:
         return take_test_split(data, fraction=test_fraction, seed=seed)
     return data
+
+
+def _scaled(data: SourceData, asked: Scaling | None) -> SourceData:
+    scaling = join_scalings(data.train.scaling, asked)
+    if scaling is None:
+        return data
+    check_scaling(scaling, [array.shape[1:] for array in arrays_of(data.train.inputs)])
+    return dataclasses.replace(
+        data,
+        train=dataclasses.replace(data.train, scaling=scaling),
+        test=data.test and dataclasses.replace(data.test, scaling=scaling),
+    )
 
 
 def _by_client(data: SourceData) -> Partition:

@@ -9,7 +9,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["Array", "ArrayTree", "Examples", "FederatedDataset", "num_rows", "take_rows"]
+from simfl.data.scaling import Scaling
+
+__all__ = [
+    "Array",
+    "ArrayTree",
+    "Examples",
+    "FederatedDataset",
+    "arrays_of",
+    "num_rows",
+    "take_rows",
+]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 ArrayTree: TypeAlias = "Array | tuple[Array, ...] | dict[str, Array]"
@@ -22,6 +32,8 @@ class Examples:
 
     inputs: ArrayTree
     targets: Array
+    scaling: Scaling | None = None
+    """How inputs become float32 when a batch is read; None: they are what the model is given."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -62,7 +74,7 @@ class FederatedDataset:
         parts = [self.train] if self.test is None else [self.train, self.test]
         arrays = [self.rows, self.offsets, self.holdout_offsets]
         for part in parts:
-            arrays += [part.targets, *_arrays(part.inputs)]
+            arrays += [part.targets, *arrays_of(part.inputs)]
         return sum(array.nbytes for array in arrays)
 
     def train_rows(self, client: int) -> Array:
@@ -94,10 +106,11 @@ class FederatedDataset:
 
 def num_rows(tree: ArrayTree) -> int:
     """Return the length of the example axis."""
-    return len(_arrays(tree)[0])
+    return len(arrays_of(tree)[0])
 
 
-def _arrays(tree: ArrayTree) -> tuple[Array, ...]:
+def arrays_of(tree: ArrayTree) -> tuple[Array, ...]:
+    """Return the arrays, in order."""
     if isinstance(tree, dict):
         return tuple(tree.values())
     return tree if isinstance(tree, tuple) else (tree,)

@@ -5,6 +5,8 @@ Shapes: N examples, C clients.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from simfl.data.dataset import Array, Examples, take_rows
@@ -94,4 +96,5 @@ def _shares(counts: Array, *, fraction: float) -> Array:
 
 
 def _take(examples: Examples, rows: Array) -> Examples:
-    return Examples(take_rows(examples.inputs, rows), examples.targets[rows])
+    inputs, targets = take_rows(examples.inputs, rows), examples.targets[rows]
+    return dataclasses.replace(examples, inputs=inputs, targets=targets)

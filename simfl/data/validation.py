@@ -85,6 +85,11 @@ def _check_finite(array: Array, *, what: str) -> None:
 
 
 def _check_alike(train: Examples, test: Examples) -> None:
+    if train.scaling != test.scaling:
+        raise DataError(
+            f"the test inputs are scaled by {test.scaling}, but the training inputs by "
+            f"{train.scaling}"
+        )
     wanted = _layout(train)
     for name, found in _layout(test).items():
         if name not in wanted:

@@ -30,7 +30,8 @@ UNEVEN = 8
 """Equal parts may differ by about one in so many."""
 
 IN_FLIGHT = 2
-"""Chunks at a worker: one that runs, and one whose arguments are fetched meanwhile."""
+"""Chunks at a worker: one that runs, and one whose arguments are fetched meanwhile. While another is
+still to come it is one: what that would have taken is not to be taken from it."""
 
 
 class Pace:
@@ -165,6 +166,7 @@ class ChunkScheduler(Generic[W]):
     ) -> None:
         self._load = [0] * len(lanes)
         self._away: set[int] = set()
+        self._retired: set[int] = set()
         self._lanes = lanes
         self._queues: dict[Hashable, deque[W]] = {lane: deque() for lane in lanes}
         for chunk in chunks:
@@ -177,10 +179,13 @@ class ChunkScheduler(Generic[W]):
 
     def assignments(self) -> Iterator[tuple[int, W]]:
         """Iterate over (worker, chunk) to start now, the least loaded workers first."""
+        away = self._away | self._retired
+        awaited = {self._lanes[worker] for worker in self._away - self._retired}
         for room in range(1, IN_FLIGHT + 1):
             for worker, load in enumerate(self._load):
-                queue = self._queues[self._lanes[worker]]
-                if load < room and queue and worker not in self._away:
+                lane = self._lanes[worker]
+                queue, most = self._queues[lane], 1 if lane in awaited else room
+                if load < most and queue and worker not in away:
                     self._load[worker] += 1
                     yield worker, queue.popleft()
 
@@ -200,3 +205,7 @@ class ChunkScheduler(Generic[W]):
     def resume(self, worker: int) -> None:
         """Give the worker chunks again."""
         self._away.discard(worker)
+
+    def retire(self, worker: int) -> None:
+        """Give the worker nothing any more."""
+        self._retired.add(worker)

@@ -39,13 +39,16 @@ class DataShape:
         return axes if len(axes) == len(self.inputs) else None
 
 
-def data_shape(inputs: Array | tuple[Array, ...] | dict[str, Array], targets: Array) -> DataShape:
+def data_shape(
+    inputs: Array | tuple[Array, ...] | dict[str, Array], targets: Array, *, is_scaled: bool = False
+) -> DataShape:
     """Read the shape of the data off its arrays.
 
     Args:
         inputs: [N, ...] arrays of N examples, one at least: a single one, or several by position
             or by name.
         targets: [N, ...] classes if integer or boolean, otherwise the numbers to predict.
+        is_scaled: whether the model is given floats, whatever the inputs are.
 
     Raises:
         DataError: if there is no example, or a class or token is negative.
@@ -59,7 +62,7 @@ def data_shape(inputs: Array | tuple[Array, ...] | dict[str, Array], targets: Ar
         inputs=_axes(inputs),
         target_shape=targets.shape[1:],
         num_classes=_num_symbols("targets", targets),
-        vocabulary=_vocabulary(inputs),
+        vocabulary=None if is_scaled else _vocabulary(inputs),
     )
 
 

@@ -152,5 +152,5 @@ def _require_floats(model: str, shape: DataShape) -> None:
     if shape.vocabulary is not None:
         raise ConfigError(
             f"model {model}: inputs are integers below {shape.vocabulary}, but it takes floats; "
-            "scale them to floats, or use a model of tokens such as char-lstm"
+            "set data.divide_by, to 255 for images, or use a model of tokens such as char-lstm"
         )

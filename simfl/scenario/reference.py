@@ -24,6 +24,7 @@ from simfl.scenario.sections import (
     EvaluationSection,
     GroupSection,
     ModelSection,
+    NormalizeSection,
     OptimizerSection,
     OutputSection,
     SelectionSection,
@@ -65,6 +66,7 @@ _BAR = r"\|"
 
 _SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("data", DataSection),
+    ("data.normalize", NormalizeSection),
     ("model", ModelSection),
     ("client", ClientSection),
     ("client.optimizer", OptimizerSection),

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from simfl.aggregation import Aggregator, Mean
 from simfl.component import Count, NonNegative, Positive
-from simfl.data import FederatedDataset, Partition, Source, build_dataset
+from simfl.data import FederatedDataset, Partition, Scaling, Source, build_dataset
 from simfl.models import CrossEntropy, Loss, Metric, ModelSpec
 from simfl.observers import Observer
 from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
@@ -29,6 +29,7 @@ __all__ = [
     "EvaluationSection",
     "GroupSection",
     "ModelSection",
+    "NormalizeSection",
     "OptimizerSection",
     "OutputSection",
     "SelectionSection",
@@ -39,6 +40,15 @@ __all__ = [
 
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 Whole = Annotated[int, Ge(0)]
+
+
+class NormalizeSection(Section):
+    """What is taken off inputs, and what they are divided by then, when a batch is read."""
+
+    mean: Annotated[tuple[float, ...], MinLen(1)] = Field(examples=[[0.5]])
+    """One number for each channel, the first axis of an input, or one for all."""
+    std: Annotated[tuple[Positive, ...], MinLen(1)] = Field(examples=[[0.25]])
+    """Likewise."""
 
 
 class DataSection(Section):
@@ -56,6 +66,12 @@ class DataSection(Section):
     holdout_fraction: Fraction = 0.0
     """The share of each client's examples that it keeps for its own evaluation."""
 
+    divide_by: Positive | None = None
+    """What inputs are divided by when a batch is read, giving float32: 255 for images of bytes.
+    Until then they stay what they are, in the object store and on a GPU too. null: by nothing."""
+    normalize: NormalizeSection | None = None
+    """The mean and the deviation of each channel, by which inputs are normalised then."""
+
     def build_dataset(self, *, seed: int, client_columns: Collection[str] = ()) -> FederatedDataset:
         """Load the examples and split them over clients; errors are as ``simfl.data``'s."""
         return build_dataset(
@@ -65,6 +81,17 @@ class DataSection(Section):
             test_fraction=self.test_fraction,
             holdout_fraction=self.holdout_fraction,
             client_columns=client_columns,
+            scaling=self._scaling(),
+        )
+
+    def _scaling(self) -> Scaling | None:
+        if self.divide_by is None and self.normalize is None:
+            return None
+        normalize = self.normalize
+        return Scaling(
+            divide_by=self.divide_by or 1.0,
+            mean=normalize.mean if normalize else (),
+            std=normalize.std if normalize else (),
         )
 
 

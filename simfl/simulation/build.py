@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simfl.client import ClientRecipe, LocalWork, StackChoice, choose_stack, read_batch
-from simfl.data import FederatedDataset
+from simfl.data import Examples, FederatedDataset
 from simfl.errors import SimflError
 from simfl.messages import RoundPlan
 from simfl.models import DataShape, data_shape
@@ -169,15 +169,20 @@ def _choose_stacks(
 
 def _shape(dataset: FederatedDataset) -> DataShape:
     """Describe the data to the model; a class that only the test split holds counts too."""
-    shape = data_shape(dataset.train.inputs, dataset.train.targets)
+    shape = _shape_of(dataset.train)
     if dataset.test is None:
         return shape
-    test = data_shape(dataset.test.inputs, dataset.test.targets)
+    test = _shape_of(dataset.test)
     return dataclasses.replace(
         shape,
         num_classes=_largest(shape.num_classes, test.num_classes),
         vocabulary=_largest(shape.vocabulary, test.vocabulary),
     )
+
+
+def _shape_of(examples: Examples) -> DataShape:
+    is_scaled = examples.scaling is not None
+    return data_shape(examples.inputs, examples.targets, is_scaled=is_scaled)
 
 
 def _largest(a: int | None, b: int | None) -> int | None:

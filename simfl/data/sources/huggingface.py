@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from simfl.data.arrays import as_column, as_examples
-from simfl.data.dataset import Array
+from simfl.data.dataset import Array, Examples
+from simfl.data.scaling import Scaling
 from simfl.data.source import Source, SourceData
 from simfl.data.sources.images import decode_images
 from simfl.errors import DataError, MissingExtraError, SimflError, did_you_mean, one_line
@@ -28,9 +32,10 @@ _FORMATS = {
 class HuggingFace(Source):
     """A data set of the hub, a folder written by ``save_to_disk``, or a data file.
 
-    Images become float32 in [0, 1] of shape (N, channels, height, width). Sequences of the same
-    length become an axis. Several input columns make a dict of inputs by name. Class labels keep
-    their ids and names; text targets become class ids in sorted order.
+    Images become float32 in [0, 1] of shape (N, channels, height, width); those of a single input
+    column stay bytes until a batch is read. Sequences of the same length become an axis. Several
+    input columns make a dict of inputs by name. Class labels keep their ids and names; text targets
+    become class ids in sorted order.
     """
 
     name: ClassVar[str] = "huggingface"
@@ -76,23 +81,33 @@ class HuggingFace(Source):
         what = f"{self.path}, split {self.test_split!r}: "
         return SourceData(examples, self._examples(test, names, what=what)[0], columns, names)
 
-    def _examples(self, data: Any, names: tuple[str, ...], *, what: str) -> Any:
+    def _examples(
+        self, data: Any, names: tuple[str, ...], *, what: str
+    ) -> tuple[Examples, tuple[str, ...]]:
+        scaling = None
         if isinstance(self.inputs, str):
-            inputs: Any = self._column(data, self.inputs, "inputs")
+            inputs: Any = self._read_column(data, self.inputs, "inputs")
+            scaling = Scaling(divide_by=255) if _holds_images(data, self.inputs) else None
         else:
             inputs = {name: self._column(data, name, "inputs") for name in self.inputs}
         targets = self._column(data, self.target, "target")
         if names and targets.dtype.kind == "i" and (targets < 0).any():
             row = int((targets < 0).argmax())
             raise DataError(f"{what}row {row} has no label in column {self.target!r}")
-        return as_examples(inputs, targets, what=what, class_names=names)
+        examples, names = as_examples(inputs, targets, what=what, class_names=names)
+        return dataclasses.replace(examples, scaling=scaling), names
 
     def _column(self, data: Any, name: str, field: str) -> Array:
+        column = self._read_column(data, name, field)
+        return np.divide(column, 255, dtype=np.float32) if _holds_images(data, name) else column
+
+    def _read_column(self, data: Any, name: str, field: str) -> Array:
+        """Read a column; images stay bytes."""
         if name not in data.column_names:
             hint = did_you_mean(name, data.column_names)
             raise DataError(f"data.source.{field}: {self.path} has no column {name!r}. {hint}")
         what = f"{self.path}: column {name!r}"
-        if type(data.features[name]).__name__ == "Image":
+        if _holds_images(data, name):
             return decode_images(data[name], what=what)
         column: Array = data.select_columns([name]).with_format("numpy")[:][name]
         if column.dtype == object:
@@ -129,6 +144,10 @@ class HuggingFace(Source):
                 raise DataError(f"{path}: {path.suffix!r} is not a format it can be in: {known}")
             return datasets.load_dataset(kind, data_files=self.path, split=split)
         return datasets.load_dataset(self.path, self.config, split=split)
+
+
+def _holds_images(data: Any, column: str) -> bool:
+    return type(data.features[column]).__name__ == "Image"
 
 
 def _split_of(data: Any, split: str, *, path: str) -> Any:

@@ -17,7 +17,7 @@ _COLOUR = ("RGB", "RGBA", "P", "PA", "LA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX"
 
 
 def decode_images(images: Iterable[Any], *, what: str) -> Array:
-    """Decode PIL images of one size: (N, C, H, W), float32 in [0, 1].
+    """Decode PIL images of one size: (N, C, H, W), bytes.
 
     Grey images have one channel; where any image has colour all get three. Transparency is
     dropped.
@@ -40,10 +40,9 @@ def decode_images(images: Iterable[Any], *, what: str) -> Array:
             )
     channels = max((image.shape[2] for image in pixels), default=1)
     shape = (len(pixels), channels, *(pixels[0].shape[:2] if pixels else (0, 0)))
-    images_NCHW = np.empty(shape, np.float32)
+    images_NCHW = np.empty(shape, np.uint8)
     for row, image in enumerate(pixels):
         images_NCHW[row] = image.transpose(2, 0, 1)
-    images_NCHW /= 255
     return images_NCHW
 
 

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from simfl.component import Positive
 from simfl.data.arrays import source_data_from_arrays
 from simfl.data.dataset import Array
 from simfl.data.source import Source, SourceData
@@ -27,7 +26,7 @@ class NpzFile(Source):
     example is a column too. A model with several inputs gets them from ``inputs.NAME`` and
     ``test_inputs.NAME``. ``class_names`` holds what the class ids are called.
 
-    Floats become float32; integer inputs stay integers unless ``divide_by`` is given.
+    Floats become float32; integer inputs stay integers, see ``data.divide_by`` for images of bytes.
     """
 
     name: ClassVar[str] = "npz"
@@ -35,22 +34,10 @@ class NpzFile(Source):
 
     path: str
     """The file."""
-    divide_by: Positive | None = None
-    """What inputs are divided by, giving float32: 255 for images of bytes. None: left alone."""
 
     def load(self, *, seed: int) -> SourceData:
         """Read the file."""
-        arrays = read_npz(self.path)
-        if self.divide_by is not None:
-            arrays = {name: self._scaled(name, array) for name, array in arrays.items()}
-        return source_data_from_arrays(arrays, origin=self.path)
-
-    def _scaled(self, name: str, array: Array) -> Array:
-        is_input = name.split(".")[0] in ("inputs", "test_inputs")
-        if not is_input or array.dtype.kind not in "biuf":
-            return array
-        scaled: Array = array.astype(np.float32) / np.float32(self.divide_by)
-        return scaled
+        return source_data_from_arrays(read_npz(self.path), origin=self.path)
 
 
 def read_npz(path: str) -> dict[str, Array]:

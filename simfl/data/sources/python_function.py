@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -77,19 +78,22 @@ def _as_source_data(value: Any, *, origin: str) -> SourceData:
 
 
 def _with_our_dtypes(data: SourceData, *, origin: str) -> SourceData:
-    train, names = as_examples(
-        data.train.inputs, data.train.targets, what=f"{origin}: ", class_names=data.class_names
-    )
+    train, names = _examples(data.train, what=f"{origin}: ", class_names=data.class_names)
     columns = {
         name: as_column(array, what=f"{origin}: column {name!r}")
         for name, array in data.columns.items()
     }
     if data.test is None:
         return SourceData(train, None, columns, names)
-    test, _ = as_examples(
-        data.test.inputs, data.test.targets, what=f"{origin}: test_", class_names=names
-    )
+    test, _ = _examples(data.test, what=f"{origin}: test_", class_names=names)
     return SourceData(train, test, columns, names)
+
+
+def _examples(
+    examples: Examples, *, what: str, class_names: tuple[str, ...]
+) -> tuple[Examples, tuple[str, ...]]:
+    ours, names = as_examples(examples.inputs, examples.targets, what=what, class_names=class_names)
+    return dataclasses.replace(ours, scaling=examples.scaling), names
 
 
 def _described(value: Any) -> str:

@@ -19,9 +19,18 @@ from run_simfl import SimflRun
 from workloads import WORKLOADS, Workload
 
 ROUNDS = 3
-SCALES = {"W1": 0.02, "W2": 0.02, "W3": 0.04, "W4": 0.1, "ragged": 0.06, "cnn28": 0.1}
+SCALES = {
+    "W1": 0.02,
+    "W1-bytes": 0.02,
+    "W2": 0.02,
+    "W3": 0.04,
+    "W4": 0.1,
+    "ragged": 0.06,
+    "cnn28": 0.1,
+}
 LOOPS_OF = {
     "W1": ("plain", "fused", "vmap"),
+    "W1-bytes": ("fused", "vmap"),
     "W2": ("plain", "fused", "vmap", "batched"),
     "W3": ("plain", "fused", "vmap", "batched"),
     "W4": ("plain", "fused"),

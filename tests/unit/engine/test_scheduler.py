@@ -38,6 +38,21 @@ def test_chunks_go_to_idle_workers_before_any_gets_a_second_one() -> None:
     assert list(scheduler.assignments()) == [(0, "a"), (1, "b"), (0, "c")]
 
 
+def test_while_a_worker_of_its_lane_is_to_come_none_has_a_second_chunk() -> None:
+    scheduler = ChunkScheduler("abcd", lanes=[0, 0])
+    scheduler.suspend(1)
+    assert list(scheduler.assignments()) == [(0, "a")]
+    scheduler.resume(1)
+    assert list(scheduler.assignments()) == [(1, "b"), (0, "c"), (1, "d")]
+
+
+def test_a_worker_of_another_lane_and_one_that_is_retired_are_not_waited_for() -> None:
+    scheduler = ChunkScheduler([0, 0, 1], lanes=[0, 0, 1], lane_of=lambda chunk: chunk)
+    scheduler.suspend(2)
+    scheduler.retire(1)
+    assert list(scheduler.assignments()) == [(0, 0), (0, 0)]
+
+
 def test_a_chunk_waits_for_a_worker_of_its_lane() -> None:
     scheduler = ChunkScheduler([1, 1, 1, 0], lanes=[0, 1], lane_of=lambda chunk: chunk)
     assert list(scheduler.assignments()) == [(0, 0), (1, 1), (1, 1)]

@@ -159,7 +159,7 @@ def test_a_model_fits_itself_to_arrays() -> None:
 # -- data that do not fit ------------------------------------------------------------------
 
 MISFITS: list[tuple[ModelSpec, DataShape, str]] = [
-    (MLP(), TEXT, "model mlp: inputs are integers below 80.*scale them.*char-lstm"),
+    (MLP(), TEXT, "model mlp: inputs are integers below 80.*set data.divide_by.*char-lstm"),
     (Logistic(), TEXT, "model logistic: inputs are integers"),
     (MLP(), DataShape(inputs=((2,), (3,))), "model mlp: examples have 2 inputs.*kind: python"),
     (MLP(), DataShape(inputs=()), r"model mlp: .*reshape the inputs to \[examples, 1\]"),

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from simfl.data import HuggingFace
+from simfl.data import HuggingFace, Scaling
 from simfl.errors import DataError, MissingExtraError
 
 datasets = pytest.importorskip("datasets")
@@ -41,31 +41,43 @@ def load(tmp_path):
     return save_and_load
 
 
-def test_colour_images_become_channels_first_in_unit_range(load):
+def test_colour_images_stay_bytes_with_channels_first_to_be_divided_by_255(load):
     columns = {"image": [image("RGB", (255, 0, 51), (0, 102, 255))], "label": [3]}
     features = datasets.Features(image=datasets.Image(), label=datasets.Value("int32"))
     train = load(columns, features=features, inputs="image").train
-    assert train.inputs.dtype == np.float32
+    assert train.inputs.dtype == np.uint8
+    assert train.scaling == Scaling(divide_by=255)
     assert train.inputs.shape == (1, 3, 2, 1)
-    red, green, blue = (train.inputs[0, :, :, 0] * 255).round().tolist()
+    red, green, blue = train.inputs[0, :, :, 0].tolist()
     assert (red, green, blue) == ([255, 0], [0, 102], [51, 255])
     assert train.targets.tolist() == [3]
     assert train.targets.dtype == np.int64
+
+
+def test_images_beside_other_inputs_are_in_unit_range(load):
+    columns = {"image": [image("L", 0, 51)], "age": [40], "label": [3]}
+    types = {"image": datasets.Image(), "age": datasets.Value("int64")}
+    features = datasets.Features(**types, label=datasets.Value("int64"))
+    train = load(columns, features=features, inputs=("image", "age")).train
+    # 51 / 255 = 1/5, rounded to the nearest float32
+    assert train.inputs["image"].reshape(-1).tolist() == [0, np.float32(0.2)]
+    assert train.inputs["age"].tolist() == [40]
+    assert train.scaling is None
 
 
 def test_grey_images_have_one_channel(load):
     columns = {"image": [image("L", 0, 255), image("1", 1, 0)], "label": [0, 1]}
     features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
     inputs = load(columns, features=features, inputs="image").train.inputs
-    assert inputs[:, :, :, 0].tolist() == [[[0, 1]], [[1, 0]]]
+    assert inputs[:, :, :, 0].tolist() == [[[0, 255]], [[255, 0]]]
 
 
 def test_grey_images_among_colour_ones_get_three_channels(load):
     columns = {"image": [image("L", 255, 0), image("RGB", (0, 0, 0), (255, 0, 0))], "label": [0, 1]}
     features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
     inputs = load(columns, features=features, inputs="image").train.inputs
-    assert inputs[0, :, :, 0].tolist() == [[1, 0]] * 3
-    assert inputs[1, :, :, 0].tolist() == [[0, 1], [0, 0], [0, 0]]
+    assert inputs[0, :, :, 0].tolist() == [[255, 0]] * 3
+    assert inputs[1, :, :, 0].tolist() == [[0, 255], [0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize(

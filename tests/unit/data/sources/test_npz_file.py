@@ -94,14 +94,10 @@ def test_several_inputs_are_a_dict_by_name(load):
     assert sorted(data.test.inputs) == ["mask", "words"]
 
 
-def test_bytes_can_be_divided_and_columns_are_not(load):
-    arrays = {"inputs": np.array([[0], [51], [255], [102]], np.uint8), "targets": TARGETS}
-    data = load({**arrays, "client": np.array([255, 255, 0, 0])}, divide_by=255.0)
-    assert data.train.inputs.dtype == np.float32
-    # 51 / 255 = 1/5 and 102 / 255 = 2/5, rounded to the nearest float32
-    assert data.train.inputs[:, 0].tolist() == [0, np.float32(0.2), 1, np.float32(0.4)]
-    assert data.columns["client"].tolist() == [255, 255, 0, 0]
-    assert data.train.targets.tolist() == [0, 1, 2, 1]
+def test_bytes_stay_bytes(load):
+    data = load({"inputs": np.array([[0], [51], [255], [102]], np.uint8), "targets": TARGETS})
+    assert data.train.inputs.dtype == np.uint8
+    assert data.train.inputs[:, 0].tolist() == [0, 51, 255, 102]
 
 
 @pytest.mark.parametrize(
