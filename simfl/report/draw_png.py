@@ -55,7 +55,7 @@ def _draw(chart: Any, axes: Axes) -> None:
 def _lines(chart: Lines, axes: Axes) -> None:
     for line in chart.lines:
         style = "--" if line.is_dashed else "-"
-        label = line.label if line.is_listed else None
+        label = None if line.belongs_to else line.label
         axes.plot(line.x, line.y, style, color=line.colour, label=label, linewidth=1.6)
         if line.band is not None:
             low_R, high_R = line.band.low, line.band.high

@@ -20,6 +20,7 @@ __all__ = ["failures_section", "participation_section", "population_of"]
 
 _MAX_BINS = 40
 _MAX_BARS = 60
+_NONE = "—"
 _LOST = (("dropped", "updates dropped", "#e15759"), ("retries", "chunks run again", "#edc948"))
 
 
@@ -71,7 +72,8 @@ def failures_section(study: Study) -> Section:
     has_losses = any(map(any, losses))
     unwritten = tuple(line for run in runs for line in _unwritten(run))
     lead = "" if has_losses else "No update was dropped, and no chunk had to be run again."
-    if not has_losses and all(run.state in ("done", "running") for run in runs):
+    has_ended_badly = any(r.state == "failed" or _error(r) != _NONE for r in runs)
+    if not has_losses and not has_ended_badly:
         return Section("Failures", lead, notes=unwritten)
     table = Table(
         "Lost work",
@@ -131,7 +133,7 @@ def _total(run: Run, key: str) -> float:
 
 def _error(run: Run) -> str:
     error: Any = run.summary.get("error")
-    return str(error).partition("\n")[0][:300] if error else "—"
+    return str(error).partition("\n")[0][:300] if error else _NONE
 
 
 def _unwritten(run: Run) -> list[str]:
