@@ -28,6 +28,7 @@ __all__ = [
     "Table",
     "colour_of",
     "legend_of",
+    "own_legend",
 ]
 
 RUN_COLOURS: Final = (  # Tableau 10, without its grey; the order keeps neighbours apart
@@ -190,6 +191,11 @@ def legend_of(chart: Chart) -> tuple[Entry, ...]:
     }
     entries = tuple(Entry(label, colour) for label, colour in named.items())
     return entries if len(entries) > 1 else ()
+
+
+def own_legend(chart: Chart, key: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Return what a chart's legend has to say beyond the key of the whole page."""
+    return tuple(entry for entry in legend_of(chart) if entry not in key)
 
 
 def colour_of(index: int, colours: Sequence[str] = RUN_COLOURS) -> str:

@@ -8,11 +8,11 @@ from importlib.resources import files
 from typing import Any
 
 from simfl.errors import MissingExtraError
-from simfl.report.charts import Bars, Chart, Entry, legend_of
+from simfl.report.charts import Bars, Chart, own_legend
 from simfl.report.draw_plotly import library, specification
 from simfl.report.report import Report
 
-__all__ = ["own_legend", "render_page", "wide_charts"]
+__all__ = ["render_page", "wide_charts"]
 
 
 def render_page(report: Report, *, written: str) -> str:
@@ -33,7 +33,6 @@ def render_page(report: Report, *, written: str) -> str:
     from simfl import __version__
 
     figures = [specification(chart) for chart in report.charts]
-    key = _key(report)
     numbered = {id(chart): number for number, chart in enumerate(report.charts)}
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -43,27 +42,15 @@ def render_page(report: Report, *, written: str) -> str:
         report=report,
         written=written,
         version=__version__,
-        key=key,
+        key=report.key,
         number_of=lambda chart: numbered[id(chart)],
-        own_legend=lambda chart: own_legend(chart, key),
+        own_legend=lambda chart: own_legend(chart, report.key),
         wide_charts=wide_charts,
         style=_resource("page.css"),
         script=_resource("page.js"),
         library=library(),
         figures=_for_script(figures),
     )
-
-
-def own_legend(chart: Chart, key: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Return what a chart's legend has to say beyond the key of the whole page."""
-    return tuple(entry for entry in legend_of(chart) if entry not in key)
-
-
-def _key(report: Report) -> tuple[Entry, ...]:
-    """Return the legend of the groups, which have one colour everywhere; none for a single one."""
-    study = report.study
-    entries = tuple(Entry(group.label, study.colour(group)) for group in study.groups)
-    return entries if len(entries) > 1 else ()
 
 
 def wide_charts(charts: Sequence[Chart]) -> set[int]:

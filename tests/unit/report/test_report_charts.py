@@ -17,9 +17,9 @@ from simfl.report.charts import (
     Stack,
     colour_of,
     legend_of,
+    own_legend,
 )
 from simfl.report.draw_plotly import specification
-from simfl.report.page import own_legend
 
 
 def chart(*bands):
