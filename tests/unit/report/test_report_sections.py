@@ -6,7 +6,7 @@ import csv
 import io
 
 import pytest
-from report_cases import SCENARIO, done, records, write_run
+from report_cases import SCENARIO, done, records, write_run, write_table
 
 from simfl.report.charts import Bars, Histogram, Lines
 from simfl.report.writing import write_report
@@ -146,6 +146,22 @@ def test_what_was_lost_is_counted_and_what_ended_a_run_is_said(make, full):
     rows = table(make(*full), "Lost work").rows
     assert rows[2] == ("fast-0", "done", "2", "0", "—")
     assert rows[3] == ("fast-1", "failed", "3", "0", "no memory")
+
+
+def test_it_is_said_why_updates_were_dropped_and_whose_they_were(make, tmp_path):
+    run = write_run(tmp_path / "a", records([0.5], dropped=3), summary=done())
+    columns = {
+        "round": [1] * 4,
+        "client": [4, 2, 4, 1],
+        "seconds": [1.0] * 4,
+        "actor": ["client-0"] * 4,
+        "dropped": ["ValueError: broken sensor", "not finite", "ValueError: broken sensor", None],
+    }
+    write_table(run / "clients.parquet" / "part-000001.parquet", columns)
+    assert table(make(run), "Why updates were dropped").rows == (
+        ("a", "2", "4", "ValueError: broken sensor"),
+        ("a", "1", "2", "not finite"),
+    )
 
 
 def test_a_run_without_losses_says_so(make, tmp_path):
