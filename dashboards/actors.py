@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.panels import Panel, dashboard, graph
-from dashboards.queries import NODE, RUN, busy_share, run_variable, session_variable
+from dashboards.queries import NODE, RUN, SERVER, busy_actors, run_variable, session_variable
 from simfl.cluster import metrics
 
 __all__ = ["actors"]
@@ -34,15 +34,17 @@ def _work() -> list[Panel]:
         graph(
             "Busy",
             "percentunit",
-            (busy_share(RUN, by="actor"), "{{actor}}"),
+            (busy_actors(RUN), "{{actor}}"),
+            (RUN.rate(metrics.BUSY_SECONDS, SERVER, by="run, actor"), "{{actor}}"),
             top=1,
             width=12,
-            help="Share of the time an actor trains clients, or the server takes its step.",
+            help="Share of the time an actor trains clients, or the server takes its step. Actors "
+            "that have trained nobody for five minutes are not shown: they may have gone.",
         ),
         graph(
             "Clients trained",
             "none",
-            (RUN.rate(metrics.TRAINED_CLIENTS, by="actor"), "{{actor}}, clients/s"),
+            (f"{RUN.rate(metrics.TRAINED_CLIENTS, by='actor')} > 0", "{{actor}}, clients/s"),
             width=12,
         ),
         graph(

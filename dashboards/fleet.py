@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.panels import Panel, dashboard, graph, number, run_table, variable
-from dashboards.queries import CLIENT, RUNS, busy_share
+from dashboards.queries import RUNS, busy_share
 from simfl.cluster import metrics
 
 __all__ = ["fleet"]
@@ -70,7 +70,7 @@ def _side_by_side() -> list[Panel]:
         graph(
             "Busy client actors",
             "percentunit",
-            (busy_share(RUNS, where=CLIENT, by="run"), "{{run}}"),
+            (busy_share(RUNS), "{{run}}"),
             width=12,
             top=1,
         ),

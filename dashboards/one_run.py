@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.models.common import BigValueTextMode, StackingMode
 
 from dashboards.panels import Panel, dashboard, graph, number
-from dashboards.queries import CLIENT, NODE, RUN, busy_share, run_variable, session_variable
+from dashboards.queries import NODE, RUN, SERVER, busy_share, run_variable, session_variable
 from simfl.cluster import metrics
 
 __all__ = ["one_run"]
@@ -112,8 +112,9 @@ def _speed() -> list[Panel]:
         graph(
             "Busy and idle actors",
             "percentunit",
-            (busy_share(RUN, by="role"), "{{role}}"),
-            (f"1 - {busy_share(RUN, where=CLIENT, by='run')}", "idle client actors"),
+            (busy_share(RUN), "client actors"),
+            (f"1 - {busy_share(RUN)}", "client actors, idle"),
+            (RUN.rate(metrics.BUSY_SECONDS, SERVER), "server"),
             top=1,
             help="Share of their time. Idle client actors wait for the slowest of them, for "
             "the server's step or for the evaluation.",

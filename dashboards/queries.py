@@ -16,8 +16,10 @@ __all__ = [
     "NODE",
     "RUN",
     "RUNS",
+    "SERVER",
     "RayNode",
     "Selection",
+    "busy_actors",
     "busy_share",
     "run_variable",
     "session_variable",
@@ -25,6 +27,9 @@ __all__ = [
 
 CLIENT = 'role="client"'
 """Matches the actors that train clients."""
+
+SERVER = 'role="server"'
+"""Matches the server."""
 
 NEEDS_GPU = ("ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available")
 """Ray's own series that exist only on nodes with a GPU."""
@@ -44,6 +49,10 @@ class Selection:
     def last(self, gauge: Metric, where: str = "", *, by: str = "run") -> str:
         """Return the last value in the dashboard's time range, of ended runs too."""
         return f"max by ({by}) (last_over_time({self._series(gauge, where)}[$__range]))"
+
+    def recent(self, gauge: Metric) -> str:
+        """Return the series that there have been within five minutes."""
+        return f"last_over_time({self._series(gauge, '')}[5m])"
 
     def rate(self, counter: Metric, where: str = "", *, by: str = "run") -> str:
         """Return how much is counted in a second."""
@@ -82,9 +91,20 @@ RUNS = Selection('scenario=~"$scenario"')
 NODE = RayNode('SessionName="$session"')
 
 
-def busy_share(runs: Selection, where: str = "", *, by: str) -> str:
-    """Return which share of their time actors are busy, averaged over those of a group."""
-    return f"avg by ({by}) ({runs.rate(metrics.BUSY_SECONDS, where, by='run, role, actor')})"
+def busy_share(runs: Selection) -> str:
+    """Return which share of their time a run's client actors train clients.
+
+    Not the mean over actors: the counter of one that has gone stands still as long as the run goes
+    on, for Ray cannot forget a counter.
+    """
+    busy = runs.rate(metrics.BUSY_SECONDS, CLIENT)
+    return f"{busy} / ({busy} + {runs.rate(metrics.IDLE_SECONDS)})"
+
+
+def busy_actors(runs: Selection) -> str:
+    """Return which share of its time each client actor is busy that has trained anybody lately."""
+    busy = runs.rate(metrics.BUSY_SECONDS, CLIENT, by="run, actor")
+    return f"{busy} and on (run, actor) {runs.recent(metrics.SLOWEST_CLIENT)}"
 
 
 def run_variable() -> QueryVariable:

@@ -29,7 +29,10 @@ class Format(StrEnum):
 
 @exit_codes()
 def report_runs(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of runs.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="The folders of runs, or of sweeps: all its trials."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="The file. Default: report.html, in the run's folder if it is one."),
@@ -73,12 +76,15 @@ def report_runs(
 
 
 def _read(folders: list[Path]) -> list[Run]:
-    from simfl.report.reading import read_run
+    from simfl.report.reading import find_runs, read_run
 
     now = time.time()
-    distinct = dict.fromkeys(folder.resolve() for folder in folders)
-    named = dict(zip((folder.resolve() for folder in folders), folders, strict=True))
-    return [read_run(named[folder], now=now) for folder in distinct]
+    distinct: dict[Path, Path] = {}
+    for folder in folders:
+        # One that is no run's stands for the runs in it, and without any for the error about that.
+        for run in (folder.is_dir() and find_runs(folder)) or [folder]:
+            distinct.setdefault(run.resolve(), run)
+    return [read_run(run, now=now) for run in distinct.values()]
 
 
 def _format_of(out: Path | None) -> Format:

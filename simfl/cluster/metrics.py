@@ -88,7 +88,9 @@ CLIENTS = _counter(
 RETRIED_CLIENTS = _counter(
     "retried_clients", "clients", "Clients trained again since an actor died with them"
 )
-EXAMPLES = _counter("examples", "examples", "Examples that clients trained on")
+EXAMPLES = _counter(
+    "examples", "examples", "Examples that clients trained on, each as often as they did"
+)
 STEPS = _counter("steps", "steps", "Steps that clients took")
 PHASE_SECONDS = _counter(
     "phase_seconds",
@@ -109,6 +111,9 @@ BUSY_SECONDS = _counter(
     "Time an actor spent on its work: clients' training, or the server's step",
     "role",
     "actor",
+)
+IDLE_SECONDS = _counter(
+    "idle_seconds", "seconds", "Time that client actors trained nobody, all of them together"
 )
 TRAINED_CLIENTS = _counter(
     "trained_clients", "clients", "Clients an actor trained", "role", "actor"

@@ -83,7 +83,7 @@ def _export_counts(exporter: Exporter, record: RoundRecord, clients: ClientTable
     exporter.add(metrics.CLIENTS, dropped, outcome="dropped")
     exporter.add(metrics.CLIENTS, len(clients.dropped) - dropped, outcome="failed")
     exporter.add(metrics.RETRIED_CLIENTS, int((clients.retries > 0).sum()))
-    exporter.add(metrics.EXAMPLES, record["examples"])
+    exporter.add(metrics.EXAMPLES, record["examples_seen"])
     exporter.add(metrics.STEPS, record["steps"])
     exporter.add(metrics.BYTES, record["sent_bytes"], direction="broadcast")
     exporter.add(metrics.BYTES, record["received_bytes"], direction="gathered")
@@ -92,6 +92,8 @@ def _export_counts(exporter: Exporter, record: RoundRecord, clients: ClientTable
 
 def _export_actors(exporter: Exporter, record: RoundRecord, clients: ClientTable) -> None:
     exporter.add(metrics.BUSY_SECONDS, record["seconds_aggregate"], role="server", actor="server")
+    idle_s = record["seconds"] * record["actors"] - float(np.sum(clients.seconds))
+    exporter.add(metrics.IDLE_SECONDS, idle_s)
     # Of the last round only: an actor that had nothing to do has no slowest client.
     exporter.forget(metrics.SLOWEST_CLIENT)
     for number, actor in enumerate(clients.actors):

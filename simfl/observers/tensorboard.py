@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from simfl.errors import MissingExtraError
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
+from simfl.observers.observer import Observer, RoundRecord, RunInfo
 
 __all__ = ["TensorBoard"]
+
+_VERSION = "brain.Event:2"
 
 
 @dataclass
@@ -21,31 +24,47 @@ class TensorBoard(Observer):
     def prepare(self) -> None:
         """See that tensorboard is installed."""
         try:
-            import torch.utils.tensorboard  # noqa: F401
+            import tensorboard  # noqa: F401
         except ImportError as error:
             raise MissingExtraError(
                 "the observer 'tensorboard'", package="tensorboard", extra="tensorboard"
             ) from error
 
     def on_run_start(self, info: RunInfo) -> None:
-        """Open the event file; what came after the rounds that are done is not shown."""
-        from torch.utils.tensorboard import SummaryWriter
+        """Begin an event file; what came after the rounds that are done is not shown."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        self._writer: Any = SummaryWriter(
-            log_dir=str(info.out / "tensorboard"),
-            purge_step=len(info.history) + 1 if info.history else None,
-        )
+        folder = info.out / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        self._path = folder / f"events.out.tfevents.{seconds}.{rest:09d}.simfl"
+        self._write(Event(file_version=_VERSION))
+        if info.history:
+            # https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto
+            began = SessionLog(status=SessionLog.START)
+            self._write(Event(step=len(info.history) + 1, session_log=began))
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Write the round's numbers."""
-        for name, value in record.items():
-            if name != "round":
-                self._writer.add_scalar(name, value, record["round"])
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary as Scalars
 
-    def flush(self) -> None:
-        """Write what is waiting."""
-        self._writer.flush()
+        values = [
+            Scalars.Value(tag=name, simple_value=value)
+            for name, value in record.items()
+            if name != "round"
+        ]
+        self._write(Event(step=record["round"], summary=Scalars(value=values)))
 
-    def on_run_end(self, summary: Summary) -> None:
-        """Close the event file."""
-        self._writer.close()
+    def _write(self, event: Any) -> None:
+        """Append an event at once.
+
+        TensorBoard's own writer has a thread for that, which tells of a full disk by its traceback
+        on the terminal.
+        """
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        event.wall_time = time.time()
+        with self._path.open("ab") as file:
+            writer: Any = RecordWriter(file)
+            writer.write(event.SerializeToString())

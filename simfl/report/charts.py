@@ -20,17 +20,23 @@ __all__ = [
     "Band",
     "Bars",
     "Chart",
+    "Entry",
     "Histogram",
     "Line",
     "Lines",
     "Stack",
     "Table",
     "colour_of",
+    "legend_of",
+    "own_legend",
 ]
 
 RUN_COLOURS: Final = (  # Tableau 10, without its grey; the order keeps neighbours apart
     *("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1"),
     *("#76b7b2", "#edc948", "#ff9da7", "#9c755f"),
+    # As many again for sweeps, of a brightness that black and white leave visible alike.
+    *("#1f9ed1", "#b5520f", "#8fbf2f", "#b0305c", "#6a5acd"),
+    *("#0f8b8d", "#a89000", "#e377c2", "#5d6d7e"),
 )
 PHASE_COLOURS: Final = {
     "prepare": "#b9bec7",
@@ -70,8 +76,13 @@ class Line:
     """[R]"""
     band: Band | None = None
     is_dashed: bool = False
-    is_listed: bool = True
-    """Whether the legend names it; lines of one colour belong together."""
+    belongs_to: str = ""
+    """The label of another line, whose entry in the legend stands for this one as well."""
+
+    @property
+    def entry(self) -> str:
+        """What the legend has for it."""
+        return self.belongs_to or self.label
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,31 @@ class Table:
     colours: tuple[str, ...] = ()
     """Of each row: a dot before its first cell."""
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a legend says of a colour."""
+
+    label: str
+    colour: str
+
+
+def legend_of(chart: Chart) -> tuple[Entry, ...]:
+    """Return a chart's legend; empty where there is nothing to tell apart."""
+    parts = chart.lines if isinstance(chart, Lines) else chart.stacks
+    named = {
+        part.label: part.colour
+        for part in parts
+        if not (isinstance(part, Line) and part.belongs_to)
+    }
+    entries = tuple(Entry(label, colour) for label, colour in named.items())
+    return entries if len(entries) > 1 else ()
+
+
+def own_legend(chart: Chart, key: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Return what a chart's legend has to say beyond the key of the whole page."""
+    return tuple(entry for entry in legend_of(chart) if entry not in key)
 
 
 def colour_of(index: int, colours: Sequence[str] = RUN_COLOURS) -> str:

@@ -5,6 +5,7 @@ Shapes: C clients that took part, A actors, M clients that were evaluated.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = [
     "CLIENTS_TABLE",
     "EVALUATIONS_TABLE",
     "ClientHistory",
+    "Dropped",
     "Evaluation",
     "read_client_history",
     "read_evaluations",
@@ -26,15 +28,25 @@ __all__ = [
 CLIENTS_TABLE: Final = "clients.parquet"
 EVALUATIONS_TABLE: Final = "evaluations.parquet"
 
-_COLUMNS: Final = ("client", "actor", "seconds")
+_COLUMNS: Final = ("client", "actor", "seconds", "dropped")
 _SUMMED: Final = {"client": "count", "actor": "seconds"}
 """What is added up for each value of a column; ``count`` is 1 in every row."""
 _BESIDE: Final = ("round", "client", "weight")
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """Updates that were left out for one reason."""
+
+    why: str
+    updates: int
+    clients: tuple[int, ...]
+    """Whose they were, ascending."""
+
+
+@dataclass(frozen=True)
 class ClientHistory:
-    """Who took part in a run, and where they were trained."""
+    """Who took part in a run, where they were trained, and what was left out."""
 
     times: Floats
     """[C] in how many rounds each client took part, of those that did at all; ascending."""
@@ -42,6 +54,8 @@ class ClientHistory:
     """[A] their names."""
     busy_s: Floats
     """[A] the seconds that each actor spent on training clients."""
+    dropped: tuple[Dropped, ...] = ()
+    """By reason, the most frequent first."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +75,11 @@ def read_client_history(folder: Path, faults: list[str]) -> ClientHistory | None
         faults: gets a line for all that is missing or damaged.
     """
     parts: dict[str, list[Any]] = {key: [] for key in _SUMMED}
+    left_out: Counter[tuple[str, int]] = Counter()
 
     def fold(table: Any) -> None:
         sums = {key: _sums(table, key) for key in _SUMMED}
+        left_out.update(_left_out(table))
         for key, part in sums.items():
             parts[key].append(part)
 
@@ -75,7 +91,10 @@ def read_client_history(folder: Path, faults: list[str]) -> ClientHistory | None
     # client-2 before client-10.
     order = sorted(range(len(actors)), key=lambda index: (len(actors[index]), actors[index]))
     return ClientHistory(
-        np.sort(times_C), tuple(str(actors[index]) for index in order), busy_s_A[order]
+        np.sort(times_C),
+        tuple(str(actors[index]) for index in order),
+        busy_s_A[order],
+        _by_reason(left_out),
     )
 
 
@@ -152,6 +171,22 @@ def _sums(table: Any, key: str) -> Any:
     name = _SUMMED[key]
     values = np.ones(len(table)) if name == "count" else np.nan_to_num(_numbers(table[name]))
     return _grouped(arrow.table({key: keys, "sum": values}), key)
+
+
+def _left_out(table: Any) -> list[tuple[str, int]]:
+    """Return reason and client of each update that was left out; tables of old have no reasons."""
+    if "dropped" not in table.column_names:
+        return []
+    rows = table.select(["dropped", "client"]).drop_null().to_pydict()
+    return [(str(why), int(c)) for why, c in zip(rows["dropped"], rows["client"], strict=True)]
+
+
+def _by_reason(left_out: Counter[tuple[str, int]]) -> tuple[Dropped, ...]:
+    clients: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for (why, client), updates in left_out.items():
+        clients[why][client] = updates
+    found = [Dropped(why, of.total(), tuple(sorted(of))) for why, of in clients.items()]
+    return tuple(sorted(found, key=lambda one: (-one.updates, one.why)))
 
 
 def _grouped(table: Any, key: str) -> Any:

@@ -6,7 +6,7 @@ Shapes: S seeds, R rounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -59,8 +59,13 @@ class Curve:
         return bool(np.isfinite(self.low).any())
 
 
-def curve(runs: Sequence[Run], key: str) -> Curve | None:
+def curve(runs: Sequence[Run], key: str, *, of: Callable[[float], float] = float) -> Curve | None:
     """Return a number's curve over the seeds' runs; None where none of them has it.
+
+    Args:
+        runs: one a seed.
+        key: of the number in the records.
+        of: what is made of it, before means are taken.
 
     Each round's mean is over the runs that have a finite value there. With n of them and their
     sample deviation s the band is mean ± t(0.975, n - 1) * s / sqrt(n): it holds the mean over all
@@ -71,7 +76,7 @@ def curve(runs: Sequence[Run], key: str) -> Curve | None:
         for record in run.records:
             value = record.get(key)
             if value is not None and math.isfinite(value):
-                by_round.setdefault(record["round"], []).append(value)
+                by_round.setdefault(record["round"], []).append(of(value))
     if not by_round:
         return None
     rounds = sorted(by_round)

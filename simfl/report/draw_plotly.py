@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simfl.errors import MissingExtraError
-from simfl.report.charts import INK, Bars, Chart, Histogram, Line, Lines
+from simfl.report.charts import INK, Bars, Chart, Histogram, Line, Lines, Stack
 from simfl.report.curves import Floats
 
 __all__ = ["library", "specification"]
@@ -17,10 +17,12 @@ __all__ = ["library", "specification"]
 _HEIGHT = 320
 _ROW = 26
 _MARGIN = {"l": 56, "r": 16, "t": 8, "b": 44}
+_ABOVE = 24
+"""The margin above a chart with marks, whose names stand there."""
 _SIGNIFICANT = 6
-_LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-_MAX_ABOVE = 6
 _MAX_OVERLAID = 2
+_MAX_AT_ONCE = 8
+"""So many values beside each other the label at the mouse can hold."""
 
 
 def library() -> str:
@@ -45,8 +47,7 @@ def specification(chart: Chart) -> dict[str, Any]:
         "margin": _MARGIN,
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "showlegend": sum(bool(t.get("showlegend", True)) for t in traces) > 1,
-        "legend": _LEGEND,
+        "showlegend": False,  # the page's own, which takes no room from the curves
         "hovermode": "x unified",
     }
     # Without plotly's own template, which brings 7 kB of colours that the page sets itself.
@@ -98,8 +99,7 @@ def _line_traces(line: Line) -> list[dict[str, Any]]:
             "type": "scatter",
             "mode": "lines+markers" if few else "lines",
             "name": line.label,
-            "legendgroup": line.colour,
-            "showlegend": line.is_listed,
+            "legendgroup": line.entry,
             "x": _plain(line.x),
             "y": _plain(line.y),
             "line": {
@@ -132,8 +132,7 @@ def _band_traces(line: Line) -> list[dict[str, Any]]:
                 "fill": "toself",
                 "fillcolor": _faded(line.colour),
                 "line": {"width": 0},
-                "legendgroup": line.colour,
-                "showlegend": False,
+                "legendgroup": line.entry,
                 "hoverinfo": "skip",
             }
         )
@@ -145,7 +144,6 @@ def _bars(chart: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     names, along = list(chart.names), "h" if chart.is_horizontal else "v"
     form = ".1%" if chart.is_percent else ".4~g"
     traces = []
-    labels: set[str] = set()
     for stack in chart.stacks:
         values = _plain(np.array(stack.values))
         x, y = (values, names) if chart.is_horizontal else (names, values)
@@ -154,14 +152,13 @@ def _bars(chart: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
                 "type": "bar",
                 "orientation": along,
                 "name": stack.label,
+                "legendgroup": stack.label,
                 "x": x,
                 "y": y,
                 "marker": {"color": stack.colour, "line": {"width": 0}},
-                "showlegend": stack.label not in labels,
                 "hovertemplate": f"%{{{'x' if chart.is_horizontal else 'y'}:{form}}}",
             }
         )
-        labels.add(stack.label)
     categories = {"type": "category", "automargin": True, "showgrid": False}
     values_axis: dict[str, Any] = {}
     if chart.is_percent:
@@ -173,12 +170,11 @@ def _bars(chart: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "bargap": 0.3 if chart.is_horizontal else 0.12,
         "xaxis": x_axis | {"title": {"text": chart.x}},
         "yaxis": y_axis | {"title": {"text": chart.y}},
-        "legend": _legend(len(labels), is_horizontal=chart.is_horizontal),
     }
     if chart.is_horizontal:
         layout["yaxis"] |= {"autorange": "reversed"}
-        layout |= {"hovermode": "y unified", "height": max(180, 110 + _ROW * len(names))}
-    elif len(labels) > 8:
+        layout |= {"hovermode": "y unified", "height": max(140, 70 + _ROW * len(names))}
+    elif len(chart.stacks) > _MAX_AT_ONCE:
         layout["hovermode"] = "closest"
     return traces, layout
 
@@ -186,17 +182,17 @@ def _bars(chart: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 @_draw.register
 def _histogram(chart: Histogram) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     edges = chart.edges
-    centres, spans = (edges[1:] + edges[:-1]) / 2, list(map(_span, edges[:-1], edges[1:]))
+    spans = list(map(_span, edges[:-1], edges[1:]))
+    spans.append(spans[-1])  # of the last edge, where a step ends
     is_step = len(chart.stacks) > _MAX_OVERLAID
     traces = [
         {
             "name": stack.label,
-            "x": _plain(centres),
-            "y": _plain(np.array(stack.values)),
+            "legendgroup": stack.label,
             "customdata": spans,
             "hovertemplate": "%{customdata}: %{y:.4~g}",
         }
-        | (_step(stack.colour) if is_step else _columns(stack.colour, np.diff(edges)))
+        | (_step(stack, edges) if is_step else _columns(stack, edges))
         | ({"opacity": 0.6} if len(chart.stacks) == _MAX_OVERLAID else {})
         for stack in chart.stacks
     ]
@@ -205,19 +201,31 @@ def _histogram(chart: Histogram) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "xaxis": {"title": {"text": chart.x}} | (_log_axis(edges) if chart.is_log else {}),
         "yaxis": {"title": {"text": chart.y}},
         "hovermode": "closest",
+        "margin": _MARGIN | ({"t": _ABOVE} if chart.marks else {}),
         "shapes": [_mark(x) for _, x in chart.marks],
         "annotations": [_mark_text(label, x, is_log=chart.is_log) for label, x in chart.marks],
     }
 
 
-def _columns(colour: str, widths: Floats) -> dict[str, Any]:
-    marker = {"color": colour, "line": {"width": 0}}
-    return {"type": "bar", "width": _plain(widths * 0.96), "marker": marker}
+def _columns(stack: Stack, edges: Floats) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "x": _plain((edges[1:] + edges[:-1]) / 2),
+        "y": _plain(np.array(stack.values)),
+        "width": _plain(np.diff(edges) * 0.96),
+        "marker": {"color": stack.colour, "line": {"width": 0}},
+    }
 
 
-def _step(colour: str) -> dict[str, Any]:
-    line = {"color": colour, "width": 2, "shape": "hvh"}
-    return {"type": "scatter", "mode": "lines", "line": line}
+def _step(stack: Stack, edges: Floats) -> dict[str, Any]:
+    """Draw a line over the bins, from the first edge to the last."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": _plain(edges),
+        "y": _plain(np.array([*stack.values, stack.values[-1]])),
+        "line": {"color": stack.colour, "width": 2, "shape": "hv"},
+    }
 
 
 def _log_axis(edges: Floats) -> dict[str, Any]:
@@ -226,13 +234,6 @@ def _log_axis(edges: Floats) -> dict[str, Any]:
     ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
     shown = [tick for tick in ticks if edges[0] <= tick <= edges[-1]]
     return {"type": "log", "tickvals": shown, "ticktext": [f"{tick:,.12g}" for tick in shown]}
-
-
-def _legend(entries: int, *, is_horizontal: bool) -> dict[str, Any]:
-    """Put a long legend beside the chart, and a short one above it."""
-    if entries > _MAX_ABOVE and not is_horizontal:
-        return {"orientation": "v", "x": 1.01, "y": 1}
-    return _LEGEND | ({"traceorder": "normal"} if is_horizontal else {})
 
 
 def _mark(x: float) -> dict[str, Any]:
@@ -245,10 +246,11 @@ def _mark_text(label: str, x: float, *, is_log: bool) -> dict[str, Any]:
         "x": float(np.log10(x)) if is_log else x,
         "y": 1,
         "yref": "paper",
+        "yanchor": "bottom",
         "text": f"{label} {x:,.4g}",
         "showarrow": False,
         "xanchor": "left",
-        "xshift": 4,
+        "xshift": -4,
     }
 
 

@@ -9,41 +9,67 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simfl.report.charts import INK, Bars, Chart, Histogram, Lines
+from simfl.report.charts import INK, Bars, Chart, Entry, Histogram, Lines, own_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw_png"]
 
 _COLUMNS = 2
 _SIZE = (6.4, 3.6)  # inches of a chart
 _TEXT = "#333333"
+_TITLE_SIZE = 14
+_KEY_COLUMNS = 5
+_MAX_OVERLAID = 2
 
 
-def draw_png(charts: Sequence[Chart], path: Path, *, title: str) -> None:
+def draw_png(charts: Sequence[Chart], path: Path, *, title: str, key: Sequence[Entry] = ()) -> None:
     """Draw the charts beneath one another in two columns, as a PNG.
 
     Args:
         charts: what to draw; without any the picture says so.
         path: the file to write.
         title: stands above.
+        key: the legend of all charts.
     """
     from matplotlib.figure import Figure
 
     rows = max(1, -(-len(charts) // _COLUMNS))
-    size = (_SIZE[0] * _COLUMNS, _SIZE[1] * rows + 0.5)
+    lines_of_key = -(-len(key) // _KEY_COLUMNS)
+    size = (_SIZE[0] * _COLUMNS, _SIZE[1] * rows + 0.5 + 0.2 * lines_of_key)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, color=_TEXT)
+    _draw_head(figure, title, key)
     places = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
     for axes, chart in zip(places, charts, strict=False):
         _draw(chart, axes)
-        _finish(axes, chart)
+        _finish(axes, chart, key)
     for axes in places[len(charts) :]:
         axes.set_axis_off()
     if not charts:
         places[0].text(0, 0.5, "There is nothing to draw yet.", color=_TEXT)
     figure.savefig(path, dpi=120, format="png", facecolor="white")
+
+
+def _draw_head(figure: Figure, title: str, key: Sequence[Entry]) -> None:
+    from matplotlib.lines import Line2D
+
+    if not key:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=_TITLE_SIZE, color=_TEXT)
+        return
+    figure.legend(
+        [Line2D([], [], color=entry.colour, linewidth=3) for entry in key],
+        [entry.label for entry in key],
+        title=title,
+        title_fontsize=_TITLE_SIZE,
+        alignment="left",
+        labelcolor=_TEXT,
+        loc="outside upper left",
+        ncols=min(len(key), _KEY_COLUMNS),
+        frameon=False,
+        fontsize=8,
+    )
 
 
 @singledispatch
@@ -55,7 +81,7 @@ def _draw(chart: Any, axes: Axes) -> None:
 def _lines(chart: Lines, axes: Axes) -> None:
     for line in chart.lines:
         style = "--" if line.is_dashed else "-"
-        label = line.label if line.is_listed else None
+        label = None if line.belongs_to else line.label
         axes.plot(line.x, line.y, style, color=line.colour, label=label, linewidth=1.6)
         if line.band is not None:
             low_R, high_R = line.band.low, line.band.high
@@ -92,6 +118,9 @@ def _bars(chart: Bars, axes: Axes) -> None:
 def _histogram(chart: Histogram, axes: Axes) -> None:
     alpha = 0.6 if len(chart.stacks) > 1 else 0.9
     for stack in chart.stacks:
+        if len(chart.stacks) > _MAX_OVERLAID:
+            axes.stairs(stack.values, chart.edges, color=stack.colour, label=stack.label)
+            continue
         axes.bar(
             chart.edges[:-1],
             stack.values,
@@ -108,15 +137,16 @@ def _histogram(chart: Histogram, axes: Axes) -> None:
         axes.text(x, axes.get_ylim()[1], f" {label} {x:,.4g}", va="top", fontsize=8, color=_TEXT)
 
 
-def _finish(axes: Axes, chart: Chart) -> None:
+def _finish(axes: Axes, chart: Chart, key: Sequence[Entry]) -> None:
     axes.set_title(chart.title, loc="left", fontsize=11, color=_TEXT)
     axes.set_xlabel(chart.x, color=_TEXT)
     axes.set_ylabel(chart.y, color=_TEXT)
     axes.tick_params(colors=_TEXT, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
-    entries = dict(zip(labels, handles, strict=True))
-    if len(entries) > 1:
+    own = {entry.label for entry in own_legend(chart, key)}
+    entries = {label: handle for label, handle in zip(labels, handles, strict=True) if label in own}
+    if entries:
         few = len(entries) <= 6
         axes.legend(
             entries.values(),

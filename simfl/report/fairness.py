@@ -15,7 +15,7 @@ from simfl.report.curves import Floats, curve, smaller_is_better
 from simfl.report.groups import Group
 from simfl.report.reading import Run
 from simfl.report.study import Section, Study
-from simfl.report.wording import number
+from simfl.report.wording import OVER_SEEDS, mean_and_deviation
 
 __all__ = ["Spread", "fairness_section", "spread_of"]
 
@@ -93,10 +93,14 @@ def _means_and_worst(study: Study, metric: str) -> Lines:
             lines.append(Line(group.label, colour, mean.rounds, mean.mean, band))
         if worst is not None:
             label = f"{group.label}, worst 10 %"
-            line = Line(
-                label, colour, worst.rounds, worst.mean, is_dashed=True, is_listed=mean is None
+            belongs_to = "" if mean is None else group.label
+            lines.append(
+                Line(
+                    *(label, colour, worst.rounds, worst.mean),
+                    is_dashed=True,
+                    belongs_to=belongs_to,
+                )
             )
-            lines.append(line)
     note = "Solid: the mean over clients. Dashed: the mean over the worst tenth of them."
     if any(line.band for line in lines):
         note += " Shaded: from the 10th to the 90th percentile."
@@ -123,11 +127,9 @@ def _middle(study: Study, group: Group, metric: str, rounds_R: Floats) -> Band |
 def _variance(study: Study, metric: str) -> Lines:
     lines = []
     for group in study.groups:
-        found = curve(group.runs, f"client_{metric}_std")
+        found = curve(group.runs, f"client_{metric}_std", of=lambda deviation: deviation**2)
         if found is not None:
-            variance_R = found.mean**2
-            line = Line(group.label, study.colour(group), found.rounds, variance_R)
-            lines.append(line)
+            lines.append(Line(group.label, study.colour(group), found.rounds, found.mean))
     return Lines("Variance over clients", "round", f"variance of {metric}", tuple(lines))
 
 
@@ -172,22 +174,41 @@ def _shares(values: Floats, edges: Floats) -> tuple[float, ...]:
 
 
 def _table(study: Study, metric: str) -> Table:
-    rows, colours = [], []
-    for group in study.groups:
-        for run in group.runs:
-            colours.append(study.colour(group))
-            rows.append((run.folder.name, *_row(study, run, metric)))
-    header = ("run", "round", "clients", "mean", "variance", "worst 10 %", "best 10 %", "lowest")
-    return Table("After the last evaluation", header, tuple(rows), tuple(colours))
+    has_seeds = any(len(group.runs) > 1 for group in study.groups)
+    return Table(
+        "After the last evaluation",
+        ("run", "round", "clients", "mean", "variance", "worst 10 %", "best 10 %", "lowest"),
+        tuple((_name(group), *_row(study, group, metric)) for group in study.groups),
+        tuple(study.colour(group) for group in study.groups),
+        note=f"{OVER_SEEDS.capitalize()}." if has_seeds else "",
+    )
 
 
-def _row(study: Study, run: Run, metric: str) -> tuple[str, ...]:
-    last = _last_evaluation(study, run.folder, metric)
-    if last is None:
-        deviation = run.latest(f"client_{metric}_std")
-        variance = None if deviation is None else deviation**2
-        mean, worst = run.latest(f"client_{metric}"), run.latest(f"client_{metric}_worst")
-        return ("—", "—", number(mean), number(variance), number(worst), "—", "—")
-    spread = spread_of(last.values, metric)
-    values = (spread.mean, spread.variance, spread.worst, spread.best, spread.lowest)
-    return (str(last.round), f"{len(last.values):,}", *map(number, values))
+def _name(group: Group) -> str:
+    return group.runs[0].folder.name if len(group.runs) == 1 else group.label
+
+
+def _row(study: Study, group: Group, metric: str) -> tuple[str, ...]:
+    lasts = [_last_evaluation(study, run.folder, metric) for run in group.runs]
+    rounds = {str(last.round) for last in lasts if last is not None}
+    sizes = {f"{len(last.values):,}" for last in lasts if last is not None}
+    by_seed = [_numbers(last, run, metric) for last, run in zip(lasts, group.runs, strict=True)]
+    columns = [
+        [value for value in column if value is not None] for column in zip(*by_seed, strict=True)
+    ]
+    return (_one_of(rounds), _one_of(sizes), *map(mean_and_deviation, columns))
+
+
+def _numbers(last: Evaluation | None, run: Run, metric: str) -> tuple[float | None, ...]:
+    """Return mean, variance, worst, best and lowest; without a table what metrics.jsonl knows."""
+    if last is not None:
+        spread = spread_of(last.values, metric)
+        return (spread.mean, spread.variance, spread.worst, spread.best, spread.lowest)
+    deviation = run.latest(f"client_{metric}_std")
+    variance = None if deviation is None else deviation**2
+    mean, worst = run.latest(f"client_{metric}"), run.latest(f"client_{metric}_worst")
+    return (mean, variance, worst, None, None)
+
+
+def _one_of(texts: set[str]) -> str:
+    return " or ".join(sorted(texts)) or "—"

@@ -23,7 +23,7 @@ from simfl.report.groups import Group
 from simfl.report.reading import Run
 from simfl.report.study import Section, Study
 from simfl.report.targets import Reached, Target, reach
-from simfl.report.wording import duration, number
+from simfl.report.wording import OVER_SEEDS, duration, mean_and_deviation
 
 __all__ = ["learning_section", "title_of"]
 
@@ -123,7 +123,8 @@ def _not_finite(study: Study, keys: Sequence[str]) -> list[str]:
 
 def _target_table(study: Study, target: Target) -> Table:
     note = (
-        "The highest whole percent that every run reaches; --target sets another. "
+        "The highest whole percent that every run reaches which is done and at least half as good "
+        "as the best; --target sets another. "
         if study.is_target_chosen
         else ""
     )
@@ -133,7 +134,8 @@ def _target_table(study: Study, target: Target) -> Table:
         rows=tuple(_target_row(group.runs, group.label, target) for group in study.groups),
         colours=tuple(study.colour(group) for group in study.groups),
         note=f"{note}Mean over the seeds that reached it, with their range; rounds are those that "
-        "were evaluated, and time begins with the first round.",
+        "were evaluated, and time begins with the first round. Best and final: "
+        f"{OVER_SEEDS}.",
     )
 
 
@@ -147,8 +149,8 @@ def _target_row(runs: Sequence[Run], label: str, target: Target) -> tuple[str, .
         f"{len(reached)} of {len(runs)}",
         _spread([float(found.round) for found in reached], lambda value: f"{value:.0f}"),
         _spread(_seconds(reached), duration),
-        number(math.fsum(best) / len(best)) if best else "—",
-        number(math.fsum(final) / len(final)) if final else "—",
+        mean_and_deviation(best),
+        mean_and_deviation(final),
     )
 
 

@@ -31,6 +31,41 @@ function draw(width) {
     `chart-${number}`, figure.data, { ...themed(figure.layout), width }, config)));
 }
 
+function redraw(number) {
+  const figure = figures[number];
+  return Plotly.react(`chart-${number}`, figure.data, themed(figure.layout), config);
+}
+
+// What the legend has switched off is gone from the chart, or from all of them.
+function apply(legend) {
+  const shown = new Map([...legend.querySelectorAll("button")].map(
+    (button) => [button.dataset.label.replaceAll("<", "&lt;"), button.ariaPressed === "true"]));
+  figures.forEach((figure, number) => {
+    const traces = figure.data.filter((trace) => shown.has(trace.legendgroup));
+    if (!traces.length || !["", String(number)].includes(legend.dataset.chart)) return;
+    for (const trace of traces) trace.visible = shown.get(trace.legendgroup);
+    redraw(number);
+  });
+}
+
+for (const legend of document.querySelectorAll(".legend")) {
+  const buttons = [...legend.querySelectorAll("button")];
+  const press = (button, on) => { button.ariaPressed = String(on); };
+  legend.title = "A click hides or shows, a double click shows this one only.";
+  for (const chosen of buttons) {
+    chosen.addEventListener("click", () => {
+      press(chosen, chosen.ariaPressed !== "true");
+      apply(legend);
+    });
+    // Its two clicks have changed nothing.
+    chosen.addEventListener("dblclick", () => {
+      const isAlone = buttons.every((button) => (button === chosen) === (button.ariaPressed === "true"));
+      for (const button of buttons) press(button, isAlone || button === chosen);
+      apply(legend);
+    });
+  }
+}
+
 // Paper is white and narrow whatever the screen is.
 const paper = document.documentElement.classList;
 addEventListener("beforeprint", () => { paper.add("printed"); draw(640); });

@@ -8,11 +8,11 @@ from importlib.resources import files
 from typing import Any
 
 from simfl.errors import MissingExtraError
-from simfl.report.charts import Bars, Chart
+from simfl.report.charts import Bars, Chart, own_legend
 from simfl.report.draw_plotly import library, specification
 from simfl.report.report import Report
 
-__all__ = ["render_page"]
+__all__ = ["render_page", "wide_charts"]
 
 
 def render_page(report: Report, *, written: str) -> str:
@@ -42,7 +42,9 @@ def render_page(report: Report, *, written: str) -> str:
         report=report,
         written=written,
         version=__version__,
+        key=report.key,
         number_of=lambda chart: numbered[id(chart)],
+        own_legend=lambda chart: own_legend(chart, report.key),
         wide_charts=wide_charts,
         style=_resource("page.css"),
         script=_resource("page.js"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from simfl.errors import one_line
 from simfl.report.charts import INK, Bars, Histogram, Stack, Table
 from simfl.report.client_tables import ClientHistory
 from simfl.report.curves import Floats
@@ -20,6 +21,10 @@ __all__ = ["failures_section", "participation_section", "population_of"]
 
 _MAX_BINS = 40
 _MAX_BARS = 60
+_MAX_REASONS = 5
+_MAX_CLIENTS = 8
+_MAX_WIDTH = 300
+_NONE = "—"
 _LOST = (("dropped", "updates dropped", "#e15759"), ("retries", "chunks run again", "#edc948"))
 
 
@@ -71,7 +76,8 @@ def failures_section(study: Study) -> Section:
     has_losses = any(map(any, losses))
     unwritten = tuple(line for run in runs for line in _unwritten(run))
     lead = "" if has_losses else "No update was dropped, and no chunk had to be run again."
-    if not has_losses and all(run.state in ("done", "running") for run in runs):
+    has_ended_badly = any(r.state == "failed" or _error(r) != _NONE for r in runs)
+    if not has_losses and not has_ended_badly:
         return Section("Failures", lead, notes=unwritten)
     table = Table(
         "Lost work",
@@ -83,7 +89,37 @@ def failures_section(study: Study) -> Section:
         tuple(study.colour(group) for group in study.groups for _ in group.members),
     )
     charts = (_lost(runs[0]),) if has_losses and study.is_single else ()
-    return Section("Failures", lead, charts=charts, tables=(table,), notes=unwritten)
+    reasons = _reasons(study)
+    tables = (table, reasons) if reasons.rows else (table,)
+    return Section("Failures", lead, charts=charts, tables=tables, notes=unwritten)
+
+
+def _reasons(study: Study) -> Table:
+    """Say why updates were dropped, and whose they were."""
+    rows, colours = [], []
+    for group in study.groups:
+        for run in group.members:
+            history = study.histories.get(run.folder)
+            for dropped in history.dropped[:_MAX_REASONS] if history else ():
+                why, whose = one_line(dropped.why)[:_MAX_WIDTH], _some(dropped.clients)
+                rows.append((run.folder.name, quantity(dropped.updates), whose, why))
+                colours.append(study.colour(group))
+    return Table(
+        "Why updates were dropped",
+        ("run", "updates", "of clients", "why"),
+        tuple(rows),
+        tuple(colours),
+        note=f"The {_MAX_REASONS} most frequent reasons of each run.",
+    )
+
+
+def _some(clients: Sequence[int]) -> str:
+    shown = ", ".join(map(str, clients[:_MAX_CLIENTS]))
+    return (
+        shown
+        if len(clients) <= _MAX_CLIENTS
+        else f"{shown} and {len(clients) - _MAX_CLIENTS:,} more"
+    )
 
 
 def population_of(run: Run) -> int | None:
@@ -131,7 +167,7 @@ def _total(run: Run, key: str) -> float:
 
 def _error(run: Run) -> str:
     error: Any = run.summary.get("error")
-    return str(error).partition("\n")[0][:300] if error else "—"
+    return str(error).partition("\n")[0][:_MAX_WIDTH] if error else _NONE
 
 
 def _unwritten(run: Run) -> list[str]:

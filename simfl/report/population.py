@@ -16,6 +16,7 @@ from simfl.report.reading import SCENARIO_FILE, Run
 from simfl.report.study import Section, Study
 
 if TYPE_CHECKING:
+    from simfl.data import FederatedDataset
     from simfl.scenario import Trust
 
 __all__ = ["population_section"]
@@ -95,11 +96,27 @@ def _charts(scenario_file: Path, suffix: str, trust: Trust) -> list[Bars | Histo
             for k, (name, colour) in enumerate(zip(labels.names, labels.colours, strict=True))
         ),
         is_percent=True,
-        note=f"{len(labels.clients)} of {len(sizes_C):,} clients, evenly spaced by id."
-        if len(labels.clients) < len(sizes_C)
-        else "",
+        note=_note(dataset, shown=len(labels.clients)),
     )
     return [skew, sizes]
+
+
+def _note(dataset: FederatedDataset, *, shown: int) -> str:
+    """Say in numbers how labels are skewed, over all clients."""
+    from simfl.data import summarize
+
+    summary = summarize(dataset)
+    labels, population = summary.labels, summary.num_clients
+    notes = []
+    if labels is not None:
+        notes.append(
+            f"A client holds {labels.mean_per_client:.1f} of {labels.num_classes} labels on "
+            f"average; their entropy is {labels.mean_entropy:.2f} bits, and that of all clients' "
+            f"labels together {labels.overall_entropy:.2f}."
+        )
+    if shown < population:
+        notes.append(f"Drawn are {shown} of {population:,} clients, evenly spaced by id.")
+    return " ".join(notes)
 
 
 def _hex(colour: object) -> str:

@@ -10,11 +10,12 @@ from simfl.report.study import Section, Study
 __all__ = ["differences_section", "provenance_section"]
 
 _MAX_RUNS = 12
+_MAX_SIDE_BY_SIDE = 4
 
 
 def differences_section(study: Study) -> Section:
     """Show where the groups' resolved scenarios differ."""
-    groups = [group for group in study.groups if group.runs[0].scenario][:_MAX_RUNS]
+    groups = [group for group in study.groups if group.runs[0].scenario]
     if len(groups) < 2:
         return Section("Differences")
     # Seeds differ within groups; where code is looked for, and what is written, is no difference.
@@ -26,12 +27,23 @@ def differences_section(study: Study) -> Section:
     seeds = [", ".join("?" if r.seed is None else str(r.seed) for r in g.runs) for g in groups]
     if len(set(seeds)) > 1:
         rows.append(("seed", *seeds))
-    table = Table(
-        "Where the resolved scenarios differ",
-        ("key", *(group.label for group in groups)),
-        tuple(rows),
+    header = ("key", *(group.label for group in groups))
+    return Section("Differences", tables=(_differences(study, header, rows),) if rows else ())
+
+
+def _differences(study: Study, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    """Put a key in each row; or a group in each, where they are many."""
+    title = "Where the resolved scenarios differ"
+    if len(header) - 1 <= max(_MAX_SIDE_BY_SIDE, len(rows)):
+        return Table(title, header, tuple(rows))
+    (_, *keys), *by_group = zip(header, *rows, strict=True)
+    colours = {group.label: study.colour(group) for group in study.groups}
+    return Table(
+        title,
+        ("run", *keys),
+        tuple(by_group),
+        tuple(colours[label] for label, *_ in by_group),
     )
-    return Section("Differences", tables=(table,) if rows else ())
 
 
 def provenance_section(study: Study) -> Section:

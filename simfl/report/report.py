@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simfl.report.charts import Chart, Table
+from simfl.report.charts import Chart, Entry, Table
 from simfl.report.fairness import fairness_section
 from simfl.report.learning import learning_section
 from simfl.report.overview import Tile, runs_table, tiles
@@ -36,6 +36,13 @@ class Report:
     def charts(self) -> list[Chart]:
         """All charts, in order."""
         return [chart for section in self.sections for chart in section.charts]
+
+    @property
+    def key(self) -> tuple[Entry, ...]:
+        """The legend of the groups, which have one colour everywhere; none for a single one."""
+        study = self.study
+        entries = tuple(Entry(group.label, study.colour(group)) for group in study.groups)
+        return entries if len(entries) > 1 else ()
 
 
 def make_report(study: Study, *, with_data: bool, trust: Trust = "all") -> Report:

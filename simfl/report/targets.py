@@ -57,15 +57,15 @@ def parse_target(text: str) -> Target:
 
 
 def default_target(runs: Sequence[Run]) -> Target | None:
-    """Return the highest whole percent of accuracy that every run has reached; None without it."""
-    best = [
-        max(
-            (value for record in run.records if (value := _accuracy(record)) is not None), default=0
-        )
-        for run in runs
-        if run.latest("accuracy") is not None
-    ]
-    level = math.floor(min(best, default=0) * 100 + 1e-9) / 100
+    """Return the highest whole percent of accuracy that the runs have reached; None without it.
+
+    Runs that are not done, and those that are less than half as good as the best, are not asked:
+    they would set a target that says nothing of the others.
+    """
+    done = [_best_accuracy(run) for run in runs if run.state == "done"]
+    best = [value for value in done or map(_best_accuracy, runs) if value > 0]
+    asked = [value for value in best if value >= max(best) / 2]
+    level = math.floor(min(asked, default=0) * 100 + 1e-9) / 100
     return Target("accuracy", level, from_above=False) if level > 0 else None
 
 
@@ -76,6 +76,11 @@ def reach(run: Run, target: Target) -> Reached | None:
         if value is not None and target.is_met_by(value):
             return Reached(int(record["round"]), None if math.isnan(seconds) else seconds)
     return None
+
+
+def _best_accuracy(run: Run) -> float:
+    found = (_accuracy(record) for record in run.records)
+    return max((value for value in found if value is not None), default=0)
 
 
 def _accuracy(record: dict[str, float]) -> float | None:

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["ago", "amount", "duration", "in_bytes", "number", "quantity", "value_text"]
+__all__ = [
+    "OVER_SEEDS",
+    "ago",
+    "amount",
+    "duration",
+    "in_bytes",
+    "mean_and_deviation",
+    "number",
+    "quantity",
+    "value_text",
+]
 
+OVER_SEEDS = "mean ± sample standard deviation over seeds"
 _NONE = "—"
 
 
@@ -28,6 +41,19 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Write the mean over seeds and their sample standard deviation; the value, if it is one.
+
+    >>> mean_and_deviation([0.9, 0.92, 0.94]), mean_and_deviation([0.9]), mean_and_deviation([])
+    ('0.9200 ± 0.0200', '0.9000', '—')
+    """
+    if not values:
+        return _NONE
+    if len(values) == 1 or not all(map(math.isfinite, values)):
+        return number(statistics.fmean(values))
+    return f"{number(statistics.fmean(values))} ± {number(statistics.stdev(values))}"
+
+
 def quantity(value: float | None) -> str:
     """Write a count or an amount, with no digits behind the point where there are none.
 
@@ -46,11 +72,15 @@ def duration(seconds: float | None) -> str:
 
     >>> duration(8.34), duration(75), duration(3 * 3600 + 240), duration(90_000)
     ('8.3 s', '1 min 15 s', '3 h 4 min', '1 d 1 h')
+    >>> duration(0.0523), duration(0.00004), duration(0)
+    ('52.3 ms', '0.04 ms', '0 s')
     """
     if seconds is None or not math.isfinite(seconds):
         return _NONE
+    if seconds < 0.1:
+        return f"{1000 * seconds:.3g} ms" if seconds > 0 else "0 s"
     if seconds < 60:
-        return f"{seconds:.1f} s" if seconds >= 0.1 or seconds == 0 else f"{seconds:.2g} s"
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"

@@ -38,7 +38,7 @@ def write_report(report: Report, path: Path, *, format: Format, written: str) ->
         if format == "png":
             from simfl.report.draw_png import draw_png
 
-            draw_png(report.charts, path, title=report.title)
+            draw_png(report.charts, path, title=report.title, key=report.key)
         else:
             path.write_text(_text(report, format, written), encoding="utf-8", newline="")
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 import time
 import uuid
 from contextlib import suppress
@@ -28,6 +29,7 @@ __all__ = [
     "new_folder",
     "read_history",
     "read_run_id",
+    "require_writable",
     "write_weights",
 ]
 
@@ -73,6 +75,20 @@ def new_folder(parent: Path, name: str) -> Path:
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
     return next(parent / name for name in names if not (parent / name).exists())
+
+
+def require_writable(folder: Path) -> None:
+    """Raise an error if nothing can be written to a run's folder, before hours are spent on it.
+
+    Raises:
+        InputError: with the reason.
+    """
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder}: {error.strerror}; see that it can be, or copy the run"
+        ) from None
 
 
 def holds_run(folder: Path) -> bool:

@@ -43,6 +43,7 @@ from simfl.simulation.folder import (
     make_folder,
     read_history,
     read_run_id,
+    require_writable,
     write_weights,
 )
 from simfl.simulation.journal import Journal
@@ -232,6 +233,7 @@ class _How:
 
 def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Rounds:
     simulation, folder, checkpoints, found = prepare()
+    require_writable(folder)
     if found.checkpoint is not None:
         checkpoints.require_fit(found, simulation.server.build_model().get_weights())
     for note in simulation.notes:

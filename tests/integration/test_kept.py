@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -169,6 +170,24 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_starts(tmp_path: P
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write .*Not a directory"):
         simfl.run(scenario(), out=tmp_path / "file" / "out", backend="inline")
+
+
+def test_a_folder_that_has_become_read_only_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its final weights could not be written, hours later."""
+    out = tmp_path / "out"
+    simfl.run(scenario(rounds=1), out=out, backend="inline")
+    (out / "summary.json").unlink()
+
+    def refuse(*_: object, dir: Path, **__: object) -> None:
+        assert dir == out
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(InputError, match=r"cannot write .*out: Read-only file system; see that"):
+        simfl.resume(out, backend="inline")
+    assert not (out / "summary.json").exists()
 
 
 @pytest.mark.parametrize("backend", ["inline", pytest.param("ray", marks=pytest.mark.ray)])

@@ -147,7 +147,7 @@ def test_a_report_of_several_runs_lies_where_it_is_asked_for(simfl):
     assert (result.exit_code, result.stdout) == (0, "report.md\n")
     lines = Path("report.md").read_text().splitlines()
     assert "### To accuracy ≥ 0.5" in lines
-    assert "| small | 2 of 2 | 2 | 4.0 s | 0.7500 | 0.7500 |" in lines
+    assert "| small | 2 of 2 | 2 | 4.0 s | 0.7500 ± 0.0000 | 0.7500 ± 0.0000 |" in lines
 
 
 @pytest.mark.parametrize("format", ["png", "csv", "md", "html"])
@@ -162,6 +162,15 @@ def test_a_run_that_is_given_twice_is_one(simfl):
     write_run("a")
     simfl("report", "a", "./a/", "--no-data", "--out", "r.csv")
     assert len(Path("r.csv").read_text().splitlines()) == 1 + len(ACCURACIES)
+
+
+def test_the_folder_of_a_sweep_stands_for_its_trials(simfl):
+    write_run("sweep/trials/0")
+    write_run("sweep/trials/1", rounds=4)
+    result = simfl("report", "sweep", "--no-data", "--format", "csv")
+    assert (result.exit_code, result.stdout) == (0, "sweep/report.csv\n")
+    trials = [line.split(",")[0] for line in Path("sweep/report.csv").read_text().splitlines()]
+    assert trials == ["run", *"000", *"111"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ RECORD: dict[str, Any] = {
     "dropped": 2,
     "actors": 2,
     "examples": 100,
+    "examples_seen": 300,
     "steps": 10,
     "sent_bytes": 400,
     "received_bytes": 200,
@@ -114,6 +115,15 @@ def test_an_actor_is_busy_as_long_as_its_clients_take(made: list[Exported]) -> N
     assert values["simfl_busy_seconds server server"] == 1.0
     assert values["simfl_trained_clients client client-2"] == 3
     assert values["simfl_slowest_client_seconds client client-2"] == 0.75
+
+
+def test_client_actors_are_idle_when_they_train_nobody(made: list[Exported]) -> None:
+    """Two of them in a round of 3 s, in which clients took 2.5 s."""
+    assert told(made)["simfl_idle_seconds"] == 3.5
+
+
+def test_examples_count_as_often_as_they_were_trained_on(made: list[Exported]) -> None:
+    assert told(made)["simfl_examples"] == 300
 
 
 def test_what_was_measured_and_the_phases_keep_the_names_of_metrics_jsonl(

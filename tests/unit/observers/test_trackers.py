@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,20 @@ def test_tensorboard_reads_each_round_once(tmp_path: Path) -> None:
     assert events.Tags()["scalars"] == ["train_loss"]
     read = [(event.step, event.value) for event in events.Scalars("train_loss")]
     assert read == [(n, pytest.approx(1 / n)) for n in range(1, 7)]
+
+
+def test_a_full_disk_is_tensorboards_error_in_the_round_and_no_threads_traceback(
+    tmp_path: Path,
+) -> None:
+    """Linux has a device that is always full: https://man7.org/linux/man-pages/man4/full.4.html"""
+    observer = TensorBoard()
+    observer.prepare()
+    observer.on_run_start(info(tmp_path))
+    threads = threading.active_count()
+    observer._path = Path("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        observer.on_round({"round": 1, "train_loss": 1.0}, table(1, [0]))
+    assert threading.active_count() == threads
 
 
 def test_mlflow_has_one_run_with_each_round_once(tmp_path: Path) -> None:
@@ -136,7 +151,7 @@ def leveldb_records(log: bytes) -> Iterator[bytes]:
 @pytest.mark.parametrize(
     ("observer", "module", "extra"),
     [
-        (TensorBoard(), "torch.utils.tensorboard", "tensorboard"),
+        (TensorBoard(), "tensorboard", "tensorboard"),
         (MLflow(), "mlflow", "mlflow"),
         (WandB(), "wandb", "wandb"),
     ],

@@ -6,7 +6,19 @@ import json
 
 import numpy as np
 
-from simfl.report.charts import Band, Bars, Line, Lines, Stack
+from simfl.report.charts import (
+    RUN_COLOURS,
+    Band,
+    Bars,
+    Entry,
+    Histogram,
+    Line,
+    Lines,
+    Stack,
+    colour_of,
+    legend_of,
+    own_legend,
+)
 from simfl.report.draw_plotly import specification
 
 
@@ -35,6 +47,35 @@ def test_a_band_that_dwarfs_its_curve_is_cut_a_quarter_beyond_it():
 
 def test_a_band_without_an_edge_anywhere_cuts_nothing():
     assert chart((np.nan, np.nan)).y_range is None
+
+
+def test_the_legend_names_a_line_once_whatever_belongs_to_it():
+    x = np.array([1.0])
+    worst = Line("a, worst", "#000000", x, x, is_dashed=True, belongs_to="a")
+    lines = (Line("a", "#000000", x, x), worst, Line("b", "#ffffff", x, x))
+    chart = Lines("t", "x", "y", lines)
+    a, b = legend_of(chart)
+    assert (a, b) == (Entry("a", "#000000"), Entry("b", "#ffffff"))
+    assert own_legend(chart, key=[a]) == (b,)
+    # A click on "a" switches both of its lines.
+    assert [trace["legendgroup"] for trace in specification(chart)["data"]] == ["a", "a", "b"]
+
+
+def test_where_there_is_one_colour_there_is_no_legend():
+    assert legend_of(Bars("t", "x", "y", ("1",), (Stack("busy", "#000000", (1.0,)),))) == ()
+
+
+def test_the_runs_of_a_sweep_have_a_colour_each():
+    assert len({colour_of(index) for index in range(18)}) == 18 == len(RUN_COLOURS)
+
+
+def test_a_histogram_of_several_is_drawn_from_its_first_edge_to_its_last():
+    stacks = tuple(Stack(name, "#000000", (1.0, 2.0)) for name in "abc")
+    traces = specification(Histogram("t", "x", "y", np.array([0.0, 0.5, 1.0]), stacks))["data"]
+    for trace in traces:
+        assert trace["x"] == [0.0, 0.5, 1.0]
+        # From 0 to 0.5 it is 1, from 0.5 to 1 it is 2.
+        assert (trace["y"], trace["line"]["shape"]) == ([1.0, 2.0, 2.0], "hv")
 
 
 def test_what_a_run_is_called_is_no_link_in_a_chart():

@@ -28,6 +28,12 @@ def seeds(tmp_path):
     return seeds
 
 
+def test_the_mean_is_of_what_is_made_of_each_number(seeds):
+    """The mean of 0.5² and 1² is 0.625, and not the 0.5625 that their mean squared is."""
+    found = curve(seeds([0.5], [1.0]), "accuracy", of=lambda value: value**2)
+    assert found.mean.tolist() == [0.625]
+
+
 def test_the_band_of_three_seeds_is_students_by_hand(seeds):
     """Values 0.6, 0.7, 0.8: mean 0.7, s = 0.1, and t(0.975, 2) = 4.30265 in every table.
 

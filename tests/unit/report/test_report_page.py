@@ -97,6 +97,42 @@ def test_one_run_is_drawn_as_well(browser, show, full):
     assert browser.get_log("browser") == []
 
 
+SHARES_OF_PLOTS = """
+return [...document.querySelectorAll('.chart')].map(chart =>
+  chart.querySelector('.nsewdrag').getBoundingClientRect().height
+  / chart.getBoundingClientRect().height);
+"""
+CURVES = "return document.querySelectorAll('#chart-0 .scatterlayer .trace').length"
+
+
+def test_the_legend_of_many_runs_takes_nothing_from_the_charts_and_switches_them(
+    browser, show, tmp_path
+):
+    runs = [
+        write_run(
+            tmp_path / f"a-folder-with-a-long-name-{n}",
+            records([0.5, 0.6]),
+            scenario=SCENARIO | {"rounds": n},
+        )
+        for n in range(1, 15)
+    ]
+    show(*runs)
+    # Axes and their titles need 52 of a chart's 320 pixels.
+    assert min(browser.execute_script(SHARES_OF_PLOTS)[:4]) > 0.7
+    assert browser.execute_script(CURVES) == 14
+    buttons = browser.find_elements("css selector", ".key button")
+    assert len(buttons) == 14
+    buttons[3].click()
+    assert browser.execute_script(CURVES) == 13
+    assert buttons[3].get_attribute("aria-pressed") == "false"
+    show_only = "arguments[0].dispatchEvent(new MouseEvent('dblclick'))"
+    browser.execute_script(show_only, buttons[5])
+    assert browser.execute_script(CURVES) == 1
+    browser.execute_script(show_only, buttons[5])
+    assert browser.execute_script(CURVES) == 14
+    assert browser.get_log("browser") == []
+
+
 def test_charts_take_the_colours_of_the_night(browser, show, full):
     def colours() -> tuple[str, str]:
         return tuple(
@@ -120,13 +156,15 @@ def test_charts_take_the_colours_of_the_night(browser, show, full):
 
 
 def test_on_a_narrow_screen_nothing_is_cut_off(browser, show, full):
-    browser.set_window_size(500, 900)
+    # A telephone's; Chromium's own windows are 500 pixels wide at the least.
+    size = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     show(*full)
     width, seen = browser.execute_script(
         "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     )
-    browser.set_window_size(1400, 1000)
-    assert width == seen
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert width == seen <= 400
 
 
 def test_no_button_sends_a_chart_anywhere(browser, show, full):

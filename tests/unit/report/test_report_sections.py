@@ -6,7 +6,7 @@ import csv
 import io
 
 import pytest
-from report_cases import SCENARIO, done, records, write_run
+from report_cases import SCENARIO, done, records, write_run, write_table
 
 from simfl.report.charts import Bars, Histogram, Lines
 from simfl.report.writing import write_report
@@ -95,6 +95,29 @@ def test_the_worst_tenth_and_the_variance_are_those_of_the_table(make, full):
     assert row == ("slow-0", "3", "4", "0.6250", "0.0781", "0.2500", "1.0000", "0.2500")
 
 
+def test_over_seeds_the_spread_is_a_mean_with_its_deviation(make, full):
+    """Both seeds have the same evaluations; without a table the second has 0.2 for its worst."""
+    (part,) = (full[1] / "evaluations.parquet").iterdir()
+    part.unlink()
+    (row,) = table(make(*full[:2]), "After the last evaluation").rows
+    # Worst: 0.25 and 0.2, so 0.225 with a deviation of 0.05 / sqrt(2).
+    assert row[:3] == ("small", "3", "4")
+    assert row[5] == "0.2250 ± 0.0354"
+
+
+def test_of_many_scenarios_the_differences_have_a_row_each(make, tmp_path):
+    """Five differ in one key: a column a scenario would not fit, so each is a row in its colour."""
+    runs = [
+        write_run(tmp_path / f"{n}", records([0.5]), scenario=SCENARIO | {"rounds": n})
+        for n in range(1, 6)
+    ]
+    report = make(*runs)
+    found = table(report, "Where the resolved scenarios differ")
+    assert found.header == ("run", "rounds")
+    assert found.rows == tuple((str(n), str(n)) for n in range(1, 6))
+    assert found.colours == report.runs.colours
+
+
 def test_the_time_is_the_ledgers_by_phase(make, full):
     found = chart(make(full[0]), "Seconds by phase")
     assert {stack.label: stack.values for stack in found.stacks} == {
@@ -125,6 +148,22 @@ def test_what_was_lost_is_counted_and_what_ended_a_run_is_said(make, full):
     assert rows[3] == ("fast-1", "failed", "3", "0", "no memory")
 
 
+def test_it_is_said_why_updates_were_dropped_and_whose_they_were(make, tmp_path):
+    run = write_run(tmp_path / "a", records([0.5], dropped=3), summary=done())
+    columns = {
+        "round": [1] * 4,
+        "client": [4, 2, 4, 1],
+        "seconds": [1.0] * 4,
+        "actor": ["client-0"] * 4,
+        "dropped": ["ValueError: broken sensor", "not finite", "ValueError: broken sensor", None],
+    }
+    write_table(run / "clients.parquet" / "part-000001.parquet", columns)
+    assert table(make(run), "Why updates were dropped").rows == (
+        ("a", "2", "4", "ValueError: broken sensor"),
+        ("a", "1", "2", "not finite"),
+    )
+
+
 def test_a_run_without_losses_says_so(make, tmp_path):
     report = make(write_run(tmp_path / "a", records([0.5]), summary=done()))
     assert section(report, "Failures").lead.startswith("No update was dropped")
@@ -136,6 +175,7 @@ def test_the_labels_are_those_of_the_data_set_made_again(make, tmp_path):
     skew = chart(make(run, with_data=True), "Labels of each client")
     assert [stack.label for stack in skew.stacks] == [str(digit) for digit in range(10)]
     assert sum(stack.values[0] for stack in skew.stacks) == pytest.approx(1)
+    assert skew.note.startswith("A client holds 10.0 of 10 labels on average")
     assert "1,797 examples" in chart(make(run, with_data=True), "Examples per client").note
 
 
@@ -194,7 +234,7 @@ def test_markdown_has_the_tables(make, full, tmp_path):
     lines = out.read_text().splitlines()
     assert lines[0] == "# small"
     assert "| client.optimizer.lrate | 0.1 | 0.5 |" in lines
-    assert "| slow | 2 of 2 | 3 | 6.0 s | 0.7500 | 0.7500 |" in lines
+    assert "| slow | 2 of 2 | 3 | 6.0 s | 0.7500 ± 0.0000 | 0.7500 ± 0.0000 |" in lines
 
 
 def test_a_picture_has_all_charts(make, full, tmp_path):

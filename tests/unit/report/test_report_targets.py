@@ -10,8 +10,9 @@ from simfl.report.reading import read_run
 from simfl.report.targets import Reached, Target, default_target, parse_target, reach
 
 
-def run(folder, accuracies, **more):
-    return read_run(write_run(folder, records(accuracies, **more)), now=NOW)
+def run(folder, accuracies, *, status=None, **more):
+    summary = None if status is None else {"status": status}
+    return read_run(write_run(folder, records(accuracies, **more), summary=summary), now=NOW)
 
 
 def test_the_first_evaluation_at_the_target_counts(tmp_path):
@@ -57,6 +58,13 @@ def test_the_target_nobody_gave_is_the_highest_percent_that_all_reach(tmp_path):
     """The best are 0.87 and 0.849: both reach 0.84, and not both 0.85."""
     runs = [run(tmp_path / "a", [0.87, 0.8]), run(tmp_path / "b", [0.2, 0.849])]
     assert default_target(runs) == Target("accuracy", 0.84, from_above=False)
+
+
+def test_runs_that_were_stopped_or_learn_nothing_set_no_target(tmp_path):
+    """Of a sweep: two that are done, one that diverged, and one that was stopped at 0.3."""
+    found = [(0.9, "done"), (0.8, "done"), (0.1, "done"), (0.6, "stopped")]
+    runs = [run(tmp_path / str(a), [a], status=status) for a, status in found]
+    assert default_target(runs) == Target("accuracy", 0.8, from_above=False)
 
 
 def test_without_accuracy_there_is_no_target(tmp_path):
