@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "cpu_seconds", "descendants", "kill", "running_actors"]
+__all__ = [
+    "Process",
+    "cpu_by_kind",
+    "cpu_seconds",
+    "descendants",
+    "kill",
+    "running_actors",
+]
 
 _ACTOR = re.compile(r"ray::(?:\S+:)?(ClientActor|ServerActor)\b")
 """How Ray titles an actor's process; while it is being made, its name comes first."""
@@ -28,6 +36,15 @@ class Process:
         """``ClientActor``, ``ServerActor``, or None for all else."""
         match = _ACTOR.match(self.title)
         return match[1] if match else None
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word: an actor's class, or the program's or script's name."""
+        words = self.title.split(" ")
+        if words[0].startswith("ray::"):
+            return self.actor or words[0].removeprefix("ray::").partition(".")[0]
+        paths = [word for word in words[:4] if word.endswith(".py") or "/core/src/" in word]
+        return Path(paths[0]).name if paths else "driver"
 
 
 def descendants(root: int | None = None) -> list[Process]:
@@ -53,14 +70,20 @@ def cpu_seconds(root: int) -> float:
 
     Those that have ended are left out.
     """
-    ticks = 0
-    for pid in (root, *(process.pid for process in descendants(root))):
+    return sum(cpu_by_kind(root).values())
+
+
+def cpu_by_kind(root: int) -> dict[str, float]:
+    """Return the same by what the processes are; several of a kind are added up."""
+    used: defaultdict[str, float] = defaultdict(float)
+    for process in (Process(root, _title(root)), *descendants(root)):
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        ticks += int(fields[11]) + int(fields[12])  # in user mode, and in the kernel
-    return ticks / os.sysconf("SC_CLK_TCK")
+        # In user mode, and in the kernel.
+        used[process.kind] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used
 
 
 def running_actors() -> dict[str, list[Process]]:

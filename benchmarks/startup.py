@@ -1,25 +1,31 @@
 """How long it takes from the command to the first finished round, and to the help text.
 
+Seconds, and what all processes have used of the CPUs until then: on a busy machine the second says
+more. One start of each comes first and does not count: then Python's compiled files are there.
+
 python benchmarks/startup.py --runs 5
 """
 
 from __future__ import annotations
 
-import resource
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
+from processes import cpu_by_kind
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SIMFL = [sys.executable, "-m", "simfl"]
 _POLL_S = 0.005
+_ROUNDS = 20
+"""Enough that actors are still there when the first one is seen to be done."""
 
 
 class Start(NamedTuple):
@@ -27,8 +33,8 @@ class Start(NamedTuple):
 
     seconds: float
     """Until what was waited for."""
-    cpu_s: float
-    """Of the CPUs, until the end."""
+    cpu: dict[str, float]
+    """Seconds of the CPUs until then, by what the processes are."""
 
 
 def main(runs: Annotated[int, typer.Option(min=1, help="Of each, in turns.")] = 5) -> None:
@@ -39,21 +45,27 @@ def main(runs: Annotated[int, typer.Option(min=1, help="Of each, in turns.")] = 
         "simfl --help": start_until_help,
     }
     starts: dict[str, list[Start]] = {name: [] for name in measures}
-    for _ in range(runs):
+    for number in range(runs + 1):
         for name, measure in measures.items():
-            starts[name].append(measure())
-    print(f"{'':<20}{'seconds':>26}{'CPU s in all':>26}")
+            start = measure()
+            if number:
+                starts[name].append(start)
+    print(f"{'':<20}{'seconds':>26}{'CPU s of all':>26}")
     for name, taken in starts.items():
-        columns = [_spread([start[field] for start in taken]) for field in range(2)]
-        print(f"{name:<20}{columns[0]:>26}{columns[1]:>26}")
+        seconds = [start.seconds for start in taken]
+        cpu = [sum(start.cpu.values()) for start in taken]
+        print(f"{name:<20}{_spread(seconds):>26}{_spread(cpu):>26}")
+    print("\nCPU seconds until the first round on Ray, by process")
+    _tell_processes(starts["first round on Ray"])
 
 
 def start_until_first_round(backend: str) -> Start:
-    """Run two rounds of the quickstart, and look when ``metrics.jsonl`` has the first."""
+    """Run the quickstart, and look when ``metrics.jsonl`` has the first round."""
     with tempfile.TemporaryDirectory(prefix="simfl-startup-") as name:
         metrics = Path(name, "run", "metrics.jsonl")
-        options = ["--backend", backend, "--set", "rounds=2", "--out", str(metrics.parent)]
-        command = [*_SIMFL, "run", str(_ROOT / "configs" / "quickstart.yaml"), "--quiet", *options]
+        settings = ["--set", f"rounds={_ROUNDS}", "--out", str(metrics.parent)]
+        options = ["--quiet", "--backend", backend, *settings]
+        command = [*_SIMFL, "run", str(_ROOT / "configs" / "quickstart.yaml"), *options]
         return _start(command, lambda: metrics.exists() and b"\n" in metrics.read_bytes())
 
 
@@ -64,20 +76,26 @@ def start_until_help() -> Start:
 
 def _start(command: list[str], is_there: Callable[[], bool]) -> Start:
     """Run a command to its end; what was waited for is there at its end at the latest."""
-    before, began = _cpu_of_children(), time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    compiling = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    before, began = os.times(), time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=compiling)
     while not is_there() and process.poll() is None:
         time.sleep(_POLL_S)
     seconds = time.perf_counter() - began
+    cpu = cpu_by_kind(process.pid)
     if process.wait():
         raise SystemExit(f"{' '.join(command)} has ended with {process.returncode}")
-    return Start(seconds, _cpu_of_children() - before)
+    if not cpu:
+        after = os.times()
+        cpu["driver"] = sum(after[2:4]) - sum(before[2:4])
+    return Start(seconds, cpu)
 
 
-def _cpu_of_children() -> float:
-    """Return what children that have ended have used of the CPUs, theirs included."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _tell_processes(starts: Sequence[Start]) -> None:
+    kinds = {kind for start in starts for kind in start.cpu}
+    values = {kind: [start.cpu.get(kind, 0.0) for start in starts] for kind in kinds}
+    for kind in sorted(kinds, key=lambda kind: -statistics.median(values[kind])):
+        print(f"{kind:<20}{_spread(values[kind]):>26}")
 
 
 def _spread(values: list[float]) -> str:

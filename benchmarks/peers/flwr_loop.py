@@ -64,9 +64,9 @@ def simulate(recipe: Any, turns: Turns) -> None:
                         }
                     ),
                     message_type="train",
-                    dst_node_id=nodes[client],
+                    dst_node_id=nodes[place],
                 )
-                for place, client in enumerate(recipe.clients[server_round - 1].tolist())
+                for place in range(recipe.workload.cohort)
             ]
 
         def aggregate_train(self, server_round: int, replies: Iterable[Any]) -> Any:
@@ -89,7 +89,7 @@ def simulate(recipe: Any, turns: Turns) -> None:
     run_simulation(
         server_app=server,
         client_app=app,
-        num_supernodes=recipe.workload.population,
+        num_supernodes=recipe.workload.cohort,
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
             "init_args": {"num_cpus": ACTORS, "include_dashboard": False},

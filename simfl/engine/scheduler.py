@@ -30,8 +30,8 @@ UNEVEN = 8
 """Equal parts may differ by about one in so many."""
 
 IN_FLIGHT = 2
-"""Chunks at a worker: one that runs, and one whose arguments are fetched meanwhile. While another is
-still to come it is one: what that would have taken is not to be taken from it."""
+"""Chunks at a worker: one that runs, and one whose arguments are fetched meanwhile. While a worker
+is still to come it is one at the others: what it will have time for is left to it."""
 
 
 class Pace:

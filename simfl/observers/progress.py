@@ -100,7 +100,7 @@ class ProgressBar(Observer):
         progress = self._progress
         line = Table.grid(padding=(0, 1))
         line.add_row(
-            Text(progress.place()),
+            Text(progress.place(), no_wrap=True),
             Bar(total=progress.info.rounds, completed=progress.round, width=_BAR_WIDTH),
             Text(progress.pace(), no_wrap=True, overflow="ellipsis"),
         )
