@@ -36,8 +36,6 @@ class _Pass(NamedTuple):
     """The gradient of the outputs -> that of the inputs."""
     to_weights: Callable[[Tensor], _Weights] = lambda _: {}
     """The gradient of the outputs -> those of the layer's own weights that are trained."""
-    descend: Callable[[Tensor, float], None] = lambda *_: None
-    """(the gradient of the outputs, scale) -> adds scale times those gradients to the weights."""
 
 
 _Layer: TypeAlias = "Callable[[Mapping[str, Tensor], Tensor], _Pass]"
@@ -83,11 +81,15 @@ class StackedChain:
                 gradients[name] = gradients[name] + own if name in gradients else own
         return gradients
 
-    def descend(self, passes: Sequence[_Pass], outer: Tensor, scale: float) -> None:
+    def descend(
+        self, weights: Mapping[str, Tensor], passes: Sequence[_Pass], outer: Tensor, scale: float
+    ) -> None:
         """Add scale times the gradients to the weights, which no layer shares with another."""
         assert not self.shares_weights
         for one, gradient in self._gradients(passes, outer):
-            one.descend(gradient, scale)
+            for name, own in one.to_weights(gradient).items():
+                # Not in one product: a step has the same bits whether or not it has plug-ins.
+                weights[name].add_(own, alpha=scale)
 
     def _gradients(self, passes: Sequence[_Pass], outer: Tensor) -> Iterator[tuple[_Pass, Tensor]]:
         """Iterate from the last pass to the first that matters, with each one's outer gradient."""
@@ -171,15 +173,8 @@ def _linear(layer: nn.Linear, names: Mapping[int, str]) -> _Layer:
                 gradients[bias_name] = outer.sum(1)
             return gradients
 
-        def descend(outer: Tensor, scale: float) -> None:
-            outer = _as_rows(outer)
-            if weight_name in weights:
-                weight.baddbmm_(outer.mT, rows, alpha=scale)
-            if bias_name in weights:
-                weights[bias_name].add_(outer.sum(1), alpha=scale)
-
         outputs = _product(rows, weight, weights.get(bias_name, layer.bias))
-        return _Pass(_like(inputs, outputs), to_inputs, to_weights, descend)
+        return _Pass(_like(inputs, outputs), to_inputs, to_weights)
 
     return forward
 

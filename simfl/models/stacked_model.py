@@ -98,8 +98,8 @@ class StackedModel:
     def descend(self, batch: Batch, scale: float) -> Tensor:
         """Add scale times the gradients to the weights; return each client's loss, [A].
 
-        The same as ``compute_loss_and_gradients`` and ``apply_scaled_updates``, but dense layers
-        add up products right where the weights are.
+        The same bits as of ``compute_loss_and_gradients`` and ``apply_scaled_updates``, without
+        the gradients of all layers at once.
         """
         chain = self._by_hand
         if chain is None or chain.shares_weights or not isinstance(batch.inputs, Tensor):
@@ -109,7 +109,7 @@ class StackedModel:
         self._model.enter_training()
         passes = chain.forward(self._active, batch.inputs)
         losses_AB, outer = self._differentiate_loss(passes[-1].outputs, batch)
-        chain.descend(passes, outer, scale)
+        chain.descend(self._active, passes, outer, scale)
         return losses_AB.mean(dim=1)
 
     def get_weights(self, trainable: bool = True) -> Vector:

@@ -40,7 +40,7 @@ FAILING = """
         name: ClassVar[str] = "broken"
 
         def update(self, gradients, state, context):
-            if context.round == 2 and context.clients == (3,):
+            if context.round == 2 and 3 in context.clients:
                 raise ValueError("broken sensor")
             return gradients, state
 """
