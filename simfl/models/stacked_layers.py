@@ -210,7 +210,12 @@ def _differentiated(function: Callable[[Tensor], Tensor]) -> _Layer:
     def forward(_: Mapping[str, Tensor], inputs: Tensor) -> _Pass:
         leaf = inputs.detach().requires_grad_()
         outputs = function(leaf)
-        return _Pass(outputs.detach(), lambda outer: torch.autograd.grad(outputs, leaf, outer)[0])
+
+        def to_inputs(outer: Tensor) -> Tensor:
+            # A sum, as of the loss.
+            return torch.autograd.grad((outputs * outer).sum(), leaf)[0]
+
+        return _Pass(outputs.detach(), to_inputs)
 
     return forward
 

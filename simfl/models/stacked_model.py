@@ -153,7 +153,9 @@ class StackedModel:
         share_AB = torch.full_like(losses_AB, 1.0 / losses_AB.shape[1])
         if weights_AB is not None:
             share_AB, losses_AB = share_AB * weights_AB, losses_AB * weights_AB
-        (gradient,) = torch.autograd.grad(losses, rows, share_AB.flatten())
+        # A sum, and not grad's own weights of outputs: for those torch imports sympy, a quarter of a
+        # second in each process.
+        (gradient,) = torch.autograd.grad((losses * share_AB.flatten()).sum(), rows)
         return losses_AB, gradient.reshape(outputs.shape)
 
     def _differentiate_mapped(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
