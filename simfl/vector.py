@@ -249,27 +249,18 @@ class Vector:
     def add_(self, other: Vector) -> Vector:
         """Add another Vector in place, and return self; only for a Vector one has made."""
         self._require_own_memory()
-        self._require_same_names(other)
-        right = [other._tensors[name] for name in self._tensors]
-        self._require_same_shapes(right)
-        torch._foreach_add_(self._list(), right)
+        torch._foreach_add_(self._list(), self._matching(other))
         return self
 
     def sub_(self, other: Vector) -> Vector:
         """Subtract another Vector in place, and return self; only for a Vector one has made."""
         self._require_own_memory()
-        self._require_same_names(other)
-        right = [other._tensors[name] for name in self._tensors]
-        self._require_same_shapes(right)
-        torch._foreach_sub_(self._list(), right)
+        torch._foreach_sub_(self._list(), self._matching(other))
         return self
 
     def add_scaled(self, other: Vector, scale: float) -> Vector:
         """Return self + scale * other, in one pass, each number rounded once."""
-        self._require_same_names(other)
-        right = [other._tensors[name] for name in self._tensors]
-        self._require_same_shapes(right)
-        return self._like(torch._foreach_add(self._list(), right, alpha=scale))
+        return self._like(torch._foreach_add(self._list(), self._matching(other), alpha=scale))
 
     def mul_(self, factor: float) -> Vector:
         """Multiply by a number in place, and return self; only for a Vector one has made."""
@@ -339,14 +330,20 @@ class Vector:
         different = sorted(self._tensors.keys() ^ other._tensors.keys())
         raise VectorError(f"these names are in one Vector only: {', '.join(different)}")
 
-    def _require_same_shapes(self, right: Sequence[Tensor]) -> None:
-        """Refuse what torch would broadcast, or fail at without the tensor's name."""
-        for (name, tensor), other in zip(self._tensors.items(), right, strict=True):
-            if tensor.shape != other.shape:
+    def _matching(self, other: Vector) -> list[Tensor]:
+        """Return the other's tensors in this one's order.
+
+        Refuses other names, and what torch would broadcast, or fail at without the tensor's name.
+        """
+        self._require_same_names(other)
+        right = [other._tensors[name] for name in self._tensors]
+        for (name, tensor), theirs in zip(self._tensors.items(), right, strict=True):
+            if tensor.shape != theirs.shape:
                 raise VectorError(
                     f"{name!r} has shape {list(tensor.shape)} in one Vector and "
-                    f"{list(other.shape)} in the other"
+                    f"{list(theirs.shape)} in the other"
                 )
+        return right
 
     def _binary(
         self,
@@ -368,15 +365,12 @@ class Vector:
         foreach: Callable[..., Sequence[Tensor]],
         other: Vector,
     ) -> Vector:
-        self._require_same_names(other)
-        right = [other._tensors[name] for name in self._tensors]
         if self.stacked == other.stacked:
-            self._require_same_shapes(right)
-            return self._like(foreach(self._list(), right))
+            return self._like(foreach(self._list(), self._matching(other)))
         # One Vector for all clients: the tensors broadcast along the client axis.
-        pairs = zip(self._list(), right, strict=True)
-        tensors = [operation(a, b) for a, b in pairs]
-        return Vector(dict(zip(self._tensors, tensors, strict=True)), stacked=True)
+        self._require_same_names(other)
+        tensors = {name: operation(tensor, other[name]) for name, tensor in self.items()}
+        return Vector(tensors, stacked=True)
 
 
 def move(value: T, device: torch.device | str) -> T:
