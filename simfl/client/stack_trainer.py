@@ -111,17 +111,10 @@ class StackTrainer:
             batch = self._read(plan.rows[step, :active], plan.sizes[step, :active])
             if keys_C is not None:
                 self._model.seed_step(keys_C[:active], step)
-            losses_TC[step, :active] = self._run_step(batch)
+            losses_A, gradients = self._model.compute_loss_and_gradients(batch)
+            self._optimizer.apply_gradients(self._model, gradients)
+            losses_TC[step, :active] = losses_A
         return losses_TC
-
-    def _run_step(self, batch: Batch) -> Tensor:
-        """Take a step; return the losses of the active clients."""
-        scale = self._optimizer.plain_step()
-        if scale is not None:
-            return self._model.descend(batch, scale)
-        losses_A, gradients = self._model.compute_loss_and_gradients(batch)
-        self._optimizer.apply_gradients(self._model, gradients)
-        return losses_A
 
     def _keys(self, clients: Sequence[int], round: int) -> Tensor:
         """Return the seed of each client's round; as ``ClientTrainer`` has it."""

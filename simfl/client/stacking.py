@@ -37,7 +37,6 @@ LIGHT_STACKS_A_COHORT: Final = 3
 """The same for light stacks: two halves of one take almost as long as the whole, each."""
 LIGHT_NUMBERS: Final = 1 << 20
 """Weights of a stack on a CPU below which a step is mostly bookkeeping, whatever its size."""
-SMALLEST: Final = 2
 
 _DRAWING: Final = (
     nn.Dropout,
@@ -105,7 +104,7 @@ def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
         share = max(share, min(LIGHT_NUMBERS // num_weights, cohort_size // LIGHT_STACKS_A_COHORT))
     room = (GPU_NUMBERS if uses_gpu else CPU_NUMBERS) // num_weights
     size = min(room, MAX_GPU_CLIENTS if uses_gpu else MAX_CPU_CLIENTS, share)
-    return 1 << (size.bit_length() - 1) if size >= SMALLEST else 1
+    return 1 << (max(size, 1).bit_length() - 1)
 
 
 def _reasons(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset) -> Iterator[str]:

@@ -52,8 +52,6 @@ class StackedChain:
     layers: Sequence[_Layer]
     first: int
     """The index of the first layer with weights that are trained."""
-    shares_weights: bool
-    """Whether a layer is in the chain twice."""
 
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> list[_Pass]:
         """Return every layer's pass; the outputs of the last one are the chain's.
@@ -75,30 +73,13 @@ class StackedChain:
             outer: the gradient of the chain's outputs.
         """
         gradients: _Weights = {}
-        for one, gradient in self._gradients(passes, outer):
-            for name, own in one.to_weights(gradient).items():
+        for index in range(len(passes) - 1, self.first - 1, -1):
+            for name, own in passes[index].to_weights(outer).items():
                 # A layer may be in the chain twice.
                 gradients[name] = gradients[name] + own if name in gradients else own
-        return gradients
-
-    def descend(
-        self, weights: Mapping[str, Tensor], passes: Sequence[_Pass], outer: Tensor, scale: float
-    ) -> None:
-        """Add scale times the gradients to the weights, which no layer shares with another."""
-        assert not self.shares_weights
-        for one, gradient in self._gradients(passes, outer):
-            for name, own in one.to_weights(gradient).items():
-                # Not in one product: a step has the same bits whether or not it has plug-ins.
-                weights[name].add_(own, alpha=scale)
-
-    def _gradients(self, passes: Sequence[_Pass], outer: Tensor) -> Iterator[tuple[_Pass, Tensor]]:
-        """Iterate from the last pass to the first that matters, with each one's outer gradient."""
-        for index in range(len(passes) - 1, self.first - 1, -1):
-            one, gradient = passes[index], outer
             if index > self.first:
-                # Before whoever iterates changes the weights.
-                outer = one.to_inputs(gradient)
-            yield one, gradient
+                outer = passes[index].to_inputs(outer)
+        return gradients
 
 
 def batch_by_hand(module: nn.Module) -> StackedChain | None:
@@ -111,12 +92,7 @@ def batch_by_hand(module: nn.Module) -> StackedChain | None:
         return None
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     is_trained = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
-    owned = [id(parameter) for layer in layers for parameter in layer.parameters()]
-    return StackedChain(
-        [_stacked(layer, names) for layer in layers],
-        first=is_trained.index(True),
-        shares_weights=len(set(owned)) < len(owned),
-    )
+    return StackedChain([_stacked(layer, names) for layer in layers], is_trained.index(True))
 
 
 def _chain(module: nn.Module) -> Iterator[nn.Module]:

@@ -95,23 +95,6 @@ class StackedModel:
             losses_A, gradients = self._differentiate_mapped(batch)
         return losses_A, Vector({name: gradients[name] for name in self._rows}, stacked=True)
 
-    def descend(self, batch: Batch, scale: float) -> Tensor:
-        """Add scale times the gradients to the weights; return each client's loss, [A].
-
-        The same bits as of ``compute_loss_and_gradients`` and ``apply_scaled_updates``, without
-        the gradients of all layers at once.
-        """
-        chain = self._by_hand
-        if chain is None or chain.shares_weights or not isinstance(batch.inputs, Tensor):
-            losses_A, gradients = self.compute_loss_and_gradients(batch)
-            self.apply_scaled_updates(gradients, scale)
-            return losses_A
-        self._model.enter_training()
-        passes = chain.forward(self._active, batch.inputs)
-        losses_AB, outer = self._differentiate_loss(passes[-1].outputs, batch)
-        chain.descend(self._active, passes, outer, scale)
-        return losses_AB.mean(dim=1)
-
     def get_weights(self, trainable: bool = True) -> Vector:
         """Return a copy of the active clients' trainable weights, a stack."""
         assert trainable, "what is not trained is the same for all"
@@ -153,8 +136,8 @@ class StackedModel:
         share_AB = torch.full_like(losses_AB, 1.0 / losses_AB.shape[1])
         if weights_AB is not None:
             share_AB, losses_AB = share_AB * weights_AB, losses_AB * weights_AB
-        # A sum, and not grad's own weights of outputs: for those torch imports sympy, a quarter of a
-        # second in each process.
+        # A sum, and not grad's own weights of outputs: for those torch imports sympy, which takes a
+        # quarter of a second in each process.
         (gradient,) = torch.autograd.grad((losses * share_AB.flatten()).sum(), rows)
         return losses_AB, gradient.reshape(outputs.shape)
 

@@ -122,20 +122,6 @@ class StackedOptimizer:
         else:
             model.apply_scaled_updates(values, -lrate)
 
-    def plain_step(self) -> float | None:
-        """Count a step of which the updates are the gradients times one number; return that.
-
-        None, and nothing is counted, where there is more to it: plug-ins, decay, or a rate of each
-        client's own.
-        """
-        optimizer, at = self._optimizer, {"round": self._round, "num_steps": 0}
-        if self._modules or self._regularizers or goes_by_steps(optimizer.lrate, optimizer.w_decay):
-            return None
-        if rate_at(optimizer.w_decay, **at):
-            return None
-        self._step += 1
-        return -rate_at(optimizer.lrate, **at)
-
     def end_round(self) -> None:
         """Put the rows of all clients together again, in order."""
         if self._ended:

@@ -272,8 +272,6 @@ def test_a_chain_batched_by_hand_has_the_gradients_that_vmap_finds(
     ours, gradients = stack.compute_loss_and_gradients(batch)
     torch.testing.assert_close(ours, losses)
     assert_close(gradients, expected)
-    torch.testing.assert_close(stack.descend(batch, -0.5), losses)
-    assert_close(stack.get_weights(), before - expected * 0.5)
 
 
 @pytest.mark.parametrize(
