@@ -8,7 +8,7 @@ from typing import Literal
 from simfl.aggregation import Aggregator
 from simfl.client.updates import ClientRow
 from simfl.client.work import LocalWork
-from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel
+from simfl.models import DataShape, Loss, Metric, ModelSpec, Precision, TorchModel
 from simfl.models.metrics import as_metrics
 from simfl.optimizer import Optimizer
 
@@ -39,6 +39,8 @@ class ClientRecipe:
     on_nonfinite: Literal["raise", "drop"] = "raise"
     """What is done about an update with NaN or infinite values."""
     evaluation_batch_size: int = 512
+    precision: Precision = "float32"
+    """What the model computes in while it trains."""
     stack: int = 1
     """How many clients are trained in one computation: a power of two; 1: one at a time."""
 
@@ -49,7 +51,10 @@ class ClientRecipe:
     def build_model(self, *, device: str = "cpu") -> TorchModel:
         """Build the model; its weights are whatever they happen to be."""
         module = self.spec.build(self.shape)
-        return TorchModel(module, self.loss, metrics=self.build_metrics()).to(device)
+        model = TorchModel(
+            module, self.loss, metrics=self.build_metrics(), precision=self.precision
+        )
+        return model.to(device)
 
     def weigh(self, row: ClientRow) -> float:
         """Return what a client's delta counts by."""

@@ -19,7 +19,7 @@ from simfl.client.recipe import ClientRecipe
 from simfl.data import FederatedDataset
 from simfl.models import StackedModel, TorchModel
 from simfl.models.clipping import mixes_examples, needs_loop
-from simfl.models.stacked_layers import batch_by_hand
+from simfl.models.stacked_model import chain_of
 from simfl.optimizer import StackedOptimizer
 from simfl.optimizer.contract import stack_fault
 
@@ -96,7 +96,7 @@ def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
     On a CPU stacks pay for chains of dense layers while all their weights stay in its caches; of
     anything larger, and of convolutions, one client after another is as fast or faster.
     """
-    if not uses_gpu and batch_by_hand(model.module) is None:
+    if not uses_gpu and chain_of(model) is None:
         return 1
     num_weights = sum(parameter.numel() for parameter in model.trainable.values())
     share = cohort_size // STACKS_A_COHORT

@@ -5,6 +5,7 @@ what a scenario says of a model; importing this package registers the built-in o
 losses and metrics.
 """
 
+from simfl.models.call import Precision
 from simfl.models.char_lstm import CharLSTM
 from simfl.models.data_shape import DataShape, data_shape
 from simfl.models.dropout import Dropout
@@ -60,6 +61,7 @@ __all__ = [
     "MetricSums",
     "Model",
     "ModelSpec",
+    "Precision",
     "PythonLoss",
     "PythonModel",
     "ResNet",

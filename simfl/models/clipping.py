@@ -6,7 +6,6 @@ Shapes: B examples of a batch, M of a micro-batch, ... a tensor's own axes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,33 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from simfl.errors import ConfigError
+from simfl.models.call import Call
 from simfl.models.dropout import dropout_layers, example_keys
 from simfl.models.losses import Loss
 from simfl.models.model import Batch, Inputs
 
-__all__ = ["call_module", "clipped_gradients", "mixes_examples", "needs_loop"]
+__all__ = ["clipped_gradients", "mixes_examples", "needs_loop"]
 
 _MAX_ELEMENTS = 2**26
 """Numbers that the gradients of a micro-batch hold at most: 256 MiB of float32."""
-
-
-def call_module(
-    module: nn.Module, inputs: Inputs, instead: Mapping[str, Tensor] | None = None
-) -> Any:
-    """Call with one tensor, with positional arguments, or with keyword arguments.
-
-    Args:
-        module: is called.
-        inputs: what with.
-        instead: what takes the place of its parameters and buffers, by name.
-    """
-    keywords = inputs if isinstance(inputs, dict) else {}
-    arguments = inputs if isinstance(inputs, tuple) else () if keywords else (inputs,)
-    if not instead:
-        return module(*arguments, **keywords)
-    from torch.func import functional_call
-
-    return functional_call(module, dict(instead), arguments, keywords)
 
 
 def clipped_gradients(
@@ -49,6 +30,7 @@ def clipped_gradients(
     trainable: Mapping[str, nn.Parameter],
     batch: Batch,
     *,
+    call: Call,
     max_norm: float,
     microbatch_size: int | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
@@ -59,6 +41,7 @@ def clipped_gradients(
         loss: one number per example.
         trainable: the module's parameters to differentiate by.
         batch: B examples.
+        call: calls the module.
         max_norm: the L2 norm that an example's gradient, over all tensors together, has at most.
         microbatch_size: how many examples' gradients are held at once; 1 differentiates one
             example after the other, which any module can. By default 256 MiB of them.
@@ -83,7 +66,7 @@ def clipped_gradients(
     for start in range(0, num_examples, size):
         part = _rows(batch, slice(start, start + size))
         keys_M = {name: key[start : start + size] for name, key in keys.items()}
-        losses_M, gradients_M = gradients_of(module, loss, trainable, part, keys_M)
+        losses_M, gradients_M = gradients_of(call, loss, trainable, part, keys_M)
         factors_M = _factors(gradients_M, max_norm) / num_examples
         if part.sample_weights is not None:
             factors_M = factors_M * part.sample_weights
@@ -93,7 +76,7 @@ def clipped_gradients(
 
 
 def _gradients_of_many(
-    module: nn.Module,
+    call: Call,
     loss: Loss,
     trainable: Mapping[str, nn.Parameter],
     batch: Batch,
@@ -104,7 +87,7 @@ def _gradients_of_many(
     def loss_of_one(
         parameters: dict[str, Tensor], keys: dict[str, Tensor], inputs: Inputs, target: Tensor
     ) -> Tensor:
-        outputs = call_module(module, _with_example_axis(inputs), {**parameters, **keys})
+        outputs = call(_with_example_axis(inputs), {**parameters, **keys})
         return loss(outputs, target.unsqueeze(0)).squeeze(0)
 
     parameters = {name: parameter.detach() for name, parameter in trainable.items()}
@@ -116,14 +99,14 @@ def _gradients_of_many(
 
 
 def _gradients_of_one(
-    module: nn.Module,
+    call: Call,
     loss: Loss,
     trainable: Mapping[str, nn.Parameter],
     batch: Batch,
     keys_M: dict[str, Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
     key_of_one = {name: key_M.squeeze(0) for name, key_M in keys_M.items()}
-    losses = loss(call_module(module, batch.inputs, key_of_one), batch.targets)
+    losses = loss(call(batch.inputs, key_of_one), batch.targets)
     gradients = torch.autograd.grad(
         losses.sum(), list(trainable.values()), allow_unused=True, materialize_grads=True
     )

@@ -12,7 +12,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from simfl.models.clipping import call_module
 from simfl.models.dropout import dropout_layers
 from simfl.models.model import Batch, Inputs
 from simfl.models.per_example import weighted_mean
@@ -20,9 +19,14 @@ from simfl.models.stacked_layers import StackedChain, batch_by_hand
 from simfl.models.torch_model import TorchModel
 from simfl.vector import Vector
 
-__all__ = ["StackedModel"]
+__all__ = ["StackedModel", "chain_of"]
 
 _Weights: TypeAlias = "dict[str, Tensor]"
+
+
+def chain_of(model: TorchModel) -> StackedChain | None:
+    """Return the model's module for a stack, if it is one that is batched by hand."""
+    return batch_by_hand(model.module) if model.precision == "float32" else None
 
 
 class StackedModel:
@@ -43,7 +47,7 @@ class StackedModel:
             name: parameter.new_empty(max_clients, *parameter.shape)
             for name, parameter in model.trainable.items()
         }
-        self._by_hand = batch_by_hand(model.module)
+        self._by_hand = chain_of(model)
         self._dropouts = dropout_layers(model.module)
         self._num_clients = max_clients
         self.narrow(max_clients)
@@ -147,7 +151,7 @@ class StackedModel:
         def loss_of_client(
             weights: _Weights, keys: _Weights, inputs: Inputs, targets: Tensor, by: Tensor | None
         ) -> Tensor:
-            outputs = call_module(self._model.module, inputs, {**weights, **keys})
+            outputs = self._model.call(inputs, {**weights, **keys})
             return weighted_mean(self._model.loss(outputs, targets), by)
 
         keys = {f"{name}.key": layer.key for name, layer in self._dropouts.items()}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from simfl.errors import ConfigError, DataError, VectorError
-from simfl.models.clipping import call_module, clipped_gradients
+from simfl.models.call import Precision, call_in_precision, call_module
+from simfl.models.clipping import clipped_gradients
 from simfl.models.dropout import dropout_layers, seed_dropout
 from simfl.models.losses import LossLike, as_loss
 from simfl.models.metrics import MetricLike, as_metrics
-from simfl.models.model import Batch, MetricSums, Model
+from simfl.models.model import Batch, Inputs, MetricSums, Model
 from simfl.models.per_example import weighted_mean, weighted_sums
 from simfl.vector import Vector
 
@@ -38,6 +39,7 @@ class TorchModel(Model):
         metrics: what to evaluate beside the loss; by default what suits the loss.
         microbatch_size: how many examples' gradients are held at once when each is clipped; see
             ``clipped_gradients``.
+        precision: what the module computes in while it trains; evaluation is in float32.
 
     Raises:
         ConfigError: if the module has nothing to train, or a layer that cannot be trained.
@@ -56,8 +58,10 @@ class TorchModel(Model):
         *,
         metrics: Iterable[MetricLike] | None = None,
         microbatch_size: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self.module = module
+        self.precision: Precision = precision
         self.loss = as_loss(loss)
         self.metrics = as_metrics(self.loss.default_metrics if metrics is None else metrics)
         if microbatch_size is not None and microbatch_size < 1:
@@ -187,11 +191,15 @@ class TorchModel(Model):
         self.enter_training()
         if max_norm:
             return self._clipped(batch, max_norm)
-        outputs = call_module(self.module, batch.inputs)
+        outputs = self.call(batch.inputs)
         loss = self.loss.mean(outputs, batch.targets, batch.sample_weights)
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         owned = _with_own_memory(gradients, self._parameters)
         return loss.detach(), Vector(dict(zip(self._trainable, owned, strict=True)))
+
+    def call(self, inputs: Inputs, instead: Mapping[str, Tensor] | None = None) -> Any:
+        """Call the module as training does, with tensors by name in place of its own."""
+        return call_in_precision(self.precision, self.module, inputs, instead, device=self.device)
 
     def seed_step(self, keys: Tensor, step: int) -> None:
         """Set what the module's ``Dropout`` layers make their masks of."""
@@ -205,6 +213,7 @@ class TorchModel(Model):
             self.loss,
             self._trainable,
             batch,
+            call=self.call,
             max_norm=max_norm,
             microbatch_size=self.microbatch_size,
         )

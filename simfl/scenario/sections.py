@@ -11,7 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from simfl.aggregation import Aggregator, Mean
 from simfl.component import Count, NonNegative, Positive
 from simfl.data import FederatedDataset, Partition, Scaling, Source, build_dataset
-from simfl.models import CrossEntropy, Loss, Metric, ModelSpec
+from simfl.models import CrossEntropy, Loss, Metric, ModelSpec, Precision
 from simfl.observers import Observer
 from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
 from simfl.sampling import Sampler, Uniform
@@ -160,6 +160,9 @@ class ClientSection(Section):
     """The L2 norm that each example's gradient is clipped to (DP-SGD). null or 0: off."""
     optimizer: OptimizerSection = Field(examples=[{"lrate": 0.1}])
     """The clients' Optimizer."""
+    precision: Precision = "float32"
+    """What models compute in while they train. bf16: matrix products and convolutions in bfloat16,
+    and weights, gradients and updates in float32 (mixed precision)."""
     stack: Count | Literal["auto"] = "auto"
     """How many clients are trained in one computation, a power of two; 1: one at a time. auto: what
     the model and the kind of device suggest. It has a part in the last bits of the numbers."""

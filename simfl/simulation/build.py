@@ -135,6 +135,7 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
         ),
         seed=scenario.seed,
         weighting=scenario.server.weighting,
+        precision=client.precision,
         keep_state=client.keep_state,
         on_failure=client.on_failure,
         on_nonfinite=client.on_nonfinite,

@@ -58,6 +58,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         },
         "server": {"optimizer": {"modules": ["scaffold-server"]}},
     },
+    "stacks in bfloat16": {"client": {"stack": 2, "precision": "bf16"}},
     "stacks with a third-party module with a state": {
         "client": {"stack": 4, "optimizer": {"modules": ["fading"]}},
     },

@@ -275,6 +275,31 @@ def test_a_chain_batched_by_hand_has_the_gradients_that_vmap_finds(
 
 
 @pytest.mark.parametrize(
+    "spec", [MLP(hidden=(7,)), ResNet(width=8, groups=4)], ids=["dense", "convolutions"]
+)
+def test_a_stack_in_bfloat16_has_each_clients_own_gradients(spec: ModelSpec) -> None:
+    """Those of torch's autocast for one client at a time, up to the roundings of its products."""
+    data = dataset([4, 4], (3, 8, 8))
+    batch = Batch(
+        torch.tensor(data.train.inputs).unflatten(0, (2, 4)),
+        torch.tensor(data.train.targets).unflatten(0, (2, 4)),
+    )
+    model = recipe(data, spec=spec, precision="bf16").build_model()
+    stack = StackedModel(model, 2)
+    stack.begin(model.get_weights(), 2)
+    losses, gradients = stack.compute_loss_and_gradients(batch)
+    for client, mine in enumerate(gradients.unstack()):
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = model.module(batch.inputs[client])
+        loss = nn.functional.cross_entropy(outputs.float(), batch.targets[client])
+        own = torch.autograd.grad(loss, list(model.trainable.values()))
+        # bfloat16 has 8 bits: a product is off by 2^-9 of itself.
+        assert losses[client].item() == pytest.approx(loss.item(), rel=2**-8)
+        expected = Vector(dict(zip(model.trainable, own, strict=True)))
+        assert float((mine - expected).norm() / expected.norm()) < 2**-5
+
+
+@pytest.mark.parametrize(
     "module",
     [
         nn.Sequential(nn.Conv1d(3, 3, 1)),
