@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bare_loops import LOOPS, lay_out, share, train_alone
+from bare.rounds import LOOPS, train_alone
+from bare.shared import lay_out, share
 from models import build_module
 from recipe import make_recipe, read_recipe
 from run_simfl import SimflRun
