@@ -40,7 +40,7 @@ _PEERS = {"pfl": "pfl_loop.py", "flwr": "flwr_loop.py", "fedjax": "fedjax_loop.p
 _CHECKED_ROUNDS = 2
 """The first round is the clients' steps, the second also what the server has made of them."""
 _TOLERANCE = 1e-5
-"""Relative, in these rounds. Sums in another order are rounded otherwise, which makes 1e-7 of the
+"""Relative, in these rounds. Sums in another order are rounded otherwise, by less than 1e-6 of the
 loss there; a step left out makes 1e-3. Later on float32 is no measure: what rounding has changed,
 training makes more of, up to losses that have nothing in common."""
 
