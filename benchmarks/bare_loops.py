@@ -21,7 +21,7 @@ from typing import Annotated
 
 import torch
 import typer
-from bare.rounds import LOOPS, train_alone, train_in_turns
+from bare.rounds import LOOPS, make_loop, train_alone, train_in_turns
 from bare.shared import share
 from recipe import make_recipe
 from workloads import find_workload
@@ -40,7 +40,7 @@ def main(
         return
     torch.set_num_threads(1)
     recipe = make_recipe(find_workload(workload, scale=scale), rounds=rounds)
-    loop = LOOPS[kind](recipe.workload, share(recipe, ranks=1), 0)
+    loop = make_loop(kind, recipe.workload, share(recipe, ranks=1), 0)
     for number, (seconds, loss) in enumerate(train_alone(loop, recipe), start=1):
         print(f"round {number}: {seconds:.4f} s, loss {loss:.6f}")
 

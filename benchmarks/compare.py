@@ -156,6 +156,8 @@ def _bare(loops: Sequence[str], folder: Path, recipe: Path) -> Iterator[Contesta
 
 def _peers(names: Sequence[str], folder: Path, recipe: Path) -> Iterator[Contestant]:
     for name in names:
+        if name not in _PEERS:
+            raise SystemExit(f"there is no framework {name!r}; choose from {', '.join(_PEERS)}")
         script = _HERE / "peers" / _PEERS[name]
         python = _HERE / "peers" / ".venv" / name / "bin" / "python"
         if not python.exists():

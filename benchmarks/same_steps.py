@@ -23,7 +23,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 import typer
-from bare.rounds import LOOPS, train_alone
+from bare.rounds import LOOPS, make_loop, train_alone
 from bare.shared import Shared, lay_out, share
 from models import build_module
 from recipe import Recipe, make_recipe
@@ -92,7 +92,7 @@ def _compare(
     kind: str, recipe: Recipe, losses: Sequence[float], weights: dict[str, np.ndarray[Any, Any]]
 ) -> Apart:
     shared = share(recipe, ranks=1).moved(_widened)
-    loop = LOOPS[kind](recipe.workload, shared, 0)
+    loop = make_loop(kind, recipe.workload, shared, 0)
     found = [round.loss for round in train_alone(loop, recipe)]
     by_loss = np.abs(np.array(found) / np.array(losses) - 1)
     return Apart(float(by_loss.max()), _weights_apart(recipe, shared, weights))

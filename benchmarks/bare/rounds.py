@@ -15,16 +15,28 @@ import torch
 from recipe import ClientRound, Recipe, read_recipe
 from torch import Tensor
 from turns import RoundTime, Turns
+from workloads import Workload
 
 from bare.loop import Loop
 from bare.one_by_one import Fused, Plain
 from bare.shared import Shared, share
 from bare.stacked import Batched, Vmap
 
-__all__ = ["LOOPS", "train_alone", "train_in_turns"]
+__all__ = ["LOOPS", "make_loop", "train_alone", "train_in_turns"]
 
 LOOPS: dict[str, type[Loop]] = {"plain": Plain, "fused": Fused, "vmap": Vmap, "batched": Batched}
 """By name."""
+
+
+def make_loop(kind: str, workload: Workload, shared: Shared, rank: int) -> Loop:
+    """Make a rank's loop.
+
+    Raises:
+        SystemExit: if there is none of that name, or it does not know the workload.
+    """
+    if kind not in LOOPS:
+        raise SystemExit(f"there is no loop {kind!r}; choose from {', '.join(LOOPS)}")
+    return LOOPS[kind](workload, shared, rank)
 
 
 def train_alone(
@@ -60,7 +72,7 @@ class Team:
     def loop(self, rank: int) -> Loop:
         """Make a rank's loop."""
         torch.set_num_threads(1)
-        return LOOPS[self.kind](read_recipe(self.recipe).workload, self.shared, rank)
+        return make_loop(self.kind, read_recipe(self.recipe).workload, self.shared, rank)
 
     def run_round(self, loop: Loop, cohort: list[ClientRound]) -> float:
         """Train a rank's share of the cohort, and return the seconds until all have."""
