@@ -2,9 +2,9 @@
 
 All contestants are there at once, each in processes of its own, and train some rounds in turns
 (A B C A B C ...), so that whatever else the machine does meets all alike. All train the same
-clients on the same batches from the same weights; that they reach the same losses is checked. What
-counts is a ratio: that of two contestants' medians in one turn. Its median over the turns is
-printed.
+clients on the same batches from the same weights; that the first two rounds have the same losses is
+checked. What counts is a ratio: that of two contestants' medians in one turn. Its median over the
+turns is printed.
 
     python benchmarks/compare.py W2
     python benchmarks/compare.py W1 --turns 3 --rounds 5 --peers pfl,flwr --json w1.json
@@ -33,11 +33,16 @@ from recipe import make_recipe
 from turns import Contestant, RoundTime
 from workloads import WORKLOADS, Workload, find_workload
 
+__all__ = ["Course", "tell_losses"]
+
 _HERE = Path(__file__).resolve().parent
 _PEERS = {"pfl": "pfl_loop.py", "flwr": "flwr_loop.py", "fedjax": "fedjax_loop.py"}
-_TOLERANCES = (1e-5, 1e-2)
-"""Relative, in the first round and later: sums in another order differ by 1e-7 at first, of which
-training makes more and more. One step left out is seen in the first round."""
+_CHECKED_ROUNDS = 2
+"""The first round is the clients' steps, the second also what the server has made of them."""
+_TOLERANCE = 1e-5
+"""Relative, in these rounds. Sums in another order are rounded otherwise, by less than 1e-6 of the
+loss there; a step left out makes 1e-3. Later on float32 is no measure: what rounding has changed,
+training makes more of, up to losses that have nothing in common."""
 
 
 @dataclass
@@ -102,7 +107,7 @@ def main(
         ]
         with _started(contestants) as courses:
             _take_turns(courses, [warm_up] + [rounds] * turns)
-    is_agreed = _tell_losses(work, courses)
+    is_agreed = tell_losses(work, courses)
     _tell_times(courses)
     if json_file is not None:
         json_file.write_text(json.dumps(_figures(workload, scale, courses, is_agreed), indent=1))
@@ -151,6 +156,8 @@ def _bare(loops: Sequence[str], folder: Path, recipe: Path) -> Iterator[Contesta
 
 def _peers(names: Sequence[str], folder: Path, recipe: Path) -> Iterator[Contestant]:
     for name in names:
+        if name not in _PEERS:
+            raise SystemExit(f"there is no framework {name!r}; choose from {', '.join(_PEERS)}")
         script = _HERE / "peers" / _PEERS[name]
         python = _HERE / "peers" / ".venv" / name / "bin" / "python"
         if not python.exists():
@@ -185,24 +192,27 @@ def _take_turns(courses: Sequence[Course], rounds: Sequence[int]) -> None:
         print(f"{what}: {'  '.join(seconds)} s a round", file=sys.stderr, flush=True)
 
 
-def _tell_losses(work: Workload, courses: Sequence[Course]) -> bool:
-    """Say how far losses are apart, and whether that is near enough."""
+def tell_losses(work: Workload, courses: Sequence[Course]) -> bool:
+    """Say how far losses are apart, and whether the first ones are near enough."""
     first = courses[0]
-    is_agreed = True
+    are_near = []
+    ends = f"{first.losses[0]:.6f} to {first.losses[-1]:.6f}"
+    print(f"losses are {ends} in {len(first.losses)} rounds; away from simfl's, as parts of them:")
     for course in courses[1:]:
         if course.name == "simfl, FedAvg":
             continue  # other steps, on purpose
+        # pfl's variates are not the paper's after the first round.
+        checked = 1 if course.name == "pfl" and work.scaffold else _CHECKED_ROUNDS
         apart = np.abs(course.losses / first.losses - 1)
-        if course.name == "pfl" and work.scaffold:
-            apart = apart[:1]  # later on its variates are not the paper's
-        if not (apart[0] <= _TOLERANCES[0] and apart.max() <= _TOLERANCES[1]):
-            is_agreed = False
-            ends = f"{apart[0]:.2g} at first, {apart.max():.2g} at most"
-            print(f"FAIL: the losses of {course.name} are away from simfl's by {ends}")
-    if is_agreed:
-        ends = f"{first.losses[0]:.6f} to {first.losses[-1]:.6f} in {len(first.losses)} rounds"
-        print(f"all have the same losses, {ends}")
-    return is_agreed
+        are_near.append(bool(apart[:checked].max() <= _TOLERANCE))
+        verdict = "PASS" if are_near[-1] else "FAIL"
+        by_then = f"{apart[:checked].max():.1e} by round {checked}"
+        print(f"{course.name:<20}{verdict}: {by_then}, {apart.max():.1e} by round {len(apart)}")
+    print(
+        f"PASS is {_TOLERANCE:g} at most in the first rounds; of later ones see same_steps.py,\n"
+        "since training makes more and more of what float32 has rounded"
+    )
+    return all(are_near)
 
 
 def _tell_times(courses: Sequence[Course]) -> None:

@@ -20,7 +20,9 @@ from typing import Annotated
 
 import torch
 import typer
-from bare_loops import LOOPS, Vmap, share, train_alone
+from bare.rounds import LOOPS, train_alone
+from bare.shared import share
+from bare.stacked import Vmap
 from recipe import Recipe, make_recipe
 from run_simfl import SimflRun
 from turns import RoundTime

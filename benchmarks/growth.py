@@ -22,7 +22,7 @@ import typer
 from memory import own_bytes
 from processes import Process, descendants
 from turns import Contestant
-from workloads import WORKLOADS, make_even_examples
+from workloads import WORKLOADS, make_single_examples
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -42,12 +42,12 @@ class Course(NamedTuple):
 @app.command()
 def population(
     few: Annotated[int, typer.Option(help="Clients.")] = 1000,
-    many: Annotated[int, typer.Option(help="Clients; there is one example for each.")] = 1_000_000,
-    turns: Annotated[int, typer.Option(min=1, help="Of each.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds a turn.")] = 10,
+    many: Annotated[int, typer.Option(help="Clients.")] = 1_000_000,
+    turns: Annotated[int, typer.Option(min=1, help="Of each.")] = 15,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds a turn.")] = 30,
 ) -> None:
-    """Compare two populations that share the same examples, with the same work a round."""
-    plans = {clients: _even_scenario(clients, total=many) for clients in (few, many)}
+    """Compare two populations whose clients hold one example each: the same work a round."""
+    plans = {clients: _single_scenario(clients) for clients in (few, many)}
     courses = _compare(plans, turns=turns, rounds=rounds)
     _print_ratio(courses, "seconds a round", dict.fromkeys(plans, 1))
     grown = courses[many].driver_bytes - courses[few].driver_bytes
@@ -95,12 +95,12 @@ def rounds(
     sys.exit(0 if is_flat else 1)
 
 
-def _even_scenario(clients: int, *, total: int) -> dict[str, Any]:
+def _single_scenario(clients: int) -> dict[str, Any]:
     plain = replace(WORKLOADS["W2"], cohort=100, batch_size=1, epochs=None, steps=10).scenario(
         rounds=100_000
     )
-    arguments = {"total": total, "clients": clients, "features": 16}
-    function = f"workloads:{make_even_examples.__name__}"
+    arguments = {"clients": clients, "features": 16}
+    function = f"workloads:{make_single_examples.__name__}"
     return plain | {"data": {"source": "python", "path": function, "arguments": arguments}}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,8 @@ from turns import RoundTime, Turns
 from workloads import find_workload
 
 import simfl
-from simfl.simulation import build
+from simfl.scenario import Scenario
+from simfl.simulation import Simulation, build
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.memory import give_back_freed_memory
@@ -31,6 +33,7 @@ class SimflRun:
         folder: where checkpoints would be.
         backend: ``ray`` or ``inline``.
         overrides: of the scenario's keys, as ``simfl run --set`` takes them.
+        build: makes of the scenario what runs.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class SimflRun:
         *,
         backend: Backend = "ray",
         overrides: tuple[str, ...] = (),
+        build: Callable[[Scenario], Simulation] = build,
     ) -> None:
         scenario = simfl.load_scenario(plain, overrides=overrides)
         simulation = build(scenario)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WORKLOADS", "Workload", "find_workload", "make_even_examples", "make_examples"]
+__all__ = ["WORKLOADS", "Workload", "find_workload", "make_examples", "make_single_examples"]
 
 CLASSES = 10
 _SEED = 0
@@ -155,10 +155,9 @@ def _to_bytes(inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return pixels
 
 
-def make_even_examples(total: int, clients: int, features: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Make the same examples for any number of clients, which share them evenly."""
-    data = make_examples([total], [features])
-    return data | {"client": np.arange(total) * clients // total}
+def make_single_examples(clients: int, features: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Make one example for each client, so that a client's work is the same in any population."""
+    return make_examples([clients], [features]) | {"client": np.arange(clients)}
 
 
 def _centres(rng: np.random.Generator, features: int) -> tuple[np.ndarray[Any, Any], np.float32]:

@@ -31,8 +31,8 @@ def main() -> None:
     turns = Turns()
     recipe = read_recipe(Path(sys.argv[1]))
     work = recipe.workload
-    if work.momentum or work.prox or work.scaffold:
-        raise SystemExit("with FedJAX there is SGD only; leave it out")
+    if work.momentum or work.prox or work.scaffold or work.as_bytes:
+        raise SystemExit("with FedJAX there is SGD on floats only; leave it out")
     train = make_algorithm(recipe)
     weights = {name: jnp.asarray(array) for name, array in recipe.weights.items()}
     for cohort in recipe.rounds():

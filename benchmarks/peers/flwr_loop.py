@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr_client import FOLDER, RECIPE, app
-from recipe import read_recipe
+from recipe import Recipe, read_recipe
 from turns import Turns
 
 ACTORS = 2
@@ -29,8 +30,8 @@ def main() -> None:
     recipe_file = Path(sys.argv[1]).resolve()
     recipe = read_recipe(recipe_file)
     work = recipe.workload
-    if work.momentum or work.prox or work.scaffold:
-        raise SystemExit("with Flower there is SGD only; leave it out")
+    if work.momentum or work.prox or work.scaffold or work.as_bytes:
+        raise SystemExit("with Flower there is SGD on floats only; leave it out")
     with tempfile.TemporaryDirectory(prefix="flwr-bench-") as folder:
         for name, array in work.make_examples().items():
             np.save(Path(folder, f"{name}.npy"), array)
@@ -38,52 +39,17 @@ def main() -> None:
         simulate(recipe, turns)
 
 
-def simulate(recipe: Any, turns: Turns) -> None:
+def simulate(recipe: Recipe, turns: Turns) -> None:
     """Run all rounds."""
-    from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
     from flwr.serverapp import ServerApp
-    from flwr.serverapp.strategy import FedAvg
     from flwr.simulation import run_simulation
-
-    class Paced(FedAvg):  # type: ignore[misc]
-        """FedAvg over the recipe's cohorts, which waits for its turn before each round."""
-
-        def configure_train(
-            self, server_round: int, arrays: Any, config: Any, grid: Any
-        ) -> Iterable[Any]:
-            if not turns.wait():
-                raise SystemExit("the runner has gone")
-            self._began = time.perf_counter()
-            nodes = sorted(grid.get_node_ids())
-            return [
-                Message(
-                    content=RecordDict(
-                        {
-                            "arrays": arrays,
-                            "config": ConfigRecord({"round": server_round, "place": place}),
-                        }
-                    ),
-                    message_type="train",
-                    dst_node_id=nodes[place],
-                )
-                for place in range(recipe.workload.cohort)
-            ]
-
-        def aggregate_train(self, server_round: int, replies: Iterable[Any]) -> Any:
-            replies = list(replies)
-            result = super().aggregate_train(server_round, replies)
-            seconds = time.perf_counter() - self._began
-            metrics = [reply.content["metrics"] for reply in replies]
-            losses = sum(metric["losses"] for metric in metrics)
-            turns.add(seconds, losses / sum(metric["seen"] for metric in metrics))
-            return result
 
     server = ServerApp()
 
     @server.main()  # type: ignore[untyped-decorator]
     def run(grid: Any, _: Any) -> None:
         first = {name: torch.from_numpy(array) for name, array in recipe.weights.items()}
-        strategy = Paced(fraction_evaluate=0.0)
+        strategy = make_strategy(turns, cohort=recipe.workload.cohort)
         strategy.start(grid, ArrayRecord(first), num_rounds=recipe.num_rounds)
 
     run_simulation(
@@ -95,6 +61,44 @@ def simulate(recipe: Any, turns: Turns) -> None:
             "init_args": {"num_cpus": ACTORS, "include_dashboard": False},
         },
     )
+
+
+def make_strategy(turns: Turns, *, cohort: int) -> Any:
+    """Return FedAvg over the recipe's cohorts, which waits for its turn before each round."""
+    from flwr.serverapp.strategy import FedAvg
+
+    class Paced(FedAvg):  # type: ignore[misc]
+        """There is a node for each place in a cohort."""
+
+        def configure_train(
+            self, server_round: int, arrays: Any, config: Any, grid: Any
+        ) -> Iterable[Any]:
+            if not turns.wait():
+                raise SystemExit("the runner has gone")
+            self._began = time.perf_counter()
+            nodes = sorted(grid.get_node_ids())
+            return [
+                train_message(arrays, round=server_round, place=place, node=nodes[place])
+                for place in range(cohort)
+            ]
+
+        def aggregate_train(self, server_round: int, replies: Iterable[Any]) -> Any:
+            replies = list(replies)
+            result = super().aggregate_train(server_round, replies)
+            seconds = time.perf_counter() - self._began
+            metrics = [reply.content["metrics"] for reply in replies]
+            losses = sum(metric["losses"] for metric in metrics)
+            turns.add(seconds, losses / sum(metric["seen"] for metric in metrics))
+            return result
+
+    return Paced(fraction_evaluate=0.0)
+
+
+def train_message(arrays: Any, *, round: int, place: int, node: int) -> Message:
+    """Tell a node to train the client at a place in the round's cohort."""
+    config = ConfigRecord({"round": round, "place": place})
+    content = RecordDict({"arrays": arrays, "config": config})
+    return Message(content=content, message_type="train", dst_node_id=node)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,9 @@ def main() -> None:
     """Take turns: rank 0 at the runner's word, the other ones at rank 0's."""
     torch.set_num_threads(1)
     recipe = read_recipe(Path(sys.argv[1]))
-    if recipe.workload.momentum or recipe.workload.prox or (recipe.workload.epochs or 1) > 1:
-        raise SystemExit("with pfl there is SGD and one epoch only; leave it out")
+    work = recipe.workload
+    if work.momentum or work.prox or work.as_bytes or (work.epochs or 1) > 1:
+        raise SystemExit("with pfl there is SGD on floats and one epoch only; leave it out")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         run(recipe, turns=None)
         return
@@ -68,16 +69,37 @@ def run(recipe: Recipe, *, turns: Turns | None) -> None:
     # Joins the ranks when it is imported.
     from pfl.aggregate.simulate import SimulatedBackend
     from pfl.aggregate.weighting import WeightByDatapoints
-    from pfl.callback.base import TrainingProcessCallback
     from pfl.hyperparam import NNTrainHyperParams
-    from pfl.metrics import Metrics
     from pfl.model.pytorch import PyTorchModel
 
     work = recipe.workload
     trained = Trained(recipe)
+    is_even = work.examples[0] == work.examples[1]
+    algorithm, params = make_algorithm(recipe)
+    algorithm.run(
+        backend=SimulatedBackend(
+            training_data=make_data(recipe),
+            val_data=None,
+            postprocessors=[] if is_even else [WeightByDatapoints()],
+        ),
+        model=PyTorchModel(trained, torch.optim.SGD, torch.optim.SGD(trained.parameters(), lr=1.0)),
+        algorithm_params=params,
+        model_train_params=NNTrainHyperParams(
+            local_num_epochs=1,
+            local_learning_rate=work.lrate,
+            local_batch_size=work.batch_size,
+        ),
+        callbacks=[make_pace(trained, turns)],
+    )
+
+
+def make_pace(trained: Trained, turns: Turns | None) -> Any:
+    """Return the callback that waits for the turn before each round, and reports it afterwards."""
+    from pfl.callback.base import TrainingProcessCallback
+    from pfl.metrics import Metrics
 
     class Pace(TrainingProcessCallback):  # type: ignore[misc]
-        """Waits for the turn before each round, and reports it afterwards."""
+        """Of rank 0 if it has turns; the others are told by a broadcast."""
 
         def on_train_begin(self, *, model: Any) -> Any:
             self._wait()
@@ -98,28 +120,7 @@ def run(recipe: Recipe, *, turns: Turns | None) -> None:
             self._began = time.perf_counter()
             return bool(goes_on)
 
-    is_even = work.examples[0] == work.examples[1]
-    model = PyTorchModel(
-        trained,
-        torch.optim.SGD,
-        torch.optim.SGD(trained.parameters(), lr=1.0),
-    )
-    algorithm, params = make_algorithm(recipe)
-    algorithm.run(
-        backend=SimulatedBackend(
-            training_data=make_data(recipe),
-            val_data=None,
-            postprocessors=[] if is_even else [WeightByDatapoints()],
-        ),
-        model=model,
-        algorithm_params=params,
-        model_train_params=NNTrainHyperParams(
-            local_num_epochs=1,
-            local_learning_rate=work.lrate,
-            local_batch_size=work.batch_size,
-        ),
-        callbacks=[Pace()],
-    )
+    return Pace()
 
 
 def make_data(recipe: Recipe) -> Any:

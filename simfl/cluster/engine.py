@@ -94,7 +94,7 @@ class RayEngine:
         self._pool = ClientPool(
             [], dataset, stall_limit_s=options.stall_limit_s, tell=setup.tell, **retries
         )
-        self._own_clients = np.argsort(setup.group_of, kind="stable").tolist()
+        self._group_of = setup.group_of
         self._take(self._fleet.launch(), with_server=True)
         if self._fit_to_gpus(setup):
             self._take(self._fleet.fill(self._pool.workers))
@@ -283,9 +283,8 @@ class RayEngine:
             return ChunkScheduler(
                 chunks, lanes=[worker.group for worker in workers], lane_of=lambda c: c.group
             )
-        return ChunkScheduler(
-            chunks, lanes=self._own_clients, lane_of=lambda chunk: chunk.clients[0]
-        )
+        own_clients = np.argsort(self._group_of, kind="stable").tolist()
+        return ChunkScheduler(chunks, lanes=own_clients, lane_of=lambda chunk: chunk.clients[0])
 
     def _cut(self, plan: RoundPlan, part: CohortPart) -> list[Chunk]:
         if self._is_dedicated:

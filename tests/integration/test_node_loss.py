@@ -12,40 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scattered import numbers, scenario
 
 import simfl
-from simfl.observers import reproducible
 from simfl.simulation import build
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 HERE = str(Path(__file__).parent)
-
-
-def scenario(**changes: Any) -> dict[str, Any]:
-    return {
-        "rounds": 12,
-        "seed": 2,
-        "data": {
-            "source": "digits",
-            "test_fraction": 0.2,
-            "partition": {"kind": "dirichlet", "clients": 10, "alpha": 0.5},
-        },
-        "model": {"kind": "mlp", "hidden": [512]},
-        "client": {
-            "per_round": 6,
-            "batch_size": 16,
-            "optimizer": {"lrate": 0.05, "modules": ["scaffold-client", "momentum"]},
-        },
-        "server": {"optimizer": {"modules": ["scaffold-server"]}},
-        "evaluation": {"every": 0},
-        "cluster": {"actors": 2, "num_cpus": 1},
-    } | changes
-
-
-def numbers(result: simfl.Result) -> tuple[Any, ...]:
-    weights = {name: array.tobytes() for name, array in result.weights.items()}
-    return weights, [reproducible(record) for record in result.history]
 
 
 @pytest.fixture
@@ -84,8 +58,9 @@ def test_states_lost_with_a_node_come_back_by_replay(
 
     Its actor finds no room elsewhere, so that the other one does the rest of the work.
     """
-    expected = numbers(simfl.run(scenario(), out=tmp_path / "inline", backend="inline"))
-    plain = scenario(checkpoint={"every": every}, plugins=["killing"], search=[HERE])
+    plain = scenario() | {"rounds": 12, "checkpoint": {"every": every}}
+    expected = numbers(simfl.run(plain, out=tmp_path / "inline", backend="inline").out)
+    plain |= {"plugins": ["killing"], "search": [HERE]}
     client = build(simfl.load_scenario(plain)).plan_round(6).clients[0]
     hold = ["hold-at", {"folder": str(tmp_path), "client": client, "round": 6}]
     plain["client"]["optimizer"]["modules"].append(hold)
@@ -102,4 +77,4 @@ def test_states_lost_with_a_node_come_back_by_replay(
     result = simfl.run(plain, out=tmp_path / "ray")
     thread.join(timeout=60)
     assert not thread.is_alive()
-    assert numbers(result) == expected
+    assert numbers(result.out) == expected

@@ -6,7 +6,6 @@ The driver, the server and room for one client actor are on one of them, room fo
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import threading
@@ -18,10 +17,9 @@ from typing import Any
 import pytest
 import yaml
 from machines import HERE, RayOnTwoMachines, why_there_are_none
-from safetensors.numpy import load_file
+from scattered import numbers, scenario
 
 import simfl
-from simfl.observers import reproducible
 from simfl.simulation import build
 
 pytestmark = [
@@ -51,42 +49,10 @@ def machines(started: RayOnTwoMachines) -> RayOnTwoMachines:
     return started
 
 
-def scenario(**cluster: Any) -> dict[str, Any]:
-    """Return one whose clients keep 150 kB each, so that states lie where they were made."""
-    return {
-        "rounds": 8,
-        "seed": 2,
-        "data": {
-            "source": "digits",
-            "test_fraction": 0.2,
-            "partition": {"kind": "dirichlet", "clients": 10, "alpha": 0.5},
-        },
-        "model": {"kind": "mlp", "hidden": [512]},
-        "client": {
-            "per_round": 6,
-            "batch_size": 16,
-            "optimizer": {"lrate": 0.05, "modules": ["scaffold-client", "momentum"]},
-        },
-        "server": {"optimizer": {"modules": ["scaffold-server"]}},
-        "evaluation": {"every": 0},
-        "checkpoint": {"every": 2},
-        "cluster": {"actors": 2, "num_cpus": 1} | cluster,
-    }
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     out = tmp_path_factory.mktemp("undisturbed")
     return numbers(simfl.run(scenario(), out=out / "run", backend="inline").out)
-
-
-def numbers(out: Path) -> tuple[Any, ...]:
-    weights = load_file(out / "weights.safetensors")
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return (
-        {name: array.tobytes() for name, array in weights.items()},
-        [reproducible(json.loads(line)) for line in lines],
-    )
 
 
 class HeldRun:

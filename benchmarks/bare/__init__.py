@@ -1,0 +1,8 @@
+"""Bare loops: what ``bare_loops.py`` runs, by duty.
+
+shared       what processes share: data, weights, sums; where each parameter lies
+loop         a rank's round, and its part of the server's step
+one_by_one   plain, fused
+stacked      vmap, batched
+rounds       rounds one by one: alone, or by several processes in turns
+"""

@@ -1,0 +1,94 @@
+"""What the processes of a bare loop share: data, weights, and room for their sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from models import build_module
+from recipe import Recipe
+from torch import Tensor, nn
+
+__all__ = ["Shared", "Slot", "lay_out", "share"]
+
+# R ranks (processes), P parameters of all tensors
+
+_ALIGNED = 16
+"""Floats; 64 bytes, so that every parameter begins where vector instructions like it."""
+
+
+class Slot(NamedTuple):
+    """Where a parameter lies in the flat vector of all."""
+
+    name: str
+    start: int
+    shape: torch.Size
+
+    def view(self, flat: Tensor) -> Tensor:
+        """Return the parameter's part of [..., P], in its own shape."""
+        part = flat[..., self.start : self.start + self.shape.numel()]
+        return part.view(*flat.shape[:-1], *self.shape)
+
+
+def lay_out(module: nn.Module) -> tuple[list[Slot], int]:
+    """Return where the parameters lie in a flat vector, and P."""
+    slots, end = [], 0
+    for name, parameter in module.named_parameters():
+        slots.append(Slot(name, end, parameter.shape))
+        end += -(-parameter.numel() // _ALIGNED) * _ALIGNED
+    return slots, end
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the processes share."""
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor
+    """[P] what a round starts from."""
+    deltas: Tensor
+    """[R, P] each rank's sum of weighted deltas."""
+    numbers: Tensor
+    """[R, 3] each rank's sum of weights, sum of losses, and examples seen."""
+    control: Tensor | None = None
+    """[P] SCAFFOLD's c."""
+    own: Tensor | None = None
+    """[population, P] SCAFFOLD's c_i."""
+    changes: Tensor | None = None
+    """[R, P] each rank's sum of what its clients' c_i have changed by."""
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Shared:
+        """Return the same with every tensor moved."""
+        return Shared(**{k: v if v is None else move(v) for k, v in vars(self).items()})
+
+    def mean_loss(self) -> float:
+        """Return the last round's mean over the examples that all ranks have seen."""
+        _, losses, seen = self.numbers.sum(0).tolist()
+        return losses / seen
+
+
+def share(recipe: Recipe, *, ranks: int) -> Shared:
+    """Make what the processes share: data, first weights, and room for sums."""
+    slots, size = lay_out(build_module(recipe.workload))
+    data = recipe.workload.make_examples()
+    weights = torch.zeros(size)
+    for slot in slots:
+        slot.view(weights).copy_(torch.from_numpy(recipe.weights[slot.name]))
+    scaffold: dict[str, Tensor] = {}
+    if recipe.workload.scaffold:
+        scaffold = {
+            "control": torch.zeros(size),
+            "own": torch.zeros(recipe.workload.population, size),
+            "changes": torch.zeros(ranks, size),
+        }
+    return Shared(
+        inputs=torch.from_numpy(data["inputs"]),
+        targets=torch.from_numpy(data["targets"]),
+        weights=weights,
+        deltas=torch.zeros(ranks, size),
+        numbers=torch.zeros(ranks, 3, dtype=torch.float64),
+        **scaffold,
+    )

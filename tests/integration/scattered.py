@@ -1,0 +1,44 @@
+"""A run whose clients' states lie on whatever node made them, for the tests that lose a node."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file
+
+from simfl.observers import reproducible
+
+
+def scenario(**cluster: Any) -> dict[str, Any]:
+    """Return one whose clients keep 150 kB each: too much to travel in a reply."""
+    return {
+        "rounds": 8,
+        "seed": 2,
+        "data": {
+            "source": "digits",
+            "test_fraction": 0.2,
+            "partition": {"kind": "dirichlet", "clients": 10, "alpha": 0.5},
+        },
+        "model": {"kind": "mlp", "hidden": [512]},
+        "client": {
+            "per_round": 6,
+            "batch_size": 16,
+            "optimizer": {"lrate": 0.05, "modules": ["scaffold-client", "momentum"]},
+        },
+        "server": {"optimizer": {"modules": ["scaffold-server"]}},
+        "evaluation": {"every": 0},
+        "checkpoint": {"every": 2},
+        "cluster": {"actors": 2, "num_cpus": 1} | cluster,
+    }
+
+
+def numbers(out: Path) -> tuple[Any, ...]:
+    """Return what a run in a folder came to, without what clocks say: all bits of it."""
+    weights = load_file(out / "weights.safetensors")
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return (
+        {name: array.tobytes() for name, array in weights.items()},
+        [reproducible(json.loads(line)) for line in lines],
+    )
