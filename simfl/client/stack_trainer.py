@@ -111,7 +111,9 @@ class StackTrainer:
             batch = self._read(plan.rows[step, :active], plan.sizes[step, :active])
             if keys_C is not None:
                 self._model.seed_step(keys_C[:active], step)
-            losses_A, gradients = self._model.compute_loss_and_gradients(batch)
+            losses_A, gradients = self._model.compute_loss_and_gradients(
+                batch, self._recipe.work.sclip
+            )
             self._optimizer.apply_gradients(self._model, gradients)
             losses_TC[step, :active] = losses_A
         return losses_TC

@@ -109,8 +109,12 @@ def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
 
 def _reasons(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset) -> Iterator[str]:
     """Iterate over what stands in the way of stacks."""
-    if recipe.work.sclip:
-        yield "client.sclip clips each example's gradient"
+    chain = chain_of(model)
+    if recipe.work.sclip and (chain is None or not chain.can_clip):
+        yield (
+            "client.sclip clips each example's gradient, which stacks do for dense layers in "
+            "float32 alone"
+        )
     yield from _layer_reasons(model)
     plugins: list[Any] = [*recipe.optimizer.regularizers, *recipe.optimizer.modules]
     for plugin in plugins:
@@ -146,6 +150,6 @@ def _try(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset) -> 
     optimizer.begin((0, 1), round=1, kept=[None, None], aux={}, like=stack.like)
     stack.seed_step(torch.tensor([1, 2]), 0)
     _, gradients = stack.compute_loss_and_gradients(
-        read_batch(dataset.train, np.zeros((2, 1), dtype=np.int64))
+        read_batch(dataset.train, np.zeros((2, 1), dtype=np.int64)), recipe.work.sclip
     )
     optimizer.apply_gradients(stack, gradients)

@@ -18,7 +18,12 @@ from simfl.models.dropout import dropout_layers, example_keys
 from simfl.models.losses import Loss
 from simfl.models.model import Batch, Inputs
 
-__all__ = ["clipped_gradients", "mixes_examples", "needs_loop"]
+__all__ = [
+    "clip_factors",
+    "clipped_gradients",
+    "mixes_examples",
+    "needs_loop",
+]
 
 _MAX_ELEMENTS = 2**26
 """Numbers that the gradients of a micro-batch hold at most: 256 MiB of float32."""
@@ -75,6 +80,12 @@ def clipped_gradients(
     return torch.cat(losses), totals
 
 
+def clip_factors(norms: Tensor, max_norm: float) -> Tensor:
+    """Return what gradients of these norms are to be scaled with."""
+    factors: Tensor = (max_norm / norms).clamp(max=1.0)
+    return factors
+
+
 def _gradients_of_many(
     call: Call,
     loss: Loss,
@@ -116,8 +127,7 @@ def _gradients_of_one(
 def _factors(gradients_M: list[Tensor], max_norm: float) -> Tensor:
     flat = [gradient.reshape(len(gradient), gradient[0].numel()) for gradient in gradients_M]
     norms_M = torch.stack([gradient.norm(dim=1) for gradient in flat]).norm(dim=0)
-    factors_M: Tensor = (max_norm / norms_M).clamp(max=1.0)
-    return factors_M
+    return clip_factors(norms_M, max_norm)
 
 
 def _add_weighted(totals: list[Tensor], gradients_M: list[Tensor], factors_M: Tensor) -> None:

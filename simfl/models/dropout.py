@@ -73,11 +73,14 @@ def dropout_layers(module: nn.Module) -> dict[str, Dropout]:
 def example_keys(layers: Mapping[str, Dropout], num_examples: int) -> dict[str, Tensor]:
     """Return a key for each example of a batch, [B], by the name of the layer's buffer.
 
-    For who calls the module with one example at a time: with the layer's own key all of them would
-    lose the same numbers.
+    [C, B] for a stack. For who has to do with one example at a time: with the layer's own key all
+    of them would lose the same numbers.
     """
     steps = torch.tensor([_signed(_EXAMPLE * (b + 1)) for b in range(num_examples)])
-    return {f"{n}.key": layer.key + steps.to(layer.key.device) for n, layer in layers.items()}
+    return {
+        f"{name}.key": layer.key.unsqueeze(-1) + steps.to(layer.key.device)
+        for name, layer in layers.items()
+    }
 
 
 def seed_dropout(layers: Iterable[Dropout], keys: Tensor, step: int) -> None:

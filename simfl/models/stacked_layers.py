@@ -9,14 +9,17 @@ Shapes: C clients of a stack, B examples of a batch, F numbers in, G numbers out
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from simfl.models.dropout import Dropout
+from simfl.models.clipping import clip_factors
+from simfl.models.dropout import Dropout, dropout_layers
+from simfl.models.example_norms import square_norms
+from simfl.models.ghost_clipping import layers_with_norms
 
 __all__ = ["StackedChain", "batch_by_hand"]
 
@@ -36,6 +39,9 @@ class _Pass(NamedTuple):
     """The gradient of the outputs -> that of the inputs."""
     to_weights: Callable[[Tensor], _Weights] = lambda _: {}
     """The gradient of the outputs -> those of the layer's own weights that are trained."""
+    to_square_norms: Callable[[Tensor], Tensor] | None = None
+    """The gradient of the outputs -> the squared norm of what each example gives the layer's
+    weights, [C, B]; None of a layer without weights that are trained."""
 
 
 _Layer: TypeAlias = "Callable[[Mapping[str, Tensor], Tensor], _Pass]"
@@ -52,12 +58,14 @@ class StackedChain:
     layers: Sequence[_Layer]
     first: int
     """The index of the first layer with weights that are trained."""
+    can_clip: bool
+    """Whether each example's gradient can be clipped, which takes layers that are there once."""
 
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> list[_Pass]:
         """Return every layer's pass; the outputs of the last one are the chain's.
 
         Args:
-            weights: [C, ...] by name, those that are trained.
+            weights: [C, ...] by name, those that are trained, and keys for dropout by example.
             inputs: [C, B, ...].
         """
         passes: list[_Pass] = []
@@ -72,14 +80,47 @@ class StackedChain:
             passes: from ``forward``.
             outer: the gradient of the chain's outputs.
         """
-        gradients: _Weights = {}
+        return _weight_gradients(passes, self._outers(passes, outer))
+
+    def clipped_backward(
+        self, passes: Sequence[_Pass], outer: Tensor, *, max_norm: float, share_CB: Tensor
+    ) -> _Weights:
+        """Return the sums over each client's examples of their clipped gradients.
+
+        Args:
+            passes: from ``forward``.
+            outer: the gradient of each example's own loss with respect to the chain's outputs.
+            max_norm: the L2 norm that an example's gradient has at most.
+            share_CB: what each clipped gradient is multiplied with.
+        """
+        outers = dict(self._outers(passes, outer))
+        norms = (passes[index].to_square_norms for index in outers)
+        squares = [norm(outers[index]) for index, norm in zip(outers, norms, strict=True) if norm]
+        factors_CB = clip_factors(torch.stack(squares).sum(0).sqrt(), max_norm) * share_CB
+        # An example's gradients are linear in those of its outputs, at every layer.
+        scaled = ((n, own * _with_axes(factors_CB, own)) for n, own in outers.items())
+        return _weight_gradients(passes, scaled)
+
+    def _outers(self, passes: Sequence[_Pass], outer: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Iterate over (layer, the gradient of its outputs), from the last to the first trained."""
         for index in range(len(passes) - 1, self.first - 1, -1):
-            for name, own in passes[index].to_weights(outer).items():
-                # A layer may be in the chain twice.
-                gradients[name] = gradients[name] + own if name in gradients else own
+            yield index, outer
             if index > self.first:
                 outer = passes[index].to_inputs(outer)
-        return gradients
+
+
+def _weight_gradients(passes: Sequence[_Pass], outers: Iterable[tuple[int, Tensor]]) -> _Weights:
+    gradients: _Weights = {}
+    for index, outer in outers:
+        for name, own in passes[index].to_weights(outer).items():
+            # A layer may be in the chain twice.
+            gradients[name] = gradients[name] + own if name in gradients else own
+    return gradients
+
+
+def _with_axes(values: Tensor, like: Tensor) -> Tensor:
+    """Return values [C, B] with the axes that it takes to be multiplied with [C, B, ...]."""
+    return values.reshape(*values.shape, *[1] * (like.dim() - 2))
 
 
 def batch_by_hand(module: nn.Module) -> StackedChain | None:
@@ -91,8 +132,13 @@ def batch_by_hand(module: nn.Module) -> StackedChain | None:
     if not all(_is_known(layer) for layer in layers):
         return None
     names = {id(parameter): name for name, parameter in module.named_parameters()}
+    names |= {id(layer): f"{name}.key" for name, layer in dropout_layers(module).items()}
     is_trained = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
-    return StackedChain([_stacked(layer, names) for layer in layers], is_trained.index(True))
+    return StackedChain(
+        [_stacked(layer, names) for layer in layers],
+        first=is_trained.index(True),
+        can_clip=bool(layers_with_norms(module)),
+    )
 
 
 def _chain(module: nn.Module) -> Iterator[nn.Module]:
@@ -125,7 +171,7 @@ def _stacked(layer: nn.Module, names: Mapping[int, str]) -> _Layer:
     if isinstance(layer, nn.ReLU):
         return _relu
     if isinstance(layer, Dropout):
-        return _differentiated(lambda inputs: layer.drop(inputs, layer.key))
+        return _dropout(layer, names[id(layer)])
     return _differentiated(_out_of_place(layer))
 
 
@@ -149,8 +195,22 @@ def _linear(layer: nn.Linear, names: Mapping[int, str]) -> _Layer:
                 gradients[bias_name] = outer.sum(1)
             return gradients
 
+        def to_square_norms(outer: Tensor) -> Tensor:
+            examples, own = inputs.flatten(0, 1), outer.flatten(0, 1)
+            return square_norms(layer, examples, own).reshape(outer.shape[:2])
+
         outputs = _product(rows, weight, weights.get(bias_name, layer.bias))
-        return _Pass(_like(inputs, outputs), to_inputs, to_weights)
+        is_trained = weight_name in weights or bias_name in weights
+        norms = to_square_norms if is_trained else None
+        return _Pass(_like(inputs, outputs), to_inputs, to_weights, norms)
+
+    return forward
+
+
+def _dropout(layer: Dropout, key_name: str) -> _Layer:
+    def forward(weights: Mapping[str, Tensor], inputs: Tensor) -> _Pass:
+        key = weights.get(key_name, layer.key)
+        return _differentiated(lambda values: layer.drop(values, key))(weights, inputs)
 
     return forward
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from simfl.models.dropout import dropout_layers
+from simfl.models.dropout import dropout_layers, example_keys
 from simfl.models.model import Batch, Inputs
 from simfl.models.per_example import weighted_mean
 from simfl.models.stacked_layers import StackedChain, batch_by_hand
@@ -58,6 +58,11 @@ class StackedModel:
         return bool(self._dropouts)
 
     @property
+    def clips(self) -> bool:
+        """Whether each example's gradient can be clipped."""
+        return self._by_hand is not None and self._by_hand.can_clip
+
+    @property
     def num_active(self) -> int:
         """A, how many clients the next step is for."""
         return self._num_active
@@ -85,17 +90,21 @@ class StackedModel:
         """Set what the step's dropout depends on; see ``Model.seed_step``."""
         self._model.seed_step(keys_A, step)
 
-    def compute_loss_and_gradients(self, batch: Batch) -> tuple[Tensor, Vector]:
+    def compute_loss_and_gradients(
+        self, batch: Batch, max_norm: float | None = None
+    ) -> tuple[Tensor, Vector]:
         """Return each client's loss, [A], detached, and its gradients, a stack.
 
         Args:
             batch: tensors of shape [A, B, ...]. A shorter batch is filled up with any examples of
                 weight 0, and the weights of its own are B over their number.
+            max_norm: as for ``Model.compute_loss_and_gradients``; of models that ``clips``.
         """
         self._model.enter_training()
         if self._by_hand is not None and isinstance(batch.inputs, Tensor):
-            losses_A, gradients = self._differentiate(self._by_hand, batch.inputs, batch)
+            losses_A, gradients = self._differentiate(self._by_hand, batch.inputs, batch, max_norm)
         else:
+            assert not max_norm, "only what is batched by hand is clipped"
             losses_A, gradients = self._differentiate_mapped(batch)
         return losses_A, Vector({name: gradients[name] for name in self._rows}, stacked=True)
 
@@ -123,27 +132,38 @@ class StackedModel:
         )
 
     def _differentiate(
-        self, chain: StackedChain, inputs: Tensor, batch: Batch
+        self, chain: StackedChain, inputs: Tensor, batch: Batch, max_norm: float | None
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        passes = chain.forward(self._active, inputs)
-        losses_AB, outer = self._differentiate_loss(passes[-1].outputs, batch)
-        return losses_AB.mean(dim=1), chain.backward(passes, outer)
-
-    def _differentiate_loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return each example's weighted loss, [A, B], and the gradient of the outputs."""
-        targets, weights_AB = batch.targets, batch.sample_weights
-        rows = outputs.flatten(0, 1).detach().requires_grad_()
-        losses = self._model.loss(rows, targets.flatten(0, 1))
-        losses_AB = losses.detach().reshape(targets.shape[:2])
+        num_examples = batch.targets.shape[1]
+        keys = example_keys(self._dropouts, num_examples) if max_norm else {}
+        passes = chain.forward({**self._active, **keys}, inputs)
+        outputs = passes[-1].outputs
         # No client's loss depends on another's weights, so the gradients of their means are those
         # of each example's share in its own client's.
-        share_AB = torch.full_like(losses_AB, 1.0 / losses_AB.shape[1])
-        if weights_AB is not None:
-            share_AB, losses_AB = share_AB * weights_AB, losses_AB * weights_AB
+        share_AB = outputs.new_full(batch.targets.shape[:2], 1.0 / num_examples)
+        if batch.sample_weights is not None:
+            share_AB = share_AB * batch.sample_weights
+        if max_norm:
+            losses_AB, outer = self._differentiate_loss(outputs, batch.targets, None)
+            gradients = chain.clipped_backward(passes, outer, max_norm=max_norm, share_CB=share_AB)
+        else:
+            losses_AB, outer = self._differentiate_loss(outputs, batch.targets, share_AB)
+            gradients = chain.backward(passes, outer)
+        if batch.sample_weights is not None:
+            losses_AB = losses_AB * batch.sample_weights
+        return losses_AB.mean(dim=1), gradients
+
+    def _differentiate_loss(
+        self, outputs: Tensor, targets: Tensor, share_AB: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return each example's loss, [A, B], and the gradient of its share in the outputs."""
+        rows = outputs.flatten(0, 1).detach().requires_grad_()
+        losses = self._model.loss(rows, targets.flatten(0, 1))
+        shared = losses if share_AB is None else losses * share_AB.flatten()
         # A sum, and not grad's own weights of outputs: for those torch imports sympy, which takes a
         # quarter of a second in each process.
-        (gradient,) = torch.autograd.grad((losses * share_AB.flatten()).sum(), rows)
-        return losses_AB, gradient.reshape(outputs.shape)
+        (gradient,) = torch.autograd.grad(shared.sum(), rows)
+        return losses.detach().reshape(targets.shape[:2]), gradient.reshape(outputs.shape)
 
     def _differentiate_mapped(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         from torch.func import grad_and_value, vmap

@@ -13,6 +13,7 @@ from simfl.errors import ConfigError, DataError, VectorError
 from simfl.models.call import Precision, call_in_precision, call_module
 from simfl.models.clipping import clipped_gradients
 from simfl.models.dropout import dropout_layers, seed_dropout
+from simfl.models.ghost_clipping import clip_by_norms, layers_with_norms
 from simfl.models.losses import LossLike, as_loss
 from simfl.models.metrics import MetricLike, as_metrics
 from simfl.models.model import Batch, Inputs, MetricSums, Model
@@ -89,6 +90,7 @@ class TorchModel(Model):
         buffers = [name for name, value in state.items() if not isinstance(value, nn.Parameter)]
         self._shared_names = (*self._trainable, *buffers)
         self._fixed_state = None if buffers else state
+        self._with_norms = layers_with_norms(self.module)
 
     def _state(self) -> dict[str, Tensor]:
         """Return parameters and persistent buffers; read anew, as modules may rebind buffers."""
@@ -208,15 +210,13 @@ class TorchModel(Model):
     def _clipped(self, batch: Batch, max_norm: float) -> tuple[Tensor, Vector]:
         if max_norm < 0:
             raise ConfigError(f"sclip is {max_norm}, but a norm is positive; 0 or None is off")
-        losses, gradients = clipped_gradients(
-            self.module,
-            self.loss,
-            self._trainable,
-            batch,
-            call=self.call,
-            max_norm=max_norm,
-            microbatch_size=self.microbatch_size,
-        )
+        options: dict[str, Any] = {"call": self.call, "max_norm": max_norm}
+        parts = self.module, self.loss, self._trainable, batch
+        if self.microbatch_size is None and self._with_norms:
+            losses, gradients = clip_by_norms(*parts, layers=self._with_norms, **options)
+        else:
+            options["microbatch_size"] = self.microbatch_size
+            losses, gradients = clipped_gradients(*parts, **options)
         loss = weighted_mean(losses, batch.sample_weights)
         return loss, Vector(dict(zip(self._trainable, gradients, strict=True)))
 

@@ -153,8 +153,11 @@ def test_third_party_code_that_fails_the_contract_is_named() -> None:
     assert "'first-only-of-a-test' fails the contract of plug-ins: row 1 of a stack" in note
 
 
-def test_clipping_each_example_is_done_one_client_at_a_time() -> None:
-    size, note = choose(8, work=LocalWork(batch_size=10, sclip=1.0))
+def test_examples_gradients_are_clipped_in_stacks_of_dense_layers_alone() -> None:
+    work = LocalWork(batch_size=10, sclip=1.0)
+    assert choose(work=work) == choose()
+    images = dataset(np.zeros((10, 28, 28), np.float32))
+    size, note = choose(8, CNN28(), data=images, work=work)
     assert size == 1
     assert note is not None
     assert "client.sclip" in note

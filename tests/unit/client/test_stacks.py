@@ -227,6 +227,17 @@ def test_every_model_of_the_zoo_is_stacked(spec: ModelSpec, shape: tuple[int, ..
     assert_same(train(data, stack=4, **options), train(data, stack=1, **options))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_each_examples_gradient_is_clipped_in_a_stack(dropout: float) -> None:
+    data = dataset(RAGGED)
+    spec, free = MLP(hidden=(7, 5), dropout=dropout), LocalWork(epochs=2, batch_size=4)
+    options: dict[str, Any] = {"spec": spec, "work": replace(free, sclip=0.5)}
+    clipped = train(data, stack=1, **options)
+    assert_same(train(data, stack=4, **options), clipped)
+    unclipped = whole(train(data, stack=1, spec=spec, work=free)).total
+    assert float(whole(clipped).total.norm()) < 0.8 * float(unclipped.norm())
+
+
 def chain() -> nn.Sequential:
     """Make a chain with every kind of layer, several rows an example, and a frozen bias."""
     module = nn.Sequential(
@@ -297,6 +308,29 @@ def test_a_stack_in_bfloat16_has_each_clients_own_gradients(spec: ModelSpec) -> 
         assert losses[client].item() == pytest.approx(loss.item(), rel=2**-8)
         expected = Vector(dict(zip(model.trainable, own, strict=True)))
         assert float((mine - expected).norm() / expected.norm()) < 2**-5
+
+
+def test_a_chain_with_several_rows_an_example_is_clipped_as_each_client_alone() -> None:
+    torch.manual_seed(0)
+    module = chain()
+    for layer in module.modules():  # those that work in place are left to one client at a time
+        if hasattr(layer, "inplace"):
+            layer.inplace = False
+    model = TorchModel(module, "cross-entropy")
+    stack = StackedModel(model, 3)
+    assert stack.clips
+    stack.begin(model.get_weights(), 3)
+    batch = Batch(torch.randn(3, 4, 2, 6), torch.randint(3, (3, 4)))
+    losses, gradients = stack.compute_loss_and_gradients(batch, 0.3)
+    for client, mine in enumerate(gradients.unstack()):
+        own = Batch(batch.inputs[client], batch.targets[client])  # type: ignore[index]
+        loss, expected = model.compute_loss_and_gradients(own, 0.3)
+        torch.testing.assert_close(losses[client], loss)
+        assert_close(mine, expected)
+
+
+def test_a_layer_that_is_there_twice_is_not_clipped_in_a_stack() -> None:
+    assert not StackedModel(TorchModel(twice(), "cross-entropy"), 2).clips
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from simfl.errors import ConfigError
-from simfl.models import Batch, TorchModel
+from simfl.models import Batch, ResNet, TorchModel, data_shape
+from simfl.models.ghost_clipping import layers_with_norms
 from simfl.vector import Vector
 
 # The loop multiplies matrices of other shapes: sums of up to some 100 float32 products in another
@@ -63,6 +65,40 @@ def cnn() -> nn.Module:
     )
 
 
+def strided() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, stride=2, dilation=2, padding=1, bias=False),
+        nn.GELU(),
+        nn.Unflatten(1, (3, 1)),
+        nn.Flatten(),
+        nn.Linear(27, 3),
+    )
+
+
+def patches() -> nn.Module:
+    """One with four positions and 1,024 weights, which is dense on patches."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2),
+        nn.AdaptiveAvgPool2d(3),
+        nn.Conv2d(8, 32, 2),
+        nn.Flatten(),
+        nn.Linear(128, 3),
+    )
+
+
+def positions() -> nn.Module:
+    """Tokens, with more positions than weights in one layer and fewer in the other."""
+    return nn.Sequential(
+        nn.Embedding(7, 2, padding_idx=0),
+        nn.LayerNorm(2),
+        nn.Linear(2, 2),
+        nn.Tanh(),
+        nn.Linear(2, 20),
+        nn.Flatten(),
+        nn.Linear(120, 3),
+    )
+
+
 def inputs_of(kind: str, num_examples: int, generator: torch.Generator) -> object:
     def normal(*shape: int) -> Tensor:
         return torch.randn(num_examples, *shape, generator=generator)
@@ -72,6 +108,11 @@ def inputs_of(kind: str, num_examples: int, generator: torch.Generator) -> objec
         "cell": lambda: normal(4),
         "renormalised": lambda: torch.randint(7, (num_examples,), generator=generator),
         "cnn": lambda: normal(1, 8, 8),
+        "strided": lambda: normal(1, 8, 8),
+        "patches": lambda: normal(1, 8, 8),
+        "positions": lambda: torch.randint(7, (num_examples, 6), generator=generator),
+        "token": lambda: torch.randint(7, (num_examples,), generator=generator),
+        "residual": lambda: normal(3, 8, 8),
         "lstm": lambda: torch.randint(7, (num_examples, 6), generator=generator),
         "gru": lambda: torch.randint(7, (num_examples, 6), generator=generator),
         "positional": lambda: (normal(4), normal(2)),
@@ -82,6 +123,13 @@ def inputs_of(kind: str, num_examples: int, generator: torch.Generator) -> objec
 MODULES = {
     "mlp": mlp,
     "cnn": cnn,
+    "strided": strided,
+    "patches": patches,
+    "positions": positions,
+    "token": lambda: nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3)),
+    "residual": lambda: ResNet(width=4, groups=2, outputs=3).build(
+        data_shape(np.zeros((3, 3, 8, 8), np.float32), np.arange(3))
+    ),
     "lstm": lambda: LastStep(nn.LSTM(4, 5, 2, batch_first=True)),
     "gru": lambda: LastStep(nn.GRU(4, 5, batch_first=True)),
     "cell": Cell,
@@ -149,6 +197,49 @@ def test_clipped_gradients_are_those_of_a_loop_over_the_examples(kind: str, weig
     module, batch = make(kind, weighted=weighted)
     max_norm = median_norm(module, batch)
     expected = clipped_by_a_loop(copy.deepcopy(module), batch, max_norm)
+    gradients = TorchModel(module).compute_batch_gradients(batch, max_norm)
+    for got, tensor in zip(gradients.tensors, expected, strict=True):
+        torch.testing.assert_close(got, tensor, **CLOSE)
+
+
+WITH_NORMS = ["mlp", "cnn", "strided", "patches", "positions", "token", "residual"]
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_norms_are_found_without_gradients_where_all_layers_are_known(kind: str) -> None:
+    assert bool(layers_with_norms(make(kind)[0])) == (kind in WITH_NORMS)
+
+
+class Centred(nn.Module):
+    """Subtracts the mean of the batch."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs - inputs.mean(dim=0)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [Centred(), nn.ReLU(inplace=True), nn.Flatten(0), nn.Softmax(dim=0), nn.Dropout()],
+    ids=["code of others", "in place", "flattens examples", "unknown", "draws"],
+)
+def test_norms_are_not_found_where_a_layer_may_mix_examples(layer: nn.Module) -> None:
+    assert not layers_with_norms(nn.Sequential(nn.Linear(4, 3), layer, nn.Linear(3, 3)))
+
+
+@pytest.mark.parametrize("kind", WITH_NORMS)
+def test_some_weights_may_be_frozen(kind: str) -> None:
+    """Every second tensor of each layer, so biases here and weights there."""
+    module, batch = make(kind)
+    for index, parameter in enumerate(module.parameters()):
+        parameter.requires_grad_(index % 2 == 0)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    expected = [torch.zeros_like(parameter) for parameter in trained]
+    max_norm = 0.5
+    for b in range(5):
+        loss = F.cross_entropy(call(module, row(batch.inputs, b)), batch.targets[b : b + 1])
+        own = list(torch.autograd.grad(loss, trained))
+        factor = min(1.0, max_norm / norm_of(own))
+        expected = [total + one * factor / 5 for total, one in zip(expected, own, strict=True)]
     gradients = TorchModel(module).compute_batch_gradients(batch, max_norm)
     for got, tensor in zip(gradients.tensors, expected, strict=True):
         torch.testing.assert_close(got, tensor, **CLOSE)

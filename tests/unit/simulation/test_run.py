@@ -269,7 +269,7 @@ def test_the_stack_that_auto_stands_for_is_in_the_resolved_scenario(
 def test_stacks_that_cannot_be_had_are_told_of_in_a_line(
     scenario: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scenario["client"] |= {"stack": 2, "sclip": 1.0}
+    scenario["client"] |= {"stack": 2, "sclip": 1.0, "precision": "bf16"}
     simfl.run(scenario, out=tmp_path / "out", backend="inline")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("clients are trained one at a time, not in stacks: client.sclip")
