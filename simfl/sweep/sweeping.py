@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from simfl.cluster.connect import Connection, connect
+from simfl.cluster.connect import Connection, connect, import_ray
 from simfl.cluster.pool import cpus_of_this_machine
 from simfl.cluster.room import (
     Cluster,
@@ -148,8 +148,10 @@ class _Sweep:
 
     def run(self, make_folder: Callable[[Scenario], Path]) -> SweepResult:
         """Run what is left, and return all."""
-        require_packages(self._plan)
         scenarios = self._scenarios()
+        cluster = scenarios[0].cluster
+        import_ray(self._address or cluster.address, keeps_events=cluster.dashboard)
+        require_packages(self._plan)
         connection = self._connect(scenarios[0])
         try:
             prepared = prepare(self._plan, scenarios, backend=self._backend)
