@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,7 +168,8 @@ def _connection(ray: Any, context: Any, *, is_local: bool) -> Connection:
 
 def _warn(line: str | None) -> None:
     if line is not None:
-        print(line, file=sys.stderr)
+        with suppress(BrokenPipeError):  # no run is to end since nobody reads this
+            print(line, file=sys.stderr)
 
 
 def _restore(on_sigterm: Any) -> None:
