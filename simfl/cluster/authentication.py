@@ -14,21 +14,32 @@ from pathlib import Path
 from typing import Final
 
 __all__ = [
+    "ASKS_FOR_TOKEN",
     "AUTH_MODE",
+    "IS_OPEN",
     "address_warning",
+    "ask",
     "is_loopback",
-    "is_open",
     "keep_token_private",
     "mode_warning",
+    "refusal_fault",
+    "sends_token",
+    "token_fault",
 ]
 
 AUTH_MODE: Final = "RAY_AUTH_MODE"
-_TOKENS_ELSEWHERE: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-_PROBE_TIMEOUT_S: Final = 2.0
+_TOKEN: Final = "RAY_AUTH_TOKEN"
+_PATH: Final = "RAY_AUTH_TOKEN_PATH"
+_ANSWER_S: Final = 5.0
 
 # A question that any version of Ray answers, with nothing in it; what counts is whether it is
 # refused. The standard health check is answered without a token, and so says nothing.
 _QUESTION: Final = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+
+IS_OPEN: Final = "OK"
+"""What ``ask`` returns for a cluster that answers."""
+ASKS_FOR_TOKEN: Final = "UNAUTHENTICATED"
+"""What it returns for one that refuses the token, or to do without."""
 
 
 def mode_warning() -> str | None:
@@ -42,13 +53,14 @@ def mode_warning() -> str | None:
     )
 
 
-def address_warning(address: str) -> str | None:
+def address_warning(address: str, answer: str) -> str | None:
     """Say that a cluster on the network lets anybody in, where it does.
 
     Args:
         address: ``host:port`` of its GCS.
+        answer: what ``ask`` has returned for it.
     """
-    if not address or is_loopback(address) or not is_open(address):
+    if answer != IS_OPEN or is_loopback(address):
         return None
     return (
         f"the Ray cluster at {address} asks for no token: whoever reaches it can run code on it "
@@ -70,27 +82,62 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def is_open(address: str) -> bool:
-    """Say whether a cluster answers somebody without a token; False where that is not known."""
+def sends_token() -> bool:
+    """Say whether Ray uses a token in this process, as far as its environment tells.
+
+    Where the user has imported Ray before simfl could set the variable, it may not be set.
+    """
+    return os.environ.get(AUTH_MODE, "").lower() == "token"
+
+
+def refusal_fault(address: str) -> str | None:
+    """Say why a cluster that asks for a token would refuse this process's, where it would."""
+    if not sends_token():
+        mode = repr(os.environ[AUTH_MODE]) if AUTH_MODE in os.environ else "not set"
+        return f"{AUTH_MODE} is {mode} here; set it to 'token' before Ray is imported"
+    if fault := token_fault():
+        return fault
+    token, where = _read_token()
+    if _is_kubernetes() or ask(address, token=token) != ASKS_FOR_TOKEN:
+        return None
+    return f"it is not the one in {where}; put the cluster's there, or name its file in {_PATH}"
+
+
+def token_fault() -> str | None:
+    """Say where there is no token to send, though Ray uses one in this process."""
+    token, where = _read_token()
+    if token or not sends_token() or _is_kubernetes():
+        return None
+    return f"none can be read in {where}; put it there, or name its file in {_PATH}"
+
+
+def ask(address: str, *, token: str = "") -> str:
+    """Ask a cluster something, and return the name of gRPC's status: ``OK`` if it has answered.
+
+    Args:
+        address: ``host:port`` of its GCS.
+        token: what to show for it.
+    """
     import grpc  # type: ignore[import-untyped]
 
+    metadata = [("authorization", f"Bearer {token}")] if token else []
+    options = [("grpc.enable_http_proxy", 0)]  # as in Ray
     try:
-        with grpc.insecure_channel(address) as channel:
-            channel.unary_unary(_QUESTION)(b"", timeout=_PROBE_TIMEOUT_S)
-    except grpc.RpcError:
-        return False
-    return True
+        with grpc.insecure_channel(address, options) as channel:
+            channel.unary_unary(_QUESTION)(b"", timeout=_ANSWER_S, metadata=metadata)
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return IS_OPEN
 
 
 def keep_token_private() -> None:
     """Make Ray's token, if there is none yet, and see that only its owner can read it.
 
-    Ray would make it for all to read. One that the user keeps elsewhere is left alone; where the
-    home folder can't be written, Ray says so.
+    Ray would make it for all to read. One that the user keeps elsewhere is left alone.
     """
-    if any(name in os.environ for name in _TOKENS_ELSEWHERE):
+    if os.environ.get(_TOKEN) or os.environ.get(_PATH):
         return
-    path = Path.home() / ".ray" / "auth_token"
+    path = _default_path()
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileExistsError):
@@ -99,3 +146,26 @@ def keep_token_private() -> None:
                 file.write(secrets.token_hex(32))
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             path.chmod(0o600)
+
+
+def _read_token() -> tuple[str, str]:
+    """Return the token that Ray sends, "" if there is none, and where Ray looks for it.
+
+    What is no plain text is none: gRPC ends a process that sends it.
+    """
+    token, where = os.environ.get(_TOKEN, "").strip(), _TOKEN
+    if not token:
+        path = Path(os.environ.get(_PATH) or _default_path())
+        where = str(path)
+        with suppress(OSError):
+            token = path.read_text(errors="replace").strip()
+    return (token if token.isascii() and token.isprintable() else ""), where
+
+
+def _default_path() -> Path:
+    return Path.home() / ".ray" / "auth_token"
+
+
+def _is_kubernetes() -> bool:
+    """Say whether Ray sends the token of a Kubernetes account, which it finds by itself."""
+    return os.environ.get("RAY_ENABLE_K8S_TOKEN_AUTH", "0").lower() in ("1", "true")

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from simfl.cluster.attaching import refuse_open, refuse_ray_client, require_cluster
 from simfl.cluster.authentication import (
     AUTH_MODE,
     address_warning,
+    ask,
     is_loopback,
     keep_token_private,
     mode_warning,
+    token_fault,
 )
 from simfl.cluster.environment import HUGE_PAGES, LOOPBACK, NO_EVENTS, started_with
 from simfl.errors import ClusterError
 
-__all__ = ["Connection", "connect"]
+__all__ = ["Connection", "connect", "import_ray"]
 
 # Read by Ray once, when it is imported.
 _ENVIRONMENT = {
@@ -33,7 +36,6 @@ _ENVIRONMENT = {
     # what a node uses every 5 s: less than 2.5 s would make that come and go.
     "RAY_metrics_report_interval_ms": "5000",
 }
-_PROBE_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -81,24 +83,47 @@ def connect(
         metadata: what Ray is to say of the job, beside what it was submitted with.
 
     Raises:
-        ClusterError: if there is no cluster at the address, or it is one of Ray Client.
+        ClusterError: if there is no cluster at the address, it is one of Ray Client, or it and this
+            process do not use the same token, or none.
     """
-    where = address or os.environ.get("RAY_ADDRESS") or "local"
-    _refuse_ray_client(where)
-    if "ray" not in sys.modules:
-        os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
+    where = _where(address)
+    refuse_ray_client(where)
     if where == "local":
         keep_token_private()
+    ray = import_ray(address, keeps_events=keeps_events)
     with started_with(_settings(where, keeps_events=keeps_events)):
-        import ray
-
         if ray.is_initialized():
+            here = ray.get_runtime_context().gcs_address
+            refuse_open(here, ask(here))
             return Connection(ray, is_owned=False)
+        job = ray.job_config.JobConfig(metadata=dict(metadata or {}))
+        if where != "local":
+            return _attach(ray, where, job_config=job)
+        if fault := token_fault():
+            raise ClusterError(f"Ray is to ask for a token: {fault}")
         _warn(mode_warning())
-        local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
-        local |= {"object_store_memory": object_store_memory, "dashboard_host": "127.0.0.1"}
-        options = local if where == "local" else {}
-        return _init(ray, where, options, job_metadata=metadata or {})
+        options: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
+        options |= {"object_store_memory": object_store_memory, "dashboard_host": "127.0.0.1"}
+        context = _init(ray, where, **options, job_config=job)
+        return _connection(ray, context, is_local=True)
+
+
+def import_ray(address: str | None, *, keeps_events: bool = False) -> Any:
+    """Import Ray with what it reads from the environment at that moment, and return it.
+
+    Args:
+        address: of the cluster that is connected to afterwards, as for ``connect``.
+        keeps_events: as for ``connect``.
+    """
+    if "ray" not in sys.modules:
+        os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
+    with started_with(_settings(_where(address), keeps_events=keeps_events)):
+        import ray
+    return ray
+
+
+def _where(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def _settings(where: str, *, keeps_events: bool) -> Mapping[str, str]:
@@ -108,40 +133,43 @@ def _settings(where: str, *, keeps_events: bool) -> Mapping[str, str]:
     return LOOPBACK if where == "auto" or is_loopback(where) else {}
 
 
-def _init(
-    ray: Any, where: str, options: Mapping[str, Any], *, job_metadata: Mapping[str, str]
-) -> Connection:
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    common: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": "ERROR",
-        "namespace": "simfl",
-        "job_config": ray.job_config.JobConfig(metadata=dict(job_metadata)),
-    }
+def _attach(ray: Any, where: str, *, job_config: Any) -> Connection:
+    require_cluster(where)
+    context = _init(ray, where, job_config=job_config)
+    address = str(context.address_info["gcs_address"])
+    answer = ask(address)
     try:
-        if where != "local":
-            _require_listener(where)
+        refuse_open(address, answer)
+    except ClusterError:
+        ray.shutdown()
+        raise
+    _warn(address_warning(address, answer) or mode_warning())
+    return _connection(ray, context, is_local=False)
+
+
+def _init(ray: Any, where: str, **options: Any) -> Any:
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    common = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "simfl"}
+    try:
         context = ray.init(address=where, **options, **common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(f"cannot use the Ray cluster at {where!r}: {error}") from error
     except KeyboardInterrupt:
         ray.shutdown()
         raise
     _restore(on_sigterm)
-    if where != "local" and mode_warning() is None:
-        _warn(address_warning(_gcs_address(context)))
+    return context
+
+
+def _connection(ray: Any, context: Any, *, is_local: bool) -> Connection:
     dashboard = context.dashboard_url or None
-    return Connection(ray, is_owned=True, is_local=where == "local", dashboard=dashboard)
+    return Connection(ray, is_owned=True, is_local=is_local, dashboard=dashboard)
 
 
 def _warn(line: str | None) -> None:
     if line is not None:
-        print(line, file=sys.stderr)
-
-
-def _gcs_address(context: Any) -> str:
-    """Return where a session's cluster is; "" where Ray does not say."""
-    return str((getattr(context, "address_info", None) or {}).get("gcs_address") or "")
+        with suppress(BrokenPipeError):  # no run is to end since nobody reads this
+            print(line, file=sys.stderr)
 
 
 def _restore(on_sigterm: Any) -> None:
@@ -149,26 +177,3 @@ def _restore(on_sigterm: Any) -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and callable(on_sigterm):
         signal.signal(signal.SIGTERM, on_sigterm)
-
-
-def _refuse_ray_client(address: str) -> None:
-    if address.startswith("ray://"):
-        raise ClusterError(
-            f"cannot use {address!r}: with Ray Client the driver is outside of the cluster, and a "
-            "run's is on one of its nodes; give HOST:6379 there, or send it there with "
-            "'ray job submit'"
-        )
-
-
-def _require_listener(address: str) -> None:
-    """Fail in seconds where Ray would wait for minutes: see that someone listens."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_PROBE_TIMEOUT_S).close()
-    except OSError as error:
-        raise ClusterError(
-            f"nothing answers at cluster.address {address!r} ({error}); "
-            "start a cluster there with 'ray start --head', or leave the address out"
-        ) from error

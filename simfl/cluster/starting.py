@@ -78,6 +78,6 @@ def _await_process(actor: Any, label: str, deadline: float) -> None:
             ray.get(actor.process_id.remote(), timeout=left_s)
             return
         except RayError as error:
-            if not is_actor_loss(error):
+            if not is_actor_loss(error) or time.monotonic() > deadline:
                 raise explain(error, doing=f"starting {label} again") from None
         time.sleep(NOTICE_S)

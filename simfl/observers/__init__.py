@@ -2,6 +2,7 @@
 
 from simfl.observers.client_files import CLIENTS_FILE, EVALUATIONS_FILE, ClientFiles
 from simfl.observers.clients import ClientEvaluation, ClientTable, client_table
+from simfl.observers.console import RunConsole
 from simfl.observers.files import METRICS_FILE, SUMMARY_FILE, JsonLines, SummaryFile, write_whole
 from simfl.observers.guarded import LOG_FILE, Guarded
 from simfl.observers.mlflow import MLflow
@@ -32,6 +33,7 @@ __all__ = [
     "ProgressLines",
     "ProgressNotebook",
     "RoundRecord",
+    "RunConsole",
     "RunInfo",
     "Summary",
     "SummaryFile",

@@ -19,6 +19,8 @@ __all__ = ["ProgressBar", "ProgressLines", "ProgressNotebook", "make_progress"]
 
 _SHOWN = ("train_loss", "loss", "accuracy")
 _BAR_WIDTH = 30
+_WEIGHT = 0.1
+"""Of the latest round, in the moving average of how long a round takes."""
 
 
 def make_progress(console: Console) -> Observer:
@@ -36,6 +38,9 @@ class _Progress:
         self.round = len(info.history)
         self._now = now
         self._began = now()
+        self._num_done = 0
+        self._latest_s = 0.0
+        self._round_s = 0.0
         self._latest: RoundRecord = {}
         self._num_left_out = 0
 
@@ -44,6 +49,16 @@ class _Progress:
         self._latest |= measured(record)
         self.round = record["round"]
         self._num_left_out += record["dropped"]
+        self._time_round()
+
+    def _time_round(self) -> None:
+        """Average how long rounds take: all alike at first, the latest ones later."""
+        elapsed_s = self.elapsed_s
+        # The second takes the first one's place, in which much is done for the first time.
+        weight = max(_WEIGHT, 1 / max(self._num_done, 1))
+        self._round_s += weight * (elapsed_s - self._latest_s - self._round_s)
+        self._num_done += 1
+        self._latest_s = elapsed_s
 
     @property
     def elapsed_s(self) -> float:
@@ -54,12 +69,11 @@ class _Progress:
 
     def pace(self) -> str:
         """Return the rounds a second and the time left; nothing before there is a round."""
-        done = self.round - len(self.info.history)
-        if not done:
+        if not self._num_done:
             return ""
-        per_second = done / self.elapsed_s
-        rate = f"{per_second:.1f} rounds/s" if per_second >= 1 else f"{1 / per_second:.1f} s/round"
-        return f"{rate}  {_duration((self.info.rounds - self.round) / per_second)} left"
+        left_s = (self.info.rounds - self.round) * self._round_s
+        since_s = self.elapsed_s - self._latest_s
+        return f"{_rate(self._round_s)}  {_duration(max(0.0, left_s - since_s))} left"
 
     def numbers(self) -> str:
         numbers = self._latest
@@ -228,6 +242,18 @@ def _closing(info: RunInfo, summary: Summary) -> str:
             f"updates left out: {summary['dropped']}, not finite or of clients that failed"
         )
     return "\n".join([*lines, f"results in {info.out}"])
+
+
+def _rate(round_s: float) -> str:
+    """Return how fast rounds go that take so long.
+
+    >>> _rate(0.003), _rate(0.04), _rate(2.5)
+    ('333 rounds/s', '25.0 rounds/s', '2.5 s/round')
+    """
+    if round_s > 1:
+        return f"{round_s:.1f} s/round"
+    per_second = 1 / max(round_s, 1e-9)
+    return f"{per_second:.{0 if per_second >= 100 else 1}f} rounds/s"
 
 
 def _duration(seconds: float, *, digits: int = 0) -> str:

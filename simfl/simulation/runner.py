@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from rich.console import Console
 
 from simfl.checkpoint import Found
 from simfl.cluster.observer import RayMetrics
@@ -25,6 +24,7 @@ from simfl.observers import (
     JsonLines,
     Observer,
     RoundRecord,
+    RunConsole,
     RunInfo,
     Summary,
     SummaryFile,
@@ -334,7 +334,7 @@ def _observers(
     if backend == "ray":
         observers["metrics for Prometheus"] = RayMetrics(tell=_tell)
     if progress:
-        observers["progress"] = make_progress(Console())
+        observers["progress"] = make_progress(RunConsole())
     return [
         Guarded(observer, label, out=folder, tell=_tell) for label, observer in observers.items()
     ]
@@ -342,4 +342,4 @@ def _observers(
 
 def _tell(line: str) -> None:
     """Say what a person should know, in one line."""
-    Console(stderr=True).print(printable(line), highlight=False, markup=False, soft_wrap=True)
+    RunConsole(stderr=True).print(printable(line), highlight=False, markup=False, soft_wrap=True)

@@ -9,9 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from simfl.cluster.connect import Connection, connect
+from simfl.cluster.connect import Connection, connect, import_ray
 from simfl.cluster.pool import cpus_of_this_machine
 from simfl.cluster.room import (
     Cluster,
@@ -26,6 +24,7 @@ from simfl.cluster.room import runs_at_once as room_for
 from simfl.cluster.searching import Suggestions
 from simfl.cluster.tuning import Asha, Order, Report, run_trials
 from simfl.errors import InputError
+from simfl.observers import RunConsole
 from simfl.report.reading import read_run
 from simfl.scenario import Scenario, Trust
 from simfl.scenario.sections import AshaSection, ClusterSection
@@ -137,7 +136,7 @@ class _Sweep:
         self._past = past
         self._backend = backend
         self._address = address
-        self._progress: Progress = make_progress(Console()) if progress else NoProgress()
+        self._progress: Progress = make_progress(RunConsole()) if progress else NoProgress()
         self._trials = {trial.number: trial for trial in plan.trials}
         for number, values in past.proposed.items():
             self._trials[number] = plan.trial(number, values)
@@ -148,8 +147,10 @@ class _Sweep:
 
     def run(self, make_folder: Callable[[Scenario], Path]) -> SweepResult:
         """Run what is left, and return all."""
-        require_packages(self._plan)
         scenarios = self._scenarios()
+        cluster = scenarios[0].cluster
+        import_ray(self._address or cluster.address, keeps_events=cluster.dashboard)
+        require_packages(self._plan)
         connection = self._connect(scenarios[0])
         try:
             prepared = prepare(self._plan, scenarios, backend=self._backend)
@@ -370,7 +371,7 @@ def _asha(section: AshaSection, *, max_rounds: int) -> Asha:
 
 
 def _tell(line: str) -> None:
-    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    RunConsole(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _least_cpus(cluster: ClusterSection) -> float:

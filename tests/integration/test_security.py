@@ -18,7 +18,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from simfl.cluster.authentication import is_open
+from simfl.cluster.authentication import ASKS_FOR_TOKEN, IS_OPEN, ask
 
 pytestmark = [
     pytest.mark.ray,
@@ -41,6 +41,9 @@ connection.close()
 # Attaches as a run does.
 ATTACH = "import sys; from simfl.cluster.connect import connect; \
 connect(address=sys.argv[1], num_cpus=1, dashboard=False)"
+
+
+QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
 
 
 @dataclass(frozen=True)
@@ -196,19 +199,53 @@ def test_ray_itself_answers_nobody_without_the_token(
 
 
 def test_whether_a_cluster_is_open_shows_from_outside(host: Host, open_host: Host) -> None:
-    assert not is_open(host.gcs)
-    assert is_open(open_host.gcs)
+    assert ask(host.gcs) == ASKS_FOR_TOKEN
+    assert ask(open_host.gcs) == IS_OPEN
+
+
+def start_on(
+    host: Host, command: str, *, home: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    simfl = [sys.executable, "-m", "simfl", command, QUICKSTART, "--address", host.gcs]
+    env = environment(home, **variables)
+    return subprocess.run(simfl, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_an_open_cluster_is_refused_with_a_token_as_no_run_would_begin(
+    open_host: Host, tmp_path: Path
+) -> None:
+    """The token is simfl's own, as the user sets nothing."""
+    result = start_on(open_host, "run", home=tmp_path)
+    assert result.returncode == 1
+    refusal = f"the Ray cluster at {open_host.gcs} asks for no token, and this process does"
+    assert result.stderr.startswith(refusal)
+    assert result.stderr.count("\n") == 1
 
 
 def test_attaching_to_an_open_cluster_on_the_network_draws_a_warning(
     open_host: Host, tmp_path: Path
 ) -> None:
-    """The token is there, and is sent: the cluster just does not ask for it."""
-    env = environment(tmp_path, RAY_AUTH_TOKEN="0" * 64)
-    command = [sys.executable, "-W", "ignore", "-c", ATTACH, open_host.gcs]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    result = start_on(open_host, "plan", home=tmp_path, RAY_AUTH_MODE="disabled")
     assert result.returncode == 0, result.stderr
     assert f"the Ray cluster at {open_host.gcs} asks for no token" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE is 'disabled' here"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "it is not the one in RAY_AUTH_TOKEN"),
+        ({}, "none can be read in "),
+    ],
+)
+def test_whom_a_cluster_refuses_is_told_why_in_a_line(
+    host: Host, tmp_path: Path, variables: dict[str, str], reason: str
+) -> None:
+    """Ray itself would try for 20 s and say that it has failed to connect."""
+    result = start_on(host, "run", home=tmp_path, **variables)
+    assert result.returncode == 1
+    assert f"the Ray cluster at {host.gcs} asks for a token: {reason}" in result.stderr
     assert result.stderr.count("\n") == 1
 
 

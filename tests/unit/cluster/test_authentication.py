@@ -11,12 +11,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from simfl.cluster import authentication
 from simfl.cluster.authentication import (
     address_warning,
-    is_open,
+    ask,
     keep_token_private,
     mode_warning,
+    refusal_fault,
+    token_fault,
 )
 
 
@@ -58,6 +59,15 @@ def test_a_token_elsewhere_is_the_users_own_affair(
     assert not (home / ".ray").exists()
 
 
+@pytest.mark.parametrize("name", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
+def test_an_empty_variable_is_none_as_in_ray(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "")
+    keep_token_private()
+    assert mode(home / ".ray" / "auth_token") == 0o600
+
+
 def test_a_home_that_cannot_be_written_is_left_to_ray(home: Path) -> None:
     (home / ".ray").write_text("a file where the folder belongs")
     keep_token_private()
@@ -83,44 +93,103 @@ def test_tokens_are_nothing_to_tell_of(monkeypatch: pytest.MonkeyPatch, value: s
     assert mode_warning() is None
 
 
-class _Answering(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Answers everybody with nothing."""
+TOKEN = "0123456789abcdef"
 
-    def service(self, details: object) -> object:
-        return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+
+class _Asking(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Answers those who show the token with nothing, as a Ray cluster answers."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> object:
+        is_known = ("authorization", f"Bearer {TOKEN}") in details.invocation_metadata
+
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if not is_known:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
 
 
 @pytest.fixture
-def answering() -> Iterator[str]:
-    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=[_Answering()])
+def asking() -> Iterator[str]:
+    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=[_Asking()])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"
     server.stop(None).wait()
 
 
-def test_a_cluster_that_answers_without_a_token_is_open(answering: str) -> None:
-    assert is_open(answering)
+def test_a_cluster_is_open_that_answers_without_a_token(asking: str) -> None:
+    assert (ask(asking), ask(asking, token=TOKEN)) == ("UNAUTHENTICATED", "OK")
 
 
-def test_the_warning_says_where_why_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authentication, "is_open", lambda address: True)
-    line = address_warning("192.0.2.7:6379")
+def test_where_nobody_answers_nothing_is_claimed() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        assert ask(f"127.0.0.1:{bound.getsockname()[1]}") == "UNAVAILABLE"
+
+
+def test_the_clusters_token_is_let_in_wherever_it_is_kept(
+    asking: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With white space around it, which Ray strips; the variables come before the home folder."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    keep_token_private()
+    fault = refusal_fault(asking)
+    assert fault is not None
+    assert f"it is not the one in {home / '.ray' / 'auth_token'}; put the cluster's there" in fault
+    (home / "elsewhere").write_text(f"{TOKEN}\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "elsewhere"))
+    assert refusal_fault(asking) is None
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    assert "it is not the one in RAY_AUTH_TOKEN;" in (refusal_fault(asking) or "")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", f" {TOKEN} ")
+    assert refusal_fault(asking) is None
+
+
+@pytest.mark.parametrize("content", [None, "", "t\xf6ken", "to\0ken"])
+def test_a_token_that_cannot_be_sent_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    """Ray would raise for the first two, and gRPC would abort the process for the others."""
+    path = home / "token"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert token_fault() is None
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert f"none can be read in {path}; put it there" in (token_fault() or "")
+
+
+@pytest.mark.parametrize("mode", ["disabled", None])
+def test_sending_no_token_to_a_cluster_that_asks_is_told(
+    monkeypatch: pytest.MonkeyPatch, mode: str | None
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    shown = "'disabled'" if mode else "not set"
+    assert f"RAY_AUTH_MODE is {shown} here; set it to 'token'" in (refusal_fault("x:1") or "")
+
+
+def test_the_warning_says_where_why_and_what_to_do() -> None:
+    line = address_warning("192.0.2.7:6379", "OK")
     assert line is not None
     assert "\n" not in line
     for part in ("192.0.2.7:6379", "asks for no token", "RAY_AUTH_MODE=token"):
         assert part in line
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:6379", "[::1]:6379", "localhost:6379", ""])
-def test_loopback_and_what_is_not_known_draw_none(
-    monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
-    monkeypatch.setattr(authentication, "is_open", lambda address: True)
-    assert address_warning(address) is None
-
-
-def test_where_nobody_answers_nothing_is_claimed() -> None:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # and does not listen
-        assert not is_open(f"127.0.0.1:{bound.getsockname()[1]}")
+@pytest.mark.parametrize(
+    ("address", "answer"),
+    [
+        ("127.0.0.1:6379", "OK"),
+        ("[::1]:6379", "OK"),
+        ("localhost:6379", "OK"),
+        ("192.0.2.7:6379", "UNAUTHENTICATED"),
+        ("192.0.2.7:6379", "DEADLINE_EXCEEDED"),
+    ],
+)
+def test_loopback_and_what_is_not_known_draw_none(address: str, answer: str) -> None:
+    assert address_warning(address, answer) is None

@@ -1,29 +1,75 @@
-"""Attaching: what is not there is said at once."""
+"""Attaching: what is not there, or cannot be worked with, is said at once."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 
 import pytest
 
-from simfl.cluster.connect import _require_listener, connect
+from simfl.cluster import attaching
+from simfl.cluster.attaching import refuse_open, require_cluster
+from simfl.cluster.connect import connect
 from simfl.errors import ClusterError
 
+ADDRESS = "192.0.2.7:6379"
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+
+@pytest.fixture
+def listening() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_an_address_where_nobody_listens_is_an_error_within_seconds() -> None:
-    with pytest.raises(ClusterError, match=r"nothing answers at cluster\.address '127.0.0.1:"):
-        _require_listener(f"127.0.0.1:{free_port()}")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=rf"nothing answers at cluster\.address '{address}'"):
+            require_cluster(address)
 
 
-def test_an_address_where_somebody_listens_is_let_through() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        _require_listener(f"127.0.0.1:{server.getsockname()[1]}")
+def test_one_who_listens_and_never_answers_is_no_cluster(
+    listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simfl.cluster.authentication._ANSWER_S", 0.2)
+    with pytest.raises(ClusterError, match=rf"{listening}' does not answer as a Ray cluster does"):
+        require_cluster(listening)
+
+
+def test_what_speaks_tls_is_left_to_ray(listening: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    require_cluster(listening)
+
+
+def test_an_open_cluster_is_refused_with_a_token_and_taken_without(
+    listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attaching, "ask", lambda address: "OK")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    require_cluster(listening)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(ClusterError, match="asks for no token, and this process does"):
+        require_cluster(listening)
+
+
+def test_a_cluster_that_refuses_the_token_is_refused(
+    listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attaching, "ask", lambda address: "UNAUTHENTICATED")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(ClusterError, match="asks for a token: RAY_AUTH_MODE is 'disabled' here"):
+        require_cluster(listening)
+
+
+def test_what_to_do_about_an_open_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(ClusterError) as raised:
+        refuse_open(ADDRESS, "OK")
+    line = str(raised.value)
+    assert "\n" not in line
+    for part in (ADDRESS, "RAY_AUTH_MODE=token", "on each of its machines", "docs/security.md"):
+        assert part in line
 
 
 def test_an_address_of_ray_client_is_refused_with_what_to_do_instead() -> None:
@@ -32,4 +78,4 @@ def test_an_address_of_ray_client_is_refused_with_what_to_do_instead() -> None:
 
 
 def test_auto_is_left_to_ray() -> None:
-    _require_listener("auto")
+    require_cluster("auto")

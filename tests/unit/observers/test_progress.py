@@ -22,6 +22,7 @@ from simfl.observers import (
     Summary,
     make_progress,
 )
+from simfl.observers.progress import _Progress
 
 INFO = RunInfo(
     name="demo", rounds=2, population=100, cohort_size=10, out=Path("runs/demo"), workers="here"
@@ -133,6 +134,44 @@ def test_a_resumed_run_counts_its_pace_from_where_it_goes_on() -> None:
     time_now[0] = 4.0
     observer.on_round({"round": 97, "dropped": 0, "train_loss": 1.0}, table(97, [0]))
     assert "4.0 s/round  12 s left" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def paces(ends_s: list[float], *, rounds: int) -> list[str]:
+    """Return what is said of the pace after rounds that end at these times."""
+    time_now = [0.0]
+    progress = _Progress(replace(INFO, rounds=rounds), now=lambda: time_now[0])
+    said = []
+    for number, end_s in enumerate(ends_s, start=1):
+        time_now[0] = end_s
+        progress.add({"round": number, "dropped": 0})
+        said.append(progress.pace())
+    return said
+
+
+def test_a_slow_first_round_counts_only_as_long_as_there_is_no_other() -> None:
+    """5 s, and then 0.05 s each: 99 rounds of 5 s are 8 min 15 s, 98 of 0.05 s are 4.9 s."""
+    first, second, third = paces([5.0, 5.05, 5.1], rounds=100)
+    assert first == "5.0 s/round  8 min 15 s left"
+    assert second == "20.0 rounds/s  5 s left"
+    assert third == "20.0 rounds/s  5 s left"
+
+
+def test_the_pace_is_the_mean_of_ten_rounds_and_then_follows_the_latest() -> None:
+    """Ten rounds of 2 s behind the first, and one of 12 s: 2 + 0.1 * (12 - 2) = 3 s, 988 times."""
+    ends_s = [5.0 + 2 * number for number in range(11)]
+    *_, before, after = paces([*ends_s, ends_s[-1] + 12], rounds=1000)
+    assert before == "2.0 s/round  32 min 58 s left"  # 989 rounds
+    assert after == "3.0 s/round  49 min 24 s left"
+
+
+def test_the_time_left_goes_down_within_a_round() -> None:
+    """A round of 10 s, 4 s of the next of three: 26 s are left of 30."""
+    time_now = [0.0]
+    progress = _Progress(replace(INFO, rounds=4), now=lambda: time_now[0])
+    time_now[0] = 10.0
+    progress.add({"round": 1, "dropped": 0})
+    time_now[0] = 14.0
+    assert progress.pace() == "10.0 s/round  26 s left"
 
 
 def test_a_run_that_never_started_is_not_summed_up() -> None:

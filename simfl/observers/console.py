@@ -1,0 +1,19 @@
+"""Where a run's lines go: the terminal, a file, or a pipe whose reader may leave."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+
+__all__ = ["RunConsole"]
+
+
+class RunConsole(Console):
+    """Falls silent once nobody reads on, as behind ``| head``: the run goes on nevertheless."""
+
+    def on_broken_pipe(self) -> None:
+        """Send what is still to come nowhere, also what others write to the same stream."""
+        self.quiet = True
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())

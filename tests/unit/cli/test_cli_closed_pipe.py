@@ -1,0 +1,52 @@
+"""Behind ``| head``: nobody reads on, which ends what only prints, and no training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def closed() -> Iterator[int]:
+    """The end of a pipe whose reader has left."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
+
+
+def test_a_run_goes_on_in_silence_and_ends_as_one_that_is_read(scenario, tmp_path, closed):
+    command = [sys.executable, "-m", "simfl", "run", scenario, "--backend", "inline", "--out"]
+    unread = subprocess.run([*command, "a"], stdout=closed, stderr=subprocess.PIPE, timeout=60)
+    assert (unread.returncode, unread.stderr) == (0, b"")
+    summary = json.loads(Path("a/summary.json").read_text())
+    assert (summary["status"], summary["rounds"]) == ("done", 2)
+    read = subprocess.run([*command, "b"], capture_output=True, timeout=60)
+    assert read.returncode == 0
+    assert Path("a/weights.safetensors").read_bytes() == Path("b/weights.safetensors").read_bytes()
+
+
+def test_a_run_goes_on_if_its_warnings_are_not_read_either(tmp_path, closed):
+    code = """
+from simfl.observers import RunConsole
+for console in (RunConsole(), RunConsole(stderr=True), RunConsole(stderr=True)):
+    console.print("x")
+    console.print("y")
+open("went-on", "w").close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=closed, stderr=closed, timeout=60)
+    assert done.returncode == 0
+    assert Path("went-on").exists()
+
+
+@pytest.mark.parametrize("arguments", [["schema"], ["list"], ["validate", "s.yaml"]])
+def test_what_only_prints_ends_without_a_word(scenario, closed, arguments):
+    command = [sys.executable, "-m", "simfl", *arguments]
+    done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, timeout=60)
+    assert done.stderr == b""
