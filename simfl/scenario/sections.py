@@ -201,7 +201,7 @@ class EvaluationSection(Section):
     """Evaluate on the test split after every so many rounds, and after the last. 0: never."""
     metrics: tuple[Annotated[Metric, Named(Metric)], ...] | None = None
     """What is measured beside the loss. null: what suits the loss."""
-    batch_size: Count = 512
+    batch_size: Count = 128
     """The examples evaluated at once."""
     clients_every: Whole = 0
     """Evaluate on each client's own examples after every so many rounds, and after the last: on
