@@ -126,8 +126,9 @@ def _squared_distances(deltas_C: Vector) -> Tensor:
     Of differences and not of a matrix product: next to one huge delta, those of the others would
     be lost to rounding.
     """
-    num_clients = len(deltas_C.tensors[0])
-    distances_CC = torch.zeros(num_clients, num_clients, dtype=torch.float64)
+    first = deltas_C.tensors[0]
+    num_clients = len(first)
+    distances_CC = first.new_zeros(num_clients, num_clients, dtype=torch.float64)
     above_diagonal = tuple(torch.triu_indices(num_clients, num_clients, offset=1))
     for tensor_C in deltas_C.tensors:
         for tile_CT in _tiles(tensor_C):
