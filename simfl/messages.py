@@ -240,8 +240,8 @@ class EvaluationChunk:
 
     split: Literal["test", "clients"]
     """The central test split, or what clients hold."""
-    items: tuple[int, ...]
-    """Of the test split: numbers of batches. Of clients: ids."""
+    items: tuple[tuple[int, ...], ...]
+    """Of the test split: numbers of batches. Of clients: ids. An item is never cut."""
     group: int = 0
     """Whose actors evaluate it."""
 

@@ -1,16 +1,18 @@
 """Aggregators that bound what a few bad clients can do. They leave the clients' weights aside.
 
-Shapes: C clients, ... a tensor's own axes.
+Shapes: C clients, T coordinates of a tile, ... a tensor's own axes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
+from torch.nn import functional
 
 from simfl.aggregation.aggregator import EveryUpdate
 from simfl.component import Count
@@ -18,6 +20,9 @@ from simfl.errors import AggregationError
 from simfl.vector import Vector
 
 __all__ = ["Krum", "Median", "TrimmedMean"]
+
+_TILE = 1024
+"""Coordinates that are looked at together: those of 100 deltas fit a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +93,49 @@ class Krum(EveryUpdate):
 
 
 def _mean_of_middle(deltas_C: Vector, *, trim: int) -> Vector:
+    """Sort each coordinate's values, leave out ``trim`` of them at either end, average the rest."""
+
     def mean(tensor_C: Tensor) -> Tensor:
-        ordered = tensor_C.sort(dim=0).values
-        return ordered[trim : len(ordered) - trim].mean(dim=0)
+        kept = slice(trim, len(tensor_C) - trim)
+        means = [_sort(tile_CT.T)[:, kept].mean(dim=1) for tile_CT in _tiles(tensor_C)]
+        return torch.cat(means).reshape(tensor_C.shape[1:])
 
     return Vector({name: mean(tensor) for name, tensor in deltas_C.items()})
 
 
+def _sort(tile_TC: Tensor) -> Tensor:
+    """Return the tile with each row sorted."""
+    if tile_TC.device.type != "cpu" or tile_TC.dtype not in (torch.float32, torch.float64):
+        return tile_TC.sort(dim=1).values
+    # numpy sorts contiguous rows with vector instructions: 20 times as fast as torch.
+    sorted_TC = tile_TC.clone(memory_format=torch.contiguous_format)
+    sorted_TC.numpy().sort(axis=1)
+    return sorted_TC
+
+
 def _krum_scores(deltas_C: Vector, *, num_neighbours: int) -> Tensor:
     """Return each delta's score, shape [C], in float64."""
-    flat_CP = torch.cat(
-        [tensor.reshape(len(tensor), -1).double() for tensor in deltas_C.tensors], dim=1
-    )
-    distances_CC = torch.cdist(flat_CP, flat_CP, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    distances_CC = _squared_distances(deltas_C)
     # The nearest one is the delta itself, at distance 0.
     return distances_CC.sort(dim=1).values[:, 1 : num_neighbours + 1].sum(dim=1)
+
+
+def _squared_distances(deltas_C: Vector) -> Tensor:
+    """Return the squared distance of each pair of deltas, shape [C, C], in float64.
+
+    Of differences and not of a matrix product: next to one huge delta, those of the others would
+    be lost to rounding.
+    """
+    first = deltas_C.tensors[0]
+    num_clients = len(first)
+    distances_CC = first.new_zeros(num_clients, num_clients, dtype=torch.float64)
+    above_diagonal = tuple(torch.triu_indices(num_clients, num_clients, offset=1))
+    for tensor_C in deltas_C.tensors:
+        for tile_CT in _tiles(tensor_C):
+            distances_CC[above_diagonal] += functional.pdist(tile_CT.double()).square()
+    return distances_CC + distances_CC.T
+
+
+def _tiles(tensor_C: Tensor) -> Sequence[Tensor]:
+    """Cut the coordinates of C deltas into tiles of T: [C, T] each."""
+    return torch.split(tensor_C.unsqueeze(1).flatten(1), _TILE, dim=1)

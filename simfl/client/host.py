@@ -110,10 +110,10 @@ class ClientHost:
         )
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
-        """Evaluate the broadcast weights; one entry per item of the chunk, in its order."""
+        """Evaluate the broadcast weights; one entry per number in the chunk, in order."""
         self._model.set_weights(self._here(broadcast).weights)
-        evaluate = self._evaluate_test_batch if chunk.split == "test" else self._evaluate_client
-        return [evaluate(item) for item in chunk.items]
+        evaluate = self._evaluate_test_batches if chunk.split == "test" else self._evaluate_clients
+        return [sums for item in chunk.items for sums in evaluate(item)]
 
     def _here(self, broadcast: Broadcast) -> Broadcast:
         """Return the broadcast on the device, where it is copied to once."""
@@ -183,13 +183,22 @@ class ClientHost:
             self._spare.give(right.total)
         return merged
 
-    def _evaluate_test_batch(self, number: int) -> MetricSums:
+    def _evaluate_test_batches(self, numbers: Sequence[int]) -> list[MetricSums]:
         test, size = self._dataset.test, self._recipe.evaluation_batch_size
         assert test is not None, "there is no test split"
         if self._read_test is None:
             self._read_test = reader_of(test, device=self.device)
-        rows = np.arange(number * size, min((number + 1) * size, len(test)))
-        return self._model.evaluate(self._read_test(rows))
+        starts = [number * size for number in numbers]
+        rows = [np.arange(start, min(start + size, len(test))) for start in starts]
+        return [self._model.evaluate(self._read_test(rows_B)) for rows_B in rows]
+
+    def _evaluate_clients(self, clients: Sequence[int]) -> list[MetricSums]:
+        """Evaluate clients whose examples are one batch together, or one of any number."""
+        if len(clients) == 1:
+            return [self._evaluate_client(clients[0])]
+        rows = [self._dataset.evaluation_rows(client) for client in clients]
+        batch = self._read(np.concatenate(rows))
+        return self._model.evaluate_parts(batch, [len(own) for own in rows])
 
     def _evaluate_client(self, client: int) -> MetricSums:
         rows = self._dataset.evaluation_rows(client)

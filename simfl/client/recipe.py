@@ -38,7 +38,7 @@ class ClientRecipe:
     """What is done about a client whose own code raises."""
     on_nonfinite: Literal["raise", "drop"] = "raise"
     """What is done about an update with NaN or infinite values."""
-    evaluation_batch_size: int = 512
+    evaluation_batch_size: int = 128
     precision: Precision = "float32"
     """What the model computes in while it trains."""
     stack: int = 1

@@ -98,6 +98,11 @@ class FederatedDataset:
         counts: Array = self.holdout_offsets[which] - self.offsets[which]
         return counts
 
+    def num_evaluation_examples(self) -> Array:
+        """Return how many examples each client is evaluated on, int64."""
+        held_out = self.offsets[1:] - self.holdout_offsets
+        return np.where(held_out > 0, held_out, self.num_train_examples())
+
     def without_examples(self) -> FederatedDataset:
         """Return how many clients hold how much, and nothing of what they hold."""
         nothing = Examples(np.empty(0, np.float32), np.empty(0, np.int64))

@@ -50,7 +50,7 @@ class Engine(Protocol):
         """
 
     def evaluate(self, chunk: EvaluationChunk, handle: Handle) -> list[MetricSums]:
-        """Evaluate the weights of a handle; one entry per item of the chunk, in its order."""
+        """Evaluate the weights of a handle; one entry per number in the chunk, in order."""
 
     def get_weights(self, handle: Handle) -> Vector:
         """Return all weights of a handle."""

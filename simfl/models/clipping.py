@@ -5,7 +5,7 @@ Shapes: B examples of a batch, M of a micro-batch, ... a tensor's own axes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from simfl.errors import ConfigError
 from simfl.models.call import Call
 from simfl.models.dropout import dropout_layers, example_keys
 from simfl.models.losses import Loss
-from simfl.models.model import Batch, Inputs
+from simfl.models.model import Batch, Inputs, map_inputs, take_examples
 
 __all__ = [
     "clip_factors",
@@ -69,7 +69,7 @@ def clipped_gradients(
     totals = [torch.zeros_like(parameter) for parameter in trainable.values()]
     losses = []
     for start in range(0, num_examples, size):
-        part = _rows(batch, slice(start, start + size))
+        part = take_examples(batch, slice(start, start + size))
         keys_M = {name: key[start : start + size] for name, key in keys.items()}
         losses_M, gradients_M = gradients_of(call, loss, trainable, part, keys_M)
         factors_M = _factors(gradients_M, max_norm) / num_examples
@@ -140,25 +140,8 @@ def _microbatch_size(trainable: Mapping[str, nn.Parameter]) -> int:
     return max(2, _MAX_ELEMENTS // sum(parameter.numel() for parameter in trainable.values()))
 
 
-def _rows(batch: Batch, rows: slice) -> Batch:
-    inputs, targets, weights = batch
-    return Batch(
-        _map(inputs, lambda tensor: tensor[rows]),
-        targets[rows],
-        None if weights is None else weights[rows],
-    )
-
-
 def _with_example_axis(inputs: Inputs) -> Inputs:
-    return _map(inputs, lambda tensor: tensor.unsqueeze(0))
-
-
-def _map(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
-    if isinstance(inputs, dict):
-        return {name: function(tensor) for name, tensor in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(function(tensor) for tensor in inputs)
-    return function(inputs)
+    return map_inputs(inputs, lambda tensor: tensor.unsqueeze(0))
 
 
 def needs_loop(layer: nn.Module) -> bool:

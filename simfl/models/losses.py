@@ -19,7 +19,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from simfl.component import Component, Positive, Share, import_object
 from simfl.errors import ConfigError
-from simfl.models.per_example import match_classes, match_shapes, mean_over_axes, weighted_mean
+from simfl.models.per_example import (
+    match_classes,
+    match_shapes,
+    mean_over_axes,
+    require_one_each,
+    weighted_mean,
+)
 from simfl.optimizer.specs import build_component
 
 __all__ = [
@@ -63,14 +69,7 @@ class Loss(Component, kind="loss"):
         Raises:
             ConfigError: unless it is one number per example.
         """
-        losses = self.per_example(outputs, targets)
-        if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:
-            returned = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise ConfigError(
-                f"the loss returned {returned} for targets of shape {list(targets.shape)}; it must "
-                f"return one number per example, shape [{len(targets)}]: leave out its mean or sum"
-            )
-        return losses
+        return require_one_each("the loss", self.per_example(outputs, targets), targets)
 
     def mean(self, outputs: Any, targets: Tensor, sample_weights: Tensor | None = None) -> Tensor:
         """Return the mean over the batch of weight_i times loss i: 0-d.

@@ -18,6 +18,7 @@ from simfl.models.per_example import (
     match_classes,
     match_shapes,
     mean_over_axes,
+    require_one_each,
     weighted_sums,
 )
 from simfl.optimizer.specs import build_component
@@ -48,6 +49,20 @@ class Metric(Component, kind="metric"):
         """Return the metric of each example: [B]."""
         raise NotImplementedError(f"{type(self).__name__} has no per_example()")
 
+    @property
+    def has_own_sums(self) -> bool:
+        """Whether ``sums`` is overridden: then it is all that tells what the metric is."""
+        return type(self).sums is not Metric.sums
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return ``per_example``, whose shape is checked.
+
+        Raises:
+            ConfigError: unless it is one number per example.
+        """
+        what = f"the metric {self.key}"
+        return require_one_each(what, self.per_example(outputs, targets), targets)
+
     def sums(
         self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
     ) -> tuple[float, float]:
@@ -61,7 +76,7 @@ class Metric(Component, kind="metric"):
         Raises:
             ConfigError: if the outputs' shape does not fit the targets'.
         """
-        return weighted_sums(self.per_example(outputs, targets), sample_weights)
+        return weighted_sums(self(outputs, targets), sample_weights)
 
 
 MetricLike: TypeAlias = "Metric | str | tuple[str, Mapping[str, Any]]"

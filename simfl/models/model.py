@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from simfl.vector import Vector
 
-__all__ = ["Batch", "Inputs", "MetricSums", "Model"]
+__all__ = ["Batch", "Inputs", "MetricSums", "Model", "map_inputs", "take_examples"]
 
 Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
 """What a model is called with: one tensor, positional arguments, or keyword arguments."""
@@ -25,6 +26,25 @@ class Batch(NamedTuple):
     targets: Tensor
     sample_weights: Tensor | None = None
     """[B] what each example's loss is multiplied by; None is 1 for all."""
+
+
+def map_inputs(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
+    """Apply a function to each tensor of the inputs."""
+    if isinstance(inputs, dict):
+        return {name: function(tensor) for name, tensor in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(function(tensor) for tensor in inputs)
+    return function(inputs)
+
+
+def take_examples(batch: Batch, which: slice) -> Batch:
+    """Return some of a batch's examples; not copies."""
+    inputs, targets, weights = batch
+    return Batch(
+        map_inputs(inputs, lambda tensor: tensor[which]),
+        targets[which],
+        None if weights is None else weights[which],
+    )
 
 
 class Model(ABC):

@@ -5,15 +5,23 @@ Shapes: B examples, ... the axes of one target (none, or the positions of a sequ
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
 from torch import Tensor
 
 from simfl.errors import ConfigError
+from simfl.models.model import MetricSums
 
 __all__ = [
     "is_elementwise",
     "match_classes",
     "match_shapes",
     "mean_over_axes",
+    "require_one_each",
+    "sums_of_parts",
     "weighted_mean",
     "weighted_sums",
 ]
@@ -22,6 +30,21 @@ __all__ = [
 def mean_over_axes(values: Tensor) -> Tensor:
     """Average over all axes but the first: [B, ...] to [B]."""
     return values if values.dim() == 1 else values.flatten(1).mean(dim=1)
+
+
+def require_one_each(what: str, values: Any, targets: Tensor) -> Tensor:
+    """Return the values if they are [B], one for each of the targets [B, ...].
+
+    Raises:
+        ConfigError: if they are not.
+    """
+    if not isinstance(values, Tensor) or values.shape != targets.shape[:1]:
+        returned = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ConfigError(
+            f"{what} returned {returned} for targets of shape {list(targets.shape)}; it must "
+            f"return one number per example, shape [{len(targets)}]: leave out its mean or sum"
+        )
+    return values
 
 
 def is_elementwise(outputs: Tensor, targets: Tensor) -> bool:
@@ -76,3 +99,27 @@ def weighted_sums(values_B: Tensor, sample_weights_B: Tensor | None) -> tuple[fl
         return values_B.sum().item(), float(len(values_B))
     weights_B = sample_weights_B.double()
     return (values_B * weights_B).sum().item(), weights_B.sum().item()
+
+
+def sums_of_parts(
+    values: Mapping[str, Tensor], sample_weights_B: Tensor | None, sizes: Sequence[int]
+) -> list[MetricSums]:
+    """Return the weighted sums of the values [B] over parts of the examples, part by part.
+
+    Args:
+        values: by name, one number per example.
+        sample_weights_B: [B] or None, which is 1 for all.
+        sizes: of how many examples each part is, at least 1; together B.
+    """
+    assert min(sizes) > 0, "an empty part has no sum here"
+    # M values of an example, P parts. One transfer for all, where they are on a GPU.
+    values_MB = torch.stack([value.double() for value in values.values()]).cpu()
+    weights_B = torch.ones(values_MB.shape[1]) if sample_weights_B is None else sample_weights_B
+    weights_B = weights_B.double().cpu()
+    begins = np.cumsum([0, *sizes[:-1]])
+    sums_PM = np.add.reduceat((values_MB * weights_B).numpy(), begins, axis=1).T.tolist()
+    weights_P = np.add.reduceat(weights_B.numpy(), begins).tolist()
+    return [
+        {name: (total, weight) for name, total in zip(values, sums_M, strict=True)}
+        for sums_M, weight in zip(sums_PM, weights_P, strict=True)
+    ]

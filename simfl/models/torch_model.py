@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +12,13 @@ from torch.nn.parameter import UninitializedParameter
 
 from simfl.errors import ConfigError, DataError, VectorError
 from simfl.models.call import Precision, call_in_precision, call_module
-from simfl.models.clipping import clipped_gradients
+from simfl.models.clipping import clipped_gradients, mixes_examples
 from simfl.models.dropout import dropout_layers, seed_dropout
 from simfl.models.ghost_clipping import clip_by_norms, layers_with_norms
 from simfl.models.losses import LossLike, as_loss
 from simfl.models.metrics import MetricLike, as_metrics
-from simfl.models.model import Batch, Inputs, MetricSums, Model
-from simfl.models.per_example import weighted_mean, weighted_sums
+from simfl.models.model import Batch, Inputs, MetricSums, Model, take_examples
+from simfl.models.per_example import sums_of_parts, weighted_mean, weighted_sums
 from simfl.vector import Vector
 
 if TYPE_CHECKING:
@@ -222,16 +223,48 @@ class TorchModel(Model):
 
     def evaluate(self, batch: Batch) -> MetricSums:
         """Return the sums of "loss" and of the metrics, the module being in evaluation mode."""
-        _require_weights(batch)
-        if self.module.training:
-            self.module.eval()
         with torch.no_grad():
-            outputs = call_module(self.module, batch.inputs)
+            outputs = self._evaluation_outputs(batch)
             losses = self.loss(outputs, batch.targets)
             sums = {"loss": weighted_sums(losses, batch.sample_weights)}
             for metric in self.metrics:
                 sums[metric.key] = metric.sums(outputs, batch.targets, batch.sample_weights)
         return sums
+
+    def evaluate_parts(self, batch: Batch, sizes: Sequence[int]) -> list[MetricSums]:
+        """Return the sums for each part of a batch.
+
+        The module is called once for all parts, but for each part where a layer mixes examples or
+        a metric has sums of its own.
+
+        Args:
+            batch: B examples.
+            sizes: of how many examples each part is, at least 1; together B.
+        """
+        if not self._can_tell_apart():
+            ends = itertools.accumulate(sizes)
+            cuts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+            return [self.evaluate(take_examples(batch, cut)) for cut in cuts]
+        with torch.no_grad():
+            outputs = self._evaluation_outputs(batch)
+            values = {"loss": self.loss(outputs, batch.targets)}
+            values |= {metric.key: metric(outputs, batch.targets) for metric in self.metrics}
+        return sums_of_parts(values, batch.sample_weights, sizes)
+
+    def _evaluation_outputs(self, batch: Batch) -> Any:
+        _require_weights(batch)
+        self._enter_evaluation()
+        return call_module(self.module, batch.inputs)
+
+    def _can_tell_apart(self) -> bool:
+        """Say whether what is measured of an example is its own, whatever else is in the batch."""
+        self._enter_evaluation()
+        mixes = any(map(mixes_examples, self.module.modules()))
+        return not mixes and not any(metric.has_own_sums for metric in self.metrics)
+
+    def _enter_evaluation(self) -> None:
+        if self.module.training:
+            self.module.eval()
 
     def enter_training(self) -> None:
         """Put the module into training mode, but for layers that stay in evaluation mode."""

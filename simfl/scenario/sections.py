@@ -201,8 +201,8 @@ class EvaluationSection(Section):
     """Evaluate on the test split after every so many rounds, and after the last. 0: never."""
     metrics: tuple[Annotated[Metric, Named(Metric)], ...] | None = None
     """What is measured beside the loss. null: what suits the loss."""
-    batch_size: Count = 512
-    """The examples evaluated at once."""
+    batch_size: Count = 128
+    """The examples evaluated at once, of one client or of several small ones."""
     clients_every: Whole = 0
     """Evaluate on each client's own examples after every so many rounds, and after the last: on
     what it keeps (``data.holdout_fraction``), or all it has. 0: never."""

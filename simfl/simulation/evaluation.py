@@ -39,7 +39,7 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
     num_examples = simulation.num_test_examples
     if num_examples and _is_due(options.every, round, is_last=is_last):
         batches = -(-num_examples // options.batch_size)
-        chunk = EvaluationChunk("test", tuple(range(batches)))
+        chunk = EvaluationChunk("test", tuple((number,) for number in range(batches)))
         metrics |= _means(engine.evaluate(chunk, handle))
     if _is_due(options.clients_every, round, is_last=is_last):
         ascending = [m.key for m in simulation.client.build_metrics() if m.larger_is_better]
@@ -51,11 +51,41 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
 def _evaluate_clients(simulation: Simulation, engine: Engine, handle: Handle) -> list[MetricSums]:
     """Evaluate every client where it is trained; one entry per client, by id."""
     by_client: dict[int, MetricSums] = {}
+    num_rows = simulation.dataset.num_evaluation_examples()
+    most = simulation.scenario.evaluation.batch_size
     for group in np.unique(simulation.group_of).tolist():
-        clients = tuple(np.flatnonzero(simulation.group_of == group).tolist())
-        chunk = EvaluationChunk("clients", clients, group)
-        by_client |= zip(clients, engine.evaluate(chunk, handle), strict=True)
+        clients = np.flatnonzero(simulation.group_of == group)
+        items = join_small_clients(clients.tolist(), num_rows[clients].tolist(), most=most)
+        evaluated = engine.evaluate(EvaluationChunk("clients", items, group), handle)
+        by_client |= zip(clients.tolist(), evaluated, strict=True)
     return [by_client[client] for client in range(simulation.population)]
+
+
+def join_small_clients(
+    clients: Sequence[int], num_rows: Sequence[int], *, most: int
+) -> tuple[tuple[int, ...], ...]:
+    """Cut clients, in their order, into those whose examples make one batch together.
+
+    The cut follows from the scenario alone, as an example's loss has other last bits in another
+    batch.
+
+    Args:
+        clients: their ids.
+        num_rows: how many examples each is evaluated on; one with more than a batch is alone.
+        most: examples of a batch.
+
+    >>> join_small_clients([0, 1, 2, 3, 4], [2, 3, 9, 1, 1], most=5)
+    ((0, 1), (2,), (3, 4))
+    """
+    together: list[list[int]] = []
+    room = 0
+    for client, needed in zip(clients, num_rows, strict=True):
+        if needed > room:
+            together.append([])
+            room = most
+        together[-1].append(client)
+        room -= needed
+    return tuple(map(tuple, together))
 
 
 def _is_due(every: int, round: int, *, is_last: bool) -> bool:

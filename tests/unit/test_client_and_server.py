@@ -410,12 +410,12 @@ def test_evaluation_sums_add_up_over_batches_and_clients() -> None:
     inputs, targets = regression(7)
     module = nn.Linear(3, 1)
     sim = engine(module, dataset(inputs, targets, [2, 5]), evaluation_batch_size=3)
-    parts = sim.evaluate(EvaluationChunk("test", (0, 1, 2)), sim.start())
+    parts = sim.evaluate(EvaluationChunk("test", ((0,), (1,), (2,))), sim.start())
     assert [part["loss"][1] for part in parts] == [3, 3, 1]
     outputs = module(torch.tensor(inputs).float())
     expected = nn.functional.mse_loss(outputs, torch.tensor(targets)).item()
     assert sum(part["loss"][0] for part in parts) / 7 == pytest.approx(expected, rel=1e-5)
-    clients = sim.evaluate(EvaluationChunk("clients", (1,)), sim.start())
+    clients = sim.evaluate(EvaluationChunk("clients", ((1,),)), sim.start())
     expected = nn.functional.mse_loss(outputs[2:], torch.tensor(targets[2:])).item()
     assert clients[0]["loss"][0] / clients[0]["loss"][1] == pytest.approx(expected, rel=1e-5)
 

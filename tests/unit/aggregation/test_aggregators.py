@@ -7,6 +7,8 @@ import functools
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+from scipy.spatial import distance
 
 from simfl.aggregation import Aggregator, Krum, Mean, Median, TrimmedMean
 from simfl.errors import AggregationError, ConfigError
@@ -71,3 +73,49 @@ def test_multi_krum_averages_the_best_scored() -> None:
 def test_krum_says_how_many_updates_it_needs() -> None:
     with pytest.raises(AggregationError, match="at least 7 updates a round, and there are 4"):
         aggregate(Krum(num_byzantine=2), [[0.0]] * 4, [1] * 4)
+
+
+def many_deltas(count: int) -> Vector:
+    """Return a stack of more coordinates than are looked at together, some of them tied."""
+    rng = np.random.default_rng(count)
+    wide, narrow = rng.normal(size=(count, 37, 60)), rng.integers(0, 3, size=(count, 1))
+    arrays = {"w": wide, "b": narrow, "scalar": narrow[:, 0], "empty": wide[:, :0]}
+    tensors = {name: torch.tensor(array).float() for name, array in arrays.items()}
+    return Vector(tensors, stacked=True)
+
+
+@pytest.mark.parametrize("count", [7, 8])
+def test_the_median_of_many_coordinates_has_numpys_bits_and_leaves_the_deltas(count: int) -> None:
+    deltas = many_deltas(count)
+    before = deltas.clone()
+    median = Median().combine(deltas, torch.ones(count))
+    for name, tensor in before.items():
+        assert np.array_equal(median[name].numpy(), np.median(tensor.numpy(), axis=0))
+    assert deltas == before
+
+
+def test_the_trimmed_mean_of_many_coordinates_is_scipys() -> None:
+    """Sums in another order: a few units in the last place of float32."""
+    deltas = many_deltas(30)
+    trimmed = TrimmedMean(trim=0.2).combine(deltas, torch.ones(30))
+    for name, tensor in deltas.items():
+        expected = stats.trim_mean(tensor.double().numpy(), 0.2, axis=0)
+        np.testing.assert_allclose(trimmed[name].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_median_of_bfloat16_is_that_of_its_numbers() -> None:
+    values = torch.tensor([[3.0], [-1.0], [0.5]], dtype=torch.bfloat16)
+    median = Median().combine(Vector({"w": values}, stacked=True), torch.ones(3))
+    assert median["w"].dtype is torch.bfloat16
+    assert median["w"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("huge", [1.0, 1e15])
+def test_krum_selects_by_the_papers_scores_beside_a_huge_delta_too(huge: float) -> None:
+    deltas = many_deltas(9)
+    deltas["w"][4] *= huge
+    flat = np.hstack([deltas[name].double().reshape(9, -1) for name in ("w", "b", "scalar")])
+    squared = np.sort(distance.cdist(flat, flat, "sqeuclidean"), axis=1)
+    best = squared[:, 1 : 9 - 2 - 2 + 1].sum(axis=1).argmin()
+    chosen = Krum(num_byzantine=2).combine(deltas, torch.ones(9))
+    assert torch.equal(chosen["w"], deltas["w"][best])

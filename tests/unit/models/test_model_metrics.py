@@ -5,6 +5,9 @@ Shapes: B examples, T positions, V classes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -68,6 +71,23 @@ def test_a_column_of_outputs_is_not_broadcast_against_a_row_of_targets(name: str
 def test_outputs_that_do_not_fit_the_targets_are_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name}: outputs of shape \[4, 3\] do not fit"):
         Metric.from_name(name).sums(LOGITS, torch.zeros(4, 2, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Mean(Metric):
+    """Returns one number for all examples, which is a mistake."""
+
+    name: ClassVar[str] = "mean-of-a-test"
+
+    def per_example(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return outputs.mean()
+
+
+def test_a_metric_must_return_one_number_per_example() -> None:
+    with pytest.raises(
+        ConfigError, match=r"the metric mean-of-a-test returned \[\] for .*shape .4"
+    ):
+        Mean().sums(LOGITS, TARGETS)
 
 
 def test_sums_are_taken_in_float64() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from simfl.errors import ConfigError, DataError, VectorError
-from simfl.models import Batch, Model, TorchModel
+from simfl.models import Batch, Metric, Model, TorchModel
 from simfl.vector import Vector
 
 # Gradients of float32 losses of order 1: a few roundings of 6e-8 each.
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
+# Of a batch of 7.
+PARTS = [slice(0, 1), slice(1, 5), slice(5, 7)]
 
 
 def classifier(seed: int = 0) -> nn.Module:
@@ -367,12 +371,56 @@ def test_evaluation_returns_the_sums_of_loss_and_metrics() -> None:
 def test_sums_over_the_parts_of_a_batch_add_up_to_those_of_the_whole(weighted: bool) -> None:
     whole = class_batch(7, weighted=weighted)
     model = TorchModel(classifier(), metrics=["accuracy", "top-k"])
-    cuts = [slice(0, 1), slice(1, 5), slice(5, 7)]
-    parts = [model.evaluate(Batch(*(None if t is None else t[cut] for t in whole))) for cut in cuts]
+    parts = [
+        model.evaluate(Batch(*(None if t is None else t[cut] for t in whole))) for cut in PARTS
+    ]
     for key, (total, weight) in model.evaluate(whole).items():
         # Losses are float32: matrix products of other sizes round differently, 1e-7 of 1 each.
         assert sum(part[key][0] for part in parts) == pytest.approx(total, rel=1e-5)
         assert sum(part[key][1] for part in parts) == pytest.approx(weight, rel=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_parts_of_a_batch_are_evaluated_in_one_call_as_each_is_alone(weighted: bool) -> None:
+    batch, module = class_batch(7, weighted=weighted), classifier()
+    calls: list[int] = []
+    module.register_forward_hook(lambda _, inputs, outputs: calls.append(len(outputs)))
+    parts = TorchModel(module, metrics=["accuracy"]).evaluate_parts(batch, [1, 4, 2])
+    assert calls == [7]
+    for part, cut in zip(parts, PARTS, strict=True):
+        outputs, targets = module(batch.inputs[cut]), batch.targets[cut]
+        weights = torch.ones(len(targets)) if batch.sample_weights is None else batch[2][cut]
+        losses = F.cross_entropy(outputs, targets, reduction="none") * weights
+        right = (outputs.argmax(dim=1) == targets) * weights
+        expected = {"loss": losses.sum().item(), "accuracy": right.sum().item()}
+        # float32: matrix products of other sizes round differently.
+        assert {key: total for key, (total, _) in part.items()} == pytest.approx(expected, rel=1e-6)
+        assert [weight for _, weight in part.values()] == pytest.approx([weights.sum().item()] * 2)
+
+
+@dataclass(frozen=True)
+class Span(Metric):
+    """What is no sum over examples: the largest output less the smallest."""
+
+    name: ClassVar[str] = "span-of-a-test"
+
+    def sums(
+        self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
+    ) -> tuple[float, float]:
+        return (outputs.max() - outputs.min()).item(), 1.0
+
+
+@pytest.mark.parametrize("what", ["a metric's own sums", "statistics of the batch"])
+def test_parts_are_evaluated_one_by_one_where_examples_cannot_be_told_apart(what: str) -> None:
+    batch, module = class_batch(7), classifier()
+    if what == "statistics of the batch":
+        module = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), module)
+        model = TorchModel(module)
+    else:
+        model = TorchModel(module, metrics=[Span()])
+    alone = [model.evaluate(Batch(batch.inputs[cut], batch.targets[cut])) for cut in PARTS[1:]]
+    rest = Batch(batch.inputs[1:], batch.targets[1:])
+    assert model.evaluate_parts(rest, [4, 2]) == alone
 
 
 def test_sample_weights_weight_the_sums() -> None:
