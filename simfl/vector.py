@@ -169,9 +169,10 @@ class Vector:
 
     def unstack(self) -> list[Vector]:
         """Return the C Vectors of a stack; views, not copies."""
+        columns = [tensor.unbind() for tensor in self.tensors]
         return [
-            Vector({name: tensor[c] for name, tensor in self.items()}, borrowed=self.borrowed)
-            for c in range(self.num_clients or 0)
+            Vector(dict(zip(self._tensors, row, strict=True)), borrowed=self.borrowed)
+            for row in zip(*columns, strict=True)
         ]
 
     @classmethod

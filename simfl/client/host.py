@@ -99,7 +99,7 @@ class ClientHost:
             tree.add_node(node, outcome.contribution)
             rows += outcome.rows
             kept += outcome.states
-        if any(kept):
+        if self.device != "cpu":
             kept = move(kept, "cpu")
         state_bytes = sum(count_bytes(state) for state in kept if state is not None)
         seconds = time.perf_counter() - began

@@ -25,13 +25,14 @@ from simfl.optimizer.plugin import AuxVar, Context, State
 from simfl.optimizer.schedule import Rate, goes_by_steps, rate_at
 from simfl.optimizer.state import (
     KeptState,
+    complete_state,
     empty_states,
     join_states,
     rows_of,
     stack_states,
     unstack_state,
 )
-from simfl.vector import Scalar, Vector
+from simfl.vector import Scalar, Vector, move
 
 __all__ = ["StackableModel", "StackedOptimizer"]
 
@@ -94,7 +95,10 @@ class StackedOptimizer:
         self._ended: list[_States] = []
         self._is_filled = any(kept)
         if self._is_filled:
-            each = [self._filled(self._begun(state, aux), like) for state in kept]
+            fresh = self._filled(self._empty(), like)
+            device = like.tensors[0].device
+            known = kept if device.type == "cpu" else move(list(kept), device)
+            each = [_completed(self._begun(state, aux), fresh) for state in known]
             self._states = _for_each_plugin(stack_states, each)
         else:
             # All are alike until the first gradients, which fill in what is missing for each.
@@ -157,13 +161,15 @@ class StackedOptimizer:
 
     def _begun(self, kept: KeptState | None, aux: Mapping[str, AuxVar]) -> _States:
         """Return the states of one client, or of all that are alike, when the round begins."""
-        modules = kept.modules if kept else empty_states(self._modules)
-        regularizers = kept.regularizers if kept else empty_states(self._regularizers)
-        received = self._exchange.process(modules, aux)
+        states = _States(kept.regularizers, kept.modules) if kept else self._empty()
+        received = self._exchange.process(states.modules, aux)
         return _States(
-            start_rounds(self._regularizers, regularizers),
+            start_rounds(self._regularizers, states.regularizers),
             start_rounds(self._modules, received),
         )
+
+    def _empty(self) -> _States:
+        return _States(empty_states(self._regularizers), empty_states(self._modules))
 
     def _filled(self, states: _States, like: Vector) -> _States:
         return _States(
@@ -193,6 +199,12 @@ class StackedOptimizer:
         counts = [before + self._step for before in self._num_steps[: len(self._clients)]]
         rates = [rate_at(rate, round=self._round, num_steps=count) for count in counts]
         return torch.tensor(rates, dtype=torch.float64, device=device)
+
+
+def _completed(states: _States, fresh: _States) -> _States:
+    """Return a client's states with what they lack; each client's is a Vector of its own."""
+    kinds = zip(states, fresh, strict=True)
+    return _States(*(tuple(map(complete_state, *kind)) for kind in kinds))
 
 
 def _rows(states: _States, rows: slice) -> _States:

@@ -19,6 +19,7 @@ Leaf = TypeVar("Leaf", Vector, Tensor)
 __all__ = [
     "KeptState",
     "OptimizerState",
+    "complete_state",
     "empty_states",
     "fill_state",
     "join_states",
@@ -78,6 +79,17 @@ def fill_state(plugin: OptiModule | Regularizer, state: State, like: Vector) -> 
     return {key: move_beside(leaf, like) for key, leaf in {**fresh, **state}.items()}
 
 
+def complete_state(state: State, fresh: State) -> State:
+    """Return a client's state with what it lacks of a fresh one, as Vectors of its own.
+
+    Their memory is the same for all clients, until they are stacked.
+    """
+    missing = fresh.keys() - state.keys()
+    own = {key: fresh[key] for key in missing}
+    own |= {key: leaf.select(leaf) for key, leaf in own.items() if isinstance(leaf, Vector)}
+    return {**fresh, **own, **state}
+
+
 def empty_states(plugins: Sequence[OptiModule | Regularizer]) -> tuple[State, ...]:
     """Return the states of plug-ins before anything has happened."""
     return tuple({} for _ in plugins)
@@ -118,7 +130,8 @@ def join_states(parts: Sequence[State]) -> State:
 
 def unstack_state(state: State, num_clients: int) -> list[State]:
     """Return each client's state: views of the stack, and what all share."""
-    return [{key: _row(leaf, c) for key, leaf in state.items()} for c in range(num_clients)]
+    columns = {key: _each(leaf, num_clients) for key, leaf in state.items()}
+    return [{key: column[c] for key, column in columns.items()} for c in range(num_clients)]
 
 
 def move_beside(leaf: Leaf, like: Vector) -> Leaf:
@@ -164,9 +177,7 @@ def _join(leaves: list[Vector | Tensor]) -> Vector | Tensor:
     return Vector(joined, stacked=True)
 
 
-def _row(leaf: Vector | Tensor, client: int) -> Vector | Tensor:
+def _each(leaf: Vector | Tensor, num_clients: int) -> Sequence[Vector | Tensor]:
     if isinstance(leaf, Tensor):
-        return leaf[client] if leaf.dim() else leaf
-    if not leaf.stacked:
-        return leaf
-    return Vector({name: tensor[client] for name, tensor in leaf.items()})
+        return leaf.unbind() if leaf.dim() else [leaf] * num_clients
+    return leaf.unstack() if leaf.stacked else [leaf] * num_clients
