@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,10 @@ __all__ = [
     "PythonLoss",
     "as_loss",
 ]
+
+
+_FEW_CLASSES: Final = 16
+_MANY_ROWS: Final = 256
 
 
 class Loss(Component, kind="loss"):
@@ -118,6 +122,12 @@ class CrossEntropy(Loss):
         return self._flat(*match_classes(self.name, outputs, targets), reduction="mean")
 
     def _flat(self, outputs: Tensor, targets: Tensor, *, reduction: str = "none") -> Tensor:
+        num_rows, num_classes = outputs.shape
+        is_tall = num_rows >= _MANY_ROWS and num_classes < _FEW_CLASSES
+        if is_tall and outputs.device.type == "cpu" and not self.label_smoothing:
+            # torch goes along the rows, which are shorter than a processor's vectors.
+            log_shares = outputs.T.contiguous().log_softmax(dim=0).T
+            return F.nll_loss(log_shares, targets, reduction=reduction)
         return F.cross_entropy(
             outputs, targets, reduction=reduction, label_smoothing=self.label_smoothing
         )

@@ -55,6 +55,24 @@ def test_label_smoothing_by_hand() -> None:
     assert losses.item() == pytest.approx(0.9 * math.log(4) + 0.1 * math.log(4 / 3), rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cross_entropy_of_many_rows_of_few_classes_is_torchs(dtype: torch.dtype) -> None:
+    """With its gradients, for 300 rows of 10, a row whose numbers are large, and one left out."""
+    torch.manual_seed(0)
+    outputs = torch.randn(300, 10, dtype=dtype)
+    outputs[0] *= 1e4
+    targets = torch.randint(10, (300,))
+    targets[1] = -100
+    by = torch.rand(300, dtype=dtype)
+    ours, theirs = outputs.clone().requires_grad_(), outputs.clone().requires_grad_()
+    losses = CrossEntropy()(ours, targets)
+    expected = F.cross_entropy(theirs, targets, reduction="none")
+    torch.testing.assert_close(losses, expected)
+    (losses * by).sum().backward()
+    (expected * by).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 def test_cross_entropy_of_a_sequence_is_the_mean_over_its_positions() -> None:
     outputs_BTV, targets_BT = random(2, 3, 5), classes(2, 3, num_classes=5)
     losses_B = CrossEntropy()(outputs_BTV, targets_BT)
