@@ -80,7 +80,7 @@ class ClientTrainer:
             raise
         except Exception as error:
             outcome = self._failed(client, broadcast.round, error, state)
-        row = replace(outcome.rows[0], seconds=time.perf_counter() - began)
+        row = outcome.rows[0]._replace(seconds=time.perf_counter() - began)
         return replace(outcome, rows=[row])
 
     def _train(self, client: int, broadcast: Broadcast, state: KeptState | None) -> Outcome:
@@ -147,7 +147,7 @@ def refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> Clien
         NonFiniteUpdateError: if the scenario says to raise.
     """
     if recipe.on_nonfinite == "drop":
-        return replace(row, dropped=NOT_FINITE)
+        return row._replace(dropped=NOT_FINITE)
     raise NonFiniteUpdateError(
         f"client {row.client} sent an update with NaN or infinite values in round {round}; "
         "lower client.optimizer.lrate, clip its gradients, or set client.on_nonfinite: drop"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +33,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class StepLosses:
+class StepLosses(NamedTuple):
     """The losses of one client's steps."""
 
     num_steps: int = 0
@@ -53,8 +52,7 @@ class StepLosses:
         return self.total / max(self.num_seen, 1)
 
 
-@dataclass(frozen=True)
-class ClientRow:
+class ClientRow(NamedTuple):
     """One client's row of ``ClientReports``."""
 
     client: int

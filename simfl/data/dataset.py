@@ -124,7 +124,7 @@ def arrays_of(tree: ArrayTree) -> tuple[Array, ...]:
 def take_rows(tree: ArrayTree, rows: Array) -> ArrayTree:
     """Return the rows of every array; a copy."""
     if isinstance(tree, dict):
-        return {name: array[rows] for name, array in tree.items()}
+        return {name: array.take(rows, axis=0) for name, array in tree.items()}
     if isinstance(tree, tuple):
-        return tuple(array[rows] for array in tree)
-    return tree[rows]
+        return tuple(array.take(rows, axis=0) for array in tree)
+    return tree.take(rows, axis=0)
