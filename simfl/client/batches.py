@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from simfl.data import Examples
-from simfl.data.dataset import ArrayTree, arrays_of, take_rows
+from simfl.data.dataset import arrays_of, take_rows
 from simfl.models import Batch
-from simfl.models.model import Inputs
+from simfl.models.model import map_inputs
 
 __all__ = ["ReadBatch", "read_batch", "reader_of"]
 
@@ -37,13 +37,13 @@ def reader_of(examples: Examples, *, device: str) -> ReadBatch:
 
 def resident_reader(examples: Examples, *, device: str) -> ReadBatch:
     """Copy all examples to a device, and return what reads batches from there."""
-    inputs = _map(examples.inputs, lambda array: torch.tensor(array, device=device))
+    inputs = map_inputs(examples.inputs, lambda array: torch.tensor(array, device=device))
     targets = torch.tensor(examples.targets, device=device)
     scale = _scaler(examples, device=device)
 
     def read(rows: Rows) -> Batch:
         index = torch.from_numpy(rows).to(device)
-        return Batch(_map(inputs, lambda tensor: scale(tensor[index])), targets[index])
+        return Batch(map_inputs(inputs, lambda tensor: scale(tensor[index])), targets[index])
 
     return read
 
@@ -55,7 +55,7 @@ def moving_reader(examples: Examples, *, device: str) -> ReadBatch:
     def read(rows: Rows) -> Batch:
         # The rows are taken by index, so these arrays are copies: no one else's memory is at risk.
         taken = take_rows(examples.inputs, rows)
-        inputs = _map(taken, lambda array: scale(_move(array, device)))
+        inputs = map_inputs(taken, lambda array: scale(_move(array, device)))
         return Batch(inputs, _move(examples.targets[rows], device))
 
     return read
@@ -98,11 +98,3 @@ def _scaler(examples: Examples, *, device: str) -> Callable[[Tensor], Tensor]:
 
 def _move(array: np.ndarray[Any, Any], device: str) -> Tensor:
     return torch.from_numpy(array).to(device)
-
-
-def _map(tree: ArrayTree | Inputs, function: Callable[[Any], Tensor]) -> Inputs:
-    if isinstance(tree, dict):
-        return {name: function(item) for name, item in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(function(item) for item in tree)
-    return function(tree)

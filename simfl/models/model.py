@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -28,8 +28,8 @@ class Batch(NamedTuple):
     """[B] what each example's loss is multiplied by; None is 1 for all."""
 
 
-def map_inputs(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
-    """Apply a function to each tensor of the inputs."""
+def map_inputs(inputs: Any, function: Callable[[Any], Tensor]) -> Inputs:
+    """Apply a function to each tensor of the inputs, or to each array of what is to become them."""
     if isinstance(inputs, dict):
         return {name: function(tensor) for name, tensor in inputs.items()}
     if isinstance(inputs, tuple):
