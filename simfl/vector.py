@@ -263,16 +263,30 @@ class Vector:
         """Return self + scale * other, in one pass, each number rounded once."""
         return self._like(torch._foreach_add(self._list(), self._matching(other), alpha=scale))
 
-    def mul_(self, factor: float) -> Vector:
-        """Multiply by a number in place, and return self; only for a Vector one has made."""
+    def mul_(self, factor: Vector | float) -> Vector:
+        """Multiply in place, and return self; only for a Vector one has made."""
         self._require_own_memory()
-        torch._foreach_mul_(self._list(), factor)
+        by = self._matching(factor) if isinstance(factor, Vector) else factor
+        torch._foreach_mul_(self._list(), by)
         return self
 
-    def div_(self, divisor: float) -> Vector:
-        """Divide by a number in place, and return self; only for a Vector one has made."""
+    def div_(self, divisor: Vector | float) -> Vector:
+        """Divide in place, and return self; only for a Vector one has made."""
         self._require_own_memory()
-        torch._foreach_div_(self._list(), divisor)
+        by = self._matching(divisor) if isinstance(divisor, Vector) else divisor
+        torch._foreach_div_(self._list(), by)
+        return self
+
+    def sqrt_(self) -> Vector:
+        """Take the roots in place, and return self; only for a Vector one has made."""
+        self._require_own_memory()
+        torch._foreach_sqrt_(self._list())
+        return self
+
+    def sign_(self) -> Vector:
+        """Take the signs in place, and return self; only for a Vector one has made."""
+        self._require_own_memory()
+        torch._foreach_sign_(self._list())
         return self
 
     # -- reductions ------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class Adagrad(OptiModule):
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the scaled gradients and the new sum."""
         total = (gradients * gradients).add_(state["sum"])
-        return gradients / _root(total, self.eps), {"sum": total}
+        return gradients / _plus(total.sqrt(), self.eps), {"sum": total}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class RmsProp(OptiModule):
         average = _average_square(
             state["average"], gradients, self.beta, in_place=context.owns_state
         )
-        return gradients / _root(average, self.eps), {"average": average}
+        return gradients / _plus(average.sqrt(), self.eps), {"average": average}
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,11 @@ def _adam_step(
     new: State = {"power_1": power_1, "power_2": power_2, "first": first, "second": second}
     scale = _unbiased(second, power_2)
     if module.amsgrad:
-        scale = new["largest"] = scale.maximum(state["largest"])
-    return _unbiased(first, power_1) / _root(scale, module.eps), new
+        new["largest"] = scale.maximum(state["largest"])
+        root = _plus(new["largest"].sqrt(), module.eps)
+    else:
+        root = _plus(scale.sqrt_(), module.eps)
+    return _unbiased(first, power_1).div_(root), new
 
 
 def _average_square(average: Vector, value: Vector, beta: float, *, in_place: bool) -> Vector:
@@ -173,10 +176,9 @@ def _average_square(average: Vector, value: Vector, beta: float, *, in_place: bo
     return former.add_((value * value).mul_(1.0 - beta))
 
 
-def _root(square: Vector, eps: float) -> Vector:
-    """Return √square + eps."""
-    root = square.sqrt()
-    torch._foreach_add_(root.tensors, eps)  # in place: it is ours, and memory is what costs
+def _plus(root: Vector, eps: float) -> Vector:
+    """Add eps, in place: it is ours, and fresh memory is what costs."""
+    torch._foreach_add_(root.tensors, eps)
     return root
 
 

@@ -103,4 +103,5 @@ def moving_average(
 
 def yogi_average(average: Vector, value: Vector, beta: float) -> Vector:
     """Return average - sign(average - value) (1 - beta) value."""
-    return average - (average - value).sign() * (value * (1.0 - beta))
+    change = (average - value).sign_().mul_(value * (1.0 - beta))
+    return average - change

@@ -133,6 +133,14 @@ def test_in_place_operations_write_into_the_same_memory() -> None:
     assert v.mul_(3.0) is v
     assert v.div_(2.0) is v
     assert tensor.tolist() == [3.0, 4.5]
+    assert v.mul_(vector(a=[3.0, 2.0])) is v
+    assert tensor.tolist() == [9.0, 9.0]
+    assert v.div_(vector(a=[1.0, -9.0])) is v
+    assert tensor.tolist() == [9.0, -1.0]
+    assert v.sign_() is v
+    assert tensor.tolist() == [1.0, -1.0]
+    assert v.add_(vector(a=[3.0, 10.0])).sqrt_() is v
+    assert tensor.tolist() == [2.0, 3.0]
 
 
 def test_bfloat16_stays_bfloat16() -> None:
@@ -366,12 +374,12 @@ def test_what_shares_a_borrowed_vector_s_memory_is_borrowed_and_results_are_not(
     assert not any(vector.borrowed for vector in own)
 
 
-@pytest.mark.parametrize("change", ["add_", "mul_", "div_"])
+@pytest.mark.parametrize("change", ["add_", "mul_", "div_", "sqrt_", "sign_"])
 def test_a_borrowed_vector_refuses_to_be_changed(change: str) -> None:
     borrowed = Vector.borrow(*vector(a=[1.0, 2.0]).lend())
-    other = borrowed.clone() if change == "add_" else 2.0
+    operands = {"add_": [borrowed.clone()], "mul_": [2.0], "div_": [borrowed.clone()]}
     with pytest.raises(VectorError, match=r"borrowed; change a clone\(\) of it"):
-        getattr(borrowed, change)(other)
+        getattr(borrowed, change)(*operands.get(change, ()))
     assert borrowed == vector(a=[1.0, 2.0])
 
 
