@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -10,6 +11,7 @@ import typer
 
 from simfl.cli.compare_runs import compare_runs
 from simfl.cli.describe_data import describe_data
+from simfl.cli.huge_pages import restart_with_huge_pages
 from simfl.cli.list_components import list_components
 from simfl.cli.list_runs import list_runs
 from simfl.cli.plan_run import plan_run
@@ -69,6 +71,8 @@ def _simfl(
 
 def main() -> None:
     """Run the command line, and exit with its code."""
+    if {"inline", "--backend=inline"} & set(sys.argv):
+        restart_with_huge_pages()
     signal.signal(signal.SIGTERM, _interrupt)
     app()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -92,3 +93,37 @@ def test_the_package_can_be_run():
     )
     assert done.returncode == 0
     assert done.stdout.startswith("simfl ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux alone")
+@pytest.mark.parametrize(
+    ("arguments", "before", "tunables"),
+    [
+        (["run", "no.yaml", "--backend", "inline"], None, "glibc.malloc.hugetlb=1"),
+        (["resume", "no", "--backend=inline"], None, "glibc.malloc.hugetlb=1"),
+        (["run", "no.yaml", "--backend", "inline"], "glibc.malloc.check=0", "glibc.malloc.check=0"),
+        (["run", "no.yaml"], None, None),
+    ],
+    ids=["run", "resume", "told otherwise", "on Ray"],
+)
+def test_a_run_in_this_process_is_one_with_huge_pages(arguments, before, tunables):
+    """The process is the same one, and so are its arguments."""
+    code = """
+import atexit, os, sys
+atexit.register(lambda: print((os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])))
+from simfl.cli.main import main
+main()
+"""
+    environment = {n: v for n, v in os.environ.items() if n != "GLIBC_TUNABLES"}
+    if before is not None:
+        environment["GLIBC_TUNABLES"] = before
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    printed, _ = process.communicate(timeout=60)
+    assert printed.strip() == str((process.pid, tunables, arguments))
+    assert process.returncode == 2
