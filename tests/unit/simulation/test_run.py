@@ -301,7 +301,7 @@ def test_the_driver_lets_go_of_the_examples_once_the_engine_has_them(
 
     monkeypatch.setattr("simfl.simulation.runner.make_engine", make_engine)
     with pytest.raises(RunError, match="seen"):
-        simfl.run(scenario, out=tmp_path / "run")
+        simfl.run(scenario, out=tmp_path / "run", backend="inline")
     assert examples
 
 
