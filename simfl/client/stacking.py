@@ -109,8 +109,7 @@ def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
 
 def _reasons(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset) -> Iterator[str]:
     """Iterate over what stands in the way of stacks."""
-    chain = chain_of(model)
-    if recipe.work.sclip and (chain is None or not chain.can_clip):
+    if recipe.work.sclip and not (chain_of(model) and model.clips_by_norms):
         yield (
             "client.sclip clips each example's gradient, which stacks do for dense layers in "
             "float32 alone"

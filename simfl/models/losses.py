@@ -39,6 +39,7 @@ __all__ = [
     "LossLike",
     "PythonLoss",
     "as_loss",
+    "is_each_its_own",
 ]
 
 
@@ -236,6 +237,14 @@ class PythonLoss(Loss):
         loss = _loss_at(self.path)
         losses: Tensor = loss.function(outputs, targets, **self.arguments)
         return mean_over_axes(losses) if loss.axes else losses
+
+
+def is_each_its_own(loss: Loss) -> bool:
+    """Say whether an example's loss is known not to depend on the others of its batch.
+
+    What calls code of others may do so, whatever it should.
+    """
+    return type(loss).__module__ == __name__ and not isinstance(loss, CallableLoss | PythonLoss)
 
 
 def as_loss(given: LossLike) -> Loss:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from simfl.models.clipping import clip_factors
 from simfl.models.dropout import Dropout, dropout_layers
 from simfl.models.example_norms import square_norms
-from simfl.models.ghost_clipping import layers_with_norms
 
 __all__ = ["StackedChain", "batch_by_hand"]
 
@@ -58,8 +57,6 @@ class StackedChain:
     layers: Sequence[_Layer]
     first: int
     """The index of the first layer with weights that are trained."""
-    can_clip: bool
-    """Whether each example's gradient can be clipped, which takes layers that are there once."""
 
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> list[_Pass]:
         """Return every layer's pass; the outputs of the last one are the chain's.
@@ -86,6 +83,8 @@ class StackedChain:
         self, passes: Sequence[_Pass], outer: Tensor, *, max_norm: float, share_CB: Tensor
     ) -> _Weights:
         """Return the sums over each client's examples of their clipped gradients.
+
+        No layer may be in the chain twice.
 
         Args:
             passes: from ``forward``.
@@ -137,7 +136,6 @@ def batch_by_hand(module: nn.Module) -> StackedChain | None:
     return StackedChain(
         [_stacked(layer, names) for layer in layers],
         first=is_trained.index(True),
-        can_clip=bool(layers_with_norms(module)),
     )
 
 

@@ -58,11 +58,6 @@ class StackedModel:
         return bool(self._dropouts)
 
     @property
-    def clips(self) -> bool:
-        """Whether each example's gradient can be clipped."""
-        return self._by_hand is not None and self._by_hand.can_clip
-
-    @property
     def num_active(self) -> int:
         """A, how many clients the next step is for."""
         return self._num_active
@@ -98,7 +93,8 @@ class StackedModel:
         Args:
             batch: tensors of shape [A, B, ...]. A shorter batch is filled up with any examples of
                 weight 0, and the weights of its own are B over their number.
-            max_norm: as for ``Model.compute_loss_and_gradients``; of models that ``clips``.
+            max_norm: as for ``Model.compute_loss_and_gradients``; of a chain of dense
+                layers that ``clips_by_norms``.
         """
         self._model.enter_training()
         if self._by_hand is not None and isinstance(batch.inputs, Tensor):

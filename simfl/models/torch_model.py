@@ -15,7 +15,7 @@ from simfl.models.call import Precision, call_in_precision, call_module
 from simfl.models.clipping import clipped_gradients, mixes_examples
 from simfl.models.dropout import dropout_layers, seed_dropout
 from simfl.models.ghost_clipping import clip_by_norms, layers_with_norms
-from simfl.models.losses import LossLike, as_loss
+from simfl.models.losses import LossLike, as_loss, is_each_its_own
 from simfl.models.metrics import MetricLike, as_metrics
 from simfl.models.model import Batch, Inputs, MetricSums, Model, take_examples
 from simfl.models.per_example import sums_of_parts, weighted_mean, weighted_sums
@@ -91,7 +91,8 @@ class TorchModel(Model):
         buffers = [name for name, value in state.items() if not isinstance(value, nn.Parameter)]
         self._shared_names = (*self._trainable, *buffers)
         self._fixed_state = None if buffers else state
-        self._with_norms = layers_with_norms(self.module)
+        is_known = is_each_its_own(self.loss)
+        self._with_norms = layers_with_norms(self.module) if is_known else []
 
     def _state(self) -> dict[str, Tensor]:
         """Return parameters and persistent buffers; read anew, as modules may rebind buffers."""
@@ -175,6 +176,11 @@ class TorchModel(Model):
             }
         return Vector(deltas)
 
+    @property
+    def clips_by_norms(self) -> bool:
+        """Whether the norm of each example's gradient can be found without the gradient."""
+        return bool(self._with_norms)
+
     # -- training and evaluation -----------------------------------------------------------
 
     def compute_loss_and_gradients(
@@ -213,7 +219,7 @@ class TorchModel(Model):
             raise ConfigError(f"sclip is {max_norm}, but a norm is positive; 0 or None is off")
         options: dict[str, Any] = {"call": self.call, "max_norm": max_norm}
         parts = self.module, self.loss, self._trainable, batch
-        if self.microbatch_size is None and self._with_norms:
+        if self.microbatch_size is None and self.clips_by_norms:
             losses, gradients = clip_by_norms(*parts, layers=self._with_norms, **options)
         else:
             options["microbatch_size"] = self.microbatch_size

@@ -161,6 +161,8 @@ def test_examples_gradients_are_clipped_in_stacks_of_dense_layers_alone() -> Non
     assert size == 1
     assert note is not None
     assert "client.sclip" in note
+    own_loss = as_loss(lambda outputs, targets: (outputs.mean(1) - targets) ** 2)
+    assert choose(work=work, loss=own_loss)[0] == 1
 
 
 def test_a_size_that_is_asked_for_is_taken() -> None:

@@ -318,7 +318,7 @@ def test_a_chain_with_several_rows_an_example_is_clipped_as_each_client_alone() 
             layer.inplace = False
     model = TorchModel(module, "cross-entropy")
     stack = StackedModel(model, 3)
-    assert stack.clips
+    assert model.clips_by_norms
     stack.begin(model.get_weights(), 3)
     batch = Batch(torch.randn(3, 4, 2, 6), torch.randint(3, (3, 4)))
     losses, gradients = stack.compute_loss_and_gradients(batch, 0.3)
@@ -330,7 +330,7 @@ def test_a_chain_with_several_rows_an_example_is_clipped_as_each_client_alone() 
 
 
 def test_a_layer_that_is_there_twice_is_not_clipped_in_a_stack() -> None:
-    assert not StackedModel(TorchModel(twice(), "cross-entropy"), 2).clips
+    assert not TorchModel(twice(), "cross-entropy").clips_by_norms
 
 
 @pytest.mark.parametrize(

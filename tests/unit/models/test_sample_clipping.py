@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from simfl.errors import ConfigError
-from simfl.models import Batch, ResNet, TorchModel, data_shape
+from simfl.models import Batch, Dropout, ResNet, TorchModel, data_shape
 from simfl.models.ghost_clipping import layers_with_norms
 from simfl.vector import Vector
 
@@ -226,6 +226,25 @@ def test_norms_are_not_found_where_a_layer_may_mix_examples(layer: nn.Module) ->
     assert not layers_with_norms(nn.Sequential(nn.Linear(4, 3), layer, nn.Linear(3, 3)))
 
 
+def test_a_loss_of_others_has_one_example_at_a_time() -> None:
+    """It mixes a batch's examples, and squares the loss of one that is alone."""
+
+    def mixing(outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = F.cross_entropy(outputs, targets, reduction="none")
+        return losses * losses.mean()
+
+    module, batch = make("mlp")
+    expected = [torch.zeros_like(parameter) for parameter in module.parameters()]
+    for b in range(5):
+        loss = F.cross_entropy(module(row(batch.inputs, b)), batch.targets[b : b + 1]) ** 2
+        own = list(torch.autograd.grad(loss, list(module.parameters())))
+        factor = min(1.0, 0.5 / norm_of(own))
+        expected = [total + one * factor / 5 for total, one in zip(expected, own, strict=True)]
+    gradients = TorchModel(module, mixing).compute_batch_gradients(batch, 0.5)
+    for got, tensor in zip(gradients.tensors, expected, strict=True):
+        torch.testing.assert_close(got, tensor, **CLOSE)
+
+
 @pytest.mark.parametrize("kind", WITH_NORMS)
 def test_some_weights_may_be_frozen(kind: str) -> None:
     """Every second tensor of each layer, so biases here and weights there."""
@@ -353,6 +372,20 @@ def test_each_example_drops_units_of_its_own() -> None:
     torch.manual_seed(0)
     batch = Batch(torch.ones(64, 1), torch.zeros(64))
     kept_share = model.compute_batch_gradients(batch, 100.0)["1.weight"].item() / 2
+    assert 0.2 < kept_share < 0.8
+
+
+def test_each_example_has_a_mask_of_its_own_where_norms_are_found_without_gradients() -> None:
+    """Of 64 equal examples x = 1 with y = w x and loss y², those that are kept see x = 2.
+
+    Their gradients are 2 w 2² = 8 w, the others' 0.
+    """
+    model = TorchModel(nn.Sequential(Dropout(0.5), nn.Linear(1, 1, bias=False)), "mse")
+    assert model.clips_by_norms
+    model.set_weights(Vector({"1.weight": torch.ones(1, 1)}))
+    model.seed_step(torch.tensor(3), 0)
+    batch = Batch(torch.ones(64, 1), torch.zeros(64))
+    kept_share = model.compute_batch_gradients(batch, 100.0)["1.weight"].item() / 8
     assert 0.2 < kept_share < 0.8
 
 
