@@ -71,6 +71,7 @@ def test_an_empty_variable_is_none_as_in_ray(
 def test_a_home_that_cannot_be_written_is_left_to_ray(home: Path) -> None:
     (home / ".ray").write_text("a file where the folder belongs")
     keep_token_private()
+    assert (home / ".ray").read_text() == "a file where the folder belongs"
 
 
 @pytest.mark.parametrize("value", ["disabled", "DISABLED", "off", ""])

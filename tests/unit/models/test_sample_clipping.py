@@ -6,6 +6,7 @@ Shapes: B examples.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -162,11 +163,17 @@ def call(module: nn.Module, inputs: object) -> Tensor:
     return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
 
 
-def example_gradients(module: nn.Module, batch: Batch) -> list[list[Tensor]]:
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def example_gradients(
+    module: nn.Module, batch: Batch, loss: Callable[..., Tensor] = F.cross_entropy
+) -> list[list[Tensor]]:
     gradients = []
     for b in range(len(batch.targets)):
-        loss = F.cross_entropy(call(module, row(batch.inputs, b)), batch.targets[b : b + 1])
-        gradients.append(list(torch.autograd.grad(loss, list(module.parameters()))))
+        own = loss(call(module, row(batch.inputs, b)), batch.targets[b : b + 1])
+        gradients.append(list(torch.autograd.grad(own, trained(module))))
     return gradients
 
 
@@ -174,10 +181,15 @@ def norm_of(gradients: list[Tensor]) -> float:
     return torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
 
 
-def clipped_by_a_loop(module: nn.Module, batch: Batch, max_norm: float) -> list[Tensor]:
+def clipped_by_a_loop(
+    module: nn.Module,
+    batch: Batch,
+    max_norm: float,
+    loss: Callable[..., Tensor] = F.cross_entropy,
+) -> list[Tensor]:
     num_examples = len(batch.targets)
-    totals = [torch.zeros_like(parameter) for parameter in module.parameters()]
-    for b, gradients in enumerate(example_gradients(module, batch)):
+    totals = [torch.zeros_like(parameter) for parameter in trained(module)]
+    for b, gradients in enumerate(example_gradients(module, batch, loss)):
         factor = min(1.0, max_norm / norm_of(gradients))
         weight = 1.0 if batch.sample_weights is None else batch.sample_weights[b].item()
         for total, gradient in zip(totals, gradients, strict=True):
@@ -234,12 +246,7 @@ def test_a_loss_of_others_has_one_example_at_a_time() -> None:
         return losses * losses.mean()
 
     module, batch = make("mlp")
-    expected = [torch.zeros_like(parameter) for parameter in module.parameters()]
-    for b in range(5):
-        loss = F.cross_entropy(module(row(batch.inputs, b)), batch.targets[b : b + 1]) ** 2
-        own = list(torch.autograd.grad(loss, list(module.parameters())))
-        factor = min(1.0, 0.5 / norm_of(own))
-        expected = [total + one * factor / 5 for total, one in zip(expected, own, strict=True)]
+    expected = clipped_by_a_loop(module, batch, 0.5, lambda o, t: F.cross_entropy(o, t) ** 2)
     gradients = TorchModel(module, mixing).compute_batch_gradients(batch, 0.5)
     for got, tensor in zip(gradients.tensors, expected, strict=True):
         torch.testing.assert_close(got, tensor, **CLOSE)
@@ -251,15 +258,8 @@ def test_some_weights_may_be_frozen(kind: str) -> None:
     module, batch = make(kind)
     for index, parameter in enumerate(module.parameters()):
         parameter.requires_grad_(index % 2 == 0)
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    expected = [torch.zeros_like(parameter) for parameter in trained]
-    max_norm = 0.5
-    for b in range(5):
-        loss = F.cross_entropy(call(module, row(batch.inputs, b)), batch.targets[b : b + 1])
-        own = list(torch.autograd.grad(loss, trained))
-        factor = min(1.0, max_norm / norm_of(own))
-        expected = [total + one * factor / 5 for total, one in zip(expected, own, strict=True)]
-    gradients = TorchModel(module).compute_batch_gradients(batch, max_norm)
+    expected = clipped_by_a_loop(module, batch, 0.5)
+    gradients = TorchModel(module).compute_batch_gradients(batch, 0.5)
     for got, tensor in zip(gradients.tensors, expected, strict=True):
         torch.testing.assert_close(got, tensor, **CLOSE)
 
