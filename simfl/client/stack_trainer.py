@@ -114,6 +114,8 @@ class StackTrainer:
             losses_A, gradients = self._model.compute_loss_and_gradients(
                 batch, self._recipe.work.sclip
             )
+            if self._recipe.work.sclip:
+                gradients = self._over_batch_size(gradients, plan.sizes[step, :active].tolist())
             self._optimizer.apply_gradients(self._model, gradients)
             losses_TC[step, :active] = losses_A
         return losses_TC
@@ -133,6 +135,13 @@ class StackTrainer:
         is_own = np.arange(size) < sizes_A[:, None]
         weights_AB = torch.from_numpy((is_own * (size / sizes_A[:, None])).astype(np.float32))
         return batch._replace(sample_weights=weights_AB.to(self._device))
+
+    def _over_batch_size(self, gradients: Vector, sizes_A: Sequence[int]) -> Vector:
+        """Return means of clipped gradients as ``LocalWork.clipped_share`` has them."""
+        shares = [self._recipe.work.clipped_share(size) for size in sizes_A]
+        return (
+            gradients * torch.tensor(shares, device=self._device) if min(shares) < 1 else gradients
+        )
 
     def _rows(
         self,

@@ -121,6 +121,8 @@ class ClientTrainer:
                 batch = self._read(rows_B)
                 self._model.seed_step(key, step)
                 loss, gradients = self._model.compute_loss_and_gradients(batch, work.sclip)
+                if (share := work.clipped_share(len(rows_B))) != 1.0:
+                    gradients = gradients * share
                 self._optimizer.apply_gradients(self._model, gradients)
                 losses.append(loss)
         return sum_losses(losses, [len(rows_B) for rows_B in batches])

@@ -44,7 +44,9 @@ class LocalWork:
     batch_size: int | None = None
     """Examples a step; the last batch of an epoch may be smaller. None: all of them."""
     sclip: float | None = None
-    """The L2 norm to which each example's gradient is clipped; None or 0: off."""
+    """The L2 norm to which each example's gradient is clipped; None or 0: off. The sum of what is
+    left is divided by ``batch_size``, however many examples the batch has: what one of them adds
+    to a step must not depend on how many others there are."""
 
     def num_steps(self, num_examples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return how many steps clients make that hold so many examples each; any shape."""
@@ -53,6 +55,16 @@ class LocalWork:
         size = self.batch_size or np.maximum(num_examples, 1)
         batches: np.ndarray[Any, Any] = -(-num_examples // size) * (self.epochs or 0)
         return batches
+
+    def clipped_share(self, size: int) -> float:
+        """Return what the mean of a batch's clipped gradients is multiplied by.
+
+        It turns the mean over ``size`` examples into their sum over ``batch_size``; 1 where
+        nothing is clipped.
+
+        Source: Abadi et al., 2016, Algorithm 1, https://arxiv.org/abs/1607.00133
+        """
+        return size / self.batch_size if self.sclip and self.batch_size else 1.0
 
     def draw_batches(self, rows: Column, *, seed: int, round: int, client: int) -> list[Column]:
         """Say which examples one client trains on: the rows of each batch, step by step.

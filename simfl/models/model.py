@@ -83,7 +83,8 @@ class Model(ABC):
             batch: B examples.
             max_norm: scale each example's gradient, over all trainable tensors together, to
                 this L2 norm at most, before its weight is applied (DP-SGD: Abadi et al., 2016,
-                Algorithm 1, https://arxiv.org/abs/1607.00133). None or 0: off.
+                Algorithm 1, https://arxiv.org/abs/1607.00133). None or 0: off. One example
+                changes the mean by weight_i * max_norm / B at most.
         """
 
     def compute_batch_gradients(self, batch: Batch, max_norm: float | None = None) -> Vector:

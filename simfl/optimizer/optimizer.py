@@ -119,6 +119,8 @@ class Optimizer:
             model: to train.
             batch: examples, as the model takes them.
             sclip: the L2 norm that each example's gradient is scaled to at most; None or 0: off.
+                They are averaged over this batch, so noise that is to hide one example takes
+                batches of one size (in a run ``LocalWork`` sees to that).
         """
         self.apply_gradients(model, model.compute_batch_gradients(batch, max_norm=sclip))
 

@@ -157,7 +157,9 @@ class ClientSection(Section):
     batch_size: Count | None = None
     """The examples of a step. null: all that the client holds."""
     sclip: NonNegative | None = None
-    """The L2 norm that each example's gradient is clipped to (DP-SGD). null or 0: off."""
+    """The L2 norm that each example's gradient is clipped to (DP-SGD): their sum is divided by
+    ``batch_size``, also in a short batch, or without one by the client's own size. null or 0: off.
+    """
     optimizer: OptimizerSection = Field(examples=[{"lrate": 0.1}])
     """The clients' Optimizer."""
     precision: Precision = "float32"
