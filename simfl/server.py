@@ -25,7 +25,7 @@ from simfl.messages import (
 from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel
 from simfl.optimizer import Optimizer
 from simfl.seeding import derive_seed
-from simfl.vector import Vector, count_bytes
+from simfl.vector import Vector, count_bytes, find_vectors
 
 __all__ = ["Server", "ServerRecipe"]
 
@@ -92,8 +92,14 @@ class Server:
         return self._weights.all
 
     def snapshot(self, round: int) -> Snapshot:
-        """Return what a round starts from, for its clients and for a server in this one's place."""
+        """Return what a round starts from, for its clients and for a server in this one's place.
+
+        Raises:
+            AggregationError: if auxiliary variables are not finite.
+        """
         broadcast = Broadcast(round, self._weights.all, self._optimizer.collect_aux_var())
+        if not all(vector.is_finite() for vector in find_vectors(broadcast.aux)):
+            raise _not_finite(round - 1, "server.optimizer's auxiliary variables")
         self._count_bytes(broadcast)
         return Snapshot(broadcast, self._optimizer.export_state())
 
@@ -118,7 +124,8 @@ class Server:
         """Finish the sum, and take the server's step.
 
         Raises:
-            AggregationError: if no client has contributed.
+            AggregationError: if no client has contributed, or what comes of the clients' updates,
+                which are finite, is not.
         """
         assert self._tree is not None, "no partial was received"
         total = self._tree.result()
@@ -130,9 +137,15 @@ class Server:
         self._optimizer.process_aux_var(total.aux)
         delta = self._aggregator.finish(total.total, total.weight)
         self._optimizer.start_round()
-        trained = delta.select(self._weights.trainable)
+        names = self._weights.trainable
+        trained = delta.select(names)
+        buffers = delta.select(name for name in delta.names if name not in names)
         self._optimizer.apply_gradients(self._weights, trained)
-        self._weights.subtract_from_buffers(delta)
+        if buffers:
+            self._weights.subtract_from_buffers(buffers)
+        if not all(made.is_finite() for made in (self._weights.trained, buffers) if made):
+            by = f"server.aggregator {self._aggregator.name!r}"
+            raise _not_finite(plan.round, by if not delta.is_finite() else "server.optimizer")
         return self._report(plan, total, norm=float(trained.norm()))
 
     def _report(self, plan: RoundPlan, total: Contribution, *, norm: float) -> RoundReport:
@@ -172,9 +185,14 @@ class _Weights:
         self.all = model.get_weights()
         self.trainable = model.get_weights(trainable=True).names
 
+    @property
+    def trained(self) -> Vector:
+        """The trainable weights; not a copy."""
+        return self.all.select(self.trainable)
+
     def get_weights(self, trainable: bool = False) -> Vector:
         """Return a copy: it goes to plug-ins."""
-        return (self.all.select(self.trainable) if trainable else self.all).clone()
+        return (self.trained if trainable else self.all).clone()
 
     def compute_batch_gradients(self, batch: Any, max_norm: float | None = None) -> Vector:
         raise AssertionError("the server has no examples to train on")
@@ -184,20 +202,24 @@ class _Weights:
 
     def apply_scaled_updates(self, updates: Vector, scale: float) -> None:
         """Add scale times the updates to the trainable weights."""
-        self.all = self.all | self.all.select(self.trainable).add_scaled(updates, scale)
+        self.all = self.all | self.trained.add_scaled(updates, scale)
 
     def subtract_from_buffers(self, delta: Vector) -> None:
-        """Subtract the mean delta from what is not trained: plain averages, no optimizer.
+        """Subtract the mean delta of what is not trained: plain averages, no optimizer.
 
         Averaged counts, such as num_batches_tracked, are floats a rounding error off.
         """
-        names = [name for name in delta.names if name not in self.trainable]
-        if not names:
-            return
-        averaged = self.all.select(names) - delta.select(names)
+        averaged = self.all.select(delta.names) - delta
         self.all = self.all | Vector(
             {name: _as_dtype(value, self.all[name].dtype) for name, value in averaged.items()}
         )
+
+
+def _not_finite(round: int, where: str) -> AggregationError:
+    return AggregationError(
+        f"round {round}: {where}: NaN or infinite values came of the clients' updates, which are "
+        "finite; lower the learning rates, or look at what it computes"
+    )
 
 
 def _as_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:

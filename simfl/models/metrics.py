@@ -88,8 +88,8 @@ class Accuracy(Metric):
     """The share of right predictions.
 
     Outputs [B, ..., V] predict the class of the largest number; outputs of the targets' shape, or
-    with one axis of length 1 more, are logits that predict 1 if positive. The share over the
-    positions of a sequence is that example's value.
+    with one axis of length 1 more, are logits that predict 1 if positive; where one is NaN, the
+    prediction is wrong. The share over the positions of a sequence is that example's value.
     """
 
     name: ClassVar[str] = "accuracy"
@@ -97,16 +97,20 @@ class Accuracy(Metric):
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the share of right predictions of each example: [B]."""
         if is_elementwise(outputs, targets):
-            right = (outputs.reshape(targets.shape) > 0) == (targets > 0.5)
+            logits = outputs.reshape(targets.shape)
+            right = ((logits > 0) == (targets > 0.5)) & ~logits.isnan()
         else:
             outputs, targets = match_classes(self.name, outputs, targets)
-            right = outputs.argmax(dim=-1) == targets
+            right = (outputs.argmax(dim=-1) == targets) & ~outputs.isnan().any(dim=-1)
         return mean_over_axes(right.float())
 
 
 @dataclass(frozen=True)
 class TopK(Metric):
-    """The share of targets among the k classes of the largest outputs [B, ..., V]."""
+    """The share of targets among the k classes of the largest outputs [B, ..., V].
+
+    Where an output is NaN, the prediction is wrong.
+    """
 
     name: ClassVar[str] = "top-k"
     k: Count = 5
@@ -121,7 +125,8 @@ class TopK(Metric):
         """Return the share of targets among the first k of each example: [B]."""
         outputs, targets = match_classes(self.name, outputs, targets)
         first_k = outputs.topk(min(self.k, outputs.shape[-1]), dim=-1).indices
-        return mean_over_axes((first_k == targets.unsqueeze(-1)).any(dim=-1).float())
+        right = (first_k == targets.unsqueeze(-1)).any(dim=-1) & ~outputs.isnan().any(dim=-1)
+        return mean_over_axes(right.float())
 
 
 @dataclass(frozen=True)

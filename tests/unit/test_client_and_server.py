@@ -376,6 +376,52 @@ def test_a_round_in_which_all_are_dropped_is_an_error() -> None:
         run_round(sim, (0,))
 
 
+@dataclass(frozen=True)
+class Spoiling(Mean):
+    """Divides zero by zero."""
+
+    name: ClassVar[str] = "spoiling-in-a-test"
+
+    def finish(self, total: Vector, weight: float) -> Vector:
+        return super().finish(total, weight) * float("nan")
+
+
+@pytest.mark.parametrize("round", [1, 9])
+def test_weights_that_the_aggregator_spoils_end_the_round_and_blame_no_client(round: int) -> None:
+    sim = engine(one_weight(), ones([1]), loss=slope, aggregator=Spoiling())
+    with pytest.raises(
+        AggregationError, match=f"^round {round}: server.aggregator 'spoiling-in-a-test'"
+    ):
+        run_round(sim, (0,), round=round)
+
+
+def test_weights_that_the_servers_step_spoils_end_the_round_and_blame_no_client() -> None:
+    """The delta is 2, and float32 ends at 3.4e38."""
+    huge = Optimizer(lrate=3e38)
+    sim = engine(one_weight(), ones([1]), loss=slope, client=Optimizer(lrate=2.0), server=huge)
+    with pytest.raises(AggregationError, match=r"^round 2: server\.optimizer: NaN or infinite"):
+        run_round(sim, (0,), round=2)
+
+
+def test_buffers_that_the_aggregator_spoils_end_the_round() -> None:
+    inputs, targets = regression()
+    module = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 1))
+    sim = engine(module, dataset(inputs, targets, [12]), aggregator=SpoilingBuffers())
+    with pytest.raises(AggregationError, match=r"^round 1: server\.aggregator"):
+        run_round(sim, (0,))
+
+
+@dataclass(frozen=True)
+class SpoilingBuffers(Mean):
+    """Spoils what is averaged beside the trained weights."""
+
+    name: ClassVar[str] = "spoiling-buffers-in-a-test"
+
+    def finish(self, total: Vector, weight: float) -> Vector:
+        delta = super().finish(total, weight)
+        return delta | delta.select(["0.running_mean"]) * float("inf")
+
+
 def test_a_robust_rule_sees_every_delta() -> None:
     """Deltas 1, 2 and 100 (by their numbers of steps): the median is 2."""
     sim = engine(

@@ -55,6 +55,20 @@ def test_top_k_counts_targets_among_the_k_largest(k: int, right: float) -> None:
     assert TopK(k=k).key == f"top-{k}"
 
 
+@pytest.mark.parametrize("metric", [Accuracy(), TopK(k=1), TopK(k=3)])
+def test_outputs_that_are_not_numbers_are_no_prediction(metric: Metric) -> None:
+    """torch takes NaN for the largest: of all NaN, the first class would be predicted."""
+    logits, targets = LOGITS.clone(), torch.tensor([0, 1, 2, 1])
+    logits[0] = torch.nan
+    logits[1, 1] = torch.nan
+    assert metric.sums(logits, targets) == (2.0, 4.0)
+
+
+def test_a_logit_that_is_not_a_number_predicts_neither_class() -> None:
+    logits, targets = torch.tensor([torch.nan, torch.nan, 1.0]), torch.tensor([0, 1, 1])
+    assert Accuracy().sums(logits, targets) == (1.0, 3.0)
+
+
 def test_errors_are_averaged_over_the_numbers_of_an_example() -> None:
     outputs, targets = torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.zeros(2, 2)
     assert Metric.from_name("mse").sums(outputs, targets) == (5.0, 2.0)
