@@ -45,7 +45,8 @@ def compare_runs(
     chosen = default_target(runs) if target is None else parse_target(target)
     comparison = compare(*runs, target=chosen)
     if as_json:
-        typer.echo(json.dumps(described(comparison), indent=2, ensure_ascii=False))
+        plain = described(comparison)
+        typer.echo(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False))
         return
     _print_scenarios(comparison)
     _print_curves(comparison)

@@ -36,7 +36,8 @@ def list_runs(
     runs = [read_run(found, now=now) for found in find_runs(folder)]
     runs.sort(key=lambda run: -run.changed)
     if as_json:
-        typer.echo(json.dumps([_described(run) for run in runs], indent=2, ensure_ascii=False))
+        described = [_described(run) for run in runs]
+        typer.echo(json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False))
         return
     if not runs:
         typer.echo(f"no runs in {folder}")

@@ -49,9 +49,13 @@ class Exporter:
         if value > 0:
             self._instruments[counter].inc(value, tags=tags)
 
-    def forget(self, gauge: Metric) -> None:
-        """Let all series of a gauge end."""
-        self._values = {key: value for key, value in self._values.items() if key[0] != gauge}
+    def forget(self, gauge: Metric, **tags: str) -> None:
+        """Let those series of a gauge end that have these tags."""
+
+        def is_meant(key: tuple[Metric, _Tags]) -> bool:
+            return key[0] == gauge and tags.items() <= dict(key[1]).items()
+
+        self._values = {key: value for key, value in self._values.items() if not is_meant(key)}
 
     def close(self) -> None:
         """Let all gauges end."""

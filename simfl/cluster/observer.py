@@ -66,13 +66,21 @@ class RayMetrics(Observer):
 def _export_progress(exporter: Exporter, record: RoundRecord) -> None:
     exporter.set(metrics.ROUND, record["round"])
     exporter.set(metrics.ROUND_TIME, time.time())
-    exporter.set(metrics.DELTA_NORM, record["delta_norm"])
+    _export(exporter, metrics.DELTA_NORM, record["delta_norm"])
     for name, value in measured(record).items():
-        exporter.set(metrics.MEASURE, value, metric=name)
+        _export(exporter, metrics.MEASURE, value, metric=name)
     exporter.add(metrics.ROUNDS, 1)
     for name, seconds in record.items():
         if name.startswith("seconds_"):
             exporter.add(metrics.PHASE_SECONDS, seconds, phase=name.removeprefix("seconds_"))
+
+
+def _export(exporter: Exporter, gauge: metrics.Metric, value: float | None, **tags: str) -> None:
+    """Set a gauge; without a value its series ends, rather than to show a former one."""
+    if value is None:
+        exporter.forget(gauge, **tags)
+    else:
+        exporter.set(gauge, value, **tags)
 
 
 def _export_counts(exporter: Exporter, record: RoundRecord, clients: ClientTable) -> None:

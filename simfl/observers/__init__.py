@@ -6,7 +6,15 @@ from simfl.observers.console import RunConsole
 from simfl.observers.files import METRICS_FILE, SUMMARY_FILE, JsonLines, SummaryFile, write_whole
 from simfl.observers.guarded import LOG_FILE, Guarded
 from simfl.observers.mlflow import MLflow
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, measured, reproducible
+from simfl.observers.observer import (
+    Observer,
+    RoundRecord,
+    RunInfo,
+    Summary,
+    measured,
+    numbers,
+    reproducible,
+)
 from simfl.observers.progress import (
     ProgressBar,
     ProgressLines,
@@ -42,6 +50,7 @@ __all__ = [
     "client_table",
     "make_progress",
     "measured",
+    "numbers",
     "reproducible",
     "write_whole",
 ]

@@ -87,11 +87,14 @@ def _evaluations_to_table(rounds: Sequence[tuple[int, ClientEvaluation]]) -> pa.
 
     evaluations = [evaluation for _, evaluation in rounds]
 
-    def floats(columns: Sequence[np.ndarray[Any, Any]]) -> pa.Array:
-        return pa.array(np.concatenate(columns).astype(np.float32))
+    def floats(columns: Sequence[np.ndarray[Any, Any]], mask: Any = None) -> pa.Array:
+        return pa.array(np.concatenate(columns).astype(np.float32), mask=mask)
 
     metrics = {
-        name: floats([evaluation.metrics[name] for evaluation in evaluations])
+        name: floats(
+            [evaluation.metrics[name] for evaluation in evaluations],
+            mask=np.concatenate([evaluation.weights[name] == 0 for evaluation in evaluations]),
+        )
         for name in evaluations[0].metrics
     }
     columns = {

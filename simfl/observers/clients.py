@@ -21,10 +21,16 @@ class ClientEvaluation:
 
     client: IntColumn
     """[M] ids."""
-    weight: FloatColumn
-    """[M] how many examples each was evaluated on, or what they weigh."""
+    weights: Mapping[str, FloatColumn]
+    """[M] what each client's mean is over, by metric: how many examples, or what they weigh."""
     metrics: Mapping[str, FloatColumn]
-    """[M] each client's mean, by metric: ``loss`` and what the scenario measures."""
+    """[M] each client's mean, by metric: ``loss`` and what the scenario measures. NaN where the
+    weight is 0: there is no value."""
+
+    @property
+    def weight(self) -> FloatColumn:
+        """[M] how many examples each was evaluated on, or what they weigh."""
+        return self.weights["loss"]
 
     def __len__(self) -> int:
         return len(self.client)

@@ -88,7 +88,7 @@ class SummaryFile(Observer):
 
     def on_run_end(self, summary: Summary) -> None:
         """Write the file."""
-        write_whole(self._path, json.dumps(summary, indent=2) + "\n")
+        write_whole(self._path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -127,4 +127,4 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _line(record: RoundRecord) -> str:
-    return json.dumps(record) + "\n"
+    return json.dumps(record, allow_nan=False) + "\n"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from simfl.errors import MissingExtraError
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
+from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, numbers
 
 __all__ = ["MLflow"]
 
@@ -87,8 +87,7 @@ class MLflow(Observer):
         metrics = [
             Metric(name, float(value), now_ms, record["round"])
             for record in self._waiting
-            for name, value in record.items()
-            if name != "round"
+            for name, value in numbers(record).items()
         ]
         for start in range(0, len(metrics), _MAX_METRICS):
             self._client.log_batch(self._run_id, metrics=metrics[start : start + _MAX_METRICS])

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, TypeAlias
 from simfl.component import Component
 from simfl.observers.clients import ClientTable
 
-__all__ = ["Observer", "RoundRecord", "RunInfo", "Summary", "measured", "reproducible"]
+__all__ = ["Observer", "RoundRecord", "RunInfo", "Summary", "measured", "numbers", "reproducible"]
 
 RoundRecord: TypeAlias = "dict[str, Any]"
-"""One round as plain data: a line of ``metrics.jsonl``.
+"""One round as plain data: a line of ``metrics.jsonl``. A number that is missing or not finite is
+None.
 
 What ``reproducible`` returns of it is the same bits on every backend.
 """
@@ -115,7 +116,16 @@ _COUNTS = {
 }
 
 
-def measured(record: RoundRecord) -> dict[str, float]:
+def numbers(record: RoundRecord) -> dict[str, float]:
+    """Return what a tracker can take: the numbers that there are, but for the round's own.
+
+    >>> numbers({"round": 1, "seconds": 0.1, "accuracy": None})
+    {'seconds': 0.1}
+    """
+    return {name: value for name, value in record.items() if name != "round" and value is not None}
+
+
+def measured(record: RoundRecord) -> dict[str, float | None]:
     """Return how well the weights do: the training loss, and all that was evaluated.
 
     >>> measured({"round": 1, "seconds": 0.1, "clients": 3, "train_loss": 0.5, "accuracy": 0.9})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import starmap
 from typing import Any
 
 from rich.console import Console, Group
@@ -79,7 +80,7 @@ class _Progress:
         numbers = self._latest
         shown = [name for name in _SHOWN if name in numbers]
         shown += [name for name in numbers if name.endswith("accuracy") and name not in shown]
-        texts = [f"{name} {numbers[name]:.4f}" for name in shown]
+        texts = [_number(name, numbers[name]) for name in shown]
         if self._num_left_out:
             texts.append(f"updates left out {self._num_left_out}")
         return "  ".join(texts)
@@ -236,12 +237,23 @@ def _closing(info: RunInfo, summary: Summary) -> str:
     if summary["seconds_to_first_round"] is not None:
         lines[0] += f", the first after {_duration(summary['seconds_to_first_round'], digits=1)}"
     if summary["final"]:
-        lines.append("  ".join(f"{name} {value:.4f}" for name, value in summary["final"].items()))
+        lines.append("  ".join(starmap(_number, summary["final"].items())))
     if summary["dropped"]:
         lines.append(
             f"updates left out: {summary['dropped']}, not finite or of clients that failed"
         )
     return "\n".join([*lines, f"results in {info.out}"])
+
+
+def _number(name: str, value: float | None) -> str:
+    """Return a number with its name.
+
+    >>> _number("accuracy", 0.5), _number("accuracy", None), _number("client_accuracy_count", 3)
+    ('accuracy 0.5000', 'accuracy —', 'client_accuracy_count 3')
+    """
+    if value is None:
+        return f"{name} —"
+    return f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4f}"
 
 
 def _rate(round_s: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from simfl.errors import MissingExtraError
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo
+from simfl.observers.observer import Observer, RoundRecord, RunInfo, numbers
 
 __all__ = ["TensorBoard"]
 
@@ -50,9 +50,7 @@ class TensorBoard(Observer):
         from tensorboard.compat.proto.summary_pb2 import Summary as Scalars
 
         values = [
-            Scalars.Value(tag=name, simple_value=value)
-            for name, value in record.items()
-            if name != "round"
+            Scalars.Value(tag=name, simple_value=value) for name, value in numbers(record).items()
         ]
         self._write(Event(step=record["round"], summary=Scalars(value=values)))
 

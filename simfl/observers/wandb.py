@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from simfl.errors import MissingExtraError
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
+from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, numbers
 
 __all__ = ["WandB"]
 
@@ -61,7 +61,7 @@ class WandB(Observer):
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Log the round, unless W&B has it from before the run was stopped."""
         if record["round"] > self._known:
-            self._run.log(record)
+            self._run.log({"round": record["round"], **numbers(record)})
 
     def on_run_end(self, summary: Summary) -> None:
         """End the run there too."""

@@ -114,9 +114,10 @@ def _not_finite(study: Study, keys: Sequence[str]) -> list[str]:
         for key in keys:
             rounds = [r["round"] for r in run.records if not math.isfinite(r.get(key, 0.0))]
             if rounds:
+                count = "1 round" if len(rounds) == 1 else f"{len(rounds)} rounds, first"
                 notes.append(
-                    f"{run.folder.name}: {key} is not finite in {len(rounds)} rounds, first in "
-                    f"round {rounds[0]}; those are gaps, and not in any mean"
+                    f"{run.folder.name}: {key} has no finite value in {count} (round {rounds[0]:g})"
+                    ": a gap, and in no mean"
                 )
     return notes
 

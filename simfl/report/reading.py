@@ -30,7 +30,7 @@ METRICS_FILE: Final = "metrics.jsonl"
 SUMMARY_FILE: Final = "summary.json"
 
 Record: TypeAlias = "dict[str, float]"
-"""One round's numbers: a line of ``metrics.jsonl``."""
+"""One round's numbers: a line of ``metrics.jsonl``. NaN: what has no value, or no finite one."""
 
 _FILES: Final = (SCENARIO_FILE, METRICS_FILE, SUMMARY_FILE)
 _MAX_DEPTH: Final = 3
@@ -237,7 +237,7 @@ def _record(line: str) -> Record | None:
         return None
     if not _count(values.get("round")):
         return None
-    numbers = {key: _number(value) for key, value in values.items()}
+    numbers = {key: math.nan if v is None else _number(v) for key, v in values.items()}
     return {key: number for key, number in numbers.items() if number is not None}
 
 

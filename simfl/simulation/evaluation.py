@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from simfl.engine import Engine, Handle
-from simfl.messages import EvaluationChunk
+from simfl.messages import EvaluationChunk, FloatColumn
 from simfl.models.model import MetricSums
 from simfl.observers import ClientEvaluation
 from simfl.simulation.build import Simulation
 
-__all__ = ["Evaluated", "evaluate"]
+__all__ = ["Evaluated", "evaluate", "over_clients"]
 
 WORST_SHARE = 0.1
 """The share of clients whose mean is reported as the worst."""
@@ -24,9 +24,9 @@ WORST_SHARE = 0.1
 class Evaluated:
     """What an evaluation has brought."""
 
-    metrics: dict[str, float]
-    """``loss`` and each metric on the test split; ``client_loss`` and so on as the mean over
-    clients, with ``_std`` and ``_worst`` (the mean of the worst tenth) beside it."""
+    metrics: dict[str, float | None]
+    """``loss`` and each metric on the test split; over clients ``client_loss`` and so on, see
+    ``over_clients``. None: nothing was measured, or no finite number."""
     clients: ClientEvaluation | None
     """What the means over clients are made of."""
 
@@ -34,7 +34,7 @@ class Evaluated:
 def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: int) -> Evaluated:
     """Evaluate what was broadcast, where the round is one to evaluate after."""
     options, is_last = simulation.scenario.evaluation, round == simulation.scenario.rounds
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | None] = {}
     clients = None
     num_examples = simulation.num_test_examples
     if num_examples and _is_due(options.every, round, is_last=is_last):
@@ -44,7 +44,7 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
     if _is_due(options.clients_every, round, is_last=is_last):
         ascending = [m.key for m in simulation.client.build_metrics() if m.larger_is_better]
         clients = _by_client(_evaluate_clients(simulation, engine, handle))
-        metrics |= _over_clients(clients, ascending=ascending)
+        metrics |= over_clients(clients, ascending=ascending)
     return Evaluated(metrics, clients)
 
 
@@ -92,13 +92,21 @@ def _is_due(every: int, round: int, *, is_last: bool) -> bool:
     return every > 0 and (is_last or round % every == 0)
 
 
-def _means(parts: Sequence[MetricSums]) -> dict[str, float]:
-    """Divide the sums by the weights; ``fsum`` is exact, so batches may come in any order."""
+def _means(parts: Sequence[MetricSums]) -> dict[str, float | None]:
+    return {name: _mean(*zip(*(part[name] for part in parts), strict=True)) for name in parts[0]}
 
-    def total(name: str, index: int) -> float:
-        return math.fsum(part[name][index] for part in parts)
 
-    return {name: total(name, 0) / total(name, 1) for name in parts[0]}
+def _mean(sums: Iterable[float], weights: Iterable[float]) -> float | None:
+    """Divide the sums by the weights; ``fsum`` is exact, so they may come in any order.
+
+    None: nothing has weight, such as the precision of a class that is never predicted; or there is
+    an infinite sum, or NaN.
+    """
+    try:
+        mean = math.fsum(sums) / math.fsum(weights)
+    except (ZeroDivisionError, OverflowError, ValueError):  # 0/0, 1e308 + 1e308, inf - inf
+        return None
+    return mean if math.isfinite(mean) else None
 
 
 def _by_client(parts: Sequence[MetricSums]) -> ClientEvaluation:
@@ -106,21 +114,53 @@ def _by_client(parts: Sequence[MetricSums]) -> ClientEvaluation:
     names = list(parts[0])
     sums = np.array([[part[name] for name in names] for part in parts], dtype=np.float64)
     totals, weights = sums[..., 0], sums[..., 1]
+    means = np.full_like(totals, np.nan)
+    np.divide(totals, weights, out=means, where=weights != 0)
     return ClientEvaluation(
         client=np.arange(len(parts)),
-        weight=weights[:, names.index("loss")],
-        metrics={name: totals[:, i] / weights[:, i] for i, name in enumerate(names)},
+        weights={name: weights[:, i] for i, name in enumerate(names)},
+        metrics={name: means[:, i] for i, name in enumerate(names)},
     )
 
 
-def _over_clients(clients: ClientEvaluation, *, ascending: Collection[str]) -> dict[str, float]:
-    """Return mean, spread and the worst tenth; of ``ascending`` the smallest are the worst."""
-    metrics = {}
-    for name, unsorted in clients.metrics.items():
-        values = np.sort(unsorted)
-        worst = max(1, round(WORST_SHARE * len(values)))
-        tail = values[:worst] if name in ascending else values[-worst:]
-        metrics[f"client_{name}"] = float(values.mean())
-        metrics[f"client_{name}_std"] = float(values.std())
-        metrics[f"client_{name}_worst"] = float(tail.mean())
+def over_clients(
+    clients: ClientEvaluation, *, ascending: Collection[str]
+) -> dict[str, float | None]:
+    """Return what a record says of clients, over those of them that have a value.
+
+    Of the metric ``loss``:
+
+    - ``client_loss``: the mean in which each client counts once, ``client_loss_std``: the standard
+      deviation, and ``client_loss_worst``: the mean over the worst tenth;
+    - ``client_loss_by_examples``: the mean in which each example counts once, or what else has a
+      weight in the metric;
+    - ``client_loss_count``: how many clients have a value.
+
+    Args:
+        clients: M clients by metric.
+        ascending: the metrics of which the smallest values are the worst.
+    """
+    metrics: dict[str, float | None] = {}
+    for name, values_M in clients.metrics.items():
+        weights_M = clients.weights[name]
+        has_value_M = weights_M != 0
+        values = np.sort(values_M[has_value_M])
+        mean, deviation, worst = _spread(values, is_ascending=name in ascending)
+        products_M = values_M[has_value_M] * weights_M[has_value_M]
+        metrics[f"client_{name}"] = mean
+        metrics[f"client_{name}_by_examples"] = _mean(products_M, weights_M)
+        metrics[f"client_{name}_std"] = deviation
+        metrics[f"client_{name}_worst"] = worst
+        metrics[f"client_{name}_count"] = len(values)
     return metrics
+
+
+def _spread(values: FloatColumn, *, is_ascending: bool) -> tuple[float | None, ...]:
+    """Return mean, standard deviation and the mean of the worst tenth of sorted values."""
+    if not len(values) or not np.isfinite(values).all():
+        return None, None, None
+    worst = max(1, round(WORST_SHARE * len(values)))
+    tail = values[:worst] if is_ascending else values[-worst:]
+    with np.errstate(over="ignore"):
+        found = float(values.mean()), float(values.std()), float(tail.mean())
+    return tuple(number if math.isfinite(number) else None for number in found)

@@ -160,7 +160,7 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
     path = folder / METRICS_FILE
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:rounds]
-        history: list[RoundRecord] = [json.loads(line) for line in lines]
+        history: list[RoundRecord] = [_read_record(line) for line in lines]
         whole = [record["round"] for record in history] == list(range(1, rounds + 1))
         whole = whole and all(_is_count(record["dropped"]) for record in history)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -171,6 +171,12 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
             "put the file back, or run the scenario anew in another folder"
         )
     return history
+
+
+def _read_record(line: str) -> RoundRecord:
+    # Runs of old wrote NaN, which is no JSON.
+    record: RoundRecord = json.loads(line, parse_constant=lambda _: None)
+    return record
 
 
 def _is_count(value: object) -> bool:

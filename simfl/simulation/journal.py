@@ -87,7 +87,7 @@ class Journal:
         return {label: lost for label, lost in asked.items() if lost is not None}
 
 
-def _final(history: Sequence[RoundRecord]) -> dict[str, float]:
+def _final(history: Sequence[RoundRecord]) -> dict[str, float | None]:
     """Return the train loss and each metric as they were last measured."""
     latest: RoundRecord = {}
     for record in history:

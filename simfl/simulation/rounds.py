@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -89,8 +90,16 @@ def _run_round(
     clock.move(trace.aggregate_s, "train", "aggregate")
     evaluated = evaluate(simulation, engine, following, round=round)
     clock.enter("observe")
-    record = _record(report, trace, clock.lap()) | evaluated.metrics
+    record = _finite(_record(report, trace, clock.lap())) | evaluated.metrics
     return Done(record, client_table(round, trace, evaluated.clients), following)
+
+
+def _finite(record: RoundRecord) -> RoundRecord:
+    """Put None in the place of numbers that JSON has no form for: infinite ones, and NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
 
 
 def _record(report: RoundReport, trace: RoundTrace, lap: dict[str, float]) -> RoundRecord:

@@ -35,7 +35,7 @@ class Ledger:
         Raises:
             InputError: if it cannot be written.
         """
-        line = json.dumps({"event": event, **details}, ensure_ascii=False)
+        line = json.dumps({"event": event, **details}, ensure_ascii=False, allow_nan=False)
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class TrialResult:
     rounds: int
     """How many are done."""
     metrics: Mapping[str, float]
-    """As they were last measured."""
+    """As they were last measured; what had no finite value then is not there."""
     seconds: float | None
     error: str | None
     """Why it has failed, in one line."""
@@ -85,7 +86,7 @@ class SweepResult:
 def read_trial(trial: Trial, folder: Path, *, state: str, error: str | None) -> TrialResult:
     """Read what a trial has left in its folder."""
     run = _run(folder)
-    latest: dict[str, float] = {}
+    latest: dict[str, float | None] = {}
     for record in run.records if run else ():
         latest |= measured(record)
     return TrialResult(
@@ -94,7 +95,7 @@ def read_trial(trial: Trial, folder: Path, *, state: str, error: str | None) -> 
         out=folder,
         state=state,
         rounds=run.rounds if run else 0,
-        metrics=latest,
+        metrics={k: v for k, v in latest.items() if v is not None and math.isfinite(v)},
         seconds=run.seconds if run else None,
         error=error,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from simfl.cluster.shared import SharedData
 from simfl.cluster.tuning import Report
 from simfl.errors import ClientError, SimflError
-from simfl.observers import measured
+from simfl.observers import RoundRecord, measured
 from simfl.scenario import Scenario
 from simfl.scenario.sections import ClusterSection
 from simfl.scenario.sweeps import SweepPlan, Trial
@@ -79,11 +80,12 @@ class Trials:
         shown = 0.0
         try:
             for record in rounds:
-                latest |= {"round": record["round"], **measured(record)}
+                report = {"round": record["round"], **_numbers(record)}
+                latest |= report
                 is_due = self.reports_metric and self.metric in record
                 if is_due or time.monotonic() - shown > _SECONDS_BETWEEN:
                     shown = time.monotonic()
-                    yield {"round": record["round"], **measured(record)}
+                    yield report
         except GeneratorExit:
             self._end(rounds, trial)
             raise
@@ -104,6 +106,11 @@ class Trials:
             folder.mkdir(parents=True, exist_ok=True)
             text = own or "".join(traceback.format_exception(error))
             (folder / ERROR_FILE).write_text(text, encoding="utf-8")
+
+
+def _numbers(record: RoundRecord) -> dict[str, float]:
+    """Return what was measured; NaN for what has no value, as Ray Tune compares numbers."""
+    return {name: math.nan if v is None else v for name, v in measured(record).items()}
 
 
 def data_key(scenario: Scenario) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from simfl.cluster import observer as module
-from simfl.cluster.metrics import METRICS, RUN_TAGS, Metric
+from simfl.cluster.exporter import Exporter
+from simfl.cluster.metrics import DELTA_NORM, MEASURE, METRICS, RUN_TAGS, Metric
 from simfl.cluster.observer import RayMetrics
 from simfl.messages import NOT_FINITE
 from tests.unit.observers.client_tables import info, table
@@ -53,8 +54,9 @@ class Exported:
         assert counter.kind == "counter"
         self.values[self._key(counter, tags)] += value
 
-    def forget(self, gauge: Metric) -> None:
-        for key in [key for key in self.values if key.split()[0] == gauge.name]:
+    def forget(self, gauge: Metric, **tags: str) -> None:
+        name = " ".join([gauge.name, *tags.values()])
+        for key in [key for key in self.values if f"{key} ".startswith(f"{name} ")]:
             del self.values[key]
 
     def close(self) -> None:
@@ -134,6 +136,25 @@ def test_what_was_measured_and_the_phases_keep_the_names_of_metrics_jsonl(
     assert measures == {"train_loss": 0.5, "accuracy": 0.75}
     assert values["simfl_phase_seconds train"] == 2.0
     assert values["simfl_phase_seconds aggregate"] == 1.0
+
+
+def test_what_has_no_value_shows_no_former_one(made: list[Exported]) -> None:
+    observer = RayMetrics(tell=pytest.fail)
+    observer.on_run_start(info(Path("runs/a")))
+    observer.on_round(RECORD, table(1, [5]))
+    observer.on_round(RECORD | {"accuracy": None, "delta_norm": None}, table(2, [5]))
+    shown = [key for key in made[0].values if "measure" in key or "delta" in key]
+    assert shown == ["simfl_measure train_loss"]
+
+
+def test_the_exporter_forgets_the_series_with_the_tags() -> None:
+    exporter = object.__new__(Exporter)
+    first, second = (("metric", "loss"),), (("metric", "recall"),)
+    exporter._values = {(MEASURE, first): 1.0, (MEASURE, second): 2.0, (DELTA_NORM, ()): 3.0}
+    exporter.forget(MEASURE, metric="recall")
+    assert list(exporter._values.values()) == [1.0, 3.0]
+    exporter.forget(MEASURE)
+    assert list(exporter._values.values()) == [3.0]
 
 
 def test_a_resumed_run_begins_at_the_round_it_goes_on_from(made: list[Exported]) -> None:

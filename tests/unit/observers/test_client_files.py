@@ -74,7 +74,8 @@ def test_the_columns_have_the_types_that_are_documented(tmp_path: Path) -> None:
 def test_evaluations_have_a_column_for_each_metric(tmp_path: Path) -> None:
     files = started(tmp_path)
     metrics = {"loss": np.array([0.5, 1.5]), "accuracy": np.array([0.75, 0.25])}
-    evaluation = ClientEvaluation(np.array([0, 1]), np.array([4.0, 8.0]), metrics)
+    weights = dict.fromkeys(metrics, np.array([4.0, 8.0]))
+    evaluation = ClientEvaluation(np.array([0, 1]), weights, metrics)
     files.on_round({"round": 1}, table(1, [1]))
     files.on_round({"round": 2}, table(2, [0], evaluation=evaluation))
     files.on_run_end({})
@@ -149,3 +150,15 @@ def test_rows_do_not_wait_for_longer_than_some_seconds(tmp_path: Path) -> None:
     assert not (tmp_path / "x.parquet").exists()
     files.add(2)
     assert rounds_of(tmp_path / "x.parquet") == [1, 2]
+
+
+def test_what_a_client_has_no_value_of_is_null_and_an_infinite_one_is_kept(tmp_path: Path) -> None:
+    files = started(tmp_path)
+    metrics = {"loss": np.array([0.5, np.inf]), "recall": np.array([np.nan, 0.25])}
+    weights = {"loss": np.array([4.0, 8.0]), "recall": np.array([0.0, 3.0])}
+    evaluation = ClientEvaluation(np.array([0, 1]), weights, metrics)
+    files.on_round({"round": 2}, table(2, [0], evaluation=evaluation))
+    files.on_run_end({})
+    rows = pq.read_table(tmp_path / "evaluations.parquet")
+    assert rows["loss"].to_pylist() == [0.5, np.inf]
+    assert rows["recall"].to_pylist() == [None, 0.25]

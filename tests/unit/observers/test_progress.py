@@ -178,3 +178,13 @@ def test_a_run_that_never_started_is_not_summed_up() -> None:
     console = Console(file=io.StringIO(), force_terminal=False)
     make_progress(console).on_run_end(SUMMARY)
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_what_has_no_value_is_a_dash() -> None:
+    text = io.StringIO()
+    lines = ProgressLines(Console(file=text, width=200))
+    lines.on_run_start(INFO)
+    lines.on_round({"round": 1, "dropped": 0, "train_loss": None, "accuracy": 0.5}, table(1, [0]))
+    lines.on_run_end(SUMMARY | {"final": {"accuracy": None, "client_accuracy_count": 7}})
+    assert "train_loss —  accuracy 0.5000" in text.getvalue()
+    assert "accuracy —  client_accuracy_count 7" in text.getvalue()

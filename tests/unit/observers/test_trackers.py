@@ -18,11 +18,12 @@ from simfl.observers import MLflow, Observer, TensorBoard, WandB
 
 
 def observe(observer: Observer, out: Path, *, done: int, until: int, status: str) -> None:
-    """Tell of rounds whose train loss is one over their number."""
+    """Tell of rounds whose train loss is one over their number, and whose recall has no value."""
     observer.prepare()
     observer.on_run_start(info(out, done=done))
     for number in range(done + 1, until + 1):
-        observer.on_round({"round": number, "train_loss": 1 / number}, table(number, [0]))
+        record = {"round": number, "train_loss": 1 / number, "recall": None}
+        observer.on_round(record, table(number, [0]))
     observer.on_run_end({"status": status})
 
 

@@ -203,7 +203,7 @@ def test_numbers_that_are_not_finite_are_told_of(make, tmp_path):
     rounds = records([0.5, 0.5])
     rounds[1]["train_loss"] = float("nan")
     report = make(write_run(tmp_path / "a", rounds, summary=done()))
-    assert "a: train_loss is not finite in 1 rounds, first in round 2" in "".join(
+    assert "a: train_loss has no finite value in 1 round (round 2)" in "".join(
         section(report, "Learning").notes
     )
 

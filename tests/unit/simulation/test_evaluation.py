@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -14,8 +16,9 @@ from simfl.client import ClientHost, read_batch
 from simfl.engine import InlineEngine
 from simfl.messages import EvaluationChunk, Snapshot
 from simfl.models.model import MetricSums
+from simfl.observers import ClientEvaluation
 from simfl.simulation import Simulation, build
-from simfl.simulation.evaluation import evaluate
+from simfl.simulation.evaluation import evaluate, over_clients
 
 SCENARIO: dict[str, Any] = {
     "rounds": 1,
@@ -95,3 +98,39 @@ def test_every_client_is_evaluated_to_what_torch_makes_of_it_alone(simulation: S
         # Outputs are float32: matrix products of other sizes round differently.
         assert clients.metrics["loss"][client] == pytest.approx(loss, rel=1e-6)
         assert clients.metrics["accuracy"][client] == pytest.approx(accuracy, rel=1e-12)
+
+
+def table_of(values: list[float], weights: list[float]) -> ClientEvaluation:
+    ids = np.arange(len(values))
+    return ClientEvaluation(ids, {"m": np.array(weights)}, {"m": np.array(values)})
+
+
+def test_clients_without_a_value_are_in_no_mean() -> None:
+    """Of 1, 2 and 6: mean 3, variance (4 + 1 + 9) / 3; by weight (1 + 4 + 30) / 8."""
+    nothing = math.nan
+    found = over_clients(
+        table_of([nothing, 2.0, nothing, 1.0, 6.0], [0, 2, 0, 1, 5]), ascending=["m"]
+    )
+    assert found == {
+        "client_m": 3.0,
+        "client_m_by_examples": 35 / 8,
+        "client_m_std": pytest.approx(math.sqrt(14 / 3)),
+        "client_m_worst": 1.0,
+        "client_m_count": 3,
+    }
+
+
+def test_where_no_client_has_a_value_there_is_none() -> None:
+    found = over_clients(table_of([math.nan, math.nan], [0, 0]), ascending=[])
+    assert found.pop("client_m_count") == 0
+    assert set(found.values()) == {None}
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e308])
+def test_a_value_that_is_not_finite_is_not_left_out_of_a_mean_but_ends_it(value: float) -> None:
+    """A mean over the others would hide it. 1e308 has no finite variance, and three no sum."""
+    found = over_clients(table_of([value] * 3 + [0.0], [1, 1, 1, 1]), ascending=["m"])
+    assert found["client_m_count"] == 4
+    assert found["client_m_std"] is None
+    assert found["client_m"] is None
+    assert found["client_m_by_examples"] is None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -17,9 +19,10 @@ from torch import nn
 
 import simfl
 from simfl.errors import InputError, NonFiniteUpdateError, RunError, ScenarioError
-from simfl.models import DataShape
+from simfl.models import DataShape, Metric
 from simfl.observers import ClientTable, Observer, RoundRecord
 from simfl.simulation import build, run_by_round
+from simfl.simulation.folder import read_history
 from simfl.vector import Vector
 
 
@@ -334,3 +337,60 @@ def test_a_run_that_is_closed_after_its_last_round_is_done(
         next(rounds)
     rounds.close()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "done"
+
+
+@dataclass(frozen=True)
+class Precision(Metric):
+    """Of the examples that are predicted to be of class 2, of which there are none, the share."""
+
+    name: ClassVar[str] = "precision-of-a-test"
+
+    def sums(self, outputs: Any, targets: Any, sample_weights: Any = None) -> tuple[float, float]:
+        predicted = outputs.argmax(-1) == 2
+        return float((predicted & (targets == 2)).sum()), float(predicted.sum())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_metric_of_nothing_is_null_everywhere(scenario: dict[str, Any], tmp_path: Path) -> None:
+    scenario |= {
+        "rounds": 1,
+        "evaluation": {"clients_every": 1, "metrics": ["precision-of-a-test"]},
+    }
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    (record,) = result.history
+    key = "precision-of-a-test"
+    names = [f"client_{key}{end}" for end in ("", "_by_examples", "_std", "_worst")]
+    assert [record[name] for name in (key, *names)] == [None] * 5
+    assert record[f"client_{key}_count"] == 0
+    assert record["client_loss_count"] == 3
+    (line,) = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert "NaN" not in line
+    assert json.loads(line) == record
+    rows = pq.read_table(tmp_path / "out" / "evaluations.parquet")
+    assert rows[key].to_pylist() == [None] * 3
+    assert rows["loss"].null_count == 0
+    assert result.summary["final"][key] is None
+
+
+@dataclass(frozen=True)
+class Overflowing(Metric):
+    """Is infinite for all examples."""
+
+    name: ClassVar[str] = "overflowing-of-a-test"
+
+    def per_example(self, outputs: Any, targets: Any) -> Any:
+        return torch.full(targets.shape, torch.inf)
+
+
+def test_a_metric_that_is_not_finite_is_null(scenario: dict[str, Any], tmp_path: Path) -> None:
+    metric = "overflowing-of-a-test"
+    scenario |= {"rounds": 1, "evaluation": {"clients_every": 1, "metrics": [metric]}}
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    assert result.history[0][metric] is None
+    assert result.history[0][f"client_{metric}"] is None
+    assert "Infinity" not in (tmp_path / "out" / "metrics.jsonl").read_text()
+
+
+def test_a_line_of_old_that_holds_nan_is_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"round": 1, "dropped": 0, "loss": NaN}\n')
+    assert read_history(tmp_path, 1) == [{"round": 1, "dropped": 0, "loss": None}]
