@@ -23,7 +23,7 @@ class StepPlan:
     """Which examples C clients train on at each of up to T steps."""
 
     rows: Column
-    """[T, C, B] rows of the data set; places beyond a batch's size hold any row."""
+    """[T, C, B] rows of the data set; places beyond a batch's size hold its first row."""
     sizes: Column
     """[T, C] how many examples each batch has; 0 after a client's last step."""
 
@@ -111,12 +111,18 @@ class LocalWork:
 
         step_T11 = np.arange(num_steps_C.max(initial=0))[:, None, None]
         epoch_TC1, step_of_epoch_TC1 = np.divmod(step_T11, steps_an_epoch_C[:, None])
-        place_TCB = step_of_epoch_TC1 * size_C[:, None] + np.arange(size_C.max(initial=0))
-        end_TC1 = np.minimum((step_of_epoch_TC1 + 1) * size_C[:, None], num_rows_C[:, None])
+        first_TC1 = step_of_epoch_TC1 * size_C[:, None]
+        place_TCB = first_TC1 + np.arange(size_C.max(initial=0))
+        end_TC1 = np.minimum(first_TC1 + size_C[:, None], num_rows_C[:, None])
         is_used_TCB = (place_TCB < end_TC1) & (step_T11 < num_steps_C[:, None])
+        # What fills up a batch is the client's own: of another's row that overflows, weight 0
+        # makes NaN.
+        place_TCB = np.where(is_used_TCB, place_TCB, first_TC1)
         begin_C = np.cumsum(num_rows_C * num_epochs_C) - num_rows_C * num_epochs_C
         index_TCB = begin_C[:, None] + epoch_TC1 * num_rows_C[:, None] + place_TCB
-        rows_TCB = drawn[np.where(is_used_TCB, index_TCB, 0)] if len(drawn) else index_TCB
+        # After a client's last step any row will do: nobody reads it.
+        is_step_TC1 = step_T11 < num_steps_C[:, None]
+        rows_TCB = drawn[np.where(is_step_TC1, index_TCB, 0)] if len(drawn) else index_TCB
         return StepPlan(rows_TCB, is_used_TCB.sum(axis=2))
 
 

@@ -247,6 +247,8 @@ def test_clients_planned_together_have_the_batches_of_each_alone(work: LocalWork
         assert plan.num_steps[c] == len(alone)
         for step, batch in enumerate(alone):
             assert batch.tolist() == plan.rows[step, c, : len(batch)].tolist()
+            filler = plan.rows[step, c, len(batch) :]
+            assert (filler == batch[0]).all(), "what fills up a batch is the client's own"
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 7])

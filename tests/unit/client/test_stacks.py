@@ -386,6 +386,39 @@ def test_an_update_that_is_not_finite_is_dropped_from_its_stack_alone() -> None:
     assert whole(stacked).sums["clients"] == 4
 
 
+class OwnMLP(nn.Module):
+    """A dense model that is no chain, and so left to vmap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.output = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.output(self.hidden(inputs).relu())
+
+
+@pytest.mark.parametrize("spec", [MLP(hidden=(5,)), PythonModel(path=f"{__name__}:OwnMLP")])
+@pytest.mark.parametrize("sclip", [None, 0.5])
+@pytest.mark.parametrize("bad", [0, 3])
+def test_infinite_examples_do_not_reach_the_rest_of_the_stack(
+    spec: ModelSpec, sclip: float | None, bad: int
+) -> None:
+    """0 times infinite is NaN, and short batches are filled up with examples of weight 0."""
+    if sclip and spec.name == "python":
+        pytest.skip("examples' gradients are clipped in stacks of dense chains alone")
+    data = dataset(RAGGED)
+    data.train.inputs[data.train_rows(bad)] = np.inf
+    options: dict[str, Any] = {"spec": spec, "on_nonfinite": "drop"}
+    options["work"] = LocalWork(epochs=2, batch_size=4, sclip=sclip)
+    stacked, single = (train(data, stack=s, **options) for s in (8, 1))
+    assert stacked.report.clients.dropped == single.report.clients.dropped == {bad: "not finite"}
+    assert_close(whole(stacked).total, whole(single).total)
+    good = [client for client in range(5) if client != bad]
+    for column in ("train_loss", "delta_norm"):
+        ours, theirs = (getattr(r.report.clients, column)[good] for r in (stacked, single))
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5)
+
+
 def test_an_update_that_is_not_finite_ends_the_run_with_its_clients_name() -> None:
     options: dict[str, Any] = {"optimizer": Optimizer(0.1, modules=[Poison()])}
     with pytest.raises(NonFiniteUpdateError, match="client 1 sent"):
