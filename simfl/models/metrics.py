@@ -5,6 +5,7 @@ Shapes: B examples, ... the axes of one target (none, or the positions of a sequ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -30,6 +31,7 @@ __all__ = [
     "Metric",
     "MetricLike",
     "TopK",
+    "adds_up",
     "as_metrics",
 ]
 
@@ -67,6 +69,9 @@ class Metric(Component, kind="metric"):
         self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
     ) -> tuple[float, float]:
         """Return the weighted sum over the examples, and the sum of the weights.
+
+        Both are added up over batches, and the metric is their quotient: so they are to be sums
+        over examples, such as hits and predictions for a precision. No weight is no value.
 
         Args:
             outputs: what the module returned for B examples.
@@ -153,6 +158,35 @@ class MeanAbsoluteError(Metric):
         """Return the mean absolute difference of each example: [B]."""
         outputs, targets = match_shapes(self.name, outputs, targets)
         return mean_over_axes((outputs - targets).abs())
+
+
+def adds_up(metric: Metric, outputs: Tensor, targets: Tensor) -> bool:
+    """Say whether the sums over parts of a batch add up to those over all of it.
+
+    True also where this cannot be told, since the metric raises or has no finite sums.
+
+    Args:
+        metric: one with sums of its own.
+        outputs: [B, ...] of any values.
+        targets: [B, ...]; B is 2 or more.
+    """
+    cut = max(1, len(targets) // 3)
+    try:
+        whole = metric.sums(outputs, targets)
+        first, rest = (metric.sums(outputs[part], targets[part]) for part in _cut_at(cut))
+        pairs = [(w, a + b) for w, a, b in zip(whole, first, rest, strict=True)]
+    except Exception:
+        return True
+    # float32 sums may differ in their fourth digit.
+    return all(
+        math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6)
+        for one, other in pairs
+        if math.isfinite(one) and math.isfinite(other)
+    )
+
+
+def _cut_at(cut: int) -> tuple[slice, slice]:
+    return slice(None, cut), slice(cut, None)
 
 
 def as_metrics(given: Iterable[MetricLike]) -> tuple[Metric, ...]:

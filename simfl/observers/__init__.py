@@ -7,6 +7,8 @@ from simfl.observers.files import METRICS_FILE, SUMMARY_FILE, JsonLines, Summary
 from simfl.observers.guarded import LOG_FILE, Guarded
 from simfl.observers.mlflow import MLflow
 from simfl.observers.observer import (
+    OVER_CLIENTS,
+    RECORD_FIELDS,
     Observer,
     RoundRecord,
     RunInfo,
@@ -14,6 +16,7 @@ from simfl.observers.observer import (
     measured,
     numbers,
     reproducible,
+    require_own_names,
 )
 from simfl.observers.progress import (
     ProgressBar,
@@ -29,6 +32,8 @@ __all__ = [
     "EVALUATIONS_FILE",
     "LOG_FILE",
     "METRICS_FILE",
+    "OVER_CLIENTS",
+    "RECORD_FIELDS",
     "SUMMARY_FILE",
     "ClientEvaluation",
     "ClientFiles",
@@ -52,5 +57,6 @@ __all__ = [
     "measured",
     "numbers",
     "reproducible",
+    "require_own_names",
     "write_whole",
 ]

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from simfl.component import Component
+from simfl.errors import ConfigError
 from simfl.observers.clients import ClientTable
 
-__all__ = ["Observer", "RoundRecord", "RunInfo", "Summary", "measured", "numbers", "reproducible"]
+__all__ = [
+    "OVER_CLIENTS",
+    "RECORD_FIELDS",
+    "Observer",
+    "RoundRecord",
+    "RunInfo",
+    "Summary",
+    "measured",
+    "numbers",
+    "reproducible",
+    "require_own_names",
+]
 
 RoundRecord: TypeAlias = "dict[str, Any]"
 """One round as plain data: a line of ``metrics.jsonl``. A number that is missing or not finite is
@@ -100,8 +112,9 @@ def reproducible(record: RoundRecord) -> RoundRecord:
     }
 
 
-_COUNTS = {
+RECORD_FIELDS: Final = (
     "round",
+    "train_loss",
     "clients",
     "dropped",
     "retries",
@@ -113,7 +126,36 @@ _COUNTS = {
     "received_bytes",
     "aux_bytes",
     "delta_norm",
-}
+)
+"""What a round's record has beside its seconds and what was evaluated."""
+
+OVER_CLIENTS: Final = ("", "_by_examples", "_std", "_worst", "_count")
+"""What ``client_<metric>`` ends in, in a record: the mean over clients comes first."""
+
+_BESIDE_METRICS: Final = ("client", "weight")
+"""Columns of ``evaluations.parquet``."""
+
+
+def require_own_names(metrics: Iterable[str]) -> None:
+    """See that metrics, and what is made of them over clients, are called as nothing else is.
+
+    Args:
+        metrics: what they are called, beside ``loss``.
+
+    Raises:
+        ConfigError: naming the first one that is not.
+    """
+    taken = {"loss": "the loss", **{f"client_loss{end}": "the loss" for end in OVER_CLIENTS}}
+    for metric in metrics:
+        names = [metric, *(f"client_{metric}{end}" for end in OVER_CLIENTS)]
+        if metric in (*RECORD_FIELDS, *_BESIDE_METRICS) or metric.startswith("seconds"):
+            whose = f"{metric!r} is a field of the records"
+        elif used := [name for name in names if name in taken]:
+            whose = f"{used[0]!r} is a number of {taken[used[0]]}"
+        else:
+            taken |= dict.fromkeys(names, f"the metric {metric!r}")
+            continue
+        raise ConfigError(f"a metric is called {metric!r}, but {whose}; call it something else")
 
 
 def numbers(record: RoundRecord) -> dict[str, float]:
@@ -134,5 +176,5 @@ def measured(record: RoundRecord) -> dict[str, float | None]:
     return {
         name: value
         for name, value in record.items()
-        if name not in _COUNTS and not name.startswith("seconds")
+        if name == "train_loss" or not (name in RECORD_FIELDS or name.startswith("seconds"))
     }

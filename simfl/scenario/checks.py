@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from simfl.errors import InputError, ScenarioError
 from simfl.models.metrics import as_metrics
+from simfl.observers import require_own_names
 from simfl.optimizer import OptiModule
 from simfl.scenario.document import show
 from simfl.scenario.schema import Scenario
@@ -123,8 +124,10 @@ def _optimizers(scenario: Scenario) -> Iterator[Fault]:
 
 
 def _evaluation(scenario: Scenario) -> Iterator[Fault]:
+    asked = scenario.evaluation.metrics
     try:
-        as_metrics(scenario.evaluation.metrics or ())
+        metrics = as_metrics(scenario.model.loss.default_metrics if asked is None else asked)
+        require_own_names(metric.key for metric in metrics)
     except InputError as error:
         yield "evaluation.metrics", str(error).removeprefix("metrics: ")
 

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from simfl.client import ClientRecipe, LocalWork, StackChoice, choose_stack, read_batch
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import SimflError
 from simfl.messages import RoundPlan
 from simfl.models import DataShape, data_shape
+from simfl.models.call import call_module
+from simfl.models.metrics import adds_up
 from simfl.optimizer import Optimizer
 from simfl.sampling import Sampler, plan_round
 from simfl.scenario import Scenario
@@ -21,6 +25,8 @@ from simfl.server import ServerRecipe
 from simfl.simulation.grouping import assign_groups, order_by_group
 
 __all__ = ["Simulation", "build"]
+
+_TRIED_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,10 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
         num_test_examples=0 if dataset.test is None else len(dataset.test),
         group_of=group_of,
         stacks=stacks,
-        notes=tuple(dict.fromkeys(choice.note for choice in choices if choice.note)),
+        notes=(
+            *dict.fromkeys(choice.note for choice in choices if choice.note),
+            *_notes_on_metrics(scenario, client, server, dataset),
+        ),
     )
 
 
@@ -211,6 +220,37 @@ def _with_population(optimizer: Optimizer, population: int) -> Optimizer:
         for module in optimizer.modules
     ]
     return Optimizer(optimizer.lrate, optimizer.w_decay, optimizer.regularizers, modules)
+
+
+def _notes_on_metrics(
+    scenario: Scenario, client: ClientRecipe, server: ServerRecipe, dataset: FederatedDataset
+) -> list[str]:
+    """Name the metrics whose sums do not add up over batches, where there are several of these."""
+    metrics = [metric for metric in client.build_metrics() if metric.has_own_sums]
+    evaluation = scenario.evaluation
+    sizes = [len(dataset.test)] if dataset.test is not None and evaluation.every else []
+    sizes += dataset.num_evaluation_examples().tolist() if evaluation.clients_every else []
+    if not metrics or max(sizes, default=0) <= evaluation.batch_size:
+        return []
+    rows = np.unique(np.linspace(0, len(dataset.train) - 1, _TRIED_ROWS).astype(int))
+    batch = read_batch(dataset.train, rows)
+    try:
+        with torch.no_grad():
+            outputs = call_module(server.build_model().module.eval(), batch.inputs)
+    except Exception:
+        return []  # it fails again where it is the client's
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        return []
+    # What an untrained model says of examples may be the same for all of them.
+    spread = torch.sin(torch.arange(outputs.numel(), device=outputs.device) * 12.9898)
+    outputs = outputs + spread.reshape(outputs.shape).to(outputs.dtype)
+    return [
+        f"the metric {metric.key!r} does not add up over batches, so that it depends on "
+        f"evaluation.batch_size, {evaluation.batch_size}: have sums() return two numbers that add "
+        f"up, or raise batch_size to {max(sizes)}"
+        for metric in metrics
+        if not adds_up(metric, outputs, batch.targets)
+    ]
 
 
 def _try_model(scenario: Scenario, server: ServerRecipe, dataset: FederatedDataset) -> None:

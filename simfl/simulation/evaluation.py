@@ -11,7 +11,7 @@ import numpy as np
 from simfl.engine import Engine, Handle
 from simfl.messages import EvaluationChunk, FloatColumn
 from simfl.models.model import MetricSums
-from simfl.observers import ClientEvaluation
+from simfl.observers import OVER_CLIENTS, ClientEvaluation
 from simfl.simulation.build import Simulation
 
 __all__ = ["Evaluated", "evaluate", "over_clients"]
@@ -147,11 +147,9 @@ def over_clients(
         values = np.sort(values_M[has_value_M])
         mean, deviation, worst = _spread(values, is_ascending=name in ascending)
         products_M = values_M[has_value_M] * weights_M[has_value_M]
-        metrics[f"client_{name}"] = mean
-        metrics[f"client_{name}_by_examples"] = _mean(products_M, weights_M)
-        metrics[f"client_{name}_std"] = deviation
-        metrics[f"client_{name}_worst"] = worst
-        metrics[f"client_{name}_count"] = len(values)
+        found = (mean, _mean(products_M, weights_M), deviation, worst, len(values))
+        for ending, number in zip(OVER_CLIENTS, found, strict=True):
+            metrics[f"client_{name}{ending}"] = number
     return metrics
 
 

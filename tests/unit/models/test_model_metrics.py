@@ -13,6 +13,7 @@ import torch
 
 from simfl.errors import ConfigError, UnknownNameError
 from simfl.models import Accuracy, Metric, TopK, as_metrics
+from simfl.models.metrics import adds_up
 from simfl.models.per_example import weighted_sums
 
 LOGITS = torch.tensor([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0]])
@@ -122,3 +123,48 @@ def test_an_unknown_metric_is_an_error_with_its_place() -> None:
 def test_a_metric_cannot_be_asked_for_twice() -> None:
     with pytest.raises(ConfigError, match="metrics: 'accuracy' is there twice; keep one"):
         as_metrics(["accuracy", Accuracy()])
+
+
+@dataclass(frozen=True)
+class Auc(Metric):
+    """The area under the ROC curve, by pairs: no mean over examples."""
+
+    name: ClassVar[str] = "auc-of-a-test"
+
+    is_weighted: bool = False
+
+    def sums(
+        self, outputs: torch.Tensor, targets: torch.Tensor, sample_weights: object = None
+    ) -> tuple[float, float]:
+        positive, negative = outputs[targets == 1, 1], outputs[targets == 0, 1]
+        auc = (positive[:, None] > negative).float().mean().item()
+        weight = float(len(targets)) if self.is_weighted else 1.0
+        return auc * weight, weight
+
+
+@dataclass(frozen=True)
+class Precision(Metric):
+    """A quotient of two sums."""
+
+    name: ClassVar[str] = "precision-of-models-test"
+
+    def sums(
+        self, outputs: torch.Tensor, targets: torch.Tensor, sample_weights: object = None
+    ) -> tuple[float, float]:
+        predicted = outputs.argmax(-1) == 1
+        return float((predicted & (targets == 1)).sum()), float(predicted.sum())
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [(Auc(), False), (Auc(is_weighted=True), False), (Precision(), True), (Accuracy(), True)],
+)
+def test_a_quotient_of_sums_adds_up_over_batches_and_another_does_not(
+    metric: Metric, expected: bool
+) -> None:
+    outputs = torch.tensor([[0.0, float(n % 7)] for n in range(12)])
+    assert adds_up(metric, outputs, torch.arange(12) % 2) is expected
+
+
+def test_a_metric_that_raises_is_given_the_benefit_of_the_doubt() -> None:
+    assert adds_up(Mean(), LOGITS, TARGETS)

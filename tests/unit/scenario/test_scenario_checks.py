@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 
+from simfl.models import Accuracy
 from simfl.scenario import load_scenario
 
 
@@ -159,3 +163,54 @@ def test_what_goes_together_is_taken(minimal, overrides):
 def test_a_client_trains_for_one_epoch_unless_told_otherwise(minimal, given, epochs, steps):
     client = load_scenario(minimal, overrides=given).client
     assert (client.epochs, client.steps) == (epochs, steps)
+
+
+@pytest.fixture
+def called(minimal):
+    """Return the scenario with a metric of this name, and evaluations of clients."""
+
+    @dataclass(frozen=True)
+    class Called(Accuracy):
+        name: ClassVar[str] = "called"
+
+        by: str = ""
+
+        @property
+        def key(self) -> str:
+            return self.by
+
+    def called(*names: str):
+        metrics = [{"kind": "called", "by": name} for name in names]
+        return minimal | {"evaluation": {"metrics": metrics, "clients_every": 1}}
+
+    return called
+
+
+@pytest.mark.parametrize(
+    "name", ["round", "steps", "train_loss", "seconds", "seconds_left", "client", "weight"]
+)
+def test_a_metric_cannot_be_called_as_what_a_record_has_anyway(called, faults, name):
+    assert faults(called(name)) == [
+        f"evaluation.metrics: a metric is called {name!r}, but {name!r} is a field of the records; "
+        "call it something else"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "taken", "whose"),
+    [
+        (["client_loss_std"], "client_loss_std", "the loss"),
+        (["f1", "client_f1"], "client_f1", "the metric 'f1'"),
+        (["f1_std", "f1"], "client_f1_std", "the metric 'f1_std'"),
+    ],
+)
+def test_nor_as_what_is_made_of_another_over_clients(called, faults, names, taken, whose):
+    (line,) = faults(called(*names))
+    assert line.startswith(
+        f"evaluation.metrics: a metric is called {names[-1]!r}, but {taken!r} is"
+    )
+    assert f"a number of {whose}; call it something else" in line
+
+
+def test_other_names_are_free(called):
+    load_scenario(called("second", "rounds", "f1", "f1_by_class", "clientele"))

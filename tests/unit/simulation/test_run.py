@@ -20,7 +20,7 @@ from torch import nn
 import simfl
 from simfl.errors import InputError, NonFiniteUpdateError, RunError, ScenarioError
 from simfl.models import DataShape, Metric
-from simfl.observers import ClientTable, Observer, RoundRecord
+from simfl.observers import RECORD_FIELDS, ClientTable, Observer, RoundRecord
 from simfl.simulation import build, run_by_round
 from simfl.simulation.folder import read_history
 from simfl.vector import Vector
@@ -52,6 +52,8 @@ def test_the_history_the_files_and_the_result_agree(
     assert lines == result.history
     assert [record["round"] for record in result.history] == [1, 2, 3, 4]
     assert ["accuracy" in record for record in result.history] == [False, True, False, True]
+    fields = [name for name in result.history[0] if not name.startswith("seconds")]
+    assert sorted(fields) == sorted(RECORD_FIELDS), "what no metric may be called"
     assert json.loads((out / "summary.json").read_text()) == result.summary
     assert result.summary["final"]["accuracy"] == result.history[-1]["accuracy"]
     assert result.summary["final"]["train_loss"] == result.history[-1]["train_loss"]
@@ -394,3 +396,33 @@ def test_a_metric_that_is_not_finite_is_null(scenario: dict[str, Any], tmp_path:
 def test_a_line_of_old_that_holds_nan_is_read(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"round": 1, "dropped": 0, "loss": NaN}\n')
     assert read_history(tmp_path, 1) == [{"round": 1, "dropped": 0, "loss": None}]
+
+
+@dataclass(frozen=True)
+class Batches(Metric):
+    """Is 1 for each batch, however large."""
+
+    name: ClassVar[str] = "batches-of-a-test"
+
+    def sums(self, outputs: Any, targets: Any, sample_weights: Any = None) -> tuple[float, float]:
+        return 1.0, 1.0
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "expected"),
+    [
+        ({"batch_size": 24}, []),
+        ({"batch_size": 23}, ["batches-of-a-test' does not add up over batches"]),
+        ({"batch_size": 12, "every": 0, "clients_every": 1}, []),
+        ({"batch_size": 11, "every": 0, "clients_every": 1}, ["or raise batch_size to 12"]),
+    ],
+)
+def test_a_metric_that_depends_on_the_batch_size_is_told_of(
+    scenario: dict[str, Any], evaluation: dict[str, Any], expected: list[str]
+) -> None:
+    """24 examples are in the test split, and 12 of the largest client; precision adds up."""
+    metrics = ["batches-of-a-test", "precision-of-a-test"]
+    scenario["evaluation"] = evaluation | {"metrics": metrics}
+    notes = build(simfl.load_scenario(scenario)).notes
+    assert len(notes) == len(expected)
+    assert all(text in note for text, note in zip(expected, notes, strict=True))
