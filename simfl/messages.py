@@ -5,8 +5,9 @@ Shapes: N clients of a cohort, K clients of a chunk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,11 +24,14 @@ __all__ = [
     "ClientReports",
     "CohortPart",
     "Contribution",
+    "Dropped",
     "EvaluationChunk",
     "FloatColumn",
     "IntColumn",
     "Node",
+    "Nothing",
     "Partial",
+    "Retained",
     "RoundPlan",
     "RoundReport",
     "RoundTrace",
@@ -37,6 +41,8 @@ __all__ = [
 
 IntColumn: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 FloatColumn: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
+
+H = TypeVar("H")
 
 NOT_FINITE = "not finite"
 """Why an update with NaN or infinite values was left out."""
@@ -172,6 +178,20 @@ class ClientReports:
 
 
 @dataclass(frozen=True)
+class Nothing:
+    """A client has taken part and keeps nothing: what it kept before is out of date."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A client was left out of the round: what it kept before stays."""
+
+
+Retained: TypeAlias = KeptState | Nothing | Dropped
+"""What a client's round comes to for its state; one that never took part has none of these."""
+
+
+@dataclass(frozen=True)
 class ChunkReport:
     """Numbers of one chunk: small, and read by the driver."""
 
@@ -183,6 +203,22 @@ class ChunkReport:
     """Wall time on the actor."""
     state_bytes: int = 0
     """The size of what its clients' optimizers keep."""
+    keeping: tuple[int, ...] = ()
+    """The ids of the clients that keep something."""
+
+    def retained(self, holders: Sequence[H]) -> dict[int, H | Nothing | Dropped]:
+        """Return what each client's round comes to, by id.
+
+        Args:
+            holders: [K] what holds the state of each that keeps one; of the others it is not
+                looked at.
+        """
+        keeping, dropped = set(self.keeping), self.clients.dropped
+        clients: list[int] = self.clients.clients.tolist()
+        return {
+            c: holder if c in keeping else Dropped() if c in dropped else Nothing()
+            for c, holder in zip(clients, holders, strict=True)
+        }
 
 
 @dataclass(frozen=True)
@@ -265,5 +301,5 @@ class ChunkResult:
 
     report: ChunkReport
     partial: Partial
-    states: tuple[KeptState | None, ...]
-    """[K] what each client's optimizer keeps; of a dropped client, what it kept before."""
+    states: tuple[Retained, ...]
+    """[K] what each client's optimizer keeps."""

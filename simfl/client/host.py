@@ -39,6 +39,7 @@ from simfl.messages import (
     EvaluationChunk,
     Node,
     Partial,
+    Retained,
 )
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
@@ -93,20 +94,28 @@ class ClientHost:
         broadcast = self._here(broadcast)
         tree = TreeSum[Contribution](chunk.cohort_size, self._merge)
         rows: list[ClientRow] = []
-        kept: list[KeptState | None] = []
+        retained: list[Retained] = []
         for node, part in self._leaves(chunk):
             outcome = self._train_leaf(chunk.clients[part], broadcast, states[part])
             tree.add_node(node, outcome.contribution)
             rows += outcome.rows
-            kept += outcome.states
+            retained += outcome.states
         if self.device != "cpu":
-            kept = move(kept, "cpu")
-        state_bytes = sum(count_bytes(state) for state in kept if state is not None)
+            retained = move(retained, "cpu")
+        pairs = zip(chunk.clients, retained, strict=True)
+        keeping = tuple(client for client, state in pairs if isinstance(state, KeptState))
         seconds = time.perf_counter() - began
         return ChunkResult(
-            report=ChunkReport(chunk.round, chunk.start, to_columns(rows), seconds, state_bytes),
+            report=ChunkReport(
+                chunk.round,
+                chunk.start,
+                to_columns(rows),
+                seconds,
+                state_bytes=count_bytes(retained),
+                keeping=keeping,
+            ),
             partial=Partial(chunk.round, chunk.start, chunk.cohort_size, move(tree.nodes, "cpu")),
-            states=tuple(kept),
+            states=tuple(retained),
         )
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:

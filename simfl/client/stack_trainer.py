@@ -27,7 +27,7 @@ from simfl.client.updates import (
 )
 from simfl.client.work import StepPlan
 from simfl.data import FederatedDataset
-from simfl.messages import Broadcast, Contribution
+from simfl.messages import Broadcast, Contribution, Dropped, Nothing, Retained
 from simfl.models import Batch, StackedModel, TorchModel
 from simfl.optimizer import KeptState, Optimizer, StackedOptimizer
 from simfl.seeding import derive_seed
@@ -93,7 +93,7 @@ class StackTrainer:
         self._optimizer.end_round()
         delta = self._model.compute_delta(broadcast.weights)
         rows = self._rows(clients, plan, losses_TC, delta, time.perf_counter() - began)
-        return self._outcome(rows, delta, states, round=broadcast.round)
+        return self._outcome(rows, delta, round=broadcast.round)
 
     def _plan(self, clients: Sequence[int], round: int) -> StepPlan:
         rows = [self._dataset.train_rows(client) for client in clients]
@@ -171,14 +171,7 @@ class StackTrainer:
             )
         ]
 
-    def _outcome(
-        self,
-        rows: list[ClientRow],
-        delta: Vector,
-        states: Sequence[KeptState | None],
-        *,
-        round: int,
-    ) -> Outcome:
+    def _outcome(self, rows: list[ClientRow], delta: Vector, *, round: int) -> Outcome:
         aux = self._optimizer.collect_aux_var()
         is_finite = _finite_rows(delta, [row.delta_norm for row in rows], aux)
         if not all(is_finite):
@@ -186,10 +179,10 @@ class StackTrainer:
                 row if finite else refuse_or_drop(row, self._recipe, round=round)
                 for row, finite in zip(rows, is_finite, strict=True)
             ]
-        kept = self._kept(rows, states)
+        retained = self._retained(rows)
         used = [index for index, finite in enumerate(is_finite) if finite]
         if not used:
-            return Outcome(None, rows, kept)
+            return Outcome(None, rows, retained)
         used_rows = [rows[index] for index in used]
         weights = [self._recipe.weigh(row) for row in used_rows]
         deltas = delta if len(used) == len(rows) else delta.rows(torch.tensor(used))
@@ -205,17 +198,15 @@ class StackTrainer:
                 aux_bytes=len(used) * aux_bytes,
             ),
         )
-        return Outcome(contribution, rows, kept)
+        return Outcome(contribution, rows, retained)
 
-    def _kept(
-        self, rows: Sequence[ClientRow], states: Sequence[KeptState | None]
-    ) -> list[KeptState | None]:
-        if not self._recipe.keep_state:
-            return [state if row.dropped else None for row, state in zip(rows, states, strict=True)]
-        new = self._optimizer.end_clients([row.losses.num_steps for row in rows])
+    def _retained(self, rows: Sequence[ClientRow]) -> list[Retained]:
+        kept: list[KeptState | None] = [None] * len(rows)
+        if self._recipe.keep_state:
+            kept = self._optimizer.end_clients([row.losses.num_steps for row in rows])
         return [
-            before if row.dropped else after
-            for row, before, after in zip(rows, states, new, strict=True)
+            Dropped() if row.dropped else state or Nothing()
+            for row, state in zip(rows, kept, strict=True)
         ]
 
 

@@ -25,7 +25,7 @@ from simfl.client.updates import (
 )
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
-from simfl.messages import NOT_FINITE, Broadcast, Contribution
+from simfl.messages import NOT_FINITE, Broadcast, Contribution, Dropped, Nothing
 from simfl.models import Model
 from simfl.optimizer import KeptState, Optimizer
 from simfl.seeding import derive_seed
@@ -79,7 +79,7 @@ class ClientTrainer:
         except (NonFiniteUpdateError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
-            outcome = self._failed(client, broadcast.round, error, state)
+            outcome = self._failed(client, broadcast.round, error)
         row = outcome.rows[0]._replace(seconds=time.perf_counter() - began)
         return replace(outcome, rows=[row])
 
@@ -98,7 +98,7 @@ class ClientTrainer:
         row = ClientRow(client, num_examples, losses, delta_norm=norm)
         if not is_finite(delta, norm, aux):
             row = refuse_or_drop(row, self._recipe, round=broadcast.round)
-            return Outcome(None, [row], [state])
+            return Outcome(None, [row], [Dropped()])
         weight = self._recipe.weigh(row)
         total = self._recipe.aggregator.lift(delta, weight)
         kept = self._optimizer.end_client() if self._recipe.keep_state else None
@@ -107,7 +107,7 @@ class ClientTrainer:
             delta_bytes=count_sent_bytes([delta]),
             aux_bytes=count_sent_bytes(aux_values(aux)),
         )
-        return Outcome(Contribution(total, weight, aux, sums), [row], [kept])
+        return Outcome(Contribution(total, weight, aux, sums), [row], [kept or Nothing()])
 
     def _run_steps(self, client: int, round: int) -> StepLosses:
         """Train; return the losses of the steps."""
@@ -127,13 +127,11 @@ class ClientTrainer:
                 losses.append(loss)
         return sum_losses(losses, [len(rows_B) for rows_B in batches])
 
-    def _failed(
-        self, client: int, round: int, error: Exception, state: KeptState | None
-    ) -> Outcome:
+    def _failed(self, client: int, round: int, error: Exception) -> Outcome:
         what = f"{type(error).__name__}: {error}"
         if self._recipe.on_failure == "drop":
             num_examples = len(self._dataset.train_rows(client))
-            return Outcome(None, [ClientRow(client, num_examples, dropped=what)], [state])
+            return Outcome(None, [ClientRow(client, num_examples, dropped=what)], [Dropped()])
         raise ClientError(
             f"client {client} failed in round {round}: {what}",
             client=client,

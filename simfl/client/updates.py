@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simfl.messages import ClientReports, Contribution
+from simfl.messages import ClientReports, Contribution, Retained
 from simfl.models.model import MetricSums
-from simfl.optimizer import KeptState
 from simfl.vector import Vector
 
 __all__ = [
@@ -70,8 +69,8 @@ class Outcome:
     contribution: Contribution | None
     """What they add to the round, merged; None: nothing."""
     rows: list[ClientRow]
-    states: list[KeptState | None]
-    """What each client's optimizer keeps; of a dropped client, what it kept before."""
+    states: list[Retained]
+    """What each client's optimizer keeps."""
 
 
 class SpareMemory:

@@ -252,13 +252,14 @@ class RayEngine:
         scheduler = self._schedule(plan)
         partials: list[Ref] = []
         received: list[Ref] = []
-        states: dict[int, Ref] = {}
+        retained: dict[int, Ref] = {}
         traces: list[ChunkTrace] = []
         by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
         for end in self._train_chunks(scheduler, handle):
-            partial, *kept = end.refs
+            partial, *states = end.refs
             partials.append(partial)
-            states |= zip(end.chunk.clients, kept, strict=False)
+            if self._keeps_state:
+                retained |= end.result.retained(states)
             label = self._pool.workers[end.worker].label
             traces.append(ChunkTrace(end.result, label, end.retries))
             by_group[end.chunk.group].append(end.result)
@@ -268,7 +269,7 @@ class RayEngine:
         report, following = self._server.end_round(plan, handle, partials, received)
         for group, reports in by_group.items():
             self._paces[group].learn(reports)
-        self._states.commit(states, num_bytes=sum(t.report.state_bytes for t in traces))
+        self._states.commit(retained, num_bytes=sum(t.report.state_bytes for t in traces))
         if self._states.held_bytes > self._options.state_memory:
             self._saves.spill(self._server.actor, label=f"spill-{plan.round:06d}")
         traces.sort(key=lambda trace: trace.report.start)

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import ray
 
-from simfl.messages import Broadcast
+from simfl.messages import Broadcast, Retained
 from simfl.optimizer import KeptState
 from simfl.vector import Layout, Vector, find_vectors
 
@@ -69,18 +69,20 @@ def pack_broadcast(broadcast: Broadcast, *, lend_aux: bool) -> Parcel:
 
 
 def pack_states(
-    states: Sequence[KeptState | None], *, clients: Sequence[int], lend: bool
+    states: Sequence[Retained], *, clients: Sequence[int], lend: bool
 ) -> list[Parcel | None]:
     """Pack what each client's optimizer keeps, for whoever trains it next.
 
     Args:
-        states: [K]; None of a client that keeps nothing.
+        states: [K]; what is no state becomes None, as the chunk's report says what it is.
         clients: [K] their ids, which become labels.
         lend: whether the reader borrows all Vectors.
     """
     pairs = zip(clients, states, strict=True)
     return [
-        pack(state, label=client, lend=find_vectors(state) if lend else []) if state else None
+        pack(state, label=client, lend=find_vectors(state) if lend else [])
+        if isinstance(state, KeptState)
+        else None
         for client, state in pairs
     ]
 

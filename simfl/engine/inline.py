@@ -18,8 +18,11 @@ from simfl.engine.states import StateTable
 from simfl.errors import ClusterError
 from simfl.messages import (
     Chunk,
+    ChunkReport,
+    ChunkResult,
     ChunkTrace,
     EvaluationChunk,
+    Retained,
     RoundPlan,
     RoundTrace,
     SaveOrder,
@@ -80,32 +83,33 @@ class InlineEngine:
             for part in plan.split()
             for chunk in equal_chunks(plan, part, self._chunk_size or len(plan.clients))
         ]
-        traces = tuple(self._train_chunk(chunk, handle) for chunk in chunks)
+        reports: list[ChunkReport] = []
+        retained: dict[int, Retained] = {}
+        for chunk in chunks:
+            result = self._train_chunk(chunk, handle)
+            self._server.receive(result.partial)
+            reports.append(result.report)
+            retained |= result.report.retained(result.states)
         trained = time.perf_counter()
         report = self._server.end_round(plan)
+        self._states.commit(retained, num_bytes=sum(r.state_bytes for r in reports))
         if self._states.held_bytes > self._state_memory:
             self._spill(f"spill-{plan.round:06d}")
         following = self._server.snapshot(plan.round + 1)
+        traces = tuple(ChunkTrace(r, actor="inline") for r in reports)
         trace = RoundTrace(traces, trained - began, time.perf_counter() - trained)
         return Trained(report, trace, following)
 
-    def _train_chunk(self, chunk: Chunk, handle: Snapshot) -> ChunkTrace:
+    def _train_chunk(self, chunk: Chunk, handle: Snapshot) -> ChunkResult:
         held = [self._states.get(client) for client in chunk.clients]
         states = [None if state is None else load_state(state) for state in held]
         try:
-            result = self._hosts[chunk.group].train_chunk(chunk, handle.broadcast, states)
+            return self._hosts[chunk.group].train_chunk(chunk, handle.broadcast, states)
         except torch.cuda.OutOfMemoryError as error:
             raise ClusterError(
                 f"round {chunk.round}: the GPU's memory is full; lower client.stack, "
                 "client.batch_size or the size of the model"
             ) from error
-        self._server.receive(result.partial)
-        kept = dict(zip(chunk.clients, result.states, strict=True))
-        self._states.commit(
-            {client: state for client, state in kept.items() if state is not None},
-            num_bytes=result.report.state_bytes,
-        )
-        return ChunkTrace(result.report, actor="inline")
 
     def save(self, order: SaveOrder, handle: Snapshot) -> None:
         """Write the clients' states that have changed, then the checkpoint."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from simfl.checkpoint import ShardInfo, StateFile
+from simfl.messages import Dropped, Nothing
 
 __all__ = ["PlannedShard", "StateTable"]
 
@@ -45,19 +46,31 @@ class StateTable(Generic[H]):
         self._bytes_per_client = 1
 
     def get(self, client: int) -> H | StateFile | None:
-        """Return what holds the client's state; None if it keeps nothing yet."""
+        """Return what holds the client's state; None if it keeps nothing, or never took part."""
         if client in self._held:
             return self._held[client]
         shard = self._files.get(client)
         return None if shard is None else StateFile(self._location, shard, client)
 
-    def commit(self, states: Mapping[int, H], *, num_bytes: int) -> None:
-        """Take in the states of a round that has ended; ``num_bytes`` is their size together."""
-        self._held |= states
-        for client in states:
+    def commit(self, retained: Mapping[int, H | Nothing | Dropped], *, num_bytes: int) -> None:
+        """Take in what a round that has ended comes to.
+
+        Args:
+            retained: by client id. A state replaces the former, Nothing deletes it, and of a
+                client that was Dropped it stays.
+            num_bytes: the size of all states in there.
+        """
+        num_new = 0
+        for client, result in retained.items():
+            if isinstance(result, Dropped):
+                continue
+            self._held.pop(client, None)
             self._files.pop(client, None)
-        if states:
-            self._bytes_per_client = max(1, num_bytes // len(states))
+            if not isinstance(result, Nothing):
+                self._held[client] = result
+                num_new += 1
+        if num_new:
+            self._bytes_per_client = max(1, num_bytes // num_new)
 
     @property
     def held_bytes(self) -> int:

@@ -23,6 +23,7 @@ class L2Clipping(OptiModule):
 
     name: ClassVar[str] = "l2-clipping"
     takes_borrowed: ClassVar[bool] = True
+    keeps_nothing: ClassVar[bool] = True
 
     max_norm: Positive = 1.0
     """The largest norm a tensor may have."""
@@ -48,6 +49,7 @@ class L2GlobalClipping(OptiModule):
 
     name: ClassVar[str] = "l2-global-clipping"
     takes_borrowed: ClassVar[bool] = True
+    keeps_nothing: ClassVar[bool] = True
 
     max_norm: Positive = 1.0
     """The largest norm that all tensors together may have."""

@@ -27,6 +27,7 @@ from simfl.optimizer.contract_case import (
     require_same,
 )
 from simfl.optimizer.encoding import decode_state, encode_state
+from simfl.optimizer.pipeline import keep_state
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer
 from simfl.optimizer.state import stack_states, unstack_state
 from simfl.vector import Vector
@@ -189,7 +190,7 @@ def _check_stack(subject: Subject) -> None:
 
 def _check_rounds(subject: Subject) -> None:
     _, state = subject.run(subject.begin((0,)), (0,))
-    kept = subject.plugin.between_rounds(state)
+    kept = keep_state(subject.plugin, state)
     outputs, _ = subject.run(subject.begin((0,), kept), (0,))
     expected, _ = subject.run(subject.begin((0,), state), (0,))
     if subject.plugin.is_deterministic:
@@ -236,7 +237,7 @@ def _through_json(subject: Subject) -> Subject:
 def _two_rounds(subject: Subject, clients: tuple[int, ...]) -> dict[str, Any]:
     """Return all that two rounds bring forth."""
     first, state = subject.run(subject.begin(clients), clients)
-    kept = subject.plugin.between_rounds(state)
+    kept = keep_state(subject.plugin, state)
     second, last = subject.run(subject.begin(clients, kept), clients)
     shared = subject.collect(last)
     return {"updates": [*first, *second], "state": last, "kept": kept, "shared": shared}

@@ -38,6 +38,7 @@ class GaussianNoise(OptiModule):
 
     name: ClassVar[str] = "gaussian-noise"
     takes_borrowed: ClassVar[bool] = True
+    keeps_nothing: ClassVar[bool] = True
 
     std: NonNegative = 1.0
     """The standard deviation."""

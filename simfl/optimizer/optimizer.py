@@ -12,8 +12,8 @@ from simfl.optimizer.encoding import decode_optimizer_state, encode_optimizer_st
 from simfl.optimizer.exchange import AuxExchange
 from simfl.optimizer.pipeline import (
     fill_states,
-    keep_anything,
     keep_states,
+    keeps_nothing,
     run_modules,
     run_regularizers,
     scale_updates,
@@ -259,7 +259,8 @@ class Optimizer:
     def keeps_state(self) -> bool:
         """Whether a client may have anything to keep from a round to its next: ``end_client``."""
         by_steps = goes_by_steps(self.lrate, self.w_decay)
-        return by_steps or bool(self.aux_names) or keep_anything(self.regularizers, self.modules)
+        plugins: list[OptiModule | Regularizer] = [*self.regularizers, *self.modules]
+        return by_steps or not all(map(keeps_nothing, plugins))
 
     @property
     def may_borrow(self) -> bool:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-import torch
-
 from simfl.optimizer.plugin import Context, OptiModule, Regularizer, State
-from simfl.optimizer.state import empty_states, fill_state
+from simfl.optimizer.state import fill_state
 from simfl.vector import Scalar, Vector
 
 __all__ = [
     "fill_states",
-    "keep_anything",
+    "keep_state",
     "keep_states",
+    "keeps_nothing",
     "run_modules",
     "run_regularizers",
     "scale_updates",
@@ -40,17 +39,17 @@ def start_rounds(plugins: PlugIns, states: Sequence[State]) -> tuple[State, ...]
 def keep_states(plugins: PlugIns, states: Sequence[State]) -> tuple[State, ...]:
     """Return what a client must keep of the states until its next round."""
     pairs = zip(plugins, states, strict=True)
-    return tuple(plugin.between_rounds(state) for plugin, state in pairs)
+    return tuple(keep_state(plugin, state) for plugin, state in pairs)
 
 
-def keep_anything(regularizers: Sequence[Regularizer], modules: Sequence[OptiModule]) -> bool:
-    """Say whether a client has anything to keep after a step; tried out on a single number."""
-    one, context = Vector({"any": torch.zeros(1)}), Context()
-    regularized = fill_states(regularizers, empty_states(regularizers), one)
-    _, regularized = run_regularizers(regularizers, one, one, regularized, context)
-    states = fill_states(modules, empty_states(modules), one)
-    _, states = run_modules(modules, one, states, context)
-    return any(keep_states(regularizers, regularized)) or any(keep_states(modules, states))
+def keep_state(plugin: OptiModule | Regularizer, state: State) -> State:
+    """Return what a client must keep of one plug-in's state until its next round."""
+    return {} if keeps_nothing(plugin) else plugin.between_rounds(state)
+
+
+def keeps_nothing(plugin: OptiModule | Regularizer) -> bool:
+    """Say whether this very class ``keeps_nothing``: one derived from it may well."""
+    return bool(vars(type(plugin)).get("keeps_nothing"))
 
 
 def run_regularizers(

@@ -57,6 +57,10 @@ class OptiModule(Component, kind="module"):
     aux_name: ClassVar[str | None] = None
     """The key its auxiliary variables travel under; by default the module's name."""
 
+    keeps_nothing: ClassVar[bool] = False
+    """Whether a client keeps none of the state until its next round: ``between_rounds`` is not
+    asked then. It holds for the class that says so, and not for those derived from it."""
+
     def init(self, like: Vector) -> State:
         """Return the state before the first step.
 
@@ -108,6 +112,10 @@ class OptiModule(Component, kind="module"):
 
 class Regularizer(Component, kind="regularizer"):
     """A term added to the gradients which depends on the weights."""
+
+    keeps_nothing: ClassVar[bool] = False
+    """Whether a client keeps none of the state until its next round: ``between_rounds`` is not
+    asked then. It holds for the class that says so, and not for those derived from it."""
 
     def init(self, like: Vector) -> State:
         """Return the state before the first step; see ``OptiModule.init``."""

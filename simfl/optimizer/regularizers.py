@@ -27,6 +27,7 @@ class FedProx(Regularizer):
 
     name: ClassVar[str] = "fedprox"
     takes_borrowed: ClassVar[bool] = True
+    keeps_nothing: ClassVar[bool] = True
 
     alpha: NonNegative = 0.01
     """The strength, mu in the paper."""
@@ -56,6 +57,7 @@ class Lasso(Regularizer):
 
     name: ClassVar[str] = "lasso"
     takes_borrowed: ClassVar[bool] = True
+    keeps_nothing: ClassVar[bool] = True
 
     alpha: NonNegative = 0.01
     """The strength."""
@@ -76,6 +78,7 @@ class Ridge(Regularizer):
 
     name: ClassVar[str] = "ridge"
     takes_borrowed: ClassVar[bool] = True
+    keeps_nothing: ClassVar[bool] = True
 
     alpha: NonNegative = 0.01
     """The strength; half of what ``torch.optim`` calls weight decay."""

@@ -238,6 +238,12 @@ class KeepsTooLittle(Momentum):
 
 
 @dataclass(frozen=True)
+class SaysItKeepsNothing(Momentum):
+    name: ClassVar[str] = "broken-says-nothing"
+    keeps_nothing: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
 class SharesTensors(Momentum):
     name: ClassVar[str] = "broken-shares"
 
@@ -283,6 +289,7 @@ BROKEN: list[tuple[OptiModule | Regularizer, str]] = [
     (ConfigBesideFields.of(3.0), "must go on bit for bit from a restored state"),
     (StackUnaware(), "must treat a stack of clients as it does each client: row 0"),
     (KeepsTooLittle(), "must go on in the next round from what it keeps"),
+    (SaysItKeepsNothing(), "must go on in the next round from what it keeps"),
     (SharesTensors(), "must share numbers and Vectors.*'velocity' is a tuple"),
     (OverwritesWhatItGaveOut(), "must overwrite none but its own state: .* later overwrote"),
     (Raises(), "must have states .*: KeyError: 'factor'"),

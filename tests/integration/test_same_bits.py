@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ray
 BASE: dict[str, Any] = {
     "rounds": 4,
     "seed": 3,
-    "plugins": ["killing", "fading"],
+    "plugins": ["killing", "fading", "keeping"],
     "search": [str(Path(__file__).parent)],
     "data": {
         "source": "digits",
@@ -49,6 +49,19 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     },
     "a third-party module with a state": {
         "client": {"optimizer": {"modules": ["fading"]}},
+    },
+    "a module that keeps its state now and then, and clients that are left out": {
+        "rounds": 5,
+        "client": {
+            "stack": 1,
+            "on_failure": "drop",
+            "on_nonfinite": "drop",
+            "optimizer": {
+                "modules": [["keeping", {"failing": [0, 3, 7], "diverging": [1, 5]}]],
+            },
+        },
+        "cluster": {"state_memory": 1},
+        "checkpoint": {"every": 1},
     },
     "median": {"server": {"aggregator": "median"}},
     "stacks with scaffold and momentum": {

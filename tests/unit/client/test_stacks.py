@@ -21,7 +21,7 @@ from simfl.aggregation import Mean, Median, TreeSum
 from simfl.client import ClientHost, ClientRecipe, LocalWork
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
-from simfl.messages import Broadcast, Chunk, ChunkResult
+from simfl.messages import Broadcast, Chunk, ChunkResult, Dropped
 from simfl.models import (
     CNN28,
     CNN32,
@@ -39,6 +39,7 @@ from simfl.models.losses import as_loss
 from simfl.models.stacked_layers import batch_by_hand
 from simfl.optimizer import (
     Context,
+    KeptState,
     Optimizer,
     OptiModule,
     State,
@@ -175,7 +176,7 @@ def test_every_module_is_stacked_over_two_rounds_with_what_clients_keep(module: 
 
     def two_rounds(stack: int) -> list[ChunkResult]:
         first = train(data, stack=stack, **options)
-        known = [*first.states[:4], None]
+        known = [s if isinstance(s, KeptState) else None for s in first.states[:4]] + [None]
         clients = (0, 1, 2, 3, 5)
         again = train(data, stack=stack, clients=clients, states=known, round=2, **options)
         return [first, again]
@@ -379,7 +380,8 @@ def test_an_update_that_is_not_finite_is_dropped_from_its_stack_alone() -> None:
     options["on_nonfinite"] = "drop"
     stacked = train(data, stack=8, **options)
     assert stacked.report.clients.dropped == {1: "not finite"}
-    assert stacked.states[1] is None, "a dropped client keeps what it kept before: nothing"
+    assert [type(state) for state in stacked.states] == [KeptState, Dropped, *[KeptState] * 3]
+    assert stacked.report.keeping == (0, 2, 3, 4)
     single = train(data, stack=1, **options)
     assert_close(whole(stacked).total, whole(single).total)
     assert whole(stacked).weight == 11 + 9 + 4 + 3

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from simfl.checkpoint import ShardInfo, StateFile
 from simfl.checkpoint.checksums import Checksum
 from simfl.engine import PlannedShard, StateTable
+from simfl.messages import Dropped, Nothing
 
 
 def info(plan: PlannedShard[object]) -> ShardInfo:
@@ -38,6 +39,25 @@ def test_a_state_that_came_while_the_former_was_written_is_not_let_go_of() -> No
     table.written(plan, info(plan))
     assert table.get(3) == "new"
     assert table.get(4) == StateFile("place", "a-0000", 4)
+
+
+def test_who_keeps_nothing_has_no_state_any_more_and_who_was_dropped_has_the_former() -> None:
+    """In memory and in a shard, and after what was being written then has been."""
+    table = StateTable[object]("place")
+    table.commit({1: "x", 2: "x"}, num_bytes=2)
+    written(table, "a")
+    table.commit({3: "y", 4: "y"}, num_bytes=2)
+    (plan,) = table.plan_shards("b")
+    table.commit(
+        {1: Nothing(), 2: Dropped(), 3: Nothing(), 4: Dropped(), 5: Nothing(), 6: Dropped()},
+        num_bytes=0,
+    )
+    table.written(plan, info(plan))
+    expected = {2: "a-0000", 4: "b-0000"}
+    assert table.shards_with(()) == expected
+    for client in range(1, 7):
+        shard = expected.get(client)
+        assert table.get(client) == (shard and StateFile("place", shard, client))
 
 
 def test_only_what_is_in_memory_is_written_and_shards_are_bounded() -> None:

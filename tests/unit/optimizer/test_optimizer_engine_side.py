@@ -9,6 +9,7 @@ from simfl.optimizer import (
     Context,
     Exponential,
     KeptState,
+    L2Clipping,
     Optimizer,
     OptiModule,
     State,
@@ -115,6 +116,31 @@ def test_what_is_to_be_kept_is_known_beforehand(options: dict[str, Any], keeps: 
     optimizer.start_round()
     optimizer.run_train_step(Quadratic({"w": [1.0]}), None)
     assert (optimizer.end_client() is not None) is keeps
+
+
+@dataclass(frozen=True)
+class Averaging(L2Clipping):
+    """Derived from a module that keeps nothing; looks at a weight by its name."""
+
+    name: ClassVar[str] = "test-engine-averaging"
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        return gradients, {"last": gradients["w"]}
+
+
+@dataclass(frozen=True)
+class Forgetful(Averaging):
+    name: ClassVar[str] = "test-engine-forgetful"
+    keeps_nothing: ClassVar[bool] = True
+
+
+def test_what_is_kept_is_what_the_class_itself_says_and_no_weight_is_made_up_to_find_out() -> None:
+    for plugin, keeps in ((Averaging(), True), (Forgetful(), False)):
+        optimizer = Optimizer(0.1, modules=[plugin])
+        assert optimizer.keeps_state is keeps
+        optimizer.begin_client(client=1, round=1, kept=None)
+        run_round(optimizer, [1.0])
+        assert (optimizer.end_client() is not None) is keeps
 
 
 def test_what_scaffold_keeps_is_one_vector() -> None:
