@@ -202,17 +202,16 @@ class _Weights:
 
     def apply_scaled_updates(self, updates: Vector, scale: float) -> None:
         """Add scale times the updates to the trainable weights."""
-        self.all = self.all | self.trained.add_scaled(updates, scale)
+        self.all = self.all | self._rounded(self.trained.add_scaled(updates, scale))
 
     def subtract_from_buffers(self, delta: Vector) -> None:
-        """Subtract the mean delta of what is not trained: plain averages, no optimizer.
+        """Subtract the mean delta of what is not trained: plain averages, no optimizer."""
+        averaged = {name: _averaged(self.all[name], value) for name, value in delta.items()}
+        self.all = self.all | Vector(averaged)
 
-        Averaged counts, such as num_batches_tracked, are floats a rounding error off.
-        """
-        averaged = self.all.select(delta.names) - delta
-        self.all = self.all | Vector(
-            {name: _as_dtype(value, self.all[name].dtype) for name, value in averaged.items()}
-        )
+    def _rounded(self, wide: Vector) -> Vector:
+        """Return the weights, which steps in float32 have widened, in their own types."""
+        return Vector({name: value.to(self.all[name].dtype) for name, value in wide.items()})
 
 
 def _not_finite(round: int, where: str) -> AggregationError:
@@ -222,5 +221,15 @@ def _not_finite(round: int, where: str) -> AggregationError:
     )
 
 
-def _as_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return (value if dtype.is_floating_point else value.round()).to(dtype)
+def _averaged(buffer: Tensor, delta: Tensor) -> Tensor:
+    """Return the buffer minus the mean delta, in its own type.
+
+    Averaged counts, such as num_batches_tracked, are floats a rounding error off; from 2^52 on a
+    float64 does not hold the count itself.
+    """
+    if buffer.is_floating_point():
+        return (buffer - delta).to(buffer.dtype)
+    counts = buffer.long()
+    nearby = (counts - delta).round().long()
+    exact = counts - delta.round().long()
+    return torch.where(counts.abs() < 2**52, nearby, exact).to(buffer.dtype)

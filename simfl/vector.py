@@ -22,7 +22,7 @@ from torch import Tensor
 
 from simfl.errors import VectorError
 
-__all__ = ["Layout", "Scalar", "Vector", "count_bytes", "find_vectors", "move"]
+__all__ = ["Layout", "Scalar", "Vector", "count_bytes", "find_vectors", "move", "widened"]
 
 T = TypeVar("T")
 
@@ -181,8 +181,11 @@ class Vector:
         return cls({name: _tensor_of(array) for name, array in arrays.items()})
 
     def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return name -> array, sharing memory where the tensors are on the CPU."""
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self.items()}
+        """Return name -> array, sharing memory where the tensors are on the CPU.
+
+        numpy has no bfloat16: such numbers come as float32, which holds them exactly.
+        """
+        return {name: _array_of(tensor.detach().cpu()) for name, tensor in self.items()}
 
     def lend(self) -> tuple[Layout, list[np.ndarray[Any, Any]]]:
         """Return what the Vector looks like, and its memory as bytes, for ``borrow``; no copy."""
@@ -388,6 +391,11 @@ class Vector:
         return Vector(tensors, stacked=True)
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """Return float16 and bfloat16 as float32, and any other tensor as it is."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def move(value: T, device: torch.device | str) -> T:
     """Return the value with every Vector and tensor in it on a device; the rest as it is.
 
@@ -463,6 +471,12 @@ def _raw(tensor: Tensor) -> np.ndarray[Any, Any]:
     flat = tensor.detach().cpu().contiguous().as_strided((tensor.numel(),), (1,))
     raw: np.ndarray[Any, Any] = flat.view(torch.uint8).numpy()
     return raw
+
+
+def _array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any]
+    array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    return array
 
 
 def _tensor_of(array: np.ndarray[Any, Any]) -> Tensor:

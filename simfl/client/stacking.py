@@ -128,6 +128,8 @@ def _reasons(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset)
 
 
 def _layer_reasons(model: TorchModel) -> Iterator[str]:
+    if model.is_half:
+        yield "the module has weights of float16 or bfloat16; see client.precision"
     for name, layer in model.module.named_modules():
         what = f"layer {name!r} ({type(layer).__name__})"
         if mixes_examples(layer):

@@ -17,6 +17,7 @@ from simfl.models.call import Call
 from simfl.models.dropout import dropout_layers, example_keys
 from simfl.models.losses import Loss
 from simfl.models.model import Batch, Inputs, map_inputs, take_examples
+from simfl.vector import widened
 
 __all__ = [
     "clip_factors",
@@ -66,12 +67,13 @@ def clipped_gradients(
     gradients_of = _gradients_of_one if size == 1 else _gradients_of_many
     num_examples = len(batch.targets)
     keys = example_keys(dropout_layers(module), num_examples)
-    totals = [torch.zeros_like(parameter) for parameter in trainable.values()]
+    totals = [torch.zeros_like(widened(parameter)) for parameter in trainable.values()]
     losses = []
     for start in range(0, num_examples, size):
         part = take_examples(batch, slice(start, start + size))
         keys_M = {name: key[start : start + size] for name, key in keys.items()}
-        losses_M, gradients_M = gradients_of(call, loss, trainable, part, keys_M)
+        losses_M, gradients = gradients_of(call, loss, trainable, part, keys_M)
+        gradients_M = list(map(widened, gradients))
         factors_M = _factors(gradients_M, max_norm) / num_examples
         if part.sample_weights is not None:
             factors_M = factors_M * part.sample_weights

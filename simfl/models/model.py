@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
-from simfl.vector import Vector
+from simfl.vector import Vector, widened
 
-__all__ = ["Batch", "Inputs", "MetricSums", "Model", "map_inputs", "take_examples"]
+__all__ = ["Batch", "Inputs", "MetricSums", "Model", "difference", "map_inputs", "take_examples"]
 
 Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
 """What a model is called with: one tensor, positional arguments, or keyword arguments."""
@@ -69,13 +70,15 @@ class Model(ABC):
     @property
     @abstractmethod
     def shared_names(self) -> tuple[str, ...]:
-        """The weights that training changes: the trainable ones, then the buffers."""
+        """The weights that training changes: the trainable ones, then the averaged buffers."""
 
     @abstractmethod
     def compute_loss_and_gradients(
         self, batch: Batch, max_norm: float | None = None
     ) -> tuple[Tensor, Vector]:
         """Return the batch's loss (0-d, detached) and the gradients of the trainable weights.
+
+        Gradients of float16 and bfloat16 weights are float32, and so is what follows from them.
 
         Both are the mean over the batch of weight_i times the example's own.
 
@@ -109,19 +112,26 @@ class Model(ABC):
         self.apply_updates(updates * scale)
 
     def compute_delta(self, start: Vector, *, into: Vector | None = None) -> Vector:
-        """Return start minus the weights of ``shared_names``; integers as float64.
+        """Return start minus the weights of ``shared_names``, in the type of ``difference``.
 
         Args:
             start: all weights before training.
             into: a former delta whose memory may be used.
         """
-        end = self.get_weights().select(self.shared_names)
-        return start.select(self.shared_names).map(_as_float) - end.map(_as_float)
+        end = self.get_weights()
+        return Vector({name: difference(start[name], end[name]) for name in self.shared_names})
 
     @abstractmethod
     def evaluate(self, batch: Batch) -> MetricSums:
         """Return loss and metrics over the batch, in evaluation mode, as sums."""
 
 
-def _as_float(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_floating_point() else tensor.double()
+def difference(start: Tensor, end: Tensor) -> Tensor:
+    """Return start - end, and 0 where both are the same infinity.
+
+    Float16 and bfloat16 come as float32, since sums of many would overflow; integers and booleans
+    as float64, exact up to 2^53.
+    """
+    if not start.is_floating_point():
+        return (start.long() - end.long()).double()
+    return torch.where(start == end, 0.0, widened(start) - widened(end))

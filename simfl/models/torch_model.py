@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,19 @@ from simfl.models.dropout import dropout_layers, seed_dropout
 from simfl.models.ghost_clipping import clip_by_norms, layers_with_norms
 from simfl.models.losses import LossLike, as_loss, is_each_its_own
 from simfl.models.metrics import MetricLike, as_metrics
-from simfl.models.model import Batch, Inputs, MetricSums, Model, take_examples
+from simfl.models.model import Batch, Inputs, MetricSums, Model, difference, take_examples
 from simfl.models.per_example import sums_of_parts, weighted_mean, weighted_sums
-from simfl.vector import Vector
+from simfl.vector import Vector, widened
 
 if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ["TorchModel"]
+
+_TRAINABLE: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_STORED: Final = (*_TRAINABLE, *_INTEGERS, torch.complex64)
+"""What ``weights.safetensors`` and checkpoints hold."""
 
 
 class TorchModel(Model):
@@ -88,10 +93,16 @@ class TorchModel(Model):
                 "set requires_grad of one at least"
             )
         self._parameters: list[Tensor] = list(self._trainable.values())
-        buffers = [name for name, value in state.items() if not isinstance(value, nn.Parameter)]
+        _require_dtypes(state, self._trainable)
+        buffers = [
+            name
+            for name, value in state.items()
+            if not isinstance(value, nn.Parameter) and not value.is_complex()
+        ]
         self._shared_names = (*self._trainable, *buffers)
-        self._fixed_state = None if buffers else state
-        is_known = is_each_its_own(self.loss)
+        has_buffers = any(not isinstance(value, nn.Parameter) for value in state.values())
+        self._fixed_state = None if has_buffers else state
+        is_known = is_each_its_own(self.loss) and not self.is_half
         self._with_norms = layers_with_norms(self.module) if is_known else []
 
     def _state(self) -> dict[str, Tensor]:
@@ -110,8 +121,16 @@ class TorchModel(Model):
 
     @property
     def shared_names(self) -> tuple[str, ...]:
-        """The trainable parameters, then the persistent buffers; frozen parameters left out."""
+        """The trainable parameters, then the persistent buffers that are averaged.
+
+        Frozen parameters and complex buffers are left out.
+        """
         return self._shared_names
+
+    @property
+    def is_half(self) -> bool:
+        """Whether a parameter that is trained is float16 or bfloat16."""
+        return any(widened(parameter) is not parameter for parameter in self._parameters)
 
     @property
     def trainable(self) -> Mapping[str, nn.Parameter]:
@@ -160,20 +179,22 @@ class TorchModel(Model):
             torch._foreach_add_(self._parameters, values, alpha=scale)
 
     def compute_delta(self, start: Vector, *, into: Vector | None = None) -> Vector:
-        """Return start minus the weights of ``shared_names``; integers as float64.
+        """Return start minus the weights of ``shared_names``, in the type of ``difference``.
 
         Args:
             start: all weights before training.
             into: a former delta whose memory is used: fresh memory costs more than the numbers.
         """
         tensors = self._state()
-        if any(not tensors[name].is_floating_point() for name in self._shared_names):
-            return super().compute_delta(start)
+        deltas = {}
         with torch.no_grad():
-            deltas = {
-                name: torch.sub(start[name], tensors[name], out=into[name] if into else None)
-                for name in self._shared_names
-            }
+            for name in self._shared_names:
+                if name in self._trainable:
+                    former = into[name] if into else None
+                    a, b = widened(start[name]), widened(tensors[name])
+                    deltas[name] = torch.sub(a, b, out=former)
+                else:
+                    deltas[name] = difference(start[name], tensors[name])
         return Vector(deltas)
 
     @property
@@ -305,13 +326,17 @@ def _rounded(value: Tensor, like: Tensor) -> Tensor:
 def _with_own_memory(
     gradients: Iterable[Tensor | None], parameters: Iterable[Tensor]
 ) -> list[Tensor]:
-    """Make zeros of missing gradients; copy those that are expanded or share their memory."""
+    """Make zeros of missing gradients; copy those that are expanded or share their memory.
+
+    Float16 and bfloat16 become float32.
+    """
     seen: set[int] = set()
     owned = []
     for gradient, parameter in zip(gradients, parameters, strict=True):
         if gradient is None:
-            owned.append(torch.zeros_like(parameter))
+            owned.append(torch.zeros_like(widened(parameter)))
             continue
+        gradient = widened(gradient)
         storage = gradient.untyped_storage()
         is_owned = storage.data_ptr() not in seen and storage.nbytes() >= gradient.nbytes
         seen.add(storage.data_ptr())
@@ -332,6 +357,19 @@ def _require_dense(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise ConfigError(f"{name!r} has no shape yet; call the module with a batch first")
+
+
+def _require_dtypes(state: Mapping[str, Tensor], trainable: Mapping[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        if name in trainable and tensor.dtype not in _TRAINABLE:
+            hint = "; hold its real and imaginary parts as two" if tensor.is_complex() else ""
+            raise ConfigError(
+                f"{name!r} is {tensor.dtype}, but weights that are trained are float32, float64, "
+                f"bfloat16 or float16{hint}"
+            )
+        if tensor.dtype not in _STORED:
+            kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _STORED)
+            raise ConfigError(f"{name!r} is {tensor.dtype}, but weights and buffers are {kinds}")
 
 
 def _require_weights(batch: Batch) -> None:

@@ -69,7 +69,7 @@ class Result:
     """One dict a round: ``round``, ``seconds`` of wall time, ``train_loss``, and metrics when
     evaluated. The lines of ``metrics.jsonl``."""
     weights: dict[str, np.ndarray[Any, Any]]
-    """The final weights by name."""
+    """The final weights by name; bfloat16, which numpy lacks, as float32 of the same values."""
     summary: Summary
     """As in ``summary.json``."""
     out: Path
@@ -283,13 +283,14 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Roun
             clock.enter("finish")
             weights = engine.get_weights(handle)
             write_weights(folder, weights)
+            arrays = weights.to_numpy()
             memory = engine.peak_memory()
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         journal.end(status="interrupted" if interrupted else "failed", error=str(error))
         raise
     summary = journal.end(status=status, memory=memory)
-    return Result(journal.history, weights.to_numpy(), summary, folder)
+    return Result(journal.history, arrays, summary, folder)
 
 
 def _checkpoints(scenario: Scenario, folder: Path) -> Checkpoints:

@@ -378,6 +378,60 @@ def test_a_round_in_which_all_are_dropped_is_an_error() -> None:
         run_round(sim, (0,))
 
 
+class HalfWeight(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(1, 1, bias=False, dtype=torch.float16)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs.half()).float()
+
+
+def test_half_precision_deltas_add_up_where_float16_would_overflow() -> None:
+    """Each delta is 30000, and 3 + 1 examples make a sum of 120000; float16 ends at 65504."""
+    sim = engine(HalfWeight(), ones([3, 1]), loss=slope, client=Optimizer(lrate=30000.0))
+    report = run_round(sim, (0, 1))
+    weight = sim._server.get_weights()["weight"]
+    assert (weight.item(), weight.dtype) == (-30000.0, torch.float16)
+    assert report.delta_norm == 30000.0
+
+
+class OddBuffers(nn.Linear):
+    """Counts from above 2^53, and sets flags, one of them where inputs are positive."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.register_buffer("count", torch.tensor(2**62 + 1))
+        self.register_buffer("small", torch.tensor(250, dtype=torch.uint8))
+        self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("flag", torch.tensor(False))
+        self.register_buffer("phases", torch.tensor([1j, 2 + 1j]))
+        self.register_buffer("hidden", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.count += 3
+            self.small += 2
+            self.flag |= bool(inputs.sum() > 0)
+        return super().forward(inputs)
+
+
+@pytest.mark.parametrize("signs", [(1, 1, -1), (-1, 1, -1)])
+def test_buffers_of_integers_booleans_and_masks_come_back_exact(signs: tuple[int, ...]) -> None:
+    inputs = np.array(signs, np.float32)[:, None]
+    data = dataset(inputs, np.zeros((3, 1), np.float32), [1, 1, 1])
+    sim = engine(OddBuffers(), data)
+    start = sim._server.get_weights()
+    run_round(sim, (0, 1, 2))
+    weights = sim._server.get_weights()
+    assert weights["count"].item() == 2**62 + 4
+    assert weights["small"].item() == 252
+    assert weights["flag"].item() == (sum(signs) > 0)  # what most clients have
+    for name in ("mask", "phases", "hidden"):
+        assert torch.equal(weights[name], start[name])
+    assert [weights[name].dtype for name in weights] == [start[name].dtype for name in start]
+
+
 @dataclass(frozen=True)
 class Spoiling(Mean):
     """Divides zero by zero."""

@@ -388,3 +388,8 @@ def test_adding_a_scaled_vector_rounds_once_as_torch_s_alpha_does() -> None:
     added = Vector({"a": a}).add_scaled(Vector({"a": b}), -0.1)["a"]
     assert torch.equal(added, torch.add(a, b, alpha=-0.1))
     assert not torch.equal(added, a + -0.1 * b)  # rounded twice
+
+
+def test_numpy_gets_bfloat16_as_float32_of_the_same_values() -> None:
+    array = Vector({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}).to_numpy()["a"]
+    assert (array.dtype, array.tolist()) == (np.float32, [1.5, -2.0])

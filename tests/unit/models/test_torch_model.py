@@ -354,6 +354,78 @@ def test_a_delta_is_start_minus_end_with_counts_as_float64() -> None:
     assert torch.equal(delta["0.bias"], start["0.bias"] - (start["0.bias"] + 1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_have_float32_gradients_steps_and_deltas(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(4, 3).to(dtype)
+    model = TorchModel(module, "mse")
+    start = model.get_weights()
+    gradients = model.compute_batch_gradients(Batch(torch.randn(6, 4).to(dtype), torch.zeros(6, 3)))
+    model.apply_scaled_updates(gradients, -0.3)
+    for name, parameter in module.named_parameters():
+        assert gradients[name].dtype == torch.float32
+        stepped = start[name].float() - 0.3 * gradients[name]
+        torch.testing.assert_close(parameter.detach(), stepped.to(dtype))
+        delta = model.compute_delta(start)[name]
+        assert torch.equal(delta, start[name].float() - parameter.detach().float())
+
+
+def test_half_precision_gradients_are_clipped_by_norms_that_float16_cannot_hold() -> None:
+    """The one example's gradient is (60000, 60000), its norm 84853; clipped to norm 1."""
+    module = nn.Linear(2, 1, bias=False).half()
+    nn.init.zeros_(module.weight)
+    model = TorchModel(module, lambda outputs, targets: outputs.squeeze(1))
+    batch = Batch(torch.full((1, 2), 60000.0, dtype=torch.float16), torch.zeros(1))
+    clipped = model.compute_batch_gradients(batch, max_norm=1.0)["weight"]
+    torch.testing.assert_close(clipped, torch.full((1, 2), 2**-0.5))
+
+
+def test_a_mask_of_infinities_or_of_booleans_has_a_delta_of_zero() -> None:
+    module = nn.Linear(2, 2)
+    module.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    module.register_buffer("kept", torch.tensor([True, False]))
+    module.register_buffer("seed", torch.tensor(2**62 + 1))
+    model = TorchModel(module, "mse")
+    delta = model.compute_delta(model.get_weights())
+    assert delta["mask"].tolist() == delta["kept"].tolist() == [0.0, 0.0]
+    assert delta["seed"].item() == 0.0
+
+
+def test_a_count_above_2_to_the_53_has_an_exact_delta() -> None:
+    module = nn.Linear(2, 2)
+    module.register_buffer("count", torch.tensor([2**62 + 1]))
+    model = TorchModel(module, "mse")
+    start = model.get_weights()
+    module.count += 3
+    assert model.compute_delta(start)["count"].tolist() == [-3.0]
+
+
+def test_complex_buffers_stay_as_they_are_built_and_are_not_averaged() -> None:
+    module = nn.Linear(2, 2)
+    module.register_buffer("phases", torch.tensor([1j, 2 + 1j]))
+    model = TorchModel(module, "mse")
+    assert model.shared_names == ("weight", "bias")
+    assert model.get_weights()["phases"].tolist() == [1j, 2 + 1j]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_trained", "message"),
+    [
+        (torch.complex64, True, r"'odd' is torch.complex64, .* real and imaginary parts"),
+        (torch.float8_e4m3fn, True, r"'odd' is torch.float8_e4m3fn, but weights that are trained"),
+        (torch.complex128, False, r"'odd' is torch.complex128, but weights and buffers are"),
+        (torch.uint16, False, r"'odd' is torch.uint16, but weights and buffers are"),
+    ],
+)
+def test_weights_of_other_types_are_refused_by_name(
+    dtype: torch.dtype, is_trained: bool, message: str
+) -> None:
+    module = nn.Linear(2, 2)
+    module.odd = nn.Parameter(torch.zeros(2).to(dtype), requires_grad=is_trained)
+    with pytest.raises(ConfigError, match=message):
+        TorchModel(module, "mse")
+
+
 # -- evaluation ----------------------------------------------------------------------------
 
 

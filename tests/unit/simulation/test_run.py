@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch_file
 from torch import nn
 
 import simfl
@@ -426,3 +427,50 @@ def test_a_metric_that_depends_on_the_batch_size_is_told_of(
     notes = build(simfl.load_scenario(scenario)).notes
     assert len(notes) == len(expected)
     assert all(text in note for text, note in zip(expected, notes, strict=True))
+
+
+class HalfNet(nn.Sequential):
+    """In bfloat16, with buffers of types that numpy or arithmetic lack."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(5, 2).bfloat16())
+        self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("phases", torch.tensor([1j, 2.0]))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = super().forward(inputs.bfloat16()).float()
+        return outputs
+
+
+def test_a_model_in_bfloat16_runs_resumes_and_is_written(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    """Momentum is kept from round to round, in checkpoints and, of one byte, on disk."""
+    scenario["model"] = {"kind": "python", "path": f"{__name__}:HalfNet"}
+    scenario["client"]["optimizer"]["modules"] = ["momentum"]
+    scenario["server"] = {"optimizer": {"lrate": 0.01, "modules": ["adam"]}}
+    scenario |= {"checkpoint": {"every": 1}, "cluster": {"state_memory": 1}}
+    whole = simfl.run(scenario, out=tmp_path / "whole", backend="inline")
+    simfl.run(scenario | {"rounds": 2}, out=tmp_path / "halves", backend="inline")
+    resumed = simfl.run(scenario, out=tmp_path / "halves", backend="inline", resume="auto")
+    assert resumed.summary["resumed_after_round"] == 2
+    for name, array in whole.weights.items():
+        assert array.tobytes() == resumed.weights[name].tobytes()
+    saved = load_torch_file(tmp_path / "whole" / "weights.safetensors")
+    assert saved["0.weight"].dtype == torch.bfloat16
+    assert whole.weights["0.weight"].dtype == np.float32
+    assert saved["0.weight"].float().tolist() == whole.weights["0.weight"].tolist()
+    assert saved["mask"].tolist() == [True, False]
+    assert saved["phases"].tolist() == [1j, 2.0]
+
+
+def test_a_run_whose_weights_cannot_be_had_is_not_done(
+    scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to_numpy(weights: Vector) -> dict[str, Any]:
+        raise TypeError("no such type")
+
+    monkeypatch.setattr(Vector, "to_numpy", to_numpy)
+    with pytest.raises(TypeError):
+        simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "failed"
