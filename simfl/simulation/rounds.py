@@ -42,7 +42,8 @@ def run_rounds(
     """Run the rounds that are left; yield each when it is done, and then save it if that is due.
 
     Where states are lost with a node, the run goes back to its last checkpoint, and rounds that
-    were yielded before are yielded again, with the same numbers.
+    were yielded before are yielded again, with the same numbers. It ends when it has gone back to
+    the same one more than ``cluster.max_retries`` times.
 
     Args:
         simulation: what is run.
@@ -56,7 +57,7 @@ def run_rounds(
     clock.enter("sample")
     clock.lap()
     scenario = simulation.scenario
-    setbacks = 0
+    setbacks, saved = 0, round
     while round < scenario.rounds:
         try:
             done = _run_round(simulation, engine, handle, round=round + 1, clock=clock)
@@ -67,11 +68,12 @@ def run_rounds(
             if round == scenario.rounds:
                 checkpoints.finish(engine)
         except StatesLostError:
-            setbacks += 1
+            clock.enter("checkpoint")
+            former, (round, handle) = saved, checkpoints.go_back(engine)
+            saved = round
+            setbacks = setbacks + 1 if saved <= former else 1
             if setbacks > scenario.cluster.max_retries:
                 raise
-            clock.enter("checkpoint")
-            round, handle = checkpoints.go_back(engine)
 
 
 def _run_round(

@@ -14,19 +14,19 @@ from simfl.observers import reproducible
 
 SCENARIO: dict[str, Any] = {
     "rounds": 5,
-    "data": {"source": "digits", "partition": {"kind": "iid", "clients": 6}},
+    "data": {"source": "digits", "test_fraction": 0.2, "partition": {"kind": "iid", "clients": 6}},
     "model": {"kind": "logistic"},
     "client": {
         "per_round": 3,
         "batch_size": 50,
         "optimizer": {"lrate": 0.1, "modules": ["momentum"]},
     },
-    "evaluation": {"every": 0},
+    "evaluation": {"every": 2},
     "checkpoint": {"every": 2},
 }
 
 
-@pytest.mark.parametrize("when", ["save", "flush", "train"])
+@pytest.mark.parametrize("when", ["save", "flush", "train", "evaluate"])
 def test_states_lost_while_saving_or_training_are_trained_again(
     when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,3 +47,33 @@ def test_states_lost_while_saving_or_training_are_trained_again(
     assert list(map(reproducible, result.history)) == list(map(reproducible, expected.history))
     for name, array in expected.weights.items():
         assert result.weights[name].tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize(("every", "ends"), [(2, False), (4, True)])
+def test_losses_are_forgotten_once_a_newer_checkpoint_is_there(
+    every: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds 3, 5, 7 and 9 are lost once each, where one loss after each checkpoint is allowed.
+
+    With a checkpoint every 4 rounds both 5 and 7 go back to the one of round 4.
+    """
+    scenario = SCENARIO | {"rounds": 10, "checkpoint": {"every": every}}
+    scenario |= {"cluster": {"max_retries": 1}}
+    left = {3, 5, 7, 9}
+    undisturbed = InlineEngine.train
+
+    def disturbed(engine: InlineEngine, plan: Any, handle: Any) -> Any:
+        if plan.round in left:
+            left.remove(plan.round)
+            raise StatesLostError("a node has gone")
+        return undisturbed(engine, plan, handle)
+
+    monkeypatch.setattr(InlineEngine, "train", disturbed)
+    if ends:
+        with pytest.raises(StatesLostError):
+            simfl.run(scenario, out=tmp_path / "out", backend="inline")
+        assert left == {9}
+    else:
+        result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+        assert [record["round"] for record in result.history] == list(range(1, 11))
+        assert not left
