@@ -8,9 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any, TypeVar
 
 import ray
@@ -54,6 +57,9 @@ from simfl.vector import Vector, find_vectors
 __all__ = ["ActorSetup", "ClientActor", "ServerActor"]
 
 T = TypeVar("T")
+
+BEAT_S = 5.0
+"""How often a client actor gives a sign of life."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,7 @@ class ServerActor(_Actor):
         self._server: Server | None = None
         self._may_borrow = False
         self._may_lend_aux = False
+        self._beats: Counter[str] = Counter()
 
     def start(self, setup: ActorSetup) -> int:
         """Build the server; return the process id.
@@ -177,6 +184,16 @@ class ServerActor(_Actor):
         report = self._built.end_round(plan)
         log_round(report)
         return (report, *self.snapshot(plan.round + 1))
+
+    @ray.method(concurrency_group="life")
+    def beat(self, label: str) -> None:
+        """Take in a client actor's sign of life."""
+        self._beats[label] += 1
+
+    @ray.method(concurrency_group="life")
+    def heartbeats(self) -> dict[str, int]:
+        """Return how many each client actor has given since this process began."""
+        return dict(self._beats)
 
     @ray.method(concurrency_group="io")
     def write_shard(
@@ -235,9 +252,16 @@ class ClientActor(_Actor):
         self._may_lend = False
         self._may_borrow = False
         self._broadcast: Broadcast | None = None
+        self._beats = False
 
-    def start(self, setup: ActorSetup, dataset: FederatedDataset) -> int:
-        """Build the host; return the process id."""
+    def start(self, setup: ActorSetup, dataset: FederatedDataset, server: Any = None) -> int:
+        """Build the host; return the process id.
+
+        The server's actor, if it is given, gets signs of life from now on.
+        """
+        if server is not None and not self._beats:
+            self._beats = True
+            Thread(target=_beat, args=(server, self._label), daemon=True).start()
         recipe: ClientRecipe = self._open_recipe(setup)
         device = device_for(self._label, uses_gpu=self._uses_gpu)
         prepare_device(device, deterministic=setup.deterministic)
@@ -287,6 +311,18 @@ class ClientActor(_Actor):
     @property
     def _built(self) -> ClientHost:
         return _require_built(self._host, self._label)
+
+
+def _beat(server: Any, label: str) -> None:
+    """Give signs of life, from a thread of its own: a process that only works has time for it.
+
+    A second thread for Ray's calls would do, too, but it takes the first one from the main thread,
+    where allocating large tensors is cheaper.
+    """
+    while True:
+        with suppress(Exception):  # one that has died comes back, or the run is over
+            server.beat.remote(label)
+        time.sleep(BEAT_S)
 
 
 def _open_state(state: Parcel | StateFile | None) -> KeptState | None:

@@ -37,6 +37,7 @@ from simfl.engine import (
     Pace,
     StateTable,
     Trained,
+    Workload,
     equal_chunks,
     guided_chunks,
     peak_memory,
@@ -82,17 +83,22 @@ class RayEngine:
         self._is_dedicated = options.placement == "dedicated"
         self._paces: defaultdict[int, Pace] = defaultdict(Pace)
         self._states = StateTable[Ref](options.location)
-        self._saves = Saves(options.location, self._states)
         self.dashboard = connection.dashboard
         retries: dict[str, Any] = {"max_retries": options.max_retries}
         retries["start_timeout_s"] = options.start_timeout_s
+        retries |= {"stall_limit_s": options.stall_limit_s, "tell": setup.tell}
         self._server = RemoteServer(launch_server(setup), put_setup(setup, setup.server), **retries)
+        self._saves = Saves(options.location, self._states, self._server)
         dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
         # What is kept of the setup is not to keep the examples.
         setup = replace(setup, dataset=setup.dataset.without_examples())
         self._fleet = Fleet(setup)
         self._pool = ClientPool(
-            [], dataset, stall_limit_s=options.stall_limit_s, tell=setup.tell, **retries
+            [],
+            (dataset, self._server.actor),
+            workload=Workload(setup.client.work, setup.dataset),
+            server=self._server,
+            **retries,
         )
         self._group_of = setup.group_of
         self._take(self._fleet.launch(), with_server=True)
@@ -159,9 +165,12 @@ class RayEngine:
         self._pool.await_members(self._fleet.least)
         while True:
             try:
+                if attempts.count(Loss.OBJECT):
+                    # It has received some of a round whose chunks may be others now.
+                    self._server.put_back(handle, ())
                 return self._train_once(plan, handle)
             except RayError as error:
-                _redo_or_raise(error, attempts, round=plan.round)
+                _redo_or_raise(error, attempts, doing=f"round {plan.round}")
 
     def evaluate(self, chunk: EvaluationChunk, handle: SnapshotRefs) -> list[MetricSums]:
         """Evaluate the items, a share each on all actors with the group's kind of device."""
@@ -173,16 +182,18 @@ class RayEngine:
             replace(chunk, items=chunk.items[start : start + size])
             for start in range(0, len(chunk.items), size)
         ]
-        scheduler = ChunkScheduler(shares, lanes=kinds, lane_of=lambda _: kind)
 
         def start(actor: Any, share: EvaluationChunk) -> list[Ref]:
             return [actor.evaluate_chunk.remote(share, handle.broadcast)]
 
-        try:
-            results = {end.chunk: end.result for end in self._pool.run(scheduler, start)}
-        except RayError as error:
-            raise explain(error, doing="evaluating") from None
-        return [item for share in shares for item in results[share]]
+        attempts = Attempts(max_retries=self._options.max_retries)
+        while True:
+            scheduler = ChunkScheduler(shares, lanes=kinds, lane_of=lambda _: kind)
+            try:
+                results = {end.chunk: end.result for end in self._pool.run(scheduler, start)}
+                return [item for share in shares for item in results[share]]
+            except RayError as error:
+                _redo_or_raise(error, attempts, doing="evaluating")
 
     def get_weights(self, handle: SnapshotRefs) -> Vector:
         """Fetch all weights of a snapshot, into memory that outlives the object store."""
@@ -192,7 +203,7 @@ class RayEngine:
 
     def save(self, order: SaveOrder, handle: SnapshotRefs) -> None:
         """Have the server's actor write a checkpoint, while the next round is trained."""
-        self._saves.begin(self._server.actor, order, handle)
+        self._saves.begin(order, handle)
 
     def flush(self) -> None:
         """Wait for the checkpoint that is being written."""
@@ -271,7 +282,7 @@ class RayEngine:
             self._paces[group].learn(reports)
         self._states.commit(retained, num_bytes=sum(t.report.state_bytes for t in traces))
         if self._states.held_bytes > self._options.state_memory:
-            self._saves.spill(self._server.actor, label=f"spill-{plan.round:06d}")
+            self._saves.spill(label=f"spill-{plan.round:06d}")
         traces.sort(key=lambda trace: trace.report.start)
         ended = time.perf_counter()
         trace = RoundTrace(tuple(traces), trained - began, ended - trained, self.num_actors)
@@ -307,9 +318,7 @@ class RayEngine:
             refs: list[Ref] = method.remote(chunk, handle.broadcast, *states)
             return refs
 
-        for end in self._pool.run(scheduler, start):
-            self._pool.learn(end.result.seconds)
-            yield end
+        yield from self._pool.run(scheduler, start)
 
     def _state(self, client: int) -> Ref | StateFile | None:
         """Return what holds a client's state; a file goes by way of the object store where need be.
@@ -323,17 +332,17 @@ class RayEngine:
 
     def _fetch(self, refs: Any, *, doing: str) -> Any:
         try:
-            return ray.get(refs)
+            return self._server.get(refs)
         except RayError as error:
             raise explain(error, doing=doing) from None
 
 
-def _redo_or_raise(error: RayError, attempts: Attempts, *, round: int) -> None:
-    """Return if the round is to be done again; raise what ends it otherwise."""
+def _redo_or_raise(error: RayError, attempts: Attempts, *, doing: str) -> None:
+    """Return if it is to be done again; raise what ends it otherwise."""
     if not is_object_loss(error):
-        raise explain(error, doing=f"round {round}") from None
+        raise explain(error, doing=doing) from None
     decision = attempts.lost(Loss.OBJECT)
     if decision is Decision.ROLL_BACK:
-        raise StatesLostError(f"round {round}: an object was lost with its node") from None
+        raise StatesLostError(f"{doing}: an object was lost with its node") from None
     if decision is Decision.ABORT:
-        raise explain(error, doing=f"round {round}") from None
+        raise explain(error, doing=doing) from None

@@ -39,7 +39,7 @@ def launch_server(setup: EngineSetup) -> Any:
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Ray's stubs do not know this documented argument.
-    group: dict[str, Any] = {"concurrency_groups": {"io": 1, "read": 1}}
+    group: dict[str, Any] = {"concurrency_groups": {"io": 1, "read": 1, "life": 1}}
     remote: Any = ray.remote(**group)(ServerActor)
     options = {"num_cpus": 0, "scheduling_strategy": here, **_RESTARTED}
     named = remote.options(name="server", namespace=setup.run_name, **options)

@@ -8,10 +8,16 @@ started from, and a lost object is made again by redoing what made it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from enum import Enum, auto
 
-__all__ = ["Attempts", "Decision", "Loss", "StallWatch", "decide"]
+from simfl.engine import Work
+
+__all__ = ["SILENT_S", "Attempts", "Decision", "Heartbeats", "Loss", "StallWatch", "decide"]
+
+
+SILENT_S = 300.0
+"""How long a process may give no sign of life where nothing is known of what it does."""
 
 
 class Loss(Enum):
@@ -89,33 +95,78 @@ class Attempts:
 
 
 class StallWatch:
-    """Learns from the chunks that have ended how long one may take.
+    """Learns from the work that has ended how long more of its kind may take.
+
+    What is merely slow is left alone: a process that gives signs of life is taken for stalled only
+    far beyond what it has been seen to need, and never before anything has been seen.
 
     Args:
-        limit_s: what the scenario says; None: ``SLOWEST`` times the slowest chunk so far, and at
-            least ``AT_LEAST_S``. Until a chunk has ended there is no limit then.
+        limit_s: what the scenario says, however much work it is; None: learned.
     """
 
-    SLOWEST = 20.0
-    AT_LEAST_S = 120.0
+    SILENT_TIMES, SILENT_AT_LEAST_S = 20.0, 120.0
+    BUSY_TIMES, BUSY_AT_LEAST_S = 100.0, 3600.0
 
     def __init__(self, limit_s: float | None) -> None:
         self._given_s = limit_s
-        self._slowest_s: float | None = None
+        self._paces: tuple[float, ...] = ()
 
-    def learn(self, seconds: float) -> None:
-        """Note how long a chunk has taken on its actor."""
-        self._slowest_s = max(seconds, self._slowest_s or 0.0)
+    def learn(self, work: Work, seconds: float) -> None:
+        """Note how long some work has taken."""
+        paces = [seconds / amount if amount else 0.0 for amount in work]
+        self._paces = tuple(map(max, paces, self._paces or paces))
 
-    @property
-    def limit_s(self) -> float | None:
-        """How long a chunk may take, or None if that is not known yet."""
-        if self._given_s is not None:
-            return self._given_s
-        if self._slowest_s is None:
+    def expected_s(self, work: Work) -> float | None:
+        """Return how long it takes at the slowest pace so far; None if no work has ended yet."""
+        if not self._paces:
             return None
-        return max(self.AT_LEAST_S, self.SLOWEST * self._slowest_s)
+        return max(pace * amount for pace, amount in zip(self._paces, work, strict=True))
 
-    def is_overdue(self, waited_s: float) -> bool:
-        """Say whether a chunk that has run for so long must be taken for stalled."""
-        return self.limit_s is not None and waited_s > self.limit_s
+    def is_overdue(self, work: Work, *, ran_s: float, silent_s: float) -> bool:
+        """Say whether who does this work must be taken for stalled.
+
+        Args:
+            work: how much it is.
+            ran_s: for how long it has gone on.
+            silent_s: for how long its process has given no sign of life.
+
+        >>> watch = StallWatch(None)
+        >>> watch.learn((10,), seconds=30.0)
+        >>> watch.is_overdue((10,), ran_s=700.0, silent_s=0.0)
+        False
+        >>> watch.is_overdue((10,), ran_s=700.0, silent_s=650.0)
+        True
+        """
+        if self._given_s is not None:
+            return ran_s > self._given_s
+        expected_s = self.expected_s(work)
+        if expected_s is None:
+            return silent_s > SILENT_S
+        return silent_s > max(self.SILENT_AT_LEAST_S, self.SILENT_TIMES * expected_s) or (
+            ran_s > max(self.BUSY_AT_LEAST_S, self.BUSY_TIMES * expected_s)
+        )
+
+
+class Heartbeats:
+    """For how long processes have given no sign of life, by the counts that they are asked for."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._since: dict[str, float] = {}
+        self._asked = 0.0
+
+    def note(self, counts: Mapping[str, int], *, now: float) -> None:
+        """Take in how many signs each has given by now; what counts them may have begun anew."""
+        self._asked = now
+        for label, count in counts.items():
+            if self._counts.get(label) != count:
+                self._counts[label], self._since[label] = count, now
+
+    def silent_s(self, label: str, *, since: float) -> float:
+        """Return for how long a process had been silent when it was last asked for.
+
+        Args:
+            label: of the process.
+            since: when it got what it is doing.
+        """
+        return max(0.0, self._asked - max(since, self._since.get(label, since)))

@@ -7,19 +7,24 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from simfl.checkpoint import StateFile
-from simfl.cluster.failures import explain, is_actor_loss
-from simfl.cluster.recovery import Attempts, Decision, Loss
+from simfl.cluster.failures import explain, is_actor_loss, is_object_loss
+from simfl.cluster.recovery import SILENT_S, Attempts, Decision, Heartbeats, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.wire import pack, pack_broadcast
-from simfl.cluster.workers import NOTICE_S
 from simfl.messages import RoundPlan, RoundReport, Snapshot
 
-__all__ = ["RemoteServer"]
+__all__ = ["LOOK_S", "NOTICE_S", "RemoteServer"]
 
 T = TypeVar("T")
+
+LOOK_S = 1.0
+"""How long the driver waits at a time before it looks after actors that may stand still."""
+
+NOTICE_S = 0.2
+"""How long it waits before it calls a dead actor again."""
 
 
 class RemoteServer:
@@ -30,13 +35,79 @@ class RemoteServer:
         setup: what it is started with.
         max_retries: how often it may die in one round.
         start_timeout_s: how long it may take to come back.
+        stall_limit_s: how long it may give no sign of life, whatever it does; None: ``SILENT_S``.
+        tell: is told when it has been killed for that.
     """
 
-    def __init__(self, actor: Any, setup: Ref, *, max_retries: int, start_timeout_s: float) -> None:
+    def __init__(
+        self,
+        actor: Any,
+        setup: Ref,
+        *,
+        max_retries: int,
+        start_timeout_s: float,
+        stall_limit_s: float | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.actor = actor
+        self.beats = Heartbeats()
+        """Of the client actors, as far as the server knows of them."""
         self._setup = setup
         self._max_retries = max_retries
         self._start_timeout_s = start_timeout_s
+        self._silent_s = SILENT_S if stall_limit_s is None else stall_limit_s
+        self._tell = tell
+        self._asked: Ref | None = None
+        self._asked_at = time.monotonic()
+        self._is_there = False
+
+    def look(self) -> None:
+        """Take in signs of life, and ask for the next; kill the actor if it gives none.
+
+        Ray starts it again, and it counts as lost.
+        """
+        now = time.monotonic()
+        if self._asked is None:
+            self._asked, self._asked_at = self.actor.heartbeats.remote(), now
+            return
+        ready, _ = ray.wait([self._asked], timeout=0)
+        limit_s = self._silent_s if self._is_there else self._start_timeout_s
+        if ready:
+            asked, self._asked = self._asked, None
+            try:
+                counts: dict[str, int] = ray.get(asked)  # type: ignore[assignment]
+                self.beats.note(counts, now=now)
+                self._is_there = True
+            except RayError:  # what it was doing has failed too, and whoever waits for that acts
+                self._is_there = False
+        elif now - self._asked_at > limit_s:
+            self._asked, self._is_there = None, False
+            ray.kill(self.actor, no_restart=False)
+            self._tell(
+                f"the server's process gave no sign of life for {limit_s:.0f} s, and so it was "
+                "killed; it is started again"
+            )
+
+    def wait(self, refs: Sequence[Ref], *, timeout_s: float | None = None) -> None:
+        """Wait until there are results, or until it is known that there will be none.
+
+        Whatever the driver waits for depends on the server, so it is looked after meanwhile.
+
+        Raises:
+            GetTimeoutError: if that takes longer.
+        """
+        began, left = time.monotonic(), list(refs)
+        while left:
+            _, left = ray.wait(left, num_returns=len(left), timeout=LOOK_S, fetch_local=False)
+            if left:
+                self.look()
+                if timeout_s is not None and time.monotonic() - began > timeout_s:
+                    raise GetTimeoutError(f"no answer within {timeout_s:g} s")
+
+    def get(self, refs: Any, *, timeout_s: float | None = None) -> Any:
+        """Return results, which are waited for as ``wait`` does."""
+        self.wait(refs if isinstance(refs, list) else [refs], timeout_s=timeout_s)
+        return ray.get(refs)
 
     def first(self) -> SnapshotRefs:
         """Return what the first round starts from, of a server that has just been built."""
@@ -53,13 +124,14 @@ class RemoteServer:
         def fresh() -> SnapshotRefs:
             built = self.build()
             refs = self._snapshot(1)
-            ray.get(built, timeout=self._start_timeout_s)
+            self.get(built, timeout_s=self._start_timeout_s)
             return self._settled(refs)
 
         return self._until_back(fresh, doing="starting the server")
 
     def build(self) -> Ref:
-        """Have the actor build the server."""
+        """Have the actor build the server, which may have to be started again for it."""
+        self._is_there = False
         return self.actor.start.remote(self._setup)
 
     def receive(self, partial: Ref) -> Ref:
@@ -91,14 +163,14 @@ class RemoteServer:
             report, *following = method.remote(plan, *partials[len(received) :])
             try:
                 # What the call returns is in the object store once one part of it is here.
-                done = ray.get([*received, report])
+                done = self.get([*received, report])
                 return done[-1], SnapshotRefs(*following)
             except RayError as error:
                 if not is_actor_loss(error):
                     raise
                 if attempts.lost(Loss.SERVER_ACTOR) is not Decision.RESTORE:
                     raise explain(error, doing=f"ending round {plan.round}") from None
-            received = self._put_back(start, partials)
+            received = self.put_back(start, partials)
 
     def go_back(self, snapshot: Snapshot) -> SnapshotRefs:
         """Become the server of a snapshot; return what its round starts from."""
@@ -110,17 +182,25 @@ class RemoteServer:
 
         def restored() -> SnapshotRefs:
             done = [self.build(), self._restore(refs)]
-            ray.get(done, timeout=self._start_timeout_s)
+            self.get(done, timeout_s=self._start_timeout_s)
             # Auxiliary variables are the server's to collect, so its own snapshot is the one.
             return self._settled(self._snapshot(label))
 
         return self._until_back(restored, doing="going back to a checkpoint")
 
-    def _put_back(self, start: SnapshotRefs, partials: Sequence[Ref]) -> list[Ref]:
+    def put_back(self, start: SnapshotRefs, partials: Sequence[Ref]) -> list[Ref]:
+        """Become the server that a round started from, and take in these partials.
+
+        Whatever else it has received by now is forgotten.
+
+        Raises:
+            RayError: if the snapshot, or a partial, has been lost.
+        """
+
         def again() -> list[Ref]:
             done = [self.build(), self._restore(start)]
             received = [self.receive(partial) for partial in partials]
-            ray.get([*done, *received], timeout=self._start_timeout_s)
+            self.get([*done, *received], timeout_s=self._start_timeout_s)
             return received
 
         return self._until_back(again, doing="restoring the server")
@@ -134,7 +214,7 @@ class RemoteServer:
     def _settled(self, refs: SnapshotRefs) -> SnapshotRefs:
         """Wait until the snapshot is in the object store, where it outlives the server."""
         both = [refs.broadcast, refs.optimizer]
-        ray.wait(both, num_returns=2, fetch_local=False)
+        self.wait(both)
         ray.get(refs.optimizer)  # raises if the server died before it was there
         return refs
 
@@ -145,6 +225,8 @@ class RemoteServer:
             try:
                 return call()
             except RayError as error:
+                if is_object_loss(error):
+                    raise
                 if not is_actor_loss(error) or time.monotonic() > deadline:
                     raise explain(error, doing=doing) from None
             time.sleep(NOTICE_S)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import ray
 from ray.exceptions import RayError
 
 from simfl.cluster.failures import explain, is_actor_loss, is_object_loss
 from simfl.cluster.references import Ref, SnapshotRefs
+from simfl.cluster.remote_server import RemoteServer
 from simfl.engine import PlannedShard, StateTable
 from simfl.errors import StatesLostError
 from simfl.messages import SaveOrder
@@ -37,19 +36,21 @@ class Saves:
     Args:
         location: the storage.
         states: where clients' states are; it lets go of those that have been written.
+        server: whose actor writes.
     """
 
-    def __init__(self, location: str, states: StateTable[Ref]) -> None:
+    def __init__(self, location: str, states: StateTable[Ref], server: RemoteServer) -> None:
+        self._server = server
         self._location = location
         self._states = states
         self._pending: _Pending | None = None
 
-    def begin(self, server: Any, order: SaveOrder, handle: SnapshotRefs) -> None:
+    def begin(self, order: SaveOrder, handle: SnapshotRefs) -> None:
         """Start to write the states that have changed, and then the checkpoint."""
         self.finish()
         planned = self._states.plan_shards(f"round-{order.round:06d}")
-        shards = self._write(server, planned)
-        checkpoint = server.write_checkpoint.remote(
+        shards = self._write(planned)
+        checkpoint = self._server.actor.write_checkpoint.remote(
             self._location,
             order,
             self._states.shards_with(planned),
@@ -60,14 +61,14 @@ class Saves:
         )
         self._pending = _Pending(planned, shards, checkpoint)
 
-    def spill(self, server: Any, *, label: str) -> None:
+    def spill(self, *, label: str) -> None:
         """Start to move all states out of memory."""
         self.finish()
         planned = self._states.plan_shards(label)
-        shards = self._write(server, planned)
+        shards = self._write(planned)
         # Chunks of the next round still read from the shards that these take the place of.
         in_use = {shard.name for shard in self._states.shards} | {plan.name for plan in planned}
-        deletion = server.delete_unused_shards.remote(self._location, frozenset(in_use))
+        deletion = self._server.actor.delete_unused_shards.remote(self._location, frozenset(in_use))
         self._pending = _Pending(planned, shards, deletion)
 
     def finish(self) -> None:
@@ -82,8 +83,8 @@ class Saves:
             return
         try:
             for plan, shard in zip(pending.planned, pending.shards, strict=True):
-                self._states.written(plan, ray.get(shard))
-            ray.get(pending.last)
+                self._states.written(plan, self._server.get(shard))
+            self._server.get(pending.last)
         except RayError as error:
             if is_object_loss(error):
                 raise StatesLostError("states were lost with a node, unsaved") from None
@@ -94,9 +95,9 @@ class Saves:
         """Leave what is being written to itself."""
         self._pending = None
 
-    def _write(self, server: Any, planned: Sequence[PlannedShard[Ref]]) -> list[Ref]:
+    def _write(self, planned: Sequence[PlannedShard[Ref]]) -> list[Ref]:
         return [
-            server.write_shard.remote(
+            self._server.actor.write_shard.remote(
                 self._location, plan.name, tuple(plan.holders), *plan.holders.values()
             )
             for plan in planned

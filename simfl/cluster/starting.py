@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from simfl.cluster.failures import explain, is_actor_loss
 from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref
-from simfl.cluster.workers import NOTICE_S
+from simfl.cluster.remote_server import NOTICE_S
 
 __all__ = ["start_all"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -22,21 +22,16 @@ from simfl.cluster.failures import (
 from simfl.cluster.launch import Worker
 from simfl.cluster.recovery import Attempts, Decision, Loss, StallWatch
 from simfl.cluster.references import Ref
-from simfl.engine import ChunkScheduler
+from simfl.cluster.remote_server import LOOK_S, NOTICE_S, RemoteServer
+from simfl.engine import ChunkScheduler, Work, Workload
 from simfl.errors import ClusterError, SimflError
 from simfl.messages import Chunk, EvaluationChunk
 
-__all__ = ["NOTICE_S", "ClientPool", "Ended", "Start"]
+__all__ = ["ClientPool", "Ended", "Start"]
 
 W = TypeVar("W", Chunk, EvaluationChunk)
 Start: TypeAlias = Callable[[Any, W], list[Ref]]
 """Starts a chunk on an actor; returns the references to its results, the small one first."""
-
-_WAIT_S = 1.0
-"""How long the driver waits at a time before it looks after stalled actors."""
-
-NOTICE_S = 0.2
-"""How long it waits before it calls a dead actor again."""
 
 
 @dataclass
@@ -45,6 +40,7 @@ class _Running(Generic[W]):
 
     worker: int
     chunk: W
+    work: Work
     refs: list[Ref]
     since: float
     stalled_s: float | None = None
@@ -70,7 +66,9 @@ class ClientPool:
 
     Args:
         workers: by worker number.
-        dataset: a reference to the data, with which each is started.
+        start_with: references to what each is started with after its setup, the data first.
+        workload: says how much work a chunk is.
+        server: looked after while chunks are waited for; it knows who gives signs of life.
         max_retries: how often a chunk may bring down its actor before the run ends.
         stall_limit_s: how long a chunk may take; None: learned from the others.
         start_timeout_s: how long all actors may be away at once.
@@ -80,8 +78,10 @@ class ClientPool:
     def __init__(
         self,
         workers: list[Worker],
-        dataset: Ref,
+        start_with: tuple[Ref, ...],
         *,
+        workload: Workload,
+        server: RemoteServer,
         max_retries: int,
         stall_limit_s: float | None,
         start_timeout_s: float,
@@ -90,13 +90,18 @@ class ClientPool:
         self.workers = workers
         self.retired: set[int] = set()
         """Those that are not started again."""
-        self._dataset = dataset
+        self._start_with = start_with
         self.start_timeout_s = start_timeout_s
         self.returning: dict[Ref, int] = {}
         """Actors that have died and are being started again: when each answers, it is back."""
         self._max_retries = max_retries
-        self._stalls = StallWatch(stall_limit_s)
+        self.workload = workload
+        self._watches: defaultdict[Hashable, StallWatch] = defaultdict(
+            lambda: StallWatch(stall_limit_s)
+        )
+        self.server = server
         self.tell = tell
+        self._former: _WorkLoop[Any] | None = None
 
     def run(self, scheduler: ChunkScheduler[W], start: Start[W]) -> Iterator[Ended[W]]:
         """Run all chunks; yield each as it ends.
@@ -105,15 +110,23 @@ class ClientPool:
             RayError: for anything but the death of an actor.
             RunError: if a chunk brings down its actor too often, or no actor comes back.
         """
+        if self._former is not None:
+            self._former.drain()
         for worker in self.returning.values():
             scheduler.suspend(worker)
         for worker in self.retired:
             scheduler.retire(worker)
-        return _WorkLoop(self, scheduler, start, Attempts(max_retries=self._max_retries)).run()
+        attempts = Attempts(max_retries=self._max_retries)
+        loop = self._former = _WorkLoop(self, scheduler, start, attempts)
+        return loop.run()
 
-    def learn(self, seconds: float) -> None:
-        """Note how long a chunk has taken."""
-        self._stalls.learn(seconds)
+    def watch_of(self, chunk: Chunk | EvaluationChunk) -> StallWatch:
+        """Return what has learned how long such chunks take.
+
+        Training is one kind, evaluating on a split another, and each group has its own devices.
+        """
+        kind = chunk.split if isinstance(chunk, EvaluationChunk) else "train"
+        return self._watches[kind, chunk.group]
 
     @property
     def members(self) -> list[Worker]:
@@ -122,7 +135,7 @@ class ClientPool:
 
     def start(self, worker: Worker) -> Ref:
         """Have an actor build its host, once it is there."""
-        return worker.actor.start.remote(worker.setup, self._dataset)
+        return worker.actor.start.remote(worker.setup, *self._start_with)
 
     def join(self, workers: Iterable[Worker], starting: Mapping[str, Ref]) -> None:
         """Take in actors.
@@ -161,7 +174,8 @@ class ClientPool:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise _explain_missing(self, missing, least)
-            ready, _ = ray.wait(list(self.returning), num_returns=1, timeout=left_s)
+            ready, _ = ray.wait(list(self.returning), num_returns=1, timeout=min(left_s, LOOK_S))
+            self.server.look()
             for ref in ready:
                 self.is_back(ref)
 
@@ -194,7 +208,9 @@ class ClientPool:
         """Kill actors whose oldest chunk is overdue; they count as lost then."""
         for worker, running in oldest.items():
             waited_s = time.monotonic() - running.since
-            if self._stalls.is_overdue(waited_s):
+            silent_s = self.server.beats.silent_s(self.workers[worker].label, since=running.since)
+            watch = self.watch_of(running.chunk)
+            if watch.is_overdue(running.work, ran_s=waited_s, silent_s=silent_s):
                 ray.kill(self.workers[worker].actor, no_restart=False)
                 running.stalled_s = running.stalled_s or waited_s
                 running.since = time.monotonic()  # it dies when it does: no second kill meanwhile
@@ -212,25 +228,50 @@ class _WorkLoop(Generic[W]):
         self._attempts = attempts
         self._running: dict[Ref, _Running[W]] = {}
         self._idle_since: float | None = None
+        self._looked = time.monotonic()
 
     def run(self) -> Iterator[Ended[W]]:
         while not self._scheduler.is_done:
             self._hand_out()
             self._require_somebody()
             waited = [*self._running, *self._pool.returning]
-            ready, _ = ray.wait(waited, num_returns=1, timeout=_WAIT_S)
-            if not ready:
-                self._pool.kill_stalled(self._oldest())
+            ready, _ = ray.wait(waited, num_returns=1, timeout=LOOK_S)
+            self._look()
             for ref in ready:
                 if ref in self._pool.returning:
                     self._welcome(ref)
                 elif (ended := self._finish(ref)) is not None:
                     yield ended
 
+    def drain(self) -> None:
+        """Wait until what a pass that was given up has left at the actors has ended.
+
+        So that its time is not taken for that of what they are given next.
+        """
+        while self._running:
+            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=LOOK_S)
+            self._look()
+            for ref in ready:
+                running = self._running.pop(ref)
+                try:
+                    ray.get(ref)
+                except RayError as error:
+                    if is_actor_loss(error):
+                        self._pool.call_back(running.worker)
+                self._restart_clock(running.worker)
+
+    def _look(self) -> None:
+        """Look after the server, and after actors whose chunk may be overdue, once a while."""
+        if time.monotonic() - self._looked >= LOOK_S:
+            self._looked = time.monotonic()
+            self._pool.server.look()
+            self._pool.kill_stalled(self._oldest())
+
     def _hand_out(self) -> None:
         for worker, chunk in self._scheduler.assignments():
+            work = self._pool.workload.of(chunk)
             refs = self._start(self._pool.workers[worker].actor, chunk)
-            self._running[refs[0]] = _Running(worker, chunk, refs, time.monotonic())
+            self._running[refs[0]] = _Running(worker, chunk, work, refs, time.monotonic())
 
     def _require_somebody(self) -> None:
         """Give up when all who could do the work have been away for too long."""
@@ -260,6 +301,8 @@ class _WorkLoop(Generic[W]):
                 raise
             return None
         del self._running[ref]
+        took_s = time.monotonic() - running.since
+        self._pool.watch_of(running.chunk).learn(running.work, took_s)
         self._scheduler.finish(running.worker)
         self._restart_clock(running.worker)
         retries = self._attempts.count(Loss.CLIENT_ACTOR, _key(running.chunk))

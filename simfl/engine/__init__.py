@@ -6,7 +6,14 @@ from simfl.engine.inline import InlineEngine
 from simfl.engine.memory import peak_memory, reset_peak_memory
 from simfl.engine.profiling import Sampling, require_profiler
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
-from simfl.engine.scheduler import ChunkScheduler, Pace, equal_chunks, guided_chunks
+from simfl.engine.scheduler import (
+    ChunkScheduler,
+    Pace,
+    Work,
+    Workload,
+    equal_chunks,
+    guided_chunks,
+)
 from simfl.engine.states import PlannedShard, StateTable
 
 __all__ = [
@@ -20,6 +27,8 @@ __all__ = [
     "Sampling",
     "StateTable",
     "Trained",
+    "Work",
+    "Workload",
     "commit_checkpoint",
     "device_for",
     "equal_chunks",

@@ -9,16 +9,21 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
-from simfl.messages import Chunk, ChunkReport, CohortPart, RoundPlan
+from simfl.client import LocalWork
+from simfl.data import FederatedDataset
+from simfl.messages import Chunk, ChunkReport, CohortPart, EvaluationChunk, RoundPlan
 
-__all__ = ["ChunkScheduler", "Pace", "equal_chunks", "guided_chunks"]
+__all__ = ["ChunkScheduler", "Pace", "Work", "Workload", "equal_chunks", "guided_chunks"]
 
 W = TypeVar("W")
 """A unit of work: a chunk of clients to train, or of items to evaluate."""
+
+Work: TypeAlias = tuple[float, ...]
+"""How much work something is, by each of several measures, such as steps and examples."""
 
 HANDED_OUT = 0.8
 """The share of the work that is left which the next chunk of every worker may take together."""
@@ -50,6 +55,32 @@ class Pace:
     def least_work(self) -> float:
         """How many steps a chunk should have; 0 until a round has been seen."""
         return WORTH_A_CALL_S / self._seconds_per_step if self._seconds_per_step else 0.0
+
+
+class Workload:
+    """How much work a chunk is: a client with more examples may make more steps or larger ones.
+
+    Args:
+        local: what a client does in a round.
+        dataset: says how many examples clients hold; the examples are not needed.
+    """
+
+    def __init__(self, local: LocalWork, dataset: FederatedDataset) -> None:
+        self._local = local
+        self._num_examples = dataset.num_train_examples()
+        self._num_evaluated = dataset.num_evaluation_examples()
+
+    def of(self, chunk: Chunk | EvaluationChunk) -> Work:
+        """Return how many steps and examples it has; of an evaluation batches or clients."""
+        if isinstance(chunk, Chunk):
+            held = self._num_examples[list(chunk.clients)]
+            steps = self._local.num_steps(held)
+            size = np.minimum(self._local.batch_size or held, held)
+            return float(steps.sum()), float((steps * size).sum())
+        if chunk.split == "test":
+            return (float(len(chunk.items)),)
+        clients = list(itertools.chain.from_iterable(chunk.items))
+        return float(len(clients)), float(self._num_evaluated[clients].sum())
 
 
 def guided_chunks(

@@ -287,11 +287,12 @@ class ClusterSection(ActorsSection):
     chunk_size: Count | Literal["auto"] = "auto"
     """How many clients an actor is given at once; the numbers do not depend on it."""
     max_retries: Whole = 3
-    """How often the same chunk may bring down its actor, or the server may die in the same round,
-    before the run ends."""
+    """How often the same chunk may bring down its actor, the server may die in the same round, or
+    the run may go back to the same checkpoint, before the run ends."""
     stall_limit_s: Positive | None = None
-    """How many seconds a chunk may take before its actor is killed and the chunk run elsewhere.
-    null: twenty times the slowest chunk so far, and two minutes at least."""
+    """How many seconds a chunk of clients, or a share of an evaluation, may take before its actor
+    is killed and the work done elsewhere; and how many the server may give no sign of life. null:
+    by signs of life, and by what such work has taken so far."""
     start_timeout_s: Positive = 180.0
     """How many seconds the actors may take to start, and all of them may be away later on, before
     the run ends."""

@@ -128,13 +128,14 @@ def test_the_server_killed_in_its_step(
     assert shots(tmp_path) == 1
 
 
+@pytest.mark.parametrize(("side", "client"), [("client", 3), ("server", -1)])
 def test_a_stopped_actor_is_killed_when_its_time_is_up(
-    tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+    side: str, client: int, tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
-    stop = killer(tmp_path, client=3, round=2, signal=int(signal.SIGSTOP))
+    stop: Any = {side: [killer(tmp_path, client=client, round=2, signal=int(signal.SIGSTOP))]}
     # On a machine that stands still itself, chunks may be taken for stalled that are not: that
     # costs time and changes nothing else, however often it happens.
-    disturbed = scenario(client=[stop], stall_limit_s=4.0, max_retries=100)
+    disturbed = scenario(**stop, stall_limit_s=4.0, max_retries=100)
     assert numbers(disturbed, tmp_path / "out") == undisturbed
     assert shots(tmp_path) == 1
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from simfl.cluster.recovery import Attempts, Decision, Loss, StallWatch, decide
+from simfl.cluster.recovery import (
+    SILENT_S,
+    Attempts,
+    Decision,
+    Heartbeats,
+    Loss,
+    StallWatch,
+    decide,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,17 +51,59 @@ def test_a_chunk_that_only_waited_at_the_dead_actor_is_not_blamed() -> None:
         assert attempts.lost(Loss.CLIENT_ACTOR, "a", is_to_blame=False) is Decision.RETRY
 
 
-def test_a_stall_is_twenty_times_the_slowest_chunk_and_two_minutes_at_least() -> None:
+def overdue(watch: StallWatch, *work: float, ran_s: float, silent_s: float = 0.0) -> bool:
+    return watch.is_overdue(work, ran_s=ran_s, silent_s=silent_s)
+
+
+def test_before_anything_has_ended_only_silence_counts() -> None:
     watch = StallWatch(None)
-    assert not watch.is_overdue(1e9)  # nothing has ended yet, so nothing is known
-    watch.learn(1.0)
-    assert (watch.is_overdue(119), watch.is_overdue(121)) == (False, True)
-    watch.learn(30.0)
-    watch.learn(2.0)
-    assert (watch.is_overdue(599), watch.is_overdue(601)) == (False, True)
+    assert not overdue(watch, 10, ran_s=1e9, silent_s=SILENT_S)
+    assert overdue(watch, 10, ran_s=1e9, silent_s=SILENT_S + 1)
+
+
+def test_a_client_with_far_more_data_than_those_before_it_is_no_stall() -> None:
+    """20 steps took 30 s, and so 2,000 are expected to take 3,000 s: a hundred times that."""
+    watch = StallWatch(None)
+    watch.learn((20, 400), seconds=30.0)
+    assert not overdue(watch, 2000, 40_000, ran_s=299_000)
+    assert overdue(watch, 2000, 40_000, ran_s=301_000)
+    # Larger batches and no more of them: by the examples it is as much work.
+    assert not overdue(watch, 20, 40_000, ran_s=299_000)
+    assert overdue(watch, 20, 40_000, ran_s=301_000)
+    # However little work it is, an hour is granted to who gives signs of life.
+    assert [overdue(watch, 1, 20, ran_s=ran_s) for ran_s in (3599, 3601)] == [False, True]
+
+
+def test_who_is_silent_is_a_stall_after_twenty_times_what_was_expected_and_two_minutes() -> None:
+    watch = StallWatch(None)
+    watch.learn((10,), seconds=100.0)
+    watch.learn((10,), seconds=5.0)
+    for amount, limit_s in ((1, 200), (0.1, 120)):
+        assert not overdue(watch, amount, ran_s=limit_s, silent_s=limit_s - 1)
+        assert overdue(watch, amount, ran_s=limit_s + 2, silent_s=limit_s + 1)
+
+
+def test_work_of_which_there_was_none_has_taught_nothing() -> None:
+    watch = StallWatch(None)
+    watch.learn((0, 0), seconds=3.0)
+    watch.learn((1, 0), seconds=3.0)
+    assert watch.expected_s((2, 5)) == 6.0
 
 
 def test_a_given_limit_is_the_limit() -> None:
     watch = StallWatch(5.0)
-    watch.learn(100.0)
-    assert (watch.is_overdue(4.9), watch.is_overdue(5.1)) == (False, True)
+    watch.learn((1,), seconds=100.0)
+    assert (overdue(watch, 1, ran_s=4.9), overdue(watch, 1, ran_s=5.1)) == (False, True)
+
+
+def test_silence_is_counted_up_to_when_signs_of_life_were_last_asked_for() -> None:
+    beats = Heartbeats()
+    beats.note({"client-0": 3}, now=10.0)
+    beats.note({"client-0": 4}, now=20.0)
+    beats.note({"client-0": 4}, now=50.0)
+    assert beats.silent_s("client-0", since=0.0) == 30.0
+    assert beats.silent_s("client-0", since=45.0) == 5.0, "it was given what it does after that"
+    assert beats.silent_s("client-1", since=15.0) == 35.0, "of whom nothing was heard"
+    assert beats.silent_s("client-0", since=60.0) == 0.0
+    beats.note({"client-0": 1}, now=60.0)
+    assert beats.silent_s("client-0", since=0.0) == 0.0, "who counts them has begun anew"

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RayError
 
 from simfl.cluster.references import SnapshotRefs
@@ -16,32 +15,30 @@ from simfl.errors import StatesLostError
 from simfl.messages import SaveOrder
 
 
-def begun(monkeypatch: pytest.MonkeyPatch, error: RayError) -> Saves:
+def begun(error: RayError) -> Saves:
     """Begin to save the state of one client, which ends with an error."""
 
     def get(ref: Any) -> None:
         raise error
 
-    monkeypatch.setattr(ray, "get", get)
     method = SimpleNamespace(remote=lambda *arguments: "a reference")
-    server = SimpleNamespace(write_shard=method, write_checkpoint=method)
+    actor = SimpleNamespace(write_shard=method, write_checkpoint=method)
+    server: Any = SimpleNamespace(actor=actor, get=get)
     states = StateTable[Any]("place")
     states.commit({3: "the state's reference"}, num_bytes=8)
-    saves = Saves("place", states)
-    saves.begin(server, SaveOrder(2, "hash", {}, 1), SnapshotRefs("broadcast", "optimizer"))
+    saves = Saves("place", states, server)
+    saves.begin(SaveOrder(2, "hash", {}, 1), SnapshotRefs("broadcast", "optimizer"))
     return saves
 
 
-def test_states_that_are_lost_before_they_are_written_take_the_run_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    saves = begun(monkeypatch, ObjectLostError("0" * 56, None, ""))
+def test_states_that_are_lost_before_they_are_written_take_the_run_back() -> None:
+    saves = begun(ObjectLostError("0" * 56, None, ""))
     with pytest.raises(StatesLostError):
         saves.finish()
     saves.finish()  # nothing is waited for any more
 
 
-def test_a_save_that_dies_with_the_server_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    saves = begun(monkeypatch, ActorDiedError())
+def test_a_save_that_dies_with_the_server_does_not_count() -> None:
+    saves = begun(ActorDiedError())
     saves.finish()
     assert saves._states.get(3) == "the state's reference"

@@ -3,36 +3,126 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from simfl.cluster.launch import Worker
-from simfl.cluster.recovery import Attempts
+from simfl.cluster.recovery import Attempts, Heartbeats
+from simfl.cluster.remote_server import RemoteServer
 from simfl.cluster.workers import ClientPool, _Running, _WorkLoop
 from simfl.engine import ChunkScheduler
 from simfl.errors import ClusterError
-from simfl.messages import Chunk
+from simfl.messages import Chunk, EvaluationChunk
 
 
-def test_a_stalled_chunk_is_named_with_its_clients_and_the_time_it_took(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    killed: list[Any] = []
-    monkeypatch.setattr(ray, "kill", lambda actor, no_restart: killed.append((actor, no_restart)))
-    limits: dict[str, Any] = {"max_retries": 0, "stall_limit_s": 60.0, "start_timeout_s": 60.0}
-    pool = ClientPool([Worker("the actor", "client-0", 0, setup="its setup")], "the data", **limits)
+class Killed(list[Any]):
+    """The actors that were killed, and are to be started again."""
+
+    def __call__(self, actor: Any, no_restart: bool) -> None:
+        assert not no_restart
+        self.append(actor)
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> Killed:
+    killed = Killed()
+    monkeypatch.setattr(ray, "kill", killed)
+    return killed
+
+
+def make_pool(*, stall_limit_s: float | None, beats: Heartbeats | None = None) -> ClientPool:
+    worker = Worker("the actor", "client-0", 0, setup="its setup")
+    server: Any = SimpleNamespace(beats=beats or Heartbeats())
+    limits: dict[str, Any] = {"max_retries": 0, "start_timeout_s": 60.0}
+    workload: Any = SimpleNamespace(of=lambda chunk: (1.0,))
+    return ClientPool(
+        [worker], (), workload=workload, server=server, stall_limit_s=stall_limit_s, **limits
+    )
+
+
+def test_a_stalled_chunk_is_named_with_its_clients_and_the_time_it_took(killed: Killed) -> None:
+    pool = make_pool(stall_limit_s=60.0)
     chunk = Chunk(7, 0, (3, 8), 4)
     scheduler = ChunkScheduler([chunk], lanes=[0])
     loop = _WorkLoop(pool, scheduler, lambda actor, chunk: [], Attempts(max_retries=0))
     began = time.monotonic() - 100
-    loop._running["a reference"] = running = _Running(0, chunk, ["a reference"], began)
+    loop._running["a reference"] = running = _Running(0, chunk, (1.0,), ["a reference"], began)
     pool.kill_stalled(loop._oldest())
     pool.kill_stalled(loop._oldest())
-    assert killed == [("the actor", False)], "killed once: the second time its time is not up"
+    assert killed == ["the actor"], "killed once: the second time its time is not up"
     assert running.stalled_s is not None
     named = r"round 7, clients 3, 8 on client-0: not done after 100 s, .* cluster\.stall_limit_s"
     with pytest.raises(ClusterError, match=named):
         loop._lose("a reference", RayActorError())
+
+
+def test_what_training_has_taught_says_nothing_of_an_evaluation(killed: Killed) -> None:
+    """No limit but silence: the first evaluation may take hours, whatever chunks have taken."""
+    beats = Heartbeats()
+    pool = make_pool(stall_limit_s=None, beats=beats)
+    pool.watch_of(Chunk(1, 0, (3,), 1)).learn((1.0,), 0.1)
+    now = time.monotonic()
+    share: Any = EvaluationChunk("test", ((0,),))
+    running = {0: _Running(0, share, (1.0,), [], since=now - 20_000)}
+    beats.note({"client-0": 7}, now=now - 200)
+    beats.note({"client-0": 7}, now=now)
+    pool.kill_stalled(running)
+    assert killed == []
+    beats.note({"client-0": 7}, now=now + 101)
+    pool.kill_stalled(running)
+    assert killed == ["the actor"], "silent for 301 s"
+
+
+def test_a_server_that_gives_no_sign_of_life_is_killed_and_another_has_time_to_start(
+    killed: Killed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, answers, told = [0.0], {}, []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: ([r for r in refs if r in answers], []))
+    monkeypatch.setattr(ray, "get", lambda ref: answers[ref])
+    asked = iter(range(100))
+    actor: Any = SimpleNamespace(heartbeats=SimpleNamespace(remote=lambda: next(asked)))
+    server = RemoteServer(
+        actor, "setup", max_retries=3, start_timeout_s=180.0, stall_limit_s=5.0, tell=told.append
+    )
+
+    def look_at(*seconds: float) -> None:
+        for second in seconds:
+            now[0] = second
+            server.look()
+
+    look_at(0)
+    answers[0] = {"client-0": 1}
+    look_at(100, 101, 105)
+    assert killed == [], "it has answered, and been asked again 4 s ago"
+    look_at(107)
+    assert killed == [actor]
+    look_at(108, 200)
+    assert killed == [actor], "it is being started again"
+    answers[2] = {}
+    look_at(201, 202, 208)
+    assert killed == [actor, actor]
+    assert len(told) == 2
+    assert "gave no sign of life for 5 s" in told[0]
+
+
+def test_a_server_that_dies_while_it_is_asked_is_waited_for(
+    killed: Killed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(ref: Any) -> None:
+        raise ActorUnavailableError("it has died", None)
+
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
+    monkeypatch.setattr(ray, "get", die)
+    actor: Any = SimpleNamespace(heartbeats=SimpleNamespace(remote=lambda: "a reference"))
+    server = RemoteServer(actor, "setup", max_retries=3, start_timeout_s=180.0, stall_limit_s=5.0)
+    for _ in range(20):
+        now[0] += 10.0
+        server.look()
+    assert killed == []

@@ -6,9 +6,18 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfl.engine import ChunkScheduler, Pace, equal_chunks, guided_chunks
+from simfl.client import LocalWork
+from simfl.data import Examples, FederatedDataset
+from simfl.engine import ChunkScheduler, Pace, Workload, equal_chunks, guided_chunks
 from simfl.engine.scheduler import IN_FLIGHT
-from simfl.messages import ChunkReport, ClientReports, CohortPart, RoundPlan
+from simfl.messages import (
+    Chunk,
+    ChunkReport,
+    ClientReports,
+    CohortPart,
+    EvaluationChunk,
+    RoundPlan,
+)
 
 
 def only_part(plan: RoundPlan) -> CohortPart:
@@ -160,3 +169,17 @@ def test_chunks_begin_and_end_where_stacks_do(
     ):
         assert tuple(client for chunk in chunks for client in chunk.clients) == plan.clients
         assert all(chunk.start % stack == 0 for chunk in chunks)
+
+
+def test_work_is_counted_in_steps_and_in_examples_that_they_take() -> None:
+    """Clients of 5, 100 and 0 examples; two epochs in batches of 20, or of all that there is."""
+    counts = np.array([5, 100, 0])
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    nothing = Examples(np.empty(0, np.float32), np.empty(0, np.int64))
+    dataset = FederatedDataset(nothing, np.empty(0, np.int64), ends, ends[1:])
+    chunk = Chunk(1, 0, (1, 0, 2), 3)
+    assert Workload(LocalWork(epochs=2, batch_size=20), dataset).of(chunk) == (12.0, 210.0)
+    assert Workload(LocalWork(epochs=2), dataset).of(chunk) == (4.0, 210.0)
+    held = EvaluationChunk("clients", ((0, 2), (1,)))
+    assert Workload(LocalWork(), dataset).of(held) == (3.0, 105.0)
+    assert Workload(LocalWork(), dataset).of(EvaluationChunk("test", ((0,), (1,)))) == (2.0,)

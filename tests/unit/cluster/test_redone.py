@@ -1,0 +1,102 @@
+"""What is lost with an object is done again, whatever had come of it by then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_ray import FakeRef, fake_engine, lose
+
+import simfl
+from simfl.cluster.engine import RayEngine
+from simfl.engine import equal_chunks
+from simfl.observers import reproducible
+from simfl.simulation.build import build
+from simfl.simulation.checkpoints import Checkpoints
+from simfl.simulation.rounds import run_rounds
+
+SCENARIO: dict[str, Any] = {
+    "rounds": 3,
+    "data": {
+        "source": "digits",
+        "test_fraction": 0.2,
+        "partition": {"kind": "iid", "clients": 6},
+    },
+    "model": {"kind": "logistic"},
+    "client": {"batch_size": 50, "stack": 1, "optimizer": {"lrate": 0.1, "modules": ["momentum"]}},
+    "server": {"optimizer": {"lrate": 0.01, "modules": ["adam"]}},
+    "evaluation": {"every": 1, "batch_size": 100},
+    "checkpoint": {"every": 1},
+}
+Numbers = tuple[dict[str, bytes], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Numbers:
+    result = simfl.run(SCENARIO, out=tmp_path_factory.mktemp("run") / "out", backend="inline")
+    weights = {name: array.tobytes() for name, array in result.weights.items()}
+    return weights, [reproducible(record) for record in result.history]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, spoil: Any) -> Numbers:
+    loaded = simfl.load_scenario(SCENARIO)
+    simulation, checkpoints = build(loaded), Checkpoints(loaded, folder, tell=print)
+    engine = fake_engine(simulation, monkeypatch, location=checkpoints.location, spoil=spoil)
+    records: dict[int, Any] = {}
+    for done in run_rounds(simulation, engine, checkpoints, handle=engine.start()):
+        records[done.record["round"]] = reproducible(done.record)
+        handle = done.handle
+    weights = engine.get_weights(handle).to_numpy()
+    return {name: array.tobytes() for name, array in weights.items()}, list(records.values())
+
+
+class Losses:
+    """Spoils the calls of a method, by their number from 1."""
+
+    def __init__(self, method: str, *numbers: int) -> None:
+        self.method, self.numbers, self.count = method, numbers, 0
+
+    def __call__(self, label: str, method: str, refs: list[FakeRef]) -> None:
+        if method == self.method:
+            self.count += 1
+            if self.count in self.numbers:
+                lose(refs, method)
+
+
+def test_a_round_that_is_redone_in_other_chunks_counts_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Numbers
+) -> None:
+    """The first chunk of three has been received when the second's inputs turn out to be lost."""
+    sizes = iter([2, 2, 3, 1])
+
+    def cut(engine: RayEngine, plan: Any, part: Any) -> Any:
+        return equal_chunks(plan, part, next(sizes))
+
+    monkeypatch.setattr(RayEngine, "_cut", cut)
+    losses = Losses("train_chunk", 5)
+    assert run(monkeypatch, tmp_path, losses) == undisturbed
+    assert losses.count > 5
+
+
+@pytest.mark.parametrize("numbers", [(2,), (2, 4)])
+def test_what_is_lost_in_an_evaluation_is_done_again_or_taken_back(
+    numbers: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Numbers
+) -> None:
+    losses = Losses("evaluate_chunk", *numbers)
+    assert run(monkeypatch, tmp_path, losses) == undisturbed
+    assert losses.count > max(numbers)
+
+
+def test_a_snapshot_that_is_lost_takes_the_run_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Numbers
+) -> None:
+    """So that the server cannot be put back to it for a round that is to be redone."""
+    trained, restored = Losses("train_chunk", 5), Losses("restore", 1)
+
+    def spoil(label: str, method: str, refs: list[FakeRef]) -> None:
+        trained(label, method, refs)
+        restored(label, method, refs)
+
+    assert run(monkeypatch, tmp_path, spoil) == undisturbed
+    assert restored.count > 1
