@@ -25,7 +25,7 @@ from simfl.messages import (
 from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel
 from simfl.optimizer import Optimizer
 from simfl.seeding import derive_seed
-from simfl.vector import Vector, count_bytes, find_vectors
+from simfl.vector import Vector, count_bytes, is_finite
 
 __all__ = ["Server", "ServerRecipe"]
 
@@ -98,7 +98,8 @@ class Server:
             AggregationError: if auxiliary variables are not finite.
         """
         broadcast = Broadcast(round, self._weights.all, self._optimizer.collect_aux_var())
-        if not all(vector.is_finite() for vector in find_vectors(broadcast.aux)):
+        shared = [value for aux in broadcast.aux.values() for value in aux.values()]
+        if not all(bool(is_finite(value).all()) for value in shared):
             raise _not_finite(round - 1, "server.optimizer's auxiliary variables")
         self._count_bytes(broadcast)
         return Snapshot(broadcast, self._optimizer.export_state())

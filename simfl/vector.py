@@ -22,7 +22,16 @@ from torch import Tensor
 
 from simfl.errors import VectorError
 
-__all__ = ["Layout", "Scalar", "Vector", "count_bytes", "find_vectors", "move", "widened"]
+__all__ = [
+    "Layout",
+    "Scalar",
+    "Vector",
+    "count_bytes",
+    "find_vectors",
+    "is_finite",
+    "move",
+    "widened",
+]
 
 T = TypeVar("T")
 
@@ -413,6 +422,19 @@ def count_bytes(value: Any) -> int:
 def find_vectors(value: Any) -> list[Vector]:
     """Return the Vectors in a value; where it looks is as for ``move``."""
     return [leaf for leaf in _leaves(value) if isinstance(leaf, Vector)]
+
+
+def is_finite(value: Any) -> Tensor:
+    """Say whether a number, a tensor or a Vector holds no NaN or infinity: 0-d, or [C] by rows.
+
+    The rows are those of a stack, or of a tensor that is not 0-d.
+    """
+    if isinstance(value, Vector):
+        return value.is_finite()
+    if isinstance(value, Tensor):
+        finite = value.isfinite()
+        return finite.reshape(len(value), -1).all(dim=1) if value.dim() else finite
+    return torch.tensor(isinstance(value, int) or math.isfinite(value))
 
 
 def _leaves(value: Any) -> Iterator[Vector | Tensor]:

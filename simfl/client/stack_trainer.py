@@ -31,7 +31,7 @@ from simfl.messages import Broadcast, Contribution, Dropped, Nothing, Retained
 from simfl.models import Batch, StackedModel, TorchModel
 from simfl.optimizer import KeptState, Optimizer, StackedOptimizer
 from simfl.seeding import derive_seed
-from simfl.vector import Vector
+from simfl.vector import Vector, is_finite
 
 __all__ = ["StackTrainer"]
 
@@ -173,14 +173,14 @@ class StackTrainer:
 
     def _outcome(self, rows: list[ClientRow], delta: Vector, *, round: int) -> Outcome:
         aux = self._optimizer.collect_aux_var()
-        is_finite = _finite_rows(delta, [row.delta_norm for row in rows], aux)
-        if not all(is_finite):
+        finite_rows = _finite_rows(delta, [row.delta_norm for row in rows], aux)
+        if not all(finite_rows):
             rows = [
                 row if finite else refuse_or_drop(row, self._recipe, round=round)
-                for row, finite in zip(rows, is_finite, strict=True)
+                for row, finite in zip(rows, finite_rows, strict=True)
             ]
         retained = self._retained(rows)
-        used = [index for index, finite in enumerate(is_finite) if finite]
+        used = [index for index, finite in enumerate(finite_rows) if finite]
         if not used:
             return Outcome(None, rows, retained)
         used_rows = [rows[index] for index in used]
@@ -214,11 +214,10 @@ def _finite_rows(
     delta: Vector, norms: Sequence[float], aux: dict[str, dict[str, Any]]
 ) -> list[bool]:
     """Say of each client whether no number of what it sends is NaN or infinite."""
-    is_finite = np.isfinite(norms)
-    if not is_finite.all():  # numbers too large to be squared are numbers all the same
-        is_finite = delta.is_finite().cpu().numpy()
+    rows = np.isfinite(norms)
+    if not rows.all():  # numbers too large to be squared are numbers all the same
+        rows = delta.is_finite().cpu().numpy()
     for value in aux_values(aux):
-        if isinstance(value, Vector):
-            is_finite = is_finite & value.is_finite().cpu().numpy()
-    finite: list[bool] = is_finite.tolist()
+        rows = rows & is_finite(value).cpu().numpy()
+    finite: list[bool] = rows.tolist()
     return finite

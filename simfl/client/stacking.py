@@ -115,10 +115,11 @@ def _reasons(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset)
             "float32 alone"
         )
     yield from _layer_reasons(model)
+    shapes = {name: tuple(weight.shape) for name, weight in model.trainable.items()}
     plugins: list[Any] = [*recipe.optimizer.regularizers, *recipe.optimizer.modules]
     for plugin in plugins:
         is_foreign = not type(plugin).__module__.startswith("simfl.")
-        if is_foreign and (fault := stack_fault(plugin)) is not None:
+        if is_foreign and (fault := stack_fault(plugin, shapes)) is not None:
             yield f"{plugin.name!r} fails the contract of plug-ins: {fault}"
     try:
         _try(recipe, model, dataset)

@@ -15,6 +15,7 @@ from torch import Tensor
 from simfl.messages import ClientReports, Contribution, Retained
 from simfl.models.model import MetricSums
 from simfl.vector import Vector
+from simfl.vector import is_finite as finite
 
 __all__ = [
     "ClientRow",
@@ -159,7 +160,7 @@ def is_finite(delta: Vector, norm: float, aux: dict[str, dict[str, Any]]) -> boo
     """
     if not math.isfinite(norm) and not bool(delta.is_finite()):
         return False
-    return all(bool(value.is_finite()) for value in aux_values(aux) if isinstance(value, Vector))
+    return all(bool(finite(value).all()) for value in aux_values(aux))
 
 
 def sum_losses(losses: list[Tensor], sizes: list[int]) -> StepLosses:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, Final
 
@@ -13,14 +13,12 @@ from torch import Tensor
 from simfl.errors import SimflError
 from simfl.optimizer.contract_case import (
     CLIENTS,
+    SHAPES,
     STEPS,
     BrokenError,
     Subject,
     bits_of,
     form_of,
-    make_gradients,
-    make_like,
-    make_weights,
     require,
     require_leaves,
     require_near,
@@ -40,28 +38,34 @@ class ContractError(SimflError, AssertionError):
 
 
 def check_plugin(
-    plugin: OptiModule | Regularizer, *, aux: Callable[[Vector], AuxVar] | None = None
+    plugin: OptiModule | Regularizer,
+    *,
+    aux: Callable[[Vector], AuxVar] | None = None,
+    shapes: Mapping[str, Sequence[int]] = SHAPES,
 ) -> None:
     """Check that a module or a regularizer keeps the contract of plug-ins.
 
     It must be a frozen dataclass with a JSON config; leave its inputs alone; keep all it
     remembers in its state, and nothing but Vectors and tensors in there; keep names, order,
-    shapes and dtypes; treat a stack of clients as it does each client; and go on bit for bit
-    after its state went through JSON. Equal results are not asked of a plug-in whose
-    ``is_deterministic`` is False.
+    shapes and dtypes; treat a stack of clients, new and returning ones, as it does each client; and
+    go on bit for bit after its state went through JSON. Equal results are not asked of a plug-in
+    whose ``is_deterministic`` is False.
 
     Args:
         plugin: an instance with the hyper-parameters to check it with.
         aux: makes, from a Vector with the names and shapes of the weights, what the other side
             would share; for a module that takes auxiliary variables.
+        shapes: the names and shapes of the weights to check it with, for a plug-in that looks for
+            some by name.
 
     Raises:
         ContractError: naming the clause that is broken, and how.
 
     >>> from simfl.optimizer import Momentum
     >>> check_plugin(Momentum(nesterov=True))
+    >>> check_plugin(Momentum(), shapes={"output.weight": (10, 64), "output.bias": (10,)})
     """
-    subject = Subject(plugin, aux)
+    subject = Subject(plugin, aux, shapes)
     for clause, check in _CLAUSES.items():
         where = f"{type(plugin).__name__} must {clause}"
         try:
@@ -72,14 +76,17 @@ def check_plugin(
             raise ContractError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-def stack_fault(plugin: OptiModule | Regularizer) -> str | None:
+def stack_fault(
+    plugin: OptiModule | Regularizer, shapes: Mapping[str, Sequence[int]] = SHAPES
+) -> str | None:
     """Return how a plug-in fails to treat a stack of clients as each of them; None if it does not.
 
-    Tried out without auxiliary variables.
+    Tried out without auxiliary variables, on weights of these names and shapes.
     """
+    subject = Subject(plugin, shapes=shapes)
     try:
-        _check_form(Subject(plugin))
-        _check_stack(Subject(plugin))
+        _check_form(subject)
+        _check_stack(subject)
     except Exception as error:
         return f"{type(error).__name__}: {error}".removeprefix("BrokenError: ").partition("\n")[0]
     return None
@@ -99,7 +106,7 @@ def _check_config(subject: Subject) -> None:
 
 
 def _check_states(subject: Subject) -> None:
-    require_leaves(subject.plugin.init(make_like()))
+    require_leaves(subject.plugin.init(subject.like()))
     start = subject.begin((0,))
     for state in (start, subject.run(start, (0,))[1]):
         require_leaves(state)
@@ -108,7 +115,7 @@ def _check_states(subject: Subject) -> None:
 
 
 def _check_entries(subject: Subject) -> None:
-    expected = subject.plugin.init(make_like()).keys()
+    expected = subject.plugin.init(subject.like()).keys()
     _, state = subject.run(subject.begin((0,)), (0,))
     missing = sorted(expected - state.keys())
     require(not missing, f"update() returned a state without {missing}, which init() has")
@@ -116,7 +123,7 @@ def _check_entries(subject: Subject) -> None:
 
 def _check_form(subject: Subject) -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        like = make_like(dtype)
+        like = subject.like(dtype)
         state = subject.plugin.init(like)
         states = stack_states([subject.plugin.init(like) for _ in CLIENTS])
         stack = Vector.stack([like for _ in CLIENTS])
@@ -127,14 +134,14 @@ def _check_form(subject: Subject) -> None:
 
 
 def _check_inputs(subject: Subject) -> None:
-    state, gradients, weights = subject.begin((0,)), make_gradients(0, 1), make_weights(0, 1)
+    state, gradients, weights = subject.begin((0,)), subject.gradients(0, 1), subject.weights(0, 1)
     given = bits_of({"gradients": gradients, "weights": weights})
     for _ in STEPS:
         before = bits_of(state)
         _, new = subject.step(state, gradients, weights, Context(clients=(0,)))
         subject.plugin.start_round(state)
         subject.plugin.between_rounds(state)
-        subject.receive(state)
+        subject.receive(state, subject.aux(subject.like()) if subject.aux else None)
         require(bits_of(state) == before, "it has changed the state it was given")
         after = bits_of({"gradients": gradients, "weights": weights})
         require(after == given, "it has changed the gradients or the weights it was given")
@@ -142,9 +149,9 @@ def _check_inputs(subject: Subject) -> None:
 
 
 def _check_memory(subject: Subject) -> None:
-    gradients = make_gradients(0, 1)
+    gradients = subject.gradients(0, 1)
     start = subject.begin((0,))
-    _, state = subject.step(start, gradients, make_weights(0, 1), Context(clients=(0,)))
+    _, state = subject.step(start, gradients, subject.weights(0, 1), Context(clients=(0,)))
     before = bits_of(state)
     gradients.mul_(2.0)
     require(bits_of(state) == before, "its state changes when the gradients' memory is reused")
@@ -180,19 +187,20 @@ def _check_restoring(subject: Subject) -> None:
 
 
 def _check_stack(subject: Subject) -> None:
-    singles = [_two_rounds(subject, (client,)) for client in CLIENTS]
-    stacks = _two_rounds(subject, CLIENTS)
-    if not subject.plugin.is_deterministic:
-        return
-    for row, single in enumerate(singles):
-        require_near(single, _row(stacks, row), f"row {row} of a stack:")
+    for new, who in (((), ""), (CLIENTS[1:2], " of new and returning clients")):
+        singles = [_two_rounds(subject, (client,), new) for client in CLIENTS]
+        stacks = _two_rounds(subject, CLIENTS, new)
+        if not subject.plugin.is_deterministic:
+            continue
+        for row, single in enumerate(singles):
+            require_near(single, _row(stacks, row), f"row {row} of a stack{who}:")
 
 
 def _check_rounds(subject: Subject) -> None:
     _, state = subject.run(subject.begin((0,)), (0,))
     kept = keep_state(subject.plugin, state)
-    outputs, _ = subject.run(subject.begin((0,), kept), (0,))
-    expected, _ = subject.run(subject.begin((0,), state), (0,))
+    outputs, _ = subject.run(subject.begin((0,), [kept]), (0,))
+    expected, _ = subject.run(subject.begin((0,), [state]), (0,))
     if subject.plugin.is_deterministic:
         require_same(expected, outputs, "with what it keeps, the next round went otherwise")
 
@@ -231,14 +239,18 @@ _CLAUSES: Final[dict[str, Callable[[Subject], None]]] = {
 
 def _through_json(subject: Subject) -> Subject:
     config = json.loads(json.dumps(subject.plugin.get_config()))
-    return Subject(type(subject.plugin).from_config(config), subject.aux)
+    return Subject(type(subject.plugin).from_config(config), subject.aux, subject.shapes)
 
 
-def _two_rounds(subject: Subject, clients: tuple[int, ...]) -> dict[str, Any]:
-    """Return all that two rounds bring forth."""
+def _two_rounds(
+    subject: Subject, clients: tuple[int, ...], new: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """Return all that two rounds bring forth; in the second some clients are new."""
     first, state = subject.run(subject.begin(clients), clients)
     kept = keep_state(subject.plugin, state)
-    second, last = subject.run(subject.begin(clients, kept), clients)
+    each = unstack_state(kept, len(clients)) if len(clients) > 1 else [kept]
+    known = [{} if c in new else own for c, own in zip(clients, each, strict=True)]
+    second, last = subject.run(subject.begin(clients, known), clients)
     shared = subject.collect(last)
     return {"updates": [*first, *second], "state": last, "kept": kept, "shared": shared}
 

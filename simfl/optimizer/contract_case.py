@@ -6,8 +6,8 @@ Three clients take a few steps on small Vectors. Shapes: C clients of a stack.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -15,19 +15,17 @@ from torch import Tensor
 
 from simfl.optimizer.encoding import encode_state
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer, State
-from simfl.optimizer.state import fill_state
+from simfl.optimizer.state import complete_state, fill_state, repeat_tensors, stack_states
 from simfl.vector import Vector
 
 __all__ = [
     "CLIENTS",
+    "SHAPES",
     "STEPS",
     "BrokenError",
     "Subject",
     "bits_of",
     "form_of",
-    "make_gradients",
-    "make_like",
-    "make_weights",
     "require",
     "require_leaves",
     "require_near",
@@ -38,7 +36,7 @@ Clients: TypeAlias = tuple[int, ...]
 
 CLIENTS: Final = (4, 0, 9)
 STEPS: Final = (1, 2, 3)
-_SHAPES: Final = {"scale": (), "bias": (3,), "kernel": (4, 3)}
+SHAPES: Final = {"scale": (), "bias": (3,), "kernel": (4, 3)}
 
 
 class BrokenError(Exception):
@@ -56,19 +54,47 @@ class Subject:
     """The plug-in."""
     aux: Callable[[Vector], AuxVar] | None = None
     """Makes what the other side would share, or None."""
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=lambda: SHAPES)
+    """Names and shapes of the weights."""
 
-    def begin(self, clients: Clients, kept: State | None = None) -> State:
-        """Return the state with which clients go into the first step of a round."""
-        state = self.plugin.start_round(self.receive(kept or {}))
-        likes = [make_like() for _ in clients]
-        like = Vector.stack(likes) if len(clients) > 1 else likes[0]
-        return fill_state(self.plugin, state, like)
+    def begin(self, clients: Clients, kept: Sequence[State] = ()) -> State:
+        """Return the state with which clients go into the first step of a round.
 
-    def receive(self, state: State) -> State:
+        Args:
+            clients: who takes part; several become a stack, as the Optimizer's of a stack does it.
+            kept: what each has kept, {} of a new one; none: all are new.
+        """
+        aux = self.aux(self.like()) if self.aux else None
+        each = [self._begun(state, aux) for state in kept or [{}]]
+        if len(clients) == 1:
+            return fill_state(self.plugin, each[0], self.like())
+        if any(kept):
+            fresh = fill_state(self.plugin, {}, self.like())
+            return stack_states([complete_state(state, fresh) for state in each])
+        likes = Vector.stack([self.like() for _ in clients])
+        return fill_state(self.plugin, repeat_tensors(each[0], len(clients)), likes)
+
+    def receive(self, state: State, aux: AuxVar | None) -> State:
         """Return the state after auxiliary variables have arrived, if it takes any."""
-        if self.aux is None or isinstance(self.plugin, Regularizer):
+        if aux is None or isinstance(self.plugin, Regularizer):
             return state
-        return self.plugin.process_aux_var(state, self.aux(make_like()))
+        return self.plugin.process_aux_var(state, aux)
+
+    def _begun(self, state: State, aux: AuxVar | None) -> State:
+        return self.plugin.start_round(self.receive(state, aux))
+
+    def like(self, dtype: torch.dtype = torch.float32) -> Vector:
+        """Make a Vector that has but names, shapes and a dtype."""
+        ones = {name: torch.ones(tuple(s), dtype=dtype) for name, s in self.shapes.items()}
+        return Vector(ones)
+
+    def gradients(self, client: int, step: int) -> Vector:
+        """Make the gradients of one step of a client."""
+        return _make_normal(self.shapes, 1000 * client + step)
+
+    def weights(self, client: int, step: int) -> Vector:
+        """Make the weights before one step of a client."""
+        return _make_normal(self.shapes, 1_000_000 + 1000 * client + step)
 
     def collect(self, state: State) -> AuxVar | None:
         """Return what it shares, if it shares anything."""
@@ -100,28 +126,13 @@ class Subject:
         """
         outputs = []
         for step in steps:
-            gradients = _of_clients(clients, make_gradients, step)
-            weights = _of_clients(clients, make_weights, step)
+            gradients = _of_clients(clients, self.gradients, step)
+            weights = _of_clients(clients, self.weights, step)
             owns = owns_state and step > steps[0]
             context = Context(seed=7, clients=clients, round=1, step=step, owns_state=owns)
             out, state = self.step(state, gradients, weights, context)
             outputs.append(out)
         return outputs, state
-
-
-def make_like(dtype: torch.dtype = torch.float32) -> Vector:
-    """Make a Vector that has but names, shapes and a dtype."""
-    return Vector({name: torch.ones(shape, dtype=dtype) for name, shape in _SHAPES.items()})
-
-
-def make_gradients(client: int, step: int) -> Vector:
-    """Make the gradients of one step of a client."""
-    return _make_normal(1000 * client + step)
-
-
-def make_weights(client: int, step: int) -> Vector:
-    """Make the weights before one step of a client."""
-    return _make_normal(1_000_000 + 1000 * client + step)
 
 
 def require(condition: bool, otherwise: str) -> None:
@@ -183,6 +194,8 @@ def _is_near(left: Tensor, right: Tensor) -> bool:
     )
 
 
-def _make_normal(seed: int) -> Vector:
+def _make_normal(shapes: Mapping[str, Sequence[int]], seed: int) -> Vector:
     generator = torch.Generator().manual_seed(seed)
-    return Vector({n: torch.randn(shape, generator=generator) for n, shape in _SHAPES.items()})
+    return Vector(
+        {n: torch.randn(tuple(shape), generator=generator) for n, shape in shapes.items()}
+    )

@@ -28,6 +28,7 @@ from simfl.optimizer.state import (
     complete_state,
     empty_states,
     join_states,
+    repeat_tensors,
     rows_of,
     stack_states,
     unstack_state,
@@ -102,7 +103,10 @@ class StackedOptimizer:
             self._states = _for_each_plugin(stack_states, each)
         else:
             # All are alike until the first gradients, which fill in what is missing for each.
-            self._states = self._begun(None, aux)
+            begun = self._begun(None, aux)
+            self._states = _for_each_plugin(
+                lambda states: repeat_tensors(states[0], len(clients)), [begun]
+            )
 
     def narrow(self, num_active: int) -> None:
         """Let the clients after the first so many end."""

@@ -24,6 +24,7 @@ __all__ = [
     "fill_state",
     "join_states",
     "move_beside",
+    "repeat_tensors",
     "require_states",
     "rows_of",
     "stack_states",
@@ -103,6 +104,17 @@ def require_states(
         raise KeyError(f"{place}: {len(states)} states for {len(plugins)} plug-ins")
 
 
+def repeat_tensors(state: State, num_clients: int) -> State:
+    """Return the state of C clients that are all alike, as that of a stack of them.
+
+    A tensor gets a leading axis C unless it is 0-d: that, and a Vector, broadcasts as it is.
+    """
+    return {
+        key: _repeat(leaf, num_clients) if isinstance(leaf, Tensor) and leaf.dim() else leaf
+        for key, leaf in state.items()
+    }
+
+
 def stack_states(states: Sequence[State]) -> State:
     """Stack the states of C clients: every leaf gets a leading axis C.
 
@@ -114,7 +126,10 @@ def stack_states(states: Sequence[State]) -> State:
     """
     for state in states[1:]:
         if state.keys() != states[0].keys():
-            raise VectorError(f"states differ: {sorted(states[0])} and {sorted(state)}")
+            raise VectorError(
+                f"clients' states differ: {sorted(states[0])} and {sorted(state)}; "
+                "init() must have every entry that a client keeps"
+            )
     return {key: _stack([state[key] for state in states]) for key in states[0]}
 
 

@@ -23,6 +23,7 @@ from simfl.optimizer import (
     list_optim_modules,
     list_optim_regularizers,
 )
+from simfl.optimizer.contract import stack_fault
 from simfl.vector import Vector
 
 AUX: dict[str, Callable[[Vector], AuxVar]] = {
@@ -244,6 +245,14 @@ class SaysItKeepsNothing(Momentum):
 
 
 @dataclass(frozen=True)
+class KeepsWhatInitHasNot(OptiModule):
+    name: ClassVar[str] = "broken-more-than-init"
+
+    def update(self, gradients: Vector, state: State, context: Context) -> Step:
+        return gradients - state.get("last", gradients), {"last": gradients * 1.0}
+
+
+@dataclass(frozen=True)
 class SharesTensors(Momentum):
     name: ClassVar[str] = "broken-shares"
 
@@ -288,6 +297,11 @@ BROKEN: list[tuple[OptiModule | Regularizer, str]] = [
     (GlobalNoise(), "must depend on its arguments alone"),
     (ConfigBesideFields.of(3.0), "must go on bit for bit from a restored state"),
     (StackUnaware(), "must treat a stack of clients as it does each client: row 0"),
+    (
+        KeepsWhatInitHasNot(),
+        r"must treat a stack of clients as it does each client: VectorError: clients' states "
+        r"differ: \['last'\] and \[\]; init\(\) must have every entry",
+    ),
     (KeepsTooLittle(), "must go on in the next round from what it keeps"),
     (SaysItKeepsNothing(), "must go on in the next round from what it keeps"),
     (SharesTensors(), "must share numbers and Vectors.*'velocity' is a tuple"),
@@ -302,6 +316,28 @@ def test_a_plug_in_that_breaks_the_contract_is_found_out(
 ) -> None:
     with pytest.raises(ContractError, match=f"^{type(plugin).__name__} {message}"):
         check_plugin(plugin)
+
+
+@dataclass(frozen=True)
+class Thaw(OptiModule):
+    """Looks for a weight by its name, and at its shape."""
+
+    name: ClassVar[str] = "thaw-of-a-test"
+
+    def init(self, like: Vector) -> State:
+        return {"mask": like.select(["head.weight"]).zeros_like() + 1.0}
+
+    def update(self, gradients: Vector, state: State, context: Context) -> Step:
+        assert gradients["head.weight"].shape[-2:] == (2, 3)
+        return gradients | gradients.select(["head.weight"]) * state["mask"], state
+
+
+def test_a_plug_in_is_checked_on_weights_of_names_and_shapes_that_it_wants() -> None:
+    shapes = {"body.weight": (3, 3), "head.weight": (2, 3)}
+    check_plugin(Thaw(), shapes=shapes)
+    assert stack_fault(Thaw(), shapes) is None
+    with pytest.raises(ContractError, match=r"head\.weight"):
+        check_plugin(Thaw())
 
 
 def test_a_plug_in_that_is_not_frozen_cannot_even_be_built() -> None:

@@ -421,6 +421,39 @@ def test_infinite_examples_do_not_reach_the_rest_of_the_stack(
         np.testing.assert_allclose(ours, theirs, rtol=2e-5)
 
 
+@dataclass(frozen=True)
+class Sharing(OptiModule):
+    """Scales step n by the n-th of the factors that arrive; shares NaN as a number at client 1."""
+
+    name: ClassVar[str] = "sharing-of-a-test"
+
+    def process_aux_var(self, state: State, aux: dict[str, Any]) -> State:
+        return {"factors": torch.arange(1.0, 7.0) * aux["unit"]}
+
+    def init(self, like: Vector) -> State:
+        return {"client": torch.tensor(0)}
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        clients = torch.tensor(context.clients if gradients.stacked else context.clients[0])
+        scaled = gradients * state["factors"][..., context.step - 1]
+        return scaled, {**state, "client": clients}
+
+    def collect_aux_var(self, state: State) -> dict[str, Any]:
+        share = torch.where(state["client"] == 1, float("nan"), 2.0)
+        return {"share": share if share.dim() else share.item()}
+
+
+@pytest.mark.parametrize("stack", [1, 8])
+def test_a_number_that_is_nan_is_left_out_like_a_vector(stack: int) -> None:
+    """And a tensor that auxiliary variables put into the state is each client's own in a stack."""
+    options: dict[str, Any] = {"optimizer": Optimizer(0.1, modules=[Sharing()])}
+    options |= {"aux": {"sharing-of-a-test": {"unit": 0.1}}, "on_nonfinite": "drop"}
+    result = train(dataset(RAGGED), stack=stack, **options)
+    assert result.report.clients.dropped == {1: "not finite"}
+    assert whole(result).aux == {"sharing-of-a-test": {"share": 4 * 2.0}}
+    assert_close(whole(result).total, whole(train(dataset(RAGGED), stack=1, **options)).total)
+
+
 def test_an_update_that_is_not_finite_ends_the_run_with_its_clients_name() -> None:
     options: dict[str, Any] = {"optimizer": Optimizer(0.1, modules=[Poison()])}
     with pytest.raises(NonFiniteUpdateError, match="client 1 sent"):
