@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "hashed_orders",
     "numpy_generator",
     "torch_generator",
+    "torch_state",
 ]
 
 SERVER: Final = -1
@@ -34,6 +36,11 @@ _MIX_1: Final = 0xBF58476D1CE4E5B9
 _MIX_2: Final = 0x94D049BB133111EB
 _ALL: Final = 2**64 - 1
 
+# The Mersenne Twister in the state of a torch generator: words of 32 bits in 64 each, after
+# the seed and three counters; see ``aten/src/ATen/CPUGeneratorImpl.cpp`` in torch.
+_NUM_WORDS: Final = 624
+_WORDS: Final = slice(24, 24 + 8 * _NUM_WORDS)
+
 
 def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = 0, step: int = 0) -> int:
     """Hash what the randomness is for into a seed of 63 bits.
@@ -43,8 +50,8 @@ def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = 0, ste
     >>> derive_seed(0, "shuffle", round=1, client=7) == derive_seed(0, "shuffle", round=7, client=1)
     False
     """
-    key = struct.pack("<4q", seed, round, client, step) + purpose.encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+    digest = _hash(seed, purpose, round, client, step, num_bytes=8)
+    return int.from_bytes(digest, "little") >> 1
 
 
 def derive_seeds(seeds: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]) -> Any:
@@ -129,5 +136,38 @@ def torch_generator(
     """Make the torch generator (on the CPU) of this (purpose, round, client, step)."""
     import torch
 
-    derived = derive_seed(seed, purpose, round=round, client=client, step=step)
-    return torch.Generator().manual_seed(derived)
+    generator = torch.Generator()
+    generator.set_state(torch_state(seed, purpose, round=round, client=client, step=step))
+    return generator
+
+
+def torch_state(
+    seed: int, purpose: str, *, round: int = 0, client: int = 0, step: int = 0
+) -> torch.Tensor:
+    """Return the state of ``torch_generator``, as ``torch.Generator.get_state`` does: uint8.
+
+    ``manual_seed`` takes 32 bits, of which a run of a million draws has the same ones some
+    hundred times. So all 624 words of the Mersenne Twister are drawn, by Philox with a key of 128
+    bits, the hash of the arguments.
+    """
+    import torch
+
+    key = np.frombuffer(_hash(seed, purpose, round, client, step, num_bytes=16), dtype="<u8")
+    state = _blank_torch_state().copy()
+    words = state[_WORDS].view(np.uint64)
+    words[:] = np.random.Philox(key=key).random_raw(_NUM_WORDS) >> np.uint64(32)
+    return torch.from_numpy(state)
+
+
+@lru_cache(maxsize=1)
+def _blank_torch_state() -> np.ndarray[Any, Any]:
+    """Return the state of a torch generator that has been seeded and has drawn nothing."""
+    import torch
+
+    state: np.ndarray[Any, Any] = torch.Generator().manual_seed(0).get_state().numpy()
+    return state
+
+
+def _hash(seed: int, purpose: str, round: int, client: int, step: int, *, num_bytes: int) -> bytes:
+    key = struct.pack("<4q", seed, round, client, step) + purpose.encode()
+    return hashlib.blake2b(key, digest_size=num_bytes).digest()

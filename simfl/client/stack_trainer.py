@@ -138,10 +138,10 @@ class StackTrainer:
 
     def _over_batch_size(self, gradients: Vector, sizes_A: Sequence[int]) -> Vector:
         """Return means of clipped gradients as ``LocalWork.clipped_share`` has them."""
-        shares = [self._recipe.work.clipped_share(size) for size in sizes_A]
-        return (
-            gradients * torch.tensor(shares, device=self._device) if min(shares) < 1 else gradients
-        )
+        shares_A = [self._recipe.work.clipped_share(size) for size in sizes_A]
+        if min(shares_A) == 1.0:
+            return gradients
+        return gradients * torch.tensor(shares_A, device=self._device)
 
     def _rows(
         self,

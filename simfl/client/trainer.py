@@ -28,7 +28,7 @@ from simfl.errors import ClientError, NonFiniteUpdateError
 from simfl.messages import NOT_FINITE, Broadcast, Contribution, Dropped, Nothing
 from simfl.models import Model
 from simfl.optimizer import KeptState, Optimizer
-from simfl.seeding import derive_seed
+from simfl.seeding import derive_seed, torch_state
 
 __all__ = ["ClientTrainer", "refuse_or_drop"]
 
@@ -116,7 +116,7 @@ class ClientTrainer:
         batches = work.draw_batches(rows, seed=seed, round=round, client=client)
         draws = derive_seed(seed, "model", round=round, client=client)
         key = torch.tensor(draws, device=self._device)
-        with _seeded(draws, self._device):
+        with _seeded(seed, self._device, round=round, client=client):
             for step, rows_B in enumerate(batches):
                 batch = self._read(rows_B)
                 self._model.seed_step(key, step)
@@ -155,12 +155,11 @@ def refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> Clien
 
 
 @contextmanager
-def _seeded(seed: int, device: str) -> Iterator[None]:
+def _seeded(seed: int, device: str, *, round: int, client: int) -> Iterator[None]:
     """Seed torch's global generators, from which layers of others draw, and put them back."""
     uses_cuda = torch.device(device).type == "cuda"
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if uses_cuda else []):
-        # Not torch.manual_seed: without CUDA it formats the call stack each time.
-        torch.default_generator.manual_seed(seed)
-        if uses_cuda:
-            torch.cuda.manual_seed(seed)
+        torch.default_generator.set_state(torch_state(seed, "model", round=round, client=client))
+        if uses_cuda:  # which takes all bits
+            torch.cuda.manual_seed(derive_seed(seed, "model", round=round, client=client))
         yield

@@ -21,6 +21,7 @@ from simfl.messages import EvaluationChunk, RoundPlan, RoundReport
 from simfl.models import DataShape, ModelSpec, data_shape
 from simfl.models.losses import as_loss
 from simfl.optimizer import Context, Optimizer, OptiModule, State
+from simfl.seeding import derive_seed
 from simfl.server import ServerRecipe
 from simfl.vector import Vector
 
@@ -298,6 +299,24 @@ def test_training_leaves_the_global_generator_as_it_was() -> None:
     before = torch.random.get_rng_state()
     run_round(sim, (0,))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_dropout_of_torchs_own_differs_where_seeds_agree_in_their_last_32_bits() -> None:
+    """Of client 37 in round 152 and client 95 in round 329; the masks of 64 weights are 2^64."""
+    module = nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 1, bias=False))
+    nn.init.zeros_(module[1].weight)
+    data = dataset(np.ones((96, 64)), np.ones((96, 1), np.float32), [1] * 96)
+    places = [(152, 37), (329, 95)]
+    seeds = [derive_seed(0, "model", round=round, client=client) for round, client in places]
+    assert len({seed % 2**32 for seed in seeds}) == 1
+
+    def trained(round: int, client: int) -> Vector:
+        sim = engine(module, data)
+        run_round(sim, (client,), round=round)
+        return sim._server.get_weights()
+
+    assert trained(*places[0]) != trained(*places[1])
+    assert trained(*places[0]) == trained(*places[0])
 
 
 def test_buffers_are_averaged_by_examples_and_frozen_weights_stay() -> None:

@@ -83,6 +83,31 @@ def test_the_global_generators_are_not_touched(make) -> None:
     assert (np.random.get_state()[1] == state).all()
 
 
+def test_a_torch_generator_is_a_mersenne_twister_keyed_with_128_bits() -> None:
+    """The recipe, spelled out; numpy's own twister in that state draws the same numbers."""
+    packed = b"".join(struct.pack("<q", value) for value in (5, 2, 3, 4)) + b"noise"
+    key = int.from_bytes(hashlib.blake2b(packed, digest_size=16).digest(), "little")
+    words = (np.random.Philox(key=key).random_raw(624) >> np.uint64(32)).astype(np.uint32)
+    twister = np.random.MT19937()
+    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
+
+    generator = torch_generator(5, "noise", round=2, client=3, step=4)
+    drawn = torch.empty(2000, dtype=torch.int64).random_(0, 2**20, generator=generator)
+    assert drawn.tolist() == (twister.random_raw(2000) % 2**20).tolist()
+
+
+def test_seeds_whose_last_32_bits_agree_draw_different_numbers() -> None:
+    """Of a seed torch's own ``manual_seed`` takes no others."""
+    one, other = {"round": 2, "client": 38, "step": 6}, {"round": 5, "client": 7, "step": 18}
+    purpose = "gaussian-noise/0"
+    seeds = [derive_seed(0, purpose, **place) for place in (one, other)]
+    assert len({seed % 2**32 for seed in seeds}) == 1
+    first, second = (
+        torch.randn(20, generator=torch_generator(0, purpose, **place)) for place in (one, other)
+    )
+    assert not torch.isclose(first, second).any()
+
+
 def test_orders_are_those_of_splitmix64() -> None:
     """The first numbers of SplitMix64 from seed 1234567, as its reference implementation prints."""
     published = [
