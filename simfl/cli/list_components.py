@@ -30,9 +30,12 @@ def list_components(
 ) -> None:
     """List all that can be named in a scenario, with fields, bounds and defaults."""
     from simfl.component import import_plugins
+    from simfl.scenario.kinds import component_kinds
 
-    import_plugins(plugins, search=[str(Path.cwd())])
-    roots = _roots(kind)
+    # What simfl needs is imported by now: a torch.py here is not taken for the package.
+    if plugins:
+        import_plugins(plugins, search=[str(Path.cwd())])
+    roots = _roots(kind, component_kinds())
     if as_json:
         described = {what: _described(root) for what, root in roots.items()}
         typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
@@ -42,11 +45,9 @@ def list_components(
             _print_component(what, cls)
 
 
-def _roots(kind: str | None) -> dict[str, type[Component]]:
+def _roots(kind: str | None, kinds: dict[str, type[Component]]) -> dict[str, type[Component]]:
     from simfl.errors import UnknownNameError
-    from simfl.scenario.kinds import component_kinds
 
-    kinds = component_kinds()
     if kind is None:
         return kinds
     if kind not in kinds:

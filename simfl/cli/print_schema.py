@@ -27,5 +27,7 @@ def print_schema(
     from simfl.component import import_plugins
     from simfl.scenario.json_schema import scenario_schema
 
-    import_plugins(plugins, search=[str(Path.cwd())])
+    # What simfl needs is imported by now: a torch.py here is not taken for the package.
+    if plugins:
+        import_plugins(plugins, search=[str(Path.cwd())])
     typer.echo(json.dumps(scenario_schema(), indent=2, ensure_ascii=False))

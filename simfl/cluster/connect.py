@@ -96,7 +96,10 @@ def connect(
             here = ray.get_runtime_context().gcs_address
             refuse_open(here, ask(here))
             return Connection(ray, is_owned=False)
-        job = ray.job_config.JobConfig(metadata=dict(metadata or {}))
+        # Ray puts the current folder before all others where its workers look for modules, but for
+        # jobs of Ray Client: a torch.py there would be taken for the package. What the driver has
+        # imported from there is sent by ``simfl.cluster.code``. There is no public switch.
+        job = ray.job_config.JobConfig(metadata=dict(metadata or {}), _client_job=True)
         if where != "local":
             return _attach(ray, where, job_config=job)
         if fault := token_fault():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from simfl.cluster.setup import EngineSetup
 if TYPE_CHECKING:
     from simfl.cluster.engine import RayEngine
 
-__all__ = ["start_ray_engine"]
+__all__ = ["searched_here", "start_ray_engine"]
 
 
 def start_ray_engine(setup: EngineSetup) -> RayEngine:
@@ -36,10 +38,16 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
         # Not before: Ray reads its settings from the environment when it is imported.
         from simfl.cluster.engine import RayEngine
 
-        sources = read_sources(setup.search)
+        sources = read_sources((*setup.search, *searched_here()))
         # A session of the user's own may show its actors' logs on the terminal.
         sent = replace(setup, logs_events=connection.is_owned, sources=sources)
         return RayEngine(connection, sent)
     except BaseException:
         connection.close()
         raise
+
+
+def searched_here() -> list[str]:
+    """Return the current folder if this process looks for modules there, as a notebook does."""
+    here = os.getcwd()
+    return [here] if {"", here} & set(sys.path) else []

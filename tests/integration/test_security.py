@@ -255,3 +255,37 @@ def test_switching_tokens_off_is_never_silent(hosts: tuple[Host, Host]) -> None:
     assert process.stderr is not None
     os.set_blocking(process.stderr.fileno(), False)
     assert "RAY_AUTH_MODE is 'disabled'" in process.stderr.read()
+
+
+SHADOWS = ("torch", "numpy", "json", "yaml", "typer", "ray", "pydantic", "simfl", "cloudpickle")
+
+
+@pytest.mark.parametrize("trust", ["none", "all"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "theirs.yaml", "--quiet", "--set", "rounds=1", "--set", "cluster.actors=1"),
+        ("sweep", "theirs.yaml", "--quiet", "--over", "seed=0,1", "--set", "rounds=1"),
+    ],
+    ids=["run", "sweep"],
+)
+def test_no_process_takes_a_file_beside_the_scenario_for_a_package(
+    tmp_path: Path, command: tuple[str, ...], trust: str
+) -> None:
+    # With trust, what is imported late in the driver is looked for beside the scenario first.
+    for name in SHADOWS if trust == "none" else ("torch", "numpy"):
+        marker = f"open({str(tmp_path / 'EXECUTED')!r}, 'a').write({name!r})"
+        (tmp_path / f"{name}.py").write_text(f"{marker}\nraise SystemExit({name!r})\n")
+    (tmp_path / "theirs.yaml").write_text(Path(QUICKSTART).read_text())
+    (tmp_path / "home").mkdir()
+    simfl = str(Path(sys.executable).with_name("simfl"))
+    result = subprocess.run(
+        [simfl, *command, "--trust", trust, "--out", "out"],
+        cwd=tmp_path,
+        env=environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert not (tmp_path / "EXECUTED").exists(), (tmp_path / "EXECUTED").read_text()
+    assert result.returncode == 0, result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,25 @@ main()
     printed, _ = process.communicate(timeout=60)
     assert printed.strip() == str((process.pid, tunables, arguments))
     assert process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list",),
+        ("schema",),
+        ("list", "--plugin", "own_plugin"),
+        ("schema", "--plugin", "own_plugin"),
+    ],
+)
+def test_a_file_in_the_current_folder_is_not_taken_for_a_package(tmp_path, arguments):
+    """As ``simfl`` and as ``python -m simfl``, which puts the current folder before all others."""
+    for name in ("torch", "numpy", "yaml", "typer", "pydantic", "sklearn"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py was run')")
+    (tmp_path / "own_plugin.py").write_text("")
+    command = str(Path(sys.executable).with_name("simfl"))
+    for start in ([command], [sys.executable, "-m", "simfl"]):
+        done = subprocess.run(
+            [*start, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stderr) == (0, "")

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from simfl.cluster.code import install_sources, read_sources
+from simfl.cluster.start import searched_here
 
 FILES = {
     "own_rule.py": "from own_parts.deep import FACTOR\n\ndef apply(x):\n    return x * FACTOR\n",
@@ -135,3 +136,15 @@ def test_a_process_that_has_none_of_the_folders_runs_what_it_was_sent(folder: Pa
         assert pickle.loads(pickle.dumps(own_rule.apply))(2) == 6
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd="/")
+
+
+def test_the_current_folder_counts_only_where_this_process_looks_for_modules(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Workers do not look there, and are sent what the driver has imported from there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["/elsewhere"])
+    assert searched_here() == []
+    for entry in ("", str(tmp_path)):
+        monkeypatch.setattr(sys, "path", ["/elsewhere", entry])
+        assert searched_here() == [str(tmp_path)]
