@@ -158,6 +158,10 @@ class ClusterError(RunError):
     """The cluster cannot be reached, or cannot give what the scenario asks for."""
 
 
+class LeaseLostError(RunError):
+    """Another process has taken over the folder of a run, or its place for checkpoints."""
+
+
 class StatesLostError(RunError):
     """What a round needs was lost, and comes back by going back to a checkpoint."""
 

@@ -7,9 +7,11 @@ Format, version 1. The storage that ``open_storage`` opens holds these files:
 ``round-000123/manifest.json``       written last: a round without one does not count
 ``states/NAME.safetensors``          a shard, the states of some clients: never changed, and used
                                      by as many checkpoints as still need it
+``owner/000001.json``                who writes here, while somebody does: see ``lease``
 ===================================  ===========================================================
 
-All but the manifest are safetensors files. Their metadata have one entry, ``simfl``, JSON text.
+The manifest and the owner are JSON, all others safetensors files, whose metadata have one entry,
+``simfl``, JSON text.
 
 ``server.safetensors``
     The value of ``encode_file``: the entry is the skeleton, as the table in ``encoding`` says,
@@ -51,13 +53,16 @@ from __future__ import annotations
 from simfl.checkpoint.checkpoint import Checkpoint, write_checkpoint
 from simfl.checkpoint.files import decode_file, encode_file
 from simfl.checkpoint.latest import Found, Refusal, latest_checkpoint
+from simfl.checkpoint.lease import OWNER_FOLDER, Lease
 from simfl.checkpoint.prune import delete_unused_shards, prune
 from simfl.checkpoint.states import ShardInfo, StateFile, read_state, write_shard
 from simfl.checkpoint.storage import Storage, open_storage
 
 __all__ = [
+    "OWNER_FOLDER",
     "Checkpoint",
     "Found",
+    "Lease",
     "Refusal",
     "ShardInfo",
     "StateFile",

@@ -6,7 +6,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 
 from simfl.checkpoint.layout import Piece
 from simfl.checkpoint.storage_faults import explained, require_plain_name
@@ -38,7 +40,7 @@ class LocalStorage:
     def write(self, name: str, pieces: Iterable[Piece]) -> None:
         """Write a file, whole or not at all; one of that name is replaced."""
         target = self._path(name)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+        aside = _aside(target)
         with explained("write", target):
             _make_folder(target.parent)
             try:
@@ -48,6 +50,24 @@ class LocalStorage:
                 aside.unlink(missing_ok=True)
                 raise
             _sync_folder(target.parent)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one of that name; say whether it was written."""
+        target = self._path(name)
+        aside = _aside(target)
+        with explained("write", target):
+            _make_folder(target.parent)
+            try:
+                _write_through(aside, [data])
+                _link(aside, target)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # its folder was empty, and somebody has deleted it
+                return self.create(name, data)
+            finally:
+                aside.unlink(missing_ok=True)
+            _sync_folder(target.parent)
+            return True
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
@@ -70,13 +90,18 @@ class LocalStorage:
         """Return name -> number of bytes, of all files below a folder; none if there is none."""
         files = (path for path in self._walk(folder) if not path.name.endswith(_UNFINISHED))
         with explained("list", self._folder):
-            return {p.relative_to(self._folder).as_posix(): p.stat().st_size for p in files}
+            found = {p.relative_to(self._folder).as_posix(): p.stat() for p in files}
+        # A pipe or a device has no end that could be read to.
+        return {name: stat.st_size for name, stat in found.items() if S_ISREG(stat.st_mode)}
 
     def delete(self, name: str) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file, if it is there, and its folder, if it was the last one in it."""
         path = self._path(name)
         with explained("delete", path):
             path.unlink(missing_ok=True)
+            if path.parent != self._folder:
+                with suppress(OSError):  # not empty
+                    path.parent.rmdir()
             if path.parent.is_dir():
                 _sync_folder(path.parent)
 
@@ -105,6 +130,20 @@ class LocalStorage:
                 return []
             walk = os.walk(top, onerror=_raise)
             return sorted(Path(parent, name) for parent, _, names in walk for name in names)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+
+
+def _link(aside: Path, target: Path) -> None:
+    """Give a file a second name, unless there is one of that name."""
+    try:
+        os.link(aside, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without such links
+        _write_through(target, [aside.read_bytes()])
 
 
 def _write_through(path: Path, pieces: Iterable[Piece]) -> None:

@@ -40,13 +40,17 @@ class RemoteStorage:
 
     def write(self, name: str, pieces: Iterable[Piece]) -> None:
         """Write a file, whole or not at all; one of that name is replaced."""
-        path, data = self._path(name), b"".join(pieces)
+        with self._explained("write", name):
+            self._put(name, b"".join(pieces), mode="overwrite")
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one of that name; say whether it was written."""
         with self._explained("write", name):
             try:
-                self._system.pipe_file(path, data)
-            except FileNotFoundError:  # a protocol with real folders
-                self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self._system.pipe_file(path, data)
+                self._put(name, data, mode="create")
+            except FileExistsError:
+                return False
+            return True
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
@@ -88,6 +92,14 @@ class RemoteStorage:
 
     def delete_leftovers(self) -> None:
         """Do nothing: a put that is interrupted leaves nothing of its own."""
+
+    def _put(self, name: str, data: bytes, *, mode: str) -> None:
+        path = self._path(name)
+        try:
+            self._system.pipe_file(path, data, mode=mode)
+        except FileNotFoundError:  # a protocol with real folders
+            self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._system.pipe_file(path, data, mode=mode)
 
     def _path(self, name: str) -> str:
         require_plain_name(name)

@@ -26,6 +26,9 @@ class Storage(Protocol):
     def write(self, name: str, pieces: Iterable[Piece]) -> None:
         """Write a file, whole or not at all; one of that name is replaced."""
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one of that name; say whether it was written."""
+
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
 

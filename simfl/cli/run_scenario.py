@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,7 +37,7 @@ def run_scenario(
         str | None, typer.Option(help="A running Ray cluster, instead of cluster.address.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder. Default: a new one under output.dir.")
+        str | None, typer.Option(help="The run's folder. Default: a new one under output.dir.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the scenario's seed.")] = None,
     overrides: Overrides = [],  # noqa: B006

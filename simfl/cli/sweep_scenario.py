@@ -49,7 +49,7 @@ def sweep_scenario(
         str | None, typer.Option(help="A running Ray cluster, instead of cluster.address.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The sweep's folder. Default: a new one under output.dir.")
+        str | None, typer.Option(help="The sweep's folder. Default: a new one under output.dir.")
     ] = None,
     resume: Annotated[
         Path | None,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from simfl.checkpoint import Found, latest_checkpoint, open_storage
+from simfl.checkpoint import OWNER_FOLDER, Found, Lease, Storage, latest_checkpoint, open_storage
 from simfl.engine import Engine, Handle
 from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
 from simfl.messages import SaveOrder
@@ -16,10 +16,35 @@ from simfl.observers import METRICS_FILE, RoundRecord
 from simfl.scenario import Scenario
 from simfl.vector import Vector
 
-__all__ = ["Checkpoints"]
+__all__ = ["NOTHING", "Checkpoints", "hold"]
 
 NOTHING = Found(None, (), (), {})
 """What is found before there is anything."""
+
+
+def hold(
+    scenario: Scenario, folder: Path, held: ExitStack, *, tell: Callable[[str], None]
+) -> list[Lease]:
+    """Keep others from a run's folder, and from its place for checkpoints.
+
+    Args:
+        scenario: says where checkpoints are.
+        folder: the run's.
+        held: lets go of both at its end.
+        tell: is told a line when it takes time to find out whether somebody else is writing.
+
+    Raises:
+        InputError: if another process writes there; nothing has been written then.
+    """
+    places = [open_storage(folder), _place(scenario, folder)]
+    if Path(places[1].location).is_relative_to(places[0].location):
+        places.pop()
+    return [held.enter_context(Lease(place, tell=tell)) for place in places]
+
+
+def _place(scenario: Scenario, folder: Path) -> Storage:
+    """Return the storage of checkpoints; its path is absolute, for actors in other folders."""
+    return open_storage(scenario.checkpoint.location or folder / "checkpoints")
 
 
 class Checkpoints:
@@ -29,18 +54,40 @@ class Checkpoints:
         scenario: says how often, and how many stay.
         folder: the run's.
         tell: is told a line for each checkpoint that cannot be used.
+        leases: what ``hold`` has returned, if others could write there, too.
     """
 
-    def __init__(self, scenario: Scenario, folder: Path, *, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        folder: Path,
+        *,
+        tell: Callable[[str], None],
+        leases: Sequence[Lease] = (),
+    ) -> None:
         section = scenario.checkpoint
-        # Absolute, for actors may be in other folders.
-        self.location = open_storage(section.location or folder / "checkpoints").location
+        self.location = _place(scenario, folder).location
         self._every = section.every
         self._keep = section.keep
         self._fingerprint = scenario.fingerprint()
         self._tell = tell
         self._digest = _Digest()
         self._positions: dict[str, str] = {}
+        self._leases = leases
+
+    def require_held(self) -> None:
+        """See that nobody has taken over the run's folder or its place for checkpoints.
+
+        Raises:
+            LeaseLostError: if somebody has.
+        """
+        for lease in self._leases:
+            lease.require_held()
+
+    @property
+    def are_lost(self) -> bool:
+        """Whether somebody has taken over."""
+        return any(lease.is_lost for lease in self._leases)
 
     def find(self) -> Found:
         """Find the last whole checkpoint.
@@ -85,7 +132,8 @@ class Checkpoints:
         Raises:
             InputError: if there are some.
         """
-        if any(open_storage(self.location).list_files()):
+        files = open_storage(self.location).list_files()
+        if any(not name.startswith(f"{OWNER_FOLDER}/") for name in files):
             raise InputError(
                 f"{self.location} holds checkpoints already; choose another checkpoint.location, "
                 "or go on from them with --resume auto"
@@ -115,6 +163,7 @@ class Checkpoints:
     def save_if_due(self, engine: Engine, handle: Handle, *, round: int) -> None:
         """Have the engine save, after every so many rounds."""
         if self.is_due(round):
+            self.require_held()
             order = SaveOrder(round, self._fingerprint, positions=self._positions, keep=self._keep)
             with _failing_the_run():
                 engine.save(order, handle)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
 import tempfile
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
-from simfl.errors import CheckpointError, InputError, RunError
+from simfl.errors import CheckpointError, InputError, RunError, printable
 from simfl.observers import METRICS_FILE, SUMMARY_FILE, RoundRecord, write_whole
 from simfl.scenario import Scenario, load_scenario
 from simfl.vector import Vector
@@ -22,6 +24,8 @@ __all__ = [
     "SCENARIO_FILE",
     "VERSIONS_FILE",
     "WEIGHTS_FILE",
+    "begin_run",
+    "checked_folder",
     "extend_run",
     "holds_run",
     "is_done",
@@ -42,7 +46,7 @@ _PACKAGES = ("simfl", "torch", "ray", "numpy", "pydantic", "safetensors", "sciki
 
 
 def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
-    """Make the run's folder, with the resolved scenario and the versions of what runs it.
+    """Make the folder of a new run, or take one that is there and holds none.
 
     Args:
         scenario: resolved.
@@ -51,49 +55,99 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
     Raises:
         InputError: if the folder holds a run, or cannot be written.
     """
-    folder = (
-        Path(out)
-        if out is not None
-        else new_folder(Path(scenario.output.dir), scenario.name or "run")
-    )
-    for name in (METRICS_FILE, SUMMARY_FILE, WEIGHTS_FILE):
-        if (folder / name).exists():
-            raise InputError(f"{folder} holds a run already ({name}); choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    if out is None:
+        return new_folder(checked_folder(scenario.output.dir), scenario.name or "run")
+    folder = checked_folder(out)
+    _require_no_run(folder)
+    require_writable(folder)
+    return folder
+
+
+def begin_run(folder: Path, scenario: Scenario) -> None:
+    """Write the resolved scenario into the folder, and the versions of what runs it.
+
+    Args:
+        folder: one that nobody else writes to.
+        scenario: resolved.
+
+    Raises:
+        InputError: if the folder holds a run by now, or cannot be written.
+    """
+    _require_no_run(folder)
+    with _explained(folder):
         write_whole(folder / VERSIONS_FILE, _versions())
         write_whole(folder / RUN_FILE, _new_run())
         # The last one: a folder holds a run if this is in it.
         write_whole(folder / SCENARIO_FILE, scenario.to_yaml())
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from None
+
+
+def checked_folder(path: str | Path) -> Path:
+    """Return the path of a folder as it was given, with ``~`` written out.
+
+    Raises:
+        InputError: if there can be no folder of that name.
+    """
+    if not str(path):
+        raise InputError("the folder's name is empty; give one, or '.' for the current folder")
+    shown = f"{str(path)[:80]}..." if len(str(path)) > 80 else str(path)
+    try:
+        folder = Path(path).expanduser()
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{printable(shown)} can be no folder: {reason}; choose another") from None
     return folder
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Return a path in ``parent`` at which there is nothing yet, by name and time."""
+    """Make a folder in ``parent`` that nobody else has made, by name and time.
+
+    Raises:
+        InputError: if it cannot be made.
+    """
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
-    return next(parent / name for name in names if not (parent / name).exists())
+    for number in itertools.count(1):
+        folder = parent / (stem if number == 1 else f"{stem}-{number}")
+        with _explained(folder), suppress(FileExistsError):
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+            return folder
+    raise AssertionError
 
 
 def require_writable(folder: Path) -> None:
-    """Raise an error if nothing can be written to a run's folder, before hours are spent on it.
+    """Make a run's folder if it is not there, and see that it can be written to.
 
     Raises:
         InputError: with the reason.
     """
-    try:
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+
+
+def _require_no_run(folder: Path) -> None:
+    for name in (METRICS_FILE, SUMMARY_FILE, WEIGHTS_FILE):
+        if (folder / name).exists():
+            raise InputError(f"{folder} holds a run already ({name}); choose another folder")
+
+
+@contextmanager
+def _explained(place: Path) -> Iterator[None]:
+    """Turn any OSError of the block into an InputError with the place and a remedy."""
+    try:
+        yield
     except OSError as error:
         raise InputError(
-            f"cannot write {folder}: {error.strerror}; see that it can be, or copy the run"
+            f"cannot write {place}: {error.strerror}; see that it can be, or choose another"
         ) from None
 
 
 def holds_run(folder: Path) -> bool:
     """Say whether a run was begun in the folder."""
-    return (folder / SCENARIO_FILE).exists()
+    return os.path.exists(folder / SCENARIO_FILE)
 
 
 def extend_run(folder: Path, scenario: Scenario) -> None:
@@ -117,10 +171,8 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
         )
     if scenario.to_yaml() == path.read_text(encoding="utf-8"):
         return
-    try:
+    with _explained(path):
         write_whole(path, scenario.to_yaml())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another") from None
 
 
 def read_run_id(folder: Path) -> str:

@@ -8,7 +8,10 @@ from simfl.observers import ClientTable, Guarded, RoundRecord, RunInfo, Summary,
 from simfl.simulation.clock import PhaseClock
 from simfl.simulation.ledger import NOT_KNOWN, Ledger, Memory
 
-__all__ = ["Journal"]
+__all__ = ["PROGRESS", "Journal"]
+
+PROGRESS = "progress"
+"""The label of the observer that shows how the run goes on."""
 
 
 class Journal:
@@ -61,6 +64,17 @@ class Journal:
 
     def end(self, *, status: str, error: str | None = None, memory: Memory = NOT_KNOWN) -> Summary:
         """Sum up, and tell of it."""
+        summary = self._summary(status, memory)
+        if error is not None:
+            summary["error"] = error
+        for observer in self._observers:
+            observer.on_run_end(summary)
+        if lost := self._lost():
+            summary["lost"] = lost
+        self._last.sum_up(summary)
+        return summary
+
+    def _summary(self, status: str, memory: Memory) -> Summary:
         seconds = self._clock.totals()
         summary: Summary = {
             "status": status,
@@ -73,14 +87,13 @@ class Journal:
         }
         if self._num_before:
             summary["resumed_after_round"] = self._num_before
-        if error is not None:
-            summary["error"] = error
-        for observer in self._observers:
-            observer.on_run_end(summary)
-        if lost := self._lost():
-            summary["lost"] = lost
-        self._last.sum_up(summary)
         return summary
+
+    def leave(self) -> None:
+        """End without a word in the run's files, which are somebody else's by now."""
+        for observer in self._observers:
+            if observer.label == PROGRESS:
+                observer.on_run_end(self._summary("failed", NOT_KNOWN))
 
     def _lost(self) -> dict[str, str]:
         asked = {observer.label: observer.lost() for observer in self._observers}

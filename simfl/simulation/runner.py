@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from simfl.checkpoint import Found
+from simfl.checkpoint import Found, Lease
 from simfl.cluster.observer import RayMetrics
 from simfl.cluster.shared import SharedData
 from simfl.engine import Engine, require_profiler
@@ -33,10 +33,12 @@ from simfl.observers import (
 from simfl.scenario import Scenario, Trust, load_scenario
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.build import Simulation, build
-from simfl.simulation.checkpoints import NOTHING, Checkpoints
+from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
 from simfl.simulation.clock import PhaseClock
 from simfl.simulation.folder import (
     SCENARIO_FILE,
+    begin_run,
+    checked_folder,
     extend_run,
     holds_run,
     is_done,
@@ -46,7 +48,7 @@ from simfl.simulation.folder import (
     require_writable,
     write_weights,
 )
-from simfl.simulation.journal import Journal
+from simfl.simulation.journal import PROGRESS, Journal
 from simfl.simulation.ledger import NOT_KNOWN, Memory
 from simfl.simulation.memory import give_back_freed_memory
 from simfl.simulation.profile import profiled
@@ -160,15 +162,16 @@ def resume(
         RunError: if the run fails.
     """
     clock = PhaseClock("prepare")
-    folder = Path(folder)
-    if not (folder / SCENARIO_FILE).exists():
+    folder = checked_folder(folder)
+    if not holds_run(folder):
         raise InputError(f"{folder} holds no run: there is no {SCENARIO_FILE} in it")
     scenario = load_scenario(folder / SCENARIO_FILE, trust=trust)
     if is_done(folder, scenario):
         raise InputError(f"the run in {folder} is done; there is nothing to go on with")
 
-    def prepare() -> _Prepared:
-        checkpoints = _checkpoints(scenario, folder)
+    def prepare(held: ExitStack) -> _Prepared:
+        leases = _hold(scenario, folder, held)
+        checkpoints = Checkpoints(scenario, folder, tell=_tell, leases=leases)
         found = checkpoints.find()
         return build(scenario), folder, checkpoints, found
 
@@ -193,17 +196,24 @@ def _begin(
             "or set sweep to null for one",
         )
 
-    def prepare() -> _Prepared:
+    def prepare(held: ExitStack) -> _Prepared:
+        folder = None if out is None or resume == "never" else checked_folder(out)
+        leases: list[Lease] = []
+        if folder is not None and holds_run(folder):  # before data is loaded for nothing
+            leases = _hold(scenario, folder, held)
         simulation = build(scenario, how.shared.read() if how.shared else None)
         resolved = simulation.scenario
-        if resume == "auto" and out is not None and holds_run(Path(out)):
-            folder = Path(out)
-            extend_run(folder, resolved)
-        else:
+        goes_on = folder is not None and bool(leases)
+        if folder is None or not goes_on:
             folder = make_folder(resolved, out)
-        checkpoints = _checkpoints(resolved, folder)
+            leases = _hold(resolved, folder, held)
+        checkpoints = Checkpoints(resolved, folder, tell=_tell, leases=leases)
         if resume == "never":
             checkpoints.require_none()
+        if goes_on:
+            extend_run(folder, resolved)
+        else:
+            begin_run(folder, resolved)
         found = checkpoints.find() if resume == "auto" else NOTHING
         return simulation, folder, checkpoints, found
 
@@ -231,9 +241,19 @@ class _How:
     shared: SharedData | None = None
 
 
-def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Rounds:
-    simulation, folder, checkpoints, found = prepare()
-    require_writable(folder)
+def _run(prepare: Callable[[ExitStack], _Prepared], how: _How, clock: PhaseClock) -> Rounds:
+    with ExitStack() as held:
+        return (yield from _run_prepared(*prepare(held), how, clock))
+
+
+def _run_prepared(
+    simulation: Simulation,
+    folder: Path,
+    checkpoints: Checkpoints,
+    found: Found,
+    how: _How,
+    clock: PhaseClock,
+) -> Rounds:
     if found.checkpoint is not None:
         checkpoints.require_fit(found, simulation.server.build_model().get_weights())
     for note in simulation.notes:
@@ -267,6 +287,7 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Roun
                 simulation, engine, checkpoints, handle=handle, round=done, clock=clock
             )
             for record, clients, following in rounds:
+                checkpoints.require_held()
                 journal.add(record, clients)
                 if checkpoints.is_due(record["round"]):
                     journal.flush()
@@ -282,10 +303,14 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Roun
                 checkpoints.finish(engine)
             clock.enter("finish")
             weights = engine.get_weights(handle)
+            checkpoints.require_held()
             write_weights(folder, weights)
             arrays = weights.to_numpy()
             memory = engine.peak_memory()
     except BaseException as error:
+        if checkpoints.are_lost:
+            journal.leave()
+            raise
         interrupted = isinstance(error, KeyboardInterrupt)
         journal.end(status="interrupted" if interrupted else "failed", error=str(error))
         raise
@@ -293,8 +318,9 @@ def _run(prepare: Callable[[], _Prepared], how: _How, clock: PhaseClock) -> Roun
     return Result(journal.history, arrays, summary, folder)
 
 
-def _checkpoints(scenario: Scenario, folder: Path) -> Checkpoints:
-    return Checkpoints(scenario, folder, tell=_tell)
+def _hold(scenario: Scenario, folder: Path, held: ExitStack) -> list[Lease]:
+    require_writable(folder)
+    return hold(scenario, folder, held, tell=_tell)
 
 
 def _run_info(
@@ -335,7 +361,7 @@ def _observers(
     if backend == "ray":
         observers["metrics for Prometheus"] = RayMetrics(tell=_tell)
     if progress:
-        observers["progress"] = make_progress(RunConsole())
+        observers[PROGRESS] = make_progress(RunConsole())
     return [
         Guarded(observer, label, out=folder, tell=_tell) for label, observer in observers.items()
     ]

@@ -12,17 +12,17 @@ from simfl.scenario.sweeps import SweepPlan
 from simfl.scenario.yaml_format import dump_yaml
 from simfl.sweep.ledger import LEDGER_FILE
 
-__all__ = ["SWEEP_FILE", "make_sweep_folder"]
+__all__ = ["SWEEP_FILE", "make_sweep_folder", "require_no_sweep"]
 
 SWEEP_FILE = "sweep.yaml"
 """The scenario with its sweep, every override in it."""
 
 
-def make_sweep_folder(folder: Path, plan: SweepPlan) -> Path:
-    """Make the sweep's folder, with the scenario in it.
+def require_no_sweep(folder: Path) -> None:
+    """Raise an error if the folder holds a sweep.
 
     Raises:
-        InputError: if it holds a sweep, or cannot be written.
+        InputError: with the file that says so.
     """
     for name in (SWEEP_FILE, LEDGER_FILE):
         if (folder / name).exists():
@@ -30,8 +30,16 @@ def make_sweep_folder(folder: Path, plan: SweepPlan) -> Path:
                 f"{folder} holds a sweep already ({name}); choose another folder, "
                 f"or go on with: simfl sweep --resume {folder}"
             )
+
+
+def make_sweep_folder(folder: Path, plan: SweepPlan) -> Path:
+    """Write the scenario into the folder, which nobody else writes to.
+
+    Raises:
+        InputError: if it holds a sweep, or cannot be written.
+    """
+    require_no_sweep(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / SWEEP_FILE, dump_yaml(_values(plan.document)))
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from None

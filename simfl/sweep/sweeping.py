@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from simfl.checkpoint import Lease, open_storage
 from simfl.cluster.connect import Connection, connect, import_ray
 from simfl.cluster.pool import cpus_of_this_machine
 from simfl.cluster.room import (
@@ -30,8 +31,8 @@ from simfl.scenario import Scenario, Trust
 from simfl.scenario.sections import AshaSection, ClusterSection
 from simfl.scenario.sweeps import SweepPlan, Trial, load_sweep
 from simfl.simulation import Backend
-from simfl.simulation.folder import new_folder
-from simfl.sweep.folder import SWEEP_FILE, make_sweep_folder
+from simfl.simulation.folder import checked_folder, new_folder, require_writable
+from simfl.sweep.folder import SWEEP_FILE, make_sweep_folder, require_no_sweep
 from simfl.sweep.interruption import Interruption
 from simfl.sweep.ledger import FINISHED, Ledger, Past, read_past
 from simfl.sweep.preflight import Prepared, prepare
@@ -77,12 +78,18 @@ def run_sweep(
     """
     plan = load_sweep(scenario, overrides=overrides, over=over, trust=trust)
 
-    def make_folder(first: Scenario) -> Path:
-        stem = f"{first.name or 'run'}-sweep"
-        folder = Path(out) if out is not None else new_folder(Path(first.output.dir), stem)
+    def make_folder(first: Scenario, held: ExitStack) -> Path:
+        if out is None:
+            folder = new_folder(checked_folder(first.output.dir), f"{first.name or 'run'}-sweep")
+        else:
+            folder = checked_folder(out)
+        require_no_sweep(folder)
+        _hold(folder, held)
         return make_sweep_folder(folder, plan)
 
-    return _Sweep(plan, Past(), backend, address, progress=progress).run(make_folder)
+    with ExitStack() as held:
+        sweep = _Sweep(plan, Past(), backend, address, progress=progress)
+        return sweep.run(lambda first: make_folder(first, held))
 
 
 def resume_sweep(
@@ -109,15 +116,31 @@ def resume_sweep(
         InputError: if the folder holds no sweep, or one that is done.
         KeyboardInterrupt: as for ``run_sweep``.
     """
-    folder = Path(folder)
+    folder = checked_folder(folder)
+    read_past(folder)
+    with ExitStack() as held:
+        _hold(folder, held)
+        sweep = _sweep_in(folder, backend, address, progress=progress, trust=trust)
+        return sweep.run(lambda _: folder)
+
+
+def _sweep_in(
+    folder: Path, backend: Backend, address: str | None, *, progress: bool, trust: Trust
+) -> _Sweep:
+    """Return what is left of a folder's sweep."""
     past = read_past(folder)
     folders = [Path(path) for path in past.began.get("folders", [])]
     plan = load_sweep(folder / SWEEP_FILE, folders=folders, trust=trust)
     finished = sum(event["state"] in FINISHED for event in past.ended.values())
     if finished == plan.num_trials:
         raise InputError(f"the sweep in {folder} is done; there is nothing to go on with")
-    sweep = _Sweep(plan, past, backend, address, progress=progress)
-    return sweep.run(lambda _: folder)
+    return _Sweep(plan, past, backend, address, progress=progress)
+
+
+def _hold(folder: Path, held: ExitStack) -> None:
+    """Keep others from the sweep's folder."""
+    require_writable(folder)
+    held.enter_context(Lease(open_storage(folder), tell=_tell))
 
 
 class _Sweep:

@@ -49,7 +49,7 @@ def test_options_reach_the_run(simfl, scenario, calls):
     assert options == {
         "backend": "ray",
         "address": "host:6379",
-        "out": Path("here"),
+        "out": "here",
         "progress": True,
         "resume": "never",
         "profile": True,

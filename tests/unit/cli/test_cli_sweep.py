@@ -38,7 +38,7 @@ def test_options_reach_the_sweep_and_the_table_is_printed_best_first(simfl, scen
     assert result.exit_code == 0, result.output
     assert calls == [
         {
-            "arguments": (Path(scenario), Path("o"), "inline"),
+            "arguments": (Path(scenario), "o", "inline"),
             "over": ["seed=0..1"],
             "overrides": ["rounds=5"],
             "address": None,

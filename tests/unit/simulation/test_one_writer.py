@@ -1,0 +1,158 @@
+"""A run's folder has one writer, and a second one changes nothing in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import simfl
+from simfl.checkpoint import Lease, lease, open_storage
+from simfl.errors import InputError, LeaseLostError
+from simfl.observers import reproducible
+from simfl.simulation import run_by_round
+from simfl.simulation.folder import new_folder
+
+
+@pytest.fixture
+def scenario() -> dict[str, Any]:
+    return {
+        "rounds": 6,
+        "data": {"source": "digits", "partition": {"kind": "iid", "clients": 4}},
+        "model": {"kind": "logistic"},
+        "client": {"batch_size": 64, "optimizer": {"lrate": 0.1}},
+        "checkpoint": {"every": 2},
+    }
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def rounds_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [reproducible(json.loads(line)) for line in lines]
+
+
+def take_over(place: Path | str, monkeypatch: pytest.MonkeyPatch) -> Lease:
+    """As a process on another machine would, after it has seen no sign for long enough."""
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "_machine", lambda: "another machine")
+        patch.setattr(lease.time, "sleep", lambda _: None)
+        patch.setattr(lease, "LIMIT_S", 0.0)
+        return Lease(open_storage(place), tell=lambda _: None)
+
+
+SECONDS: dict[str, Callable[[dict[str, Any], Path], object]] = {
+    "run": lambda scenario, out: simfl.run(scenario, out, "inline"),
+    "run --resume auto": lambda scenario, out: simfl.run(scenario, out, "inline", resume="auto"),
+    "resume": lambda _, out: simfl.resume(out, "inline"),
+}
+
+
+@pytest.mark.parametrize("second", list(SECONDS))
+def test_a_second_writer_is_refused_and_the_first_goes_on_undisturbed(
+    second: str, scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    simfl.run(scenario, out=tmp_path / "alone", backend="inline")
+    out = tmp_path / "out"
+    loaded = simfl.load_scenario(scenario)
+    first = run_by_round(loaded, out, backend="inline")
+    for _ in range(3):
+        next(first)
+    before = files(out)
+    refusal = rf"{out} (is being written by process {os.getpid()} on |holds a run already)"
+    with pytest.raises(InputError, match=refusal):
+        SECONDS[second](scenario, out)
+    assert files(out) == before
+    assert len(list(first)) == 3
+    assert rounds_of(out) == rounds_of(tmp_path / "alone")
+    assert not (out / "owner").exists()
+
+
+def test_a_run_that_has_written_nothing_yet_has_its_folder_already(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    with (
+        Lease(open_storage(tmp_path / "out"), tell=print),
+        pytest.raises(InputError, match="is being written by process"),
+    ):
+        simfl.run(scenario, out=tmp_path / "out", backend="inline")
+
+
+@pytest.mark.parametrize("place", ["{tmp}/place", "memory://one-writer/place"])
+def test_a_place_of_checkpoints_elsewhere_has_one_writer_too(
+    place: str, scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    scenario["checkpoint"]["location"] = place.format(tmp=tmp_path)
+    first = run_by_round(simfl.load_scenario(scenario), tmp_path / "a", backend="inline")
+    next(first)
+    with pytest.raises(InputError, match="place is being written by process"):
+        simfl.run(scenario, out=tmp_path / "b", backend="inline", resume="auto")
+    assert not files(tmp_path / "b")
+    list(first)
+
+
+def test_a_run_whose_folder_was_taken_over_ends_without_writing(
+    scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that was frozen, and then wakes."""
+    out = tmp_path / "out"
+    frozen = run_by_round(simfl.load_scenario(scenario), out, backend="inline")
+    for _ in range(3):
+        next(frozen)
+    other = take_over(out, monkeypatch)
+    before = files(out)
+    with pytest.raises(LeaseLostError, match="was taken over"):
+        next(frozen)
+    assert files(out) == before
+    other.release()
+    simfl.run(scenario, out=tmp_path / "alone", backend="inline")
+    simfl.resume(out, backend="inline")
+    assert rounds_of(out) == rounds_of(tmp_path / "alone")
+
+
+def test_a_run_whose_checkpoints_were_taken_over_saves_no_more(
+    scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "place"
+    scenario["checkpoint"]["location"] = str(place)
+    frozen = run_by_round(simfl.load_scenario(scenario), tmp_path / "out", backend="inline")
+    for _ in range(2):
+        next(frozen)
+    take_over(place, monkeypatch)
+    before = files(place)
+    with pytest.raises(LeaseLostError, match="place was taken over"):
+        list(frozen)
+    assert files(place) == before
+
+
+def test_an_interrupted_run_and_one_that_fails_let_go(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rounds = run_by_round(simfl.load_scenario(scenario), out, backend="inline")
+    next(rounds)
+    with pytest.raises(KeyboardInterrupt):
+        rounds.throw(KeyboardInterrupt())
+    assert not (out / "owner").exists()
+    with pytest.raises(InputError, match="holds a run of another scenario"):
+        simfl.run(scenario | {"seed": 9}, out=out, backend="inline", resume="auto")
+    assert not (out / "owner").exists()
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda *_: "now")
+    made = [new_folder(tmp_path / "runs", "run") for _ in range(3)]
+    assert [path.name for path in made] == ["run-now", "run-now-2", "run-now-3"]
+    assert all(path.is_dir() for path in made)
