@@ -22,9 +22,8 @@ from simfl.messages import (
     RoundReport,
     Snapshot,
 )
-from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel
+from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel, build_module
 from simfl.optimizer import Optimizer
-from simfl.seeding import derive_seed
 from simfl.vector import Vector, count_bytes, is_finite
 
 __all__ = ["Server", "ServerRecipe"]
@@ -45,9 +44,7 @@ class ServerRecipe:
 
     def build_model(self) -> TorchModel:
         """Build the model with the run's initial weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "initial weights"))
-            return TorchModel(self.spec.build(self.shape), self.loss)
+        return TorchModel(build_module(self.spec, self.shape, seed=self.seed), self.loss)
 
     def build(self) -> Server:
         """Build the server."""

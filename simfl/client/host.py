@@ -122,7 +122,11 @@ class ClientHost:
         """Evaluate the broadcast weights; one entry per number in the chunk, in order."""
         self._model.set_weights(self._here(broadcast).weights)
         evaluate = self._evaluate_test_batches if chunk.split == "test" else self._evaluate_clients
-        return [sums for item in chunk.items for sums in evaluate(item)]
+        sums = []
+        for item in chunk.items:
+            self._model.held.restore()  # an item's numbers depend on no other's
+            sums += evaluate(item)
+        return sums
 
     def _here(self, broadcast: Broadcast) -> Broadcast:
         """Return the broadcast on the device, where it is copied to once."""

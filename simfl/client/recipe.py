@@ -8,7 +8,7 @@ from typing import Literal
 from simfl.aggregation import Aggregator
 from simfl.client.updates import ClientRow
 from simfl.client.work import LocalWork
-from simfl.models import DataShape, Loss, Metric, ModelSpec, Precision, TorchModel
+from simfl.models import DataShape, Loss, Metric, ModelSpec, Precision, TorchModel, build_module
 from simfl.models.metrics import as_metrics
 from simfl.optimizer import Optimizer
 
@@ -49,8 +49,8 @@ class ClientRecipe:
         return as_metrics(self.loss.default_metrics if self.metrics is None else self.metrics)
 
     def build_model(self, *, device: str = "cpu") -> TorchModel:
-        """Build the model; its weights are whatever they happen to be."""
-        module = self.spec.build(self.shape)
+        """Build the model; with the run's initial weights, as what it holds may be drawn too."""
+        module = build_module(self.spec, self.shape, seed=self.seed)
         model = TorchModel(
             module, self.loss, metrics=self.build_metrics(), precision=self.precision
         )

@@ -79,8 +79,7 @@ def choose_stack(
     """
     if asked == 1:
         return StackChoice(1)
-    with torch.random.fork_rng(devices=[]):
-        model = recipe.build_model()
+    model = recipe.build_model()
     size = _rule(model, cohort_size, uses_gpu=uses_gpu) if asked == "auto" else asked
     if size == 1:
         return StackChoice(1)
@@ -122,6 +121,8 @@ def _reasons(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset)
         if is_foreign and (fault := stack_fault(plugin, shapes)) is not None:
             yield f"{plugin.name!r} fails the contract of plug-ins: {fault}"
     try:
+        if changed := _changed_by_a_step(model, dataset):
+            yield f"training changes {changed[0]!r}, which a stack has once for all its clients"
         _try(recipe, model, dataset)
     except Exception as error:
         first_line = str(error).partition("\n")[0]
@@ -142,6 +143,15 @@ def _layer_reasons(model: TorchModel) -> Iterator[str]:
     for name in model.shared_names:
         if name not in model.trainable:
             yield f"the module has a buffer, {name!r}, that training may change"
+
+
+def _changed_by_a_step(model: TorchModel, dataset: FederatedDataset) -> list[str]:
+    """Return the names of what the module holds, besides its weights, that training changes."""
+    with torch.random.fork_rng(devices=[]):
+        model.compute_loss_and_gradients(read_batch(dataset.train, np.zeros(2, dtype=np.int64)))
+    changed = model.held.changed()
+    model.set_weights(model.get_weights())
+    return changed
 
 
 def _try(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset) -> None:

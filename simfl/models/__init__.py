@@ -31,7 +31,7 @@ from simfl.models.metrics import (
 )
 from simfl.models.model import Batch, Inputs, MetricSums, Model
 from simfl.models.resnet import ResNet
-from simfl.models.spec import ModelSpec, PythonModel
+from simfl.models.spec import ModelSpec, PythonModel, build_module
 from simfl.models.stacked_model import StackedModel
 from simfl.models.torch_model import TorchModel
 from simfl.models.zoo import CNN28, CNN32, MLP, Logistic
@@ -70,5 +70,6 @@ __all__ = [
     "TorchModel",
     "as_loss",
     "as_metrics",
+    "build_module",
     "data_shape",
 ]

@@ -6,13 +6,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from simfl.component import Component, import_object
 from simfl.errors import ConfigError
 from simfl.models.data_shape import DataShape
+from simfl.seeding import derive_seed
 
-__all__ = ["ModelSpec", "PythonModel", "image_axes", "num_features", "num_outputs"]
+__all__ = ["ModelSpec", "PythonModel", "build_module", "image_axes", "num_features", "num_outputs"]
 
 
 class ModelSpec(Component, kind="model"):
@@ -30,6 +32,13 @@ class ModelSpec(Component, kind="model"):
             ConfigError: if the model cannot take such data.
         """
         raise NotImplementedError(f"{type(self).__name__} has no build()")
+
+
+def build_module(spec: ModelSpec, shape: DataShape, *, seed: int) -> nn.Module:
+    """Build a module with a run's initial weights, and leave torch's generator as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initial weights"))
+        return spec.build(shape)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from simfl.errors import ConfigError, DataError, VectorError
 from simfl.models.call import Precision, call_in_precision, call_module
@@ -18,6 +17,7 @@ from simfl.models.ghost_clipping import clip_by_norms, layers_with_norms
 from simfl.models.losses import LossLike, as_loss, is_each_its_own
 from simfl.models.metrics import MetricLike, as_metrics
 from simfl.models.model import Batch, Inputs, MetricSums, Model, difference, take_examples
+from simfl.models.module_state import HeldState, require_dense, require_dtypes
 from simfl.models.per_example import sums_of_parts, weighted_mean, weighted_sums
 from simfl.vector import Vector, widened
 
@@ -26,18 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchModel"]
 
-_TRAINABLE: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-_STORED: Final = (*_TRAINABLE, *_INTEGERS, torch.complex64)
-"""What ``weights.safetensors`` and checkpoints hold."""
-
 
 class TorchModel(Model):
     """A ``torch.nn.Module`` and the loss it is trained on.
 
     Which parameters are trained (``requires_grad``), and which layers stay in evaluation mode
     although the module is in training mode, is read when the TorchModel is made. A tensor that
-    the module holds under two names counts once, under the first.
+    the module holds under two names counts once, under the first. Buffers that are not persistent
+    and attributes that are plain data are noted too, and put back by ``set_weights``.
 
     Args:
         module: used as it is, not copied.
@@ -74,7 +70,7 @@ class TorchModel(Model):
         if microbatch_size is not None and microbatch_size < 1:
             raise ConfigError(f"microbatch_size is {microbatch_size}, but must be 1 or more")
         self.microbatch_size = microbatch_size
-        _require_dense(module)
+        require_dense(module)
         self._always_eval = _layers_in_eval(module)
         self._dropouts = list(dropout_layers(module).values())
         self._read_parameters()
@@ -93,13 +89,14 @@ class TorchModel(Model):
                 "set requires_grad of one at least"
             )
         self._parameters: list[Tensor] = list(self._trainable.values())
-        _require_dtypes(state, self._trainable)
+        require_dtypes(state, self._trainable)
         buffers = [
             name
             for name, value in state.items()
             if not isinstance(value, nn.Parameter) and not value.is_complex()
         ]
         self._shared_names = (*self._trainable, *buffers)
+        self._held = HeldState(self.module, state)
         has_buffers = any(not isinstance(value, nn.Parameter) for value in state.values())
         self._fixed_state = None if has_buffers else state
         is_known = is_each_its_own(self.loss) and not self.is_half
@@ -149,6 +146,8 @@ class TorchModel(Model):
     def set_weights(self, weights: Vector, trainable: bool = False) -> None:
         """Copy the weights into the module's own memory.
 
+        All weights are a new start: what else the module holds is put back, too.
+
         Raises:
             VectorError: unless names and shapes are those of ``get_weights(trainable)``; then
                 nothing is changed.
@@ -158,6 +157,13 @@ class TorchModel(Model):
         with torch.no_grad():
             values = [_rounded(weights[name], tensor) for name, tensor in tensors.items()]
             torch._foreach_copy_(list(tensors.values()), values)
+        if not trainable:
+            self._held.restore()
+
+    @property
+    def held(self) -> HeldState:
+        """What the module holds besides its weights, which each client finds as it was built."""
+        return self._held
 
     def apply_updates(self, updates: Vector) -> None:
         """Add the updates to the trainable weights, in place.
@@ -348,28 +354,6 @@ def _layers_in_eval(module: nn.Module) -> list[nn.Module]:
     if not module.training:
         return []
     return [layer for layer in module.modules() if not layer.training]
-
-
-def _require_dense(module: nn.Module) -> None:
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.sparse:
-            raise ConfigError(f"layer {name!r} makes sparse gradients; make it with sparse=False")
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, UninitializedParameter):
-            raise ConfigError(f"{name!r} has no shape yet; call the module with a batch first")
-
-
-def _require_dtypes(state: Mapping[str, Tensor], trainable: Mapping[str, Tensor]) -> None:
-    for name, tensor in state.items():
-        if name in trainable and tensor.dtype not in _TRAINABLE:
-            hint = "; hold its real and imaginary parts as two" if tensor.is_complex() else ""
-            raise ConfigError(
-                f"{name!r} is {tensor.dtype}, but weights that are trained are float32, float64, "
-                f"bfloat16 or float16{hint}"
-            )
-        if tensor.dtype not in _STORED:
-            kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _STORED)
-            raise ConfigError(f"{name!r} is {tensor.dtype}, but weights and buffers are {kinds}")
 
 
 def _require_weights(batch: Batch) -> None:

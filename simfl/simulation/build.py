@@ -91,6 +91,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     client = _client_recipe(scenario, dataset)
     server = _server_recipe(scenario, client, dataset.num_clients)
     _try_model(scenario, server, dataset)
+    _require_one_build(scenario, server, client)
     group_of = assign_groups(scenario, dataset)
     choices = _choose_stacks(scenario, client, dataset, cohort_size, group_of)
     stacks = tuple(choice.size for choice in choices)
@@ -270,3 +271,15 @@ def _try_model(scenario: Scenario, server: ServerRecipe, dataset: FederatedDatas
             f"{server.spec.name!r} with loss {server.loss.name!r} fails on the first example: "
             f"{type(error).__name__}: {error}; choose a model and a loss that fit the data",
         ) from error
+
+
+def _require_one_build(scenario: Scenario, server: ServerRecipe, client: ClientRecipe) -> None:
+    """Check that what a model holds besides its weights is the same wherever it is built."""
+    held = client.build_model().held
+    if differing := held.differing(server.build_model().held):
+        raise scenario.fault(
+            "model",
+            f"{differing[0]!r} comes out otherwise each time the model is built, and is no weight "
+            "that the server sends out; draw it from torch's generator, which is seeded, or "
+            "register it as a buffer",
+        )

@@ -71,6 +71,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         },
         "server": {"optimizer": {"modules": ["scaffold-server"]}},
     },
+    "a module in bfloat16 that holds more than its weights, and momentum": {
+        "model": {"kind": "python", "path": "leaky:Leaky", "hidden": None, "dropout": None},
+        "client": {"optimizer": {"modules": ["momentum"]}},
+    },
     "stacks in bfloat16": {"client": {"stack": 2, "precision": "bf16"}},
     "stacks with a third-party module with a state": {
         "client": {"stack": 4, "optimizer": {"modules": ["fading"]}},
@@ -82,7 +86,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in changes.items():
         out[key] = merged(out.get(key, {}), value) if isinstance(value, dict) else value
-    return out
+    return {key: value for key, value in out.items() if value is not None}
 
 
 def bits(scenario: dict[str, Any], out: Path, backend: str) -> tuple[Any, ...]:

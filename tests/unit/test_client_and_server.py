@@ -451,6 +451,56 @@ def test_buffers_of_integers_booleans_and_masks_come_back_exact(signs: tuple[int
     assert [weights[name].dtype for name in weights] == [start[name].dtype for name in start]
 
 
+class Remembering(nn.Linear):
+    """Outputs w + the number of former calls, kept as ``how`` says; the gradient is that of w."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(1, 1, bias=False)
+        nn.init.zeros_(self.weight)
+        self.how = how
+        if how == "buffer":
+            self.register_buffer("calls", torch.zeros(()), persistent=False)
+        elif how == "empty buffer":
+            self.register_buffer("calls", None, persistent=False)
+        elif how != "new attribute":
+            self.calls: Any = {"number": 0, "tensor": torch.zeros(()), "list": []}[how]
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        calls = getattr(self, "calls", None)
+        if self.how == "list":
+            self.calls.append(1)
+            return super().forward(inputs) + len(self.calls) - 1
+        if self.how in ("buffer", "tensor"):
+            self.calls += 1
+            return super().forward(inputs) + self.calls.clone() - 1
+        self.calls = (0 if calls is None else calls) + torch.ones(())
+        return super().forward(inputs) + (0 if calls is None else calls)
+
+
+@pytest.mark.parametrize(
+    "how", ["buffer", "empty buffer", "number", "tensor", "list", "new attribute"]
+)
+def test_what_a_module_remembers_leaks_neither_to_another_client_nor_to_an_evaluation(
+    how: str,
+) -> None:
+    """Each client's losses are 0 and then 1 - 1, as w falls by 1 a step and the calls rise."""
+    sim = engine(
+        Remembering(how),
+        ones([2, 2, 2]),
+        loss=slope,
+        work=LocalWork(epochs=1, batch_size=1),
+        client=Optimizer(lrate=1.0),
+    )
+    for round in (1, 2):
+        trained = sim.train(RoundPlan(round, (0, 1, 2)), sim._server.snapshot(round))
+        (trace,) = trained.trace.chunks
+        before = -2.0 * (round - 1)
+        assert trace.report.clients.first_loss.tolist() == [before] * 3
+        assert trace.report.clients.last_loss.tolist() == [before] * 3
+        items = sim.evaluate(EvaluationChunk("test", ((0,), (0,))), sim._server.snapshot(1))
+        assert [item["loss"][0] for item in items] == [6 * (before - 2.0)] * 2
+
+
 @dataclass(frozen=True)
 class Spoiling(Mean):
     """Divides zero by zero."""

@@ -25,7 +25,7 @@ def dataset(inputs: np.ndarray[Any, Any]) -> FederatedDataset:
     return FederatedDataset(Examples(inputs, targets), np.arange(len(inputs)), offsets, offsets[1:])
 
 
-FLAT = dataset(np.zeros((10, 64), np.float32))
+FLAT = dataset(np.full((10, 64), 0.5, np.float32))
 
 
 def choose(
@@ -83,6 +83,32 @@ def test_the_choice_leaves_torchs_generator_as_it_was() -> None:
     before = torch.random.get_rng_state()
     choose()
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class Remembering(nn.Linear):
+    """Keeps what it was last given: as a buffer that is not persistent, or as an attribute."""
+
+    def __init__(self, as_buffer: bool) -> None:
+        super().__init__(64, 10)
+        if as_buffer:
+            self.register_buffer("last", torch.zeros(64), persistent=False)
+        else:
+            self.last = torch.zeros(64)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.last = inputs.mean(dim=0)
+        return super().forward(inputs)
+
+
+@pytest.mark.parametrize("as_buffer", [True, False])
+def test_what_training_changes_beside_the_weights_is_named_and_keeps_clients_apart(
+    as_buffer: bool,
+) -> None:
+    spec = PythonModel(f"{__name__}:Remembering", {"as_buffer": as_buffer})
+    size, note = choose(4, spec)
+    assert size == 1
+    assert note is not None
+    assert "training changes 'last'" in note
 
 
 @dataclass(frozen=True)

@@ -285,6 +285,27 @@ def test_trainable_weights_can_be_set_alone_in_any_order() -> None:
     assert model.get_weights().select(model.shared_names[-3:]) == buffers
 
 
+class WithViews(nn.Module):
+    """Holds a view of its weight and a list of its parameters, as torch's LSTM does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 1))
+        self.view = self.weight.detach()[:1]
+        self.parts = [self.weight]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.weight[:1].T + 0 * self.view
+
+
+def test_attributes_that_share_the_memory_of_weights_follow_these() -> None:
+    module = WithViews()
+    model = TorchModel(module, "mse")
+    model.set_weights(Vector({"weight": torch.ones(2, 1)}))
+    assert module.view.tolist() == [[1.0]]
+    assert module.parts[0] is module.weight
+
+
 def test_an_averaged_count_is_rounded_to_the_nearest_integer() -> None:
     model = TorchModel(with_batch_norm())
     weights = model.get_weights()

@@ -474,3 +474,26 @@ def test_a_run_whose_weights_cannot_be_had_is_not_done(
     with pytest.raises(TypeError):
         simfl.run(scenario, out=tmp_path / "out", backend="inline")
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "failed"
+
+
+class Drawing(nn.Linear):
+    """Projects by what it draws when it is made: by torch, or by a generator of its own."""
+
+    def __init__(self, by_torch: bool) -> None:
+        super().__init__(5, 2)
+        rng = np.random.default_rng()
+        drawn = torch.randn(5) if by_torch else torch.from_numpy(rng.normal(size=5)).float()
+        self.register_buffer("drawn", drawn, persistent=False)
+
+
+def test_what_a_model_draws_besides_weights_is_the_same_everywhere_or_refused(
+    scenario: dict[str, Any],
+) -> None:
+    scenario["model"] = {"kind": "python", "path": f"{__name__}:Drawing"}
+    scenario["model"]["arguments"] = {"by_torch": True}
+    simulation = build(simfl.load_scenario(scenario))
+    drawn = [simulation.client.build_model().module.drawn for _ in range(2)]
+    assert torch.equal(*drawn)
+    scenario["model"]["arguments"] = {"by_torch": False}
+    with pytest.raises(ScenarioError, match=r"model: 'drawn' comes out otherwise each time"):
+        build(simfl.load_scenario(scenario))

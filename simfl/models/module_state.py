@@ -1,0 +1,171 @@
+"""What a module holds: which weights it may have, and what it must not carry between clients."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from simfl.errors import ConfigError
+from simfl.models.dropout import Dropout
+
+__all__ = ["HeldState", "require_dense", "require_dtypes"]
+
+_TRAINABLE: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_STORED: Final = (*_TRAINABLE, *_INTEGERS, torch.complex64)
+"""What ``weights.safetensors`` and checkpoints hold."""
+
+_OF_TORCH: Final = frozenset(vars(nn.Module()))
+_PLAIN: Final = (bool, int, float, complex, str, bytes, type(None), np.generic)
+_MISSING: Final = object()
+
+
+def require_dense(module: nn.Module) -> None:
+    """Raise an error for layers that cannot be trained.
+
+    Raises:
+        ConfigError: for sparse gradients, and for parameters that have no shape yet.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.sparse:
+            raise ConfigError(f"layer {name!r} makes sparse gradients; make it with sparse=False")
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ConfigError(f"{name!r} has no shape yet; call the module with a batch first")
+
+
+def require_dtypes(state: Mapping[str, Tensor], trainable: Mapping[str, Tensor]) -> None:
+    """Raise an error for weights and buffers that cannot be trained, averaged or stored.
+
+    Raises:
+        ConfigError: naming the tensor and its type.
+    """
+    for name, tensor in state.items():
+        if name in trainable and tensor.dtype not in _TRAINABLE:
+            hint = "; hold its real and imaginary parts as two" if tensor.is_complex() else ""
+            raise ConfigError(
+                f"{name!r} is {tensor.dtype}, but weights that are trained are float32, float64, "
+                f"bfloat16 or float16{hint}"
+            )
+        if tensor.dtype not in _STORED:
+            kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _STORED)
+            raise ConfigError(f"{name!r} is {tensor.dtype}, but weights and buffers are {kinds}")
+
+
+class _Entry(NamedTuple):
+    name: str
+    place: dict[str, Any]
+    key: str
+    value: Any
+    """What the module was built with; a copy where it can be changed in place."""
+
+
+class HeldState:
+    """Buffers that are not persistent, and attributes that are plain data, of all layers.
+
+    Each client is to find them as the module was built. Data are numbers, text, tensors, arrays,
+    and lists, tuples, sets and dicts of these; but tensors that share their memory with weights
+    follow the weights. Objects of other types are not looked at.
+
+    Args:
+        module: as it was built.
+        weights: parameters and persistent buffers, by name.
+    """
+
+    def __init__(self, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        self._weights = {tensor.untyped_storage().data_ptr() for tensor in weights.values()}
+        self._layers = [(name, layer, _num_keys(layer)) for name, layer in module.named_modules()]
+        self._entries = [
+            entry._replace(value=copy.deepcopy(entry.value))
+            for name, layer, _ in self._layers
+            for entry in self._held_by(name, layer)
+        ]
+
+    def restore(self) -> None:
+        """Put everything back that is not as it was."""
+        for entry in self._differing():
+            if entry.value is _MISSING:
+                del entry.place[entry.key]
+            else:
+                entry.place[entry.key] = copy.deepcopy(entry.value)
+
+    def changed(self) -> list[str]:
+        """Return the names of what is not as it was."""
+        return [entry.name for entry in self._differing()]
+
+    def differing(self, other: HeldState) -> list[str]:
+        """Return the names of what another module of the same kind was built with otherwise."""
+        ours, theirs = ({e.name: e.value for e in state._entries} for state in (self, other))
+        return [name for name in ours if not _same(ours[name], theirs.get(name, _MISSING))]
+
+    def _differing(self) -> list[_Entry]:
+        differing = [
+            entry
+            for entry in self._entries
+            if not _same(entry.place.get(entry.key, _MISSING), entry.value)
+        ]
+        grown = [(name, layer) for name, layer, size in self._layers if _num_keys(layer) > size]
+        if not grown:
+            return differing
+        known = {(id(entry.place), entry.key) for entry in self._entries}
+        new = [
+            entry._replace(value=_MISSING)
+            for name, layer in grown
+            for entry in self._held_by(name, layer)
+            if (id(entry.place), entry.key) not in known
+        ]
+        return differing + new
+
+    def _held_by(self, name: str, layer: nn.Module) -> Iterator[_Entry]:
+        prefix = f"{name}." if name else ""
+        for key in layer._non_persistent_buffers_set & layer._buffers.keys():
+            # The key of our own dropout is set before each step.
+            if not isinstance(layer, Dropout):
+                buffer = layer._buffers[key]
+                value = None if buffer is None else buffer.detach()
+                yield _Entry(prefix + key, layer._buffers, key, value)
+        for key, value in vars(layer).items():
+            if key not in _OF_TORCH and self._is_data(value):
+                yield _Entry(prefix + key, vars(layer), key, value)
+
+    def _is_data(self, value: Any) -> bool:
+        if isinstance(value, Tensor):
+            is_own = value.untyped_storage().data_ptr() not in self._weights
+            return type(value) is Tensor and is_own and not value.requires_grad
+        if isinstance(value, np.ndarray):
+            return bool(value.dtype != object)
+        if type(value) is dict:
+            return all(map(self._is_data, value.values()))
+        if type(value) in (list, tuple, torch.Size, set, deque):
+            return all(map(self._is_data, value))
+        return isinstance(value, _PLAIN)
+
+
+def _num_keys(layer: nn.Module) -> int:
+    return len(vars(layer)) + len(layer._buffers)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:  # what can be changed in place is compared with a copy
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Tensor):
+        try:
+            return a.dtype == b.dtype and torch.equal(a, b)
+        except RuntimeError:  # one that vmap has left behind cannot be read
+            return False
+    if isinstance(a, np.ndarray):
+        return bool(np.array_equal(a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple | deque):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)
