@@ -42,7 +42,7 @@ def compare_runs(
 
     now = time.time()
     runs = read_run(a, now=now), read_run(b, now=now)
-    chosen = default_target(runs) if target is None else parse_target(target)
+    chosen = default_target(runs) if target is None else parse_target(target, runs)
     comparison = compare(*runs, target=chosen)
     if as_json:
         plain = described(comparison)

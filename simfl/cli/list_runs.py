@@ -64,9 +64,9 @@ def _row(run: Run, parent: Path, now: float) -> tuple[str, ...]:
 
 def _result(run: Run) -> tuple[str | None, float | None]:
     """Return the metric that a run is mainly judged by, as it was last measured."""
-    from simfl.report.curves import main_metric, metric_keys
+    from simfl.report.judging import main_metric
 
-    key = main_metric(metric_keys([run]))
+    key = main_metric([run])
     return key, None if key is None else run.latest(key)
 
 

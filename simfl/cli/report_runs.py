@@ -63,12 +63,12 @@ def report_runs(
     from simfl.report.targets import parse_target
     from simfl.report.writing import write_report
 
-    chosen = None if target is None else parse_target(target)
+    runs = _read(folders)
+    chosen = None if target is None else parse_target(target, runs)
     kind = format or _format_of(out)
     path = out or _default_path(folders, kind)
-    report = make_report(
-        make_study(_read(folders), target=chosen), with_data=not no_data, trust=trust.value
-    )
+    study = make_study(runs, target=chosen)
+    report = make_report(study, with_data=not no_data, trust=trust.value)
     write_report(
         report, path, format=kind.value, written=time.strftime("%Y-%m-%d %H:%M", time.localtime())
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from simfl.report.curves import is_number_of_training
 from simfl.report.differences import Difference, differences
+from simfl.report.judging import is_number_of_training
 from simfl.report.reading import Record, Run
 from simfl.report.targets import Reached, Target, reach
 

@@ -22,10 +22,6 @@ __all__ = [
     "Indexes",
     "curve",
     "elapsed",
-    "is_number_of_training",
-    "main_metric",
-    "metric_keys",
-    "smaller_is_better",
 ]
 
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
@@ -33,9 +29,6 @@ Indexes: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 CONFIDENCE = 0.95
 BAND = "mean over seeds ± Student-t 95 % confidence interval"
-
-_COUNTS = ("clients", "dropped", "examples", "examples_seen", "steps")
-_SMALLER = ("loss", "mae", "mse", "error", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -85,32 +78,6 @@ def curve(runs: Sequence[Run], key: str, *, of: Callable[[float], float] = float
     return Curve(np.array(rounds, dtype=np.float64), mean_R, low_R, high_R, seeds_R)
 
 
-def metric_keys(runs: Iterable[Run]) -> list[str]:
-    """Return what was measured of the model: train loss, test loss, metrics, in this order."""
-    found = dict.fromkeys(key for run in runs for record in run.records for key in record)
-    metrics = [key for key in found if is_number_of_training(key) and not _is_count_or_client(key)]
-    first = [key for key in ("train_loss", "loss") if key in metrics]
-    last = [key for key in ("delta_norm",) if key in metrics]
-    return [*first, *(key for key in metrics if key not in (*first, *last)), *last]
-
-
-def main_metric(keys: Sequence[str]) -> str | None:
-    """Return the metric that a run is mainly judged by."""
-    preferred = [*(k for k in keys if k == "accuracy"), *(k for k in keys if "accuracy" in k)]
-    others = [key for key in ("loss", "train_loss") if key in keys]
-    return next(iter([*preferred, *others]), None)
-
-
-def is_number_of_training(key: str) -> bool:
-    """Say whether a record's number follows from scenario and seed, and not from the machine."""
-    return key not in ("round", "retries", "actors") and not key.startswith("seconds")
-
-
-def smaller_is_better(metric: str) -> bool:
-    """Say whether a metric is a kind of loss, by its name."""
-    return any(part in metric.lower() for part in _SMALLER)
-
-
 def elapsed(record_seconds: Iterable[Record]) -> list[float]:
     """Return the seconds from the first round's start to each round's end.
 
@@ -122,10 +89,6 @@ def elapsed(record_seconds: Iterable[Record]) -> list[float]:
         total += record.get("seconds", math.nan)
         ends.append(total)
     return ends
-
-
-def _is_count_or_client(key: str) -> bool:
-    return key in _COUNTS or key.endswith("_bytes") or key.startswith("client_")
 
 
 def _band(values: Sequence[float]) -> tuple[float, float, float]:

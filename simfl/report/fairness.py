@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from simfl.report.charts import Band, Histogram, Line, Lines, Stack, Table
 from simfl.report.client_tables import Evaluation
-from simfl.report.curves import Floats, curve, smaller_is_better
+from simfl.report.curves import Floats, curve
 from simfl.report.groups import Group
+from simfl.report.judging import is_over_clients, main_metric, smaller_is_better
 from simfl.report.reading import Run
 from simfl.report.study import Section, Study
 from simfl.report.wording import OVER_SEEDS, mean_and_deviation
@@ -55,9 +56,9 @@ class Spread:
     lowest: float
 
 
-def spread_of(values_M: Floats, metric: str) -> Spread:
+def spread_of(values_M: Floats, *, is_loss: bool) -> Spread:
     """Sum up ascending values, of which the largest are the worst if the metric is a loss."""
-    worst_first_M = values_M[::-1] if smaller_is_better(metric) else values_M
+    worst_first_M = values_M[::-1] if is_loss else values_M
     tenth = max(1, round(_WORST * len(values_M)))
     return Spread(
         mean=float(values_M.mean()),
@@ -69,16 +70,19 @@ def spread_of(values_M: Floats, metric: str) -> Spread:
 
 
 def _metric(study: Study) -> str | None:
-    """Return the metric to show: accuracy, another one, or the loss."""
-    found = dict.fromkeys(
-        key.removeprefix("client_").removesuffix("_worst")
+    """Return the metric to show: what the runs are judged by, or would be by their clients."""
+    only_clients = [
+        replace(
+            run,
+            records=tuple(
+                {key: value for key, value in record.items() if is_over_clients(key)}
+                for record in run.records
+            ),
+        )
         for run in study.runs
-        for record in run.records
-        for key in record
-        if key.startswith("client_") and key.endswith("_worst")
-    )
-    preferred = [m for m in found if m == "accuracy"] or [m for m in found if m != "loss"]
-    return next(iter([*preferred, *found]), None)
+    ]
+    found = main_metric(only_clients)
+    return None if found is None else found.removeprefix("client_")
 
 
 def _means_and_worst(study: Study, metric: str) -> Lines:
@@ -142,7 +146,7 @@ def _last(study: Study, metric: str) -> Histogram | None:
         return None
     low = min(float(values.min()) for _, values in shown)
     high = max(float(values.max()) for _, values in shown)
-    if low >= 0 and high <= 1 and not smaller_is_better(metric):
+    if low >= 0 and high <= 1 and not _is_loss(study, metric):
         low, high = 0.0, 1.0
     edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
     stacks = tuple(
@@ -192,22 +196,32 @@ def _row(study: Study, group: Group, metric: str) -> tuple[str, ...]:
     lasts = [_last_evaluation(study, run.folder, metric) for run in group.runs]
     rounds = {str(last.round) for last in lasts if last is not None}
     sizes = {f"{len(last.values):,}" for last in lasts if last is not None}
-    by_seed = [_numbers(last, run, metric) for last, run in zip(lasts, group.runs, strict=True)]
+    is_loss = _is_loss(study, metric)
+    by_seed = [
+        _numbers(last, run, metric, is_loss=is_loss)
+        for last, run in zip(lasts, group.runs, strict=True)
+    ]
     columns = [
         [value for value in column if value is not None] for column in zip(*by_seed, strict=True)
     ]
     return (_one_of(rounds), _one_of(sizes), *map(mean_and_deviation, columns))
 
 
-def _numbers(last: Evaluation | None, run: Run, metric: str) -> tuple[float | None, ...]:
+def _numbers(
+    last: Evaluation | None, run: Run, metric: str, *, is_loss: bool
+) -> tuple[float | None, ...]:
     """Return mean, variance, worst, best and lowest; without a table what metrics.jsonl knows."""
     if last is not None:
-        spread = spread_of(last.values, metric)
+        spread = spread_of(last.values, is_loss=is_loss)
         return (spread.mean, spread.variance, spread.worst, spread.best, spread.lowest)
     deviation = run.latest(f"client_{metric}_std")
     variance = None if deviation is None else deviation**2
     mean, worst = run.latest(f"client_{metric}"), run.latest(f"client_{metric}_worst")
     return (mean, variance, worst, None, None)
+
+
+def _is_loss(study: Study, metric: str) -> bool:
+    return smaller_is_better(f"client_{metric}", study.runs)
 
 
 def _one_of(texts: set[str]) -> str:

@@ -15,11 +15,9 @@ from simfl.report.curves import (
     Indexes,
     curve,
     elapsed,
-    main_metric,
-    metric_keys,
-    smaller_is_better,
 )
 from simfl.report.groups import Group
+from simfl.report.judging import best, is_over_clients, main_metric, metric_keys
 from simfl.report.reading import Run
 from simfl.report.study import Section, Study
 from simfl.report.targets import Reached, Target, reach
@@ -35,7 +33,7 @@ def learning_section(study: Study) -> Section:
     """Draw each metric over rounds, and the main one over time."""
     keys = metric_keys(study.runs)
     charts = [_over_rounds(study, key) for key in keys[:_MAX_CHARTS]]
-    main = main_metric(keys)
+    main = main_metric(study.runs)
     if main is not None and any(
         "seconds" in record for run in study.runs for record in run.records
     ):
@@ -61,6 +59,8 @@ def title_of(key: str) -> str:
     >>> title_of("train_loss"), title_of("delta_norm"), title_of("loss")
     ('Train loss', 'Norm of the aggregated delta', 'Test loss')
     """
+    if is_over_clients(key):
+        return f"{title_of(key.removeprefix('client_')).removeprefix('Test ')}, mean over clients"
     special = {
         "loss": "Test loss",
         "accuracy": "Test accuracy",
@@ -131,27 +131,28 @@ def _target_table(study: Study, target: Target) -> Table:
     )
     return Table(
         title=f"To {target}",
-        header=("run", "reached it", "rounds", "time", f"best {target.metric}", "final"),
-        rows=tuple(_target_row(group.runs, group.label, target) for group in study.groups),
+        header=("run", "reached it", "rounds", "time", f"final {target.metric}", "best round's"),
+        rows=tuple(_target_row(group, study, target) for group in study.groups),
         colours=tuple(study.colour(group) for group in study.groups),
         note=f"{note}Mean over the seeds that reached it, with their range; rounds are those that "
-        "were evaluated, and time begins with the first round. Best and final: "
+        "were evaluated, and time begins with the first round. The last two: "
         f"{OVER_SEEDS}.",
     )
 
 
-def _target_row(runs: Sequence[Run], label: str, target: Target) -> tuple[str, ...]:
+def _target_row(group: Group, study: Study, target: Target) -> tuple[str, ...]:
+    runs, metric = group.runs, target.metric
     reached = [found for run in runs if (found := reach(run, target)) is not None]
-    values = [[r[target.metric] for r in run.records if target.metric in r] for run in runs]
-    best = [(min if smaller_is_better(target.metric) else max)(v) for v in values if v]
+    values = [[r[metric] for r in run.records if metric in r] for run in runs]
+    in_best_round = [best(metric, v, study.runs) for v in values]
     final = [v[-1] for v in values if v]
     return (
-        label,
+        group.label,
         f"{len(reached)} of {len(runs)}",
         _spread([float(found.round) for found in reached], lambda value: f"{value:.0f}"),
         _spread(_seconds(reached), duration),
-        mean_and_deviation(best),
         mean_and_deviation(final),
+        mean_and_deviation([value for value in in_best_round if value is not None]),
     )
 
 

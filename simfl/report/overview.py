@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simfl.report.charts import Table
-from simfl.report.curves import main_metric, metric_keys
+from simfl.report.judging import best, main_metric, metric_keys
 from simfl.report.participation import population_of
 from simfl.report.reading import Run
 from simfl.report.study import Study
@@ -57,7 +57,7 @@ def runs_table(study: Study) -> Table:
 
 def _tiles_of_run(study: Study) -> list[Tile]:
     (run,) = study.runs
-    metric = main_metric(metric_keys([run]))
+    metric = main_metric([run])
     shown = [
         Tile("state", run.state, tone=run.state),
         Tile("rounds", quantity(run.rounds), f"of {run.planned_rounds or '?'}"),
@@ -73,10 +73,13 @@ def _tiles_of_run(study: Study) -> list[Tile]:
 
 
 def _metric_tile(run: Run, metric: str) -> Tile:
-    values = [(r[metric], int(r["round"])) for r in run.records if metric in r]
-    best, round = (min if "loss" in metric else max)(values)
-    detail = f"best {number(best)}, round {round}" if round != values[-1][1] else "its best"
-    return Tile(metric.replace("_", " "), number(values[-1][0]), detail)
+    """Show the final value, and the best of all rounds' beside it."""
+    values = {int(r["round"]): r[metric] for r in run.records if metric in r}
+    top = best(metric, values.values(), [run])
+    round = next((round for round, value in values.items() if value == top), None)
+    is_last = round is None or values[round] == run.latest(metric)
+    detail = "final, its best" if is_last else f"final; its best {number(top)} in round {round}"
+    return Tile(metric.replace("_", " "), number(run.latest(metric)), detail)
 
 
 def _pace(run: Run) -> str:
@@ -96,7 +99,7 @@ def _clients_tile(run: Run) -> Tile:
 
 def _tiles_of_runs(study: Study) -> list[Tile]:
     runs = study.runs
-    metric = main_metric(metric_keys(runs))
+    metric = main_metric(runs)
     done = sum(run.state == "done" for run in runs)
     shown = [
         Tile("runs", str(len(runs)), f"in {len(study.groups)} groups"),
@@ -105,9 +108,9 @@ def _tiles_of_runs(study: Study) -> list[Tile]:
         ),
     ]
     if metric is not None:
-        pick = min if "loss" in metric else max
-        finals = [(value, run) for run in runs if (value := run.latest(metric)) is not None]
-        value, run = pick(finals, key=lambda pair: pair[0])
-        shown.append(Tile(f"best {metric.replace('_', ' ')}", number(value), run.folder.name))
+        finals = {run.folder.name: run.latest(metric) for run in runs}
+        top = best(metric, [value for value in finals.values() if value is not None], runs)
+        whose = next((name for name, value in finals.items() if value == top), "")
+        shown.append(Tile(f"best final {metric.replace('_', ' ')}", number(top), whose))
     total = sum(run.seconds or 0 for run in runs)
     return [*shown, Tile("time", duration(total), "all runs together")]

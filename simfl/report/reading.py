@@ -13,6 +13,7 @@ from simfl.report.plain_data import read_json, read_yaml
 
 __all__ = [
     "METRICS_FILE",
+    "RUN_FILE",
     "SCENARIO_FILE",
     "SUMMARY_FILE",
     "VERSIONS_FILE",
@@ -25,6 +26,7 @@ __all__ = [
 
 # Not taken from what writes them: that would import torch, and listing runs is to be quick.
 SCENARIO_FILE: Final = "scenario.yaml"
+RUN_FILE: Final = "run.json"
 VERSIONS_FILE: Final = "versions.json"
 METRICS_FILE: Final = "metrics.jsonl"
 SUMMARY_FILE: Final = "summary.json"
@@ -52,6 +54,9 @@ class Run:
     summary: dict[str, Any]
     """``summary.json``; empty if the run has not ended, or it cannot be read."""
     versions: dict[str, Any]
+    better: dict[str, str]
+    """By metric, ``max`` or ``min``, as ``run.json`` says; what the run is judged by comes first.
+    Empty if it is older than that."""
     state: str
     """``running``, or how it ended: ``done``, ``failed``, ``interrupted``; ``stopped``: early,
     by a sweep, or without a word."""
@@ -138,6 +143,7 @@ def read_run(folder: Path, *, now: float) -> Run:
         records=records,
         summary=summary,
         versions=_read_object(folder / VERSIONS_FILE, faults),
+        better=_read_better(folder / RUN_FILE, faults),
         state=_state(summary, records, quiet_s=now - changed),
         changed=changed,
         faults=tuple(faults),
@@ -211,6 +217,14 @@ def _read_object(path: Path, faults: list[str]) -> dict[str, Any]:
     except ValueError as error:
         faults.append(f"{path.name} is damaged: {error}")
         return {}
+
+
+def _read_better(path: Path, faults: list[str]) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    said = _read_object(path, faults).get("better")
+    metrics = said.items() if isinstance(said, dict) else ()
+    return {name: side for name, side in metrics if side in ("max", "min")}
 
 
 def _read_records(path: Path, faults: list[str]) -> tuple[Record, ...]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simfl.errors import InputError
-from simfl.report.curves import elapsed, smaller_is_better
+from simfl.report.curves import elapsed
+from simfl.report.judging import main_metric, smaller_is_better
 from simfl.report.reading import Run
 
 __all__ = ["Reached", "Target", "default_target", "parse_target", "reach"]
@@ -42,8 +43,12 @@ class Reached:
     """From the first round's start to that round's end; set-up is not in it."""
 
 
-def parse_target(text: str) -> Target:
-    """Read ``accuracy=0.9``; ``>=`` or ``<=`` say the side, ``=`` goes by the metric's name.
+def parse_target(text: str, runs: Sequence[Run]) -> Target:
+    """Read ``accuracy=0.9``; ``>=`` or ``<=`` say the side, ``=`` leaves that to the metric.
+
+    Args:
+        text: what was asked for.
+        runs: what says which values of the metric are better.
 
     Raises:
         InputError: if it is of another form.
@@ -53,20 +58,25 @@ def parse_target(text: str) -> Target:
     if found is None or value is None:
         raise InputError(f"target {text!r} is not of the form accuracy=0.9 or 'loss<=0.2'")
     metric, sign = found[1], found[2]
-    return Target(metric, value, sign == "<=" or (sign == "=" and smaller_is_better(metric)))
+    return Target(metric, value, sign == "<=" or (sign == "=" and smaller_is_better(metric, runs)))
 
 
 def default_target(runs: Sequence[Run]) -> Target | None:
-    """Return the highest whole percent of accuracy that the runs have reached; None without it.
+    """Return the highest whole percent of the main metric that the runs have reached.
+
+    None where that is no share, or small ones are better.
 
     Runs that are not done, and those that are less than half as good as the best, are not asked:
     they would set a target that says nothing of the others.
     """
-    done = [_best_accuracy(run) for run in runs if run.state == "done"]
-    best = [value for value in done or map(_best_accuracy, runs) if value > 0]
+    metric = main_metric(runs)
+    if metric is None or smaller_is_better(metric, runs):
+        return None
+    done = [_highest(run, metric) for run in runs if run.state == "done"]
+    best = [value for value in done or [_highest(run, metric) for run in runs] if value > 0]
     asked = [value for value in best if value >= max(best) / 2]
     level = math.floor(min(asked, default=0) * 100 + 1e-9) / 100
-    return Target("accuracy", level, from_above=False) if level > 0 else None
+    return Target(metric, level, from_above=False) if level > 0 else None
 
 
 def reach(run: Run, target: Target) -> Reached | None:
@@ -78,14 +88,10 @@ def reach(run: Run, target: Target) -> Reached | None:
     return None
 
 
-def _best_accuracy(run: Run) -> float:
-    found = (_accuracy(record) for record in run.records)
-    return max((value for value in found if value is not None), default=0)
-
-
-def _accuracy(record: dict[str, float]) -> float | None:
-    value = record.get("accuracy")
-    return value if value is not None and 0 <= value <= 1 else None
+def _highest(run: Run, metric: str) -> float:
+    """Return the highest share; 0 where there is none."""
+    found = (record.get(metric, math.nan) for record in run.records)
+    return max((value for value in found if 0 <= value <= 1), default=0.0)
 
 
 def _float(text: str) -> float | None:

@@ -30,7 +30,7 @@ def number(value: float | None) -> str:
     >>> number(0.96104), number(1234.5), number(0.000012345), number(None), number(75)
     ('0.9610', '1,234', '1.234e-05', '—', '75')
     """
-    if value is None:
+    if value is None or math.isnan(value):
         return _NONE
     if isinstance(value, int):
         return f"{value:,}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -61,7 +62,7 @@ def _csv(study: Study) -> str:
     for group in study.groups:
         for run in group.members:
             for record in run.records:
-                numbers = (record.get(key, "") for key in keys)
+                numbers = ("" if math.isnan(n := record.get(key, math.nan)) else n for key in keys)
                 table.writerow((run.folder.name, group.label, run.seed, *numbers))
     return text.getvalue()
 

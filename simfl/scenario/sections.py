@@ -358,8 +358,9 @@ class SweepSection(Section):
     seed: Whole = 0
     """The seed of the draws, and of the searcher. The trials' own is the scenario's ``seed``."""
     metric: str | None = None
-    """What trials are judged by: a metric of ``metrics.jsonl``. null: the first metric of the
-    central evaluation, such as ``accuracy``; without one, ``train_loss``."""
+    """What trials are judged by, at their end: a metric of ``metrics.jsonl``. null: the first
+    metric of the test split, such as ``accuracy``; without one that of the clients,
+    ``client_accuracy``; and ``train_loss`` where neither is evaluated."""
     mode: Literal["auto", "max", "min"] = "auto"
     """Which values of the metric are better. auto: the metric knows."""
     asha: AshaSection | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from simfl.models.model import MetricSums
 from simfl.observers import OVER_CLIENTS, ClientEvaluation
 from simfl.simulation.build import Simulation
 
-__all__ = ["Evaluated", "evaluate", "over_clients"]
+__all__ = ["Evaluated", "better_values", "evaluate", "over_clients"]
 
 WORST_SHARE = 0.1
 """The share of clients whose mean is reported as the worst."""
@@ -121,6 +122,28 @@ def _by_client(parts: Sequence[MetricSums]) -> ClientEvaluation:
         weights={name: weights[:, i] for i, name in enumerate(names)},
         metrics={name: means[:, i] for i, name in enumerate(names)},
     )
+
+
+def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:
+    """Return what is measured in some round, by name, and which values of it are better.
+
+    What the run is judged by comes first: the first metric of the test split, or else the mean over
+    clients, in which each client counts once.
+    """
+    metrics = simulation.client.build_metrics()
+    sides = {m.key: "max" if m.larger_is_better else "min" for m in metrics} | {"loss": "min"}
+    better: dict[str, Any] = {}
+    evaluation = simulation.scenario.evaluation
+    if evaluation.every and simulation.num_test_examples:
+        better |= sides
+    if evaluation.clients_every:
+        better |= {f"client_{name}": side for name, side in sides.items()}
+    better["train_loss"] = "min"
+    if evaluation.clients_every:
+        for name, side in sides.items():
+            better[f"client_{name}_by_examples"] = better[f"client_{name}_worst"] = side
+            better[f"client_{name}_std"] = "min"
+    return better
 
 
 def over_clients(

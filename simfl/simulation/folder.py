@@ -9,7 +9,7 @@ import platform
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -63,12 +63,14 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
     return folder
 
 
-def begin_run(folder: Path, scenario: Scenario) -> None:
+def begin_run(folder: Path, scenario: Scenario, *, better: Mapping[str, str]) -> None:
     """Write the resolved scenario into the folder, and the versions of what runs it.
 
     Args:
         folder: one that nobody else writes to.
         scenario: resolved.
+        better: which values are better of what is measured, ``max`` or ``min``, for those who read
+            the folder; what the run is judged by comes first.
 
     Raises:
         InputError: if the folder holds a run by now, or cannot be written.
@@ -76,7 +78,7 @@ def begin_run(folder: Path, scenario: Scenario) -> None:
     _require_no_run(folder)
     with _explained(folder):
         write_whole(folder / VERSIONS_FILE, _versions())
-        write_whole(folder / RUN_FILE, _new_run())
+        write_whole(folder / RUN_FILE, _new_run(better))
         # The last one: a folder holds a run if this is in it.
         write_whole(folder / SCENARIO_FILE, scenario.to_yaml())
 
@@ -265,9 +267,10 @@ def _differences(former: Scenario, scenario: Scenario) -> str:
     return ", ".join(sorted(k for k in one.keys() - without if one[k] != other.get(k)))
 
 
-def _new_run() -> str:
+def _new_run(better: Mapping[str, str]) -> str:
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return json.dumps({"id": uuid.uuid4().hex[:12], "began": began}, indent=2) + "\n"
+    run = {"id": uuid.uuid4().hex[:12], "began": began, "better": dict(better)}
+    return json.dumps(run, indent=2) + "\n"
 
 
 def _versions() -> str:

@@ -35,6 +35,7 @@ from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.build import Simulation, build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
 from simfl.simulation.clock import PhaseClock
+from simfl.simulation.evaluation import better_values
 from simfl.simulation.folder import (
     SCENARIO_FILE,
     begin_run,
@@ -213,7 +214,7 @@ def _begin(
         if goes_on:
             extend_run(folder, resolved)
         else:
-            begin_run(folder, resolved)
+            begin_run(folder, resolved, better=better_values(simulation))
         found = checkpoints.find() if resume == "auto" else NOTHING
         return simulation, folder, checkpoints, found
 

@@ -12,6 +12,7 @@ from simfl.scenario import Scenario
 from simfl.scenario.sweeps import SweepPlan
 from simfl.simulation import Backend, Simulation, build
 from simfl.simulation.backends import actor_bounds, actor_groups
+from simfl.simulation.evaluation import better_values
 from simfl.sweep.trials import data_key
 
 __all__ = ["Goal", "Prepared", "goal_of", "prepare"]
@@ -80,33 +81,16 @@ def goal_of(plan: SweepPlan, simulation: Simulation) -> Goal:
     Raises:
         ScenarioError: if the scenario does not measure that.
     """
-    known = _measured(simulation)
+    known = better_values(simulation)
     metric = plan.section.metric
     if metric is None:
-        own = [m.key for m in simulation.client.build_metrics() if m.key in known]
-        metric = next(iter(own), "loss" if "loss" in known else "train_loss")
+        metric = next(iter(known))
     if metric not in known:
         hint = did_you_mean(metric, known)
         fault = f"is {metric!r}, which this scenario does not measure. {hint}"
         raise ScenarioError([plan.document.fault_line(("sweep", "metric"), fault)])
     mode = known[metric] if plan.section.mode == "auto" else plan.section.mode
     return Goal(metric, mode)
-
-
-def _measured(simulation: Simulation) -> dict[str, str]:
-    """Return what is measured in some round, and which values of it are better."""
-    evaluation = simulation.scenario.evaluation
-    metrics = {"loss": "min"} | {
-        m.key: "max" if m.larger_is_better else "min" for m in simulation.client.build_metrics()
-    }
-    known = {"train_loss": "min"}
-    if evaluation.every and simulation.num_test_examples:
-        known |= metrics
-    if evaluation.clients_every:
-        for name, mode in metrics.items():
-            known |= {f"client_{name}": mode, f"client_{name}_worst": mode}
-            known[f"client_{name}_std"] = "min"
-    return known
 
 
 def _need(simulation: Simulation, *, backend: Backend) -> Need:

@@ -98,7 +98,7 @@ def test_without_evaluations_there_is_nothing_to_tell(tmp_path):
 
 def test_the_worst_tenth_of_twenty_clients_are_the_two_lowest_accuracies():
     """0.00, 0.05, ... 0.95: mean 0.475, variance 0.05² * (20² - 1) / 12 = 0.083125."""
-    spread = spread_of(np.arange(20) / 20, "accuracy")
+    spread = spread_of(np.arange(20) / 20, is_loss=False)
     assert spread.worst == pytest.approx(0.025)
     assert spread.best == pytest.approx(0.925)
     assert spread.mean == pytest.approx(0.475)
@@ -107,4 +107,4 @@ def test_the_worst_tenth_of_twenty_clients_are_the_two_lowest_accuracies():
 
 
 def test_of_a_loss_the_highest_are_the_worst():
-    assert spread_of(np.arange(20) / 20, "loss").worst == pytest.approx(0.925)
+    assert spread_of(np.arange(20) / 20, is_loss=True).worst == pytest.approx(0.925)

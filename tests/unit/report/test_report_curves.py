@@ -9,7 +9,7 @@ import pytest
 from report_cases import NOW, SCENARIO, records, write_run
 from scipy import stats
 
-from simfl.report.curves import curve, main_metric, metric_keys, smaller_is_better
+from simfl.report.curves import curve
 from simfl.report.reading import read_run
 
 
@@ -80,36 +80,3 @@ def test_what_is_not_finite_is_in_no_mean(seeds):
 
 def test_what_no_run_has_is_no_curve(seeds):
     assert curve(seeds([0.5]), "mae") is None
-
-
-def test_metrics_are_the_losses_first_and_neither_counts_nor_times(tmp_path):
-    record = {
-        "round": 1,
-        "seconds": 1,
-        "seconds_train": 1,
-        "accuracy": 0.5,
-        "top_5": 0.9,
-        "delta_norm": 1,
-        "loss": 0.1,
-        "train_loss": 0.2,
-        "clients": 2,
-        "sent_bytes": 10,
-        "aux_bytes": 5,
-        "retries": 0,
-        "client_accuracy": 0.4,
-    }
-    run = read_run(write_run(tmp_path / "a", [record]), now=NOW)
-    keys = metric_keys([run])
-    assert keys == ["train_loss", "loss", "accuracy", "top_5", "delta_norm"]
-    assert main_metric(keys) == "accuracy"
-    assert main_metric(["train_loss", "loss", "mae"]) == "loss"
-
-
-def test_losses_and_errors_are_the_better_the_smaller():
-    assert [smaller_is_better(m) for m in ("loss", "train_loss", "mae", "accuracy", "top_5")] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]

@@ -32,7 +32,7 @@ def test_one_run_is_summed_up_in_tiles(make, full):
     assert tiles == {
         "state": ("done", ""),
         "rounds": ("3", "of 3"),
-        "accuracy": ("0.7500", "its best"),
+        "accuracy": ("0.7500", "final, its best"),
         "time": ("7.0 s", "0.4 rounds/s"),
         "clients a round": ("2", "of 4"),
         "seed": ("0", ""),
@@ -248,3 +248,35 @@ def test_a_picture_has_all_charts(make, full, tmp_path):
     # Both groups' colours: #4e79a7 and #f28e2b.
     assert {(0x4E, 0x79, 0xA7), (0xF2, 0x8E, 0x2B)} <= found
     assert pixels.shape[0] > 100 * len(report.charts)
+
+
+def nll_run(folder, values, **of_clients):
+    """A run whose metric is a loss by another name, of four clients."""
+    rounds = [{"round": n, "nll": v, **of_clients} for n, v in enumerate(values, start=1)]
+    run = write_run(folder, rounds, summary=done())
+    (run / "run.json").write_text('{"better": {"nll": "min", "client_nll": "min"}}')
+    return run
+
+
+def test_of_a_metric_that_is_a_loss_small_values_are_the_best_everywhere(make, tmp_path):
+    runs = [nll_run(tmp_path / "a", [3.0, 1.0, 2.0]), nll_run(tmp_path / "b", [3.0, 4.0, 5.0])]
+    tiles = {tile.label: (tile.value, tile.detail) for tile in make(runs[0]).tiles}
+    assert tiles["nll"] == ("2.0000", "final; its best 1.0000 in round 2")
+    tiles = {tile.label: (tile.value, tile.detail) for tile in make(*runs).tiles}
+    assert tiles["best final nll"] == ("2.0000", "a")
+
+
+def test_the_worst_tenth_of_clients_are_those_with_the_largest_loss_by_any_name(make, tmp_path):
+    run = nll_run(tmp_path / "a", [3.0], client_nll=2.5, client_nll_std=1, client_nll_worst=4)
+    columns = {"round": [1] * 4, "client": [0, 1, 2, 3], "weight": [1.0] * 4}
+    write_table(run / "evaluations.parquet" / "p.parquet", columns | {"nll": [1.0, 2.0, 3.0, 4.0]})
+    found = table(make(run), "After the last evaluation")
+    row = dict(zip(found.header, found.rows[0], strict=True))
+    assert (row["worst 10 %"], row["best 10 %"]) == ("4.0000", "1.0000")
+
+
+def test_without_a_test_split_clients_are_the_headline(make, tmp_path):
+    """What the cohort's train loss says of methods may be the opposite."""
+    rounds = [{"round": 1, "train_loss": 0.5, "client_accuracy": 0.75, "client_loss": 1.0}]
+    tiles = make(write_run(tmp_path / "a", rounds, summary=done())).tiles
+    assert "0.7500" in {tile.label: tile.value for tile in tiles}["client accuracy"]

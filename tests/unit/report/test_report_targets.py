@@ -45,13 +45,13 @@ def test_where_rounds_say_no_seconds_there_are_none(tmp_path):
     ],
 )
 def test_a_target_is_read_with_its_side(text, target):
-    assert parse_target(text) == target
+    assert parse_target(text, []) == target
 
 
 @pytest.mark.parametrize("text", ["", "accuracy", "accuracy=", "accuracy=high", "=0.9", "a=inf"])
 def test_a_target_of_another_form_is_refused(text):
     with pytest.raises(InputError, match=r"is not of the form accuracy=0\.9"):
-        parse_target(text)
+        parse_target(text, [])
 
 
 def test_the_target_nobody_gave_is_the_highest_percent_that_all_reach(tmp_path):
@@ -69,3 +69,17 @@ def test_runs_that_were_stopped_or_learn_nothing_set_no_target(tmp_path):
 
 def test_without_accuracy_there_is_no_target(tmp_path):
     assert default_target([run(tmp_path, [None])]) is None
+
+
+def test_a_metric_says_from_which_side_its_target_is_reached(tmp_path):
+    folder = write_run(tmp_path / "a", records([0.5]))
+    (folder / "run.json").write_text('{"better": {"nll": "min", "lossless": "max"}}')
+    runs = [read_run(folder, now=NOW)]
+    assert parse_target("nll=0.5", runs) == Target("nll", 0.5, from_above=True)
+    assert parse_target("lossless=0.5", runs) == Target("lossless", 0.5, from_above=False)
+
+
+def test_without_a_test_split_the_target_is_of_clients(tmp_path):
+    rounds = [{"round": n, "train_loss": 1.0, "client_accuracy": 0.4 * n} for n in (1, 2)]
+    runs = [read_run(write_run(tmp_path, rounds), now=NOW)]
+    assert default_target(runs) == Target("client_accuracy", 0.8, from_above=False)

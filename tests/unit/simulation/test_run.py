@@ -21,7 +21,7 @@ from torch import nn
 import simfl
 from simfl.errors import InputError, NonFiniteUpdateError, RunError, ScenarioError
 from simfl.models import DataShape, Metric
-from simfl.observers import RECORD_FIELDS, ClientTable, Observer, RoundRecord
+from simfl.observers import RECORD_FIELDS, ClientTable, Observer, RoundRecord, measured
 from simfl.simulation import build, run_by_round
 from simfl.simulation.folder import read_history
 from simfl.vector import Vector
@@ -93,6 +93,19 @@ def test_central_evaluation_is_torchs_on_the_whole_test_split(
     assert result.history[-1]["loss"] == pytest.approx(loss, rel=1e-5)
     accuracy = (outputs.argmax(1) == targets).float().mean().item()
     assert result.history[-1]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_the_folder_says_which_values_are_better_and_what_the_run_is_judged_by(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    metrics = [{"kind": "top-k", "k": 1}, "accuracy"]
+    scenario["evaluation"] = {"clients_every": 1, "metrics": metrics}
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    better = json.loads((tmp_path / "out" / "run.json").read_text())["better"]
+    assert list(better)[:3] == ["top-1", "accuracy", "loss"]
+    assert [better[key] for key in ("top-1", "loss", "client_loss_worst")] == ["max", "min", "min"]
+    evaluated = {name for name in measured(result.history[0]) if not name.endswith("_count")}
+    assert evaluated == better.keys()
 
 
 def sorted_by_rank(weights: dict[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -1,0 +1,66 @@
+"""By what trials are judged, where nobody has said it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+
+from simfl.models import Accuracy
+from simfl.scenario.sweeps import load_sweep
+from simfl.simulation import build
+from simfl.sweep.preflight import Goal, goal_of
+
+
+@dataclass(frozen=True)
+class Wrong(Accuracy):
+    """The share of wrong predictions would be the better the smaller."""
+
+    name: ClassVar[str] = "wrong-of-a-test"
+    larger_is_better: ClassVar[bool] = False
+
+
+def goal(**changes: Any) -> Goal:
+    scenario = {
+        "rounds": 1,
+        "data": {"source": "digits", "partition": {"kind": "iid", "clients": 4}},
+        "model": {"kind": "logistic"},
+        "client": {"optimizer": {"lrate": 0.1}},
+        "sweep": {"over": {"seed": "0..1"}},
+    }
+    plan = load_sweep(scenario | changes)
+    return goal_of(plan, build(plan.scenario({})))
+
+
+SPLIT = {"source": "digits", "test_fraction": 0.2, "partition": {"kind": "iid", "clients": 4}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"data": SPLIT}, Goal("accuracy", "max")),
+        ({"data": SPLIT, "evaluation": {"clients_every": 1}}, Goal("accuracy", "max")),
+        ({"data": SPLIT, "evaluation": {"metrics": []}}, Goal("loss", "min")),
+        ({"evaluation": {"clients_every": 1}}, Goal("client_accuracy", "max")),
+        (
+            {"data": SPLIT, "evaluation": {"every": 0, "clients_every": 1}},
+            Goal("client_accuracy", "max"),
+        ),
+        (
+            {"evaluation": {"clients_every": 1, "metrics": ["wrong-of-a-test", "accuracy"]}},
+            Goal("client_wrong-of-a-test", "min"),
+        ),
+        ({}, Goal("train_loss", "min")),
+    ],
+)
+def test_the_first_metric_of_the_test_split_or_else_of_the_clients_counts(
+    changes: dict[str, Any], expected: Goal
+) -> None:
+    assert goal(**changes) == expected
+
+
+def test_the_mean_over_examples_can_be_asked_for() -> None:
+    sweep = {"over": {"seed": "0..1"}, "metric": "client_accuracy_by_examples"}
+    asked = {"evaluation": {"clients_every": 1}, "sweep": sweep}
+    assert goal(**asked) == Goal("client_accuracy_by_examples", "max")
