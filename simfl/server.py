@@ -133,7 +133,8 @@ class Server:
                 f"every one of the {len(plan.clients)} clients of round {plan.round} was dropped"
             )
         self._optimizer.process_aux_var(total.aux)
-        delta = self._aggregator.finish(total.total, total.weight)
+        counts = self._weights.counts
+        delta = self._aggregator.finish_round(total.total, total.weight, counts=counts)
         self._optimizer.start_round()
         names = self._weights.trainable
         trained = delta.select(names)
@@ -182,6 +183,7 @@ class _Weights:
     def __init__(self, model: Model) -> None:
         self.all = model.get_weights()
         self.trainable = model.get_weights(trainable=True).names
+        self.counts = frozenset(n for n, t in self.all.items() if not t.is_floating_point())
 
     @property
     def trained(self) -> Vector:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce
 from typing import Any, ClassVar, TypeAlias
 
@@ -27,6 +27,13 @@ class Aggregator(Component, kind="aggregator"):
     """As for any component; and that contributions are Vectors, of which ``merge`` keeps nothing of
     the right one: the next delta is written where that was."""
 
+    def check_cohort(self, size: int) -> None:
+        """Check, before the run, that the rule can do with so many updates a round.
+
+        Raises:
+            ConfigError: if it cannot.
+        """
+
     def lift(self, delta: Vector, weight: float) -> Any:
         """Return what one client contributes; takes ownership of the delta."""
         raise NotImplementedError(f"{type(self).__name__} has no lift()")
@@ -48,6 +55,16 @@ class Aggregator(Component, kind="aggregator"):
             weight: the clients' weights, added up.
         """
         raise NotImplementedError(f"{type(self).__name__} has no finish()")
+
+    def finish_round(self, total: Any, weight: float, *, counts: Collection[str]) -> Vector:
+        """Do the same, knowing which names are of integers; for a rule that tells them apart.
+
+        Args:
+            total: all contributions, merged.
+            weight: the clients' weights, added up.
+            counts: the names of what is integer or boolean in the model, and float64 in a delta.
+        """
+        return self.finish(total, weight)
 
 
 class EveryUpdate(Aggregator):

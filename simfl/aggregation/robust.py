@@ -5,18 +5,19 @@ Shapes: C clients, T coordinates of a tile, ... a tensor's own axes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Interval
-from torch import Tensor
+from torch import Tensor, tensor
 from torch.nn import functional
 
-from simfl.aggregation.aggregator import EveryUpdate
+from simfl.aggregation.aggregator import EveryUpdate, Weighted
 from simfl.component import Count
-from simfl.errors import AggregationError
+from simfl.errors import AggregationError, ConfigError
 from simfl.vector import Vector
 
 __all__ = ["Krum", "Median", "TrimmedMean"]
@@ -44,24 +45,54 @@ class Median(EveryUpdate):
 class TrimmedMean(EveryUpdate):
     """Leave out the largest and the smallest values of each coordinate, and average the rest.
 
+    Of C updates floor(trim C) are left out at either end. C counts those that have arrived, and no
+    clients that were dropped; so few that none would be left out end the run.
+
     Source: Yin et al., 2018, Definition 2, https://arxiv.org/abs/1803.01498
     """
 
     name: ClassVar[str] = "trimmed-mean"
 
-    trim: Annotated[float, Interval(ge=0, lt=0.5)] = 0.1
-    """The share of clients left out at either end; the count is rounded down."""
+    trim: Annotated[float, Interval(gt=0, lt=0.5)] = 0.1
+    """The share of clients left out at either end; the count is rounded down, and at least 1."""
+
+    def check_cohort(self, size: int) -> None:
+        """Refuse a cohort of which none would be left out."""
+        if (lack := self._lack(size)) is not None:
+            raise ConfigError(lack)
 
     def combine(self, deltas_C: Vector, weights_C: Tensor) -> Vector:
-        """Return the coordinate-wise trimmed mean; the weights play no part."""
-        return _mean_of_middle(deltas_C, trim=int(self.trim * len(weights_C)))
+        """Return the coordinate-wise trimmed mean; the weights play no part.
+
+        Raises:
+            AggregationError: if there are so few updates that none would be left out.
+        """
+        if (lack := self._lack(len(weights_C))) is not None:
+            raise AggregationError(lack)
+        return _mean_of_middle(deltas_C, trim=self._count(len(weights_C)))
+
+    def _count(self, size: int) -> int:
+        """Return how many are left out at either end: .29 of 100 are 29, as floats 28.99..."""
+        return min(math.floor(self.trim * size + 1e-9), (size - 1) // 2)
+
+    def _lack(self, size: int) -> str | None:
+        if self._count(size) > 0:
+            return None
+        least = max(3, math.ceil((1 - 1e-9) / self.trim))
+        return (
+            f"trimmed-mean needs at least {least} updates a round, since trim {self.trim} leaves "
+            f"out none of fewer, and there are {size}; raise client.per_round or "
+            "server.aggregator.trim"
+        )
 
 
 @dataclass(frozen=True)
 class Krum(EveryUpdate):
     """Take the delta that is nearest to its neighbours, or the mean of the few nearest.
 
-    A delta's score is the sum of the squared distances to its C - f - 2 nearest neighbours.
+    A delta's score is the sum of the squared distances to its C - f - 2 nearest neighbours. C
+    counts the updates that have arrived, and no clients that were dropped; too few end the run.
+    Integer buffers, such as counts of batches, have no part in the distances.
 
     Source: Blanchard et al., 2017, section 4 (Krum) and section 5 (Multi-Krum),
     https://arxiv.org/abs/1703.02757
@@ -72,24 +103,55 @@ class Krum(EveryUpdate):
     num_byzantine: Annotated[int, Ge(0)] = 1
     """f, how many bad clients are reckoned with; the cohort must have at least 2f + 3."""
     num_selected: Count = 1
-    """How many of the best-scored deltas are averaged; 1 is Krum, more is Multi-Krum."""
+    """How many of the best-scored deltas are averaged, at most C - f; 1 is Krum, more is
+    Multi-Krum."""
 
-    def combine(self, deltas_C: Vector, weights_C: Tensor) -> Vector:
+    def check_cohort(self, size: int) -> None:
+        """Refuse a cohort that is too small for ``num_byzantine`` or ``num_selected``."""
+        if (lack := self._lack(size)) is not None:
+            raise ConfigError(lack)
+
+    def finish_round(self, total: Weighted, weight: float, *, counts: Collection[str]) -> Vector:
+        """Stack the deltas and apply the rule, without the counts in the distances."""
+        deltas_C = Vector.stack([delta for delta, _ in total])
+        return self.combine(deltas_C, tensor([own for _, own in total]), counts=counts)
+
+    def combine(
+        self, deltas_C: Vector, weights_C: Tensor, *, counts: Collection[str] = ()
+    ) -> Vector:
         """Return the mean of the selected deltas; the weights play no part.
 
+        Args:
+            deltas_C: a stack of C deltas.
+            weights_C: [C] the clients' weights.
+            counts: names that have no part in the distances.
+
         Raises:
-            AggregationError: if the cohort is too small for ``num_byzantine``.
+            AggregationError: if there are too few for ``num_byzantine`` or ``num_selected``.
         """
         num_clients = len(weights_C)
-        if num_clients < 2 * self.num_byzantine + 3:
-            raise AggregationError(
-                f"krum with num_byzantine {self.num_byzantine} needs at least "
-                f"{2 * self.num_byzantine + 3} updates a round, and there are {num_clients}; "
-                "raise client.per_round or lower server.aggregator.num_byzantine"
-            )
-        scores_C = _krum_scores(deltas_C, num_neighbours=num_clients - self.num_byzantine - 2)
+        if (lack := self._lack(num_clients)) is not None:
+            raise AggregationError(lack)
+        compared_C = deltas_C.select(name for name in deltas_C.names if name not in counts)
+        scores_C = _krum_scores(compared_C, num_neighbours=num_clients - self.num_byzantine - 2)
         chosen = scores_C.argsort(stable=True)[: self.num_selected]
         return Vector({name: tensor[chosen].mean(dim=0) for name, tensor in deltas_C.items()})
+
+    def _lack(self, size: int) -> str | None:
+        least = 2 * self.num_byzantine + 3
+        if size < least:
+            return (
+                f"krum with num_byzantine {self.num_byzantine} needs at least {least} updates a "
+                f"round, and there are {size}; raise client.per_round or lower "
+                "server.aggregator.num_byzantine"
+            )
+        if self.num_selected > size - self.num_byzantine:
+            return (
+                f"krum with num_selected {self.num_selected} and num_byzantine "
+                f"{self.num_byzantine} can take at most {size - self.num_byzantine} of {size} "
+                "updates; raise client.per_round or lower server.aggregator.num_selected"
+            )
+        return None
 
 
 def _mean_of_middle(deltas_C: Vector, *, trim: int) -> Vector:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simfl.client import ClientRecipe, LocalWork, StackChoice, choose_stack, read_batch
 from simfl.data import Examples, FederatedDataset
-from simfl.errors import SimflError
+from simfl.errors import ConfigError, SimflError
 from simfl.messages import RoundPlan
 from simfl.models import DataShape, data_shape
 from simfl.models.call import call_module
@@ -88,6 +88,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     if dataset is None:
         dataset = scenario.build_dataset()
     cohort_size = _cohort_size(scenario, dataset.num_clients)
+    _check_aggregator(scenario, cohort_size)
     client = _client_recipe(scenario, dataset)
     server = _server_recipe(scenario, client, dataset.num_clients)
     _try_model(scenario, server, dataset)
@@ -126,6 +127,13 @@ def _cohort_size(scenario: Scenario, population: int) -> int:
             "lower it or raise data.partition.clients",
         )
     return per_round
+
+
+def _check_aggregator(scenario: Scenario, cohort_size: int) -> None:
+    try:
+        scenario.server.aggregator.check_cohort(cohort_size)
+    except ConfigError as error:
+        raise scenario.fault("server.aggregator", str(error)) from error
 
 
 def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecipe:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from simfl.aggregation import Mean, Median
+from simfl.aggregation import Aggregator, Krum, Mean, Median, TrimmedMean
 from simfl.client import ClientHost, ClientRecipe, LocalWork
 from simfl.data import Examples, FederatedDataset
 from simfl.engine import InlineEngine
@@ -560,6 +560,57 @@ def test_a_robust_rule_sees_every_delta() -> None:
     )
     run_round(sim, (2, 1, 0))
     assert sim._server.get_weights()["weight"].item() == -2.0
+
+
+class Counting(nn.Module):
+    """One weight, and a count of the examples that were seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = one_weight()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen += len(inputs)
+        return self.layer(inputs)
+
+
+def test_counts_have_no_part_in_the_distances_of_krum() -> None:
+    """Deltas 1, 3, 5, 6 and 20 after 10, 28, 41, 60 and 191 examples.
+
+    Of the two nearest: 20, 8, 5, 10 and more, so the 5 is chosen. With the counts 3 would be the
+    nearest: (3 - 5)² + (28 - 41)² + (3 - 1)² + (28 - 10)² = 501 against 173 + 362 of 5.
+    """
+    sim = engine(
+        Counting(),
+        ones([10, 28, 41, 60, 191]),
+        loss=slope,
+        work=LocalWork(epochs=1, batch_size=10),
+        client=Optimizer(lrate=1.0),
+        aggregator=Krum(num_byzantine=1),
+    )
+    run_round(sim, (4, 3, 2, 1, 0))
+    weights = sim._server.get_weights()
+    assert weights["layer.weight"].item() == pytest.approx(-5.0)
+    assert weights["seen"].item() == 41
+
+
+@pytest.mark.parametrize("rule", [Krum(num_byzantine=1), TrimmedMean(trim=0.2)])
+def test_a_robust_rule_whose_cohort_shrank_too_far_says_so_in_a_line(rule: Aggregator) -> None:
+    """Five are enough for either, and four, of which the fifth was dropped, for neither."""
+    inputs = np.ones((5, 1))
+    inputs[3] = np.nan
+    sim = engine(
+        one_weight(),
+        dataset(inputs, np.zeros(5, np.float32), [1] * 5),
+        loss=slope,
+        aggregator=rule,
+        on_nonfinite="drop",
+    )
+    with pytest.raises(AggregationError, match=r"there are 4\b.*raise client\.per_round") as caught:
+        run_round(sim, (0, 1, 2, 3, 4))
+    assert "\n" not in str(caught.value)
 
 
 def test_scaffold_with_full_participation_has_the_mean_control_variate_on_the_server() -> None:

@@ -46,8 +46,39 @@ def test_the_trimmed_mean_leaves_out_a_quarter_at_either_end() -> None:
     assert aggregate(TrimmedMean(trim=0.25), deltas, [1, 1, 1, 1]) == [3.0]
 
 
-def test_a_trim_of_zero_is_the_plain_mean() -> None:
-    assert aggregate(TrimmedMean(trim=0.0), [[1.0], [2.0], [6.0]], [5, 1, 1]) == [3.0]
+@pytest.mark.parametrize(("percent", "count"), [(29, 100), (29, 200)])
+def test_a_share_that_is_a_whole_number_of_clients_trims_so_many(percent: int, count: int) -> None:
+    """As a product of floats, .29 of 100 is 28.999999999999996."""
+    assert percent / 100 * count < percent * count // 100  # or nothing would be shown
+    values = np.arange(count) ** 2.0
+    trim = percent * count // 100
+    trimmed = TrimmedMean(trim=percent / 100)
+    expected = values[trim : count - trim].mean()
+    assert aggregate(trimmed, values[:, None].tolist(), [1] * count) == pytest.approx([expected])
+
+
+def test_a_share_that_would_trim_none_is_refused() -> None:
+    """.1 of nine is less than one."""
+    with pytest.raises(AggregationError, match=r"leaves out none of fewer, and there are 9"):
+        aggregate(TrimmedMean(trim=0.1), [[1.0]] * 9, [1] * 9)
+    with pytest.raises(ConfigError, match=r"at least 10 updates a round, since trim 0\.1"):
+        TrimmedMean(trim=0.1).check_cohort(9)
+    TrimmedMean(trim=0.1).check_cohort(10)
+    with pytest.raises(ConfigError, match="greater than 0"):
+        TrimmedMean(trim=0.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_one_or_two_values_are_left_of_each_coordinate_at_least(count: int) -> None:
+    """A share a rounding error below one half leaves the median."""
+    values = [[0.0], [1.0], [5.0], [7.0]][:count]
+    expected = {3: 1.0, 4: 3.0}
+    if count in expected:
+        rule = TrimmedMean(trim=0.5 - 1e-12)
+        assert aggregate(rule, values, [1] * count) == [expected[count]]
+    else:
+        with pytest.raises(AggregationError, match="leaves out none"):
+            aggregate(TrimmedMean(trim=0.5 - 1e-12), values, [1] * count)
 
 
 def test_half_or_more_cannot_be_trimmed() -> None:
@@ -73,6 +104,15 @@ def test_multi_krum_averages_the_best_scored() -> None:
 def test_krum_says_how_many_updates_it_needs() -> None:
     with pytest.raises(AggregationError, match="at least 7 updates a round, and there are 4"):
         aggregate(Krum(num_byzantine=2), [[0.0]] * 4, [1] * 4)
+
+
+def test_krum_does_not_average_more_than_can_be_good() -> None:
+    """Of five with one bad, four."""
+    Krum(num_byzantine=1, num_selected=4).check_cohort(5)
+    with pytest.raises(ConfigError, match=r"num_selected 5.*at most 4 of 5"):
+        Krum(num_byzantine=1, num_selected=5).check_cohort(5)
+    with pytest.raises(AggregationError, match=r"num_selected 5.*at most 4 of 5"):
+        aggregate(Krum(num_byzantine=1, num_selected=5), [[0.0]] * 5, [1] * 5)
 
 
 def many_deltas(count: int) -> Vector:

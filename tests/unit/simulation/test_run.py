@@ -152,6 +152,22 @@ def test_more_clients_a_round_than_there_are_is_said_with_its_key(scenario: dict
         build(simfl.load_scenario(scenario))
 
 
+@pytest.mark.parametrize(
+    ("aggregator", "message"),
+    [
+        (["krum", {"num_byzantine": 1}], r"server\.aggregator: .*at least 5 .* there are 3"),
+        (["trimmed-mean", {"trim": 0.3}], r"server\.aggregator: .*at least 4 .* there are 3"),
+    ],
+)
+def test_a_cohort_too_small_for_a_robust_rule_is_refused_before_anything_starts(
+    scenario: dict[str, Any], aggregator: list[Any], message: str
+) -> None:
+    scenario["client"]["per_round"] = 3
+    scenario["server"] = {"aggregator": aggregator}
+    with pytest.raises(ScenarioError, match=message):
+        build(simfl.load_scenario(scenario))
+
+
 def test_a_loss_that_does_not_fit_the_data_is_said_before_anything_starts(
     scenario: dict[str, Any],
 ) -> None:
