@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, TypeAlias
 
 import torch
@@ -36,12 +36,19 @@ def encode_optimizer_state(
     modules: Sequence[OptiModule],
     regularizers: Sequence[Regularizer],
 ) -> dict[str, Any]:
-    """Return the state as JSON values: counts as they are, and ``[name, state]`` per plug-in."""
+    """Return the state as JSON values: counts as they are, and ``[name, state]`` per plug-in.
+
+    Which variables there are depends on when it is taken, so that they are listed beside it.
+    """
     counts = {field.name: getattr(state, field.name) for field in fields(state)}
     return {
         **counts,
         "modules": _encode_all(modules, state.modules),
         "regularizers": _encode_all(regularizers, state.regularizers),
+        "variables": {
+            "modules": [sorted(one) for one in state.modules],
+            "regularizers": [sorted(one) for one in state.regularizers],
+        },
     }
 
 
@@ -54,19 +61,23 @@ def decode_optimizer_state(
     """Return the state that ``encode_optimizer_state`` was given, on the CPU.
 
     Raises:
-        KeyError: if entries are missing or unknown, or the plug-ins are others than those that
-            the state was taken from.
+        KeyError: if entries or variables are missing or unknown, the plug-ins are others than those
+            that the state was taken from, or anything else is not as it was written.
     """
-    names = {field.name for field in fields(OptimizerState)}
+    if not isinstance(encoded, Mapping):
+        raise KeyError(f"optimizer state: is a {type(encoded).__name__}, and no dict")
+    counts = {field.name for field in fields(OptimizerState)} - {"modules", "regularizers"}
+    names = counts | {"modules", "regularizers", "variables"}
     if encoded.keys() != names:
-        different = sorted(encoded.keys() ^ names)
+        different = sorted(map(str, encoded.keys() ^ names))
         raise KeyError(f"optimizer state: entries {different} are missing or unknown")
-    state = OptimizerState(**encoded)
-    is_started = state.step > 0
-    return replace(
-        state,
-        modules=_decode_all(modules, state.modules, "modules", is_started),
-        regularizers=_decode_all(regularizers, state.regularizers, "regularizers", is_started),
+    for name in sorted(counts):
+        if type(encoded[name]) is not int:
+            raise KeyError(f"optimizer state: {name} is {encoded[name]!r}, and no integer")
+    return OptimizerState(
+        **{name: encoded[name] for name in counts},
+        modules=_decode_all(modules, encoded, "modules"),
+        regularizers=_decode_all(regularizers, encoded, "regularizers"),
     )
 
 
@@ -83,7 +94,7 @@ def decode_state(encoded: Mapping[str, Any]) -> State:
     """Return the state that ``encode_state`` was given, on the CPU.
 
     Raises:
-        KeyError: if an entry is neither a tensor nor a Vector.
+        KeyError: if an entry is neither a tensor nor a Vector, or damaged.
     """
     return {key: _decode(leaf, key) for key, leaf in encoded.items()}
 
@@ -93,23 +104,23 @@ def _encode_all(plugins: PlugIns, states: Sequence[State]) -> list[Any]:
     return [[plugin.name, encode_state(state)] for plugin, state in pairs]
 
 
-def _decode_all(
-    plugins: PlugIns, encoded: Sequence[Any], place: str, is_started: bool
-) -> tuple[State, ...]:
-    names, expected = [name for name, _ in encoded], [plugin.name for plugin in plugins]
-    if names != expected:
+def _decode_all(plugins: PlugIns, encoded: Mapping[str, Any], place: str) -> tuple[State, ...]:
+    try:
+        names = [name for name, _ in encoded[place]]
+        states = [dict(state) for _, state in encoded[place]]
+        variables = [set(keys) for keys in encoded["variables"][place]]
+    except (LookupError, TypeError, ValueError) as error:
+        raise KeyError(f"{place}: the states are damaged: {error}") from None
+    expected = [plugin.name for plugin in plugins]
+    if names != expected or len(variables) != len(expected):
         raise KeyError(f"{place}: the states are those of {names}, but the plug-ins are {expected}")
-    states = tuple(decode_state(state) for _, state in encoded)
-    for index, (plugin, state) in enumerate(zip(plugins, states, strict=True)):
-        missing = _entries(plugin) - state.keys()
-        if is_started and missing:
-            raise KeyError(f"{place}[{index}]: state of {plugin.name!r} lacks {sorted(missing)}")
-    return states
-
-
-def _entries(plugin: OptiModule | Regularizer) -> set[str]:
-    """Return the entries that a state has from the first step on."""
-    return set(plugin.init(Vector({"any": torch.zeros(1)})))
+    for index, (name, state, known) in enumerate(zip(names, states, variables, strict=True)):
+        where = f"{place}[{index}]: state of {name!r}"
+        if missing := sorted(known - state.keys()):
+            raise KeyError(f"{where} lacks {missing}")
+        if unknown := sorted(state.keys() - known):
+            raise KeyError(f"{where} has {unknown}, which it had not when it was taken")
+    return tuple(map(decode_state, states))
 
 
 def _encode(leaf: Vector | Tensor) -> dict[str, Any]:
@@ -119,13 +130,19 @@ def _encode(leaf: Vector | Tensor) -> dict[str, Any]:
     return {"vector": tensors, "stacked": leaf.stacked}
 
 
-def _decode(encoded: Mapping[str, Any], key: str) -> Vector | Tensor:
-    if "tensor" in encoded:
-        return _decode_tensor(*encoded["tensor"])
-    if "vector" not in encoded:
-        raise KeyError(f"state {key!r} is neither a tensor nor a Vector")
-    tensors = {name: _decode_tensor(*described) for name, *described in encoded["vector"]}
-    return Vector(tensors, stacked=encoded["stacked"])
+def _decode(encoded: Any, key: str) -> Vector | Tensor:
+    match encoded:
+        case {"tensor": [dtype, shape, data], **rest} if not rest:
+            described = [("", dtype, shape, data)]
+        case {"vector": list(described), "stacked": bool(), **rest} if not rest:
+            pass
+        case _:
+            raise KeyError(f"state {key!r} is neither a tensor nor a Vector")
+    try:
+        tensors = {n: _decode_tensor(dtype, shape, data) for n, dtype, shape, data in described}
+        return Vector(tensors, stacked=encoded["stacked"]) if "vector" in encoded else tensors[""]
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise KeyError(f"state {key!r} is damaged: {error}") from None
 
 
 def _encode_tensor(tensor: Tensor) -> list[Any]:
@@ -136,7 +153,12 @@ def _encode_tensor(tensor: Tensor) -> list[Any]:
 
 
 def _decode_tensor(dtype: str, shape: list[int], data: str) -> Tensor:
-    if not math.prod(shape):
-        return torch.empty(shape, dtype=getattr(torch, dtype))
-    flat = torch.frombuffer(bytearray(base64.b64decode(data)), dtype=torch.uint8)
-    return flat.view(getattr(torch, dtype)).reshape(shape)
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise ValueError(f"there is no dtype {dtype!r}")
+    memory = bytearray(base64.b64decode(data, validate=True))
+    if min(shape, default=0) < 0 or len(memory) != kind.itemsize * math.prod(shape):
+        raise ValueError(f"{len(memory)} bytes are not those of {dtype} with shape {shape}")
+    if not memory:
+        return torch.empty(shape, dtype=kind)
+    return torch.frombuffer(memory, dtype=torch.uint8).view(kind).reshape(shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,14 @@ from simfl.optimizer.pipeline import (
 )
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer
 from simfl.optimizer.schedule import Rate, build_rate, goes_by_steps, rate_at, rate_config
-from simfl.optimizer.specs import Spec, build_components, component_config
-from simfl.optimizer.state import KeptState, OptimizerState, empty_states, require_states
+from simfl.optimizer.specs import ComponentList, Spec, component_config
+from simfl.optimizer.state import (
+    KeptState,
+    OptimizerState,
+    empty_states,
+    refit_states,
+    require_states,
+)
 from simfl.optimizer.trainable import TrainableModel
 from simfl.vector import Vector
 
@@ -65,14 +71,39 @@ class Optimizer:
     ) -> None:
         self.lrate: Rate = build_rate(lrate, place="lrate")
         self.w_decay: Rate = build_rate(w_decay, place="w_decay")
-        self.regularizers = build_components(Regularizer, regularizers, place="regularizers")
-        self.modules = build_components(OptiModule, modules, place="modules")
+        self._regularizers = ComponentList(
+            Regularizer, regularizers, place="regularizers", refit=self._refit_regularizers
+        )
+        self._modules = ComponentList(
+            OptiModule, modules, place="modules", refit=self._refit_modules
+        )
         self._exchange = AuxExchange(self.modules)
         self._filled_on: torch.device | None = None
         self._is_on_loan = self._owns_state = False
         self._state = self._blank = OptimizerState(
             modules=empty_states(self.modules), regularizers=empty_states(self.regularizers)
         )
+
+    @property
+    def regularizers(self) -> MutableSequence[Regularizer]:
+        """The regularizers, in order: a list, to which specs can be added, too.
+
+        What is in it before and after a change keeps its state, what is new begins without.
+        """
+        return self._regularizers
+
+    @regularizers.setter
+    def regularizers(self, specs: Sequence[Spec]) -> None:
+        self._regularizers[:] = specs
+
+    @property
+    def modules(self) -> MutableSequence[OptiModule]:
+        """The modules, in order: a list as ``regularizers`` is."""
+        return self._modules
+
+    @modules.setter
+    def modules(self, specs: Sequence[Spec]) -> None:
+        self._modules[:] = specs
 
     # -- steps -----------------------------------------------------------------------------
 
@@ -139,13 +170,13 @@ class Optimizer:
         """
         return self._exchange.collect(self.export_state().modules)
 
-    def process_aux_var(self, aux: Mapping[str, AuxVar]) -> None:
+    def process_aux_var(self, aux_var: Mapping[str, AuxVar]) -> None:
         """Hand each module what the other side has shared.
 
         Raises:
             KeyError: where a key has no module, or a module lacks an entry; nothing is changed.
         """
-        self._set(modules=self._exchange.process(self._state.modules, aux))
+        self._set(modules=self._exchange.process(self._state.modules, aux_var))
 
     # -- config and state --------------------------------------------------------------------
 
@@ -317,6 +348,16 @@ class Optimizer:
         values, modules = run_modules(self.modules, values, state.modules, context)
         self._owns_state = self._is_on_loan
         return values, weights, replace(state, modules=modules, regularizers=regularizers)
+
+    def _refit_regularizers(self, plugins: Sequence[Regularizer]) -> None:
+        self._blank = replace(self._blank, regularizers=empty_states(plugins))
+        former = self._state.regularizers
+        self._set(regularizers=refit_states(former, self.regularizers, plugins))
+
+    def _refit_modules(self, plugins: Sequence[OptiModule]) -> None:
+        self._exchange = AuxExchange(plugins)
+        self._blank = replace(self._blank, modules=empty_states(plugins))
+        self._set(modules=refit_states(self._state.modules, self.modules, plugins))
 
     def _set(self, **changes: Any) -> None:
         """Change the state; what it lacks is filled in at the next step."""

@@ -87,7 +87,7 @@ class OptiModule(Component, kind="module"):
         """Return what the other side is to know, or None. The state stays what it is."""
         return None
 
-    def process_aux_var(self, state: State, aux: AuxVar) -> State:
+    def process_aux_var(self, state: State, aux_var: AuxVar) -> State:
         """Return the state after auxiliary variables have arrived.
 
         On the server they are the cohort's, merged by ``merge_aux`` of the clients' module.

@@ -75,15 +75,16 @@ class ScaffoldClient(OptiModule):
         delta = _next_own(state).sub_(state["own"])
         return {"delta": delta, "num_new": is_new if is_new.dim() else is_new.item()}
 
-    def process_aux_var(self, state: State, aux: AuxVar) -> State:
+    def process_aux_var(self, state: State, aux_var: AuxVar) -> State:
         """Return the state at the start of a round: c has arrived, c_i⁺ becomes c_i.
 
         Raises:
             KeyError: unless the variables are those of ``scaffold-server``: ``state``.
         """
-        _require_entries(self.name, aux, {"state"})
+        _require_entries(self.name, aux_var, {"state"})
         kept = self.between_rounds(state)
-        correction = move_beside(aux["state"], kept["own"]) - kept["own"] if kept else aux["state"]
+        mean: Vector = aux_var["state"]
+        correction = move_beside(mean, kept["own"]) - kept["own"] if kept else mean
         return {**kept, "correction": correction}
 
     def between_rounds(self, state: State) -> State:
@@ -129,19 +130,19 @@ class ScaffoldServer(OptiModule):
         count = self.num_clients or state["num_seen"].clamp(min=1)
         return {"state": state["total"] / count}
 
-    def process_aux_var(self, state: State, aux: AuxVar) -> State:
+    def process_aux_var(self, state: State, aux_var: AuxVar) -> State:
         """Return the state with the cohort's sums added.
 
         Raises:
             KeyError: unless the variables are those of ``scaffold-client``: ``delta`` and
                 ``num_new``.
         """
-        _require_entries(self.name, aux, {"delta", "num_new"})
-        num_new = torch.as_tensor(aux["num_new"], dtype=torch.float64)
+        _require_entries(self.name, aux_var, {"delta", "num_new"})
+        num_new = torch.as_tensor(aux_var["num_new"], dtype=torch.float64)
         if "total" not in state:
-            return {"total": aux["delta"], "num_seen": num_new}
+            return {"total": aux_var["delta"], "num_seen": num_new}
         return {
-            "total": state["total"] + move_beside(aux["delta"], state["total"]),
+            "total": state["total"] + move_beside(aux_var["delta"], state["total"]),
             "num_seen": state["num_seen"] + num_new,
         }
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 from simfl.component import Component
 from simfl.errors import ConfigError
 
-__all__ = ["Spec", "at_place", "build_component", "build_components", "component_config"]
+__all__ = [
+    "ComponentList",
+    "Spec",
+    "at_place",
+    "build_component",
+    "build_components",
+    "component_config",
+]
 
 C = TypeVar("C", bound=Component)
 
@@ -41,7 +48,7 @@ def build_components(root: type[C], specs: Any, *, place: str) -> list[C]:
     """Build a list of components; None is the empty list. Errors are as ``build_component``'s."""
     if specs is None:
         return []
-    if not isinstance(specs, list | tuple):
+    if not isinstance(specs, list | tuple | ComponentList):
         raise ConfigError(f"{place} is {specs!r}; give a list of {root.registry.what}s")
     return [
         build_component(root, spec, place=f"{place}[{index}]") for index, spec in enumerate(specs)
@@ -51,6 +58,61 @@ def build_components(root: type[C], specs: Any, *, place: str) -> list[C]:
 def component_config(component: Component) -> list[Any]:
     """Return ``[name, {field: value}]`` as plain JSON gives it back: no tuples."""
     return [component.name, _without_tuples(component.get_config())]
+
+
+class ComponentList(MutableSequence[C]):
+    """A list of components that tells its owner what it is to become, before it does.
+
+    Args:
+        root: their kind.
+        specs: what it holds at first, as ``build_components`` takes it.
+        place: what to call it in an error.
+        refit: is handed the new list; what it raises leaves the list as it was.
+    """
+
+    def __init__(
+        self, root: type[C], specs: Any, *, place: str, refit: Callable[[Sequence[C]], None]
+    ) -> None:
+        self._root, self._place, self._refit = root, place, refit
+        self._items = build_components(root, specs, place=place)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[C]:
+        return iter(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        many = isinstance(index, slice)
+        built = build_components(self._root, list(value) if many else [value], place=self._place)
+        self._become(lambda items: items.__setitem__(index, built if many else built[0]))
+
+    def __delitem__(self, index: Any) -> None:
+        self._become(lambda items: items.__delitem__(index))
+
+    def insert(self, index: int, value: Any) -> None:
+        """Insert a component, given as ``build_component`` takes it."""
+        built = build_component(self._root, value, place=self._place)
+        self._become(lambda items: items.insert(index, built))
+
+    def reverse(self) -> None:
+        """Turn the order round, in one step: the base class has one component twice meanwhile."""
+        self[:] = self._items[::-1]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, list | ComponentList) and self._items == list(other)
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+    def _become(self, change: Callable[[list[C]], None]) -> None:
+        items = list(self._items)
+        change(items)
+        self._refit(items)
+        self._items = items
 
 
 @contextmanager

@@ -24,6 +24,7 @@ __all__ = [
     "fill_state",
     "join_states",
     "move_beside",
+    "refit_states",
     "repeat_tensors",
     "require_states",
     "rows_of",
@@ -94,6 +95,20 @@ def complete_state(state: State, fresh: State) -> State:
 def empty_states(plugins: Sequence[OptiModule | Regularizer]) -> tuple[State, ...]:
     """Return the states of plug-ins before anything has happened."""
     return tuple({} for _ in plugins)
+
+
+def refit_states(
+    states: Sequence[State],
+    former: Sequence[OptiModule | Regularizer],
+    plugins: Sequence[OptiModule | Regularizer],
+) -> tuple[State, ...]:
+    """Return the states of other plug-ins: those of the former ones that are among them stay."""
+    left = list(zip(former, states, strict=True))
+    fitted = []
+    for plugin in plugins:
+        index = next((n for n, (known, _) in enumerate(left) if known is plugin), None)
+        fitted.append({} if index is None else left.pop(index)[1])
+    return tuple(fitted)
 
 
 def require_states(

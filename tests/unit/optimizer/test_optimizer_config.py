@@ -1,8 +1,12 @@
+import copy
+import inspect
 import json
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
+from toy_models import Quadratic, vector
 
 from simfl.errors import ConfigError, UnknownNameError
 from simfl.optimizer import (
@@ -132,3 +136,81 @@ def test_all_plug_ins_of_the_documentation_are_there() -> None:
     }
     assert modules <= list_optim_modules().keys()
     assert {"fedprox", "lasso", "ridge"} <= list_optim_regularizers().keys()
+
+
+HALF, ALL = ("momentum", {"beta": 0.5}), ("momentum", {"beta": 0.0})
+
+
+def next_update(optimizer: Optimizer) -> float:
+    """The update, with its sign turned, for a gradient of 1."""
+    gradients = vector(w=[1.0])
+    return -optimizer.compute_updates_from_gradients(Quadratic({}), gradients)["w"].item()
+
+
+def test_plug_ins_that_stay_in_the_list_keep_their_states_and_new_ones_begin_anew() -> None:
+    """v = v / 2 + 1 is 1, 1.5, 1.75; without a memory it is 1."""
+    optimizer = Optimizer(1.0, modules=[HALF])
+    assert next_update(optimizer) == 1.0
+    optimizer.modules.append(ALL)
+    assert next_update(optimizer) == 1.5
+    optimizer.modules.reverse()
+    assert next_update(optimizer) == 1.75
+    half = optimizer.modules.pop()
+    assert next_update(optimizer) == 1.0
+    optimizer.modules += [half]
+    assert optimizer.modules == [Momentum(beta=0.0), Momentum(beta=0.5)]
+    assert next_update(optimizer) == 1.0
+    optimizer.regularizers = [("ridge", {"alpha": 0.5})]
+    optimizer.modules = []
+    model = Quadratic({"w": [3.0]})
+    update = optimizer.compute_updates_from_gradients(model, vector(w=[1.0]))
+    assert update["w"].item() == -4.0
+    assert optimizer.get_config()["regularizers"] == [["ridge", {"alpha": 0.5}]]
+
+
+def test_a_list_of_plug_ins_that_cannot_be_is_refused_and_stays_as_it_was() -> None:
+    optimizer = Optimizer(1.0, modules=["scaffold-client"])
+    with pytest.raises(ConfigError, match="has the auxiliary variables 'scaffold'"):
+        optimizer.modules.append("scaffold-client")
+    with pytest.raises(KeyError, match=r"modules: .*'momentun'"):
+        optimizer.modules.insert(0, "momentun")
+    with pytest.raises(ConfigError, match=r"modules\[0\]: 3 cannot be used"):
+        optimizer.modules[0] = 3
+    assert [module.name for module in optimizer.modules] == ["scaffold-client"]
+    assert next_update(optimizer) == 1.0
+
+
+def test_the_list_of_a_copy_is_the_copy_s_own() -> None:
+    optimizer = Optimizer(1.0, modules=[HALF])
+    next_update(optimizer)
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        other.modules.append(HALF)
+        assert next_update(other) == 1.5
+        assert len(optimizer.modules) == 1
+    assert next_update(optimizer) == 1.5
+
+
+SIGNATURES = {
+    "__init__": {"lrate": ..., "w_decay": 0.0, "regularizers": None, "modules": None},
+    "compute_updates_from_gradients": {"model": ..., "gradients": ...},
+    "apply_gradients": {"model": ..., "gradients": ...},
+    "run_train_step": {"model": ..., "batch": ..., "sclip": None},
+    "start_round": {},
+    "collect_aux_var": {},
+    "process_aux_var": {"aux_var": ...},
+    "get_config": {},
+    "from_config": {"config": ...},
+    "get_state": {},
+    "set_state": {"states": ...},
+}
+
+
+@pytest.mark.parametrize("method", SIGNATURES)
+def test_arguments_have_the_names_that_are_documented(method: str) -> None:
+    parameters = inspect.signature(getattr(Optimizer, method)).parameters
+    found = {
+        name: ... if parameter.default is parameter.empty else parameter.default
+        for name, parameter in parameters.items()
+        if name != "self"
+    }
+    assert found == SIGNATURES[method]

@@ -91,6 +91,62 @@ def without(state: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in state.items() if name != key}
 
 
+def test_a_variable_that_is_missing_is_found_out_whenever_the_state_was_taken() -> None:
+    """Before any step, within a round, and when the next one has begun: what there is differs."""
+    optimizer, model = make_optimizer(), Quadratic({"w": [4.0, -1.0]}, optimum=1.0)
+    taken = []
+    optimizer.process_aux_var({"scaffold": {"state": vector(w=[0.5, 0.25])}})
+    taken.append(optimizer.get_state())
+    optimizer.start_round()
+    optimizer.run_train_step(model, None)
+    taken.append(optimizer.get_state())
+    optimizer.start_round()
+    taken.append(optimizer.get_state())
+    removed = set()
+    for when, state in enumerate(taken):
+        for kind in ("modules", "regularizers"):
+            for index, (name, variables) in enumerate(state[kind]):
+                for key in variables:
+                    broken = json.loads(json.dumps(state))
+                    del broken[kind][index][1][key]
+                    with pytest.raises(KeyError, match=f"state of '{name}' lacks .'{key}'"):
+                        make_optimizer().set_state(broken)
+                    removed.add((when, name, key))
+    assert {one for one in removed if one[0] == 0} == {(0, "scaffold-client", "correction")}
+    assert (1, "fedprox", "reference") in removed
+    assert {(when, "momentum", "velocity") for when in (1, 2)} < removed
+
+
+DAMAGE: dict[str, Any] = {
+    "is a list": [],
+    "step is '3'": {"step": "3"},
+    "round is True": {"round": True},
+    "modules: the states are damaged": {"modules": [["momentum"]]},
+    "modules: the states are damaged: .NoneType": {"modules": None},
+    "'velocity' is neither": {"modules": [["momentum", {"velocity": None}]]},
+    "'velocity' is damaged: .*base64": {"tensor": ["w", "float32", [1], "!!!!"]},
+    "'velocity' is damaged: 3 bytes": {"tensor": ["w", "float32", [1], "AAAA"]},
+    "'velocity' is damaged: there is no dtype 'load'": {"tensor": ["w", "load", [1], "AAAAAA=="]},
+    "'velocity' is damaged: .*'str'": {"tensor": ["w", "float32", ["x"], "AAAAAA=="]},
+    "'velocity' is damaged: not enough": {"tensor": ["w", "float32"]},
+    "'velocity' is damaged: 4 bytes.*-1": {"tensor": ["w", "float32", [-1, -1], "AAAAAA=="]},
+}
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_a_damaged_state_is_a_key_error_at_once(message: str) -> None:
+    optimizer = Optimizer(0.1, modules=["momentum"])
+    optimizer.compute_updates_from_gradients(Quadratic({}), vector(w=[2.0]))
+    before = optimizer.get_state()
+    damage = DAMAGE[message]
+    if isinstance(damage, dict) and "tensor" in damage:
+        velocity = {"vector": [damage["tensor"]], "stacked": False}
+        damage = {"modules": [["momentum", {"velocity": velocity}]]}
+    with pytest.raises(KeyError, match=message):
+        optimizer.set_state(before | damage if isinstance(damage, dict) else damage)
+    assert optimizer.get_state() == before
+
+
 def mutilated(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
     first, *others = state["modules"]
     return {
