@@ -237,6 +237,11 @@ class Optimizer:
         self._is_on_loan = self._owns_state = False
         self._state = state
 
+    def for_population(self, num_clients: int) -> Optimizer:
+        """Return an Optimizer for a run with so many clients in all, without a state."""
+        modules = [module.for_population(num_clients) for module in self.modules]
+        return Optimizer(self.lrate, self.w_decay, [*self.regularizers], modules)
+
     # -- the engine's side -------------------------------------------------------------------
 
     @property

@@ -94,6 +94,10 @@ class OptiModule(Component, kind="module"):
         """
         raise KeyError(f"{self.name} takes no auxiliary variables")
 
+    def for_population(self, num_clients: int) -> OptiModule:
+        """Return the module for a run with so many clients in all; by default it is the same."""
+        return self
+
     def merge_aux(self, left: AuxVar, right: AuxVar) -> AuxVar:
         """Merge the variables of two sets of clients; by default each entry is added up.
 

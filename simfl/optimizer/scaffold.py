@@ -9,8 +9,8 @@ Source: Karimireddy et al., 2020, Algorithm 1 with option II, https://arxiv.org/
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -108,16 +108,22 @@ class ScaffoldServer(OptiModule):
     many of them are new. Step: out g. Send: c, the sum of all c_i over N; nothing before any
     variables have arrived.
 
-    A client that never took part has c_i = 0. N is ``num_clients``, as in the paper; without it
-    N is the number of clients that have taken part, and c is the mean of theirs.
+    A client that never took part has c_i = 0. N is the size of the population, as in the paper; or
+    the number of clients that have taken part, and then c is the mean of theirs.
     """
 
     name: ClassVar[str] = "scaffold-server"
     aux_name: ClassVar[str] = "scaffold"
     takes_borrowed: ClassVar[bool] = True
 
-    num_clients: Count | None = None
-    """The size of the population, N; None counts the clients that have taken part."""
+    num_clients: Count | Literal["population"] | None = "population"
+    """N: how many clients there are; by default as many as the run has. None counts those that have
+    taken part, and so does an Optimizer outside of a run."""
+
+    def for_population(self, num_clients: int) -> ScaffoldServer:
+        """Return the module with N known, if it is to be the population."""
+        is_open = self.num_clients == "population"
+        return replace(self, num_clients=num_clients) if is_open else self
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the gradients as they are."""
@@ -127,7 +133,8 @@ class ScaffoldServer(OptiModule):
         """Return c, one value for all clients, or None before any variables have arrived."""
         if "total" not in state:
             return None
-        count = self.num_clients or state["num_seen"].clamp(min=1)
+        is_known = isinstance(self.num_clients, int)
+        count = self.num_clients if is_known else state["num_seen"].clamp(min=1)
         return {"state": state["total"] / count}
 
     def process_aux_var(self, state: State, aux_var: AuxVar) -> State:

@@ -17,7 +17,6 @@ from simfl.messages import RoundPlan
 from simfl.models import DataShape, data_shape
 from simfl.models.call import call_module
 from simfl.models.metrics import adds_up
-from simfl.optimizer import Optimizer
 from simfl.sampling import Sampler, plan_round
 from simfl.scenario import Scenario
 from simfl.scenario.sections import GroupSection
@@ -143,7 +142,7 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
         shape=_shape(dataset),
         loss=model.loss,
         metrics=scenario.evaluation.metrics,
-        optimizer=client.optimizer.build(),
+        optimizer=client.optimizer.build().for_population(dataset.num_clients),
         aggregator=scenario.server.aggregator,
         work=LocalWork(
             epochs=client.epochs,
@@ -213,22 +212,11 @@ def _server_recipe(scenario: Scenario, client: ClientRecipe, population: int) ->
         spec=client.spec,
         shape=client.shape,
         loss=client.loss,
-        optimizer=_with_population(scenario.server.optimizer.build(), population),
+        optimizer=scenario.server.optimizer.build().for_population(population),
         client_optimizer=client.optimizer,
         aggregator=client.aggregator,
         seed=scenario.seed,
     )
-
-
-def _with_population(optimizer: Optimizer, population: int) -> Optimizer:
-    """Fill in the population where a module asks for ``num_clients`` and was given none."""
-    modules = [
-        type(module).from_config(module.get_config() | {"num_clients": population})
-        if getattr(module, "num_clients", population) is None
-        else module
-        for module in optimizer.modules
-    ]
-    return Optimizer(optimizer.lrate, optimizer.w_decay, optimizer.regularizers, modules)
 
 
 def _notes_on_metrics(

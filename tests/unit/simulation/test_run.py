@@ -22,6 +22,7 @@ import simfl
 from simfl.errors import InputError, NonFiniteUpdateError, RunError, ScenarioError
 from simfl.models import DataShape, Metric
 from simfl.observers import RECORD_FIELDS, ClientTable, Observer, RoundRecord, measured
+from simfl.optimizer import Context, OptiModule, State
 from simfl.simulation import build, run_by_round
 from simfl.simulation.folder import read_history
 from simfl.vector import Vector
@@ -203,13 +204,36 @@ def test_dropped_updates_are_counted_in_history_and_summary(
     assert result.summary["dropped"] == 2
 
 
-def test_scaffold_divides_by_the_population_where_no_number_is_given(
-    scenario: dict[str, Any],
+@dataclass(frozen=True)
+class PerClient(OptiModule):
+    """Divides by the population, which is no field of it that simfl would know of."""
+
+    name: ClassVar[str] = "per-client-of-a-test"
+
+    count: int = 1
+
+    def for_population(self, num_clients: int) -> PerClient:
+        return PerClient(num_clients)
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        return gradients / self.count, state
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [({}, 2.0), ({"num_clients": "population"}, 2.0), ({"num_clients": None}, 3.0)],
+)
+def test_scaffold_divides_by_the_population_or_by_those_seen(
+    scenario: dict[str, Any], config: dict[str, Any], expected: float
 ) -> None:
-    scenario["client"]["optimizer"]["modules"] = ["scaffold-client"]
-    scenario["server"] = {"optimizer": {"modules": ["scaffold-server"]}}
+    """Two of three clients have sent 6 together: c is 6 / 3, or 6 / 2."""
+    scenario["client"]["optimizer"]["modules"] = ["scaffold-client", PerClient.name]
+    scenario["server"] = {"optimizer": {"modules": [["scaffold-server", config], PerClient.name]}}
     simulation = build(simfl.load_scenario(scenario))
-    assert simulation.server.optimizer.modules[0].get_config() == {"num_clients": 3}
+    server, client = simulation.server.optimizer, simulation.client.optimizer
+    server.process_aux_var({"scaffold": {"delta": Vector({"w": torch.tensor(6.0)}), "num_new": 2}})
+    assert server.collect_aux_var()["scaffold"]["state"]["w"].item() == expected
+    assert server.modules[1] == client.modules[1] == PerClient(3)
 
 
 def test_the_initial_weights_depend_on_the_seed_alone(scenario: dict[str, Any]) -> None:
