@@ -60,6 +60,10 @@ class Component:
     runs_code: ClassVar[bool] = False
     """Whether it imports and runs what a field names: a scenario that is not trusted may not."""
 
+    logs_in: ClassVar[bool] = False
+    """Whether it logs in as the user at an address that its fields, or files in the current folder,
+    may name: a scenario that is not trusted may not name it."""
+
     takes_borrowed: ClassVar[bool] = False
     """Whether it leaves alone the Vectors it is handed that are ``borrowed``; then it reads them
     where they lie, in the object store, and else it is handed copies."""

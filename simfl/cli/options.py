@@ -42,11 +42,14 @@ Trusted: TypeAlias = Annotated[
 ]
 
 
-def load(file: str, overrides: Sequence[str], *, trust: Trust = Trust.all) -> Scenario:
+def load(
+    file: str, overrides: Sequence[str], *, trust: Trust = Trust.all, address: str | None = None
+) -> Scenario:
     """Load a scenario by its file name, or a shipped one by its name; say which it is."""
-    from simfl.scenario import load_scenario
+    from simfl.scenario import load_scenario, own_address
 
-    return load_scenario(found(file), overrides=overrides, trust=trust.value)
+    own = own_address(address, trust.value)
+    return load_scenario(found(file), overrides=[*overrides, *own], trust=trust.value)
 
 
 def found(file: str) -> Path:

@@ -31,7 +31,7 @@ def plan_run(
 
     A client of each group is trained here, on a CPU, to see what it takes.
     """
-    scenario = load(file, overrides, trust=trust)
+    scenario = load(file, overrides, trust=trust, address=address)
 
     from simfl.simulation import build
     from simfl.simulation.planning import make_plan

@@ -61,7 +61,7 @@ def run_scenario(
     if resume is Resume.auto and out is None:
         raise typer.BadParameter("needs --out, the folder to go on in", param_hint="--resume")
     seeded = [] if seed is None else [f"seed={seed}"]
-    scenario = load(file, [*overrides, *seeded], trust=trust)
+    scenario = load(file, [*overrides, *seeded], trust=trust, address=address)
 
     from simfl.simulation import run
 

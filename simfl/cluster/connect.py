@@ -22,9 +22,9 @@ from simfl.cluster.authentication import (
     token_fault,
 )
 from simfl.cluster.environment import HUGE_PAGES, LOOPBACK, NO_EVENTS, started_with
-from simfl.errors import ClusterError
+from simfl.errors import ClusterError, printable
 
-__all__ = ["Connection", "connect", "import_ray"]
+__all__ = ["Connection", "chosen_address", "connect", "import_ray"]
 
 # Read by Ray once, when it is imported.
 _ENVIRONMENT = {
@@ -109,6 +109,17 @@ def connect(
         options |= {"object_store_memory": object_store_memory, "dashboard_host": "127.0.0.1"}
         context = _init(ray, where, **options, job_config=job)
         return _connection(ray, context, is_local=True)
+
+
+def chosen_address(given: str | None, named: str | None) -> str | None:
+    """Return the user's address of a cluster, or else the scenario's, which a line on stderr tells.
+
+    The user's Ray token is sent there.
+    """
+    if given is None and named not in (None, "local"):
+        where = printable(str(named))
+        _warn(f"cluster.address names the Ray cluster at {where}, which is sent your Ray token")
+    return given or named
 
 
 def import_ray(address: str | None, *, keeps_events: bool = False) -> Any:

@@ -40,6 +40,7 @@ class MLflow(Observer):
     """
 
     name: ClassVar[str] = "mlflow"
+    logs_in: ClassVar[bool] = True
 
     tracking_uri: str | None = None
     """Where runs are kept, such as http://host:5000 or sqlite:///mlflow.db; null: what

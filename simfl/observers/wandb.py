@@ -21,6 +21,7 @@ class WandB(Observer):
     """
 
     name: ClassVar[str] = "wandb"
+    logs_in: ClassVar[bool] = True
 
     project: str = "simfl"
     """The project that runs belong to."""

@@ -13,7 +13,7 @@ from simfl.scenario.sections import (
     ServerSection,
 )
 from simfl.scenario.shipped import find_scenario, shipped_scenarios
-from simfl.scenario.trust import Trust
+from simfl.scenario.trust import Trust, own_address
 
 __all__ = [
     "ClientSection",
@@ -28,5 +28,6 @@ __all__ = [
     "Trust",
     "find_scenario",
     "load_scenario",
+    "own_address",
     "shipped_scenarios",
 ]

@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 from simfl.component import Component, NonNegative, field_types
 from simfl.errors import ConfigError, InputError, UnknownNameError, did_you_mean
 from simfl.scenario.section import STRICT, Flat, mark_unknown
-from simfl.scenario.trust import refusal
+from simfl.scenario.trust import is_untrusted, refusal
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -88,8 +88,8 @@ class Named:
             cls = self._find(name)
         except PydanticCustomError as error:
             raise _placed(error, name, at=at) from None
-        if cls.runs_code and (info.context or {}).get("trust") == "none":
-            raise _placed(fault(refusal(f"is {name!r}")), name, at=at)
+        if is_untrusted(info.context) and (reason := _refused(cls)):
+            raise _placed(fault(reason), name, at=at)
         values = {key: _as_tuples(value) for key, value in config.items()}
         marked = mark_unknown(values, known=field_types(cls), also=siblings)
         return cls.from_config(fields_adapter(cls).validate_python(marked, context=info.context))
@@ -190,6 +190,18 @@ def _file_or_name(value: str, info: ValidationInfo) -> str:
 def _candidates(value: str, info: ValidationInfo) -> list[str]:
     folders = (info.context or {}).get("folders") or (Path.cwd(),)
     return list(dict.fromkeys(os.path.abspath(folder / value) for folder in folders))
+
+
+def _refused(cls: type[Component]) -> str | None:
+    """Say why a scenario that is not trusted may not name the component, if it may not."""
+    if cls.runs_code:
+        return refusal(f"is {cls.name!r}")
+    if cls.logs_in:
+        return (
+            f"is {cls.name!r}, which logs in as you where the scenario, or a file beside it, says, "
+            "and trust is 'none'; leave it out, or see that the address is safe and trust it"
+        )
+    return None
 
 
 def _placed(error: PydanticCustomError, value: Any, *, at: tuple[str, ...]) -> Exception:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 from annotated_types import MinLen
-from pydantic import AfterValidator, Field, PrivateAttr
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo
 
 from simfl.component import Count
 from simfl.data import FederatedDataset
@@ -29,7 +29,7 @@ from simfl.scenario.sections import (
     ServerSection,
     SweepSection,
 )
-from simfl.scenario.trust import Trust
+from simfl.scenario.trust import Trust, is_untrusted, refusal
 from simfl.scenario.yaml_format import dump_yaml
 
 __all__ = ["Origin", "Scenario"]
@@ -57,6 +57,13 @@ def _require_folder_name(name: str) -> str:
     return name
 
 
+def _without_code(named: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    """Refuse modules, and folders of modules, of a scenario that is not trusted."""
+    if named and is_untrusted(info.context):
+        raise fault(refusal(f"is {show(named)}"))
+    return named
+
+
 class Scenario(Section):
     """All that a run is made of. ``load_scenario`` makes one."""
 
@@ -66,9 +73,9 @@ class Scenario(Section):
     """All randomness follows from it."""
     rounds: Count = Field(examples=[100])
     """How many rounds are run."""
-    plugins: tuple[Annotated[str, MinLen(1)], ...] = ()
+    plugins: Annotated[tuple[Annotated[str, MinLen(1)], ...], AfterValidator(_without_code)] = ()
     """Python modules to import, here and in every actor, because they register components."""
-    search: tuple[str, ...] = ()
+    search: Annotated[tuple[str, ...], AfterValidator(_without_code)] = ()
     """The folders in which ``plugins`` and ``python`` paths are looked for, before the usual
     places. Left out: the scenario's own folder and the current one."""
     data: DataSection = Field(examples=[{"source": "digits"}])

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from simfl.aggregation import Aggregator, Mean
 from simfl.component import Count, NonNegative, Positive
@@ -15,9 +15,11 @@ from simfl.models import CrossEntropy, Loss, Metric, ModelSpec, Precision
 from simfl.observers import Observer
 from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
 from simfl.sampling import Sampler, Uniform
-from simfl.scenario.named import Named, Rate
+from simfl.scenario.document import show
+from simfl.scenario.named import Named, Rate, fault
 from simfl.scenario.section import FlatField, Section
 from simfl.scenario.space import checked_searcher, checked_values
+from simfl.scenario.trust import is_plain_location, is_untrusted
 
 __all__ = [
     "ActorsSection",
@@ -268,6 +270,16 @@ class GroupSection(ActorsSection):
     suits the group's kind of device."""
 
 
+def _trusted_address(address: str | None, info: ValidationInfo) -> str | None:
+    """Refuse an address that a scenario names which is not trusted."""
+    if address not in (None, "local") and is_untrusted(info.context):
+        raise fault(
+            f"is {show(address)}, where your Ray token would be sent, and trust is 'none'; leave "
+            "it out, and give --address if you trust that cluster"
+        )
+    return address
+
+
 class ClusterSection(ActorsSection):
     """What the run takes of Ray: actors, CPUs and GPUs."""
 
@@ -275,7 +287,7 @@ class ClusterSection(ActorsSection):
     """Whether a pool of actors takes any client, or each client has an actor of its own."""
     groups: tuple[GroupSection, ...] = ()
     """Groups of client actors, instead of a single one that the keys above describe."""
-    address: str | None = None
+    address: Annotated[str | None, AfterValidator(_trusted_address)] = None
     """The address of a running Ray cluster. null: a cluster of its own on this machine."""
     autoscaling: bool = False
     """Whether the cluster starts nodes for what has no room yet. Otherwise a demand that its nodes
@@ -306,6 +318,16 @@ class ClusterSection(ActorsSection):
     """Whether Ray's dashboard runs beside a cluster of its own."""
 
 
+def _trusted_location(location: str | None, info: ValidationInfo) -> str | None:
+    """Refuse a place that may run code, of a scenario which is not trusted."""
+    if location is not None and is_untrusted(info.context) and not is_plain_location(location):
+        raise fault(
+            f"is {show(location)}, which may run code or log in as you elsewhere, and trust is "
+            "'none'; give a folder, or one URL that begins with s3://, gs:// or abfs://"
+        )
+    return location
+
+
 class CheckpointSection(Section):
     """When a run is saved, so that it can go on after it was stopped."""
 
@@ -313,7 +335,7 @@ class CheckpointSection(Section):
     """Write a checkpoint after every so many rounds, while the next round is trained. 0: never."""
     keep: Count = 2
     """How many checkpoints stay; the one before the last serves if the last is damaged."""
-    location: str | None = None
+    location: Annotated[str | None, AfterValidator(_trusted_location)] = None
     """A folder, or a URL such as s3://bucket/runs/1, for this run alone. null: ``checkpoints`` in
     the run's folder."""
 

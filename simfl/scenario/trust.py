@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-__all__ = ["Trust", "refusal"]
+__all__ = ["Trust", "is_plain_location", "is_untrusted", "own_address", "refusal"]
 
 Trust: TypeAlias = Literal["all", "none"]
 """``all``: plug-ins and ``python`` components are imported, as the scenario says. ``none``: a
 scenario that names any is refused, and no folder is added to where Python looks for modules."""
+
+_PLAIN: Final = ("file", "local", "memory", "s3", "gs", "gcs", "az", "abfs", "abfss")
+"""The protocols that lead to files and nothing else, and send no login of the user's to a host that
+the URL names."""
+
+
+def is_untrusted(context: object) -> bool:
+    """Say whether what is checked in a pydantic context is of a scenario that is not trusted."""
+    return isinstance(context, dict) and context.get("trust") == "none"
+
+
+def own_address(address: str | None, trust: Trust) -> list[str]:
+    """Return the override by which an address that the user gives stands for the scenario's.
+
+    >>> own_address("10.0.0.5:6379", "none"), own_address("10.0.0.5:6379", "all")
+    (['cluster.address=null'], [])
+    """
+    return ["cluster.address=null"] if address is not None and trust == "none" else []
+
+
+def is_plain_location(location: str) -> bool:
+    """Say whether a path or URL leads to files alone.
+
+    fsspec has file systems that run what a file of theirs says, such as ``reference``, and others
+    are reached through a chain of several.
+
+    >>> is_plain_location("runs/1"), is_plain_location("s3://bucket/runs")
+    (True, True)
+    >>> is_plain_location("reference::file:///refs.json"), is_plain_location("ssh://host/x")
+    (False, False)
+    """
+    protocol, is_url, _ = location.partition("://")
+    return "::" not in location and (not is_url or protocol in _PLAIN)
 
 
 def refusal(what: str) -> str:

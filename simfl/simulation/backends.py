@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from simfl.client import ClientHost
+from simfl.cluster.connect import chosen_address
 from simfl.cluster.placement import Bounds, bounds_of
 from simfl.cluster.pool import ActorGroup, ClusterOptions
 from simfl.cluster.setup import EngineSetup
@@ -48,8 +49,9 @@ def make_engine(
         ClusterError: if it can't be started.
     """
     cluster = simulation.scenario.cluster
+    where = chosen_address(address, cluster.address) if backend == "ray" else None
     options = replace(
-        _options(cluster, address=address, location=location, profile=profile),
+        _options(cluster, address=where, location=location, profile=profile),
         groups=actor_groups(simulation),
     )
     if backend == "inline":
@@ -147,7 +149,7 @@ def _options(
 ) -> ClusterOptions:
     return ClusterOptions(
         placement=cluster.placement,
-        address=address or cluster.address,
+        address=address,
         autoscaling=cluster.autoscaling,
         deterministic=cluster.deterministic,
         threads=cluster.threads,

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from simfl.client import ClientHost
+from simfl.cluster.connect import chosen_address
 from simfl.cluster.placement import (
     Bounds,
     Node,
@@ -106,7 +107,7 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
     """
     groups = actor_groups(simulation)
     bounds = actor_bounds(simulation)
-    where = address or simulation.scenario.cluster.address
+    where = chosen_address(address, simulation.scenario.cluster.address)
     nodes = survey(where, num_cpus=cpus_to_count(groups, bounds))
     placement = place(groups, bounds, nodes)
     plans = tuple(

@@ -30,7 +30,7 @@ from simfl.observers import (
     SummaryFile,
     make_progress,
 )
-from simfl.scenario import Scenario, Trust, load_scenario
+from simfl.scenario import Scenario, Trust, load_scenario, own_address
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.build import Simulation, build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
@@ -166,7 +166,8 @@ def resume(
     folder = checked_folder(folder)
     if not holds_run(folder):
         raise InputError(f"{folder} holds no run: there is no {SCENARIO_FILE} in it")
-    scenario = load_scenario(folder / SCENARIO_FILE, trust=trust)
+    own = own_address(address, trust)
+    scenario = load_scenario(folder / SCENARIO_FILE, overrides=own, trust=trust)
     if is_done(folder, scenario):
         raise InputError(f"the run in {folder} is done; there is nothing to go on with")
 
@@ -189,7 +190,8 @@ def _begin(
 ) -> Rounds:
     clock = PhaseClock("prepare")
     if not isinstance(scenario, Scenario):
-        scenario = load_scenario(scenario, trust=trust)
+        own = own_address(how.address, trust)
+        scenario = load_scenario(scenario, overrides=own, trust=trust)
     if scenario.sweep is not None:
         raise scenario.fault(
             "sweep",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simfl.checkpoint import Lease, open_storage
-from simfl.cluster.connect import Connection, connect, import_ray
+from simfl.cluster.connect import Connection, chosen_address, connect, import_ray
 from simfl.cluster.pool import cpus_of_this_machine
 from simfl.cluster.room import (
     Cluster,
@@ -27,7 +27,7 @@ from simfl.cluster.tuning import Asha, Order, Report, run_trials
 from simfl.errors import InputError
 from simfl.observers import RunConsole
 from simfl.report.reading import read_run
-from simfl.scenario import Scenario, Trust
+from simfl.scenario import Scenario, Trust, own_address
 from simfl.scenario.sections import AshaSection, ClusterSection
 from simfl.scenario.sweeps import SweepPlan, Trial, load_sweep
 from simfl.simulation import Backend
@@ -76,6 +76,7 @@ def run_sweep(
         MissingExtraError: if Ray Tune is not installed.
         KeyboardInterrupt: if it was interrupted; its message says how to go on.
     """
+    overrides = [*overrides, *own_address(address, trust)]
     plan = load_sweep(scenario, overrides=overrides, over=over, trust=trust)
 
     def make_folder(first: Scenario, held: ExitStack) -> Path:
@@ -130,7 +131,8 @@ def _sweep_in(
     """Return what is left of a folder's sweep."""
     past = read_past(folder)
     folders = [Path(path) for path in past.began.get("folders", [])]
-    plan = load_sweep(folder / SWEEP_FILE, folders=folders, trust=trust)
+    own = own_address(address, trust)
+    plan = load_sweep(folder / SWEEP_FILE, overrides=own, folders=folders, trust=trust)
     finished = sum(event["state"] in FINISHED for event in past.ended.values())
     if finished == plan.num_trials:
         raise InputError(f"the sweep in {folder} is done; there is nothing to go on with")
@@ -269,7 +271,7 @@ class _Sweep:
         at_once = 1 if asked == "auto" else min(asked, self._plan.num_trials)
         name = scenario.name or "run"
         return connect(
-            address=self._address or cluster.address,
+            address=chosen_address(self._address, cluster.address),
             # Ray's CPUs are an account and not a limit: what is asked for may be had here.
             num_cpus=max(cpus_of_this_machine(), math.ceil(at_once * _least_cpus(cluster))),
             dashboard=cluster.dashboard,

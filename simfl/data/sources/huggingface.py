@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +23,7 @@ from simfl.errors import DataError, MissingExtraError, SimflError, did_you_mean,
 
 __all__ = ["HuggingFace"]
 
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FORMATS = {
     ".csv": "csv",
     ".json": "json",
@@ -108,7 +113,7 @@ class HuggingFace(Source):
             raise DataError(f"data.source.{field}: {self.path} has no column {name!r}. {hint}")
         what = f"{self.path}: column {name!r}"
         if _holds_images(data, name):
-            return decode_images(data[name], what=what)
+            return _decode(data, name, what=what)
         column: Array = data.select_columns([name]).with_format("numpy")[:][name]
         if column.dtype == object:
             raise DataError(f"{what} {_why_objects(column)}")
@@ -125,7 +130,8 @@ class HuggingFace(Source):
                 "the 'huggingface' source", package="datasets", extra="hf"
             ) from error
         try:
-            return self._read(datasets, split)
+            with _without_references():
+                return self._read(datasets, split)
         except SimflError:
             raise
         except Exception as error:
@@ -143,7 +149,53 @@ class HuggingFace(Source):
                 known = ", ".join(_FORMATS)
                 raise DataError(f"{path}: {path.suffix!r} is not a format it can be in: {known}")
             return datasets.load_dataset(kind, data_files=self.path, split=split)
+        if not path.is_dir():
+            _require_name(self.path)
         return datasets.load_dataset(self.path, self.config, split=split)
+
+
+def _decode(data: Any, column: str, *, what: str) -> Array:
+    try:
+        with _without_references():
+            return decode_images(data[column], what=what)
+    except SimflError:
+        raise
+    # Of Pillow, and of whatever file system the path of an image leads to.
+    except Exception as error:
+        raise DataError(f"{what}: an image cannot be read: {one_line(error)}") from error
+
+
+def _require_name(name: str) -> None:
+    """Refuse what is no name of the hub: URLs, and the names of the library's own readers.
+
+    By the latter it would read whatever lies in the current folder, pickles too.
+    """
+    is_reader = name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}")
+    if is_reader or not _NAME.fullmatch(name):
+        raise DataError(
+            f"{one_line(name)} is neither a file or folder, nor the name of a data set of the hub, "
+            "such as ylecun/mnist"
+        )
+
+
+@contextmanager
+def _without_references() -> Iterator[None]:
+    """Have fsspec refuse file systems of references meanwhile.
+
+    Their templates run code, and a data set's README, or the path of an image in it, may name one.
+    """
+    import fsspec  # type: ignore[import-untyped]
+
+    class Refused(fsspec.AbstractFileSystem):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise ValueError("it names a file system of references, which could run code")
+
+    former = fsspec.get_filesystem_class("reference")
+    fsspec.register_implementation("reference", Refused, clobber=True)
+    try:
+        yield
+    finally:
+        fsspec.register_implementation("reference", former, clobber=True)
 
 
 def _holds_images(data: Any, column: str) -> bool:

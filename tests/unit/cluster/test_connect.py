@@ -9,7 +9,7 @@ import pytest
 
 from simfl.cluster import attaching
 from simfl.cluster.attaching import refuse_open, require_cluster
-from simfl.cluster.connect import connect
+from simfl.cluster.connect import chosen_address, connect
 from simfl.errors import ClusterError
 
 ADDRESS = "192.0.2.7:6379"
@@ -79,3 +79,14 @@ def test_an_address_of_ray_client_is_refused_with_what_to_do_instead() -> None:
 
 def test_auto_is_left_to_ray() -> None:
     require_cluster("auto")
+
+
+def test_the_host_that_a_scenario_names_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """The user's token is sent there."""
+    assert chosen_address(None, "10.0.0.5:6379\x1b") == "10.0.0.5:6379\x1b"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cluster.address names the Ray cluster at 10.0.0.5:6379'\\x1b', which")
+    assert chosen_address("127.0.0.1:6379", "10.0.0.5:6379") == "127.0.0.1:6379"
+    assert chosen_address(None, "local") == "local"
+    assert chosen_address(None, None) is None
+    assert capsys.readouterr().err == ""

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from simfl.errors import ScenarioError
-from simfl.scenario import load_scenario
+from simfl.scenario import load_scenario, own_address
 from simfl.scenario.kinds import component_kinds
+from simfl.scenario.sweeps import load_sweep
 
 CODE = """\
 rounds: 3
@@ -87,6 +88,68 @@ def test_every_component_with_a_dotted_path_says_that_it_runs_code():
         if cls.runs_code
     }
     assert named == {"source python", "model python", "loss python"}
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "reference::file:///tmp/refs.json",
+        "reference://x::file:///tmp/refs.json",
+        "simplecache::s3://bucket/runs",
+        "s3://bucket/runs::reference://x",
+        "https://host/runs",
+        "ssh://host/runs",
+        "dask://host/runs",
+        "FILE:///tmp/x",
+    ],
+)
+def test_places_that_may_run_code_are_refused(minimal, location):
+    """Those of fsspec's that are read through others, or lead to more than files."""
+    minimal["checkpoint"] = {"location": location}
+    load_scenario(minimal)
+    with pytest.raises(ScenarioError, match=r"^checkpoint\.location: is .* and trust is 'none'"):
+        load_scenario(minimal, trust="none")
+
+
+@pytest.mark.parametrize(
+    "location", ["saved", "/tmp/a b", "file:///tmp/saved", "memory://saved", "s3://bucket/runs/1"]
+)
+def test_other_places_are_let_through(minimal, location):
+    minimal["checkpoint"] = {"location": location}
+    assert load_scenario(minimal, trust="none").checkpoint.location == location
+
+
+def test_a_clusters_address_comes_from_the_user_alone(minimal):
+    """The user's Ray token is sent to it."""
+    minimal["cluster"] = {"address": "10.0.0.5:6379"}
+    with pytest.raises(ScenarioError, match=r"^cluster\.address: is '10.0.0.5:6379', where your"):
+        load_scenario(minimal, trust="none")
+    own = own_address("127.0.0.1:6379", "none")
+    assert load_scenario(minimal, overrides=own, trust="none").cluster.address is None
+    minimal["cluster"] = {"address": "local"}
+    load_scenario(minimal, trust="none")
+
+
+@pytest.mark.parametrize("tracker", ["wandb", ["mlflow", {"tracking_uri": "http://host:5000"}]])
+def test_trackers_that_log_in_as_the_user_are_refused(minimal, tracker):
+    minimal["output"] = {"observers": [tracker]}
+    with pytest.raises(ScenarioError, match=r"observers\[0\]: is '\w+', which logs in as you"):
+        load_scenario(minimal, trust="none")
+    assert load_scenario(minimal).output.observers
+
+
+def test_what_a_trial_is_given_is_refused_as_the_scenarios_own(minimal):
+    """A sweep's folder says which values a searcher has proposed, of any key."""
+    minimal["sweep"] = {"over": {"seed": [0, 1]}}
+    plan = load_sweep(minimal, trust="none")
+    for values, key in [
+        ({"plugins": ["own_plugin"]}, "plugins"),
+        ({"search": ["."]}, "search"),
+        ({"checkpoint": {"location": "reference::x"}}, "checkpoint.location"),
+        ({"cluster": {"address": "10.0.0.5:6379"}}, "cluster.address"),
+    ]:
+        with pytest.raises(ScenarioError, match=f"{key}: .*trust is 'none'"):
+            plan.scenario(values)
 
 
 @pytest.mark.parametrize(

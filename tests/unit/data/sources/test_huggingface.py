@@ -1,10 +1,16 @@
 """Data sets written to disk by the real library."""
 
+import json
 import os
+import pickle
 import sys
+from pathlib import Path
 
+import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from simfl.data import HuggingFace, Scaling
 from simfl.errors import DataError, MissingExtraError
@@ -188,10 +194,82 @@ def test_a_data_file_of_another_kind_is_refused(tmp_path):
         HuggingFace(path=str(path), inputs="x").load(seed=0)
 
 
-def test_what_cannot_be_found_is_named_with_its_split(tmp_path):
-    path = str(tmp_path / "nothing")
-    with pytest.raises(DataError, match=r"nothing, split 'train', cannot be read: "):
+def test_what_cannot_be_found_is_named_with_its_split():
+    with pytest.raises(DataError, match=r"nobody/nothing, split 'train', cannot be read: "):
+        HuggingFace(path="nobody/nothing", inputs="x").load(seed=0)
+
+
+@pytest.mark.parametrize(
+    "path", ["/tmp/not/there", "https://host/d.csv", "reference::file:///refs.json", "csv", "a/b/c"]
+)
+def test_what_is_no_name_of_a_data_set_is_not_looked_up(path):
+    with pytest.raises(DataError, match=r"is neither a file or folder, nor the name of a data set"):
         HuggingFace(path=path, inputs="x").load(seed=0)
+
+
+class Marks:
+    """What writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.fixture
+def marking(tmp_path):
+    """A chained URL of fsspec's whose templates write a file, and that file."""
+    marker = tmp_path / "EXECUTED"
+    code = f"{{{{ cycler.__init__.__globals__.os.system('touch {marker}') }}}}"
+    generated = [{"key": code, "url": "x", "dimensions": {"i": [1]}}]
+    refs = tmp_path / "refs.json"
+    refs.write_text(json.dumps({"version": 1, "gen": generated, "refs": {}}))
+    return f"reference://x::file://{refs}", marker
+
+
+def test_a_template_would_run_code(marking):
+    """Which shows what the tests below would have missed."""
+    url, marker = marking
+    with pytest.raises(FileNotFoundError):
+        fsspec.open(url).open()
+    assert marker.exists()
+
+
+def test_the_readme_of_a_folder_runs_no_code(tmp_path, marking):
+    url, marker = marking
+    (tmp_path / "theirs").mkdir()
+    configs = f"- config_name: default\n  data_files: '{url}'\n"
+    (tmp_path / "theirs" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    with pytest.raises(DataError, match="it names a file system of references, which could run"):
+        HuggingFace(path=str(tmp_path / "theirs"), inputs="x").load(seed=0)
+    assert not marker.exists()
+    assert fsspec.get_filesystem_class("reference").__name__ == "ReferenceFileSystem"
+
+
+def test_the_path_of_an_image_runs_no_code(tmp_path, marking, monkeypatch):
+    url, marker = marking
+    monkeypatch.chdir("/")  # the library takes the first slash off the path in such a URL
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
+    pictures = pa.array([{"bytes": None, "path": url}], features["image"].pa_type)
+    described = json.dumps({"info": {"features": features.to_dict()}})
+    table = pa.table({"image": pictures, "label": [0]}).replace_schema_metadata(
+        {"huggingface": described}
+    )
+    parquet.write_table(table, tmp_path / "data.parquet")
+    with pytest.raises(DataError, match="an image cannot be read: it names a file system"):
+        HuggingFace(path=str(tmp_path / "data.parquet"), inputs="image").load(seed=0)
+    assert not marker.exists()
+
+
+@pytest.mark.filterwarnings("ignore:The Pandas builder:FutureWarning")
+def test_a_pickle_in_the_current_folder_is_not_read(tmp_path, monkeypatch):
+    """The library's own reader of pickles reads what lies here, if no files are named."""
+    monkeypatch.chdir(tmp_path)
+    Path("train.pkl").write_bytes(pickle.dumps(Marks(str(tmp_path / "EXECUTED"))))
+    with pytest.raises(DataError):
+        HuggingFace(path="pandas", inputs="x").load(seed=0)
+    assert not (tmp_path / "EXECUTED").exists()
 
 
 def test_a_column_that_is_not_there_is_named_with_its_field_and_the_nearest(load):
