@@ -290,7 +290,7 @@ class SaveOrder:
     """The last round that the checkpoint holds."""
     scenario_hash: str
     positions: dict[str, Any]
-    """What to know the run's files again by; JSON values by the file's name."""
+    """What to know the run and its files again by; JSON values by name."""
     keep: int
     """How many checkpoints stay."""
 

@@ -23,7 +23,9 @@ The manifest and the owner are JSON, all others safetensors files, whose metadat
     ``weights``         the server's Vector of all weights
     ``optimizer``       the server's ``OptimizerState``
     ``states``          shard name -> tensor of the ids of the clients whose states are there
-    ``positions``       ``metrics.jsonl`` -> the sha256 of the records of its rounds
+    ``positions``       ``metrics.jsonl`` -> the sha256 of the records of its rounds;
+                        ``scenario`` -> what of it has a part in the numbers; ``data`` -> the
+                        sha256 of the examples; ``code`` -> those of plug-ins, by module
     ==================  ========================================================================
 
 ``states/NAME.safetensors``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -103,10 +104,30 @@ class FederatedDataset:
         held_out = self.offsets[1:] - self.holdout_offsets
         return np.where(held_out > 0, held_out, self.num_train_examples())
 
+    def digest(self) -> str:
+        """Return the sha256 of everything that is held, by whom: about a second a gigabyte."""
+        total = hashlib.sha256()
+        for part in [self.train] if self.test is None else [self.train, self.test]:
+            names = list(part.inputs) if isinstance(part.inputs, dict) else []
+            total.update(repr((len(part), names)).encode())
+            _add(total, *arrays_of(part.inputs), part.targets)
+        _add(total, self.rows, self.offsets, self.holdout_offsets)
+        for name, column in self.client_columns.items():
+            total.update(name.encode())
+            _add(total, column)
+        return total.hexdigest()
+
     def without_examples(self) -> FederatedDataset:
         """Return how many clients hold how much, and nothing of what they hold."""
         nothing = Examples(np.empty(0, np.float32), np.empty(0, np.int64))
         return dataclasses.replace(self, train=nothing, rows=np.empty(0, np.int64), test=None)
+
+
+def _add(total: hashlib._Hash, *arrays: Array) -> None:
+    for array in arrays:
+        total.update(f"{array.dtype.str}{array.shape}".encode())
+        is_plain = array.dtype.kind in "biufc" and array.size > 0
+        total.update(np.ascontiguousarray(array).data if is_plain else array.tobytes())
 
 
 def num_rows(tree: ArrayTree) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from simfl.component import Component, field_types
+from simfl.errors import one_line
 from simfl.scenario.named import KIND
 from simfl.scenario.section import Section
 
-__all__ = ["to_plain", "to_short"]
+__all__ = ["describe_changes", "to_plain", "to_short"]
 
 
 def to_plain(value: Any) -> Any:
@@ -51,3 +54,37 @@ def _section(section: Section) -> dict[str, Any]:
 
 def _defaults(cls: type[Component]) -> dict[str, Any]:
     return {name: default for name, (_, default) in field_types(cls).items()}
+
+
+def describe_changes(former: Any, present: Any) -> str:
+    """Name what differs between plain data, up to three keys, with both values.
+
+    >>> describe_changes({"seed": 1, "model": {"kind": "mlp"}}, {"seed": 2, "model": {}})
+    'seed was 1 and is 2, model.kind was "mlp" and is left out'
+    """
+    before, after = dict(_leaves(former)), dict(_leaves(present))
+    changes = [
+        f"{key} was {_short(before.get(key))} and is {_short(after.get(key))}"
+        for key in before | after
+        if before.get(key) != after.get(key)
+    ]
+    more = [f"{len(changes) - 3} more keys"] if len(changes) > 3 else []
+    return ", ".join(changes[:3] + more)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted path and the text of each value that is no mapping."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple) and any(isinstance(i, Mapping | list) for i in value):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{key}[{index}]")
+    else:
+        yield key, one_line(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "left out"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
@@ -35,6 +35,8 @@ from simfl.scenario.yaml_format import dump_yaml
 __all__ = ["Origin", "Scenario"]
 
 _MAX_NAME: Final = 200
+_FREE: Final = ("name", "rounds", "search", "checkpoint", "output", "sweep")
+"""The sections that have no part in the numbers of a round; for ``cluster`` see ``numbers``."""
 
 
 @dataclass(frozen=True)
@@ -141,18 +143,28 @@ class Scenario(Section):
         cluster = self.cluster.model_copy(update={"groups": chosen})
         return self.model_copy(update={"cluster": cluster})
 
-    def fingerprint(self) -> str:
-        """Return a hash of all that has a part in the numbers of a round.
+    def numbers(self) -> dict[str, Any]:
+        """Return, as plain data, all that has a part in the numbers of a round.
 
-        Where clients are trained, how many rounds there are and what is written has none; which
-        clients belong together and are stacked has one, since sums follow it.
+        This is the one list of it: a run goes on with other values in nothing else. Of ``cluster``
+        that are the threads and the kind of device, since kernels add up in another order, and
+        which clients belong together and are stacked, since sums follow it.
         """
         plain = self.to_dict()
-        if groups := plain["cluster"]["groups"]:
-            plain["groups"] = [(group["clients"], group["stack"]) for group in groups]
-        for key in ("name", "rounds", "search", "cluster", "checkpoint", "output", "sweep"):
-            plain.pop(key, None)
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+        cluster = plain["cluster"]
+        kept = {"threads": cluster["threads"], "deterministic": cluster["deterministic"]}
+        if cluster["groups"]:
+            own = ("clients", "stack")
+            kept["groups"] = [
+                {key: group[key] for key in own} | _device(group) for group in cluster["groups"]
+            ]
+        else:
+            kept |= _device(cluster)
+        return {key: plain[key] for key in plain if key not in _FREE} | {"cluster": kept}
+
+    def fingerprint(self) -> str:
+        """Return a hash of ``numbers``."""
+        return hashlib.sha256(json.dumps(self.numbers(), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, defaults written out, from which an equal scenario loads."""
@@ -164,3 +176,9 @@ class Scenario(Section):
     def to_yaml(self) -> str:
         """Return ``to_dict`` as YAML."""
         return dump_yaml(self.to_dict())
+
+
+def _device(actors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a section of actors says of the device that clients train on."""
+    kind = "more than 0" if actors["num_gpus"] > 0 else 0
+    return {"num_gpus": kind, "accelerator_type": actors["accelerator_type"]}

@@ -7,13 +7,20 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from simfl import __version__
 from simfl.checkpoint import OWNER_FOLDER, Found, Lease, Storage, latest_checkpoint, open_storage
+from simfl.cluster.code import read_sources
 from simfl.engine import Engine, Handle
 from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
 from simfl.messages import SaveOrder
 from simfl.observers import METRICS_FILE, RoundRecord
 from simfl.scenario import Scenario
+from simfl.scenario.plain import describe_changes
+from simfl.simulation.build import Simulation
 from simfl.vector import Vector
 
 __all__ = ["NOTHING", "Checkpoints", "hold"]
@@ -72,7 +79,8 @@ class Checkpoints:
         self._fingerprint = scenario.fingerprint()
         self._tell = tell
         self._digest = _Digest()
-        self._positions: dict[str, str] = {}
+        self._positions: dict[str, Any] = {}
+        self._facts: dict[str, Any] = {"scenario": scenario.numbers()}
         self._leases = leases
 
     def require_held(self) -> None:
@@ -97,12 +105,69 @@ class Checkpoints:
         """
         storage = open_storage(self.location)
         storage.delete_leftovers()
-        found = latest_checkpoint(storage, scenario_hash=self._fingerprint)
+        found = self._latest(storage)
         for refusal in found.refusals:
             self._tell(str(refusal))
         if found.refusals and found.checkpoint is None:
             self._tell(f"no checkpoint in {self.location} can be used; the run starts anew")
         return found
+
+    def _latest(self, storage: Storage) -> Found:
+        """Find the last whole checkpoint; where it is another scenario's, say what differs."""
+        try:
+            return latest_checkpoint(storage, scenario_hash=self._fingerprint)
+        except CheckpointError:
+            other = latest_checkpoint(storage).checkpoint
+            former = other.positions.get("scenario") if other else None
+            changes = describe_changes(former, self._facts["scenario"]) if former else ""
+            if not changes:
+                raise
+            raise CheckpointError(
+                f"{self.location} was written by a run of another scenario: {changes}; "
+                "give the former values, or another folder"
+            ) from None
+
+    def note_run(self, found: Found, simulation: Simulation) -> None:
+        """See that the run goes on with what it began with, and have the next checkpoint say it.
+
+        Data that changed is refused. Code that changed need not change the numbers, and to mend
+        it may be why the run was stopped: that, and another version of torch, is told of.
+
+        Args:
+            found: what the run goes on from.
+            simulation: with its data.
+
+        Raises:
+            CheckpointError: if the data is not what it was.
+        """
+        if not self._every and found.checkpoint is None:
+            return
+        code = {
+            name: hashlib.sha256(source.text.encode()).hexdigest()
+            for name, source in sorted(read_sources(simulation.scenario.search).items())
+        }
+        self._facts |= {"data": simulation.dataset.digest(), "code": code}
+        if found.checkpoint is None:
+            return
+        saved = found.checkpoint.positions
+        if saved.get("data", self._facts["data"]) != self._facts["data"]:
+            raise CheckpointError(
+                f"{self.location} was written with other data, of the same shapes; put the data "
+                "back, or run the scenario anew in another folder"
+            )
+        former = saved.get("code")
+        former = former if isinstance(former, dict) else {}
+        changed = [name for name in code if former.get(name, code[name]) != code[name]]
+        changed += [
+            f"{package} ({then} then, {now} now)"
+            for package, now in (("simfl", __version__), ("torch", str(torch.__version__)))
+            if (then := found.versions.get(package, now)) != now
+        ]
+        if changed:
+            self._tell(
+                f"changed since the checkpoint of round {found.checkpoint.round}: "
+                f"{', '.join(changed)}; the numbers from here on may be others"
+            )
 
     def require_fit(self, found: Found, model: Vector) -> None:
         """See that what was saved belongs to the model; its sizes come from the data.
@@ -164,7 +229,8 @@ class Checkpoints:
         """Have the engine save, after every so many rounds."""
         if self.is_due(round):
             self.require_held()
-            order = SaveOrder(round, self._fingerprint, positions=self._positions, keep=self._keep)
+            positions = self._facts | self._positions
+            order = SaveOrder(round, self._fingerprint, positions=positions, keep=self._keep)
             with _failing_the_run():
                 engine.save(order, handle)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from simfl.errors import CheckpointError, InputError, RunError, printable
 from simfl.observers import METRICS_FILE, SUMMARY_FILE, RoundRecord, write_whole
 from simfl.scenario import Scenario, load_scenario
+from simfl.scenario.plain import describe_changes
 from simfl.vector import Vector
 
 __all__ = [
@@ -161,10 +162,10 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
     """
     path = folder / SCENARIO_FILE
     former = load_scenario(path, trust=scenario.trust)
-    if former.fingerprint() != scenario.fingerprint():
+    if changes := describe_changes(former.numbers(), scenario.numbers()):
         raise InputError(
-            f"{folder} holds a run of another scenario ({_differences(former, scenario)}); "
-            "give that scenario, or another folder"
+            f"{folder} holds a run of another scenario: {changes}; "
+            "give the former values, or another folder"
         )
     if scenario.rounds < former.rounds:
         raise InputError(
@@ -258,13 +259,6 @@ def write_weights(folder: Path, weights: Vector) -> None:
             f"all rounds are done, but {path} cannot be written: {error}; "
             "see that it can, and resume the run"
         ) from None
-
-
-def _differences(former: Scenario, scenario: Scenario) -> str:
-    """Name the sections that differ."""
-    one, other = former.to_dict(), scenario.to_dict()
-    without = {"name", "rounds", "search", "cluster", "checkpoint", "output"}
-    return ", ".join(sorted(k for k in one.keys() - without if one[k] != other.get(k)))
 
 
 def _new_run(better: Mapping[str, str]) -> str:

@@ -259,6 +259,7 @@ def _run_prepared(
 ) -> Rounds:
     if found.checkpoint is not None:
         checkpoints.require_fit(found, simulation.server.build_model().get_weights())
+    checkpoints.note_run(found, simulation)
     for note in simulation.notes:
         _tell(note)
     done = found.checkpoint.round if found.checkpoint else 0

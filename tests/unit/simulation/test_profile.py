@@ -33,7 +33,7 @@ def test_there_is_none_that_was_not_asked_for(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_leaves_its_profile_too(tmp_path: Path) -> None:
     diverges = SCENARIO | {"client": {"optimizer": {"lrate": 1e38}}}
-    with pytest.raises(simfl.errors.NonFiniteUpdateError):
+    with pytest.raises(simfl.errors.RunError):
         simfl.run(diverges, out=tmp_path / "run", backend="inline", profile=True)
     assert (tmp_path / "run" / "profile" / "driver.html").exists()
 
