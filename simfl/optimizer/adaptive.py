@@ -84,10 +84,12 @@ class Adam(OptiModule):
 
     Init: m = v = 0. Step: m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g²;
     m̂ = m / (1 - beta_1^t); v̂ = v / (1 - beta_2^t); out m̂ / (√v̂ + eps). With ``amsgrad``
-    v̂ is the largest so far.
+    v̂ is the largest so far. Without ``bias_correction`` m̂ = m, v̂ = v and v starts at eps²: this is
+    FedAdam on the server, whose tau is eps.
 
     Source: Kingma and Ba, 2015, Algorithm 1, https://arxiv.org/abs/1412.6980; amsgrad: Reddi et
-    al., 2018, Algorithm 2, https://arxiv.org/abs/1904.09237, here with bias correction.
+    al., 2018, Algorithm 2, https://arxiv.org/abs/1904.09237, here with bias correction; FedAdam:
+    Reddi et al., 2021, Algorithm 2, https://arxiv.org/abs/2003.00295.
     """
 
     name: ClassVar[str] = "adam"
@@ -101,10 +103,12 @@ class Adam(OptiModule):
     """Divide by the largest second moment so far."""
     eps: Positive = 1e-7
     """Added to the root, so that nothing is divided by zero."""
+    bias_correction: bool = True
+    """false: the moments are taken as they are, and v starts at eps², as in FedOpt."""
 
     def init(self, like: Vector) -> State:
-        """Return moments of zero, and beta^t for t = 0."""
-        return _zero_moments(like, amsgrad=self.amsgrad)
+        """Return the moments before the first step, and beta^t for t = 0."""
+        return _first_moments(self, like)
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the first moment divided by the root of the second, and keep both."""
@@ -118,10 +122,12 @@ class Adam(OptiModule):
 class Yogi(OptiModule):
     """Adam whose second moment changes by as much as g², however large it is itself.
 
-    As ``Adam``, with v = v - sign(v - g²) (1 - beta_2) g².
+    As ``Adam``, with v = v - sign(v - g²) (1 - beta_2) g². Without ``bias_correction`` this is
+    FedYogi on the server.
 
     Source: Zaheer et al., 2018, Algorithm 2,
-    https://papers.nips.cc/paper/8186-adaptive-methods-for-nonconvex-optimization
+    https://papers.nips.cc/paper/8186-adaptive-methods-for-nonconvex-optimization; FedYogi: Reddi et
+    al., 2021, Algorithm 2, https://arxiv.org/abs/2003.00295.
     """
 
     name: ClassVar[str] = "yogi"
@@ -135,10 +141,12 @@ class Yogi(OptiModule):
     """Divide by the largest second moment so far."""
     eps: Positive = 1e-7
     """Added to the root, so that nothing is divided by zero."""
+    bias_correction: bool = True
+    """false: the moments are taken as they are, and v starts at eps², as in FedOpt."""
 
     def init(self, like: Vector) -> State:
-        """Return moments of zero, and beta^t for t = 0."""
-        return _zero_moments(like, amsgrad=self.amsgrad)
+        """Return the moments before the first step, and beta^t for t = 0."""
+        return _first_moments(self, like)
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Return the first moment divided by the root of the second, and keep both."""
@@ -146,28 +154,31 @@ class Yogi(OptiModule):
         return _adam_step(self, gradients, second, state, in_place=context.owns_state)
 
 
-def _zero_moments(like: Vector, *, amsgrad: bool) -> State:
+def _first_moments(module: Adam | Yogi, like: Vector) -> State:
     # beta^t is carried along as a product: unlike pow() it has the same bits in a stack.
     one = torch.ones((), dtype=torch.float64, device=like.tensors[0].device)
-    state: State = {"power_1": one, "power_2": one.clone()}
-    state |= {"first": like.zeros_like(), "second": like.zeros_like()}
-    return state | {"largest": like.zeros_like()} if amsgrad else state
+    state: State = {"power_1": one, "power_2": one.clone()} if module.bias_correction else {}
+    second = like.zeros_like() if module.bias_correction else like.zeros_like() + module.eps**2
+    state |= {"first": like.zeros_like(), "second": second}
+    return state | {"largest": like.zeros_like()} if module.amsgrad else state
 
 
 def _adam_step(
     module: Adam | Yogi, gradients: Vector, second: Vector, state: State, *, in_place: bool
 ) -> tuple[Vector, State]:
-    power_1 = state["power_1"] * module.beta_1
-    power_2 = state["power_2"] * module.beta_2
+    corrects = module.bias_correction
+    powers: State = {}
+    if corrects:
+        powers["power_1"] = state["power_1"] * module.beta_1
+        powers["power_2"] = state["power_2"] * module.beta_2
     first = moving_average(state["first"], gradients, module.beta_1, in_place=in_place)
-    new: State = {"power_1": power_1, "power_2": power_2, "first": first, "second": second}
-    scale = _unbiased(second, power_2)
+    new: State = {**powers, "first": first, "second": second}
+    scale = _unbiased(second, powers["power_2"]) if corrects else second
     if module.amsgrad:
-        new["largest"] = scale.maximum(state["largest"])
-        root = _plus(new["largest"].sqrt(), module.eps)
-    else:
-        root = _plus(scale.sqrt_(), module.eps)
-    return _unbiased(first, power_1).div_(root), new
+        scale = new["largest"] = scale.maximum(state["largest"])
+    is_kept = module.amsgrad or not corrects
+    root = _plus(scale.sqrt() if is_kept else scale.sqrt_(), module.eps)
+    return _unbiased(first, powers["power_1"]).div_(root) if corrects else first / root, new
 
 
 def _average_square(average: Vector, value: Vector, beta: float, *, in_place: bool) -> Vector:

@@ -157,6 +157,7 @@ def test_clients_of_one_length_and_without_a_short_batch_are_stacked_too() -> No
 MODULES = [
     (name, {}) for name, cls in list_optim_modules().items() if cls.__module__.startswith("simfl.")
 ]
+MODULES += [(name, {"bias_correction": False, "eps": 0.01}) for name in ("adam", "yogi")]
 REGULARIZERS = [
     n for n, c in list_optim_regularizers().items() if c.__module__.startswith("simfl.")
 ]

@@ -3,12 +3,15 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from toy_models import vector
 
+import simfl
 from simfl.errors import ConfigError
-from simfl.optimizer import Context, OptiModule
+from simfl.optimizer import Adam, Context, OptiModule, Yogi, check_plugin
+from simfl.scenario.shipped import find_scenario
 from simfl.vector import Vector
 
 
@@ -148,3 +151,54 @@ def _stacked(leaf: Any) -> Any:
 def test_hyper_parameters_out_of_bounds_are_refused(name: str, config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=name):
         OptiModule.from_name(name, config)
+
+
+def reddi(name: str, deltas: np.ndarray, *, eta: float, tau: float) -> np.ndarray:
+    """Return the server's weights after each round, from 0, by Algorithm 2 of Reddi et al., 2021.
+
+    https://arxiv.org/abs/2003.00295, lines 11 to 15: with beta_1 = .9, beta_2 = .99, m_-1 = 0 and
+    v_-1 = tau^2.
+    """
+    x, m, v = np.zeros(deltas.shape[1]), np.zeros(deltas.shape[1]), np.full(deltas.shape[1], tau**2)
+    weights = []
+    for delta in deltas:
+        m = 0.9 * m + 0.1 * delta
+        if name == "adam":
+            v = 0.99 * v + 0.01 * delta**2
+        else:
+            v = v - 0.01 * delta**2 * np.sign(v - delta**2)
+        x = x + eta * m / (np.sqrt(v) + tau)
+        weights.append(x)
+    return np.array(weights)
+
+
+@pytest.mark.parametrize("name", ["adam", "yogi"])
+def test_without_bias_correction_the_server_takes_the_steps_of_fedopt(name: str) -> None:
+    """The paper's Delta is minus the server's gradient; both in float64, up to roundings."""
+    deltas = np.random.default_rng(0).normal(scale=[1e-4, 1e-2, 1.0], size=(30, 3))
+    scenario = simfl.load_scenario(find_scenario(f"fed{name}"))
+    optimizer = scenario.server.optimizer.build()
+    weights, found = np.zeros(3), []
+    for delta in deltas:
+        gradients = Vector({"w": torch.from_numpy(-delta)})
+        weights = weights + optimizer.compute_updates_from_gradients(None, gradients)["w"].numpy()
+        found.append(weights)
+    expected = reddi(name, deltas, eta=0.03, tau=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=0)
+    assert np.abs(expected[0]).min() > 1e-5
+
+
+@pytest.mark.parametrize("name", ["adam", "yogi"])
+def test_amsgrad_without_bias_correction_divides_by_the_largest_second_moment(name: str) -> None:
+    """v = .5 * 1 + .5 * 9 = 5 or 1 + .5 * 9 = 5.5, then a zero gradient: .5 * 5, or as it was."""
+    config = {"beta_1": 0.0, "beta_2": 0.5, "eps": 1.0, "amsgrad": True, "bias_correction": False}
+    first, second = outputs(name, config, [3.0], [1.0])
+    largest = {"adam": 5.0, "yogi": 5.5}[name]
+    assert first == [pytest.approx(3 / (math.sqrt(largest) + 1), rel=1e-6)]
+    assert second == [pytest.approx(1 / (math.sqrt(largest) + 1), rel=1e-6)]
+
+
+@pytest.mark.parametrize("module", [Adam, Yogi])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_the_contract_holds_without_bias_correction(module: type, amsgrad: bool) -> None:
+    check_plugin(module(bias_correction=False, amsgrad=amsgrad))
