@@ -138,7 +138,7 @@ def _layer_reasons(model: TorchModel) -> Iterator[str]:
             yield f"{what} works with statistics of the batch"
         elif needs_loop(layer):
             yield f"{what} has no batched form"
-        elif isinstance(layer, _DRAWING):
+        elif isinstance(layer, _DRAWING) and getattr(layer, "p", None) != 0:
             yield f"{what} draws from torch's generator; simfl.models.Dropout does not"
     for name in model.shared_names:
         if name not in model.trainable:

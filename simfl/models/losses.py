@@ -10,7 +10,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from simfl.component import Component, Positive, Share, import_object
 from simfl.errors import ConfigError
 from simfl.models.per_example import (
+    is_elementwise,
     match_classes,
     match_shapes,
     mean_over_axes,
@@ -204,6 +205,13 @@ class CallableLoss(Loss):
         losses: Tensor = self.function(outputs, targets)
         if self.axes is None or not isinstance(losses, Tensor) or losses.dim() < 2:
             return losses
+        if losses.shape not in (outputs.shape, targets.shape) and (
+            is_elementwise(outputs, targets) or is_elementwise(targets, outputs)
+        ):
+            raise ConfigError(
+                f"the loss made {list(losses.shape)} of outputs {list(outputs.shape)} and targets "
+                f"{list(targets.shape)}; have the module drop the axis of length 1, by squeeze(-1)"
+            )
         return losses.flatten(1).sum(dim=1) if self.axes == "sum" else mean_over_axes(losses)
 
     def to(self, device: torch.device | str) -> None:
@@ -217,7 +225,8 @@ class PythonLoss(Loss):
     """A function of yours: (outputs, targets, arguments by name) to one number per example.
 
     One that has a parameter ``reduction``, as those of ``torch.nn.functional`` do, is called with
-    "none", and the mean is taken over the axes of an example.
+    "none", and the mean is taken over the axes of an example. A class of modules, as those of
+    ``torch.nn`` are, is made with the arguments, and its module called in the same way.
     """
 
     name: ClassVar[str] = "python"
@@ -226,17 +235,45 @@ class PythonLoss(Loss):
     path: str
     """Where it is: package.module:function."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """What it is called with besides outputs and targets."""
+    """What it is called with besides outputs and targets; of a class, what it is made with."""
 
     def check(self) -> None:
         """Import the function, so that a wrong path is told of before anything runs."""
-        _loss_at(self.path)
+        _ = self._loss
 
     def per_example(self, outputs: Any, targets: Tensor) -> Tensor:
         """Return what the function returns, reduced to [B]."""
-        loss = _loss_at(self.path)
-        losses: Tensor = loss.function(outputs, targets, **self.arguments)
-        return mean_over_axes(losses) if loss.axes else losses
+        return self._loss.per_example(outputs, targets)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the module, where it is one."""
+        self._loss.to(device)
+
+    @cached_property
+    def _loss(self) -> Loss:
+        given = import_object(self.path)
+        if isinstance(given, type):
+            return _from_module(self._make(given))
+        if isinstance(given, nn.Module) and not self.arguments:
+            return _from_module(given)
+        if not callable(given):
+            raise ConfigError(f"loss: {self.path!r} is not a function")
+        return _from_callable(given, self.arguments)
+
+    def _make(self, given: type) -> nn.Module:
+        if not issubclass(given, nn.Module):
+            raise ConfigError(
+                f"loss: {self.path!r} is a class; name a function of outputs and targets, or a "
+                "class of torch.nn.Module"
+            )
+        try:
+            return given(**self.arguments)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"loss: {self.path!r} made with {self.arguments}: {what}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.get_config()  # what is imported is imported anew elsewhere
 
 
 def is_each_its_own(loss: Loss) -> bool:
@@ -273,18 +310,13 @@ def _from_module(module: nn.Module) -> Loss:
     return CallableLoss(module, axes)
 
 
-@cache
-def _loss_at(path: str) -> CallableLoss:
-    function = import_object(path)
-    if not callable(function):
-        raise ConfigError(f"loss: {path!r} is not a function")
-    return _from_callable(function)
-
-
-def _from_callable(function: Callable[..., Any]) -> CallableLoss:
+def _from_callable(
+    function: Callable[..., Any], arguments: Mapping[str, Any] | None = None
+) -> CallableLoss:
+    arguments = dict(arguments or {})
     if not _has_reduction(function):
-        return CallableLoss(function)
-    return CallableLoss(partial(function, reduction="none"), "mean")
+        return CallableLoss(partial(function, **arguments) if arguments else function)
+    return CallableLoss(partial(function, **{"reduction": "none"} | arguments), "mean")
 
 
 def _has_reduction(function: Callable[..., Any]) -> bool:

@@ -20,6 +20,7 @@ from simfl.models.per_example import (
     match_shapes,
     mean_over_axes,
     require_one_each,
+    require_tensor,
     weighted_sums,
 )
 from simfl.optimizer.specs import build_component
@@ -101,6 +102,7 @@ class Accuracy(Metric):
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the share of right predictions of each example: [B]."""
+        require_tensor(self.name, outputs)
         if is_elementwise(outputs, targets):
             logits = outputs.reshape(targets.shape)
             right = ((logits > 0) == (targets > 0.5)) & ~logits.isnan()

@@ -21,6 +21,7 @@ __all__ = [
     "match_shapes",
     "mean_over_axes",
     "require_one_each",
+    "require_tensor",
     "sums_of_parts",
     "weighted_mean",
     "weighted_sums",
@@ -47,6 +48,21 @@ def require_one_each(what: str, values: Any, targets: Tensor) -> Tensor:
     return values
 
 
+def require_tensor(name: str, outputs: Any) -> None:
+    """Raise an error unless the module returned a tensor.
+
+    Raises:
+        ConfigError: with what it returned.
+    """
+    if not isinstance(outputs, Tensor):
+        names = f" of {', '.join(map(repr, outputs))}" if isinstance(outputs, Mapping) else ""
+        raise ConfigError(
+            f"{name}: the model returned a {type(outputs).__name__}{names}, but one tensor is "
+            "needed; wrap it in a module of yours that returns its logits, or use a loss of kind "
+            "python, which is handed whatever the model returns"
+        )
+
+
 def is_elementwise(outputs: Tensor, targets: Tensor) -> bool:
     """Say whether there is one output per target, perhaps with an axis of length 1 at the end."""
     return outputs.shape in (targets.shape, (*targets.shape, 1))
@@ -59,8 +75,9 @@ def match_shapes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, T
     [B, 1] and [B] would broadcast to [B, B].
 
     Raises:
-        ConfigError: if the shapes do not match.
+        ConfigError: if the shapes do not match, or outputs are no tensor.
     """
+    require_tensor(name, outputs)
     if not is_elementwise(outputs, targets):
         raise ConfigError(
             f"{name}: outputs of shape {list(outputs.shape)} do not fit targets of shape "
@@ -74,8 +91,9 @@ def match_classes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, 
     """Return outputs [B, ..., V] and targets [B, ...] as int64.
 
     Raises:
-        ConfigError: if targets are not integers, or the shapes do not match.
+        ConfigError: if targets are not integers, the shapes do not match, or outputs are no tensor.
     """
+    require_tensor(name, outputs)
     if targets.is_floating_point():
         raise ConfigError(f"{name}: targets are {targets.dtype}, but classes must be integers")
     if outputs.shape[:-1] != targets.shape:

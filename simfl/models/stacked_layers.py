@@ -154,6 +154,8 @@ def _is_known(layer: nn.Module) -> bool:
         return False
     if type(layer) is nn.Flatten:
         return (layer.start_dim, layer.end_dim) == (1, -1)
+    if type(layer) is nn.Dropout:
+        return layer.p == 0
     return type(layer) in (nn.Linear, Dropout) or type(layer) in _ELEMENTWISE
 
 

@@ -158,8 +158,12 @@ def _elastic(scenario: Scenario) -> Iterator[Fault]:
             yield f"{key}.min_actors", f"is {least}, more than {key}.actors, {number}; lower it"
         if least is not None and most is not None and least > most:
             yield f"{key}.min_actors", f"is {least}, more than {key}.max_actors, {most}; lower it"
-        if actors.num_gpus > 1 and actors.num_gpus % 1:
-            yield f"{key}.num_gpus", f"is {actors.num_gpus}; above 1 it must be a whole number"
+        if actors.num_gpus > 1:
+            yield (
+                f"{key}.num_gpus",
+                f"is {actors.num_gpus:g}, but an actor trains on one GPU; set it to 1, and "
+                "have more actors",
+            )
         if actors.accelerator_type is not None and actors.num_gpus == 0:
             yield (
                 f"{key}.accelerator_type",

@@ -226,8 +226,8 @@ class ActorsSection(Section):
     num_cpus: NonNegative = 1.0
     """The CPUs that Ray sets aside for each client actor."""
     num_gpus: NonNegative = 0.0
-    """The GPUs, or the share of one, that Ray sets aside for each client actor. Clients train on a
-    GPU if this is more than 0, and on CPUs otherwise."""
+    """The GPU, or the share of one, that Ray sets aside for each client actor: 1 at most. Clients
+    train on a GPU if this is more than 0, and on CPUs otherwise."""
     accelerator_type: Annotated[str, MinLen(1)] | None = None
     """The kind of GPU, such as ``A100`` or ``H200``, by Ray's names. null: any."""
     resources: dict[Annotated[str, MinLen(1)], Positive] = Field(default={})

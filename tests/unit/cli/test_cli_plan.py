@@ -77,9 +77,9 @@ def test_the_command_prints_the_plan_and_exits_with_1_if_it_does_not_fit(
     found = CliRunner().invoke(app, ["plan", str(file)])
     assert found.exit_code == 0
     assert "10.0.0.1  8 CPU, 2 GPU, 64.00 GiB" in found.output
-    unfit = CliRunner().invoke(app, ["plan", str(file), "--set", "cluster.num_gpus=3"])
+    unfit = CliRunner().invoke(app, ["plan", str(file), "--set", "cluster.num_cpus=9"])
     assert unfit.exit_code == 1
-    assert "with 1 CPU, 3 GPU each need more than there is" in unfit.output
+    assert "with 9 CPU each need more than there is" in unfit.output
 
 
 def test_a_client_that_fails_does_so_here_and_not_in_hour_three(

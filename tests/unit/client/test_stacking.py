@@ -157,6 +157,22 @@ class Drawing(nn.Module):
         return outputs
 
 
+def chain_with_dropout(p: float) -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 10), nn.Dropout(p))
+
+
+def convolution_with_dropout(p: float) -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 64)), nn.Conv1d(1, 1, 55), nn.Dropout1d(p), nn.Flatten()
+    )
+
+
+@pytest.mark.parametrize("model", [chain_with_dropout, convolution_with_dropout])
+def test_dropout_of_nothing_draws_nothing_and_is_stacked(model: Any) -> None:
+    spec = PythonModel(path=f"{__name__}:{model.__name__}", arguments={"p": 0.0})
+    assert choose(8, spec) == (8, None)
+
+
 def test_code_that_draws_from_torchs_generator_is_found_by_trying_it() -> None:
     size, note = choose(8, PythonModel(path=f"{__name__}:Drawing"))
     assert size == 1

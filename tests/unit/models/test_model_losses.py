@@ -248,6 +248,64 @@ def test_a_python_loss_tells_of_a_wrong_path_when_it_is_made() -> None:
         PythonLoss(path="math:pi")
 
 
+def test_a_python_loss_of_a_class_of_torch_is_made_with_the_arguments_and_called() -> None:
+    arguments = {"label_smoothing": 0.1}
+    loss = PythonLoss(path="torch.nn:CrossEntropyLoss", arguments=arguments)
+    outputs, targets = random(4, 3), classes(4, num_classes=3)
+    expected = F.cross_entropy(outputs, targets, label_smoothing=0.1, reduction="none")
+    torch.testing.assert_close(loss(outputs, targets), expected, **CLOSE)
+    restored = pickle.loads(pickle.dumps(loss))
+    assert torch.equal(restored(outputs, targets), loss(outputs, targets))
+    assert restored == loss
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "message"),
+    [
+        (
+            "torch.nn:CrossEntropyLoss",
+            {"smoothing": 0.1},
+            "CrossEntropyLoss' made with .*smoothing",
+        ),
+        ("fractions:Fraction", {}, "'fractions:Fraction' is a class; name a function of outputs"),
+    ],
+)
+def test_a_class_that_cannot_be_a_loss_is_told_of_when_it_is_named(
+    path: str, arguments: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PythonLoss(path=path, arguments=arguments)
+
+
+MODULE = nn.L1Loss()
+
+
+def test_a_python_loss_may_be_a_module_that_is_made_already() -> None:
+    loss = PythonLoss(path=f"{__name__}:MODULE")
+    assert loss(torch.tensor([[3.0, 1.0]]), torch.zeros(1, 2)).tolist() == [2.0]
+
+
+@pytest.mark.parametrize("given", [F.mse_loss, nn.MSELoss()])
+@pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (4, 1))])
+def test_a_column_is_not_broadcast_against_a_row_by_a_loss_of_torch(given, shapes) -> None:
+    """torch makes [4, 4] of them with a warning, and the mean of a row is no example's loss."""
+    outputs, targets = (torch.zeros(shape) for shape in shapes)
+    with (
+        pytest.warns(UserWarning, match="different to the input size"),
+        pytest.raises(ConfigError, match=r"made \[4, 4\] of .*squeeze"),
+    ):
+        as_loss(given)(outputs, targets)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "mse", "bce-with-logits"])
+def test_outputs_that_are_no_tensor_are_refused_with_the_remedy(name: str) -> None:
+    outputs = {"logits": torch.zeros(2, 3), "loss": torch.zeros(())}
+    with pytest.raises(
+        ConfigError, match=rf"{name}: the model returned a dict of 'logits', 'loss'.*kind python"
+    ):
+        as_loss(name)(outputs, torch.zeros(2, dtype=torch.int64))
+
+
 @pytest.mark.parametrize("given", ["cross-entropy", nn.CrossEntropyLoss(), F.cross_entropy])
 def test_losses_pickle(given) -> None:
     outputs, targets = random(4, 3), classes(4, num_classes=3)

@@ -168,3 +168,9 @@ def test_a_quotient_of_sums_adds_up_over_batches_and_another_does_not(
 
 def test_a_metric_that_raises_is_given_the_benefit_of_the_doubt() -> None:
     assert adds_up(Mean(), LOGITS, TARGETS)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "top-k", "mse"])
+def test_outputs_that_are_no_tensor_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: the model returned a tuple"):
+        Metric.from_name(name).sums((LOGITS,), TARGETS)  # type: ignore[arg-type]

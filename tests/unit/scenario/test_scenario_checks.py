@@ -74,8 +74,11 @@ from simfl.scenario import load_scenario
             ["cluster.min_actors: is 5, more than cluster.actors, 4; lower it"],
         ),
         (
-            ["cluster.num_gpus=1.5"],
-            ["cluster.num_gpus: is 1.5; above 1 it must be a whole number"],
+            ["cluster.num_gpus=2"],
+            [
+                "cluster.num_gpus: is 2, but an actor trains on one GPU; set it to 1, and have more "
+                "actors"
+            ],
         ),
         (
             ["cluster.accelerator_type=H200"],
