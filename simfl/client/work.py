@@ -43,6 +43,8 @@ class LocalWork:
     """Steps a round, however many examples a client has; then ``epochs`` is None."""
     batch_size: int | None = None
     """Examples a step; the last batch of an epoch may be smaller. None: all of them."""
+    drop_last: bool = False
+    """Whether that smaller batch is left out, unless it is the only one."""
     sclip: float | None = None
     """The L2 norm to which each example's gradient is clipped; None or 0: off. The sum of what is
     left is divided by ``batch_size``, however many examples the batch has: what one of them adds
@@ -52,8 +54,12 @@ class LocalWork:
         """Return how many steps clients make that hold so many examples each; any shape."""
         if self.steps is not None:
             return np.where(num_examples > 0, self.steps, 0)
-        size = self.batch_size or np.maximum(num_examples, 1)
-        batches: np.ndarray[Any, Any] = -(-num_examples // size) * (self.epochs or 0)
+        return self._batches_an_epoch(num_examples) * (self.epochs or 0)
+
+    def _batches_an_epoch(self, num_examples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        size = np.maximum(np.minimum(self.batch_size or num_examples, num_examples), 1)
+        batches: np.ndarray[Any, Any]
+        batches = num_examples // size if self.drop_last else -(-num_examples // size)
         return batches
 
     def clipped_share(self, size: int) -> float:
@@ -82,7 +88,7 @@ class LocalWork:
         if not num_steps:
             return []
         size = min(self.batch_size or num_rows, num_rows)
-        starts = range(0, num_rows, size)
+        starts = range(0, int(self._batches_an_epoch(np.asarray(num_rows))) * size, size)
         num_epochs = -(-num_steps // len(starts))
         own = derive_child(derive_seed(seed, "shuffle", round=round), client)
         seeds = np.array([derive_child(own, epoch) for epoch in range(num_epochs)])
@@ -105,7 +111,7 @@ class LocalWork:
         num_rows_C = np.array([len(own) for own in rows], dtype=np.int64)
         num_steps_C = self.num_steps(num_rows_C)
         size_C = np.minimum(self.batch_size or num_rows_C, num_rows_C)
-        steps_an_epoch_C = np.maximum(-(-num_rows_C // np.maximum(size_C, 1)), 1)
+        steps_an_epoch_C = np.maximum(self._batches_an_epoch(num_rows_C), 1)
         num_epochs_C = -(-num_steps_C // steps_an_epoch_C)
         drawn = _draw(rows, num_epochs_C, seed=seed, round=round, clients=clients)
 

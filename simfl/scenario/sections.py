@@ -158,6 +158,9 @@ class ClientSection(Section):
     """How many steps a client takes in a round, instead of ``epochs``."""
     batch_size: Count | None = None
     """The examples of a step. null: all that the client holds."""
+    drop_last: bool = False
+    """Whether the last batch of an epoch is left out where it is smaller, unless it is the only
+    one."""
     sclip: NonNegative | None = None
     """The L2 norm that each example's gradient is clipped to (DP-SGD): their sum is divided by
     ``batch_size``, also in a short batch, or without one by the client's own size. null or 0: off.

@@ -148,6 +148,7 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
             epochs=client.epochs,
             steps=client.steps,
             batch_size=client.batch_size,
+            drop_last=client.drop_last,
             sclip=client.sclip,
         ),
         seed=scenario.seed,

@@ -226,6 +226,18 @@ def test_a_step_limit_counts_on_through_the_epochs() -> None:
     assert sorted(np.concatenate(rows[:2])) == [0, 1, 2]
 
 
+def test_a_last_batch_that_is_smaller_can_be_left_out_unless_it_is_the_only_one() -> None:
+    """Seven examples are 3 + 3 (+ 1); the one that is left out is another in each epoch."""
+    work = LocalWork(epochs=4, batch_size=3, drop_last=True)
+    assert [len(batch) for batch in batches(work, 7)] == [3] * 8
+    epochs = np.concatenate(batches(work, 7)).reshape(4, 6)
+    assert all(len(set(epoch)) == 6 for epoch in epochs)
+    assert len({frozenset(epoch) for epoch in epochs}) > 1
+    assert [len(batch) for batch in batches(work, 6)] == [3] * 8
+    assert [len(batch) for batch in batches(work, 2)] == [2] * 4
+    assert work.num_steps(np.array([0, 1, 2, 3, 5, 7])).tolist() == [0, 4, 4, 4, 4, 8]
+
+
 def test_every_epoch_and_round_and_client_has_an_order_of_its_own() -> None:
     work = LocalWork(epochs=2)
     first, second = batches(work, 50)
@@ -236,8 +248,14 @@ def test_every_epoch_and_round_and_client_has_an_order_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "work",
-    [LocalWork(epochs=3), LocalWork(epochs=2, batch_size=4), LocalWork(epochs=None, steps=7)],
-    ids=["whole epochs", "batches", "steps"],
+    [
+        LocalWork(epochs=3),
+        LocalWork(epochs=2, batch_size=4),
+        LocalWork(epochs=None, steps=7),
+        LocalWork(epochs=2, batch_size=4, drop_last=True),
+        LocalWork(epochs=None, steps=7, batch_size=9, drop_last=True),
+    ],
+    ids=["whole epochs", "batches", "steps", "whole batches", "steps of whole batches"],
 )
 def test_clients_planned_together_have_the_batches_of_each_alone(work: LocalWork) -> None:
     rows = [np.arange(start, start + count) for start, count in ((0, 11), (20, 8), (30, 0))]

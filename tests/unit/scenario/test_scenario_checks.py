@@ -76,8 +76,8 @@ from simfl.scenario import load_scenario
         (
             ["cluster.num_gpus=2"],
             [
-                "cluster.num_gpus: is 2, but an actor trains on one GPU; set it to 1, and have more "
-                "actors"
+                "cluster.num_gpus: is 2, but an actor trains on one GPU; set it to 1, and "
+                "have more actors"
             ],
         ),
         (
