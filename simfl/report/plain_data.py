@@ -38,15 +38,28 @@ def read_yaml(text: str) -> dict[str, Any]:
     """
     try:
         # Not libyaml's loader: it takes the process down where something is nested very deeply.
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)
+    except _AliasError:
+        raise ValueError("it holds an alias") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ValueError(f"line {line} is not YAML") from None
     except Exception:  # PyYAML passes on whatever Python raises on a date or an integer
         raise ValueError("it is not YAML") from None
-    if _has_alias(value, set()):
-        raise ValueError("it holds an alias")
     return _mapping(value)
+
+
+class _AliasError(Exception):
+    """There is an alias."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Ends at the first alias, before anything is written out."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise _AliasError
+        return super().compose_node(parent, index)
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -71,13 +84,3 @@ def _clean(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [_clean(item, depth + 1) for item in value]
     return value
-
-
-def _has_alias(value: Any, seen: set[int]) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    if id(value) in seen:
-        return True
-    seen.add(id(value))
-    items = value.values() if isinstance(value, dict) else value
-    return any(_has_alias(item, seen) for item in items)

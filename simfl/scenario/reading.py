@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path as FilePath
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import yaml
 
 from simfl.errors import ScenarioError
-from simfl.scenario.document import Document, Path, Place
-from simfl.scenario.yaml_format import ScenarioLoader
+from simfl.scenario.document import Document, Path, Place, show
+from simfl.scenario.yaml_format import TWO_WAYS_TAG, ScenarioLoader, TooLargeError
 
 __all__ = ["parse_value", "read_document"]
 
 _MAX_DEPTH: Final = 50
 _MAX_VALUES: Final = 100_000
 """Aliases of aliases make large things of small files; no scenario is this large."""
+_TOO_DEEP: Final = "is nested too deeply"
+_TOO_MANY: Final = f"holds more than {_MAX_VALUES:,} values, aliases written out"
+_MERGE: Final = "<<"
+_MERGE_TAG: Final = "tag:yaml.org,2002:merge"
+
+_Entries: TypeAlias = "dict[Any, tuple[yaml.ScalarNode, yaml.Node]]"
+"""The nodes of key and value, by key."""
 
 
 def read_document(path: str | FilePath) -> Document:
@@ -66,25 +73,27 @@ class _Reader:
         self.has_lines = has_lines
         self.places: dict[Path, Place] = {}
         self._open: set[int] = set()
-        self._checked: set[int] = set()
+        self._merging: set[int] = set()
+        self._entries: dict[int, _Entries] = {}
         try:
-            self._loader = ScenarioLoader(text)
+            self._loader = ScenarioLoader(text, max_nodes=_MAX_VALUES, max_depth=_MAX_DEPTH + 1)
             self.root = self._loader.get_single_node()
+        except TooLargeError as error:
+            what = _TOO_DEEP if error.is_too_deep else _TOO_MANY
+            raise ScenarioError([f"{self._place(error.mark)}: {what}"]) from None
         except yaml.MarkedYAMLError as error:
             raise self._yaml_error(error) from None
         except yaml.YAMLError as error:
             reason = str(error).partition("\n")[0]
             raise ScenarioError([f"{origin}: is not valid YAML: {reason}"]) from None
-        except RecursionError:
-            raise ScenarioError([f"{origin}: is nested too deeply"]) from None
 
     def read(self, node: yaml.Node, path: Path) -> Any:
         """Return the node's value."""
         self.places.setdefault(path, self._place(node))
         if len(path) > _MAX_DEPTH:
-            raise self.error(node, "is nested too deeply")
+            raise self.error(node, _TOO_DEEP)
         if len(self.places) > _MAX_VALUES:
-            raise self.error(node, f"holds more than {_MAX_VALUES:,} values, aliases written out")
+            raise self.error(node, _TOO_MANY)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if id(node) in self._open:
@@ -108,37 +117,68 @@ class _Reader:
         )
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[Any, Any]:
-        self._check_keys(node)
         values = {}
-        for key_node, value_node in node.value:
-            key = self._scalar(key_node)
+        for key, (key_node, value_node) in self._merged(node, depth=len(path)).items():
             self.places[*path, key] = self._place(key_node)
             values[key] = self.read(value_node, (*path, key))
         return values
 
-    def _check_keys(self, node: yaml.MappingNode) -> None:
-        """Refuse a key that is there twice, then write out the merge keys (``<<``)."""
-        if id(node) in self._checked:
-            return
-        self._checked.add(id(node))
-        lines: dict[Any, int] = {}
-        for key_node, _ in node.value:
+    def _merged(self, node: yaml.MappingNode, *, depth: int) -> _Entries:
+        """Return the entries by key, those of merge keys (``<<``) among them.
+
+        A mapping's own stand before those it merges, and the first of these before the others.
+        Each key is there once, so that merging what merges others does not multiply them.
+        """
+        if id(node) in self._entries:
+            return self._entries[id(node)]
+        if depth > _MAX_DEPTH:
+            raise self.error(node, _TOO_DEEP)
+        own = self._own_entries(node)
+        key_node, merged = own.get(_MERGE, (None, None))
+        if key_node is not None and key_node.tag == _MERGE_TAG:
+            del own[_MERGE]
+        else:
+            merged = None
+        self._merging.add(id(node))
+        entries: _Entries = {}
+        for source in reversed(self._sources(merged)):
+            entries |= self._merged(source, depth=depth + 1)
+        self._merging.remove(id(node))
+        self._entries[id(node)] = entries | own
+        return self._entries[id(node)]
+
+    def _own_entries(self, node: yaml.MappingNode) -> _Entries:
+        entries: _Entries = {}
+        for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.error(key_node, "has a list or a mapping for a key; keys are text")
-            key, line = self._key(key_node), key_node.start_mark.line + 1
-            if key in lines:
-                both = f"lines {lines[key]} and {line}"
+            key = _MERGE if key_node.tag == _MERGE_TAG else self._scalar(key_node)
+            if key in entries:
+                lines = [n.start_mark.line + 1 for n in (entries[key][0], key_node)]
+                both = f"lines {lines[0]} and {lines[1]}"
                 raise self.error(key_node, f"the key {key!r} is there twice, in {both}; keep one")
-            lines[key] = line
-        try:
-            self._loader.flatten_mapping(node)
-        except yaml.MarkedYAMLError as error:
-            raise self._yaml_error(error) from None
+            entries[key] = (key_node, value_node)
+        return entries
 
-    def _key(self, node: yaml.ScalarNode) -> Any:
-        return "<<" if node.tag == "tag:yaml.org,2002:merge" else self._scalar(node)
+    def _sources(self, merged: yaml.Node | None) -> list[yaml.MappingNode]:
+        """Return the mappings that a merge key names: one, or a list of them."""
+        is_list = isinstance(merged, yaml.SequenceNode)
+        sources = merged.value if is_list else [] if merged is None else [merged]
+        for source in sources:
+            if not isinstance(source, yaml.MappingNode):
+                raise self.error(source, "is merged by '<<', and is no mapping")
+            if id(source) in self._merging:
+                raise self.error(source, "is an alias of something that holds this alias")
+        return sources
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
+        if node.tag == TWO_WAYS_TAG:
+            value = show(node.value)
+            raise self.error(
+                node,
+                f"{value} is one thing in YAML 1.1 and another in YAML 1.2; put it in quotes if it "
+                "is text, and write numbers as 10 or 0x1f, and true or false",
+            )
         if node.tag.rpartition(":")[2] not in ("str", "int", "float", "bool", "null", "value"):
             raise self.error(node, f"has the tag {node.tag!r}, which a scenario cannot hold")
         try:

@@ -1,4 +1,4 @@
-"""YAML as scenarios are written in: YAML 1.1 with ``1e-3`` for a number and dates for text."""
+"""YAML as scenarios are written in: what YAML 1.1 and 1.2 read alike, and dates as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-__all__ = ["ScenarioLoader", "dump_yaml", "flow_yaml"]
+__all__ = ["TWO_WAYS_TAG", "ScenarioLoader", "TooLargeError", "dump_yaml", "flow_yaml"]
 
 _FLOAT: Final = re.compile(
     r"""^[-+]?(?:
@@ -18,6 +18,18 @@ _FLOAT: Final = re.compile(
     )$""",
     re.VERBOSE,
 )
+_TWO_WAYS: Final = re.compile(
+    r"""^(?:
+        [-+]?0[0-9_]+                        # 010 is 8 in YAML 1.1, and 10 in YAML 1.2
+      | [-+]?[0-9][0-9_]*_[0-9_]*            # 1_000 is a number in 1.1, and text in 1.2
+      | [-+]?0b[01_]+ | [-+]0x[0-9a-fA-F_]+ | 0x[0-9a-fA-F]*_[0-9a-fA-F_]* | 0o[0-7]+
+      | [-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+   # 1:30 is 90 in 1.1, and text in 1.2
+      | yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF
+    )$""",
+    re.VERBOSE,
+)
+TWO_WAYS_TAG: Final = "tag:simfl,2026:read-in-two-ways"
+"""The tag of a plain scalar that YAML 1.1 and YAML 1.2 take for different things."""
 _FLOW_KEYS: Final = 3
 """Mappings of more keys are written with a line for each."""
 _FLOAT_TAG: Final = "tag:yaml.org,2002:float"
@@ -30,14 +42,46 @@ def _resolvers(former: dict[str, list[tuple[str, Any]]]) -> dict[str, list[tuple
         for first, pairs in former.items()
     }
     for first in "-+.0123456789":
-        kept[first] = [(_FLOAT_TAG, _FLOAT), *kept.get(first, [])]
+        kept[first] = [(TWO_WAYS_TAG, _TWO_WAYS), (_FLOAT_TAG, _FLOAT), *kept.get(first, [])]
+    for first in "yYnNoO":
+        kept[first] = [(TWO_WAYS_TAG, _TWO_WAYS), *kept.get(first, [])]
     return kept
 
 
 class ScenarioLoader(yaml.SafeLoader):
-    """Reads what a scenario may hold: text, numbers, true and false, null, lists, mappings."""
+    """Reads what a scenario may hold: text, numbers, true and false, null, lists, mappings.
+
+    Args:
+        text: what is read.
+        max_nodes: how many values it may hold, aliases not written out.
+        max_depth: how deeply they may be nested.
+    """
 
     yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
+
+    def __init__(self, text: str, *, max_nodes: int, max_depth: int) -> None:
+        super().__init__(text)
+        self._left = max_nodes
+        self._levels_left = max_depth
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node, unless there are too many of them, or on too many levels."""
+        self._left -= 1
+        self._levels_left -= 1
+        if self._left < 0 or self._levels_left < 0:
+            raise TooLargeError(self.peek_event().start_mark, is_too_deep=self._levels_left < 0)
+        node = super().compose_node(parent, index)
+        self._levels_left += 1
+        return node
+
+
+class TooLargeError(Exception):
+    """There are too many values, or too many levels of them."""
+
+    def __init__(self, mark: yaml.Mark, *, is_too_deep: bool) -> None:
+        super().__init__()
+        self.mark = mark
+        self.is_too_deep = is_too_deep
 
 
 class _ScenarioDumper(yaml.SafeDumper):

@@ -179,3 +179,14 @@ print([name for name in ("torch", "ray", "pydantic", "pyarrow", "plotly") if nam
 def test_the_scenario_is_plain_data(tmp_path):
     run = read(write_run(tmp_path / "a", scenario=SCENARIO))
     assert json.dumps(run.scenario) == json.dumps(SCENARIO)
+
+
+def test_a_scenario_with_aliases_is_not_written_out(tmp_path):
+    """Thirty mappings, each of which merges the one before nine times."""
+    lines = ["a0: &a0 {k: 1}"]
+    lines += [
+        f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}], x{i}: 1}}" for i in range(1, 30)
+    ]
+    folder = write_run(tmp_path / "run", done(3))
+    (folder / "scenario.yaml").write_text("\n".join(lines))
+    assert "scenario.yaml cannot be read: it holds an alias" in read(folder).faults

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from simfl.errors import ScenarioError
 from simfl.scenario import load_scenario
 from simfl.scenario.reading import parse_value, read_document
+from simfl.scenario.yaml_format import dump_yaml
 
 
 def test_a_missing_file_is_named(faults, minimal_yaml):
@@ -118,11 +121,78 @@ def test_aliases_that_multiply_are_refused(faults):
     assert "holds more than 100,000 values" in line
 
 
+@pytest.mark.parametrize("depth", [52, 250, 5000])
+def test_deep_nesting_is_refused(faults, depth):
+    assert faults("[" * depth + "]" * depth) == ["s.yaml:1: is nested too deeply"]
+
+
+def test_many_values_are_refused_before_they_are_written_out(faults):
+    (line,) = faults("\n".join(["rounds: 1", "x: ["] + [" 1,"] * 100_000 + ["]"]))
+    assert line.endswith("holds more than 100,000 values, aliases written out")
+
+
+def test_merge_keys_that_multiply_are_read_at_once(faults):
+    """Thirty mappings, each of which merges the one before nine times: 9 to the 29th entries."""
+    lines = ["a0: &a0 {k0: 1, k1: 1, k2: 1}"]
+    lines += [
+        f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}], x{i}: 1}}" for i in range(1, 30)
+    ]
+    assert {line.partition(": ")[2].partition(":")[0] for line in faults("\n".join(lines))} >= {
+        f"a{i}" for i in range(30)
+    }
+
+
+def test_merge_keys_in_a_long_chain_are_refused(faults):
+    """The outermost is the first to be read, before those that it merges."""
+    chain = "".join(f"a{i}: &a{i} {{<<: *a{i - 1}, x: 1}}, " for i in range(1, 2000))
+    text = f"y: 1\nx: {{<<: {{z: {{a0: &a0 {{}}, {chain}}}, <<: *a1999}}}}\n"
+    assert faults(text) == ["s.yaml:2: is nested too deeply"]
+
+
+def test_a_mapping_that_merges_itself_is_refused(faults):
+    assert faults("a: &a {<<: *a}") == ["s.yaml:1: is an alias of something that holds this alias"]
+
+
 @pytest.mark.parametrize(
-    ("depth", "place"), [(52, "s.yaml:1"), (250, "s.yaml:1"), (5000, "s.yaml")]
+    "text",
+    [
+        "{<<: {a: 1, b: 2}, b: 3}",
+        "{b: 3, <<: {a: 1, b: 2}, c: 4}",
+        "{<<: [{a: 1, b: 2}, {b: 3, c: 4}], c: 5}",
+        "[&x {a: 1}, &y {<<: *x, b: 2}, {<<: [*x, *y], a: 3}, {<<: *y}]",
+        "{<<: {<<: {a: 1}, b: 2}, d: {<<: {e: 1}}}",
+    ],
 )
-def test_deep_nesting_is_refused(faults, depth, place):
-    assert faults("[" * depth + "]" * depth) == [f"{place}: is nested too deeply"]
+def test_merge_keys_mean_what_they_mean_to_pyyaml(text):
+    value = parse_value(text, origin="x")
+    assert value == yaml.safe_load(text)
+    assert repr(value) == repr(yaml.safe_load(text))  # the order, too
+
+
+@pytest.mark.parametrize("text", ["{<<: 1}", "{<<: [{a: 1}, 2]}", "{<<: [[{a: 1}]]}"])
+def test_what_is_merged_and_no_mapping_is_refused(text):
+    with pytest.raises(ScenarioError, match="is merged by '<<', and is no mapping"):
+        parse_value(text, origin="x")
+
+
+TWO_WAYS = """010 -017 08 0_1 1_000 1_0 0b101 -0x1f 0x1_f 0o17 1:30 190:20:30 yes No ON off"""
+
+
+@pytest.mark.parametrize("text", TWO_WAYS.split())
+def test_what_yaml_1_1_and_1_2_read_differently_is_refused_unless_quoted(text):
+    with pytest.raises(ScenarioError, match="is one thing in YAML 1"):
+        parse_value(text, origin="x")
+    assert parse_value(f"'{text}'", origin="x") == text
+    written = dump_yaml({"key": text})
+    assert parse_value(written, origin="x") == {"key": text} == yaml.safe_load(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("10", 10), ("0", 0), ("-7", -7), ("0x1f", 31), ("0.5", 0.5), ("a:30", "a:30"), ("n", "n")],
+)
+def test_what_both_read_alike_is_read(text, value):
+    assert parse_value(text, origin="x") == value
 
 
 def test_aliases_and_merge_keys_are_taken(write):
@@ -150,7 +220,6 @@ server:
         ("-2e+3", -2000.0),
         (".5", 0.5),
         ("1.", 1.0),
-        ("1_000", 1000),
         ("2024-01-31", "2024-01-31"),
         ("1e", "1e"),
         ("e3", "e3"),
