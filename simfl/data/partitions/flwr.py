@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import io
+import warnings
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
@@ -11,6 +14,7 @@ import numpy as np
 
 from simfl.data.dataset import Array
 from simfl.data.partition import Partition
+from simfl.data.sources.huggingface import without_bars
 from simfl.errors import ConfigError, MissingExtraError, UnknownNameError
 from simfl.seeding import derive_seed, numpy_generator
 
@@ -57,14 +61,25 @@ class FlwrPartition(Partition):
         """
         partitioner = self._build(_flwr_module("flwr_datasets.partitioner"), seed=seed)
         try:
-            partitioner.dataset = _as_dataset(targets, columns, order=self._order(targets, seed))
-            parts = [
-                np.asarray(partitioner.load_partition(index)[:][_ROW], np.int64)
-                for index in range(partitioner.num_partitions)
-            ]
+            # Its progress goes to the terminal in several ways, and its warnings with their source.
+            with (
+                without_bars(),
+                redirect_stderr(io.StringIO()),
+                warnings.catch_warnings(action="ignore"),
+            ):
+                parts = self._parts(partitioner, targets, columns, seed=seed)
         except Exception as error:
             raise ConfigError(f"data.partition: {self.partitioner}: {error}") from error
         return _joined(parts, partitioner=self.partitioner)
+
+    def _parts(
+        self, partitioner: Any, targets: Array, columns: dict[str, Array], *, seed: int
+    ) -> list[Array]:
+        partitioner.dataset = _as_dataset(targets, columns, order=self._order(targets, seed))
+        return [
+            np.asarray(partitioner.load_partition(index)[:][_ROW], np.int64)
+            for index in range(partitioner.num_partitions)
+        ]
 
     def _order(self, targets: Array, seed: int) -> Array:
         if not self.shuffle:
@@ -80,8 +95,12 @@ class FlwrPartition(Partition):
         if self.partitioner not in known:
             raise UnknownNameError("flwr partitioner", self.partitioner, known)
         cls = getattr(module, self.partitioner)
-        arguments = {**self.arguments}
-        if "seed" in inspect.signature(cls).parameters:
+        parameters = inspect.signature(cls).parameters
+        arguments = {
+            name: np.array(value) if _wants_array(parameters.get(name), value) else value
+            for name, value in self.arguments.items()
+        }
+        if "seed" in parameters:
             arguments.setdefault("seed", derive_seed(seed, "data.partition"))
         try:
             return cls(**arguments)
@@ -90,6 +109,13 @@ class FlwrPartition(Partition):
                 f"data.partition.arguments: {self.partitioner} cannot be built with "
                 f"{self.arguments}: {error}"
             ) from error
+
+
+def _wants_array(parameter: inspect.Parameter | None, value: object) -> bool:
+    """Say whether a list, which is what YAML has, is to become an array."""
+    kinds = "" if parameter is None else str(parameter.annotation)
+    is_array = ("ndarray" in kinds or "NDArray" in kinds) and "list" not in kinds
+    return is_array and isinstance(value, list | tuple)
 
 
 def _flwr_module(name: str) -> ModuleType:

@@ -21,7 +21,7 @@ from simfl.data.source import Source, SourceData
 from simfl.data.sources.images import decode_images
 from simfl.errors import DataError, MissingExtraError, SimflError, did_you_mean, one_line
 
-__all__ = ["HuggingFace"]
+__all__ = ["HuggingFace", "without_bars"]
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FORMATS = {
@@ -130,7 +130,7 @@ class HuggingFace(Source):
                 "the 'huggingface' source", package="datasets", extra="hf"
             ) from error
         try:
-            with _without_references():
+            with _without_references(), without_bars():
                 return self._read(datasets, split)
         except SimflError:
             raise
@@ -176,6 +176,21 @@ def _require_name(name: str) -> None:
             f"{one_line(name)} is neither a file or folder, nor the name of a data set of the hub, "
             "such as ylecun/mnist"
         )
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Have the library show no progress of its own meanwhile; the hub's downloads do."""
+    import datasets
+
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 @contextmanager

@@ -73,7 +73,6 @@ def test_a_natural_partitioner_goes_by_another_column():
     assert sorted(south) == list(range(1, 200, 2))
 
 
-@pytest.mark.filterwarnings("ignore:The sum of partition sizes is 8")
 def test_a_size_partitioner_may_leave_rows_out():
     rows, offsets = split("SizePartitioner", {"partition_sizes": [3, 5]}, shuffle=False)
     assert offsets.tolist() == [0, 3, 8]
@@ -117,3 +116,55 @@ def test_without_the_package_the_extra_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "flwr_datasets.partitioner", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'simfl\[flwr\]'"):
         split("IidPartitioner", {"num_partitions": 2})
+
+
+BY_LABEL = {"partition_by": "label"}
+ROW_WISE = {
+    "ContinuousPartitioner": {"num_partitions": 4, "partition_by": "age", "strictness": 0.5},
+    "DirichletPartitioner": {"num_partitions": 4, "alpha": [5.0, 5.0, 5.0, 5.0], **BY_LABEL},
+    "DistributionPartitioner": {
+        "distribution_array": [[1, 1], [1, 1], [3, 1], [1, 3]],
+        "num_partitions": 4,
+        "num_unique_labels_per_partition": 2,
+        "preassigned_num_samples_per_label": 2,
+        **BY_LABEL,
+    },
+    "ExponentialPartitioner": {"num_partitions": 4},
+    "GroupedNaturalIdPartitioner": {"partition_by": "owner", "group_size": 2},
+    "IidPartitioner": {"num_partitions": 4},
+    "InnerDirichletPartitioner": {"partition_sizes": [50, 50, 50, 50], "alpha": 5.0, **BY_LABEL},
+    "LinearPartitioner": {"num_partitions": 4},
+    "NaturalIdPartitioner": {"partition_by": "owner"},
+    "PathologicalPartitioner": {"num_partitions": 4, "num_classes_per_partition": 2, **BY_LABEL},
+    "ShardPartitioner": {"num_partitions": 4, "num_shards_per_partition": 2, **BY_LABEL},
+    "SizePartitioner": {"partition_sizes": [100, 50, 30, 20]},
+    "SquarePartitioner": {"num_partitions": 4},
+}
+
+
+def test_all_row_wise_partitioners_are_tried():
+    import flwr_datasets.partitioner as module
+
+    names = {name for name in module.__all__ if not name.startswith("Vertical")}
+    assert names - {"Partitioner", "IdToSizeFncPartitioner"} == ROW_WISE.keys()
+
+
+@pytest.mark.parametrize("name", list(ROW_WISE))
+def test_a_partitioner_runs_on_what_yaml_has_and_says_nothing(name, capfd):
+    """No bars, and no warnings, which are errors here."""
+    columns = {
+        "owner": np.array([f"owner-{row % 8}" for row in range(200)]),
+        "age": np.linspace(20, 70, 200),
+    }
+    rows, offsets = split(name, ROW_WISE[name], columns=columns)
+    assert len(set(rows.tolist())) == len(rows) <= 200
+    assert len(offsets) - 1 == {"NaturalIdPartitioner": 8}.get(name, 4)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_distribution_partitioner_gives_each_client_its_share():
+    """Of class 2's 50 rows two clients get 2 each beforehand, and of the 46 three quarters and one
+    quarter, rounded down; the one that is left goes to the first."""
+    clients = held(*split("DistributionPartitioner", ROW_WISE["DistributionPartitioner"]))
+    counts = np.array([np.bincount(TARGETS[rows], minlength=4) for rows in clients])
+    assert sorted(counts[:, 2].tolist()) == [0, 0, 13, 37]
