@@ -68,6 +68,9 @@ class DataSection(Section):
     holdout_fraction: Fraction = 0.0
     """The share of each client's examples that it keeps for its own evaluation."""
 
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    """What examples and their splits are drawn by, so that runs with other seeds can have the same
+    data. null: the scenario's ``seed``."""
     divide_by: Positive | None = None
     """What inputs are divided by when a batch is read, giving float32: 255 for images of bytes.
     Until then they stay what they are, in the object store and on a GPU too. null: by nothing."""
@@ -79,7 +82,7 @@ class DataSection(Section):
         return build_dataset(
             self.source,
             self.partition,
-            seed=seed,
+            seed=seed if self.seed is None else self.seed,
             test_fraction=self.test_fraction,
             holdout_fraction=self.holdout_fraction,
             client_columns=client_columns,

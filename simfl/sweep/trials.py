@@ -115,7 +115,9 @@ def _numbers(record: RoundRecord) -> dict[str, float]:
 
 def data_key(scenario: Scenario) -> str:
     """Return what two scenarios have in common whose data are the same."""
-    own = [scenario.to_dict()["data"], scenario.seed, scenario.client_columns]
+    data = scenario.to_dict()["data"]
+    seed = scenario.seed if data["seed"] is None else None
+    own = [data, seed, scenario.client_columns]
     return json.dumps(own, sort_keys=True)
 
 

@@ -18,6 +18,7 @@ from simfl.data import (
     build_dataset,
 )
 from simfl.errors import ConfigError, DataError
+from simfl.scenario import load_scenario
 
 
 @dataclass(frozen=True)
@@ -231,3 +232,25 @@ def test_a_partition_may_leave_rows_out():
 def test_natural_clients_can_be_asked_for_by_another_column():
     data = SourceData(examples(), columns={"site": np.array(["b", "a", "b", "a"])})
     assert build(data, Natural(column="site")).train_rows(0).tolist() == [1, 3]
+
+
+def test_a_seed_of_the_datas_own_gives_one_data_set_to_runs_of_several_seeds():
+    plain = {
+        "rounds": 1,
+        "data": {
+            "source": "synthetic",
+            "clients": 5,
+            "test_fraction": 0.2,
+            "holdout_fraction": 0.2,
+        },
+        "model": {"kind": "logistic"},
+        "client": {"optimizer": {"lrate": 0.1}},
+    }
+
+    def digest(seed, data_seed=None):
+        data = plain["data"] | ({} if data_seed is None else {"seed": data_seed})
+        return load_scenario(plain | {"seed": seed, "data": data}).build_dataset().digest()
+
+    assert digest(1) != digest(2)
+    assert digest(1, data_seed=7) == digest(2, data_seed=7) == digest(7)
+    assert digest(1, data_seed=7) != digest(1, data_seed=0) == digest(0)
