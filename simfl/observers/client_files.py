@@ -50,8 +50,9 @@ class ClientFiles(Observer):
 
     def on_run_start(self, info: RunInfo) -> None:
         """Leave out the rows of rounds that are done again."""
-        for files in (self._clients, self._evaluations):
-            files.begin(done=len(info.history))
+        self._clients.begin(done=len(info.history))
+        evaluated = [record["round"] for record in info.history if "client_loss" in record]
+        self._evaluations.begin(done=max(evaluated, default=0))
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Take in the round's rows."""

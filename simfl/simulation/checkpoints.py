@@ -21,6 +21,7 @@ from simfl.observers import METRICS_FILE, RoundRecord
 from simfl.scenario import Scenario
 from simfl.scenario.plain import describe_changes
 from simfl.simulation.build import Simulation
+from simfl.simulation.evaluation import without_last_evaluation
 from simfl.vector import Vector
 
 __all__ = ["NOTHING", "Checkpoints", "hold"]
@@ -76,6 +77,7 @@ class Checkpoints:
         self.location = _place(scenario, folder).location
         self._every = section.every
         self._keep = section.keep
+        self._evaluation = scenario.evaluation
         self._fingerprint = scenario.fingerprint()
         self._tell = tell
         self._digest = _Digest()
@@ -211,7 +213,8 @@ class Checkpoints:
             CheckpointError: if a number is another one.
         """
         saved = found.checkpoint.positions.get(METRICS_FILE) if found.checkpoint else None
-        if saved is not None and saved != self._digest.of(history):
+        known = without_last_evaluation(history, self._evaluation)
+        if saved is not None and saved != self._digest.of(known):
             raise CheckpointError(
                 f"the numbers of {METRICS_FILE} are not those that {self.location} was written "
                 "after; put the file back, or run the scenario anew in another folder"
@@ -219,7 +222,8 @@ class Checkpoints:
 
     def note_history(self, history: Sequence[RoundRecord]) -> None:
         """Have the next checkpoint know the records of its rounds again."""
-        self._positions = {METRICS_FILE: self._digest.of(history)}
+        known = without_last_evaluation(history, self._evaluation)
+        self._positions = {METRICS_FILE: self._digest.of(known)}
 
     def is_due(self, round: int) -> bool:
         """Say whether the run is saved after this round."""

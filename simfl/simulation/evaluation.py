@@ -12,10 +12,11 @@ import numpy as np
 from simfl.engine import Engine, Handle
 from simfl.messages import EvaluationChunk, FloatColumn
 from simfl.models.model import MetricSums
-from simfl.observers import OVER_CLIENTS, ClientEvaluation
+from simfl.observers import OVER_CLIENTS, ClientEvaluation, RoundRecord, measured
+from simfl.scenario.sections import EvaluationSection
 from simfl.simulation.build import Simulation
 
-__all__ = ["Evaluated", "better_values", "evaluate", "over_clients"]
+__all__ = ["Evaluated", "better_values", "evaluate", "over_clients", "without_last_evaluation"]
 
 WORST_SHARE = 0.1
 """The share of clients whose mean is reported as the worst."""
@@ -47,6 +48,30 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
         clients = _by_client(_evaluate_clients(simulation, engine, handle))
         metrics |= over_clients(clients, ascending=ascending)
     return Evaluated(metrics, clients)
+
+
+def without_last_evaluation(
+    history: Sequence[RoundRecord], options: EvaluationSection
+) -> list[RoundRecord]:
+    """Return the records as a longer run has them: its last round here is not evaluated for that.
+
+    Args:
+        history: of the first rounds.
+        options: say which rounds are evaluated after anyway.
+    """
+    if not history:
+        return []
+    last = history[-1]
+    extra = {
+        name
+        for name in measured(last).keys() - {"train_loss"}
+        if not _is_due(
+            options.clients_every if name.startswith("client_") else options.every,
+            last["round"],
+            is_last=False,
+        )
+    }
+    return [*history[:-1], {name: value for name, value in last.items() if name not in extra}]
 
 
 def _evaluate_clients(simulation: Simulation, engine: Engine, handle: Handle) -> list[MetricSums]:

@@ -35,7 +35,7 @@ from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.build import Simulation, build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
 from simfl.simulation.clock import PhaseClock
-from simfl.simulation.evaluation import better_values
+from simfl.simulation.evaluation import better_values, without_last_evaluation
 from simfl.simulation.folder import (
     SCENARIO_FILE,
     begin_run,
@@ -257,14 +257,10 @@ def _run_prepared(
     how: _How,
     clock: PhaseClock,
 ) -> Rounds:
-    if found.checkpoint is not None:
-        checkpoints.require_fit(found, simulation.server.build_model().get_weights())
-    checkpoints.note_run(found, simulation)
+    history = _past(simulation, folder, checkpoints, found)
+    done = len(history)
     for note in simulation.notes:
         _tell(note)
-    done = found.checkpoint.round if found.checkpoint else 0
-    history = read_history(folder, done)
-    checkpoints.require_history(found, history)
     observers = _observers(simulation.scenario, folder, how.backend, progress=how.progress)
     last = Guarded(SummaryFile(folder), SUMMARY_FILE, out=folder, tell=_tell)
     journal = Journal(observers, last, history=history, clock=clock)
@@ -320,6 +316,20 @@ def _run_prepared(
         raise
     summary = journal.end(status=status, memory=memory)
     return Result(journal.history, arrays, summary, folder)
+
+
+def _past(
+    simulation: Simulation, folder: Path, checkpoints: Checkpoints, found: Found
+) -> list[RoundRecord]:
+    """Return the records of the rounds that are done, once it is seen that the run can go on."""
+    if found.checkpoint is not None:
+        checkpoints.require_fit(found, simulation.server.build_model().get_weights())
+    checkpoints.note_run(found, simulation)
+    history = read_history(folder, found.checkpoint.round if found.checkpoint else 0)
+    checkpoints.require_history(found, history)
+    if len(history) == simulation.scenario.rounds:
+        return history
+    return without_last_evaluation(history, simulation.scenario.evaluation)
 
 
 def _hold(scenario: Scenario, folder: Path, held: ExitStack) -> list[Lease]:

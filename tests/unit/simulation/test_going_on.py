@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 import simfl
 from simfl.errors import CheckpointError, InputError
+from simfl.observers import reproducible
 from simfl.scenario import load_scenario
+from simfl.simulation import run_by_round
 
 GROUPS = [
     {"name": "a", "clients": {"fraction": 0.5}, "num_cpus": 0.5},
@@ -158,3 +162,36 @@ def test_code_that_changed_is_told_of(
     assert "changed since the checkpoint of round 4: going_on_plugin; the numbers from here" in said
     simfl.run(scenario | {"rounds": 8}, out=out, backend="inline", resume="auto")
     assert "changed since" not in capsys.readouterr().err
+
+
+def test_a_run_of_more_rounds_is_evaluated_after_no_other_rounds_than_the_longer_run(
+    tmp_path: Path,
+) -> None:
+    """Neither where its former last round is, which was evaluated as such and saved."""
+    plain = {
+        "rounds": 8,
+        "data": {
+            "source": "digits",
+            "test_fraction": 0.2,
+            "partition": {"kind": "iid", "clients": 4},
+        },
+        "model": {"kind": "logistic"},
+        "client": {"batch_size": 64, "optimizer": {"lrate": 0.1}},
+        "evaluation": {"every": 3, "clients_every": 4},
+        "checkpoint": {"every": 5},
+    }
+    simfl.run(plain, out=tmp_path / "longer", backend="inline")
+    out = tmp_path / "out"
+    simfl.run(plain | {"rounds": 5}, out=out, backend="inline")
+    rounds = run_by_round(load_scenario(plain), out, backend="inline")
+    next(rounds)
+    with pytest.raises(KeyboardInterrupt):
+        rounds.throw(KeyboardInterrupt())
+    simfl.resume(out, backend="inline")
+    assert read(out) == read(tmp_path / "longer")
+
+
+def read(folder: Path) -> tuple[Any, ...]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    table = pq.read_table(folder / "evaluations.parquet").to_pydict()
+    return [reproducible(json.loads(line)) for line in lines], table
