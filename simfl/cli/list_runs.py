@@ -11,11 +11,14 @@ import typer
 
 from simfl.cli.exit_codes import exit_codes
 from simfl.cli.tables import print_table
+from simfl.errors import one_line, printable
 
 if TYPE_CHECKING:
     from simfl.report.reading import Run
 
 __all__ = ["list_runs"]
+
+_MAX_REASON = 300
 
 
 @exit_codes()
@@ -45,6 +48,16 @@ def list_runs(
     header = ("run", "name", "state", "round", "result", "time", "last written")
     rows = [_row(run, folder, now) for run in runs]
     print_table(header, rows, title=f"{len(runs)} runs in {folder}")
+    for run in runs:
+        if reason := _reason(run):
+            typer.echo(f"{printable(str(run.folder.relative_to(folder)))} {run.state}: {reason}")
+
+
+def _reason(run: Run) -> str | None:
+    """Return what ended a run that failed, on one line."""
+    error = run.summary.get("error") if run.state == "failed" else None
+    text = one_line(error) if isinstance(error, str) else ""
+    return (text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 3]}...") or None
 
 
 def _row(run: Run, parent: Path, now: float) -> tuple[str, ...]:
@@ -82,6 +95,7 @@ def _described(run: Run) -> dict[str, Any]:
         "folder": str(run.folder),
         "name": run.name,
         "state": run.state,
+        "error": _reason(run),
         "round": run.rounds,
         "rounds": run.planned_rounds,
         "metric": key,

@@ -232,8 +232,12 @@ def _headline(info: RunInfo) -> str:
 
 
 def _closing(info: RunInfo, summary: Summary) -> str:
-    rounds, seconds = summary["rounds"], summary["wall_seconds"]
-    lines = [f"{summary['status']}: {rounds} rounds in {_duration(seconds, digits=1)}"]
+    lasted = _duration(summary["wall_seconds"], digits=1)
+    if before := summary.get("resumed_after_round", 0):  # the seconds are those since then
+        own = f"{summary['rounds'] - before} rounds since round {before}"
+        lines = [f"{summary['status']} after round {summary['rounds']}: {own} in {lasted}"]
+    else:
+        lines = [f"{summary['status']}: {summary['rounds']} rounds in {lasted}"]
     if summary["seconds_to_first_round"] is not None:
         lines[0] += f", the first after {_duration(summary['seconds_to_first_round'], digits=1)}"
     if summary["final"]:

@@ -50,6 +50,19 @@ def test_runs_are_listed_the_last_one_first(simfl):
     assert lines[3][-3:] == ["2", "h", "ago"]
 
 
+def test_why_a_run_failed_is_listed(simfl):
+    write_run("runs/a", status="failed")
+    summary = json.loads(Path("runs/a/summary.json").read_text())
+    reason = "client 3 failed in round 2:\n no such\x1b[31m file " + "x" * 400
+    Path("runs/a/summary.json").write_text(json.dumps(summary | {"error": reason}))
+    write_run("runs/b", status="done")
+    last = simfl("ls").stdout.splitlines()[-1]
+    assert last.startswith("a failed: client 3 failed in round 2: no such'\\x1b'[31m file xxx")
+    assert last.endswith("x...")
+    errors = [run["error"] for run in json.loads(simfl("ls", "--json").stdout)]
+    assert [error and error[:8] for error in sorted(errors, key=str)] == [None, "client 3"]
+
+
 def test_a_damaged_run_is_listed_as_such(simfl):
     write_run("runs/a", status=None)
     with Path("runs/a/metrics.jsonl").open("a") as file:
@@ -67,6 +80,7 @@ def test_the_list_of_runs_is_there_for_programs(simfl):
         "folder": "elsewhere/a",
         "name": "small",
         "state": "done",
+        "error": None,
         "round": 3,
         "rounds": 3,
         "metric": "accuracy",

@@ -188,3 +188,13 @@ def test_what_has_no_value_is_a_dash() -> None:
     lines.on_run_end(SUMMARY | {"final": {"accuracy": None, "client_accuracy_count": 7}})
     assert "train_loss —  accuracy 0.5000" in text.getvalue()
     assert "accuracy —  client_accuracy_count 7" in text.getvalue()
+
+
+def test_the_rounds_and_the_seconds_of_a_resumed_run_are_those_since_then() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    observer = ProgressLines(console)
+    observer.on_run_start(replace(INFO, rounds=2000, history=({"round": 1},) * 1050))
+    summary: Summary = {**SUMMARY, "status": "interrupted", "rounds": 1731, "wall_seconds": 24.0}
+    observer.on_run_end(summary | {"resumed_after_round": 1050})
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "interrupted after round 1731: 681 rounds since round 1050 in 24.0 s" in said
