@@ -13,7 +13,7 @@ from simfl.data.partitions.natural import Natural
 from simfl.data.scaling import Scaling, check_scaling, join_scalings
 from simfl.data.source import Source, SourceData
 from simfl.data.splits import hold_out, take_test_split
-from simfl.data.validation import check_rows, check_source_data
+from simfl.data.validation import check_source_data, check_split
 from simfl.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["build_dataset"]
@@ -50,8 +50,8 @@ def build_dataset(
     _check_fraction("holdout_fraction", holdout_fraction)
     data = _scaled(_load(source, test_fraction=test_fraction, seed=seed), scaling)
     chosen = partition if partition is not None else _by_client(data)
-    rows, offsets = chosen.split(data.train.targets, data.columns, seed=seed)
-    check_rows(rows, offsets, examples=len(data.train), partition=chosen.name)
+    split = chosen.split(data.train.targets, data.columns, seed=seed)
+    rows, offsets = check_split(split, examples=len(data.train), partition=chosen)
     holdout_offsets = offsets[1:]
     if holdout_fraction > 0:
         rows, holdout_offsets = hold_out(rows, offsets, fraction=holdout_fraction, seed=seed)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from simfl.data.dataset import Array, ArrayTree, Examples
+from simfl.data.partition import Partition
 from simfl.data.source import SourceData
 from simfl.errors import DataError
 
-__all__ = ["check_rows", "check_source_data"]
+__all__ = ["check_source_data", "check_split"]
 
 _CHUNK_CELLS: Final = 1 << 22
 
@@ -35,24 +36,48 @@ def check_source_data(data: SourceData) -> None:
         _check_alike(data.train, data.test)
 
 
-def check_rows(rows: Array, offsets: Array, *, examples: int, partition: str) -> None:
-    """Check what a partition returned.
+def check_split(split: Any, *, examples: int, partition: Partition) -> tuple[Array, Array]:
+    """Return the rows and offsets that a partition has returned, each (any,) int64, checked.
 
     Raises:
-        DataError: if a client holds no row, or a row is out of range or used twice.
+        DataError: if they are no such arrays, there are not as many clients as the partition says,
+            a client holds no row, or a row is out of range or held twice.
     """
-    sizes = np.diff(offsets)
-    where = f"data.partition {partition!r}"
+    where = f"data.partition {partition.name!r}"
+    if not isinstance(split, tuple | list) or len(split) != 2:
+        raise DataError(f"{where} returned {type(split).__name__}; it must return (rows, offsets)")
+    rows = _integers(split[0], what=f"{where} returned rows")
+    offsets = _integers(split[1], what=f"{where} returned offsets")
+    sizes, expected = np.diff(offsets), partition.num_clients
     if len(sizes) == 0 or offsets[0] != 0 or offsets[-1] != len(rows):
         raise DataError(f"{where} returned offsets that don't go from 0 to its {len(rows)} rows")
+    if expected is not None and len(sizes) != expected:
+        raise DataError(f"{where} made {len(sizes)} clients, but its num_clients is {expected}")
     if (sizes < 1).any():
         client = int((sizes < 1).argmax())
         raise DataError(f"{where} left client {client} without examples; each must hold one")
-    if rows.min() < 0 or rows.max() >= examples:
-        raise DataError(f"{where} returned row {rows.max()}, but there are {examples} examples")
+    if (is_out := (rows < 0) | (rows >= examples)).any():
+        raise DataError(
+            f"{where} returned row {rows[is_out][0]}, but there are {examples} examples, "
+            "numbered from 0"
+        )
     uses = np.bincount(rows, minlength=examples)
     if uses.max() > 1:
         raise DataError(f"{where} returned row {int(uses.argmax())} {uses.max()} times")
+    return rows, offsets
+
+
+def _integers(values: Any, *, what: str) -> Array:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # a list of lists of several lengths
+        raise DataError(f"{what} of several lengths; they must be one row of integers") from None
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise DataError(
+            f"{what} of {array.dtype} and shape {list(array.shape)}; they must be one row of "
+            "integers"
+        )
+    return array.astype(np.int64, copy=False)
 
 
 def _check_examples(examples: Examples, *, what: str) -> None:

@@ -1,5 +1,5 @@
 """Who takes part in a round."""
 
-from simfl.sampling.sampler import Sampler, Uniform, Weighted, plan_round
+from simfl.sampling.sampler import Proportional, Sampler, Uniform, Weighted, plan_round
 
-__all__ = ["Sampler", "Uniform", "Weighted", "plan_round"]
+__all__ = ["Proportional", "Sampler", "Uniform", "Weighted", "plan_round"]

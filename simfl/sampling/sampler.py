@@ -1,4 +1,7 @@
-"""Sampler: who takes part in a round. A cohort depends on the seed and the round alone."""
+"""Sampler: who takes part in a round. A cohort depends on the seed and the round alone.
+
+Shapes: N clients of the population, K of a round.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from simfl.component import Component
+from simfl.errors import ConfigError
 from simfl.messages import RoundPlan
 from simfl.seeding import numpy_generator
 
-__all__ = ["Sampler", "Uniform", "Weighted", "plan_round"]
+__all__ = ["Proportional", "Sampler", "Uniform", "Weighted", "plan_round"]
 
 
 class Sampler(Component, kind="sampler"):
@@ -24,7 +28,7 @@ class Sampler(Component, kind="sampler"):
 
         Args:
             num_examples: [population] how many examples each client trains on.
-            size: how many to draw, at most the population.
+            size: how many to draw, at most the population; all of it, too, is asked for.
             rng: the round's own generator.
         """
         raise NotImplementedError(f"{type(self).__name__} has no sample()")
@@ -48,11 +52,14 @@ class Uniform(Sampler):
 
 @dataclass(frozen=True)
 class Weighted(Sampler):
-    """Draw clients in proportion to their examples, without replacement.
+    """Draw clients one after another, each in proportion to its examples among those left.
 
-    With ``server.weighting: uniform`` this is the other unbiased scheme of FedAvg.
+    Of one client a round that is a share in proportion to its examples. Of more it is not: large
+    clients are drawn less often than in proportion, and small ones more. Of two out of three
+    clients with 2, 1 and 1 examples, they take part with 5/6, 7/12 and 7/12. For 1, 1/2 and 1/2
+    there is ``proportional``.
 
-    Source: Li et al., 2020, Scheme I, https://arxiv.org/abs/1907.02189 (there with replacement)
+    Source: Efraimidis and Spirakis, 2006, https://doi.org/10.1016/j.ipl.2005.11.003
     """
 
     name: ClassVar[str] = "weighted"
@@ -64,6 +71,42 @@ class Weighted(Sampler):
         with np.errstate(divide="ignore"):
             keys = np.log(num_examples) + rng.gumbel(size=len(num_examples))
         return np.argpartition(-keys, size - 1)[:size]
+
+
+@dataclass(frozen=True)
+class Proportional(Sampler):
+    """Draw clients so that each takes part in proportion to its examples, without replacement.
+
+    Client i of N is in a cohort of K with the probability K n_i / sum of n, exactly; a client for
+    which that is 1 or more takes part in every round, and the rest is drawn from the others. With
+    ``server.weighting: uniform`` a round's mean is then unbiased: its expectation is the mean by
+    examples over the population, as with FedAvg's other scheme, unless a client is certain.
+
+    Systematic sampling: the clients' shares lie beside each other in random order, and points at
+    equal distances, of which the first is drawn, say who is in.
+
+    Source: Madow, 1949, https://doi.org/10.1214/aoms/1177729988; the scheme: Li et al., 2020,
+    Scheme I, https://arxiv.org/abs/1907.02189 (there with replacement)
+    """
+
+    name: ClassVar[str] = "proportional"
+
+    def sample(
+        self, num_examples: np.ndarray[Any, Any], size: int, *, rng: np.random.Generator
+    ) -> np.ndarray[Any, Any]:
+        """Return ids drawn systematically; in integers, so that nothing is rounded."""
+        order_N = rng.permutation(len(num_examples))
+        counts_N = num_examples[order_N].astype(np.int64)
+        is_certain_N, left, total = np.zeros(len(order_N), bool), size, int(counts_N.sum())
+        while left and total and (more_N := ~is_certain_N & (left * counts_N >= total)).any():
+            is_certain_N |= more_N
+            left, total = left - int(more_N.sum()), total - int(counts_N[more_N].sum())
+        certain, rest = order_N[is_certain_N], order_N[~is_certain_N]
+        if not total:  # those that are left hold nothing, and any of them will do
+            return np.concatenate([certain, rest[:left]])
+        ends = np.cumsum(left * num_examples[rest].astype(np.int64))
+        points = int(rng.integers(total)) + total * np.arange(left)
+        return np.concatenate([certain, rest[np.searchsorted(ends, points, side="right")]])
 
 
 def plan_round(
@@ -81,15 +124,45 @@ def plan_round(
         sampler: the rule.
         num_examples: [population] how many examples each client trains on.
         num_steps: [population] how many local steps each client makes.
-        size: how many take part; the whole population needs no drawing.
+        size: how many take part.
         seed: the run's seed.
         round: which round, from 1.
+
+    Raises:
+        ConfigError: if the sampler returns anything but ``size`` different ids.
     """
-    if size == len(num_examples):
-        clients = np.arange(size)
-    else:
-        rng = numpy_generator(seed, "cohort", round=round)
-        clients = np.sort(sampler.sample(num_examples, size, rng=rng))
+    rng = numpy_generator(seed, "cohort", round=round)
+    drawn = sampler.sample(num_examples, size, rng=rng)
+    clients = np.sort(_checked(drawn, sampler.name, size=size, population=len(num_examples)))
     order = np.argsort(-num_steps[clients], kind="stable")
     clients = clients[order]
     return RoundPlan(round, tuple(clients.tolist()), tuple(num_steps[clients].tolist()))
+
+
+def _checked(drawn: Any, name: str, *, size: int, population: int) -> np.ndarray[Any, Any]:
+    """Return what a sampler has drawn as ids.
+
+    Raises:
+        ConfigError: if it is anything but ``size`` different ids.
+    """
+    where = f"sampler {name!r}"
+    wanted = f"it must return {size} different ids from 0 to {population - 1}"
+    try:
+        ids = np.asarray(drawn)
+    except ValueError:  # a list of lists of several lengths
+        raise ConfigError(f"{where} returned {type(drawn).__name__}; {wanted}") from None
+    if ids.ndim == 1 and len(ids) != size:
+        raise ConfigError(f"{where} returned {len(ids)} clients, but {size} take part in a round")
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ConfigError(f"{where} returned {ids.dtype} of shape {list(ids.shape)}; {wanted}")
+    if (is_out := (ids < 0) | (ids >= population)).any():
+        raise ConfigError(
+            f"{where} returned client {ids[is_out][0]}, but clients are numbered from 0 to "
+            f"{population - 1}"
+        )
+    found, times = np.unique(ids, return_counts=True)
+    if len(found) < size:
+        raise ConfigError(
+            f"{where} returned client {found[times.argmax()]} {times.max()} times; {wanted}"
+        )
+    return ids.astype(np.int64)

@@ -96,7 +96,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     choices = _choose_stacks(scenario, client, dataset, cohort_size, group_of)
     stacks = tuple(choice.size for choice in choices)
     num_examples = dataset.num_train_examples()
-    return Simulation(
+    simulation = Simulation(
         scenario=scenario.with_stacks(stacks),
         dataset=dataset,
         client=client,
@@ -113,6 +113,15 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
             *_notes_on_metrics(scenario, client, server, dataset),
         ),
     )
+    _try_sampler(simulation)
+    return simulation
+
+
+def _try_sampler(simulation: Simulation) -> None:
+    try:
+        simulation.plan_round(1)
+    except ConfigError as error:
+        raise simulation.scenario.fault("client.sampler", str(error)) from error
 
 
 def _cohort_size(scenario: Scenario, population: int) -> int:

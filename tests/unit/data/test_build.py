@@ -200,7 +200,7 @@ class Fixed(Partition):
     offsets: Any
 
     def split(self, targets, columns, *, seed):
-        return np.array(self.rows, np.int64), np.array(self.offsets, np.int64)
+        return self.rows, self.offsets
 
 
 # Named only now: a class that has a name when it is made registers itself for all tests.
@@ -216,11 +216,44 @@ Fixed.name = "fixed"
         ((0, 1, 1), (0, 2, 3), "returned row 1 2 times"),
         ((0, 1), (0, 1), "returned offsets that don't go from 0 to its 2 rows"),
         ((), (0,), "returned offsets that don't go from 0 to its 0 rows"),
+        ((0, -1), (0, 2), "returned row -1, but there are 4 examples"),
+        (
+            (0.0, 1.0),
+            (0, 2),
+            r"returned rows of float64 and shape \[2\]; they must be one row of int",
+        ),
+        ((True, False), (0, 2), r"returned rows of bool and shape \[2\]"),
+        (((0, 1), (2, 3)), (0, 2), r"returned rows of int64 and shape \[2, 2\]"),
+        (((0, 1), (2,)), (0, 2), "returned rows of several lengths"),
+        ((0, 1), (0.0, 2.0), r"returned offsets of float64"),
+        ((0, 1), None, r"returned offsets of object and shape \[\]"),
     ],
 )
 def test_a_partition_of_ones_own_that_is_wrong_is_refused(rows, offsets, message):
     with pytest.raises(DataError, match=message):
         build(SourceData(examples()), Fixed(rows, offsets))
+
+
+@dataclass(frozen=True)
+class Miscounting(Fixed):
+    """A partition that makes other clients than it says."""
+
+    clients: int = 3
+
+
+Miscounting.name = "miscounting"
+
+
+def test_a_partition_that_makes_other_clients_than_it_says_is_refused():
+    with pytest.raises(DataError, match=r"'miscounting' made 2 clients, but its num_clients is 3"):
+        build(SourceData(examples()), Miscounting((0, 1), (0, 1, 2)))
+
+
+@pytest.mark.parametrize(("split", "kind"), [(None, "NoneType"), ((0, 1, 2), "tuple")])
+def test_a_partition_that_returns_no_pair_is_refused(monkeypatch, split, kind):
+    monkeypatch.setattr(Fixed, "split", lambda *args, **options: split)
+    with pytest.raises(DataError, match=rf"'fixed' returned {kind}; it must return \(rows, offset"):
+        build(SourceData(examples()), Fixed((), ()))
 
 
 def test_a_partition_may_leave_rows_out():

@@ -23,6 +23,7 @@ from simfl.errors import InputError, NonFiniteUpdateError, RunError, ScenarioErr
 from simfl.models import DataShape, Metric
 from simfl.observers import RECORD_FIELDS, ClientTable, Observer, RoundRecord, measured
 from simfl.optimizer import Context, OptiModule, State
+from simfl.sampling import Uniform
 from simfl.simulation import build, run_by_round
 from simfl.simulation.folder import read_history
 from simfl.vector import Vector
@@ -166,6 +167,14 @@ def test_a_cohort_too_small_for_a_robust_rule_is_refused_before_anything_starts(
     scenario["client"]["per_round"] = 3
     scenario["server"] = {"aggregator": aggregator}
     with pytest.raises(ScenarioError, match=message):
+        build(simfl.load_scenario(scenario))
+
+
+def test_a_sampler_that_returns_no_cohort_is_refused_before_anything_starts(
+    scenario: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Uniform, "sample", lambda *args, **options: [2, 2])
+    with pytest.raises(ScenarioError, match=r"client\.sampler: sampler 'uniform' returned"):
         build(simfl.load_scenario(scenario))
 
 
