@@ -43,8 +43,9 @@ class ServerRecipe:
     seed: int
 
     def build_model(self) -> TorchModel:
-        """Build the model with the run's initial weights."""
-        return TorchModel(build_module(self.spec, self.shape, seed=self.seed), self.loss)
+        """Build the model with the run's initial weights; it measures nothing but the loss."""
+        module = build_module(self.spec, self.shape, seed=self.seed)
+        return TorchModel(module, self.loss, metrics=())
 
     def build(self) -> Server:
         """Build the server."""

@@ -21,7 +21,7 @@ import torch
 
 from simfl.checkpoint import ShardInfo, StateFile, delete_unused_shards, open_storage
 from simfl.client import ClientHost, ClientRecipe
-from simfl.cluster.code import ModuleSource, install_sources
+from simfl.cluster.code import ModuleSource, install_main, install_sources
 from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.logs import log, log_as, log_client_errors, log_round, log_trained
 from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast, pack_states
@@ -87,6 +87,8 @@ class ActorSetup:
     """Whether to use deterministic kernels only."""
     sources: Mapping[str, ModuleSource] = field(default_factory=dict)
     """Modules of those folders, imported from their text."""
+    main: bytes = b""
+    """What ``read_main`` returned, pickled by value."""
 
     def open_recipe(self, label: str) -> Any:
         """Prepare this process, that of the actor called so, and return the recipe."""
@@ -94,6 +96,8 @@ class ActorSetup:
         torch.set_num_threads(self.threads)
         install_sources(self.sources)
         import_plugins(self.plugins, search=self.search)
+        if self.main:
+            install_main(pickle.loads(self.main))
         return pickle.loads(self.recipe)
 
 

@@ -13,12 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.abc import InspectLoader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.readers import FileReader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-__all__ = ["ModuleSource", "install_sources", "read_sources"]
+from simfl.component import Component, import_object
+
+__all__ = ["ModuleSource", "install_main", "install_sources", "read_main", "read_sources"]
 
 _OURS = __name__.partition(".")[0]
 
@@ -48,6 +51,23 @@ def read_sources(search: Iterable[str]) -> dict[str, ModuleSource]:
         if path is not None and top != _OURS and _is_from(folders, top):
             found |= _read_package(name, path) if name == top else {name: _read(path)}
     return found
+
+
+def read_main(values: Iterable[object]) -> dict[str, Any]:
+    """Return what the components among some values name in ``__main__``: ``__main__:build_net``.
+
+    That is a notebook, or the script that was started. It has to travel by value: an actor's
+    ``__main__`` is another one.
+    """
+    components = [value for value in values if isinstance(value, Component)]
+    fields = [field for component in components for field in component.get_config().values()]
+    paths = [path for path in fields if isinstance(path, str) and path.startswith("__main__:")]
+    return {path.partition(":")[2]: import_object(path) for path in paths}
+
+
+def install_main(objects: Mapping[str, Any]) -> None:
+    """Have these objects in this process's ``__main__``."""
+    vars(sys.modules["__main__"]).update(objects)
 
 
 def install_sources(sources: Mapping[str, ModuleSource]) -> None:
@@ -131,15 +151,29 @@ class _Finder(MetaPathFinder, InspectLoader):
         if inner is None:
             return None
         # A folder without __init__.py is a package, too, and has no text.
-        spec = ModuleSpec(fullname, None, is_package=True)
+        spec = ModuleSpec(fullname, self, is_package=True)
         spec.submodule_search_locations = inner
         return spec
 
     def get_source(self, fullname: str) -> str:
-        return self._sources[fullname].text
+        return self._sources[fullname].text if fullname in self._sources else ""
 
     def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_source(fullname), self._sources[fullname].path)
+        path = self._sources[fullname].path if fullname in self._sources else f"<{fullname}>"
+        return self.source_to_code(self.get_source(fullname), path)
 
     def is_package(self, fullname: str) -> bool:
-        return self._sources[fullname].is_package
+        return fullname not in self._sources or self._sources[fullname].is_package
+
+    def get_data(self, path: str) -> bytes:
+        """Return a package's file, for ``pkgutil.get_data``, where its folder is there."""
+        return Path(path).read_bytes()
+
+    def get_resource_reader(self, fullname: str) -> FileReader | None:
+        """Return what ``importlib.resources`` reads a package's other files by.
+
+        They are not sent, and found where its folder is there.
+        """
+        if fullname not in self._folders:
+            return None
+        return FileReader(SourceFileLoader(fullname, f"{self._folders[fullname]}/__init__.py"))

@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import (
 )
 
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
+from simfl.cluster.code import read_main
 from simfl.cluster.pool import ActorGroup
 from simfl.cluster.references import Ref
 from simfl.cluster.setup import EngineSetup
@@ -122,6 +123,7 @@ def put_setup(setup: EngineSetup, recipe: object) -> Ref:
         search=tuple(setup.search),
         # cloudpickle, so that classes of a notebook travel by value.
         recipe=ray.cloudpickle.dumps(recipe),
+        main=ray.cloudpickle.dumps(read_main(vars(recipe).values())),
         threads=setup.options.threads,
         profile=setup.options.profile,
         sources=setup.sources,

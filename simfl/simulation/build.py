@@ -16,7 +16,7 @@ from simfl.errors import ConfigError, SimflError
 from simfl.messages import RoundPlan
 from simfl.models import DataShape, data_shape
 from simfl.models.call import call_module
-from simfl.models.metrics import adds_up
+from simfl.models.metrics import adds_up, as_metrics
 from simfl.sampling import Sampler, plan_round
 from simfl.scenario import Scenario
 from simfl.scenario.sections import GroupSection
@@ -90,7 +90,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     _check_aggregator(scenario, cohort_size)
     client = _client_recipe(scenario, dataset)
     server = _server_recipe(scenario, client, dataset.num_clients)
-    _try_model(scenario, server, dataset)
+    _try_model(scenario, client, dataset)
     _require_one_build(scenario, server, client)
     group_of = assign_groups(scenario, dataset)
     choices = _choose_stacks(scenario, client, dataset, cohort_size, group_of)
@@ -145,12 +145,13 @@ def _check_aggregator(scenario: Scenario, cohort_size: int) -> None:
 
 
 def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecipe:
-    client, model = scenario.client, scenario.model
+    client, model, metrics = scenario.client, scenario.model, scenario.evaluation.metrics
     return ClientRecipe(
         spec=model.spec,
         shape=_shape(dataset),
         loss=model.loss,
-        metrics=scenario.evaluation.metrics,
+        # As objects: names of a notebook's classes mean nothing to an actor.
+        metrics=as_metrics(model.loss.default_metrics) if metrics is None else metrics,
         optimizer=client.optimizer.build().for_population(dataset.num_clients),
         aggregator=scenario.server.aggregator,
         work=LocalWork(
@@ -260,21 +261,22 @@ def _notes_on_metrics(
     ]
 
 
-def _try_model(scenario: Scenario, server: ServerRecipe, dataset: FederatedDataset) -> None:
+def _try_model(scenario: Scenario, client: ClientRecipe, dataset: FederatedDataset) -> None:
     """Build the model, and evaluate one example unless it is the user's own code that would run.
 
     What fails in the user's code fails in the first client, with its traceback.
     """
     try:
-        model = server.build_model()
-        if "python" not in (server.spec.name, server.loss.name):
+        usual = as_metrics(client.loss.default_metrics)
+        model = dataclasses.replace(client, metrics=usual, precision="float32").build_model()
+        if "python" not in (client.spec.name, client.loss.name):
             model.evaluate(read_batch(dataset.train, np.array([0])))
     except SimflError:
         raise
     except Exception as error:
         raise scenario.fault(
             "model",
-            f"{server.spec.name!r} with loss {server.loss.name!r} fails on the first example: "
+            f"{client.spec.name!r} with loss {client.loss.name!r} fails on the first example: "
             f"{type(error).__name__}: {error}; choose a model and a loss that fit the data",
         ) from error
 

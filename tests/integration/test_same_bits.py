@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +157,75 @@ def test_another_seed_gives_other_numbers(tmp_path: Path) -> None:
     one = bits(BASE, tmp_path / "a", "inline")
     other = bits(merged(BASE, {"seed": 4}), tmp_path / "b", "inline")
     assert one != other
+
+
+SCRIPT = """
+import sys, threading
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+import simfl
+from simfl.models import Loss, Metric
+
+
+def net(width):
+    torch.manual_seed(0)
+    hidden = torch.nn.Linear(64, width)
+    layers = torch.nn.Flatten(), hidden, torch.nn.ReLU(), torch.nn.Linear(width, 10)
+    return torch.nn.Sequential(*layers)
+
+
+@dataclass(frozen=True)
+class Half(Metric):
+    name: ClassVar[str] = "half"
+
+    def per_example(self, outputs, targets):
+        return (outputs.argmax(dim=1) == targets).float() / 2
+
+
+@dataclass(frozen=True)
+class Own(Loss):
+    name: ClassVar[str] = "own"
+    default_metrics: ClassVar[tuple[str, ...]] = ("half",)
+
+    def per_example(self, outputs, targets):
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+SCENARIO = {
+    "rounds": 1,
+    "data": {"source": "digits", "test_fraction": 0.2, "partition": {"kind": "iid", "clients": 4}},
+    "model": {"kind": "python", "path": "__main__:net", "arguments": {"width": 8}, "loss": "own"},
+    "client": {"batch_size": 32, "optimizer": {"lrate": 0.1}},
+    "cluster": {"actors": 1},
+}
+
+
+def run():
+    lasts = [
+        simfl.run(SCENARIO, out=f"{sys.argv[1]}/{backend}", backend=backend).history[-1]
+        for backend in ("inline", "ray")
+    ]
+    found = [(last["train_loss"], last["half"]) for last in lasts]
+    print(found[0] == found[1], found[0][1] > 0)
+
+
+if __name__ == "__main__":
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+"""
+
+
+@pytest.mark.slow
+def test_what_a_script_or_a_notebook_defines_itself_runs_on_ray_and_in_a_thread(
+    tmp_path: Path,
+) -> None:
+    """A model's function, a loss, and the metric that the loss names."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.splitlines()[-1:] == ["True True"], done.stderr

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import importlib
+import importlib.resources
+import pkgutil
 import subprocess
 import sys
 import textwrap
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
+from ray import cloudpickle
 
-from simfl.cluster.code import install_sources, read_sources
+from simfl.cluster.code import install_sources, read_main, read_sources
 from simfl.cluster.start import searched_here
+from simfl.component import Component
 
 FILES = {
     "own_rule.py": "from own_parts.deep import FACTOR\n\ndef apply(x):\n    return x * FACTOR\n",
@@ -78,6 +84,52 @@ def test_what_was_not_sent_is_found_in_its_folder_where_that_is_there(folder: Pa
     _forget()
     install_sources(sources)
     assert importlib.import_module("own_space.other").WORD == "tea"
+
+
+def test_a_packages_other_files_are_read_where_its_folder_is_there(folder: Path) -> None:
+    """They are not sent: a folder may hold data of any size."""
+    for package in ("own_parts", "own_space"):
+        (folder / package / "table.txt").write_text("12")
+    importlib.import_module("own_parts")
+    importlib.import_module("own_space.inner")
+    sources = read_sources([str(folder)])
+    _forget()
+    install_sources(sources)
+    for package in ("own_parts", "own_space"):
+        importlib.import_module(package)
+        assert (importlib.resources.files(package) / "table.txt").read_text() == "12"
+        with importlib.resources.as_file(importlib.resources.files(package) / "table.txt") as path:
+            assert path == folder / package / "table.txt"
+        assert pkgutil.get_data(package, "table.txt") == (b"12" if package == "own_parts" else None)
+        (folder / package / "table.txt").unlink()
+        with pytest.raises(FileNotFoundError, match=r"table\.txt"):
+            (importlib.resources.files(package) / "table.txt").read_text()
+
+
+@dataclass(frozen=True)
+class Named(Component, kind="named-of-a-test"):
+    """Names something, and has other fields."""
+
+    name: ClassVar[str] = "named"
+    path: str = ""
+    count: int = 3
+
+
+def test_what_is_named_in_main_travels_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process's ``__main__`` has it then."""
+    build = eval("lambda width: FACTOR * width", {"FACTOR": 2, "__name__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "build_net", build, raising=False)
+    values = [Named("__main__:build_net"), Named("simfl.seeding:SERVER"), 3, "__main__:other"]
+    sent = cloudpickle.dumps(read_main(values))
+    script = f"""
+        import pickle, sys
+        from simfl.cluster.code import install_main
+        from simfl.component import import_object
+        install_main(pickle.loads({sent!r}))
+        assert import_object("__main__:build_net")(3) == 6
+        assert not hasattr(sys.modules["__main__"], "SERVER")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd="/")
 
 
 def test_a_linked_module_is_sent_and_one_that_cannot_be_read_is_not(folder: Path) -> None:
