@@ -5,19 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from simfl.report.differences import differences
+from simfl.report.differences import Difference, differences
 from simfl.report.reading import Run
 
-__all__ = ["Group", "group_runs"]
+__all__ = ["Group", "count_of_groups", "group_runs"]
 
-_NO_PART = ("seed", "name", "search", "checkpoint", "output")
+_NO_PART = ("seed", "name", "label", "search", "checkpoint", "output")
 """Sections that have no part in what a run's numbers and times are, and the seed."""
-_LABEL_WIDTH = 48
-_MADE_UP = re.compile(r"-\d{8}-\d{6}(-\d+)?$")
-"""How the folder of a run ends that was given no name: with date and time."""
+_LABEL_WIDTH = 60
+_VALUE_WIDTH = 24
 _SEED_AT_END = re.compile(r"[-_. ]*(seed|s)?[-_. =]*\d*$", re.IGNORECASE)
 
 
@@ -63,45 +63,112 @@ def _group(label: str, members: Sequence[Run]) -> Group:
     return Group(label, tuple(firsts), tuple(repeats))
 
 
+def count_of_groups(groups: Sequence[Group]) -> str:
+    """Say how many groups there are, and of how many seeds each is.
+
+    Empty where each run is a group of its own.
+    """
+    sizes = sorted({len(group.runs) for group in groups})
+    if sizes[-1] == 1:
+        return ""
+    seeds = f"{sizes[0]} seeds" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
+    return f"1 group of {seeds}" if len(groups) == 1 else f"{len(groups)} groups of {seeds}"
+
+
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Name groups by their scenario, by what their folders have in common, or by what differs."""
-    names = [members[0].name for members in groups]
-    folders = [_common_name(members) for members in groups]
-    keys = _labels_by_keys(groups)
-    are_chosen = not any(_MADE_UP.search(run.folder.name) for members in groups for run in members)
-    for labels in (names, *((folders, keys) if are_chosen else (keys, folders))):
-        if len(set(labels)) == len(labels) and all(0 < len(x) <= _LABEL_WIDTH for x in labels):
-            return labels
-    return [str(members[0].folder) for members in groups]
+    """Name groups as they say, or by what differs; never by what one of their runs is called."""
+    names = [_alike(members, "name") for members in groups]
+    by_keys = _labels_by_keys(groups)
+    if all(names) and len(set(names)) == len(groups):
+        by_keys = [str(name) for name in names]
+    found = [
+        _alike(members, "label") or label or _common_name(members)
+        for members, label in zip(groups, by_keys, strict=True)
+    ]
+    return _told_apart(found)
+
+
+def _alike(members: Sequence[Run], key: str) -> str | None:
+    """Return a text of the scenario, if all runs of a group have the same."""
+    found = {run.scenario.get(key) for run in members if isinstance(run.scenario.get(key), str)}
+    return found.pop() or None if len(found) == 1 else None
+
+
+def _told_apart(labels: Sequence[str]) -> list[str]:
+    """Give numbers to labels that are the same, or would be once they are shortened."""
+    told: list[str] = []
+    for label in labels:
+        short = label if len(label) <= _LABEL_WIDTH else f"{label[: _LABEL_WIDTH - 1]}…"
+        numbered = (f"{short} ({number})" for number in itertools.count(2))
+        told.append(next(n for n in itertools.chain([short], numbered) if n not in told))
+    return told
 
 
 def _common_name(members: Sequence[Run]) -> str:
-    """Return ``fedavg`` for the folders ``fedavg-seed-0`` and ``fedavg-seed-1``."""
+    """Return ``fedavg`` for the folders ``fedavg-seed-0`` and ``fedavg-seed-1``: whole words."""
     names = [run.folder.name for run in members]
     if len(names) == 1:
         return names[0]
     alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     common = "".join(letters[0] for letters in alike)
-    return _SEED_AT_END.sub("", common)
+    is_cut = any(name[len(common) :][:1].isalpha() for name in names) and common[-1:].isalpha()
+    whole = common.rstrip(string.ascii_letters) if is_cut else common
+    return _SEED_AT_END.sub("", whole) or names[0]
 
 
 def _labels_by_keys(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """Name groups by the fewest keys that tell them apart; empty where there are none."""
     kept = [
         {key: value for key, value in members[0].scenario.items() if key not in _NO_PART}
         for members in groups
     ]
     found = differences(kept)
-    return [
-        ", ".join(
-            f"{_short(difference.key)}={value}"
-            for difference in found
+    chosen = _telling(found, len(groups))
+    short = _short_keys([difference.key for difference in chosen])
+
+    def label(index: int) -> str:
+        parts = [
+            f"{short[difference.key]}={_shortened(value)}"
+            for difference in chosen
             if (value := difference.values[index]) is not None
-        )
-        for index in range(len(groups))
-    ]
+        ]
+        # One that has none of these keys is told by the first that it has.
+        rest = (d for d in found if d.values[index] is not None)
+        parts = parts or [f"{_last(d.key)}={_shortened(str(d.values[index]))}" for d in rest][:1]
+        return ", ".join(parts)
+
+    return [label(index) for index in range(len(groups))]
 
 
-def _short(key: str) -> str:
+def _telling(found: Sequence[Difference], num_groups: int) -> list[Difference]:
+    """Choose differences, each the one that tells most groups apart, until all are told apart."""
+    chosen: list[Difference] = []
+
+    def count(differences: Sequence[Difference]) -> int:
+        columns = [difference.values for difference in differences]
+        return len(set(zip(*columns, strict=True))) if columns else min(1, num_groups)
+
+    while count(chosen) < num_groups:
+        best = max(found, key=lambda one: count([*chosen, one]), default=None)
+        if best is None or count([*chosen, best]) == count(chosen):
+            break
+        chosen.append(best)
+    return sorted(chosen, key=found.index)
+
+
+def _short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Return the last part of each key, or all of it where another ends so too."""
+    last = [_last(key) for key in keys]
+    return {
+        key: part if last.count(part) == 1 else key for key, part in zip(keys, last, strict=True)
+    }
+
+
+def _last(key: str) -> str:
     """Return the last part of a key, or the one before where the last is ``kind``."""
     *before, last = key.split(".")
     return before[-1] if last == "kind" and before else last
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= _VALUE_WIDTH else f"{value[: _VALUE_WIDTH - 1]}…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simfl.report.charts import Table
+from simfl.report.groups import count_of_groups
 from simfl.report.judging import best, main_metric, metric_keys
 from simfl.report.participation import population_of
 from simfl.report.reading import Run
@@ -102,7 +103,7 @@ def _tiles_of_runs(study: Study) -> list[Tile]:
     metric = main_metric(runs)
     done = sum(run.state == "done" for run in runs)
     shown = [
-        Tile("runs", str(len(runs)), f"in {len(study.groups)} groups"),
+        Tile("runs", str(len(runs)), count_of_groups(study.groups)),
         Tile(
             "done", str(done), f"{len(runs) - done} not", tone="done" if done == len(runs) else ""
         ),

@@ -19,7 +19,7 @@ def differences_section(study: Study) -> Section:
     if len(groups) < 2:
         return Section("Differences")
     # Seeds differ within groups; where code is looked for, and what is written, is no difference.
-    kept = [_without(group.runs[0], ("seed", "search", "output")) for group in groups]
+    kept = [_without(group.runs[0], ("seed", "label", "search", "output")) for group in groups]
     rows = [
         (difference.key, *("—" if value is None else value for value in difference.values))
         for difference in differences(kept)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from simfl.report.charts import Chart, Entry, Table
 from simfl.report.fairness import fairness_section
+from simfl.report.groups import count_of_groups
 from simfl.report.learning import learning_section
 from simfl.report.overview import Tile, runs_table, tiles
 from simfl.report.participation import failures_section, participation_section
@@ -64,7 +65,14 @@ def make_report(study: Study, *, with_data: bool, trust: Trust = "all") -> Repor
         provenance_section(study),
     )
     runs = study.runs
-    names = list(dict.fromkeys(run.name for run in runs))
+    # A run without a name is called as its group, and not as its folder, which has the seed.
+    names = list(
+        dict.fromkeys(
+            group.label if run.name == run.folder.name else run.name
+            for group in study.groups
+            for run in group.runs
+        )
+    )
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return Report(
         title=shown,
@@ -79,4 +87,5 @@ def make_report(study: Study, *, with_data: bool, trust: Trust = "all") -> Repor
 def _subtitle(study: Study) -> str:
     labels = [group.label for group in study.groups]
     shown = ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
-    return f"{len(study.runs)} runs: {shown}"
+    of_seeds = count_of_groups(study.groups)
+    return f"{len(study.runs)} runs{f', {of_seeds}' if of_seeds else ''}: {shown}"

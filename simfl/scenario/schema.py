@@ -35,7 +35,8 @@ from simfl.scenario.yaml_format import dump_yaml
 __all__ = ["Origin", "Scenario"]
 
 _MAX_NAME: Final = 200
-_FREE: Final = ("name", "rounds", "search", "checkpoint", "output", "sweep")
+_MAX_LABEL: Final = 60
+_FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "sweep")
 """The sections that have no part in the numbers of a round; for ``cluster`` see ``numbers``."""
 
 
@@ -66,11 +67,21 @@ def _without_code(named: tuple[str, ...], info: ValidationInfo) -> tuple[str, ..
     return named
 
 
+def _require_label(label: str) -> str:
+    """See that a label is a line that a legend has room for."""
+    if not label.isprintable() or not 0 < len(label) <= _MAX_LABEL:
+        raise fault(f"is {show(label)}; use 1 to {_MAX_LABEL} printable characters")
+    return label
+
+
 class Scenario(Section):
     """All that a run is made of. ``load_scenario`` makes one."""
 
     name: Annotated[str, AfterValidator(_require_folder_name)] | None = None
     """What the run is called; it is part of its folder's name. null: "run"."""
+    label: Annotated[str, AfterValidator(_require_label)] | None = None
+    """What reports call the run and those that differ from it in their seed only. null: what
+    distinguishes it from the others."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """All randomness follows from it."""
     rounds: Count = Field(examples=[100])

@@ -38,7 +38,8 @@ def full(tmp_path: Path) -> list[Path]:
         folder = write_run(
             tmp_path / f"{'fast' if is_fast else 'slow'}-{seed}",
             rounds,
-            scenario=SCENARIO | {"seed": seed, "client": client},
+            scenario=SCENARIO
+            | {"seed": seed, "client": client, "label": "fast" if is_fast else "slow"},
             summary=summary | ({"status": "failed", "error": "no memory"} if number == 3 else {}),
         )
         write_table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from report_cases import NOW, SCENARIO, write_run
 
 from simfl.report.differences import differences, flatten
-from simfl.report.groups import group_runs
+from simfl.report.groups import count_of_groups, group_runs
 from simfl.report.reading import read_run
 
 
@@ -37,7 +37,10 @@ def test_runs_that_differ_in_the_seed_only_are_one_group_by_seed(tmp_path):
             },
         )
     )
-    assert members(found) == [("slow", ["slow-0", "slow-1"]), ("fast", ["fast-0", "fast-1"])]
+    assert members(found) == [
+        ("lrate=0.1", ["slow-0", "slow-1"]),
+        ("lrate=0.5", ["fast-0", "fast-1"]),
+    ]
 
 
 def test_names_and_places_have_no_part_in_a_group(tmp_path):
@@ -97,3 +100,87 @@ def test_the_same_scenarios_have_no_differences():
 
 def test_an_empty_scenario_differs_in_nothing_but_its_absence():
     assert flatten({}) == {"": "{}"}
+
+
+def labels(tmp_path, *scenarios):
+    return [
+        group.label
+        for group in group_runs(runs(tmp_path, {f"r{n}": s for n, s in enumerate(scenarios)}))
+    ]
+
+
+def test_a_label_names_the_group_and_has_no_part_in_it(tmp_path):
+    found = labels(
+        tmp_path,
+        with_lrate(0.1, label="slow"),
+        with_lrate(0.1, label="slow", seed=1),
+        with_lrate(0.5),
+        with_lrate(0.5, seed=1, label="of one only"),
+    )
+    assert found == ["slow", "of one only"]
+
+
+def test_the_fewest_keys_that_tell_groups_apart_are_in_their_names(tmp_path):
+    """The number of rounds follows the rate, so one of the two is enough; the model is another."""
+    mlp = {"kind": "mlp", "hidden": [4]}
+    found = labels(
+        tmp_path,
+        with_lrate(0.1, rounds=3),
+        with_lrate(0.1, rounds=3, seed=1),
+        with_lrate(0.5, rounds=5),
+        with_lrate(0.5, rounds=5, model=mlp),
+    )
+    assert [sorted(label.split(", ")) for label in found] == [
+        sorted(["rounds=3", "hidden=[8]"]),
+        sorted(["rounds=5", "hidden=[8]"]),
+        sorted(["rounds=5", "hidden=[4]"]),
+    ]
+
+
+def test_keys_that_end_alike_are_written_out(tmp_path):
+    scenarios = [
+        with_lrate(client, server={"optimizer": {"lrate": server}})
+        for client in (0.1, 0.5)
+        for server in (1.0, 2.0)
+    ]
+    assert labels(tmp_path, *scenarios)[0] == (
+        "client.optimizer.lrate=0.1, server.optimizer.lrate=1.0"
+    )
+
+
+def test_a_group_without_the_key_is_told_by_the_one_in_its_place(tmp_path):
+    optimizer = {"lrate": 0.1, "modules": [{"kind": "momentum", "beta": 0.9}]}
+    other = SCENARIO | {"client": SCENARIO["client"] | {"optimizer": optimizer}}
+    assert labels(tmp_path, SCENARIO, other) == ["modules=[]", "modules[0]=momentum"]
+
+
+def test_groups_of_one_name_are_numbered_and_no_name_is_longer_than_a_legend_takes(tmp_path):
+    long = "x" * 100
+    found = labels(tmp_path, with_lrate(0.1, label=long), with_lrate(0.5, label=long))
+    assert found == ["x" * 59 + "…", "x" * 59 + "… (2)"]
+
+
+def test_runs_without_a_scenario_are_called_as_their_folders(tmp_path):
+    found = group_runs(runs(tmp_path, {"alpha": None, "alphabet": None}))
+    assert [group.label for group in found] == ["alpha", "alphabet"]
+
+
+def test_one_group_is_called_by_whole_words_of_its_folders_without_the_seed(tmp_path):
+    scenarios = {f"mine-beta{n}": with_lrate(0.1, name=None, seed=n) for n in (10, 11)}
+    assert [group.label for group in group_runs(runs(tmp_path / "a", scenarios))] == ["mine-beta"]
+    scenarios = {
+        f"mine-{word}": with_lrate(0.1, name=None, seed=len(word)) for word in ("beta", "be")
+    }
+    assert [group.label for group in group_runs(runs(tmp_path / "b", scenarios))] == ["mine"]
+
+
+def test_it_is_said_how_many_groups_of_how_many_seeds_there_are(tmp_path):
+    def groups(*rates_and_seeds):
+        scenarios = [with_lrate(rate, seed=seed) for rate, seed in rates_and_seeds]
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        return group_runs(runs(folder, {f"r{n}": s for n, s in enumerate(scenarios)}))
+
+    assert count_of_groups(groups((0.1, 0), (0.5, 0))) == ""
+    assert count_of_groups(groups((0.1, 0), (0.1, 1))) == "1 group of 2 seeds"
+    assert count_of_groups(groups((0.1, 0), (0.1, 1), (0.5, 0), (0.5, 1))) == "2 groups of 2 seeds"
+    assert count_of_groups(groups((0.1, 0), (0.1, 1), (0.5, 0))) == "2 groups of 1 to 2 seeds"

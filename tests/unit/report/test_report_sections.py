@@ -101,7 +101,7 @@ def test_over_seeds_the_spread_is_a_mean_with_its_deviation(make, full):
     part.unlink()
     (row,) = table(make(*full[:2]), "After the last evaluation").rows
     # Worst: 0.25 and 0.2, so 0.225 with a deviation of 0.05 / sqrt(2).
-    assert row[:3] == ("small", "3", "4")
+    assert row[:3] == ("slow", "3", "4")
     assert row[5] == "0.2250 ± 0.0354"
 
 
@@ -114,7 +114,7 @@ def test_of_many_scenarios_the_differences_have_a_row_each(make, tmp_path):
     report = make(*runs)
     found = table(report, "Where the resolved scenarios differ")
     assert found.header == ("run", "rounds")
-    assert found.rows == tuple((str(n), str(n)) for n in range(1, 6))
+    assert found.rows == tuple((f"rounds={n}", str(n)) for n in range(1, 6))
     assert found.colours == report.runs.colours
 
 
