@@ -33,7 +33,7 @@ from simfl.optimizer import KeptState, Optimizer, StackedOptimizer
 from simfl.seeding import derive_seed
 from simfl.vector import Vector, is_finite
 
-__all__ = ["StackTrainer"]
+__all__ = ["StackTrainer", "weigh_ragged"]
 
 
 class StackTrainer:
@@ -127,14 +127,8 @@ class StackTrainer:
         return torch.tensor(draws, device=self._device)
 
     def _read(self, rows_AB: np.ndarray[Any, Any], sizes_A: np.ndarray[Any, Any]) -> Batch:
-        """Read the examples of a step; those that fill up short batches get weight 0."""
-        size = int(sizes_A.max())
-        batch = self._read_rows(rows_AB[:, :size])
-        if (sizes_A == size).all():
-            return batch
-        is_own = np.arange(size) < sizes_A[:, None]
-        weights_AB = torch.from_numpy((is_own * (size / sizes_A[:, None])).astype(np.float32))
-        return batch._replace(sample_weights=weights_AB.to(self._device))
+        """Read the examples of a step."""
+        return weigh_ragged(self._read_rows(rows_AB[:, : int(sizes_A.max())]), sizes_A)
 
     def _over_batch_size(self, gradients: Vector, sizes_A: Sequence[int]) -> Vector:
         """Return means of clipped gradients as ``LocalWork.clipped_share`` has them."""
@@ -208,6 +202,21 @@ class StackTrainer:
             Dropped() if row.dropped else state or Nothing()
             for row, state in zip(rows, kept, strict=True)
         ]
+
+
+def weigh_ragged(batch: Batch, sizes_A: np.ndarray[Any, Any]) -> Batch:
+    """Give weight 0 to the examples that fill up short batches, and more to the others of these.
+
+    Args:
+        batch: [A, B, ...], B the largest of the sizes.
+        sizes_A: how many examples of each client are its own; they come first.
+    """
+    size = batch.targets.shape[1]
+    if (sizes_A == size).all():
+        return batch
+    is_own = np.arange(size) < sizes_A[:, None]
+    weights_AB = torch.from_numpy((is_own * (size / sizes_A[:, None])).astype(np.float32))
+    return batch._replace(sample_weights=weights_AB.to(batch.targets.device))
 
 
 def _finite_rows(

@@ -16,11 +16,14 @@ from torch import nn
 
 from simfl.client.batches import read_batch
 from simfl.client.recipe import ClientRecipe
+from simfl.client.stack_trial import find_stack_fault
 from simfl.data import FederatedDataset
-from simfl.models import StackedModel, TorchModel
+from simfl.errors import ConfigError
+from simfl.models import TorchModel
 from simfl.models.clipping import mixes_examples, needs_loop
+from simfl.models.exact_layers import alteration, gradient_hook
+from simfl.models.stacked_layers import is_dense_chain
 from simfl.models.stacked_model import chain_of
-from simfl.optimizer import StackedOptimizer
 from simfl.optimizer.contract import stack_fault
 
 __all__ = ["StackChoice", "choose_stack"]
@@ -56,7 +59,7 @@ class StackChoice:
     size: int
     """A power of two; 1: one client at a time."""
     note: str | None = None
-    """Why clients are not stacked although they were to be; one line."""
+    """Why clients are not stacked although ``auto`` would have it; one line."""
 
 
 def choose_stack(
@@ -76,17 +79,29 @@ def choose_stack(
         dataset: a few of its examples are tried out in a stack.
         cohort_size: clients a round.
         uses_gpu: whether clients train on GPUs.
+
+    Raises:
+        ConfigError: if a size is asked for and clients cannot be stacked, saying what is in the
+            way.
     """
     if asked == 1:
         return StackChoice(1)
-    model = recipe.build_model()
-    size = _rule(model, cohort_size, uses_gpu=uses_gpu) if asked == "auto" else asked
-    if size == 1:
-        return StackChoice(1)
-    reason = next(_reasons(recipe, model, dataset), None)
-    if reason is not None:
+    with torch.random.fork_rng(devices=[]):
+        model = recipe.build_model()
+        size = _rule(model, cohort_size, uses_gpu=uses_gpu) if asked == "auto" else asked
+        if size == 1:
+            return StackChoice(1)
+        by_hand = asked == "auto" and not uses_gpu
+        try:
+            reason = next(_reasons(recipe, model, dataset, by_hand=by_hand), None)
+        except Exception:
+            # What fails for a client alone does so in the run, with that client's traceback.
+            return StackChoice(1)
+    if reason is None:
+        return StackChoice(size)
+    if asked == "auto":
         return StackChoice(1, f"clients are trained one at a time, not in stacks: {reason}")
-    return StackChoice(size)
+    raise ConfigError(reason)
 
 
 def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
@@ -95,7 +110,7 @@ def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
     On a CPU stacks pay for chains of dense layers while all their weights stay in its caches; of
     anything larger, and of convolutions, one client after another is as fast or faster.
     """
-    if not uses_gpu and chain_of(model) is None:
+    if not uses_gpu and not (model.precision == "float32" and is_dense_chain(model.module)):
         return 1
     num_weights = sum(parameter.numel() for parameter in model.trainable.values())
     share = cohort_size // STACKS_A_COHORT
@@ -106,30 +121,39 @@ def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
     return 1 << (max(size, 1).bit_length() - 1)
 
 
-def _reasons(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset) -> Iterator[str]:
-    """Iterate over what stands in the way of stacks."""
+def _reasons(
+    recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset, *, by_hand: bool
+) -> Iterator[str]:
+    """Iterate over what stands in the way of stacks.
+
+    Args:
+        recipe: what clients do.
+        model: theirs.
+        dataset: some of its examples are trained on.
+        by_hand: whether stacks only pay if they are batched by hand.
+
+    Raises:
+        Exception: whatever the code of others raises with one client alone.
+    """
+    yield from _layer_reasons(model, by_hand=by_hand)
     if recipe.work.sclip and not (chain_of(model) and model.clips_by_norms):
         yield (
             "client.sclip clips each example's gradient, which stacks do for dense layers in "
             "float32 alone"
         )
-    yield from _layer_reasons(model)
     shapes = {name: tuple(weight.shape) for name, weight in model.trainable.items()}
     plugins: list[Any] = [*recipe.optimizer.regularizers, *recipe.optimizer.modules]
     for plugin in plugins:
         is_foreign = not type(plugin).__module__.startswith("simfl.")
         if is_foreign and (fault := stack_fault(plugin, shapes)) is not None:
             yield f"{plugin.name!r} fails the contract of plug-ins: {fault}"
-    try:
-        if changed := _changed_by_a_step(model, dataset):
-            yield f"training changes {changed[0]!r}, which a stack has once for all its clients"
-        _try(recipe, model, dataset)
-    except Exception as error:
-        first_line = str(error).partition("\n")[0]
-        yield f"the model fails in a stack: {type(error).__name__}: {first_line}"
+    if changed := _changed_by_a_step(model, dataset):
+        yield f"training changes {changed[0]!r}, which a stack has once for all its clients"
+    if fault := find_stack_fault(recipe, model, dataset):
+        yield fault
 
 
-def _layer_reasons(model: TorchModel) -> Iterator[str]:
+def _layer_reasons(model: TorchModel, *, by_hand: bool) -> Iterator[str]:
     if model.is_half:
         yield "the module has weights of float16 or bfloat16; see client.precision"
     for name, layer in model.module.named_modules():
@@ -140,6 +164,10 @@ def _layer_reasons(model: TorchModel) -> Iterator[str]:
             yield f"{what} has no batched form"
         elif isinstance(layer, _DRAWING) and getattr(layer, "p", None) != 0:
             yield f"{what} draws from torch's generator; simfl.models.Dropout does not"
+        elif hook := gradient_hook(layer):
+            yield f"{what} {hook}, which stacks would pass over"
+        elif by_hand and (change := alteration(layer)):
+            yield f"{what} {change}"
     for name in model.shared_names:
         if name not in model.trainable:
             yield f"the module has a buffer, {name!r}, that training may change"
@@ -147,21 +175,7 @@ def _layer_reasons(model: TorchModel) -> Iterator[str]:
 
 def _changed_by_a_step(model: TorchModel, dataset: FederatedDataset) -> list[str]:
     """Return the names of what the module holds, besides its weights, that training changes."""
-    with torch.random.fork_rng(devices=[]):
-        model.compute_loss_and_gradients(read_batch(dataset.train, np.zeros(2, dtype=np.int64)))
+    model.compute_loss_and_gradients(read_batch(dataset.train, np.zeros(2, dtype=np.int64)))
     changed = model.held.changed()
     model.set_weights(model.get_weights())
     return changed
-
-
-def _try(recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset) -> None:
-    """Run a step of a stack of two clients, with one example each."""
-    stack, optimizer = StackedModel(model, 2), StackedOptimizer(recipe.optimizer)
-    weights = model.get_weights()
-    stack.begin(weights, 2)
-    optimizer.begin((0, 1), round=1, kept=[None, None], aux={}, like=stack.like)
-    stack.seed_step(torch.tensor([1, 2]), 0)
-    _, gradients = stack.compute_loss_and_gradients(
-        read_batch(dataset.train, np.zeros((2, 1), dtype=np.int64)), recipe.work.sclip
-    )
-    optimizer.apply_gradients(stack, gradients)

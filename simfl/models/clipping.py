@@ -15,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from simfl.errors import ConfigError
 from simfl.models.call import Call
 from simfl.models.dropout import dropout_layers, example_keys
+from simfl.models.exact_layers import gradient_hook, own_method
 from simfl.models.losses import Loss
 from simfl.models.model import Batch, Inputs, map_inputs, take_examples
 from simfl.vector import widened
@@ -50,7 +51,8 @@ def clipped_gradients(
         call: calls the module.
         max_norm: the L2 norm that an example's gradient, over all tensors together, has at most.
         microbatch_size: how many examples' gradients are held at once; 1 differentiates one
-            example after the other, which any module can. By default 256 MiB of them.
+            example after the other, which any module can, and which is done where a layer has hooks
+            on its gradients: they see each example's own. By default 256 MiB of them.
 
     Returns:
         [B] losses, detached, and the mean over B of weight_i times the clipped gradient i.
@@ -62,7 +64,7 @@ def clipped_gradients(
     """
     _require_separate_examples(module)
     size = microbatch_size or _microbatch_size(trainable)
-    if any(map(needs_loop, module.modules())):
+    if any(map(_needs_autograd, module.modules())):
         size = 1
     gradients_of = _gradients_of_one if size == 1 else _gradients_of_many
     num_examples = len(batch.targets)
@@ -151,6 +153,11 @@ def needs_loop(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
         return layer.max_norm is not None
     return isinstance(layer, nn.RNNBase | nn.RNNCellBase)
+
+
+def _needs_autograd(layer: nn.Module) -> bool:
+    """Say whether ``torch.func`` has no rule for a layer, or may pass over what was done to it."""
+    return needs_loop(layer) or bool(gradient_hook(layer) or own_method(layer))
 
 
 def _require_separate_examples(module: nn.Module) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from simfl.models.call import Call
 from simfl.models.clipping import clip_factors
 from simfl.models.dropout import dropout_layers, example_keys
+from simfl.models.exact_layers import alteration
 from simfl.models.example_norms import has_square_norms, square_norms
 from simfl.models.losses import Loss
 from simfl.models.model import Batch
@@ -64,10 +65,11 @@ def _is_trained(layer: nn.Module) -> bool:
 
 def _keeps_examples_apart(layer: nn.Module) -> bool:
     """Say whether a layer is known to leave its inputs alone, and each example to itself."""
-    if any(vars(layer)[name] for name in ("_forward_hooks", "_forward_pre_hooks")):
+    if alteration(layer):
         return False
     if isinstance(layer, nn.Flatten | nn.Unflatten):
-        return (layer.start_dim if isinstance(layer, nn.Flatten) else layer.dim) == 1
+        begin = layer.start_dim if isinstance(layer, nn.Flatten) else layer.dim
+        return type(layer) in (nn.Flatten, nn.Unflatten) and begin == 1
     is_ours = type(layer).__module__.startswith("simfl.models.")
     is_torchs = type(layer) in _APART or has_square_norms(layer)
     return (is_ours or is_torchs) and not getattr(layer, "inplace", False)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from simfl.models.clipping import clip_factors
 from simfl.models.dropout import Dropout, dropout_layers
+from simfl.models.exact_layers import alteration
 from simfl.models.example_norms import square_norms
 
-__all__ = ["StackedChain", "batch_by_hand"]
+__all__ = ["StackedChain", "batch_by_hand", "is_dense_chain"]
 
 _Weights: TypeAlias = "dict[str, Tensor]"
 _RELU_BACKWARD: Final = torch.ops.aten.threshold_backward.default
@@ -125,11 +126,12 @@ def _with_axes(values: Tensor, like: Tensor) -> Tensor:
 def batch_by_hand(module: nn.Module) -> StackedChain | None:
     """Return a module for a stack, if it is a chain of layers that are known here.
 
-    Dense layers, ``Flatten``, element-wise activations and ``Dropout``.
+    Dense layers, ``Flatten``, element-wise activations and ``Dropout``, exactly as torch and simfl
+    have them: see ``alteration``.
     """
-    layers = list(_chain(module))
-    if not all(_is_known(layer) for layer in layers):
+    if not is_dense_chain(module) or any(map(alteration, module.modules())):
         return None
+    layers = list(_chain(module))
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     names |= {id(layer): f"{name}.key" for name, layer in dropout_layers(module).items()}
     is_trained = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
@@ -139,9 +141,14 @@ def batch_by_hand(module: nn.Module) -> StackedChain | None:
     )
 
 
+def is_dense_chain(module: nn.Module) -> bool:
+    """Say whether a module is a chain of layers of the classes that are known here."""
+    return all(map(_is_known, _chain(module)))
+
+
 def _chain(module: nn.Module) -> Iterator[nn.Module]:
     """Iterate over the layers of nested ``Sequential`` modules, in the order of their calls."""
-    if type(module) is not nn.Sequential or _is_hooked(module):
+    if type(module) is not nn.Sequential:
         yield module
         return
     for layer in module:
@@ -149,18 +156,12 @@ def _chain(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_known(layer: nn.Module) -> bool:
-    # A subclass, a parametrised layer or one with hooks may do something else.
-    if _is_hooked(layer):
-        return False
+    # A subclass, or a parametrised layer, may do something else.
     if type(layer) is nn.Flatten:
         return (layer.start_dim, layer.end_dim) == (1, -1)
     if type(layer) is nn.Dropout:
         return layer.p == 0
     return type(layer) in (nn.Linear, Dropout) or type(layer) in _ELEMENTWISE
-
-
-def _is_hooked(layer: nn.Module) -> bool:
-    return any(vars(layer)[name] for name in ("_forward_hooks", "_forward_pre_hooks"))
 
 
 def _stacked(layer: nn.Module, names: Mapping[int, str]) -> _Layer:

@@ -35,6 +35,7 @@ __all__ = [
 Clients: TypeAlias = tuple[int, ...]
 
 CLIENTS: Final = (4, 0, 9)
+_MAX_NUMBERS: Final = 12
 STEPS: Final = (1, 2, 3)
 SHAPES: Final = {"scale": (), "bias": (3,), "kernel": (4, 3)}
 
@@ -169,7 +170,7 @@ def require_near(expected: Any, found: Any, what: str) -> None:
         require(expected is found, f"{what} is {found}, not {expected}")
     else:
         left, right = torch.as_tensor(expected).double(), torch.as_tensor(found).double()
-        require(_is_near(left, right), f"{what} is {right.tolist()}, not {left.tolist()}")
+        require(_is_near(left, right), f"{what} is {_numbers(right)}, not {_numbers(left)}")
 
 
 def bits_of(state: State) -> str:
@@ -185,6 +186,14 @@ def form_of(vector: Vector) -> list[tuple[str, list[int], str]]:
 def _of_clients(clients: Clients, make: Callable[[int, int], Vector], step: int) -> Vector:
     vectors = [make(client, step) for client in clients]
     return Vector.stack(vectors) if len(clients) > 1 else vectors[0]
+
+
+def _numbers(tensor: Tensor) -> str:
+    """Write out a tensor, of a large one the first numbers."""
+    if tensor.numel() <= _MAX_NUMBERS:
+        return str(tensor.tolist())
+    first = ", ".join(map(str, tensor.flatten()[:_MAX_NUMBERS].tolist()))
+    return f"[{first}, ...]"
 
 
 def _is_near(left: Tensor, right: Tensor) -> bool:

@@ -185,13 +185,17 @@ def _choose_stacks(
         own = group.stack if isinstance(group, GroupSection) else None
         asked = own or scenario.client.stack
         share = np.mean(group_of == index)
-        choice = choose_stack(
-            1 if cluster.placement == "dedicated" else asked,
-            client,
-            dataset,
-            cohort_size=round(share * cohort_size),
-            uses_gpu=group.num_gpus > 0,
-        )
+        try:
+            choice = choose_stack(
+                1 if cluster.placement == "dedicated" else asked,
+                client,
+                dataset,
+                cohort_size=round(share * cohort_size),
+                uses_gpu=group.num_gpus > 0,
+            )
+        except ConfigError as error:
+            key = f"cluster.groups[{index}].stack" if own else "client.stack"
+            raise scenario.fault(key, f"is {asked}, but {error}; take 1 or auto") from None
         choices.append(choice)
     return choices
 

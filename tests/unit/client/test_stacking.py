@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from simfl.aggregation import Mean
 from simfl.client import ClientRecipe, LocalWork, choose_stack
 from simfl.data import Examples, FederatedDataset
-from simfl.models import CNN28, MLP, CharLSTM, ModelSpec, PythonModel, data_shape
-from simfl.models.losses import as_loss
+from simfl.errors import ConfigError
+from simfl.models import CNN28, CNN32, MLP, CharLSTM, ModelSpec, PythonModel, ResNet, data_shape
+from simfl.models.losses import PythonLoss, as_loss
 from simfl.optimizer import Context, Optimizer, OptiModule, State
 from simfl.vector import Vector
 
@@ -85,6 +87,15 @@ def test_the_choice_leaves_torchs_generator_as_it_was() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def why_not(spec: ModelSpec = MLP(hidden=(64,)), **options: Any) -> str:  # noqa: B008
+    """Return why nothing is stacked: of a size that is asked for, and of auto in a line."""
+    with pytest.raises(ConfigError) as refused:
+        choose(8, spec, **options)
+    size, note = choose("auto", spec, uses_gpu=True, **options)
+    assert (size, note) == (1, f"clients are trained one at a time, not in stacks: {refused.value}")
+    return str(refused.value)
+
+
 class Remembering(nn.Linear):
     """Keeps what it was last given: as a buffer that is not persistent, or as an attribute."""
 
@@ -105,10 +116,7 @@ def test_what_training_changes_beside_the_weights_is_named_and_keeps_clients_apa
     as_buffer: bool,
 ) -> None:
     spec = PythonModel(f"{__name__}:Remembering", {"as_buffer": as_buffer})
-    size, note = choose(4, spec)
-    assert size == 1
-    assert note is not None
-    assert "training changes 'last'" in note
+    assert "training changes 'last'" in why_not(spec)
 
 
 @dataclass(frozen=True)
@@ -132,12 +140,14 @@ class FirstOnly(OptiModule):
     ids=["BatchNorm", "torch's Dropout"],
 )
 def test_a_layer_that_cannot_be_stacked_is_named(layer: nn.Module, reason: str) -> None:
+    assert reason in why_not(with_(layer))
+
+
+def with_(layer: nn.Module) -> PythonModel:
+    """Return a model that begins with this very layer."""
     global LAYER
     LAYER = layer
-    size, note = choose(8, PythonModel(path=f"{__name__}:with_layer"))
-    assert size == 1
-    assert note is not None
-    assert reason in note
+    return PythonModel(path=f"{__name__}:with_layer")
 
 
 LAYER: nn.Module
@@ -174,37 +184,211 @@ def test_dropout_of_nothing_draws_nothing_and_is_stacked(model: Any) -> None:
 
 
 def test_code_that_draws_from_torchs_generator_is_found_by_trying_it() -> None:
-    size, note = choose(8, PythonModel(path=f"{__name__}:Drawing"))
-    assert size == 1
-    assert note is not None
-    assert "the model fails in a stack: RuntimeError: vmap: called random operation" in note
+    reason = why_not(PythonModel(path=f"{__name__}:Drawing"))
+    assert "the model fails in a stack: RuntimeError: vmap: called random operation" in reason
 
 
 def test_the_lstm_cannot_be_stacked() -> None:
     text = dataset(np.zeros((10, 5), np.int64))
-    size, note = choose(8, CharLSTM(hidden=4), data=text)
-    assert size == 1
-    assert note is not None
-    assert "layer 'lstm' (LSTM) has no batched form" in note
+    reason = why_not(CharLSTM(hidden=4), data=text)
+    assert "layer 'lstm' (LSTM) has no batched form" in reason
 
 
 def test_third_party_code_that_fails_the_contract_is_named() -> None:
-    size, note = choose(8, optimizer=Optimizer(0.1, modules=[FirstOnly()]))
-    assert size == 1
-    assert note is not None
-    assert "'first-only-of-a-test' fails the contract of plug-ins: row 1 of a stack" in note
+    reason = why_not(optimizer=Optimizer(0.1, modules=[FirstOnly()]))
+    assert "'first-only-of-a-test' fails the contract of plug-ins: row 1 of a stack" in reason
+    assert len(reason) < 1000
 
 
 def test_examples_gradients_are_clipped_in_stacks_of_dense_layers_alone() -> None:
     work = LocalWork(batch_size=10, sclip=1.0)
     assert choose(work=work) == choose()
     images = dataset(np.zeros((10, 28, 28), np.float32))
-    size, note = choose(8, CNN28(), data=images, work=work)
-    assert size == 1
-    assert note is not None
-    assert "client.sclip" in note
+    assert "client.sclip" in why_not(CNN28(), data=images, work=work)
     own_loss = as_loss(lambda outputs, targets: (outputs.mean(1) - targets) ** 2)
     assert choose(work=work, loss=own_loss)[0] == 1
+
+
+# -- code that looks at a batch as a whole -------------------------------------------------------
+
+DRAWN = dataset(np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32))
+
+
+def own(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return each example's own loss."""
+    return (outputs.sum(1) - targets).square()
+
+
+def decorrelated(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Add a little of the batch's covariance, as FedDecorr does."""
+    centred = outputs - outputs.mean(dim=0)
+    covariance = centred.T @ centred / len(centred)
+    cross_entropy = F.cross_entropy(outputs, targets, reduction="none")
+    return cross_entropy + 0.001 * covariance.square().mean()
+
+
+def by_the_batch_on_the_way_back(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return values of their own, whose gradients are not."""
+    mean = outputs.mean(dim=0)
+    return F.cross_entropy(outputs + mean - mean.detach(), targets, reduction="none")
+
+
+def noisy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Draw labels from torch's generator."""
+    return F.cross_entropy(outputs, torch.randint(10, targets.shape), reduction="none")
+
+
+class Centred(nn.Module):
+    """Takes the batch's mean out of it, like a normalisation that nobody knows of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(inputs - inputs.mean(dim=0))
+        return outputs
+
+
+class WithTargets(nn.Module):
+    """Is called with targets, too, and returns losses; those of a batch have a common part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        losses = F.cross_entropy(self.layer(features), labels, reduction="none")
+        return losses + losses.mean()
+
+
+def as_it_is(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs
+
+
+@pytest.mark.parametrize("loss", [decorrelated, by_the_batch_on_the_way_back, noisy])
+@pytest.mark.parametrize("batch_size", [None, 1, 10])
+def test_a_loss_that_looks_at_the_batch_is_named(loss: Any, batch_size: int | None) -> None:
+    path = f"{__name__}:{loss.__name__}"
+    options: dict[str, Any] = {"work": LocalWork(batch_size=batch_size), "data": DRAWN}
+    reason = why_not(loss=PythonLoss(path=path), **options)
+    assert reason == f"loss {path!r} makes of an example what depends on the others of its batch"
+    size, note = choose("auto", loss=PythonLoss(path=path), **options)
+    assert size == 1
+    assert note is not None
+    assert path in note
+
+
+def test_a_module_that_looks_at_the_batch_is_named() -> None:
+    reason = why_not(PythonModel(path=f"{__name__}:Centred"), data=DRAWN)
+    assert reason == "Centred makes of a client's examples something else in a stack than alone"
+
+
+def test_a_module_that_is_called_with_targets_and_looks_at_the_batch_is_named() -> None:
+    inputs = {"features": DRAWN.train.inputs, "labels": DRAWN.train.targets}
+    data = replace(DRAWN, train=Examples(inputs, DRAWN.train.targets))
+    spec = PythonModel(path=f"{__name__}:WithTargets")
+    reason = why_not(spec, data=data, loss=PythonLoss(path=f"{__name__}:as_it_is"))
+    assert reason.startswith("WithTargets makes of a client's examples something else")
+
+
+def choosy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Take outputs of a new model only."""
+    if float(outputs.detach().abs().max()) > 1.5:
+        raise ValueError("out of range")
+    return own(outputs, targets)
+
+
+@pytest.mark.parametrize("data", [FLAT, DRAWN], ids=["zeros", "drawn"])
+@pytest.mark.parametrize("batch_size", [None, 1, 10])
+@pytest.mark.parametrize("loss", [own, choosy])
+def test_a_loss_of_each_example_alone_is_stacked(
+    loss: Any, data: FederatedDataset, batch_size: int | None
+) -> None:
+    path, work = f"{__name__}:{loss.__name__}", LocalWork(batch_size=batch_size)
+    assert choose(8, loss=PythonLoss(path=path), work=work, data=data) == (8, None)
+
+
+@dataclass(frozen=True)
+class SecondStepOnly(OptiModule):
+    """Mixes clients, but not where the contract looks: in runs with the seed 0 alone."""
+
+    name: ClassVar[str] = "second-step-of-a-test"
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        if gradients.stacked and context.step == 2 and context.seed == 0:
+            return gradients.map(lambda rows: rows.mean(0).expand_as(rows).clone()), state
+        return gradients, state
+
+
+def test_an_optimizer_that_mixes_clients_is_found_by_trying_it() -> None:
+    optimizer = Optimizer(0.1, modules=["momentum", SecondStepOnly()])
+    reason = why_not(optimizer=optimizer, data=DRAWN)
+    assert reason == "the optimizer treats a stack otherwise than each of its clients"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_models_of_the_zoo_pass_the_trial(precision: Any) -> None:
+    images = dataset(np.random.default_rng(0).normal(size=(10, 3, 8, 8)).astype(np.float32))
+    for spec in (MLP(hidden=(7,), dropout=0.3), ResNet(width=8, groups=4), CNN32()):
+        optimizer = Optimizer(1.0, w_decay=0.1, modules=["adam", ("gaussian-noise", {})])
+        options: dict[str, Any] = {"optimizer": optimizer, "precision": precision}
+        assert choose(8, spec, data=images, **options) == (8, None)
+
+
+def test_what_fails_for_a_client_alone_is_left_to_the_run() -> None:
+    """There it comes with that client's traceback."""
+    assert choose(8, loss=PythonLoss(path=f"{__name__}:raising")) == (1, None)
+
+
+def raising(outputs: Tensor, targets: Tensor) -> Tensor:
+    raise ValueError("no luck")
+
+
+# -- layers that are not what they seem -----------------------------------------------------------
+
+
+def on_weight(layer: nn.Linear) -> None:
+    layer.weight.register_hook(lambda gradient: gradient * 0.5)
+
+
+def on_the_way_back(layer: nn.Linear) -> None:
+    layer.register_full_backward_hook(lambda _, inputs, outputs: (inputs[0] * 0.5,))
+
+
+def before_the_way_back(layer: nn.Linear) -> None:
+    layer.register_full_backward_pre_hook(lambda _, outputs: (outputs[0] * 0.5,))
+
+
+@pytest.mark.parametrize("hook", [on_weight, on_the_way_back, before_the_way_back])
+def test_a_layer_with_a_hook_on_gradients_is_named(hook: Any) -> None:
+    layer = nn.Linear(64, 64)
+    hook(layer)
+    reason = why_not(with_(layer))
+    assert reason.startswith("layer '0' (Linear) has a hook on the ")
+    size, note = choose("auto", with_(layer))
+    assert size == 1
+    assert note is not None
+    assert "layer '0' (Linear) has a hook on the " in note
+
+
+def test_a_forward_of_a_layers_own_is_left_to_vmap_and_named_where_that_does_not_pay() -> None:
+    layer = nn.Linear(64, 64)
+    layer.forward = lambda inputs: F.linear(inputs, layer.weight * 0.5)  # type: ignore[method-assign]
+    assert choose(8, with_(layer)) == (8, None)
+    size, note = choose("auto", with_(layer))
+    assert size == 1
+    assert note is not None
+    assert note.endswith("layer '0' (Linear) has a forward() of its own")
+
+
+def test_a_forward_that_holds_on_to_one_clients_weights_is_found_by_trying_it() -> None:
+    layer = nn.Linear(64, 64)
+    weight = layer.weight
+    layer.forward = lambda inputs: F.linear(inputs, weight)  # type: ignore[method-assign]
+    assert "makes of a client's examples something else in a stack" in why_not(
+        with_(layer), data=DRAWN
+    )
 
 
 def test_a_size_that_is_asked_for_is_taken() -> None:

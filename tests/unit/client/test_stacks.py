@@ -349,10 +349,36 @@ def test_what_is_not_known_layer_by_layer_is_left_to_vmap(module: nn.Module) -> 
     assert batch_by_hand(module) is None
 
 
-def test_a_layer_with_a_hook_is_left_to_vmap() -> None:
-    module = nn.Sequential(nn.Linear(2, 2))
-    module[0].register_forward_hook(lambda layer, inputs, outputs: outputs * 2)
+CHANGES: dict[str, Callable[[nn.Sequential], Any]] = {
+    "after the call": lambda m: m[0].register_forward_hook(lambda *_: None),
+    "before the call": lambda m: m[0].register_forward_pre_hook(lambda *_: None),
+    "on the way back": lambda m: m[0].register_full_backward_hook(lambda *_: None),
+    "before the way back": lambda m: m[0].register_full_backward_pre_hook(lambda *_: None),
+    "on a gradient": lambda m: m[0].weight.register_hook(lambda gradient: gradient),
+    "forward": lambda m: setattr(m[0], "forward", lambda inputs: inputs),
+    "forward of the chain": lambda m: setattr(m, "forward", lambda inputs: inputs),
+    "a further weight": lambda m: m.register_parameter("scale", nn.Parameter(torch.ones(1))),
+    "a further layer": lambda m: m[0].add_module("adapter", nn.Linear(2, 2)),
+    "no parameter": lambda m: vars(m[0]).update(weight=m[0]._parameters.pop("weight").detach()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_a_layer_that_is_not_as_its_class_has_it_is_not_batched_by_hand(
+    change: Callable[[nn.Sequential], Any],
+) -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    assert batch_by_hand(module) is not None
+    change(module)
     assert batch_by_hand(module) is None
+
+
+def test_a_hook_on_all_modules_is_seen_too() -> None:
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert batch_by_hand(nn.Sequential(nn.Linear(2, 2))) is None
+    finally:
+        handle.remove()
 
 
 def test_robust_rules_see_every_client_of_a_stack() -> None:

@@ -389,6 +389,71 @@ def test_each_example_has_a_mask_of_its_own_where_norms_are_found_without_gradie
     assert 0.2 < kept_share < 0.8
 
 
+def masked_by_a_hook(module: nn.Sequential, mask: Tensor) -> None:
+    module[0].weight.register_hook(lambda gradient: gradient * mask)
+
+
+def masked_on_the_way_back(module: nn.Sequential, mask: Tensor) -> None:
+    """Mask whole rows of the first layer by the gradients that come to it through the second."""
+    module[1].register_full_backward_pre_hook(lambda _, outer: (outer[0] * mask[:, 0],))
+
+
+def test_a_forward_that_holds_on_to_its_weights_is_clipped() -> None:
+    """The gradient of x w, with x = 3, is clipped to 1."""
+    layer = nn.Linear(1, 1, bias=False)
+    weight = layer.weight
+    layer.forward = lambda inputs: inputs @ weight.T  # type: ignore[method-assign]
+    model = TorchModel(nn.Sequential(layer), lambda outputs, targets: outputs[:, 0])
+    gradients = model.compute_batch_gradients(Batch(torch.full((2, 1), 3.0), torch.zeros(2)), 1.0)
+    assert gradients["0.weight"].item() == 1.0
+
+
+@pytest.mark.parametrize("hook", [masked_by_a_hook, masked_on_the_way_back])
+@pytest.mark.parametrize("microbatch_size", [None, 4])
+def test_hooks_on_gradients_change_each_examples_own_before_it_is_clipped(
+    hook: Callable[[nn.Sequential, Tensor], None], microbatch_size: int | None
+) -> None:
+    """The reference is the module without hooks, whose gradients are masked one by one."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    mask = (torch.arange(8) % 2.0).unsqueeze(1).expand(8, 4)
+    inputs, targets = torch.randn(6, 4), torch.randint(3, (6,))
+    expected = [torch.zeros_like(weight) for weight in plain.parameters()]
+    for x, y in zip(inputs, targets, strict=True):
+        loss = F.cross_entropy(plain(x.unsqueeze(0)), y.unsqueeze(0))
+        gradients = list(torch.autograd.grad(loss, list(plain.parameters())))
+        gradients[0] = gradients[0] * mask
+        if hook is masked_on_the_way_back:
+            gradients[1] = gradients[1] * mask[:, 0]
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        for total, gradient in zip(expected, gradients, strict=True):
+            total += gradient * min(1.0, 0.3 / float(norm)) / 6
+    hooked = copy.deepcopy(plain)
+    hook(hooked, mask)
+    model = TorchModel(hooked, "cross-entropy", microbatch_size=microbatch_size)
+    found = model.compute_batch_gradients(Batch(inputs, targets), 0.3)
+    for ours, theirs in zip(found.tensors, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def test_norms_are_found_without_gradients_of_layers_as_their_class_has_them_alone() -> None:
+    """Further weights, too, would be passed over."""
+
+    def names_of(change: Callable[[nn.Linear], None]) -> list[nn.Module]:
+        module = mlp()
+        change(module[0])
+        return layers_with_norms(module)
+
+    assert names_of(lambda layer: None)
+    assert not names_of(lambda layer: layer.weight.register_hook(lambda gradient: gradient))
+    assert not names_of(lambda layer: layer.register_full_backward_hook(lambda *_: None))
+    assert not names_of(lambda layer: layer.register_forward_hook(lambda *_: None))
+    assert not names_of(lambda layer: setattr(layer, "forward", lambda inputs: inputs))
+    assert not names_of(
+        lambda layer: layer.register_parameter("further", nn.Parameter(torch.ones(1)))
+    )
+
+
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(8), nn.BatchNorm1d(8, track_running_stats=False)])
 def test_batch_statistics_are_a_clear_error(layer: nn.Module) -> None:
     module = nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 3))

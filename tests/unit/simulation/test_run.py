@@ -334,13 +334,36 @@ def test_the_stack_that_auto_stands_for_is_in_the_resolved_scenario(
     assert resolved["client"]["stack"] == 1
 
 
-def test_stacks_that_cannot_be_had_are_told_of_in_a_line(
-    scenario: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def centred(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return losses of a batch as a whole."""
+    losses = nn.functional.cross_entropy(outputs, targets, reduction="none")
+    return losses + losses.mean()
+
+
+def test_a_loss_of_the_batch_as_a_whole_is_trained_one_client_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scenario["client"] |= {"stack": 2, "sclip": 1.0, "precision": "bf16"}
-    simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    """By default dense models are stacked; a size that is asked for is refused with its key."""
+    loss = ["python", {"path": f"{__name__}:centred"}]
+    scenario: dict[str, Any] = {
+        "rounds": 2,
+        "data": {"source": "digits", "partition": {"kind": "dirichlet", "clients": 12, "alpha": 1}},
+        "model": {"kind": "mlp", "hidden": [4], "loss": loss},
+        "client": {"optimizer": {"lrate": 0.1}},
+    }
+    found = simfl.run(scenario, out=tmp_path / "auto", backend="inline").weights
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("clients are trained one at a time, not in stacks: client.sclip")
+    assert line == (
+        f"clients are trained one at a time, not in stacks: loss '{__name__}:centred' makes of an "
+        "example what depends on the others of its batch"
+    )
+    scenario["client"]["stack"] = 1
+    expected = simfl.run(scenario, out=tmp_path / "one", backend="inline").weights
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+    scenario["client"]["stack"] = 4
+    with pytest.raises(ScenarioError, match=r"client\.stack.*is 4, but loss .*; take 1 or auto"):
+        build(simfl.load_scenario(scenario))
 
 
 def test_the_driver_lets_go_of_the_examples_once_the_engine_has_them(

@@ -1,0 +1,222 @@
+"""A stack of two clients, tried out against each of them alone before the run.
+
+What the code of others makes of a batch cannot be read from it. A loss that compares the examples
+of a batch would compare those of several clients in a stack, without a word; so would a module, and
+an optimizer's plug-in.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simfl.client.batches import read_batch
+from simfl.client.recipe import ClientRecipe
+from simfl.client.stack_trainer import weigh_ragged
+from simfl.data import FederatedDataset
+from simfl.models import Batch, StackedModel, TorchModel
+from simfl.models.losses import Loss, is_each_its_own
+from simfl.optimizer import Optimizer, StackedOptimizer
+from simfl.vector import Vector
+
+__all__ = ["find_stack_fault"]
+
+_BATCH_SIZE: Final = 3
+_NEAR: Final = {torch.bfloat16: 0.2, torch.float16: 0.02}
+_NEAR_FLOAT: Final = 1e-4
+"""How far gradients may be apart, as a share of their norm, by the dtype of the weights. Rounding
+makes less than 1e-6 of it in float32; mixed clients, some per cent."""
+_NEAR_LOSS: Final = 1e-5
+"""The same for one example's loss of the same outputs, which is a short sum."""
+_NEAR_WEIGHTS: Final = 1e-6
+"""The same for weights after steps that hardly move them."""
+_CANCELLED: Final = 1e-6
+"""What rounding may leave of gradients that add up to nothing, as a share of the loss."""
+_AMPLITUDE: Final = 0.02
+"""How far the two clients' weights are from the model's."""
+
+
+def find_stack_fault(
+    recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset
+) -> str | None:
+    """Return what keeps a stack of two clients from the numbers of each alone; None if nothing.
+
+    The second one's batch is filled up, unless batches are of one example. Each client starts from
+    weights of its own, near the model's: where these are zeros, nothing would be seen.
+
+    Args:
+        recipe: what clients do.
+        model: is left with other weights.
+        dataset: some of its examples are trained on.
+
+    Raises:
+        Exception: whatever the code of others raises with one client alone.
+    """
+    size = min(recipe.work.batch_size or _BATCH_SIZE, _BATCH_SIZE)
+    spread = np.linspace(0, len(dataset.train) - 1, size + max(size - 1, 1)).astype(np.int64)
+    alone = [read_batch(dataset.train, rows) for rows in (spread[:size], spread[size:])]
+    if fault := _loss_fault(model, read_batch(dataset.train, spread), size):
+        return fault
+    padded = np.array([spread[:size], [*spread[size:], spread[size]][:size]])
+    sizes = np.array([len(own.targets) for own in alone])
+    together = weigh_ragged(read_batch(dataset.train, padded), sizes)
+    with _exact(model):
+        starts = _starts(model)
+        parts = zip(alone, starts, (0, 1), strict=True)
+        singles = [_step_alone(recipe, model, *own) for own in parts]
+    try:
+        stack = StackedModel(model, 2)
+        stack.begin(model.get_weights(), 2)
+        stack.apply_updates(Vector.stack([start - starts[-1] for start in starts]))
+        if model.precision != "float32":
+            _step_together(recipe, stack, together)
+        with _exact(model):
+            found = _step_together(recipe, stack, together)
+    except Exception as error:
+        return f"the model fails in a stack: {_first_line(error)}"
+    near = _near(model)
+    if not all(_is_near(one, two, near) for one, two in zip(singles, found, strict=True)):
+        kind = type(model.module).__name__
+        return f"{kind} makes of a client's examples something else in a stack than alone"
+    return _optimizer_fault(recipe, model, stack, Vector.stack([own for _, own in singles]))
+
+
+@contextmanager
+def _exact(model: TorchModel) -> Iterator[None]:
+    """Have a model compute in float32, as the roundings of bfloat16 would hide what is sought."""
+    precision, model.precision = model.precision, "float32"
+    try:
+        yield
+    finally:
+        model.precision = precision
+
+
+def _loss_fault(model: TorchModel, batch: Batch, cut: int) -> str | None:
+    """Say whether a loss gives an example something else beside others than without them."""
+    if is_each_its_own(model.loss):
+        return None
+    model.enter_training()
+    outputs = model.call(batch.inputs)
+    if not isinstance(outputs, Tensor):
+        return None  # the model as a whole is looked at later on
+    mixes = _mixes_examples(model.loss, outputs.detach(), batch.targets, cut)
+    if not mixes:
+        # Outputs of a new model may be all but the same. Not every loss takes others, though.
+        with suppress(Exception):
+            further = outputs.detach() + _waves(outputs, 0) * 2.0
+            mixes = _mixes_examples(model.loss, further, batch.targets, cut)
+    name = getattr(model.loss, "path", model.loss.name)
+    fault = f"loss {name!r} makes of an example what depends on the others of its batch"
+    return fault if mixes else None
+
+
+def _mixes_examples(loss: Loss, outputs: Tensor, targets: Tensor, cut: int) -> bool:
+    near = _NEAR.get(outputs.dtype, _NEAR_LOSS)
+    leaf = outputs.requires_grad_()
+    whole = loss(leaf, targets)
+    parts = torch.cat([loss(leaf[own], targets[own]) for own in (slice(cut), slice(cut, None))])
+    one, other = (torch.autograd.grad(losses.sum(), leaf)[0] for losses in (whole, parts))
+    return not (_is_close(whole, parts, near) and _is_close(one, other, near))
+
+
+def _step_alone(
+    recipe: ClientRecipe, model: TorchModel, batch: Batch, start: Vector, key: int
+) -> tuple[float, Vector]:
+    """Return what a stack's client gets without the other one."""
+    model.set_weights(start, trainable=True)
+    model.seed_step(torch.tensor(key), 0)
+    loss, gradients = model.compute_loss_and_gradients(batch, recipe.work.sclip)
+    return loss.item(), gradients
+
+
+def _step_together(
+    recipe: ClientRecipe, stack: StackedModel, batch: Batch
+) -> list[tuple[float, Vector]]:
+    stack.seed_step(torch.tensor([0, 1]), 0)
+    losses, gradients = stack.compute_loss_and_gradients(batch, recipe.work.sclip)
+    return list(zip(losses.tolist(), gradients.unstack(), strict=True))
+
+
+def _optimizer_fault(
+    recipe: ClientRecipe, model: TorchModel, stack: StackedModel, gradients: Vector
+) -> str | None:
+    """Compare two steps with the same gradients, together and alone."""
+    optimizer = copy.deepcopy(recipe.optimizer)
+    optimizer.seed = recipe.seed
+    starts, rows = stack.get_weights().unstack(), gradients.unstack()
+    ends = [_steps_alone(optimizer, model, *own) for own in zip(starts, rows, (0, 1), strict=True)]
+    stacked = StackedOptimizer(optimizer)
+    try:
+        stacked.begin((0, 1), round=1, kept=[None] * 2, aux={}, like=stack.like)
+        for _ in range(2):
+            stacked.apply_gradients(stack, gradients)
+    except Exception as error:
+        return f"the optimizer fails in a stack: {_first_line(error)}"
+    plugins: list[Any] = [*optimizer.regularizers, *optimizer.modules]
+    if not all(plugin.is_deterministic for plugin in plugins):
+        return None
+    for start, end, other in zip(starts, ends, stack.get_weights().unstack(), strict=True):
+        rounding = _NEAR_WEIGHTS * float(start.norm())
+        allowed = _near(model) * float((end - start).norm()) + rounding
+        if float((end - other).norm()) > allowed:
+            return "the optimizer treats a stack otherwise than each of its clients"
+    return None
+
+
+def _steps_alone(
+    optimizer: Optimizer, model: TorchModel, start: Vector, gradients: Vector, client: int
+) -> Vector:
+    """Return the weights after two steps of one client."""
+    model.set_weights(start, trainable=True)
+    optimizer.begin_client(client=client, round=1, kept=None)
+    optimizer.process_aux_var({})
+    optimizer.start_round()
+    for _ in range(2):
+        optimizer.apply_gradients(model, gradients)
+    return model.get_weights(trainable=True)
+
+
+def _starts(model: TorchModel) -> list[Vector]:
+    """Return weights near the model's for two clients."""
+    weights = model.get_weights(trainable=True)
+    noise = [weights.map(partial(_waves, begin=client)) * _AMPLITUDE for client in range(2)]
+    return [weights + own for own in noise]
+
+
+def _waves(like: Tensor, begin: int) -> Tensor:
+    """Return numbers from -1 to 1 that are unlike each other, without a generator."""
+    numbers = torch.arange(begin, begin + like.numel(), device=like.device)
+    return numbers.sin().reshape(like.shape).to(like.dtype)
+
+
+def _is_near(one: tuple[float, Vector], other: tuple[float, Vector], near: float) -> bool:
+    """Compare losses and gradients; those that are not finite say nothing."""
+    (loss, gradients), (other_loss, others) = one, other
+    if not (math.isfinite(loss) and bool(gradients.is_finite())):
+        return True
+    if not math.isclose(loss, other_loss, rel_tol=near, abs_tol=near):
+        return False
+    allowed = near * float(gradients.norm()) + _CANCELLED * (1.0 + abs(loss))
+    return float((gradients - others).norm()) <= allowed
+
+
+def _is_close(one: Tensor, other: Tensor, near: float) -> bool:
+    """Compare tensors by the largest number."""
+    allowed = near * other.detach().nan_to_num(posinf=0.0, neginf=0.0).abs().max().item()
+    return torch.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True)
+
+
+def _near(model: TorchModel) -> float:
+    return max(_NEAR.get(weight.dtype, _NEAR_FLOAT) for weight in model.trainable.values())
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
