@@ -11,6 +11,7 @@ import typer
 from simfl.cli.exit_codes import exit_codes
 from simfl.cli.options import Overrides, ScenarioFile, Trust, Trusted, load
 from simfl.cli.tables import print_table
+from simfl.errors import InputError
 
 if TYPE_CHECKING:
     from simfl.data import DatasetSummary, FederatedDataset
@@ -25,13 +26,13 @@ _MAX_CLASSES = 30
 def describe_data(
     file: ScenarioFile,
     png: Annotated[
-        Path, typer.Option(help="Where the picture of the label skew is written.")
-    ] = Path("label-skew.png"),
+        Path | None, typer.Option(help="Draw the label skew, and write the picture here.")
+    ] = None,
     clients: Annotated[int, typer.Option(min=0, help="How many clients the table shows.")] = 10,
     overrides: Overrides = [],  # noqa: B006
     trust: Trusted = Trust.all,
 ) -> None:
-    """Show what a scenario's clients hold: a table, and a picture of the label skew."""
+    """Show what a scenario's clients hold: a table, and with --png a picture."""
     scenario = load(file, overrides, trust=trust)
 
     from simfl.data import plot_label_skew, summarize
@@ -40,7 +41,12 @@ def describe_data(
     summary = summarize(dataset)
     print_table(("what", "value"), list(_summary_rows(summary)), title="data")
     _print_clients(dataset, num_shown=min(clients, dataset.num_clients))
-    plot_label_skew(dataset, png)
+    if png is None:
+        return
+    try:
+        plot_label_skew(dataset, png)
+    except OSError as error:
+        raise InputError(f"cannot write the picture: {error}; choose another place") from None
     typer.echo(f"picture: {png}")
 
 

@@ -69,7 +69,7 @@ def as_targets(
     """
     array = np.asarray(value)
     if array.dtype.kind in "US":
-        return _class_ids(array.astype(str), what=what, class_names=class_names)
+        return _class_ids(_text(array, what=what), what=what, class_names=class_names)
     array = _numeric(array, what=what)
     targets = _as_float32(array) if array.dtype.kind == "f" else array.astype(np.int64, copy=False)
     return targets, class_names
@@ -86,7 +86,7 @@ def as_column(value: Any, *, what: str) -> Array:
         raise DataError(f"{what} holds {array.dtype} values; a column holds numbers or text")
     if array.ndim != 1:
         raise DataError(f"{what} has shape {array.shape}; a column has one value per example")
-    return array.astype(str) if array.dtype.kind == "S" else array
+    return _text(array, what=what) if array.dtype.kind == "S" else array
 
 
 def source_data_from_arrays(arrays: Mapping[str, Any], *, origin: str) -> SourceData:
@@ -165,6 +165,15 @@ def _numeric(value: Any, *, what: str) -> Array:
     if array.ndim == 0:
         raise DataError(f"{what} is the single value {array}; an axis of examples is needed")
     return array
+
+
+def _text(array: Array, *, what: str) -> Array:
+    try:
+        return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{what} holds bytes that are no UTF-8 text; give numbers or text"
+        ) from None
 
 
 def _as_float32(array: Array) -> Array:

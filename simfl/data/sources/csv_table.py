@@ -18,6 +18,7 @@ from simfl.errors import DataError
 
 __all__ = ["Table", "read_header", "read_table"]
 
+_MISSING: Final = ("", "?", "-", "na", "n/a", "nan", "null", "none")
 _CHUNK_ROWS: Final = 20_000  # cells are Python strings only for as long as a chunk lasts
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def read_table(path: str, *, delimiter: str = ",", text: Collection[str] = froze
     Args:
         path: the file.
         delimiter: what separates cells.
-        text: columns that are ids or text whatever their first cell looks like; if all cells are
+        text: columns that are ids or text whatever their first cells look like; if all cells are
             whole numbers they become int64.
 
     Raises:
@@ -117,8 +118,8 @@ def _chunks(
     while lines := list(itertools.islice(rows, _CHUNK_ROWS)):
         _require_width(lines, len(header), path=path)
         if numeric is None:
-            first = dict(zip(header, lines[0][1], strict=True))
-            numeric = {n for n, cell in first.items() if n not in text and _may_be_number(cell)}
+            cells = dict(zip(header, zip(*(row for _, row in lines), strict=True), strict=True))
+            numeric = {n for n, column in cells.items() if n not in text and _is_numeric(column)}
         yield dict(_columns(lines, header, numeric=numeric, path=path))
 
 
@@ -146,6 +147,8 @@ def _require_width(lines: Lines, width: int, *, path: str) -> None:
 def _numbers(cells: tuple[str, ...]) -> Array:
     """Return int64 where all are whole numbers, otherwise float64, NaN for what is no number."""
     try:
+        if not _is_plain("".join(cells)):
+            raise ValueError
         return np.fromiter(map(int, cells), np.int64, len(cells))
     except (ValueError, OverflowError):
         return np.fromiter(map(_number, cells), np.float64, len(cells))
@@ -160,12 +163,19 @@ def _ids(column: Array) -> Array:
     return whole if np.array_equal(whole.astype(str), column) else column
 
 
-def _may_be_number(cell: str) -> bool:
-    return not cell.strip() or cell.strip().lower() == "nan" or not math.isnan(_number(cell))
+def _is_numeric(cells: tuple[str, ...]) -> bool:
+    """Say whether the first cell that is not missing is a number, or all are missing."""
+    known = (cell for cell in cells if cell.strip().lower() not in _MISSING)
+    return not math.isnan(_number(next(known, "0")))
 
 
 def _number(cell: str) -> float:
     try:
-        return float(cell)
+        return float(cell) if _is_plain(cell) else math.nan
     except ValueError:
         return math.nan
+
+
+def _is_plain(text: str) -> bool:
+    """Say whether no number is in it that only Python reads as one: 1_000, or other digits."""
+    return text.isascii() and "_" not in text

@@ -82,6 +82,13 @@ def test_data_are_shown_as_a_table_and_a_picture(simfl):
     assert ["0", "3", "2", "1"] in lines
     assert ["1", "1", "0", "1"] in lines
     assert Path("skew.png").read_bytes()[:4] == b"\x89PNG"
+    before = set(Path().iterdir())
+    assert simfl("data", "s.yaml").exit_code == 0
+    assert set(Path().iterdir()) == before
+    result = simfl("data", "s.yaml", "--png", "no/folder.png")
+    assert result.exit_code == 2
+    assert "cannot write the picture: " in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_data_file_that_is_not_there_is_bad_input(simfl):

@@ -23,6 +23,13 @@ def test_tensors_are_taken_as_arrays():
     assert inputs.tolist() == [[0, 1], [2, 3]]
 
 
+def test_bytes_that_are_no_text_are_refused_in_a_line():
+    with pytest.raises(DataError, match="targets holds bytes that are no UTF-8 text"):
+        as_targets(np.array([b"\xff\xfe", b"a"]), what="targets")
+    with pytest.raises(DataError, match="column holds bytes that are no UTF-8 text"):
+        as_column(np.array([b"\xff", b"a"]), what="column")
+
+
 def test_bytes_targets_are_text():
     targets, names = as_targets(np.array([b"b", b"a"]), what="targets")
     assert names == ("a", "b")

@@ -52,6 +52,13 @@ def test_targets_with_a_decimal_point_are_numbers_in_both_splits(load):
     assert data.test.targets.dtype == np.float32
 
 
+def test_a_column_of_text_may_begin_with_what_marks_a_missing_value(load):
+    data = load("a,country,y\n1,NA,?\n2,US,no\n3,?,yes\n")
+    assert data.train.inputs.tolist() == [[1], [2], [3]]
+    assert data.columns["country"].tolist() == ["NA", "US", "?"]
+    assert data.class_names == ("?", "no", "yes")
+
+
 def test_a_column_called_client_is_no_feature(load):
     data = load("a,client,y\n1,10,0\n2,9,1\n")
     assert data.train.inputs.tolist() == [[1], [2]]
@@ -101,6 +108,12 @@ def test_a_file_longer_than_a_chunk_is_read_whole(load, monkeypatch):
         ("a,y\nnan,0\n1,1\n", "line 2, column 'a': 'nan' is not a finite number"),
         ("a,y\n1,0\ninf,1\n", "line 3, column 'a': 'inf' is not a finite number"),
         ("a,y\n1,0\n2,?\n", "line 3, column 'y': '?' is not a finite number"),
+        ("a,b,y\n?,1,0\n2,1,1\n", "line 2, column 'a': '?' is not a finite number"),
+        ("a,b,y\nNA,1,0\nn/a,1,1\n2,3,1\n", "line 2, column 'a': 'NA' is not a finite number"),
+        ("a,y\n1,0\n1_000,1\n", "line 3, column 'a': '1_000' is not a finite number"),
+        ("a,y\n1,0\n1_0.5,1\n", "line 3, column 'a': '1_0.5' is not a finite number"),
+        ("a,y\n1,0\n١٢,1\n", "line 3, column 'a': '١٢' is not a finite number"),
+        ("a,y\n1.5,0\n２.5,1\n", "line 3, column 'a': '２.5' is not a finite number"),
         ("a,Y\n1,0\n", r"data\.source\.target: .* has no column 'y'"),
         ("a,y\nx,0\nz,1\n", "has no numeric column beside the target 'y'"),
         ('a,y\n1,"0\n', "cannot be read as CSV"),
