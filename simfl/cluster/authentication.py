@@ -11,7 +11,7 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 __all__ = [
     "ASKS_FOR_TOKEN",
@@ -140,12 +140,21 @@ def keep_token_private() -> None:
     path = _default_path()
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        with suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
+            _lock(file)
+            if not file.read().strip():  # a new one, or one whose writer did not get to the end
+                file.seek(0)
                 file.write(secrets.token_hex(32))
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             path.chmod(0o600)
+
+
+def _lock(file: IO[str]) -> None:
+    """Wait until no other process has the file locked, where the file system can tell."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _read_token() -> tuple[str, str]:

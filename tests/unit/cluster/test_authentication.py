@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -48,6 +49,34 @@ def test_a_token_that_is_there_stays_and_is_closed_to_others(home: Path) -> None
     path.chmod(0o644)
     keep_token_private()
     assert (path.read_text(), mode(path)) == ("mine", 0o600)
+
+
+def test_a_token_that_was_left_empty_is_made_anew(home: Path) -> None:
+    """By a process that was killed between making the file and writing it."""
+    path = home / ".ray" / "auth_token"
+    path.parent.mkdir()
+    path.touch()
+    keep_token_private()
+    assert (len(path.read_text()), mode(path)) == (64, 0o600)
+
+
+def test_first_runs_that_come_at_once_find_the_same_token(home: Path) -> None:
+    path = home / ".ray" / "auth_token"
+    found: list[str] = []
+    barrier = threading.Barrier(8)
+
+    def come() -> None:
+        barrier.wait()
+        keep_token_private()
+        found.append(path.read_text())
+
+    threads = [threading.Thread(target=come) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(found[0]) == 64
 
 
 @pytest.mark.parametrize("name", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
