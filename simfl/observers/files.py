@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -31,27 +32,26 @@ class JsonLines(Observer):
     def __init__(self, out: Path, *, tell: Callable[[str], None]) -> None:
         self._path = out / METRICS_FILE
         self._tell = tell
-        self._waiting: list[str] = []
-        self._first = 1
+        self._written: list[RoundRecord] = []
+        self._waiting: list[RoundRecord] = []
         self._whole_bytes = 0
         self._error: OSError | None = None
 
     def on_run_start(self, info: RunInfo) -> None:
         """Write the rounds that are done; what came after them, whole or not, is done again."""
-        self._first = len(info.history) + 1
-        text = "".join(map(_line, info.history))
-        write_whole(self._path, text)
-        self._whole_bytes = len(text.encode())
+        self._written = list(info.history)
+        self._write_all()
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Append the round, and those that are still waiting."""
-        self._waiting.append(_line(record))
+        self._waiting.append(record)
         self.flush()
 
     def flush(self) -> None:
         """Append what is waiting, whole or not at all."""
-        data = "".join(self._waiting).encode()
+        data = "".join(map(_line, self._waiting)).encode()
         try:
+            self._mend()
             self._whole_bytes = _append(self._path, data, after=self._whole_bytes)
         except OSError as error:
             if self._error is None:
@@ -60,7 +60,7 @@ class JsonLines(Observer):
             return
         if self._error is not None:
             self._tell(f"{self._path} can be written again; no round is missing")
-        self._first += len(self._waiting)
+        self._written += self._waiting
         self._waiting, self._error = [], None
 
     def on_run_end(self, summary: Summary) -> None:
@@ -72,8 +72,21 @@ class JsonLines(Observer):
         """Say which rounds are not in the file."""
         if self._error is None:
             return None
-        last = self._first + len(self._waiting) - 1
-        return f"rounds {self._first} to {last}: {self._error.strerror}"
+        first = len(self._written) + 1
+        last = first + len(self._waiting) - 1
+        return f"rounds {first} to {last}: {self._error.strerror}"
+
+    def _mend(self) -> None:
+        """Write again what somebody else has cut off or deleted."""
+        size = self._path.stat().st_size if self._path.exists() else 0
+        if size < self._whole_bytes:
+            self._write_all()
+            self._tell(f"{self._path} was cut off by somebody; it is whole again")
+
+    def _write_all(self) -> None:
+        text = "".join(map(_line, self._written))
+        write_whole(self._path, text)
+        self._whole_bytes = len(text.encode())
 
 
 class SummaryFile(Observer):
@@ -97,9 +110,11 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: if it cannot be written; the former one is still there.
     """
-    aside = path.with_name(f".{path.name}.unfinished")
+    # A name of its own, and only a new file: in a folder for all, a link may wait at a known one.
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:
-        aside.write_text(text, encoding="utf-8")
+        with aside.open("x", encoding="utf-8") as file:
+            file.write(text)
         os.replace(aside, path)
     except OSError:
         with suppress(OSError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -152,16 +153,17 @@ def _write(path: Path, table: pa.Table) -> None:
     import pyarrow.parquet as pq
 
     is_float = {field.name: pa.types.is_floating(field.type) for field in table.schema}
-    aside = path.with_name(f".{path.name}.unfinished")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:
-        pq.write_table(
-            table,
-            aside,
-            compression="zstd",
-            # Losses and seconds hardly repeat: their bytes compress better by place.
-            use_dictionary=[name for name, found in is_float.items() if not found],
-            column_encoding={n: "BYTE_STREAM_SPLIT" for n, found in is_float.items() if found},
-        )
+        with aside.open("xb") as file:
+            pq.write_table(
+                table,
+                file,
+                compression="zstd",
+                # Losses and seconds hardly repeat: their bytes compress better by place.
+                use_dictionary=[name for name, found in is_float.items() if not found],
+                column_encoding={n: "BYTE_STREAM_SPLIT" for n, found in is_float.items() if found},
+            )
         os.replace(aside, path)
     except OSError:
         with suppress(OSError):

@@ -38,7 +38,6 @@ _FILES: Final = (SCENARIO_FILE, METRICS_FILE, SUMMARY_FILE)
 _MAX_DEPTH: Final = 3
 _QUIET_S: Final = 300.0
 _QUIET_ROUNDS: Final = 20
-_SETTLED_S: Final = 1.0  # how far the times of files written together may lie apart
 _MAX_INT: Final = 2**53
 
 
@@ -135,7 +134,8 @@ def read_run(folder: Path, *, now: float) -> Run:
         raise InputError(f"{folder} holds no run: none of {', '.join(_FILES)} is in it")
     faults: list[str] = []
     records = _read_records(folder / METRICS_FILE, faults)
-    summary = _read_object(folder / SUMMARY_FILE, faults) if _has_ended(folder) else {}
+    has_ended = _modified(folder / SUMMARY_FILE) > 0
+    summary = _read_object(folder / SUMMARY_FILE, faults) if has_ended else {}
     changed = _changed(folder)
     return Run(
         folder=folder,
@@ -169,12 +169,6 @@ def _children(folder: Path) -> list[Path]:
 
 def _holds_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _FILES)
-
-
-def _has_ended(folder: Path) -> bool:
-    """Say whether the summary is of the run as it is: one that was resumed has a former one."""
-    ended, written = _modified(folder / SUMMARY_FILE), _modified(folder / METRICS_FILE)
-    return ended > 0 and ended + _SETTLED_S >= written
 
 
 def _changed(folder: Path) -> float:

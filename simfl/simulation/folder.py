@@ -35,6 +35,7 @@ __all__ = [
     "read_history",
     "read_run_id",
     "require_writable",
+    "tidy",
     "write_weights",
 ]
 
@@ -148,6 +149,17 @@ def _explained(place: Path) -> Iterator[None]:
         ) from None
 
 
+def tidy(folder: Path) -> None:
+    """Delete what a run that goes on makes untrue: its former end, and what was cut off.
+
+    Raises:
+        InputError: if that cannot be done.
+    """
+    with _explained(folder):
+        for path in [folder / SUMMARY_FILE, *folder.glob(".*.unfinished")]:
+            path.unlink(missing_ok=True)
+
+
 def holds_run(folder: Path) -> bool:
     """Say whether a run was begun in the folder."""
     return os.path.exists(folder / SCENARIO_FILE)
@@ -248,9 +260,12 @@ def write_weights(folder: Path, weights: Vector) -> None:
     from safetensors.torch import save_file
 
     path = folder / WEIGHTS_FILE
-    aside = folder / f".{WEIGHTS_FILE}.unfinished"
+    aside = folder / f".{WEIGHTS_FILE}.{uuid.uuid4().hex[:8]}.unfinished"
     try:
+        aside.touch(exist_ok=False)
+        mode = aside.stat().st_mode  # what new files have; save_file's are their owner's alone
         save_file(dict(weights.map(lambda tensor: tensor.contiguous()).items()), aside)
+        aside.chmod(mode)
         os.replace(aside, path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):

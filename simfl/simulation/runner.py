@@ -47,6 +47,7 @@ from simfl.simulation.folder import (
     read_history,
     read_run_id,
     require_writable,
+    tidy,
     write_weights,
 )
 from simfl.simulation.journal import PROGRESS, Journal
@@ -266,6 +267,7 @@ def _run_prepared(
     journal = Journal(observers, last, history=history, clock=clock)
     memory: Memory = NOT_KNOWN
     status = "done"
+    tidy(folder)
     try:
         clock.enter("start")
         engine = make_engine(

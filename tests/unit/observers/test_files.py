@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -56,6 +57,30 @@ def test_rounds_that_cannot_be_written_are_told_once_and_written_later(tmp_path:
     assert observer.lost() is None
 
 
+@pytest.mark.parametrize("what_is_left", [None, b"", b'{"round": 1, "loss": 0.5}\n{"ro'])
+def test_a_file_that_somebody_has_cut_off_is_whole_again_and_it_is_told(
+    what_is_left: bytes | None, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    observer = JsonLines(tmp_path, tell=told.append)
+    observer.on_run_start(info(tmp_path, done=2))
+    observer.on_round({"round": 3}, table(3, [0]))
+    file = tmp_path / "metrics.jsonl"
+    file.unlink()
+    if what_is_left is not None:
+        file.write_bytes(what_is_left)
+    observer.on_round({"round": 4}, table(4, [0]))
+    assert rounds_in(tmp_path) == [1, 2, 3, 4]
+    assert told == [f"{file} was cut off by somebody; it is whole again"]
+
+
+def test_a_link_that_waits_in_a_folder_for_all_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / ".summary.json.unfinished").symlink_to(tmp_path / "victim")
+    write_whole(tmp_path / "summary.json", "{}")
+    assert (tmp_path / "summary.json").read_text() == "{}"
+    assert not (tmp_path / "victim").exists()
+
+
 def test_the_last_try_is_at_the_end(tmp_path: Path) -> None:
     observer = JsonLines(tmp_path, tell=print)
     observer.on_run_start(info(tmp_path))
@@ -73,11 +98,17 @@ def test_the_summary_is_written_at_the_end(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "done"}
 
 
-def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path: Path) -> None:
-    """A folder is in the way of the new one, which is written aside."""
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     write_whole(path, "before")
-    (tmp_path / ".file.unfinished").mkdir()
-    with pytest.raises(IsADirectoryError):
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="No space left"):
         write_whole(path, "after")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "before"

@@ -68,10 +68,11 @@ def test_a_run_of_long_rounds_is_given_twenty_of_them(tmp_path):
     assert read(folder).state == "stopped"
 
 
-def test_a_resumed_run_is_running_although_its_former_summary_is_there(tmp_path):
-    folder = write_run(tmp_path / "a", records([0.5]), summary={"status": "interrupted"})
+def test_a_run_that_was_copied_has_ended_whichever_file_came_first(tmp_path):
+    folder = write_run(tmp_path / "a", records([0.5]), summary=done())
     os.utime(folder / "metrics.jsonl", (NOW - 1, NOW - 1))
-    assert read(folder).state == "running"
+    os.utime(folder / "summary.json", (NOW - 60, NOW - 60))
+    assert read(folder).state == "done"
 
 
 def test_the_seconds_of_a_resumed_run_are_those_of_all_its_rounds(tmp_path):

@@ -156,3 +156,59 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
     made = [new_folder(tmp_path / "runs", "run") for _ in range(3)]
     assert [path.name for path in made] == ["run-now", "run-now-2", "run-now-3"]
     assert all(path.is_dir() for path in made)
+
+
+def test_a_run_that_goes_on_has_no_end_yet_and_what_was_cut_off_is_gone(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    simfl.run(scenario | {"rounds": 2}, out=out, backend="inline")
+    (out / ".summary.json.0123abcd.unfinished").write_text("{")
+    rounds = run_by_round(simfl.load_scenario(scenario), out, backend="inline")
+    next(rounds)
+    assert not (out / "summary.json").exists()
+    list(rounds)
+    assert (out / "summary.json").exists()
+    assert not list(out.glob(".*"))
+
+
+def test_all_files_of_a_run_have_the_rights_that_the_user_gives_new_ones(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    simfl.run(scenario, out=out, backend="inline")
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in out.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "the folder's name is empty; give one, or '.' for the current folder"),
+        ("a" * 300, r"a{80}\.\.\. can be no folder: File name too long"),
+        ("b/" * 3000, r"\.\.\. can be no folder: File name too long"),
+        ("~nobody-of-that-name/a", "~nobody-of-that-name/a can be no folder: Could not determine"),
+        ("a\0b", "can be no folder: embedded null byte|holds a NUL character"),
+    ],
+)
+def test_what_can_be_no_folder_is_refused_in_a_line(
+    name: str, said: str, scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for auto in ("never", "auto"):
+        with pytest.raises(InputError, match=said):
+            simfl.run(scenario, out=name, backend="inline", resume=auto)
+    with pytest.raises(InputError, match=said):
+        simfl.run(scenario | {"output": {"dir": name}}, backend="inline")
+    with pytest.raises(InputError, match=said):
+        simfl.resume(name, backend="inline")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_home_folder_can_be_written_as_in_a_shell(
+    scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    simfl.run(scenario | {"rounds": 1}, out="~/out", backend="inline")
+    assert (tmp_path / "out" / "summary.json").exists()
