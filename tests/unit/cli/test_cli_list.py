@@ -27,7 +27,7 @@ def test_one_kind_is_listed_with_fields_types_and_defaults(simfl):
     lines = simfl("list", "aggregator").stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("# aggregator trimmed-mean: "))
     assert lines[at + 1].split() == ["field", "type", "default", "meaning"]
-    start = ["trim", "number", ">=", "0", "and", "<", "0.5", "0.1", "The", "share"]
+    start = ["trim", "number", ">", "0", "and", "<", "0.5", "0.1", "The", "share"]
     assert lines[at + 2].split()[: len(start)] == start
 
 
@@ -52,7 +52,7 @@ def test_the_list_is_there_for_programs(simfl):
     field = listed["aggregator"]["trimmed-mean"]["fields"][0]
     assert (field["key"], field["type"], field["default"]) == (
         "trim",
-        "number >= 0 and < 0.5",
+        "number > 0 and < 0.5",
         "0.1",
     )
 
