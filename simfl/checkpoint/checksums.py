@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from simfl.checkpoint.layout import Piece
 from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError
 
-__all__ = ["Checksum", "require_whole"]
+__all__ = ["Checksum", "require_size", "require_whole"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,21 @@ class Checksum:
             digest.update(piece)
             num_bytes += len(piece)
         return cls(digest.hexdigest(), num_bytes)
+
+
+def require_size(files: Mapping[str, int], name: str, expected: Checksum) -> None:
+    """See that a file has the bytes it should, before it is read.
+
+    Args:
+        files: name -> number of bytes, as a storage lists them.
+        name: the file's.
+        expected: what it should be.
+
+    Raises:
+        CheckpointError: if not. One that is not there is told when it is read.
+    """
+    if files.get(name, expected.num_bytes) != expected.num_bytes:
+        raise CheckpointError(f"{name} has {files[name]:,} bytes and not {expected.num_bytes:,}")
 
 
 def require_whole(storage: Storage, name: str, expected: Checksum) -> None:

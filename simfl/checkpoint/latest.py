@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simfl.checkpoint.checkpoint import Checkpoint
-from simfl.checkpoint.checksums import Checksum, require_whole
+from simfl.checkpoint.checksums import Checksum, require_size, require_whole
 from simfl.checkpoint.files import decode_file
 from simfl.checkpoint.manifest import (
     Manifest,
@@ -64,11 +64,12 @@ def latest_checkpoint(storage: Storage, *, scenario_hash: str | None = None) -> 
         CheckpointError: if the storage cannot be read, or the checkpoint is of another scenario.
     """
     refusals: list[Refusal] = []
-    for round in find_manifests(storage.list_files()):
+    files = storage.list_files()
+    for round in find_manifests(files):
         try:
             manifest = read_manifest(storage, round)
             is_ours = scenario_hash in (None, manifest.scenario_hash)
-            checkpoint = _read(storage, manifest) if is_ours else None
+            checkpoint = _read(storage, manifest, files) if is_ours else None
         except CheckpointError as error:
             refusals.append(Refusal(round_folder(round), str(error)))
             continue
@@ -82,8 +83,11 @@ def latest_checkpoint(storage: Storage, *, scenario_hash: str | None = None) -> 
     return Found(None, (), tuple(refusals), {})
 
 
-def _read(storage: Storage, manifest: Manifest) -> Checkpoint:
+def _read(storage: Storage, manifest: Manifest, files: Mapping[str, int]) -> Checkpoint:
     name = server_file(manifest.round)
+    require_size(files, name, manifest.server)
+    for shard in manifest.shards:
+        require_size(files, shard_file(shard.name), shard.checksum)
     data = storage.read(name)
     if Checksum.of([data]) != manifest.server:
         raise CheckpointError(f"{name} does not match its checksum")

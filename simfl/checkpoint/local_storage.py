@@ -12,6 +12,7 @@ from stat import S_ISREG
 
 from simfl.checkpoint.layout import Piece
 from simfl.checkpoint.storage_faults import explained, require_plain_name
+from simfl.regular_files import open_regular
 
 __all__ = ["LocalStorage"]
 
@@ -71,18 +72,18 @@ class LocalStorage:
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
-        with explained("read", self._path(name)):
-            return self._path(name).read_bytes()
+        with explained("read", self._path(name)), open_regular(self._path(name)) as file:
+            return file.read()
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
         """Return the bytes from start to stop, fewer where the file ends before."""
-        with explained("read", self._path(name)), self._path(name).open("rb") as file:
+        with explained("read", self._path(name)), open_regular(self._path(name)) as file:
             file.seek(start)
             return file.read(stop - start)
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Iterate over a file's bytes, some megabytes at a time."""
-        with explained("read", self._path(name)), self._path(name).open("rb") as file:
+        with explained("read", self._path(name)), open_regular(self._path(name)) as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
 

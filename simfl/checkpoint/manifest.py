@@ -27,6 +27,8 @@ __all__ = [
 FORMAT: Final = 1
 """The version of the format that is written, and the only one that is read."""
 
+_MAX_BYTES: Final = 1 << 28
+"""More is not read: that of ten million clients has a third of it."""
 _MANIFEST = re.compile(r"round-(\d{6,})/manifest\.json")
 
 
@@ -84,7 +86,7 @@ def read_manifest(storage: Storage, round: int) -> Manifest:
     Raises:
         CheckpointError: if it is damaged, of an unknown format, or names files elsewhere.
     """
-    data = storage.read(manifest_file(round))
+    data = storage.read_range(manifest_file(round), 0, _MAX_BYTES)
     try:
         body = json.loads(data.decode("ascii"))
         version = body["format"]

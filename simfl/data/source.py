@@ -8,7 +8,7 @@ from typing import ClassVar
 from simfl.component import Component
 from simfl.data.dataset import Array, Examples
 
-__all__ = ["Source", "SourceData"]
+__all__ = ["Source", "SourceData", "file_fault"]
 
 
 @dataclass(frozen=True)
@@ -52,3 +52,10 @@ class Source(Component, kind="source"):
             MissingExtraError: if the package that reads it is not installed.
         """
         raise NotImplementedError(f"{type(self).__name__} has no load()")
+
+
+def file_fault(path: str, error: OSError) -> str:
+    """Say why a data file cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file {path}"
+    return f"{path} cannot be read: {error.strerror or error}"

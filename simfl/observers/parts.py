@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     import pyarrow as pa
+from simfl.regular_files import open_regular
 
 __all__ = ["PartFiles"]
 
@@ -133,7 +134,7 @@ def _joined(head: pa.Table | None, tail: pa.Table) -> pa.Table:
 def _read(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with open_regular(path) as raw, pq.ParquetFile(raw) as file:
         return file.read()
 
 
@@ -141,7 +142,8 @@ def _rounds(path: Path) -> tuple[int, int]:
     """Return the first round of a file and the last, which its footer has."""
     import pyarrow.parquet as pq
 
-    metadata = pq.read_metadata(path)
+    with open_regular(path) as raw:
+        metadata = pq.read_metadata(raw)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     index = metadata.schema.names.index("round")
     found = [group.column(index).statistics for group in groups]

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from simfl.regular_files import open_regular
 from simfl.report.curves import Floats
 
 __all__ = [
@@ -156,7 +157,7 @@ def _for_each_row_group(
 def _fold_file(file: Path, columns: Sequence[str] | None, fold: Callable[[Any], None]) -> None:
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(file) as opened:
+    with open_regular(file) as raw, ParquetFile(raw) as opened:
         names = opened.schema_arrow.names
         wanted = [name for name in columns or names if name in names]
         for group in range(opened.num_row_groups):

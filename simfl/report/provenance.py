@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simfl.regular_files import read_regular
 from simfl.report.charts import Table
 from simfl.report.differences import differences, flatten
 from simfl.report.reading import SCENARIO_FILE, Run
@@ -80,7 +81,7 @@ def _without(run: Run, keys: tuple[str, ...]) -> dict[str, object]:
 
 
 def _text(run: Run) -> str:
-    return (run.folder / SCENARIO_FILE).read_text(encoding="utf-8", errors="replace")
+    return read_regular(run.folder / SCENARIO_FILE).decode(errors="replace")
 
 
 def _versions(study: Study) -> Table | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from simfl.errors import InputError
+from simfl.regular_files import read_regular
 from simfl.report.plain_data import read_json, read_yaml
 
 __all__ = [
@@ -39,6 +40,8 @@ _MAX_DEPTH: Final = 3
 _QUIET_S: Final = 300.0
 _QUIET_ROUNDS: Final = 20
 _MAX_INT: Final = 2**53
+_MAX_BYTES: Final = 1 << 26
+_MAX_METRICS: Final = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,8 @@ def _read_records(path: Path, faults: list[str]) -> tuple[Record, ...]:
     """Read the rounds that are whole; of a round that is there twice, the later."""
     by_round: dict[float, Record] = {}
     damaged = []
-    for number, line in enumerate((_read_text(path, faults) or "").split("\n"), start=1):
+    text = _read_text(path, faults, limit=_MAX_METRICS) or ""
+    for number, line in enumerate(text.split("\n"), start=1):
         record = _record(line)
         if record is not None:
             by_round[record["round"]] = record
@@ -249,9 +253,9 @@ def _record(line: str) -> Record | None:
     return {key: number for key, number in numbers.items() if number is not None}
 
 
-def _read_text(path: Path, faults: list[str]) -> str | None:
+def _read_text(path: Path, faults: list[str], *, limit: int = _MAX_BYTES) -> str | None:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_regular(path, limit=limit).decode(errors="replace")
     except FileNotFoundError:
         faults.append(f"{path.name} is not there")
     except OSError as error:

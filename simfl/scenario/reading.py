@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import yaml
 
 from simfl.errors import ScenarioError
+from simfl.regular_files import read_regular
 from simfl.scenario.document import Document, Path, Place, show
 from simfl.scenario.yaml_format import TWO_WAYS_TAG, ScenarioLoader, TooLargeError
 
@@ -16,6 +17,7 @@ __all__ = ["parse_value", "read_document"]
 _MAX_DEPTH: Final = 50
 _MAX_VALUES: Final = 100_000
 """Aliases of aliases make large things of small files; no scenario is this large."""
+_MAX_BYTES: Final = 1 << 22
 _TOO_DEEP: Final = "is nested too deeply"
 _TOO_MANY: Final = f"holds more than {_MAX_VALUES:,} values, aliases written out"
 _MERGE: Final = "<<"
@@ -56,7 +58,7 @@ def _read_text(path: FilePath) -> str:
     if path.is_dir():
         raise ScenarioError([f"{path}: is a folder; name a YAML file in it"])
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_regular(path, limit=_MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8 text (byte 0x{error.object[error.start]:02x} at {error.start})"
         raise ScenarioError([f"{path}: {reason}; save it as UTF-8"]) from None
@@ -162,13 +164,14 @@ class _Reader:
 
     def _sources(self, merged: yaml.Node | None) -> list[yaml.MappingNode]:
         """Return the mappings that a merge key names: one, or a list of them."""
-        is_list = isinstance(merged, yaml.SequenceNode)
-        sources = merged.value if is_list else [] if merged is None else [merged]
-        for source in sources:
+        named: list[yaml.Node] = [] if merged is None else [merged]
+        sources = []
+        for source in merged.value if isinstance(merged, yaml.SequenceNode) else named:
             if not isinstance(source, yaml.MappingNode):
                 raise self.error(source, "is merged by '<<', and is no mapping")
             if id(source) in self._merging:
                 raise self.error(source, "is an alias of something that holds this alias")
+            sources.append(source)
         return sources
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:

@@ -69,7 +69,8 @@ class ScenarioLoader(yaml.SafeLoader):
         self._left -= 1
         self._levels_left -= 1
         if self._left < 0 or self._levels_left < 0:
-            raise TooLargeError(self.peek_event().start_mark, is_too_deep=self._levels_left < 0)
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise TooLargeError(event.start_mark, is_too_deep=self._levels_left < 0)
         node = super().compose_node(parent, index)
         self._levels_left += 1
         return node

@@ -13,9 +13,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 from simfl.errors import CheckpointError, InputError, RunError, printable
 from simfl.observers import METRICS_FILE, SUMMARY_FILE, RoundRecord, write_whole
+from simfl.regular_files import read_regular
 from simfl.scenario import Scenario, load_scenario
 from simfl.scenario.plain import describe_changes
 from simfl.vector import Vector
@@ -44,6 +46,7 @@ SCENARIO_FILE = "scenario.yaml"
 VERSIONS_FILE = "versions.json"
 WEIGHTS_FILE = "weights.safetensors"
 
+_MAX_METRICS: Final = 1 << 29
 _PACKAGES = ("simfl", "torch", "ray", "numpy", "pydantic", "safetensors", "scikit-learn")
 
 
@@ -184,7 +187,7 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
             f"{folder} holds a run of {former.rounds} rounds, and rounds is {scenario.rounds}; "
             f"give at least {former.rounds}, or another folder"
         )
-    if scenario.to_yaml() == path.read_text(encoding="utf-8"):
+    if scenario.to_yaml() == read_regular(path).decode():
         return
     with _explained(path):
         write_whole(path, scenario.to_yaml())
@@ -198,7 +201,7 @@ def read_run_id(folder: Path) -> str:
     """
     path = folder / RUN_FILE
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        return str(json.loads(read_regular(path))["id"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
             f"{path} does not say the run's id; put the file back, or write "
@@ -209,7 +212,7 @@ def read_run_id(folder: Path) -> str:
 def is_done(folder: Path, scenario: Scenario) -> bool:
     """Say whether the folder's run has come to the end of the scenario."""
     try:
-        summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+        summary = json.loads(read_regular(folder / SUMMARY_FILE))
         return bool(summary["status"] == "done" and summary["rounds"] >= scenario.rounds)
     # There is none, or it is damaged: going on from the last checkpoint writes it anew.
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -226,7 +229,7 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
         return []
     path = folder / METRICS_FILE
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:rounds]
+        lines = read_regular(path, limit=_MAX_METRICS).decode().split("\n")[:rounds]
         history: list[RoundRecord] = [_read_record(line) for line in lines]
         whole = [record["round"] for record in history] == list(range(1, rounds + 1))
         whole = whole and all(_is_count(record["dropped"]) for record in history)

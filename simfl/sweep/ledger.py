@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from simfl.errors import InputError
+from simfl.regular_files import read_regular
 
 __all__ = ["FINISHED", "LEDGER_FILE", "Event", "Ledger", "Past", "read_past"]
 
@@ -80,9 +81,11 @@ def read_past(folder: Path) -> Past:
     """
     path = folder / LEDGER_FILE
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = read_regular(path).decode(errors="replace").splitlines()
+    except FileNotFoundError:
         raise InputError(f"{folder} holds no sweep: there is no {LEDGER_FILE} in it") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     past = Past()
     for number, line in enumerate(lines, start=1):
         try:

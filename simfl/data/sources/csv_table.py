@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
 from simfl.data.dataset import Array
+from simfl.data.source import file_fault
 from simfl.errors import DataError
+from simfl.regular_files import open_regular
 
 __all__ = ["Table", "read_header", "read_table"]
 
@@ -87,11 +89,11 @@ def read_table(path: str, *, delimiter: str = ",", text: Collection[str] = froze
 
 @contextmanager
 def _opened(path: str, *, delimiter: str) -> Iterator[Reader]:
-    if not Path(path).is_file():
-        raise DataError(f"there is no file {path}")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             yield csv.reader(file, delimiter=delimiter, strict=True)
+    except OSError as error:
+        raise DataError(file_fault(path, error)) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     except csv.Error as error:

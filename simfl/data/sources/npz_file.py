@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
 from simfl.data.arrays import source_data_from_arrays
 from simfl.data.dataset import Array
-from simfl.data.source import Source, SourceData
+from simfl.data.source import Source, SourceData, file_fault
 from simfl.errors import DataError, one_line
+from simfl.regular_files import open_regular
 
 __all__ = ["NpzFile"]
 
@@ -46,21 +46,27 @@ def read_npz(path: str) -> dict[str, Array]:
     Raises:
         DataError: if there is no such file, it is no .npz file, or an array holds objects.
     """
-    if not Path(path).is_file():
-        raise DataError(f"there is no file {path}")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is not a .npz file; write one with numpy.savez(path, inputs=...)")
     try:
-        # Without pickle: a file may then hold numbers and text, and no code. Opened here, since
-        # numpy leaves a file open that it cannot read.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: _read_array(file, name, path=path) for name in file.files}
+        # Opened here, since numpy leaves a file open that it cannot read.
+        with open_regular(path) as opened:
+            return _read_arrays(opened, path=path)
     except DataError:
         raise
+    except OSError as error:
+        raise DataError(file_fault(path, error)) from error
     # numpy, zipfile and zlib raise whatever they come upon, MemoryError for a forged shape too.
     except Exception as error:
         reason = one_line(error) or type(error).__name__
         raise DataError(f"{path} cannot be read ({reason}); it may be cut short") from error
+
+
+def _read_arrays(opened: BinaryIO, *, path: str) -> dict[str, Array]:
+    if not zipfile.is_zipfile(opened):
+        raise DataError(f"{path} is not a .npz file; write one with numpy.savez(path, inputs=...)")
+    opened.seek(0)
+    # Without pickle: a file may then hold numbers and text, and no code.
+    with np.load(opened, allow_pickle=False) as file:
+        return {name: _read_array(file, name, path=path) for name in file.files}
 
 
 def _read_array(file: np.lib.npyio.NpzFile, name: str, *, path: str) -> Array:

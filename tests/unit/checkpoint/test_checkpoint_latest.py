@@ -173,12 +173,25 @@ def test_any_change_of_any_file_is_refused_and_the_one_before_used(
 
 def test_a_refusal_names_the_file(storage: Storage) -> None:
     save_two(storage)
-    storage.write("states/second.safetensors", [b"damaged"])
+    whole = bytearray(storage.read("states/second.safetensors"))
+    whole[-1] ^= 1
+    storage.write("states/second.safetensors", [bytes(whole)])
     (refusal,) = latest_checkpoint(storage).refusals
     assert str(refusal) == (
         "checkpoint round-000002 cannot be used: "
         "states/second.safetensors does not match its checksum"
     )
+
+
+@pytest.mark.parametrize("name", [SERVER, "states/second.safetensors"])
+def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path: Path, name: str) -> None:
+    """With holes, 60 GB take no room on the disk."""
+    storage = open_storage(tmp_path)
+    save_two(storage)
+    size = (tmp_path / name).stat().st_size
+    os.truncate(tmp_path / name, 60_000_000_000)
+    (refusal,) = latest_checkpoint(storage).refusals
+    assert refusal.reason == f"{name} has 60,000,000,000 bytes and not {size:,}"
 
 
 @pytest.mark.parametrize("name", [SERVER, "states/second.safetensors"])

@@ -226,3 +226,24 @@ def test_names_in_the_folders_of_others_do_nothing_to_the_terminal(simfl):
         output = simfl(*command).output
         assert r"\x1b" in output, command
         assert not set(output) & {"\x1b", "\x07"}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "scenario.yaml"])
+@pytest.mark.parametrize("what", ["pipe", "endless"])
+def test_a_folder_of_others_is_not_waited_for(simfl, name, what):
+    """A named pipe, or a link to a device without an end, where a file should be."""
+    write_run("runs/ours")
+    write_run("runs/theirs")
+    path = Path("runs/theirs", name)
+    path.unlink()
+    os.mkfifo(path) if what == "pipe" else path.symlink_to("/dev/zero")
+    for command in (
+        ("ls",),
+        ("report", "runs", "--format", "md", "--no-data"),
+        ("compare", "runs/ours", "runs/theirs"),
+    ):
+        assert simfl(*command).exit_code == 0
+    kind = "a named pipe" if what == "pipe" else "a device"
+    # A summary older than the records is of a former part of the run, and is not looked at.
+    if (what, name) != ("endless", "summary.json"):
+        assert f"{name} cannot be read: it is {kind}" in Path("runs/report.md").read_text()

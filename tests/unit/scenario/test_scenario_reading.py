@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -247,11 +248,21 @@ def test_each_key_has_the_line_it_is_written_in(write, minimal_yaml):
 def test_an_unreadable_file_says_why(monkeypatch, write, minimal_yaml):
     from simfl.errors import ScenarioError
 
-    def refuse(self: Path) -> bytes:
+    def refuse(path: Path, **_: int) -> bytes:
         raise PermissionError(13, "Permission denied")
 
     name = write(minimal_yaml)
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("simfl.scenario.reading.read_regular", refuse)
     with pytest.raises(ScenarioError) as raised:
         load_scenario(name)
     assert raised.value.faults == ["s.yaml: cannot be read: Permission denied"]
+
+
+def test_a_pipe_is_not_waited_for():
+    os.mkfifo("pipe.yaml")
+    Path("endless.yaml").symlink_to("/dev/zero")
+    for name, what in [("pipe.yaml", "a named pipe"), ("endless.yaml", "a device")]:
+        with pytest.raises(ScenarioError) as raised:
+            load_scenario(name)
+        expected = f"{name}: cannot be read: it is {what} and no regular file"
+        assert raised.value.faults == [expected]

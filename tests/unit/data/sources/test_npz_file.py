@@ -1,9 +1,11 @@
 """Arrays of .npz files, good and bad ones."""
 
+import os
+
 import numpy as np
 import pytest
 
-from simfl.data import NpzFile
+from simfl.data import CsvFile, NpzFile
 from simfl.errors import DataError
 
 INPUTS = np.arange(12.0).reshape(4, 3)
@@ -189,3 +191,10 @@ def test_an_archive_of_other_files_is_refused(tmp_path):
         archive.writestr("readme.txt", "hello")
     with pytest.raises(DataError, match=r"'readme\.txt' is not an array"):
         NpzFile(path=str(path)).load(seed=0)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for source in (NpzFile(path=str(tmp_path / "pipe")), CsvFile(str(tmp_path / "pipe"), "y")):
+        with pytest.raises(DataError, match="pipe cannot be read: it is a named pipe and no regul"):
+            source.load(seed=0)

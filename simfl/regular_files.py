@@ -1,0 +1,66 @@
+"""Reading files of others: regular ones only, and no more than is expected of them.
+
+A named pipe is waited for without end, and a link to a device has no end, or does something when it
+is opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, Final
+
+__all__ = ["open_regular", "read_regular"]
+
+_LIMIT: Final = 1 << 28
+_KINDS: Final = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading its bytes.
+
+    Raises:
+        OSError: if it cannot be read, or is no regular file; ``strerror`` says what it is.
+    """
+    _require_regular(os.stat(path), path)  # before it is opened, which some devices act upon
+    # Whatever has been put in its place meanwhile is not waited for.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        _require_regular(os.fstat(descriptor), path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | Path, *, limit: int = _LIMIT) -> bytes:
+    """Return a file's bytes.
+
+    Args:
+        path: the file.
+        limit: how many bytes it may have.
+
+    Raises:
+        OSError: as ``open_regular``, and if it has more bytes.
+    """
+    with open_regular(path) as file:
+        # Its size comes first: one with holes takes no room on the disk, and all of it in memory.
+        data = b"" if os.fstat(file.fileno()).st_size > limit else file.read(limit + 1)
+        if len(data) > limit or os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+        return data
+
+
+def _require_regular(found: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    if not stat.S_ISREG(found.st_mode):
+        what = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {what} and no regular file", str(path))
