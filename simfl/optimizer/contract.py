@@ -25,7 +25,7 @@ from simfl.optimizer.contract_case import (
     require_same,
 )
 from simfl.optimizer.encoding import decode_state, encode_state
-from simfl.optimizer.pipeline import keep_state
+from simfl.optimizer.pipeline import keep_rows, keep_state
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer
 from simfl.optimizer.state import stack_states, unstack_state
 from simfl.vector import Vector
@@ -193,7 +193,9 @@ def _check_stack(subject: Subject) -> None:
         if not subject.plugin.is_deterministic:
             continue
         for row, single in enumerate(singles):
-            require_near(single, _row(stacks, row), f"row {row} of a stack{who}:")
+            kept = {"kept": [stacks["kept"][row]]}
+            alike = _row({**stacks, "kept": None}, row) | kept
+            require_near(single, alike, f"row {row} of a stack{who}:")
 
 
 def _check_rounds(subject: Subject) -> None:
@@ -247,9 +249,13 @@ def _two_rounds(
 ) -> dict[str, Any]:
     """Return all that two rounds bring forth; in the second some clients are new."""
     first, state = subject.run(subject.begin(clients), clients)
-    kept = keep_state(subject.plugin, state)
-    each = unstack_state(kept, len(clients)) if len(clients) > 1 else [kept]
-    known = [{} if c in new else own for c, own in zip(clients, each, strict=True)]
+    is_stack = len(clients) > 1
+    kept = (
+        keep_rows(subject.plugin, state, len(clients))
+        if is_stack
+        else [keep_state(subject.plugin, state)]
+    )
+    known = [{} if c in new else own for c, own in zip(clients, kept, strict=True)]
     second, last = subject.run(subject.begin(clients, known), clients)
     shared = subject.collect(last)
     return {"updates": [*first, *second], "state": last, "kept": kept, "shared": shared}

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from simfl.optimizer.plugin import Context, OptiModule, Regularizer, State
-from simfl.optimizer.state import fill_state
+from simfl.optimizer.state import fill_state, unstack_state
 from simfl.vector import Scalar, Vector
 
 __all__ = [
+    "PlugIns",
     "fill_states",
+    "keep_rows",
     "keep_state",
     "keep_states",
     "keeps_nothing",
@@ -45,6 +47,16 @@ def keep_states(plugins: PlugIns, states: Sequence[State]) -> tuple[State, ...]:
 def keep_state(plugin: OptiModule | Regularizer, state: State) -> State:
     """Return what a client must keep of one plug-in's state until its next round."""
     return {} if keeps_nothing(plugin) else plugin.between_rounds(state)
+
+
+def keep_rows(plugin: OptiModule | Regularizer, state: State, num_clients: int) -> list[State]:
+    """Return what each of a stack's C clients must keep of one plug-in's state: [C], views.
+
+    A plug-in of others is asked client by client: what it keeps may depend on what it sees.
+    """
+    if type(plugin).__module__.startswith("simfl."):
+        return unstack_state(keep_state(plugin, state), num_clients)
+    return [keep_state(plugin, row) for row in unstack_state(state, num_clients)]
 
 
 def keeps_nothing(plugin: OptiModule | Regularizer) -> bool:

@@ -14,8 +14,9 @@ from torch import Tensor
 from simfl.optimizer.exchange import AuxExchange
 from simfl.optimizer.optimizer import Optimizer
 from simfl.optimizer.pipeline import (
+    PlugIns,
     fill_states,
-    keep_states,
+    keep_rows,
     run_modules,
     run_regularizers,
     scale_updates,
@@ -31,7 +32,6 @@ from simfl.optimizer.state import (
     repeat_tensors,
     rows_of,
     stack_states,
-    unstack_state,
 )
 from simfl.vector import Scalar, Vector, move
 
@@ -151,15 +151,14 @@ class StackedOptimizer:
             steps: [C] how many steps each has taken in the round.
         """
         num_clients = len(steps)
-        regularizers = keep_states(self._regularizers, self._states.regularizers)
-        modules = keep_states(self._modules, self._states.modules)
-        counts = goes_by_steps(self._optimizer.lrate, self._optimizer.w_decay)
-        if not (counts or any(modules) or any(regularizers)):
+        if not self._optimizer.keeps_state:
             return [None] * num_clients
+        counts = goes_by_steps(self._optimizer.lrate, self._optimizer.w_decay)
         totals = [n + new if counts else 0 for n, new in zip(self._num_steps, steps, strict=True)]
-        columns = _unstacked(modules, num_clients), _unstacked(regularizers, num_clients)
-        rows = zip(totals, *columns, strict=True)
-        return [KeptState(*row) for row in rows]
+        modules = _kept_rows(self._modules, self._states.modules, num_clients)
+        regularizers = _kept_rows(self._regularizers, self._states.regularizers, num_clients)
+        rows = zip(totals, modules, regularizers, strict=True)
+        return [KeptState(*row) if row[0] or any(row[1]) or any(row[2]) else None for row in rows]
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -223,9 +222,12 @@ def _for_each_plugin(
     return _States(*(tuple(map(function, zip(*kind, strict=True))) for kind in kinds))
 
 
-def _unstacked(states: Sequence[State], num_clients: int) -> list[tuple[State, ...]]:
-    """Turn one stack for each plug-in into [C] clients' states, which share no memory with it."""
-    by_plugin = [unstack_state(state, num_clients) for state in states]
+def _kept_rows(
+    plugins: PlugIns, states: Sequence[State], num_clients: int
+) -> list[tuple[State, ...]]:
+    """Return what each client keeps of one stack for each plug-in, sharing no memory with it."""
+    pairs = zip(plugins, states, strict=True)
+    by_plugin = [keep_rows(plugin, state, num_clients) for plugin, state in pairs]
     return [
         tuple({key: leaf.clone() for key, leaf in rows[c].items()} for rows in by_plugin)
         for c in range(num_clients)

@@ -488,6 +488,39 @@ def test_an_update_that_is_not_finite_ends_the_run_with_its_clients_name() -> No
 
 
 @dataclass(frozen=True)
+class Choosy(OptiModule):
+    """Remembers how many steps there were, if there were three at least."""
+
+    name: ClassVar[str] = "choosy-of-a-test"
+
+    def init(self, like: Vector) -> State:
+        return {"count": torch.zeros((), dtype=torch.int64)}
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        count = state["count"] + 1
+        return gradients / count, {"count": count}
+
+    def between_rounds(self, state: State) -> State:
+        return state if int(state["count"]) >= 3 else {}
+
+
+def test_each_client_of_a_stack_decides_for_itself_whether_it_keeps_anything() -> None:
+    """Clients have 6, 6, 6, 2 and 2 steps; in the second round 2, the same, and one is new."""
+    data = dataset([*RAGGED, 3])
+    options: dict[str, Any] = {"optimizer": Optimizer(0.1, modules=[Choosy()])}
+    rounds = {}
+    for stack in (1, 4):
+        first = train(data, stack=stack, **options)
+        assert first.report.keeping == (0, 1, 2)
+        known = [s if isinstance(s, KeptState) else None for s in first.states[:4]] + [None]
+        clients = (0, 1, 2, 3, 5)
+        again = train(data, stack=stack, clients=clients, states=known, round=2, **options)
+        rounds[stack] = first, again
+    for stacked, single in zip(rounds[4], rounds[1], strict=True):
+        assert_same(stacked, single)
+
+
+@dataclass(frozen=True)
 class Faulty(OptiModule):
     """Raises for client 3."""
 
