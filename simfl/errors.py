@@ -23,7 +23,10 @@
 from __future__ import annotations
 
 import difflib
+import sysconfig
+import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 __all__ = [
     "AggregationError",
@@ -44,6 +47,7 @@ __all__ = [
     "VectorError",
     "did_you_mean",
     "one_line",
+    "own_line",
     "printable",
 ]
 
@@ -168,6 +172,18 @@ class StatesLostError(RunError):
 
 class AggregationError(RunError):
     """There is nothing to aggregate, or the updates do not fit together."""
+
+
+def own_line(error: BaseException) -> str:
+    """Return where in the user's own code an error came up, as ``" (FILE, line N, in NAME)"``.
+
+    Empty where no code of the user's took part: simfl's and what is installed is not theirs.
+    """
+    installed = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
+    not_own = (str(Path(__file__).parent), *installed, "<frozen")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(not_own)]
+    return f" ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name})" if own else ""
 
 
 def one_line(text: object) -> str:

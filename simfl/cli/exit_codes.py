@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import typer
 
-from simfl.errors import ClientError, InputError, MissingExtraError, SimflError, printable
+from simfl.errors import (
+    ClientError,
+    InputError,
+    MissingExtraError,
+    ScenarioError,
+    SimflError,
+    own_line,
+    printable,
+)
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "exit_codes"]
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "exit_codes", "own_traceback"]
 
 FAILED: Final = 1
 BAD_INPUT: Final = 2
@@ -30,9 +39,17 @@ def exit_codes() -> Iterator[None]:
     except ClientError as error:
         raise _exit(f"{error}\n\n{error.client_traceback.rstrip()}", FAILED) from None
     except (InputError, MissingExtraError) as error:
-        raise _exit(str(error), BAD_INPUT) from None
+        raise _exit(str(error) + own_traceback(error), BAD_INPUT) from None
     except SimflError as error:
         raise _exit(str(error), FAILED) from None
+
+
+def own_traceback(error: BaseException) -> str:
+    """Return the traceback of what a user's own code raised and the error tells of; or nothing."""
+    cause = error.__cause__
+    if not isinstance(error, ScenarioError) or cause is None or not own_line(cause):
+        return ""
+    return "\n\n" + "".join(traceback.format_exception(cause)).rstrip()
 
 
 def _exit(message: str, code: int) -> typer.Exit:

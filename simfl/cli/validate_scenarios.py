@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from simfl.cli.exit_codes import BAD_INPUT, exit_codes
+from simfl.cli.exit_codes import BAD_INPUT, exit_codes, own_traceback
 from simfl.cli.options import Overrides, Trust, found, load
-from simfl.errors import ScenarioError, SimflError
+from simfl.errors import ScenarioError, SimflError, printable
 
 __all__ = ["validate_scenarios"]
 
@@ -42,6 +42,8 @@ def _faults(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -
         _check(file, overrides, with_data=with_data, trust=trust)
     except ScenarioError as error:
         faults = error.faults
+        if trace := own_traceback(error):
+            typer.echo(printable(trace), err=True)
     except SimflError as error:
         faults = [f"{file}: {error}"]
     except Exception as error:

@@ -54,6 +54,9 @@ class Loss(Component, kind="loss"):
     default_metrics: ClassVar[tuple[str, ...]] = ()
     """The names of the metrics that are evaluated beside it unless others are asked for."""
 
+    takes_numbers: ClassVar[bool] = False
+    """Whether it compares one output with each target, integers too, which then are no classes."""
+
     def per_example(self, outputs: Any, targets: Tensor) -> Tensor:
         """Return the loss of each example: [B].
 
@@ -140,6 +143,7 @@ class BCEWithLogits(Loss):
     """Binary cross-entropy of targets in 0..1 under logits of the same shape [B, ...]."""
 
     name: ClassVar[str] = "bce-with-logits"
+    takes_numbers: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -154,6 +158,7 @@ class MSE(Loss):
     """The squared difference of outputs and targets of the same shape [B, ...]."""
 
     name: ClassVar[str] = "mse"
+    takes_numbers: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = ("mae",)
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -167,6 +172,7 @@ class MAE(Loss):
     """The absolute difference of outputs and targets of the same shape [B, ...]."""
 
     name: ClassVar[str] = "mae"
+    takes_numbers: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = ("mse",)
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -180,6 +186,7 @@ class Huber(Loss):
     """Half the squared difference up to ``delta``, linear beyond (Huber, 1964)."""
 
     name: ClassVar[str] = "huber"
+    takes_numbers: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = ("mae",)
     delta: Positive = 1.0
     """The difference from which on the loss is linear."""

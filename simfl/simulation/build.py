@@ -12,9 +12,9 @@ from torch import Tensor
 
 from simfl.client import ClientRecipe, LocalWork, StackChoice, choose_stack, read_batch
 from simfl.data import Examples, FederatedDataset
-from simfl.errors import ConfigError, SimflError
+from simfl.errors import ConfigError
 from simfl.messages import RoundPlan
-from simfl.models import DataShape, data_shape
+from simfl.models import BCEWithLogits, DataShape, Loss, data_shape
 from simfl.models.call import call_module
 from simfl.models.metrics import adds_up, as_metrics
 from simfl.sampling import Sampler, plan_round
@@ -22,6 +22,7 @@ from simfl.scenario import Scenario
 from simfl.scenario.sections import GroupSection
 from simfl.server import ServerRecipe
 from simfl.simulation.grouping import assign_groups, order_by_group
+from simfl.simulation.trial import try_step
 
 __all__ = ["Simulation", "build"]
 
@@ -90,8 +91,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     _check_aggregator(scenario, cohort_size)
     client = _client_recipe(scenario, dataset)
     server = _server_recipe(scenario, client, dataset.num_clients)
-    _try_model(scenario, client, dataset)
-    _require_one_build(scenario, server, client)
+    try_step(scenario, client, server, dataset)
     group_of = assign_groups(scenario, dataset)
     choices = _choose_stacks(scenario, client, dataset, cohort_size, group_of)
     stacks = tuple(choice.size for choice in choices)
@@ -148,7 +148,7 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
     client, model, metrics = scenario.client, scenario.model, scenario.evaluation.metrics
     return ClientRecipe(
         spec=model.spec,
-        shape=_shape(dataset),
+        shape=_shape(dataset, model.loss),
         loss=model.loss,
         # As objects: names of a notebook's classes mean nothing to an actor.
         metrics=as_metrics(model.loss.default_metrics) if metrics is None else metrics,
@@ -200,10 +200,20 @@ def _choose_stacks(
     return choices
 
 
-def _shape(dataset: FederatedDataset) -> DataShape:
-    """Describe the data to the model; a class that only the test split holds counts too."""
+def _shape(dataset: FederatedDataset, loss: Loss) -> DataShape:
+    """Describe the data to the model; a class that only the test split holds counts too.
+
+    Integers that the loss compares with one output each are no classes.
+    """
     shape = _shape_of(dataset.train)
-    if dataset.test is None:
+    if isinstance(loss, BCEWithLogits) and (shape.num_classes or 2) > 2:
+        raise ConfigError(
+            f"{loss.name}: targets are integers up to {(shape.num_classes or 0) - 1}, but it takes "
+            "0 and 1; use cross-entropy"
+        )
+    if loss.takes_numbers:
+        shape = dataclasses.replace(shape, num_classes=None)
+    if dataset.test is None or loss.takes_numbers:
         return shape
     test = _shape_of(dataset.test)
     return dataclasses.replace(
@@ -263,35 +273,3 @@ def _notes_on_metrics(
         for metric in metrics
         if not adds_up(metric, outputs, batch.targets)
     ]
-
-
-def _try_model(scenario: Scenario, client: ClientRecipe, dataset: FederatedDataset) -> None:
-    """Build the model, and evaluate one example unless it is the user's own code that would run.
-
-    What fails in the user's code fails in the first client, with its traceback.
-    """
-    try:
-        usual = as_metrics(client.loss.default_metrics)
-        model = dataclasses.replace(client, metrics=usual, precision="float32").build_model()
-        if "python" not in (client.spec.name, client.loss.name):
-            model.evaluate(read_batch(dataset.train, np.array([0])))
-    except SimflError:
-        raise
-    except Exception as error:
-        raise scenario.fault(
-            "model",
-            f"{client.spec.name!r} with loss {client.loss.name!r} fails on the first example: "
-            f"{type(error).__name__}: {error}; choose a model and a loss that fit the data",
-        ) from error
-
-
-def _require_one_build(scenario: Scenario, server: ServerRecipe, client: ClientRecipe) -> None:
-    """Check that what a model holds besides its weights is the same wherever it is built."""
-    held = client.build_model().held
-    if differing := held.differing(server.build_model().held):
-        raise scenario.fault(
-            "model",
-            f"{differing[0]!r} comes out otherwise each time the model is built, and is no weight "
-            "that the server sends out; draw it from torch's generator, which is seeded, or "
-            "register it as a buffer",
-        )

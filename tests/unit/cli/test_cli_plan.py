@@ -85,7 +85,7 @@ def test_the_command_prints_the_plan_and_exits_with_1_if_it_does_not_fit(
 def test_a_client_that_fails_does_so_here_and_not_in_hour_three(
     nodes: list[Node], tmp_path: Path
 ) -> None:
-    plain = scenario() | {"model": {"kind": "mlp", "hidden": [16], "loss": "mse"}}
+    plain = scenario() | {"model": {"kind": "mlp", "hidden": [16], "loss": "mse", "outputs": 2}}
     file = tmp_path / "scenario.yaml"
     file.write_text(yaml.safe_dump(plain))
     found = CliRunner().invoke(app, ["plan", str(file)])

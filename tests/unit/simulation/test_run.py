@@ -178,11 +178,31 @@ def test_a_sampler_that_returns_no_cohort_is_refused_before_anything_starts(
         build(simfl.load_scenario(scenario))
 
 
-def test_a_loss_that_does_not_fit_the_data_is_said_before_anything_starts(
+def test_a_loss_that_does_not_fit_the_model_is_said_before_anything_starts(
     scenario: dict[str, Any],
 ) -> None:
-    scenario["model"]["loss"] = "mse"
-    with pytest.raises(InputError, match="mse"):
+    scenario["model"] |= {"loss": "mse", "outputs": 2}
+    with pytest.raises(ScenarioError, match=r"model: .*mse: outputs of shape \[7, 2\]"):
+        build(simfl.load_scenario(scenario))
+
+
+@pytest.mark.parametrize("loss", ["bce-with-logits", "mse", "mae", "huber"])
+def test_a_loss_of_numbers_has_one_output_for_an_integer_target(
+    scenario: dict[str, Any], loss: str
+) -> None:
+    scenario["model"]["loss"] = loss
+    weights = build(simfl.load_scenario(scenario)).server.build_model().get_weights()
+    assert weights["output.weight"].shape == (1, 5)
+
+
+def test_classes_that_binary_cross_entropy_cannot_tell_are_refused(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    targets = np.arange(24) % 3
+    arrays = {"inputs": np.zeros((24, 5), np.float32), "client": np.arange(24) % 3}
+    np.savez(tmp_path / "data.npz", targets=targets, **arrays)
+    scenario["model"]["loss"] = "bce-with-logits"
+    with pytest.raises(InputError, match="integers up to 2, but it takes 0 and 1"):
         build(simfl.load_scenario(scenario))
 
 

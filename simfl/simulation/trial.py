@@ -1,0 +1,109 @@
+"""A step of training and an evaluation before anything is started, to see that all fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+
+from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
+from simfl.data import FederatedDataset
+from simfl.errors import ClientError, SimflError, one_line, own_line
+from simfl.messages import Broadcast, Chunk
+from simfl.models import TorchModel, as_metrics
+from simfl.scenario import Scenario
+from simfl.server import ServerRecipe
+
+__all__ = ["try_step"]
+
+_Column: TypeAlias = "np.ndarray[Any, Any]"
+
+_MOST_ROWS: Final = 7
+"""Enough to tell one example from several; seldom as many as there are classes."""
+
+
+def try_step(
+    scenario: Scenario, client: ClientRecipe, server: ServerRecipe, dataset: FederatedDataset
+) -> None:
+    """Build the model, train one client for one step on a few examples, and evaluate as many.
+
+    A client whose batch has one example alone is tried too. For GPUs nothing is trained here, as
+    models may need one; where clients that fail are left out, those that fail here are no fault.
+
+    Raises:
+        ScenarioError: for what fails, with the line of the user's code where it is there.
+    """
+    with _told(scenario, "model", "it cannot be built"):
+        start = server.build().snapshot(1).broadcast
+        usual = as_metrics(client.loss.default_metrics)
+        model = replace(client, metrics=usual, precision="float32").build_model()
+        other = server.build_model()
+    _require_same(scenario, model, other)
+    sections = scenario.cluster.groups or (scenario.cluster,)
+    num_examples = dataset.num_train_examples()
+    if any(section.num_gpus for section in sections) or not num_examples.any():
+        return
+    rows = np.arange(min(_MOST_ROWS, len(dataset.train)))
+    with torch.random.fork_rng(devices=[]), _told(scenario, "model", "evaluation fails"):
+        model.evaluate(read_batch(dataset.train, rows))
+    if client.on_failure == "drop":
+        return
+    some = int(np.argmax(num_examples >= min(2, num_examples.max())))
+    size = min(client.work.batch_size or _MOST_ROWS, _MOST_ROWS)
+    with _told(scenario, "model", "a first step of training fails"):
+        _train(client, dataset, start, some, size)
+    alone = np.flatnonzero(_trains_on_one(client.work, num_examples))
+    if size > 1 and len(alone):
+        where = (
+            f"client {alone[0]} has {num_examples[alone[0]]} examples, so that one batch is a "
+            "single one, on which training fails; set client.drop_last: true or another "
+            "client.batch_size, and give each client two examples or more"
+        )
+        with _told(scenario, "client.batch_size", where):
+            _train(client, dataset, start, int(alone[0]), 1)
+
+
+def _train(
+    recipe: ClientRecipe, dataset: FederatedDataset, start: Broadcast, client: int, size: int
+) -> None:
+    work = replace(recipe.work, epochs=None, steps=1, batch_size=size)
+    recipe = replace(recipe, work=work, on_nonfinite="drop", stack=1)
+    ClientHost(recipe, dataset).train_chunk(Chunk(1, 0, (client,), 1), start, [None])
+
+
+def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
+    """Say of each client whether one of its batches is a single example."""
+    sizes = np.minimum(work.batch_size or num_examples, num_examples)
+    left = num_examples % np.maximum(sizes, 1)
+    whole = num_examples // np.maximum(sizes, 1)
+    reaches_the_last = work.steps is None or whole < work.steps
+    alone: _Column = (sizes == 1) | ((left == 1) & reaches_the_last & (not work.drop_last))
+    return alone
+
+
+@contextmanager
+def _told(scenario: Scenario, key: str, what: str) -> Iterator[None]:
+    """Make the error under the scenario's key of what fails."""
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, ClientError) and error.__cause__ else error
+        says = str(cause) if isinstance(cause, SimflError) else f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, SimflError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise scenario.fault(key, f"{what}: {one_line(says)}{own_line(cause)}") from cause
+
+
+def _require_same(scenario: Scenario, model: TorchModel, other: TorchModel) -> None:
+    """Check that what a model holds besides its weights is the same wherever it is built."""
+    if differing := model.held.differing(other.held):
+        raise scenario.fault(
+            "model",
+            f"{differing[0]!r} comes out otherwise each time the model is built, and is no weight "
+            "that the server sends out; draw it from torch's generator, which is seeded, or "
+            "register it as a buffer",
+        )

@@ -1,0 +1,146 @@
+"""What cannot work is told of before anything starts, with the line of the user's code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import simfl
+from simfl.cli.main import app
+from simfl.errors import ScenarioError
+from simfl.optimizer import Context, OptiModule, State
+from simfl.simulation import build
+from simfl.vector import Vector
+
+
+def scenario(folder: Path, *, sizes: tuple[int, ...] = (4, 8, 12), **changes: Any) -> Any:
+    num = sum(sizes)
+    inputs = np.random.default_rng(0).normal(size=(num, 5)).astype(np.float32)
+    clients = np.repeat(np.arange(len(sizes)), sizes)
+    np.savez(folder / "data.npz", inputs=inputs, targets=inputs.sum(axis=1), client=clients)
+    written: dict[str, Any] = {
+        "rounds": 1,
+        "data": {"source": "npz", "path": str(folder / "data.npz")},
+        "model": {"kind": "python", "path": f"{__name__}:column", "loss": "mse"},
+        "client": {"batch_size": 4, "optimizer": {"lrate": 0.1}},
+        "evaluation": {"every": 0},
+    }
+    for key, value in changes.items():
+        written[key] = {**written.get(key, {}), **value}
+    return simfl.load_scenario(written)
+
+
+def column() -> nn.Module:
+    return nn.Linear(5, 1)
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 1))
+
+
+class Tripping(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            raise ValueError("a wire\nis loose")
+        return super().forward(inputs)
+
+
+def tripping() -> nn.Module:
+    return Tripping(5, 1)
+
+
+def unreduced(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets) ** 2
+
+
+@dataclass(frozen=True)
+class Stumbling(OptiModule):
+    """Fails at each step."""
+
+    name: ClassVar[str] = "stumbling-in-a-trial"
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        raise RuntimeError("not there yet")
+
+
+def test_a_loss_that_mixes_a_column_with_a_row_is_refused(tmp_path: Path) -> None:
+    loss = {"kind": "python", "path": f"{__name__}:unreduced"}
+    with pytest.raises(ScenarioError, match=r"model: .*the loss returned \[7, 7\]"):
+        build(scenario(tmp_path, model={"loss": loss}))
+
+
+def test_an_error_of_a_module_in_training_comes_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError) as told:
+        build(scenario(tmp_path, model={"path": f"{__name__}:tripping"}))
+    (line,) = told.value.faults
+    assert "model: a first step of training fails: ValueError: a wire is loose" in line
+    number = Tripping.forward.__code__.co_firstlineno + 2
+    assert line.endswith(f" ({__file__}, line {number}, in forward)")
+    assert isinstance(told.value.__cause__, ValueError)
+
+
+def test_an_error_of_a_plug_in_comes_with_its_line(tmp_path: Path) -> None:
+    client = {"optimizer": {"lrate": 0.1, "modules": [Stumbling.name]}}
+    with pytest.raises(ScenarioError, match=r"RuntimeError: not there yet \(.*, in update\)"):
+        build(scenario(tmp_path, client=client))
+
+
+def test_clients_that_may_fail_are_not_tried(tmp_path: Path) -> None:
+    build(scenario(tmp_path, model={"path": f"{__name__}:tripping"}, client={"on_failure": "drop"}))
+
+
+def test_a_trial_leaves_torchs_generator_and_the_weights_as_they_were(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    simulation = build(scenario(tmp_path))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert simulation.client.build_model().get_weights() == (
+        simulation.server.build_model().get_weights()
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "client", "is_fault"),
+    [
+        ((4, 9, 12), {}, True),  # 4 + 4 + 1
+        ((4, 9, 12), {"drop_last": True}, False),
+        ((4, 9, 12), {"steps": 2}, False),  # the third batch is not reached
+        ((4, 9, 12), {"steps": 3}, True),
+        ((4, 1, 12), {"drop_last": True}, True),
+        ((4, 8, 12), {}, False),
+        ((4, 9, 12), {"batch_size": None}, False),
+    ],
+)
+def test_a_batch_of_one_that_batch_norm_cannot_take_is_said_with_the_remedy(
+    sizes: tuple[int, ...], client: dict[str, Any], is_fault: bool, tmp_path: Path
+) -> None:
+    model = {"path": f"{__name__}:normed"}
+    if not is_fault:
+        simfl.run(
+            scenario(tmp_path, sizes=sizes, model=model, client=client),
+            out=tmp_path / "out",
+            backend="inline",
+        )
+        return
+    with pytest.raises(
+        ScenarioError,
+        match=rf"client\.batch_size: client 1 has {sizes[1]} examples.*drop_last: true.*ValueError",
+    ):
+        build(scenario(tmp_path, sizes=sizes, model=model, client=client))
+
+
+def test_the_command_line_shows_the_line_and_the_traceback(tmp_path: Path) -> None:
+    given = scenario(tmp_path, model={"path": f"{__name__}:tripping"})
+    (tmp_path / "scenario.yaml").write_text(given.to_yaml())
+    for command in (["validate"], ["run", "--backend", "inline", "--out", str(tmp_path / "out")]):
+        told = CliRunner().invoke(app, [*command, str(tmp_path / "scenario.yaml")])
+        assert told.exit_code == 2
+        assert "a first step of training fails: ValueError: a wire is loose" in told.output
+        assert 'raise ValueError("a wire\\nis loose")' in told.output
+    assert not (tmp_path / "out").exists()
