@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+import warnings
 from collections.abc import Sequence
 from functools import singledispatch
 from pathlib import Path
@@ -21,8 +23,16 @@ _COLUMNS = 2
 _SIZE = (6.4, 3.6)  # inches of a chart
 _TEXT = "#333333"
 _TITLE_SIZE = 14
-_KEY_COLUMNS = 5
+_TITLE_WIDTH = 90
+_KEY_WIDTH = 150
+"""How many letters of the smaller size a line across the picture takes."""
+_KEY_GAP = 8
+"""How many letters the colour of an entry and the space around it take."""
+_NAME_WIDTH = 26
+"""Of a bar's name, in letters; a longer one is broken, or shortened where bars are many."""
+_LEGEND_WIDTH = 30
 _MAX_OVERLAID = 2
+_MAX_BROKEN = 6
 
 
 def draw_png(charts: Sequence[Chart], path: Path, *, title: str, key: Sequence[Entry] = ()) -> None:
@@ -37,7 +47,7 @@ def draw_png(charts: Sequence[Chart], path: Path, *, title: str, key: Sequence[E
     from matplotlib.figure import Figure
 
     rows = max(1, -(-len(charts) // _COLUMNS))
-    lines_of_key = -(-len(key) // _KEY_COLUMNS)
+    lines_of_key = -(-len(key) // _key_columns(key))
     size = (_SIZE[0] * _COLUMNS, _SIZE[1] * rows + 0.5 + 0.2 * lines_of_key)
     figure = Figure(figsize=size, layout="constrained")
     _draw_head(figure, title, key)
@@ -49,24 +59,46 @@ def draw_png(charts: Sequence[Chart], path: Path, *, title: str, key: Sequence[E
         axes.set_axis_off()
     if not charts:
         places[0].text(0, 0.5, "There is nothing to draw yet.", color=_TEXT)
-    figure.savefig(path, dpi=120, format="png", facecolor="white")
+    with warnings.catch_warnings():
+        # Of letters that matplotlib's font lacks, and of what has no room: the picture shows that.
+        warnings.simplefilter("ignore")
+        figure.savefig(path, dpi=120, format="png", facecolor="white")
+
+
+def _key_columns(key: Sequence[Entry]) -> int:
+    """Return how many entries fit beside one another, all as wide as the longest."""
+    longest = max((len(entry.label) for entry in key), default=0)
+    return max(1, min(len(key), _KEY_WIDTH // (longest + _KEY_GAP)))
+
+
+def _broken(text: str, width: int) -> str:
+    """Break a long name into lines."""
+    return "\n".join(textwrap.wrap(text, width)) or text
+
+
+def _fitted(text: str, width: int) -> str:
+    """Leave out the middle of a long name: a group's are told apart by its end."""
+    half = width // 2
+    return text if len(text) <= width else f"{text[:half]}…{text[-half:]}"
 
 
 def _draw_head(figure: Figure, title: str, key: Sequence[Entry]) -> None:
     from matplotlib.lines import Line2D
 
     if not key:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=_TITLE_SIZE, color=_TEXT)
+        figure.suptitle(
+            _broken(title, _TITLE_WIDTH), x=0.01, ha="left", fontsize=_TITLE_SIZE, color=_TEXT
+        )
         return
     figure.legend(
         [Line2D([], [], color=entry.colour, linewidth=3) for entry in key],
         [entry.label for entry in key],
-        title=title,
+        title=_broken(title, _TITLE_WIDTH),
         title_fontsize=_TITLE_SIZE,
         alignment="left",
         labelcolor=_TEXT,
         loc="outside upper left",
-        ncols=min(len(key), _KEY_COLUMNS),
+        ncols=_key_columns(key),
         frameon=False,
         fontsize=8,
     )
@@ -105,7 +137,8 @@ def _bars(chart: Bars, axes: Axes) -> None:
     shown = places[:: max(1, len(places) // 8)] if not chart.is_horizontal else places
     names = [chart.names[place] for place in shown]
     if chart.is_horizontal:
-        axes.set_yticks(shown, names, fontsize=8)
+        fitted = _fitted if len(names) > _MAX_BROKEN else _broken
+        axes.set_yticks(shown, [fitted(name, _NAME_WIDTH) for name in names], fontsize=7)
         axes.invert_yaxis()
     else:
         axes.set_xticks(shown, names, fontsize=8)
@@ -145,7 +178,11 @@ def _finish(axes: Axes, chart: Chart, key: Sequence[Entry]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     own = {entry.label for entry in own_legend(chart, key)}
-    entries = {label: handle for label, handle in zip(labels, handles, strict=True) if label in own}
+    entries = {
+        _broken(label, _LEGEND_WIDTH): handle
+        for label, handle in zip(labels, handles, strict=True)
+        if label in own
+    }
     if entries:
         few = len(entries) <= 6
         axes.legend(

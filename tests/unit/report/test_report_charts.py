@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
+import pytest
 
 from simfl.report.charts import (
+    INK,
     RUN_COLOURS,
     Band,
     Bars,
@@ -20,6 +23,7 @@ from simfl.report.charts import (
     own_legend,
 )
 from simfl.report.draw_plotly import specification
+from simfl.report.draw_png import draw_png
 
 
 def chart(*bands):
@@ -87,3 +91,39 @@ def test_what_a_run_is_called_is_no_link_in_a_chart():
         text = json.dumps(specification(chart))
         assert "host.example" in text
         assert "<" not in text
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_has_room_for_the_longest_names(tmp_path, monkeypatch):
+    """Every text lies in the picture, a chart is half of it, and no name lies over another."""
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: figures.append(figure))
+    names = [f"{n} federated averaging with a very long name, {'x' * 30}" for n in range(8)]
+    key = [Entry(name, colour_of(n)) for n, name in enumerate(names)]
+    x = np.arange(3.0)
+    lines = Lines("Loss", "round", "loss", tuple(Line(e.label, e.colour, x, x) for e in key))
+    bars = [
+        Bars("Phases", "s", "", tuple(names[:n]), (Stack("train", INK, (1.0,) * n),), True)
+        for n in (4, 8)
+    ]
+    draw_png([lines, *bars], tmp_path / "r.png", title="a title of many words " * 12, key=key)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    width, height = figure.bbox.width, figure.bbox.height
+    (legend,) = figure.legends
+    for text in (legend.get_title(), *legend.get_texts()):
+        box = text.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= width
+        assert 0 <= box.y0 < box.y1 <= height
+    for axes in figure.axes[:3]:
+        assert axes.bbox.width > width / 4
+        shown = [label.get_window_extent() for label in axes.get_yticklabels()]
+        assert not any(a.overlaps(b) for a, b in itertools.pairwise(shown))
+
+
+@pytest.mark.filterwarnings("error")
+def test_letters_that_the_font_lacks_draw_no_warning(tmp_path):
+    draw_png([], tmp_path / "r.png", title="\u8054\u90a6\u5b66\u4e60")
+    assert (tmp_path / "r.png").exists()
