@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ from simfl.cli.run_scenario import Backend
 from simfl.cli.tables import print_table
 
 if TYPE_CHECKING:
-    from simfl.sweep import SweepResult, TrialResult
+    from simfl.sweep import Combination, SweepResult, TrialResult
 
 __all__ = ["sweep_scenario"]
 
@@ -106,19 +106,33 @@ def _print_result(result: SweepResult, *, quiet: bool) -> None:
 
 def _print_trials(result: SweepResult) -> None:
     ranked = result.ranked
-    keys = list(dict.fromkeys(key for trial in ranked for key in trial.values))
+    has_seeds = len(ranked) < len(result.trials)
+    keys = list(dict.fromkeys(key for tried in ranked for key in tried.values))
+    if not has_seeds:
+        keys = list(dict.fromkeys(key for trial in result.trials for key in trial.values))
     names = list(dict.fromkeys([result.goal.metric, *(n for t in ranked for n in t.metrics)]))
-    title = f"{len(ranked)} trial{'s' if len(ranked) > 1 else ''}, best {result.goal.metric} first"
-    if len(ranked) > _MAX_ROWS:
-        title += f"; {_MAX_ROWS} are shown, all are in sweep.csv"
     short = [key.rpartition(".")[2] for key in keys]
     shown = short if len(set(short)) == len(short) else keys
     for count in (3, 2, 1):  # as many metrics as there is room for
-        header = ("trial", *shown, "state", "round", *names[:count], "time")
-        rows = [_row(trial, keys, names[:count]) for trial in ranked[:_MAX_ROWS]]
+        if has_seeds:
+            header = (*shown, "seeds", *names[:count])
+            rows = [_mean_row(tried, keys, names[:count]) for tried in ranked[:_MAX_ROWS]]
+        else:
+            header = ("trial", *shown, "state", "round", *names[:count], "time")
+            rows = [_row(tried.trials[0], keys, names[:count]) for tried in ranked[:_MAX_ROWS]]
         if _fits(header, rows):
             break
-    print_table(header, rows, title=title)
+    print_table(header, rows, title=_title(result, has_seeds=has_seeds))
+
+
+def _title(result: SweepResult, *, has_seeds: bool) -> str:
+    number, ranked = len(result.trials), result.ranked
+    title = f"{number} trial{'s' if number != 1 else ''}, best final {result.goal.metric} first"
+    if has_seeds:
+        title += "; mean ± sample standard deviation over seeds"
+    if len(ranked) > _MAX_ROWS:
+        title += f"; {_MAX_ROWS} of {len(ranked)} rows are shown"
+    return title + ("; each trial is in sweep.csv" if has_seeds or len(ranked) > _MAX_ROWS else "")
 
 
 def _fits(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
@@ -128,13 +142,33 @@ def _fits(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     return sum(widths) + _PADDING * len(widths) < shutil.get_terminal_size().columns
 
 
-def _row(trial: TrialResult, keys: list[str], names: list[str]) -> tuple[str, ...]:
-    from simfl.report.wording import duration, number, value_text
+def _mean_row(tried: Combination, keys: list[str], names: list[str]) -> tuple[str, ...]:
+    from simfl.report.wording import mean_and_deviation
 
-    values = (trial.values.get(key) for key in keys)
+    metric, total = names[0], len(tried.trials)
+    has_value = tried.counts.get(metric, 0)
+    columns = [
+        [trial.metrics[name] for trial in tried.trials if name in trial.metrics] for name in names
+    ]
+    return (
+        *(_value(tried.values.get(key)) for key in keys),
+        str(total) if has_value == total else f"{has_value} of {total}",
+        *map(mean_and_deviation, columns),
+    )
+
+
+def _value(value: Any) -> str:
+    from simfl.report.wording import value_text
+
+    return f"{value:.4g}" if isinstance(value, float) else value_text(value)
+
+
+def _row(trial: TrialResult, keys: list[str], names: list[str]) -> tuple[str, ...]:
+    from simfl.report.wording import duration, number
+
     return (
         str(trial.number),
-        *(f"{v:.4g}" if isinstance(v, float) else value_text(v) for v in values),
+        *(_value(trial.values.get(key)) for key in keys),
         trial.state,
         str(trial.rounds),
         *(number(trial.metrics.get(name)) for name in names),

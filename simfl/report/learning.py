@@ -27,6 +27,7 @@ __all__ = ["learning_section", "title_of"]
 
 _MAX_POINTS = 2000
 _MAX_CHARTS = 12
+_MAX_COLUMNS = 6
 
 
 def learning_section(study: Study) -> Section:
@@ -40,7 +41,8 @@ def learning_section(study: Study) -> Section:
         charts.append(_over_time(study, main))
     notes = [] if charts else ["no round has been written yet: there are no curves"]
     notes += _not_finite(study, keys)
-    tables = [] if study.target is None else [_target_table(study, study.target)]
+    tables = [_over_seeds(study, keys)] if any(len(g.runs) > 1 for g in study.groups) else []
+    tables += [] if study.target is None else [_target_table(study, study.target)]
     lead = f"Shaded: {BAND}." if any(line.band for c in charts for line in c.lines) else ""
     if any(chart.y_range for chart in charts):
         lead += " It may leave the picture; a double click on a chart shows all of it."
@@ -120,6 +122,22 @@ def _not_finite(study: Study, keys: Sequence[str]) -> list[str]:
                     ": a gap, and in no mean"
                 )
     return notes
+
+
+def _over_seeds(study: Study, keys: Sequence[str]) -> Table:
+    """Return each group's final numbers."""
+    shown = [key for key in keys if key != "delta_norm"][:_MAX_COLUMNS]
+    rows = []
+    for group in study.groups:
+        finals = [[v for run in group.runs if (v := run.latest(key)) is not None] for key in shown]
+        rows.append((group.label, str(len(group.runs)), *map(mean_and_deviation, finals)))
+    return Table(
+        title="Final numbers over seeds",
+        header=("group", "seeds", *shown),
+        rows=tuple(rows),
+        colours=tuple(study.colour(group) for group in study.groups),
+        note=f"{OVER_SEEDS.capitalize()}.",
+    )
 
 
 def _target_table(study: Study, target: Target) -> Table:

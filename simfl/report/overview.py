@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from simfl.report.charts import Table
-from simfl.report.groups import count_of_groups
+from simfl.report.groups import Group, count_of_groups
 from simfl.report.judging import best, main_metric, metric_keys
 from simfl.report.participation import population_of
 from simfl.report.reading import Run
@@ -83,6 +84,12 @@ def _metric_tile(run: Run, metric: str) -> Tile:
     return Tile(metric.replace("_", " "), number(run.latest(metric)), detail)
 
 
+def _mean_final(group: Group, metric: str) -> float:
+    """Return the mean over seeds; NaN unless each has a value."""
+    finals = [run.latest(metric) for run in group.runs]
+    return math.fsum(math.nan if v is None else v for v in finals) / len(finals)
+
+
 def _pace(run: Run) -> str:
     return f"{run.rounds / run.seconds:.1f} rounds/s" if run.seconds else ""
 
@@ -109,9 +116,11 @@ def _tiles_of_runs(study: Study) -> list[Tile]:
         ),
     ]
     if metric is not None:
-        finals = {run.folder.name: run.latest(metric) for run in runs}
-        top = best(metric, [value for value in finals.values() if value is not None], runs)
+        finals = {group.label: _mean_final(group, metric) for group in study.groups}
+        top = best(metric, finals.values(), runs)
         whose = next((name for name, value in finals.items() if value == top), "")
-        shown.append(Tile(f"best final {metric.replace('_', ' ')}", number(top), whose))
+        over_seeds = ", mean over seeds" if any(len(g.runs) > 1 for g in study.groups) else ""
+        label = f"best final {metric.replace('_', ' ')}"
+        shown.append(Tile(label, number(top), f"{whose}{over_seeds}"))
     total = sum(run.seconds or 0 for run in runs)
     return [*shown, Tile("time", duration(total), "all runs together")]

@@ -12,9 +12,11 @@ __all__ = [
     "OVER_SEEDS",
     "ago",
     "amount",
+    "deviation_of",
     "duration",
     "in_bytes",
     "mean_and_deviation",
+    "mean_of",
     "number",
     "quantity",
     "value_text",
@@ -49,9 +51,37 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     """
     if not values:
         return _NONE
-    if len(values) == 1 or not all(map(math.isfinite, values)):
-        return number(statistics.fmean(values))
-    return f"{number(statistics.fmean(values))} ± {number(statistics.stdev(values))}"
+    mean, deviation = mean_of(values), deviation_of(values)
+    return number(mean) if deviation is None else f"{number(mean)} ± {number(deviation)}"
+
+
+def mean_of(values: Sequence[float]) -> float | None:
+    """Return the mean; None without values, or where no float can hold it.
+
+    >>> mean_of([0.5, 1.0]), mean_of([1e308, 1e308, 1e308]), mean_of([float("nan")])
+    (0.75, None, None)
+    """
+    if not values or not all(map(math.isfinite, values)):
+        return None
+    try:
+        return statistics.fmean(values)
+    except OverflowError:
+        return None
+
+
+def deviation_of(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation; None of fewer than two, or where no float can hold it.
+
+    >>> deviation_of([0.5, 1.5]), deviation_of([1e308, -1e308]), deviation_of([0.5])
+    (0.7071067811865476, None, None)
+    """
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    try:
+        found = statistics.stdev(values)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def quantity(value: float | None) -> str:

@@ -119,7 +119,7 @@ class _Standing:
         parts += [f"{count} {state}" for state, count in self.counts.items() if state != "done"]
         if self.best is not None:
             value, trial = self.best
-            parts.append(f"best {self.goal.metric} {number(value)} ({_title(trial)})")
+            parts.append(f"best trial: {self.goal.metric} {number(value)} ({_title(trial)})")
         return "  ".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,25 @@ from simfl.observers import measured, write_whole
 from simfl.report.reading import Run, read_run
 from simfl.report.report import make_report
 from simfl.report.study import make_study
-from simfl.report.wording import value_text
+from simfl.report.wording import deviation_of, mean_of, value_text
 from simfl.report.writing import write_report
 from simfl.scenario.sweeps import Trial
 from simfl.sweep.preflight import Goal
 
-__all__ = ["REPORT_FILE", "TABLE_FILE", "SweepResult", "TrialResult", "read_trial", "write_results"]
+__all__ = [
+    "REPORT_FILE",
+    "TABLE_FILE",
+    "Combination",
+    "SweepResult",
+    "TrialResult",
+    "read_trial",
+    "write_results",
+]
 
 TABLE_FILE = "sweep.csv"
 REPORT_FILE = "report.html"
+SEED = "seed"
+"""The key that repeats a trial, rather than to try something else."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,22 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
+class Combination:
+    """Trials that have the same values but for the seed."""
+
+    values: Mapping[str, Any]
+    """By key, without the seed."""
+    trials: tuple[TrialResult, ...]
+    """One for each seed."""
+    metrics: Mapping[str, float]
+    """The mean over the trials that have the metric, as last measured in each."""
+    deviations: Mapping[str, float]
+    """The sample standard deviation over them, where there are two or more."""
+    counts: Mapping[str, int]
+    """How many have it."""
+
+
+@dataclass(frozen=True)
 class SweepResult:
     """What a sweep has brought."""
 
@@ -63,24 +90,55 @@ class SweepResult:
         return tuple(trial for trial in self.trials if trial.state == "failed")
 
     @property
-    def best(self) -> TrialResult | None:
-        """The one whose metric was best at its end; None where none has it."""
-        return next(iter(self.ranked), None) if self._has_value(self.ranked[:1]) else None
+    def best(self) -> Combination | None:
+        """The values whose metric was best at the end, on average over seeds; None without any."""
+        first = next(iter(self.ranked), None)
+        return first if first is not None and self.goal.metric in first.metrics else None
 
     @property
-    def ranked(self) -> list[TrialResult]:
-        """The trials, best first; those without the metric come last."""
+    def ranked(self) -> list[Combination]:
+        """What was tried, best first by the mean over seeds.
+
+        After those of which each trial has the metric come those of which only some have it: the
+        ones that failed are perhaps the bad ones. Those without it are last.
+        """
         sign = -1 if self.goal.mode == "max" else 1
 
-        def rank(trial: TrialResult) -> tuple[bool, float, int]:
-            value = trial.metrics.get(self.goal.metric)
-            has_none = value is None or value != value
-            return has_none, 0.0 if value is None or has_none else sign * value, trial.number
+        def rank(tried: Combination) -> tuple[int, float, int]:
+            with_value = tried.counts.get(self.goal.metric, 0)
+            has_mean = self.goal.metric in tried.metrics
+            level = int(with_value < len(tried.trials)) if has_mean else 2
+            return level, sign * tried.metrics.get(self.goal.metric, 0.0), tried.trials[0].number
 
-        return sorted(self.trials, key=rank)
+        return sorted(self.combinations, key=rank)
 
-    def _has_value(self, trials: Sequence[TrialResult]) -> bool:
-        return any(self.goal.metric in trial.metrics for trial in trials)
+    @property
+    def combinations(self) -> list[Combination]:
+        """The trials by their values without the seed, in the order of the trials."""
+        by_values: dict[str, list[TrialResult]] = {}
+        for trial in self.trials:
+            values = {key: value for key, value in trial.values.items() if key != SEED}
+            by_values.setdefault(json.dumps(values, default=str), []).append(trial)
+        return [_combination(trials) for trials in by_values.values()]
+
+
+def _combination(trials: Sequence[TrialResult]) -> Combination:
+    names = dict.fromkeys(name for trial in trials for name in trial.metrics)
+    columns = {
+        name: [
+            value for trial in trials if math.isfinite(value := trial.metrics.get(name, math.nan))
+        ]
+        for name in names
+    }
+    means = {name: mean_of(values) for name, values in columns.items()}
+    deviations = {name: deviation_of(values) for name, values in columns.items()}
+    return Combination(
+        values={key: value for key, value in trials[0].values.items() if key != SEED},
+        trials=tuple(trials),
+        metrics={name: value for name, value in means.items() if value is not None},
+        deviations={name: value for name, value in deviations.items() if value is not None},
+        counts={name: len(values) for name, values in columns.items()},
+    )
 
 
 def read_trial(trial: Trial, folder: Path, *, state: str, error: str | None) -> TrialResult:

@@ -88,7 +88,8 @@ def test_failed_trials_do_not_sink_the_others_and_say_why(swept: SweepResult) ->
     for trial in swept.failed:
         assert "in round 4: ValueError: worn out" in (trial.error or "")
         assert 'raise ValueError("worn out")' in (trial.out / "error.txt").read_text()
-    assert swept.best in swept.trials[:2]
+    assert swept.best is not None
+    assert swept.best.trials == swept.trials[:2]
 
 
 def test_each_data_set_is_loaded_once_for_all_its_trials(swept: SweepResult, folder: Path) -> None:

@@ -14,7 +14,12 @@ from simfl.sweep.preflight import Goal
 
 def trial(number: int, *, state: str = "done", error: str | None = None, **metrics: float):
     out = Path("out/trials") / str(number)
-    return TrialResult(number, {"seed": number}, out, state, 5, metrics, 1.25, error)
+    return TrialResult(number, {"rounds": number}, out, state, 5, metrics, 1.25, error)
+
+
+def seeded(number: int, rounds: int, **metrics: float) -> TrialResult:
+    values = {"rounds": rounds, "seed": number}
+    return TrialResult(number, values, Path("out/trials"), "done", 5, metrics, 1.25, None)
 
 
 @pytest.fixture
@@ -47,11 +52,32 @@ def test_options_reach_the_sweep_and_the_table_is_printed_best_first(simfl, scen
         }
     ]
     title, header, first, second, _, closing = result.stdout.splitlines()
-    assert title == "# 2 trials, best accuracy first"
-    assert header.split() == ["trial", "seed", "state", "round", "accuracy", "time"]
+    assert title == "# 2 trials, best final accuracy first"
+    assert header.split() == ["trial", "rounds", "state", "round", "accuracy", "time"]
     assert first.split() == ["1", "1", "done", "5", "0.7500", "1.2", "s"]
     assert second.split()[0] == "0"
     assert closing == "results in out"
+
+
+def test_over_seeds_the_table_has_means(simfl, scenario, monkeypatch):
+    trials = (
+        seeded(0, 5, accuracy=0.9),
+        seeded(1, 5, accuracy=0.7),
+        seeded(2, 9, accuracy=1.0),
+        seeded(3, 9),
+    )
+    swept = SweepResult(Path("out"), Goal("accuracy", "max"), trials)
+    monkeypatch.setattr("simfl.sweep.run_sweep", lambda *arguments, **options: swept)
+    title, header, *rows = simfl("sweep", scenario, "--over", "seed=0,1").stdout.splitlines()[:4]
+    assert title == (
+        "# 4 trials, best final accuracy first; mean ± sample standard deviation over seeds; "
+        "each trial is in sweep.csv"
+    )
+    assert [row.split() for row in (header, *rows)] == [
+        ["rounds", "seeds", "accuracy"],
+        ["5", "2", "0.8000", "±", "0.1414"],
+        ["9", "1", "of", "2", "1.0000"],
+    ]
 
 
 def test_a_sweep_is_resumed_by_its_folder(simfl, calls):

@@ -253,7 +253,8 @@ def test_a_picture_has_all_charts(make, full, tmp_path):
 def nll_run(folder, values, **of_clients):
     """A run whose metric is a loss by another name, of four clients."""
     rounds = [{"round": n, "nll": v, **of_clients} for n, v in enumerate(values, start=1)]
-    run = write_run(folder, rounds, summary=done())
+    scenario = SCENARIO | {"name": folder.name, "model": {"kind": folder.name}}
+    run = write_run(folder, rounds, scenario=scenario, summary=done())
     (run / "run.json").write_text('{"better": {"nll": "min", "client_nll": "min"}}')
     return run
 
@@ -280,3 +281,26 @@ def test_without_a_test_split_clients_are_the_headline(make, tmp_path):
     rounds = [{"round": 1, "train_loss": 0.5, "client_accuracy": 0.75, "client_loss": 1.0}]
     tiles = make(write_run(tmp_path / "a", rounds, summary=done())).tiles
     assert "0.7500" in {tile.label: tile.value for tile in tiles}["client accuracy"]
+
+
+def test_final_numbers_over_seeds_are_a_table_and_their_best_mean_is_the_headline(make, tmp_path):
+    """The best seed, 0.9, is of a group whose mean is 0.6; the other's is 0.7 ± 0.1414."""
+    finals = {("a", 0): 0.9, ("a", 1): 0.3, ("b", 0): 0.6, ("b", 1): 0.8}
+    runs = [
+        write_run(
+            tmp_path / f"{label}{seed}",
+            records([0.1, final]),
+            scenario=SCENARIO | {"label": label, "seed": seed, "rounds": ord(label)},
+            summary=done(),
+        )
+        for (label, seed), final in finals.items()
+    ]
+    report = make(*runs)
+    found = table(report, "Final numbers over seeds")
+    assert found.header == ("group", "seeds", "train_loss", "loss", "accuracy")
+    assert [(row[0], row[1], row[-1]) for row in found.rows] == [
+        ("a", "2", "0.6000 ± 0.4243"),
+        ("b", "2", "0.7000 ± 0.1414"),
+    ]
+    tiles = {tile.label: (tile.value, tile.detail) for tile in report.tiles}
+    assert tiles["best final accuracy"] == ("0.7000", "b, mean over seeds")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
+
+import pytest
 
 from simfl.sweep.preflight import Goal
 from simfl.sweep.results import SweepResult, TrialResult, write_results
@@ -23,13 +26,13 @@ def test_the_best_comes_first_and_what_has_no_number_last():
     nan = float("nan")
     trials = (trial(0, accuracy=nan), trial(1), trial(2, accuracy=0.5), trial(3, accuracy=0.9))
     swept = result(*trials)
-    assert [t.number for t in swept.ranked] == [3, 2, 0, 1]
-    assert swept.best is trials[3]
+    assert [t.trials[0].number for t in swept.ranked] == [3, 2, 0, 1]
+    assert swept.best.trials == (trials[3],)
 
 
 def test_of_a_loss_the_smallest_is_the_best():
     trials = (trial(0, loss=2.0), trial(1, loss=1.0))
-    assert result(*trials, metric="loss", mode="min").best is trials[1]
+    assert result(*trials, metric="loss", mode="min").best.trials == (trials[1],)
 
 
 def test_where_no_trial_has_the_metric_none_is_best():
@@ -49,3 +52,36 @@ def test_the_csv_has_all_numbers_exactly_and_an_error_on_one_line(tmp_path, monk
     assert rows[1]["error"] == "client 3 failed: worn out"
     assert rows[1]["model.hidden"] == "[64, 1]"
     assert [row["folder"] for row in rows] == ["trials/0", "trials/1"]
+
+
+def seeded(number: int, lrate: float, seed: int, **metrics: float) -> TrialResult:
+    values = {"lrate": lrate, "seed": seed}
+    return TrialResult(number, values, Path("out"), "done", 5, metrics, 1.0, None)
+
+
+def test_the_best_values_are_those_with_the_best_mean_over_seeds():
+    """The best single seed, 0.9, is of a rate whose mean is 0.6; the other's is 0.7 ± 0.1414."""
+    trials = (
+        seeded(0, 0.1, 0, accuracy=0.9),
+        seeded(1, 0.1, 1, accuracy=0.3),
+        seeded(2, 0.5, 0, accuracy=0.6),
+        seeded(3, 0.5, 1, accuracy=0.8),
+    )
+    best = result(*trials).best
+    assert best.values == {"lrate": 0.5}
+    assert best.trials == trials[2:]
+    assert best.metrics["accuracy"] == pytest.approx(0.7)
+    assert best.deviations["accuracy"] == pytest.approx(0.2 / math.sqrt(2))
+
+
+def test_values_of_which_a_seed_has_failed_come_after_those_of_which_none_has():
+    trials = (
+        seeded(0, 0.1, 0, accuracy=0.9),
+        seeded(1, 0.1, 1, accuracy=math.nan),
+        seeded(2, 0.5, 0, accuracy=0.6),
+        seeded(3, 0.5, 1, accuracy=0.8),
+        seeded(4, 1.0, 0),
+    )
+    swept = result(*trials)
+    assert [tried.values["lrate"] for tried in swept.ranked] == [0.5, 0.1, 1.0]
+    assert [tried.counts.get("accuracy", 0) for tried in swept.ranked] == [2, 1, 0]
