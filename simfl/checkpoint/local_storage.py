@@ -12,6 +12,7 @@ from stat import S_ISREG
 
 from simfl.checkpoint.layout import Piece
 from simfl.checkpoint.storage_faults import explained, require_plain_name
+from simfl.errors import CheckpointError
 from simfl.regular_files import open_regular
 
 __all__ = ["LocalStorage"]
@@ -31,7 +32,11 @@ class LocalStorage:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder.expanduser().absolute()
+        try:
+            self._folder = folder.expanduser().absolute()
+        except RuntimeError as error:  # ~ of somebody who is not known here
+            reason = str(error).rstrip(".")
+            raise CheckpointError(f"{folder}: {reason}; write the folder out") from None
 
     @property
     def location(self) -> str:

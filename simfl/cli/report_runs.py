@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -82,7 +83,7 @@ def _read(folders: list[Path]) -> list[Run]:
     distinct: dict[Path, Path] = {}
     for folder in folders:
         # One that is no run's stands for the runs in it, and without any for the error about that.
-        for run in (folder.is_dir() and find_runs(folder)) or [folder]:
+        for run in (os.path.isdir(folder) and find_runs(folder)) or [folder]:
             distinct.setdefault(run.resolve(), run)
     return [read_run(run, now=now) for run in distinct.values()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ def find_runs(folder: Path) -> list[Path]:
     Raises:
         InputError: if there is no such folder.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which a name that is too long is not, either
         raise InputError(f"{folder}: there is no such folder; give the one that holds the runs")
     return sorted(_find(folder, depth=0))
 
@@ -171,7 +172,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _holds_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _FILES)
+    return any(os.path.isfile(folder / name) for name in _FILES)
 
 
 def _changed(folder: Path) -> float:

@@ -103,7 +103,7 @@ def checked_folder(path: str | Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, RuntimeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise InputError(f"{printable(shown)} can be no folder: {reason}; choose another") from None
     return folder
 

@@ -9,6 +9,12 @@ from checkpoint_cases import files_below
 from simfl.checkpoint import Storage, open_storage
 from simfl.errors import CheckpointError
 
+
+def test_the_home_of_nobody_is_told_in_a_line() -> None:
+    with pytest.raises(CheckpointError, match=r"^~nobody-at-all/a: .*; write the folder out$"):
+        open_storage("~nobody-at-all/a")
+
+
 # -- every storage -------------------------------------------------------------------------
 
 

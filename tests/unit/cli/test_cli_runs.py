@@ -50,6 +50,13 @@ def test_runs_are_listed_the_last_one_first(simfl):
     assert lines[3][-3:] == ["2", "h", "ago"]
 
 
+@pytest.mark.parametrize("command", [["ls"], ["report"], ["compare", "b"]])
+def test_a_name_that_is_too_long_is_bad_input(simfl, command):
+    result = simfl(*command, "a" * 5000)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_why_a_run_failed_is_listed(simfl):
     write_run("runs/a", status="failed")
     summary = json.loads(Path("runs/a/summary.json").read_text())

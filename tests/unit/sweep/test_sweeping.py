@@ -6,6 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from simfl.checkpoint import Lease, open_storage
+from simfl.errors import InputError
+from simfl.sweep import resume_sweep
+
 BEGIN = """
 import os, sys
 from simfl.sweep import sweeping
@@ -17,6 +23,15 @@ def stop(plan):
 sweeping.require_packages = stop
 sweeping.run_sweep("quickstart", out=sys.argv[1], over=["seed=0..1"])
 """
+
+
+def test_a_sweep_that_goes_on_is_not_gone_on_with_by_another_process(tmp_path: Path) -> None:
+    (tmp_path / "trials.jsonl").write_text('{"event": "began"}\n')
+    with (
+        Lease(open_storage(tmp_path), tell=print),
+        pytest.raises(InputError, match=f"{tmp_path} is being written by process"),
+    ):
+        resume_sweep(tmp_path)
 
 
 def test_tune_finds_ray_imported_with_our_settings(tmp_path: Path) -> None:
