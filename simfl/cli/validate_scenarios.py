@@ -36,10 +36,11 @@ def validate_scenarios(
 
 
 def _faults(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> list[str]:
-    """Check one scenario, print ``FILE: ok`` or its faults, and return these."""
-    faults = []
+    """Check one scenario, print ``FILE: ok`` or its faults, and return these; notes on stderr."""
+    faults: list[str] = []
     try:
-        _check(file, overrides, with_data=with_data, trust=trust)
+        for note in _check(file, overrides, with_data=with_data, trust=trust):
+            typer.echo(f"{file}: {note}", err=True)
     except ScenarioError as error:
         faults = error.faults
         if trace := own_traceback(error):
@@ -55,13 +56,16 @@ def _faults(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -
     return faults
 
 
-def _check(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> None:
+def _check(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> tuple[str, ...]:
+    """Check one scenario, and return what a run of it would note."""
     scenario = load(file, overrides, trust=trust)
     if scenario.sweep is not None:
         from simfl.scenario.sweeps import load_sweep
 
         load_sweep(found(file), overrides=overrides, trust=trust.value)
-    if with_data:
-        from simfl.simulation import build
+    if not with_data:
+        return ()
 
-        build(scenario)
+    from simfl.simulation import build
+
+    return build(scenario).notes

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simfl.aggregation import EveryUpdate
 from simfl.client import ClientRecipe, LocalWork, StackChoice, choose_stack, read_batch
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ConfigError
@@ -17,6 +18,7 @@ from simfl.messages import RoundPlan
 from simfl.models import BCEWithLogits, DataShape, Loss, data_shape
 from simfl.models.call import call_module
 from simfl.models.metrics import adds_up, as_metrics
+from simfl.optimizer import ScaffoldServer
 from simfl.sampling import Sampler, plan_round
 from simfl.scenario import Scenario
 from simfl.scenario.sections import GroupSection
@@ -96,6 +98,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     choices = _choose_stacks(scenario, client, dataset, cohort_size, group_of)
     stacks = tuple(choice.size for choice in choices)
     num_examples = dataset.num_train_examples()
+    num_steps = client.work.num_steps(num_examples)
     simulation = Simulation(
         scenario=scenario.with_stacks(stacks),
         dataset=dataset,
@@ -104,13 +107,14 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
         sampler=scenario.client.sampler,
         cohort_size=cohort_size,
         num_examples=num_examples,
-        num_steps=client.work.num_steps(num_examples),
+        num_steps=num_steps,
         num_test_examples=0 if dataset.test is None else len(dataset.test),
         group_of=group_of,
         stacks=stacks,
         notes=(
             *dict.fromkeys(choice.note for choice in choices if choice.note),
             *_notes_on_metrics(scenario, client, server, dataset),
+            *_notes_on_weighting(scenario, examples=num_examples, steps=num_steps),
         ),
     )
     _try_sampler(simulation)
@@ -242,6 +246,24 @@ def _server_recipe(scenario: Scenario, client: ClientRecipe, population: int) ->
         aggregator=client.aggregator,
         seed=scenario.seed,
     )
+
+
+def _notes_on_weighting(
+    scenario: Scenario, *, examples: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]
+) -> list[str]:
+    """Say that SCAFFOLD's optimum is not that of the weighted mean, where the two differ."""
+    server = scenario.server
+    counts = {"examples": examples, "steps": steps}.get(server.weighting)
+    is_scaffold = any(isinstance(module, ScaffoldServer) for module in server.optimizer.modules)
+    if not is_scaffold or counts is None or isinstance(server.aggregator, EveryUpdate):
+        return []
+    if (counts == counts[0]).all():
+        return []
+    return [
+        f"server.weighting is {server.weighting!r}, but scaffold-server's c is the mean of all "
+        "clients alike: training converges to the optimum of the uniform mean over clients; set "
+        "server.weighting: uniform"
+    ]
 
 
 def _notes_on_metrics(

@@ -646,6 +646,28 @@ def test_scaffold_with_full_participation_has_the_mean_control_variate_on_the_se
     assert sim._server.get_weights()["weight"].item() == -2.0
 
 
+@pytest.mark.parametrize("weighting", ["examples", "steps", "uniform"])
+def test_scaffold_ends_at_the_optimum_of_the_uniform_mean_however_clients_are_weighted(
+    weighting: str,
+) -> None:
+    """Client 0 has three examples with optimum 0, client 1 one with 4: by examples it would be 1.
+
+    Corrected steps of client i are along g_i + c - c_i, which is c where w stands still: clients
+    agree, and their weights have no part in where. c = 0 is the optimum of the mean over clients.
+    """
+    sim = engine(
+        one_weight(),
+        dataset(np.ones((4, 1)), np.array([[0], [0], [0], [4]], np.float32), [3, 1]),
+        work=LocalWork(steps=2),
+        client=Optimizer(lrate=0.1, modules=["scaffold-client"]),
+        server=Optimizer(lrate=1.0, modules=[("scaffold-server", {"num_clients": 2})]),
+        weighting=weighting,
+    )
+    for round in range(1, 101):
+        run_round(sim, (0, 1), round=round)
+    assert sim._server.get_weights()["weight"].item() == pytest.approx(2.0, abs=1e-5)
+
+
 def test_evaluation_sums_add_up_over_batches_and_clients() -> None:
     inputs, targets = regression(7)
     module = nn.Linear(3, 1)

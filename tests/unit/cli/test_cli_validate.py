@@ -47,3 +47,26 @@ def test_an_error_in_a_users_own_code_is_a_fault(simfl, scenario):
     assert result.exit_code == 2
     assert "s.yaml: ZeroDivisionError: division by zero" in result.stdout
     assert 'own_data.py", line 2' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("weighting", "is_told"), [("examples", True), ("steps", True), ("uniform", False)]
+)
+def test_that_scaffolds_optimum_is_the_uniform_means_is_told_in_a_line(
+    simfl, weighting: str, is_told: bool
+) -> None:
+    uneven = ["client.batch_size=28", f"server.weighting={weighting}"]  # of 28 to 30 examples
+    result = simfl("validate", "scaffold", *(a for key in uneven for a in ("--set", key)))
+    assert (result.exit_code, result.stdout) == (0, "scaffold: ok\n")
+    lines = [line for line in result.stderr.splitlines() if "server.weighting" in line]
+    assert [f"is '{weighting}'" in line for line in lines] == [True] * is_told
+    assert all("the optimum of the uniform mean over clients" in line for line in lines)
+
+
+def test_nothing_is_told_where_all_clients_count_the_same(simfl) -> None:
+    """1,438 examples are twice 719."""
+    even = ["data.partition={kind: iid, clients: 2}", "client.per_round=2"]
+    even += ["server.weighting=examples"]
+    result = simfl("validate", "scaffold", *(a for key in even for a in ("--set", key)))
+    assert result.exit_code == 0
+    assert "server.weighting" not in result.stderr
