@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,11 +24,14 @@ __all__ = [
     "derive_child",
     "derive_seed",
     "derive_seeds",
+    "global_generators",
     "hashed_orders",
     "numpy_generator",
     "torch_generator",
     "torch_state",
 ]
+
+_GENERATORS: Final = threading.RLock()
 
 SERVER: Final = -1
 """The client id under which the server draws."""
@@ -157,6 +163,19 @@ def torch_state(
     words = state[_WORDS].view(np.uint64)
     words[:] = np.random.Philox(key=key).random_raw(_NUM_WORDS) >> np.uint64(32)
     return torch.from_numpy(state)
+
+
+@contextmanager
+def global_generators(devices: Sequence[int] = ()) -> Iterator[None]:
+    """Lend torch's global generators, which a process has once, to one thread, and put them back.
+
+    Args:
+        devices: the GPUs whose generators are lent, too.
+    """
+    import torch
+
+    with _GENERATORS, torch.random.fork_rng(devices=list(devices)):
+        yield
 
 
 @lru_cache(maxsize=1)

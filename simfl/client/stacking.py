@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-import torch
 from torch import nn
 
 from simfl.client.batches import read_batch
@@ -25,6 +24,7 @@ from simfl.models.exact_layers import alteration, gradient_hook
 from simfl.models.stacked_layers import is_dense_chain
 from simfl.models.stacked_model import chain_of
 from simfl.optimizer.contract import stack_fault
+from simfl.seeding import global_generators
 
 __all__ = ["StackChoice", "choose_stack"]
 
@@ -86,7 +86,7 @@ def choose_stack(
     """
     if asked == 1:
         return StackChoice(1)
-    with torch.random.fork_rng(devices=[]):
+    with global_generators():
         model = recipe.build_model()
         size = _rule(model, cohort_size, uses_gpu=uses_gpu) if asked == "auto" else asked
         if size == 1:

@@ -28,7 +28,7 @@ from simfl.errors import ClientError, NonFiniteUpdateError
 from simfl.messages import NOT_FINITE, Broadcast, Contribution, Dropped, Nothing
 from simfl.models import Model
 from simfl.optimizer import KeptState, Optimizer
-from simfl.seeding import derive_seed, torch_state
+from simfl.seeding import derive_seed, global_generators, torch_state
 
 __all__ = ["ClientTrainer", "refuse_or_drop"]
 
@@ -158,7 +158,7 @@ def refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> Clien
 def _seeded(seed: int, device: str, *, round: int, client: int) -> Iterator[None]:
     """Seed torch's global generators, from which layers of others draw, and put them back."""
     uses_cuda = torch.device(device).type == "cuda"
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if uses_cuda else []):
+    with global_generators([torch.cuda.current_device()] if uses_cuda else []):
         torch.default_generator.set_state(torch_state(seed, "model", round=round, client=client))
         if uses_cuda:  # which takes all bits
             torch.cuda.manual_seed(derive_seed(seed, "model", round=round, client=client))

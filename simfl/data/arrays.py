@@ -71,8 +71,8 @@ def as_targets(
     if array.dtype.kind in "US":
         return _class_ids(_text(array, what=what), what=what, class_names=class_names)
     array = _numeric(array, what=what)
-    targets = _as_float32(array) if array.dtype.kind == "f" else array.astype(np.int64, copy=False)
-    return targets, class_names
+    is_float = array.dtype.kind == "f"
+    return _as_float32(array) if is_float else _as_int64(array, what=what), class_names
 
 
 def as_column(value: Any, *, what: str) -> Array:
@@ -154,7 +154,7 @@ def _input(value: Any, *, what: str) -> Array:
         return _as_float32(array)
     if array.dtype.kind == "b" or array.dtype in _KEPT_INTEGERS:
         return array
-    return array.astype(np.int64)
+    return _as_int64(array, what=what)
 
 
 def _numeric(value: Any, *, what: str) -> Array:
@@ -180,6 +180,12 @@ def _as_float32(array: Array) -> Array:
     # Too large a number becomes infinite here, and is reported as such with its row.
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)
+
+
+def _as_int64(array: Array, *, what: str) -> Array:
+    if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise DataError(f"{what} holds the integer {array.max()}; torch's end at 2^63 - 1")
+    return array.astype(np.int64, copy=False)
 
 
 def _class_ids(

@@ -12,7 +12,7 @@ from torch import nn
 from simfl.component import Component, import_object
 from simfl.errors import ConfigError
 from simfl.models.data_shape import DataShape
-from simfl.seeding import derive_seed
+from simfl.seeding import derive_seed, global_generators
 
 __all__ = ["ModelSpec", "PythonModel", "build_module", "image_axes", "num_features", "num_outputs"]
 
@@ -36,7 +36,7 @@ class ModelSpec(Component, kind="model"):
 
 def build_module(spec: ModelSpec, shape: DataShape, *, seed: int) -> nn.Module:
     """Build a module with a run's initial weights, and leave torch's generator as it is."""
-    with torch.random.fork_rng(devices=[]):
+    with global_generators():
         torch.manual_seed(derive_seed(seed, "initial weights"))
         return spec.build(shape)
 

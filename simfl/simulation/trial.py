@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-import torch
 
 from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
 from simfl.data import FederatedDataset
@@ -16,6 +15,7 @@ from simfl.errors import ClientError, SimflError, one_line, own_line
 from simfl.messages import Broadcast, Chunk
 from simfl.models import TorchModel, as_metrics
 from simfl.scenario import Scenario
+from simfl.seeding import global_generators
 from simfl.server import ServerRecipe
 
 __all__ = ["try_step"]
@@ -48,7 +48,7 @@ def try_step(
     if any(section.num_gpus for section in sections) or not num_examples.any():
         return
     rows = np.arange(min(_MOST_ROWS, len(dataset.train)))
-    with torch.random.fork_rng(devices=[]), _told(scenario, "model", "evaluation fails"):
+    with global_generators(), _told(scenario, "model", "evaluation fails"):
         model.evaluate(read_batch(dataset.train, rows))
     if client.on_failure == "drop":
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -284,6 +285,23 @@ def test_chunk_sizes_do_not_change_a_bit(chunk_size: int) -> None:
         return sim._server.get_weights()
 
     assert bits(chunk_size) == bits(None)
+
+
+def test_runs_in_threads_of_one_process_draw_each_for_itself() -> None:
+    """Masks come from torch's one generator: 100 steps each would not miss each other by chance."""
+    inputs, targets = regression(40)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.5), nn.Linear(5, 1))
+
+    def bits(_: object = None) -> Vector:
+        work = LocalWork(epochs=10, batch_size=4)
+        sim = engine(module, dataset(inputs, targets, [40]), work=work)
+        run_round(sim, (0,))
+        return sim._server.get_weights()
+
+    alone = bits()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(together == alone for together in pool.map(bits, range(4)))
 
 
 LIFTED: list[weakref.ref[torch.Tensor]] = []

@@ -16,6 +16,15 @@ def test_a_number_too_large_for_float32_becomes_infinite_without_a_warning():
     assert as_inputs(np.array([1e300]), what="inputs").tolist() == [np.inf]
 
 
+def test_integers_beyond_those_of_torch_are_refused():
+    assert as_inputs(np.array([7], np.uint64), what="inputs").dtype == np.int64
+    huge = np.array([1, 2**63], np.uint64)
+    with pytest.raises(DataError, match="inputs holds the integer 9223372036854775808"):
+        as_inputs(huge, what="inputs")
+    with pytest.raises(DataError, match="targets holds the integer 9223372036854775808"):
+        as_targets(huge, what="targets")
+
+
 def test_tensors_are_taken_as_arrays():
     torch = pytest.importorskip("torch")
     inputs = as_inputs(torch.arange(4.0).reshape(2, 2), what="inputs")
