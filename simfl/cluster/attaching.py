@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
+from pathlib import Path
 
 from simfl.cluster.authentication import (
     ASKS_FOR_TOKEN,
@@ -13,9 +15,10 @@ from simfl.cluster.authentication import (
     refusal_fault,
     sends_token,
 )
+from simfl.cluster.processes import gcs_addresses
 from simfl.errors import ClusterError
 
-__all__ = ["refuse_open", "refuse_ray_client", "require_cluster"]
+__all__ = ["find_cluster", "refuse_open", "refuse_ray_client", "require_cluster"]
 
 _LISTENER_S = 3.0
 
@@ -28,6 +31,22 @@ def refuse_ray_client(address: str) -> None:
             "run's is on one of its nodes; give HOST:6379 there, or send it there with "
             "'ray job submit'"
         )
+
+
+def find_cluster() -> str | None:
+    """Return the address that Ray takes for ``auto``: that of a raylet on this machine.
+
+    Of several, it is the cluster that was started last by ``ray start``. None: left to Ray.
+    """
+    if address := os.environ.get("RAY_ADDRESS"):
+        return None if address == "auto" else address
+    running = gcs_addresses()
+    if len(running) == 1:
+        return running.pop()
+    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    with suppress(OSError):
+        return Path(temporary, "ray", "ray_current_cluster").read_text(encoding="ascii").strip()
+    return None
 
 
 def require_cluster(address: str) -> None:

@@ -8,10 +8,10 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from simfl.cluster.attaching import refuse_open, refuse_ray_client, require_cluster
+from simfl.cluster.attaching import find_cluster, refuse_open, refuse_ray_client, require_cluster
 from simfl.cluster.authentication import (
     AUTH_MODE,
     address_warning,
@@ -22,7 +22,10 @@ from simfl.cluster.authentication import (
     token_fault,
 )
 from simfl.cluster.environment import HUGE_PAGES, LOOPBACK, NO_EVENTS, started_with
-from simfl.errors import ClusterError, printable
+from simfl.cluster.last_words import LastWords
+from simfl.cluster.processes import ProcessTree, ProcessWatch, children, vital_processes
+from simfl.cluster.session_folder import SessionFolder, make_session_folder
+from simfl.errors import ClusterError, one_line, printable
 
 __all__ = ["Connection", "chosen_address", "connect", "import_ray"]
 
@@ -38,6 +41,10 @@ _ENVIRONMENT = {
 }
 
 
+_SHUTDOWN_S = 10.0
+"""How long Ray may take to end a cluster of one's own before its processes are killed."""
+
+
 @dataclass(frozen=True)
 class Connection:
     """A Ray session this process takes part in."""
@@ -50,11 +57,41 @@ class Connection:
     """Whether all of it is on this machine, since this run has started it here."""
     dashboard: str | None = None
     """The address of the session's dashboard, where it is known that there is one."""
+    folder: SessionFolder | None = None
+    """Where the files are of a cluster that was started for this run."""
+    last_words: LastWords | None = None
+    """What is said where this process is ended before it leaves the session."""
+    watch: ProcessWatch = field(default_factory=lambda: ProcessWatch({}))
+    """Sees that Ray's processes on this machine are well."""
+
+    def is_well(self) -> bool:
+        """Say whether Ray can be asked for anything: it would wait for what stands still."""
+        return self.watch.is_well()
 
     def close(self) -> None:
-        """Leave the session; a cluster that was started for this run ends."""
-        if self.is_owned:
-            self.ray.shutdown()
+        """Leave the session; a cluster that was started for this run ends, and leaves nothing."""
+        if not self.is_owned:
+            return
+        is_well, tree = self.watch.is_well(), self.watch.tree
+        self.watch.stop()
+        if is_well:
+            # Ray would wait for a process that stands still from now on.
+            last = threading.Timer(_SHUTDOWN_S, tree.kill)
+            last.start()
+            self._shut_down()
+            last.cancel()
+        else:
+            tree.kill()
+            # Which takes Ray ten seconds more; the interpreter waits for it when it ends.
+            threading.Thread(target=self._shut_down).start()
+
+    def _shut_down(self) -> None:
+        self.ray.shutdown()
+        self.watch.tree.kill()
+        if self.folder is not None:
+            self.folder.remove()
+        if self.last_words is not None:
+            self.last_words.take_back()
 
 
 def connect(
@@ -107,8 +144,7 @@ def connect(
         _warn(mode_warning())
         options: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
         options |= {"object_store_memory": object_store_memory, "dashboard_host": "127.0.0.1"}
-        context = _init(ray, where, **options, job_config=job)
-        return _connection(ray, context, is_local=True)
+        return _start(ray, **options, job_config=job)
 
 
 def chosen_address(given: str | None, named: str | None) -> str | None:
@@ -147,7 +183,27 @@ def _settings(where: str, *, keeps_events: bool) -> Mapping[str, str]:
     return LOOPBACK if where == "auto" or is_loopback(where) else {}
 
 
+def _start(ray: Any, **options: Any) -> Connection:
+    """Start a cluster of one's own, whose files are in a folder of their own."""
+    folder = make_session_folder()
+    place = {} if folder is None else {"RAY_TMPDIR": str(folder.path)}
+    last_words = LastWords([] if folder is None else folder.all)
+    before = children()
+    try:
+        with started_with(place):
+            context = _init(ray, "local", **options)
+    except BaseException:
+        ProcessTree(children() - before).kill()
+        if folder is not None:
+            folder.remove()
+        last_words.take_back()
+        raise
+    tree = ProcessTree(children() - before)
+    return _connection(ray, context, last_words, folder=folder, tree=tree)
+
+
 def _attach(ray: Any, where: str, *, job_config: Any) -> Connection:
+    where = find_cluster() or where if where == "auto" else where
     require_cluster(where)
     context = _init(ray, where, job_config=job_config)
     address = str(context.address_info["gcs_address"])
@@ -158,7 +214,7 @@ def _attach(ray: Any, where: str, *, job_config: Any) -> Connection:
         ray.shutdown()
         raise
     _warn(address_warning(address, answer) or mode_warning())
-    return _connection(ray, context, is_local=False)
+    return _connection(ray, context, LastWords(()))
 
 
 def _init(ray: Any, where: str, **options: Any) -> Any:
@@ -166,18 +222,34 @@ def _init(ray: Any, where: str, **options: Any) -> Any:
     common = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "simfl"}
     try:
         context = ray.init(address=where, **options, **common)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise ClusterError(f"cannot use the Ray cluster at {where!r}: {error}") from error
     except KeyboardInterrupt:
         ray.shutdown()
         raise
+    except Exception as error:  # Ray raises bare ones, of a disk that is full for one
+        what = "start a Ray cluster" if where == "local" else f"use the Ray cluster at {where!r}"
+        raise ClusterError(f"cannot {what}: {one_line(error)}") from error
     _restore(on_sigterm)
     return context
 
 
-def _connection(ray: Any, context: Any, *, is_local: bool) -> Connection:
-    dashboard = context.dashboard_url or None
-    return Connection(ray, is_owned=True, is_local=is_local, dashboard=dashboard)
+def _connection(
+    ray: Any,
+    context: Any,
+    last_words: LastWords,
+    *,
+    folder: SessionFolder | None = None,
+    tree: ProcessTree | None = None,
+) -> Connection:
+    vital = vital_processes(context.address_info)
+    return Connection(
+        ray,
+        is_owned=True,
+        is_local=tree is not None,
+        dashboard=context.dashboard_url or None,
+        folder=folder,
+        last_words=last_words,
+        watch=ProcessWatch(vital, tree, tell=last_words.replace),
+    )
 
 
 def _warn(line: str | None) -> None:

@@ -87,7 +87,12 @@ class RayEngine:
         retries: dict[str, Any] = {"max_retries": options.max_retries}
         retries["start_timeout_s"] = options.start_timeout_s
         retries |= {"stall_limit_s": options.stall_limit_s, "tell": setup.tell}
-        self._server = RemoteServer(launch_server(setup), put_setup(setup, setup.server), **retries)
+        self._server = RemoteServer(
+            launch_server(setup),
+            put_setup(setup, setup.server),
+            require_cluster=connection.watch.require_all,
+            **retries,
+        )
         self._saves = Saves(options.location, self._states, self._server)
         dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
         # What is kept of the setup is not to keep the examples.
@@ -248,7 +253,7 @@ class RayEngine:
 
     def close(self) -> None:
         """End the actors, and leave the cluster."""
-        if ray.is_initialized():
+        if ray.is_initialized() and self._connection.is_well():
             for actor in self._actors:
                 ray.kill(actor)
             self._fleet.close()

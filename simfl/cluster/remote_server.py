@@ -37,6 +37,7 @@ class RemoteServer:
         start_timeout_s: how long it may take to come back.
         stall_limit_s: how long it may give no sign of life, whatever it does; None: ``SILENT_S``.
         tell: is told when it has been killed for that.
+        require_cluster: raises ClusterError if Ray itself is not well.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RemoteServer:
         start_timeout_s: float,
         stall_limit_s: float | None = None,
         tell: Callable[[str], None] = lambda _: None,
+        require_cluster: Callable[[], None] = lambda: None,
     ) -> None:
         self.actor = actor
         self.beats = Heartbeats()
@@ -57,21 +59,31 @@ class RemoteServer:
         self._start_timeout_s = start_timeout_s
         self._silent_s = SILENT_S if stall_limit_s is None else stall_limit_s
         self._tell = tell
+        self.require_cluster = require_cluster
         self._asked: Ref | None = None
         self._asked_at = time.monotonic()
         self._is_there = False
+        self._building: Ref | None = None
 
     def look(self) -> None:
         """Take in signs of life, and ask for the next; kill the actor if it gives none.
 
         Ray starts it again, and it counts as lost.
+
+        Raises:
+            ClusterError: if Ray itself is not well.
         """
+        self.require_cluster()
         now = time.monotonic()
         if self._asked is None:
             self._asked, self._asked_at = self.actor.heartbeats.remote(), now
             return
         ready, _ = ray.wait([self._asked], timeout=0)
-        limit_s = self._silent_s if self._is_there else self._start_timeout_s
+        if self._building is not None and ray.wait([self._building], timeout=0)[0]:
+            self._building = None
+        # To import what it needs takes a process its time, in which it may say nothing.
+        is_starting = self._building is not None or not self._is_there
+        limit_s = self._start_timeout_s if is_starting else self._silent_s
         if ready:
             asked, self._asked = self._asked, None
             try:
@@ -81,7 +93,7 @@ class RemoteServer:
             except RayError:  # what it was doing has failed too, and whoever waits for that acts
                 self._is_there = False
         elif now - self._asked_at > limit_s:
-            self._asked, self._is_there = None, False
+            self._asked, self._is_there, self._building = None, False, None
             ray.kill(self.actor, no_restart=False)
             self._tell(
                 f"the server's process gave no sign of life for {limit_s:.0f} s, and so it was "
@@ -132,7 +144,8 @@ class RemoteServer:
     def build(self) -> Ref:
         """Have the actor build the server, which may have to be started again for it."""
         self._is_there = False
-        return self.actor.start.remote(self._setup)
+        self._building = self.actor.start.remote(self._setup)
+        return self._building
 
     def receive(self, partial: Ref) -> Ref:
         """Hand the server a chunk's partial."""

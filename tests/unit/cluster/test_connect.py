@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from simfl.cluster import attaching
-from simfl.cluster.attaching import refuse_open, require_cluster
-from simfl.cluster.connect import chosen_address, connect
+from simfl.cluster.attaching import find_cluster, refuse_open, require_cluster
+from simfl.cluster.connect import _attach, chosen_address, connect
 from simfl.errors import ClusterError
 
 ADDRESS = "192.0.2.7:6379"
@@ -77,7 +78,13 @@ def test_an_address_of_ray_client_is_refused_with_what_to_do_instead() -> None:
         connect(address="ray://head:10001", num_cpus=1, dashboard=False)
 
 
-def test_auto_is_left_to_ray() -> None:
+def test_auto_where_nothing_runs_is_left_to_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attaching, "gcs_addresses", set)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert find_cluster() is None
     require_cluster("auto")
 
 
@@ -90,3 +97,29 @@ def test_the_host_that_a_scenario_names_is_told(capsys: pytest.CaptureFixture[st
     assert chosen_address(None, "local") == "local"
     assert chosen_address(None, None) is None
     assert capsys.readouterr().err == ""
+
+
+def test_auto_is_the_cluster_that_runs_here_and_of_several_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:2\n")
+    monkeypatch.setattr(attaching, "gcs_addresses", lambda: {"10.0.0.1:1"})
+    assert find_cluster() == "10.0.0.1:1"
+    monkeypatch.setattr(attaching, "gcs_addresses", lambda: {"10.0.0.1:1", "10.0.0.1:2"})
+    assert find_cluster() == "10.0.0.1:2"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:3")
+    assert find_cluster() == "10.0.0.1:3"
+
+
+def test_auto_is_refused_as_soon_as_an_address_where_nobody_answers(
+    listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would wait for minutes: a control service that was stopped listens still."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("simfl.cluster.authentication._ANSWER_S", 0.2)
+    monkeypatch.setattr(attaching, "gcs_addresses", lambda: {listening})
+    with pytest.raises(ClusterError, match=rf"{listening}' does not answer as a Ray cluster does"):
+        _attach(None, "auto", job_config=None)

@@ -1,0 +1,226 @@
+"""Ray's processes on this machine: seen to be there, and ended where Ray would wait for them.
+
+Where a raylet or the control service stands still, Ray's calls in the driver do not return; where
+one has died, Ray ends the driver after some seconds and says nothing. What is known of processes is
+what Linux tells; elsewhere there are none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from simfl.errors import ClusterError
+
+__all__ = ["ProcessTree", "ProcessWatch", "children", "gcs_addresses", "vital_processes"]
+
+LOOK_S = 1.0
+"""How often it is looked."""
+
+REFRESH = 10
+"""Every how many looks the cluster's processes are listed anew."""
+
+STOPPED_S = 30.0
+"""How long a process may be stopped: whoever stops it may have its reasons."""
+
+_PARENT, _STARTED = 1, 19
+"""Fields of a process, counted from its state."""
+
+_GRACE_S = 15.0
+"""How long the driver's main thread has to end the run by itself."""
+
+_RESUME = "'simfl resume' goes on from the last checkpoint"
+
+
+class ProcessWatch:
+    """Watches processes that a run depends on, from a thread of its own.
+
+    Args:
+        vital: what each process is, by its id.
+        tree: all that the cluster consists of, if it is this run's own: it is killed where there is
+            a fault, so that Ray's calls return.
+        tell: is told of a fault as soon as it is seen.
+        watches: whether there is a thread; else ``look`` is called.
+    """
+
+    def __init__(
+        self,
+        vital: Mapping[int, str],
+        tree: ProcessTree | None = None,
+        *,
+        tell: Callable[[str], None] = lambda _: None,
+        watches: bool = True,
+    ) -> None:
+        self._vital = vital
+        self._tell = tell
+        self.tree = tree or ProcessTree(())
+        self._stopped_since: dict[int, float] = {}
+        self._fault: str | None = None
+        self._is_told = threading.Event()
+        self._is_over = threading.Event()
+        if vital and watches:
+            threading.Thread(target=self._watch, name="simfl-watch", daemon=True).start()
+
+    def require_all(self) -> None:
+        """Raise ClusterError if one has died or stands still."""
+        if self._fault is not None:
+            self._is_told.set()
+            raise ClusterError(self._fault)
+
+    def is_well(self) -> bool:
+        """Say whether all run at this moment, and have done so."""
+        return self._fault is None and all(_state(pid) == "runs" for pid in self._vital)
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._is_over.set()
+        self._is_told.set()
+
+    def _watch(self) -> None:
+        for number in itertools.count():
+            if self._is_over.wait(LOOK_S):
+                return
+            if number % REFRESH == 0:
+                self.tree.refresh()
+            if fault := self.look(time.monotonic()):
+                self._fault = fault
+                self._tell(fault)
+                break
+        self.tree.kill()
+        # A main thread that is in a call of Ray's which does not return cannot be told.
+        if not self._is_told.wait(_GRACE_S):
+            os._exit(1)
+
+    def look(self, now: float) -> str | None:
+        """Return what is wrong, or None."""
+        for pid, what in self._vital.items():
+            state = _state(pid)
+            if state == "gone":
+                return f"{what} (process {pid}) has died, and the run ends with it; {_RESUME}"
+            if state == "runs":
+                self._stopped_since.pop(pid, None)
+            elif now - self._stopped_since.setdefault(pid, now) > STOPPED_S:
+                return (
+                    f"{what} (process {pid}) has been stopped for {STOPPED_S:.0f} s, and the run "
+                    f"needs it; {_RESUME}"
+                )
+        return None
+
+
+def vital_processes(addresses: Mapping[str, object]) -> dict[int, str]:
+    """Return the raylet of this node, and the control service if it is here.
+
+    Args:
+        addresses: as Ray tells them of the session.
+    """
+    raylet = f"--raylet_socket_name={addresses['raylet_socket_name']}"
+    control_service = f"--session-dir={addresses['session_dir']}"
+    found = {}
+    for pid, arguments in _command_lines():
+        if raylet in arguments and arguments[0].endswith("raylet"):
+            found[pid] = "Ray's raylet"
+        elif control_service in arguments and arguments[0].endswith("gcs_server"):
+            found[pid] = "Ray's control service"
+    return found
+
+
+def gcs_addresses() -> set[str]:
+    """Return the addresses of the clusters that raylets on this machine belong to."""
+    key = "--gcs-address="
+    return {
+        argument.removeprefix(key)
+        for _, arguments in _command_lines()
+        if arguments[0].endswith("raylet")
+        for argument in arguments
+        if argument.startswith(key)
+    }
+
+
+class ProcessTree:
+    """Processes with all that they have started; those too whose parent has died since.
+
+    Args:
+        roots: their ids.
+    """
+
+    def __init__(self, roots: Collection[int]) -> None:
+        self._roots = roots
+        self._known: dict[int, str] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what has been started since."""
+        if not self._roots:
+            return
+        below, seen = _by_parent(), set[int]()
+        left = [*self._roots, *self._known]
+        while left:
+            pid = left.pop()
+            fields = None if pid in seen else _fields(pid)
+            seen.add(pid)
+            if fields is None:
+                continue
+            started = self._known.setdefault(pid, fields[_STARTED])
+            if started == fields[_STARTED]:  # an id may be another process's after some time
+                left += below.get(pid, [])
+
+    def kill(self) -> None:
+        """End at once what is left of them, whether it stands still or not."""
+        self.refresh()
+        for pid, started in self._known.items():
+            fields = _fields(pid)
+            if fields is not None and fields[_STARTED] == started:
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def children() -> set[int]:
+    """Return the processes that this one has started."""
+    return set(_by_parent().get(os.getpid(), []))
+
+
+def _by_parent() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for pid in _process_ids():
+        if (fields := _fields(pid)) is not None:
+            found.setdefault(int(fields[_PARENT]), []).append(pid)
+    return found
+
+
+def _state(pid: int) -> str:
+    fields = _fields(pid)
+    if fields is None or fields[0] in "ZX":
+        return "gone"
+    return "stopped" if fields[0] in "Tt" else "runs"
+
+
+def _fields(pid: int) -> list[str] | None:
+    """Return what is told of a process from its state on; None where there is none.
+
+    See https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: the name before them may hold
+    anything.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def _command_lines() -> Iterator[tuple[int, list[str]]]:
+    for pid in _process_ids():
+        try:
+            yield pid, Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+        except OSError:
+            continue
+
+
+def _process_ids() -> list[int]:
+    with suppress(OSError):
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return []

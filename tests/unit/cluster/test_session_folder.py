@@ -1,0 +1,108 @@
+"""The files of a cluster of one's own are nobody else's, and go with it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simfl.cluster.session_folder import make_session_folder
+from simfl.errors import ClusterError
+
+RAYS = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
+"""What Ray adds to the path."""
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short folder for temporary files."""
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def test_the_folder_is_private_and_short_enough_for_sockets(place: Path) -> None:
+    folder = make_session_folder()
+    assert folder is not None
+    assert folder.path.parent == place
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+    assert len(os.fsencode(folder.path)) + RAYS <= 107
+    folder.remove()
+    assert not list(place.iterdir())
+
+
+def test_where_the_path_of_temporary_files_is_long_there_is_a_link_to_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = place / ("scratch-of-a-job-" * 6)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    folder = make_session_folder()
+    assert folder is not None
+    assert len(os.fsencode(folder.path)) + RAYS <= 107
+    inside = (folder.path / "ray").resolve()
+    assert inside.parent.parent == long.resolve()
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (folder.path, inside.parent)} == {0o700}
+    folder.remove()
+    assert not folder.path.exists()
+    assert not list(long.iterdir())
+
+
+def test_what_a_killed_run_has_left_goes_with_the_next_and_that_of_a_living_one_stays(
+    place: Path,
+) -> None:
+    dead = place / "simfl-dead"
+    (dead / "ray" / "session").mkdir(parents=True)
+    (dead / "lock").touch()
+    strange = place / "simfl-strange"
+    strange.mkdir()
+    living = make_session_folder()
+    assert living is not None
+    another = make_session_folder()
+    assert another is not None
+    assert set(place.iterdir()) == {strange, living.path, another.path}
+    for folder in (living, another):
+        folder.remove()
+
+
+def test_a_place_that_the_user_names_for_ray_is_left_to_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/elsewhere")
+    assert make_session_folder() is None
+
+
+def test_no_place_is_said_in_a_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(place / "none"))
+    with pytest.raises(ClusterError, match=r"no place for the files of a Ray cluster: .*TMPDIR"):
+        make_session_folder()
+
+
+def last_words(code: str, folder: Path) -> str:
+    """Return what is said of a process that is killed after it has run some code."""
+    start = (
+        "import os, sys; from pathlib import Path; from simfl.cluster.last_words import LastWords"
+    )
+    lines = [start, "words = LastWords([Path(sys.argv[1])])", code, "os.kill(os.getpid(), 9)"]
+    folder.mkdir()
+    command = [sys.executable, "-c", "\n".join(lines), str(folder)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False).stderr
+
+
+def test_a_process_that_was_killed_has_something_said_and_its_folder_removed(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "a folder"
+    assert "'simfl resume' goes on from the last checkpoint" in last_words("", folder)
+    assert not folder.exists()
+    assert last_words("words.replace('the raylet\\nhas died')", folder) == "the raylet has died\n"
+    assert not folder.exists()
+    assert last_words("words.take_back()", folder) == ""
+    assert folder.exists()
