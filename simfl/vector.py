@@ -454,6 +454,8 @@ def _moved(value: Any, device: torch.device | str) -> Any:
         return value.to(device)
     if isinstance(value, dict):
         return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_make"):  # a NamedTuple
+        return value._make(_moved(item, device) for item in value)
     if isinstance(value, list | tuple):
         return type(value)(_moved(item, device) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -1,6 +1,7 @@
 """How a cohort's deltas become one: the reduction tree, the mean, and robust rules."""
 
 from simfl.aggregation.aggregator import Aggregator, EveryUpdate
+from simfl.aggregation.contract import check_aggregator
 from simfl.aggregation.mean import Mean
 from simfl.aggregation.merge import merge_contributions
 from simfl.aggregation.robust import Krum, Median, TrimmedMean
@@ -14,5 +15,6 @@ __all__ = [
     "Median",
     "TreeSum",
     "TrimmedMean",
+    "check_aggregator",
     "merge_contributions",
 ]

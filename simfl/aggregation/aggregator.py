@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import reduce
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from torch import Tensor, tensor
 
@@ -12,6 +12,9 @@ from simfl.component import Component
 from simfl.vector import Vector
 
 __all__ = ["Aggregator", "EveryUpdate"]
+
+_SHORTCUTS: Final = {"lift_stack": ("lift", "merge"), "finish_round": ("finish", "combine")}
+"""Methods that do the same as others together."""
 
 Weighted: TypeAlias = "tuple[tuple[Vector, float], ...]"
 
@@ -27,6 +30,13 @@ class Aggregator(Component, kind="aggregator"):
     """As for any component; and that contributions are Vectors, of which ``merge`` keeps nothing of
     the right one: the next delta is written where that was."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take back the shortcuts of a base class whose long way the class goes otherwise."""
+        super().__init_subclass__(**options)
+        for shortcut, steps in _SHORTCUTS.items():
+            if any(_depth(cls, step) < _depth(cls, shortcut) for step in steps):
+                setattr(cls, shortcut, getattr(Aggregator, shortcut))
+
     def check_cohort(self, size: int) -> None:
         """Check, before the run, that the rule can do with so many updates a round.
 
@@ -39,7 +49,11 @@ class Aggregator(Component, kind="aggregator"):
         raise NotImplementedError(f"{type(self).__name__} has no lift()")
 
     def lift_stack(self, deltas_C: Vector, weights: Sequence[float]) -> Any:
-        """Return what a stack of C clients contributes: their deltas lifted and merged in order."""
+        """Return what a stack of C clients contributes: their deltas lifted and merged in order.
+
+        A class that overrides it for speed says the same of what ``lift`` and ``merge`` do there;
+        one derived from it that overrides these has its own deltas lifted one by one again.
+        """
         lifted = map(self.lift, deltas_C.unstack(), weights)
         return reduce(self.merge, lifted)
 
@@ -65,6 +79,12 @@ class Aggregator(Component, kind="aggregator"):
             counts: the names of what is integer or boolean in the model, and float64 in a delta.
         """
         return self.finish(total, weight)
+
+
+def _depth(cls: type, name: str) -> int:
+    """Return how far up the class that defines a name is; beyond all where none does."""
+    owners = [depth for depth, owner in enumerate(cls.__mro__) if name in vars(owner)]
+    return min(owners, default=len(cls.__mro__))
 
 
 class EveryUpdate(Aggregator):

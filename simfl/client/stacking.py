@@ -13,6 +13,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from torch import nn
 
+from simfl.aggregation import Aggregator, Mean
+from simfl.aggregation.contract import lift_stack_fault
 from simfl.client.batches import read_batch
 from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trial import find_stack_fault
@@ -147,6 +149,10 @@ def _reasons(
         is_foreign = not type(plugin).__module__.startswith("simfl.")
         if is_foreign and (fault := stack_fault(plugin, shapes)) is not None:
             yield f"{plugin.name!r} fails the contract of plug-ins: {fault}"
+    rule = recipe.aggregator
+    has_own = type(rule).lift_stack not in (Aggregator.lift_stack, Mean.lift_stack)
+    if has_own and (fault := lift_stack_fault(rule)) is not None:
+        yield f"{rule.name!r} has a lift_stack() that is not its lift() and merge(): {fault}"
     if changed := _changed_by_a_step(model, dataset):
         yield f"training changes {changed[0]!r}, which a stack has once for all its clients"
     if fault := find_stack_fault(recipe, model, dataset):

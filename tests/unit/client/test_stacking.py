@@ -200,6 +200,21 @@ def test_third_party_code_that_fails_the_contract_is_named() -> None:
     assert len(reason) < 1000
 
 
+@dataclass(frozen=True)
+class FirstOfAStack(Mean):
+    """Takes the first client of a stack for all."""
+
+    name: ClassVar[str] = "first-of-a-stack-of-a-test"
+
+    def lift_stack(self, deltas_C: Vector, weights: Any) -> Vector:
+        return deltas_C.unstack()[0].mul_(sum(weights))
+
+
+def test_an_aggregator_that_takes_a_stack_otherwise_than_its_clients_is_named() -> None:
+    reason = why_not(aggregator=FirstOfAStack())
+    assert "'first-of-a-stack-of-a-test' has a lift_stack() that is not its lift()" in reason
+
+
 def test_examples_gradients_are_clipped_in_stacks_of_dense_layers_alone() -> None:
     work = LocalWork(batch_size=10, sclip=1.0)
     assert choose(work=work) == choose()

@@ -390,6 +390,22 @@ def test_robust_rules_see_every_client_of_a_stack() -> None:
 
 
 @dataclass(frozen=True)
+class ClippedMean(Mean):
+    """Scales each delta to a norm of 0.01 at most."""
+
+    name: ClassVar[str] = "clipped-mean-of-a-test-of-stacks"
+
+    def lift(self, delta: Vector, weight: float) -> Vector:
+        return super().lift(delta.mul_(0.01 / max(float(delta.norm()), 0.01)), weight)
+
+
+def test_a_rule_derived_from_the_mean_lifts_each_client_of_a_stack() -> None:
+    stacked, single = (train(dataset(RAGGED), stack=s, aggregator=ClippedMean()) for s in (4, 1))
+    assert_same(stacked, single)
+    assert float(whole(stacked).total.norm()) <= 0.01 * sum(RAGGED)
+
+
+@dataclass(frozen=True)
 class Poison(OptiModule):
     """Makes client 1's gradients NaN."""
 
