@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simfl.cli.exit_codes import exit_codes
-from simfl.cli.tables import print_table
+from simfl.cli.tables import print_table, say
 from simfl.errors import one_line
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def compare_runs(
     comparison = compare(*runs, target=chosen)
     if as_json:
         plain = described(comparison)
-        typer.echo(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False))
+        say(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False), is_exact=True)
         return
     _print_scenarios(comparison)
     _print_curves(comparison)
@@ -57,29 +57,29 @@ def compare_runs(
 def _print_scenarios(comparison: Comparison) -> None:
     a, b = comparison.a, comparison.b
     if not (a.scenario and b.scenario):
-        typer.echo("scenarios: cannot be compared")
+        say("scenarios: cannot be compared")
     elif not comparison.scenario:
-        typer.echo("scenarios: the same")
+        say("scenarios: the same")
     else:
-        typer.echo(f"scenarios: {len(comparison.scenario)} keys differ")
+        say(f"scenarios: {len(comparison.scenario)} keys differ")
     for difference in comparison.scenario if a.scenario and b.scenario else ():
         one, other = ("(not there)" if v is None else v for v in difference.values)
-        typer.echo(f"  {one_line(f'{difference.key}: {one} -> {other}')}")
-    typer.echo()
+        say(f"  {one_line(f'{difference.key}: {one} -> {other}')}")
+    say("")
 
 
 def _print_curves(comparison: Comparison) -> None:
     from simfl.report.wording import number
 
     common, first = comparison.common_rounds, comparison.first_round
-    typer.echo(f"rounds: {comparison.a.rounds} and {comparison.b.rounds}, {common} in common")
+    say(f"rounds: {comparison.a.rounds} and {comparison.b.rounds}, {common} in common")
     if common == 0:
-        typer.echo("curves: there is no round to compare")
+        say("curves: there is no round to compare")
     elif first is None:
-        typer.echo("curves: the same numbers in every round")
+        say("curves: the same numbers in every round")
     else:
-        typer.echo(f"curves: differ from round {first} on")
-    typer.echo()
+        say(f"curves: differ from round {first} on")
+    say("")
     rows = [
         (
             metric.metric,
@@ -101,7 +101,7 @@ def _print_target(comparison: Comparison) -> None:
     if comparison.target is None:
         return
     sides = (("A", comparison.reached_a), ("B", comparison.reached_b))
-    typer.echo(f"to {comparison.target}: " + "; ".join(f"{s} {_when(r)}" for s, r in sides))
+    say(f"to {comparison.target}: " + "; ".join(f"{s} {_when(r)}" for s, r in sides))
 
 
 def _when(reached: Reached | None) -> str:
@@ -116,7 +116,7 @@ def _when(reached: Reached | None) -> str:
 def _print_faults(comparison: Comparison) -> None:
     for run in (comparison.a, comparison.b):
         for fault in run.faults:
-            typer.echo(one_line(f"{run.folder}: {fault}"), err=True)
+            say(one_line(f"{run.folder}: {fault}"), err=True)
 
 
 def described(comparison: Comparison) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from simfl.cli.exit_codes import exit_codes
 from simfl.cli.options import Overrides, ScenarioFile, Trust, Trusted, load
-from simfl.cli.tables import print_table
+from simfl.cli.tables import print_table, say
 from simfl.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def describe_data(
         plot_label_skew(dataset, png)
     except OSError as error:
         raise InputError(f"cannot write the picture: {error}; choose another place") from None
-    typer.echo(f"picture: {png}")
+    say(f"picture: {png}")
 
 
 def _summary_rows(summary: DatasetSummary) -> Iterator[tuple[str, str]]:

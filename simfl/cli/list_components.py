@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simfl.cli.exit_codes import exit_codes
-from simfl.cli.tables import print_table
+from simfl.cli.tables import print_table, say
 
 if TYPE_CHECKING:
     from simfl.component import Component
@@ -38,7 +38,7 @@ def list_components(
     roots = _roots(kind, component_kinds())
     if as_json:
         described = {what: _described(root) for what, root in roots.items()}
-        typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        say(json.dumps(described, indent=2, ensure_ascii=False), is_exact=True)
         return
     for what, root in roots.items():
         for cls in root.registry.values():

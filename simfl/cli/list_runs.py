@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simfl.cli.exit_codes import exit_codes
-from simfl.cli.tables import print_table
-from simfl.errors import one_line, printable
+from simfl.cli.tables import print_table, say
+from simfl.errors import one_line
 
 if TYPE_CHECKING:
     from simfl.report.reading import Run
@@ -40,17 +40,17 @@ def list_runs(
     runs.sort(key=lambda run: -run.changed)
     if as_json:
         described = [_described(run) for run in runs]
-        typer.echo(json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False))
+        say(json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False), is_exact=True)
         return
     if not runs:
-        typer.echo(f"no runs in {folder}")
+        say(f"no runs in {folder}")
         return
     header = ("run", "name", "state", "round", "result", "time", "last written")
     rows = [_row(run, folder, now) for run in runs]
     print_table(header, rows, title=f"{len(runs)} runs in {folder}")
     for run in runs:
         if reason := _reason(run):
-            typer.echo(f"{printable(str(run.folder.relative_to(folder)))} {run.state}: {reason}")
+            say(f"{run.folder.relative_to(folder)} {run.state}: {reason}")
 
 
 def _reason(run: Run) -> str | None:

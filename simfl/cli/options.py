@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from simfl.cli.tables import say
+
 if TYPE_CHECKING:
     from simfl.scenario import Scenario
 
@@ -58,5 +60,5 @@ def found(file: str) -> Path:
 
     path = find_scenario(file)
     if path != Path(file):
-        typer.echo(f"{file}: taking the scenario shipped with simfl, {path}", err=True)
+        say(f"{file}: taking the scenario shipped with simfl, {path}", err=True)
     return path

@@ -9,7 +9,7 @@ import typer
 
 from simfl.cli.exit_codes import FAILED, exit_codes
 from simfl.cli.options import Overrides, ScenarioFile, Trust, Trusted, load
-from simfl.cli.tables import print_table
+from simfl.cli.tables import print_table, say
 
 if TYPE_CHECKING:
     from simfl.simulation.planning import GroupPlan, Plan
@@ -39,13 +39,13 @@ def plan_run(
     simulation = build(scenario)
     plan = make_plan(simulation, address)
     for note in simulation.notes:
-        typer.echo(note, err=True)
+        say(note, err=True)
     print_table(("node", "has", "client actors"), list(_node_rows(plan)), title="nodes")
     header = ("group", "clients", "actors", "each takes", "memory of each", "a round's training")
     print_table(header, [_group_row(group) for group in plan.groups], title="client actors")
     print_table(("what", "value"), list(_rows(plan)), title="data")
     for lack in plan.lacks:
-        typer.echo(lack, err=True)
+        say(lack, err=True)
     if plan.lacks:
         raise typer.Exit(FAILED)
 

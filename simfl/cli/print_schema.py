@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from simfl.cli.exit_codes import exit_codes
+from simfl.cli.tables import say
 
 __all__ = ["print_schema"]
 
@@ -30,4 +31,4 @@ def print_schema(
     # What simfl needs is imported by now: a torch.py here is not taken for the package.
     if plugins:
         import_plugins(plugins, search=[str(Path.cwd())])
-    typer.echo(json.dumps(scenario_schema(), indent=2, ensure_ascii=False))
+    say(json.dumps(scenario_schema(), indent=2, ensure_ascii=False), is_exact=True)

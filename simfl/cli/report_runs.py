@@ -12,6 +12,7 @@ import typer
 
 from simfl.cli.exit_codes import exit_codes
 from simfl.cli.options import Trust, Trusted
+from simfl.cli.tables import say
 
 if TYPE_CHECKING:
     from simfl.report.reading import Run
@@ -73,7 +74,7 @@ def report_runs(
     write_report(
         report, path, format=kind.value, written=time.strftime("%Y-%m-%d %H:%M", time.localtime())
     )
-    typer.echo(path)
+    say(path, is_exact=True)
 
 
 def _read(folders: list[Path]) -> list[Run]:

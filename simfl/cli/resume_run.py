@@ -10,6 +10,7 @@ import typer
 from simfl.cli.exit_codes import exit_codes
 from simfl.cli.options import Trust, Trusted
 from simfl.cli.run_scenario import Backend
+from simfl.cli.tables import say
 
 __all__ = ["resume_run"]
 
@@ -36,4 +37,4 @@ def resume_run(
         folder, backend=backend.value, address=address, progress=not quiet, trust=trust.value
     )
     if quiet:
-        typer.echo(result.out)
+        say(result.out, is_exact=True)

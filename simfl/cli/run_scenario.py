@@ -9,6 +9,7 @@ import typer
 
 from simfl.cli.exit_codes import exit_codes
 from simfl.cli.options import Overrides, ScenarioFile, Trust, Trusted, load
+from simfl.cli.tables import say
 
 __all__ = ["Backend", "run_scenario"]
 
@@ -75,4 +76,4 @@ def run_scenario(
         profile=profile,
     )
     if quiet:
-        typer.echo(result.out)
+        say(result.out, is_exact=True)

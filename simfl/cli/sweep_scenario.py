@@ -13,7 +13,7 @@ import typer
 from simfl.cli.exit_codes import FAILED, exit_codes
 from simfl.cli.options import Overrides, Trust, Trusted, found
 from simfl.cli.run_scenario import Backend
-from simfl.cli.tables import print_table
+from simfl.cli.tables import print_table, say
 
 if TYPE_CHECKING:
     from simfl.sweep import Combination, SweepResult, TrialResult
@@ -96,12 +96,12 @@ def sweep_scenario(
 
 def _print_result(result: SweepResult, *, quiet: bool) -> None:
     if quiet:
-        typer.echo(result.out)
+        say(result.out, is_exact=True)
     else:
         _print_trials(result)
-        typer.echo(f"results in {result.out}")
+        say(f"results in {result.out}")
     for trial in result.failed:
-        typer.echo(f"trial {trial.number} failed: {trial.error} ({trial.out})", err=True)
+        say(f"trial {trial.number} failed: {trial.error} ({trial.out})", err=True)
 
 
 def _print_trials(result: SweepResult) -> None:

@@ -7,9 +7,22 @@ from collections.abc import Sequence
 
 import typer
 
-from simfl.errors import one_line
+from simfl.errors import one_line, printable
 
-__all__ = ["print_table"]
+__all__ = ["print_table", "say"]
+
+
+def say(text: object, *, err: bool = False, is_exact: bool = False) -> None:
+    """Print text: whatever it holds, a terminal shows it and obeys nothing.
+
+    Args:
+        text: what is printed.
+        err: whether to standard error.
+        is_exact: whether it is as it is where something else than a terminal reads it.
+    """
+    stream = sys.stderr if err else sys.stdout
+    shown = str(text) if is_exact and not stream.isatty() else printable(str(text))
+    typer.echo(shown, err=err)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> None:
@@ -44,12 +57,12 @@ def _print_drawn(header: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 
 def _print_plain(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    typer.echo(f"# {title}")
+    say(f"# {title}")
     if not rows:
         return
     lines = [tuple(header), *(tuple(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
-    typer.echo()
+        say("  ".join(cells).rstrip())
+    say("")

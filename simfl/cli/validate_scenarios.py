@@ -9,7 +9,8 @@ import typer
 
 from simfl.cli.exit_codes import BAD_INPUT, exit_codes, own_traceback
 from simfl.cli.options import Overrides, Trust, found, load
-from simfl.errors import ScenarioError, SimflError, printable
+from simfl.cli.tables import say
+from simfl.errors import ScenarioError, SimflError
 
 __all__ = ["validate_scenarios"]
 
@@ -40,19 +41,19 @@ def _faults(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -
     faults: list[str] = []
     try:
         for note in _check(file, overrides, with_data=with_data, trust=trust):
-            typer.echo(f"{file}: {note}", err=True)
+            say(f"{file}: {note}", err=True)
     except ScenarioError as error:
         faults = error.faults
         if trace := own_traceback(error):
-            typer.echo(printable(trace), err=True)
+            say(trace, err=True)
     except SimflError as error:
         faults = [f"{file}: {error}"]
     except Exception as error:
         # Of the user's own code, which the scenario names: the traceback says where.
         faults = [f"{file}: {type(error).__name__}: {error}"]
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip(), err=True)
     for line in faults or [f"{file}: ok"]:
-        typer.echo(line)
+        say(line)
     return faults
 
 

@@ -6,6 +6,7 @@ Shapes: S clients shown, K classes shown.
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,7 +80,10 @@ def plot_label_skew(dataset: FederatedDataset, path: str | os.PathLike[str]) -> 
         _draw_sizes(figure.subplots(), sizes_C)
     else:
         figure = _shares_and_sizes(labels, sizes_C)
-    figure.savefig(path, dpi=120, format="png", facecolor="white")
+    with warnings.catch_warnings():
+        # Of a character that no font has, a box is drawn.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(path, dpi=120, format="png", facecolor="white")
 
 
 def _shares_and_sizes(labels: LabelShares, sizes_C: Array) -> Figure:

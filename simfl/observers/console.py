@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from rich.console import Console
+
+from simfl.errors import printable
 
 __all__ = ["RunConsole"]
 
 
 class RunConsole(Console):
     """Falls silent once nobody reads on, as behind ``| head``: the run goes on nevertheless."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; whatever names hold, a terminal shows it and obeys nothing."""
+        shown = (printable(each) if isinstance(each, str) else each for each in objects)
+        super().print(*shown, **options)
 
     def on_broken_pipe(self) -> None:
         """Send what is still to come nowhere, also what others write to the same stream."""
