@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,15 +53,19 @@ def plan_run(
 def _node_rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
     from simfl.report.wording import in_bytes
 
+    def has_of(resources: Mapping[str, float]) -> str:
+        counts = [f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU")]
+        return ", ".join([*counts, in_bytes(resources.get("memory", 0))])
+
     for node in plan.nodes:
-        has = [f"{node.resources.get(name, 0):g} {name}" for name in ("CPU", "GPU")]
         actors = [
             f"{group.by_node[node.id]} {group.group.name or 'client actors'}"
             for group in plan.groups
             if node.id in group.by_node
         ]
-        memory = in_bytes(node.resources.get("memory", 0))
-        yield node.name, ", ".join([*has, memory]), ", ".join(actors) or "none"
+        yield node.name, has_of(node.resources), ", ".join(actors) or "none"
+    if plan.free is not None:
+        yield "free at this moment, in all", has_of(plan.free), ""
 
 
 def _group_row(plan: GroupPlan) -> tuple[str, ...]:

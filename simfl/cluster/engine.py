@@ -23,6 +23,7 @@ from simfl.cluster.connect import Connection
 from simfl.cluster.failures import explain, is_object_loss
 from simfl.cluster.fleet import Fleet
 from simfl.cluster.launch import Worker, launch_server, put_setup
+from simfl.cluster.placement import describe_needs
 from simfl.cluster.profiles import write_profiles
 from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
@@ -30,6 +31,7 @@ from simfl.cluster.remote_server import RemoteServer
 from simfl.cluster.saves import Saves
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.starting import start_all
+from simfl.cluster.survey import describe_room
 from simfl.cluster.wire import open_parcel
 from simfl.cluster.workers import ClientPool, Ended
 from simfl.engine import (
@@ -106,6 +108,7 @@ class RayEngine:
             **retries,
         )
         self._group_of = setup.group_of
+        self._run_name = setup.run_name
         self._take(self._fleet.launch(), with_server=True)
         if self._fit_to_gpus(setup):
             self._take(self._fleet.fill(self._pool.workers))
@@ -120,6 +123,13 @@ class RayEngine:
         def start(label: str) -> Ref:
             return self._server.build() if label == _SERVER else self._pool.start(by_label[label])
 
+        def tell(labels: list[str]) -> None:
+            kinds = sorted({by_label[label].group for label in labels if label in by_label})
+            needs = [describe_needs(self._options.groups[group]) for group in kinds]
+            what = f"each takes {', or '.join(needs)}; " if needs else ""
+            room = describe_room(self._run_name)
+            self._pool.tell(f"waiting for {', '.join(labels)} to start; {what}{room}")
+
         late = start_all(
             actors,
             start,
@@ -131,6 +141,8 @@ class RayEngine:
             ),
             max_retries=self._options.max_retries,
             timeout_s=self._options.start_timeout_s,
+            # In a cluster of its own, nobody else has taken anything.
+            tell=tell if not self._connection.is_local else lambda _: None,
         )
         self._pool.join(workers, late)
 

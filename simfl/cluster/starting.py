@@ -14,7 +14,10 @@ from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref
 from simfl.cluster.remote_server import NOTICE_S
 
-__all__ = ["start_all"]
+__all__ = ["TOLD_S", "start_all"]
+
+TOLD_S = 15.0
+"""How long actors are waited for in silence."""
 
 
 def start_all(
@@ -24,6 +27,7 @@ def start_all(
     is_enough: Callable[[set[str]], bool],
     max_retries: int,
     timeout_s: float,
+    tell: Callable[[list[str]], None] = lambda _: None,
 ) -> dict[str, Ref]:
     """Have all actors build what they host, and wait until enough of them have.
 
@@ -36,6 +40,7 @@ def start_all(
         is_enough: says of the labels of those who have whether a run may begin with them.
         max_retries: how often each may die meanwhile.
         timeout_s: how long all of it may take.
+        tell: is told once who is still waited for after ``TOLD_S``.
 
     Returns:
         The calls of those that are late, by label.
@@ -44,13 +49,19 @@ def start_all(
         SimflError: if one cannot be built, dies too often, or does not answer in time.
     """
     attempts = Attempts(max_retries=max_retries)
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    deadline, is_told = began + timeout_s, False
     waiting = {start(label): label for label in actors}
     while waiting:
         if is_enough(actors.keys() - waiting.values()):
             break
-        left_s = max(0.0, deadline - time.monotonic())
+        until = deadline if is_told else min(deadline, began + TOLD_S)
+        left_s = max(0.0, until - time.monotonic())
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=left_s)
+        if not ready and until < deadline:
+            is_told = True
+            tell(list(waiting.values()))
+            continue
         if not ready:
             raise explain(GetTimeoutError(), doing=f"starting {', '.join(waiting.values())}")
         (ref,) = ready

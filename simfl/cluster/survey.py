@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from simfl.cluster.connect import connect
 from simfl.cluster.placement import Node, nodes_of
 
-__all__ = ["survey"]
+__all__ = ["Survey", "describe_room", "survey"]
 
 _STORE_SHARE = 0.3
 """Ray's object store of a cluster of one's own takes so much of the memory."""
 
 
-def survey(address: str | None, *, num_cpus: int) -> list[Node]:
-    """Return the nodes of the cluster at an address, or what a run would start here without one.
+class Survey(NamedTuple):
+    """What a cluster has."""
+
+    nodes: list[Node]
+    free: Mapping[str, float] | None
+    """What of it nobody has taken at this moment, all nodes together; None of a cluster that is not
+    there yet."""
+
+
+def survey(address: str | None, *, num_cpus: int) -> Survey:
+    """Look at the cluster at an address, or at what a run would start here without one.
 
     Args:
         address: as for ``connect``.
@@ -24,15 +37,45 @@ def survey(address: str | None, *, num_cpus: int) -> list[Node]:
         ClusterError: if there is no cluster at the address.
     """
     where = address or os.environ.get("RAY_ADDRESS") or "local"
-    return [_this_machine(num_cpus)] if where == "local" else _nodes_at(where)
+    return Survey([_this_machine(num_cpus)], None) if where == "local" else _look_at(where)
 
 
-def _nodes_at(address: str) -> list[Node]:
+def _look_at(address: str) -> Survey:
     connection = connect(address=address, num_cpus=0, dashboard=False)
     try:
-        return nodes_of(connection.ray.nodes())
+        return Survey(nodes_of(connection.ray.nodes()), connection.ray.available_resources())
     finally:
         connection.close()
+
+
+def describe_room(own: str) -> str:
+    """Say what of the present cluster is free, and who has the rest, where Ray tells that.
+
+    Args:
+        own: the namespace of the run's own actors, which are left out.
+    """
+    import ray
+
+    total, free = ray.cluster_resources(), ray.available_resources()
+    names = [name for name in ("CPU", "GPU") if total.get(name)]
+    room = ", ".join(f"{free.get(name, 0):g} of {total[name]:g} {name}" for name in names)
+    taken = [f"{who} {what}" for who, what in _holders(own).items()]
+    return f"free in the cluster: {room}" + (f"; others have: {', '.join(taken)}" if taken else "")
+
+
+def _holders(own: str) -> dict[str, str]:
+    """Return what the actors of others take, by job and namespace; only Ray's dashboard knows."""
+    from ray.util.state import list_actors
+
+    taken: dict[str, Counter[str]] = {}
+    with suppress(Exception):  # there is no dashboard, or it does not answer
+        alive: Any = [("state", "=", "ALIVE")]
+        for actor in list_actors(filters=alive, detail=True, limit=1000, timeout=3):
+            if actor.ray_namespace != own:
+                who = f"job {actor.job_id} ({actor.ray_namespace})"
+                taken.setdefault(who, Counter()).update(actor.required_resources or {})
+    kinds = {who: [(n, what) for what, n in c.items() if n] for who, c in taken.items()}
+    return {who: ", ".join(f"{n:g} {w}" for n, w in kind) for who, kind in kinds.items() if kind}
 
 
 def _this_machine(num_cpus: int) -> Node:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -81,6 +81,8 @@ class Plan:
     """A run as it would be on a cluster."""
 
     nodes: tuple[Node, ...]
+    free: Mapping[str, float] | None
+    """What of the nodes nobody has taken, all together; None where there is no cluster yet."""
     groups: tuple[GroupPlan, ...]
     dataset_bytes: int
     """The examples, once on each node."""
@@ -108,7 +110,7 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
     groups = actor_groups(simulation)
     bounds = actor_bounds(simulation)
     where = chosen_address(address, simulation.scenario.cluster.address)
-    nodes = survey(where, num_cpus=cpus_to_count(groups, bounds))
+    nodes, free = survey(where, num_cpus=cpus_to_count(groups, bounds))
     placement = place(groups, bounds, nodes)
     plans = tuple(
         _plan_group(simulation, placement, bounds[index], index) for index in range(len(groups))
@@ -120,6 +122,7 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
     shares = _cohort_shares(simulation)
     return Plan(
         nodes=tuple(nodes),
+        free=free,
         groups=plans,
         dataset_bytes=dataset_bytes,
         weights_bytes=count_bytes(broadcast),

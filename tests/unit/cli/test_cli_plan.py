@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from simfl.cli.main import app
 from simfl.cluster.placement import Node
+from simfl.cluster.survey import Survey
 from simfl.scenario import load_scenario
 from simfl.simulation import build, planning
 from simfl.simulation.planning import Plan, make_plan
@@ -25,7 +26,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
         Node("a", "10.0.0.1", {"CPU": 8, "GPU": 2, "memory": 64 * GB, "object_store_memory": GB}),
         Node("b", "10.0.0.2", {"CPU": 4, "memory": 0.5 * GB, "object_store_memory": GB}),
     ]
-    monkeypatch.setattr(planning, "survey", lambda address, num_cpus: given)
+    free = {"CPU": 3.0, "GPU": 0.5, "memory": GB}
+    monkeypatch.setattr(planning, "survey", lambda address, num_cpus: Survey(given, free))
     return given
 
 
@@ -76,7 +78,9 @@ def test_the_command_prints_the_plan_and_exits_with_1_if_it_does_not_fit(
     file.write_text(yaml.safe_dump(scenario(actors=2)))
     found = CliRunner().invoke(app, ["plan", str(file)])
     assert found.exit_code == 0
-    assert "10.0.0.1  8 CPU, 2 GPU, 64.00 GiB" in found.output
+    lines = [" ".join(line.split()) for line in found.output.splitlines()]
+    assert "10.0.0.1 8 CPU, 2 GPU, 64.00 GiB 1 client actors" in lines
+    assert "free at this moment, in all 3 CPU, 0.5 GPU, 1.00 GiB" in lines
     unfit = CliRunner().invoke(app, ["plan", str(file), "--set", "cluster.num_cpus=9"])
     assert unfit.exit_code == 1
     assert "with 9 CPU each need more than there is" in unfit.output
