@@ -41,9 +41,16 @@ def require_one_each(what: str, values: Any, targets: Tensor) -> Tensor:
     """
     if not isinstance(values, Tensor) or values.shape != targets.shape[:1]:
         returned = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        num = len(targets)
+        is_mixed = isinstance(values, Tensor) and num > 1 and values.shape[:2] == (num, num)
+        remedy = (
+            "it sets a column of outputs against a row of targets, so squeeze(-1) the outputs"
+            if is_mixed
+            else "leave out its mean or sum"
+        )
         raise ConfigError(
             f"{what} returned {returned} for targets of shape {list(targets.shape)}; it must "
-            f"return one number per example, shape [{len(targets)}]: leave out its mean or sum"
+            f"return one number per example, shape [{num}]: {remedy}"
         )
     return values
 

@@ -95,7 +95,10 @@ def _told(scenario: Scenario, key: str, what: str) -> Iterator[None]:
         says = str(cause) if isinstance(cause, SimflError) else f"{type(cause).__name__}: {cause}"
         if isinstance(cause, SimflError) and cause.__cause__ is not None:
             cause = cause.__cause__
-        raise scenario.fault(key, f"{what}: {one_line(says)}{own_line(cause)}") from cause
+        hint = own_line(cause)
+        if not hint and says != str(cause):
+            hint = "; choose a model and a loss that fit the data"
+        raise scenario.fault(key, f"{what}: {one_line(says)}{hint}") from cause
 
 
 def _require_same(scenario: Scenario, model: TorchModel, other: TorchModel) -> None:
