@@ -6,6 +6,7 @@ has died. So a shell of a few hundred kilobytes waits for the end of a pipe.
 
 from __future__ import annotations
 
+import atexit
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,7 +37,8 @@ class LastWords:
     """Says why this process has ended, once it has, and removes folders.
 
     Args:
-        folders: removed where this process ends before ``take_back``.
+        folders: removed where this process is ended before ``take_back``. When it ends by itself,
+            that is done.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -49,6 +51,8 @@ class LastWords:
                 start_new_session=True,  # what ends the driver's group is not to end it
             )
 
+        atexit.register(self.take_back)
+
     def replace(self, line: str) -> None:
         """Have another line said."""
         if self._shell is not None:
@@ -59,6 +63,7 @@ class LastWords:
 
     def take_back(self) -> None:
         """Have nothing said and nothing removed; may be called twice."""
+        atexit.unregister(self.take_back)
         self.replace(_NOTHING)
         if self._shell is not None:
             with suppress(OSError, subprocess.TimeoutExpired):

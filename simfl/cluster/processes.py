@@ -32,7 +32,7 @@ STOPPED_S = 30.0
 _PARENT, _STARTED = 1, 19
 """Fields of a process, counted from its state."""
 
-_GRACE_S = 15.0
+_GRACE_S = 30.0
 """How long the driver's main thread has to end the run by itself."""
 
 _RESUME = "'simfl resume' goes on from the last checkpoint"

@@ -34,17 +34,18 @@ cluster: {{actors: 2}}
 RUN = """
 import sys
 from simfl.cluster import processes
+_, scenario, pids, out = sys.argv
 processes.STOPPED_S = 3.0
 vital = processes.vital_processes
 def written(addresses):
     found = vital(addresses)
-    with open(sys.argv[2], "w") as file:
+    with open(pids, "w") as file:
         file.write("\\n".join(f"{pid} {what}" for pid, what in found.items()))
     return found
 import simfl.cluster.connect as connect
 connect.vital_processes = written
 import simfl.cli.main as cli
-sys.argv = ["simfl", "run", sys.argv[1], "--out", sys.argv[3]]
+sys.argv = ["simfl", "run", scenario, "--out", out]
 cli.main()
 """
 
@@ -75,13 +76,16 @@ def test_what_is_hit_in_mid_round_ends_the_run_with_a_line_and_nothing_is_left(
     environment = {**os.environ, "TMPDIR": str(temporary)}
     environment.pop("RAY_TMPDIR", None)
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as run:
-        while not (tmp_path / "hold-3-0").exists():
-            assert run.poll() is None, run.communicate()
-            time.sleep(0.1)
-        known = dict(reversed(line.split(" ", 1)) for line in pids.read_text().splitlines())
-        pid = run.pid if victim == "driver" else int(known[f"Ray's {victim}"])
-        os.kill(pid, number)
-        _, stderr = run.communicate(timeout=120)
+        try:
+            while not (tmp_path / "hold-3-0").exists():
+                assert run.poll() is None, run.communicate()
+                time.sleep(0.1)
+            known = dict(reversed(line.split(" ", 1)) for line in pids.read_text().splitlines())
+            pid = run.pid if victim == "driver" else int(known[f"Ray's {victim}"])
+            os.kill(pid, number)
+            _, stderr = run.communicate(timeout=120)
+        finally:
+            run.kill()
     (tmp_path / "go").touch()
     assert run.returncode == code
     assert said.format(pid) in stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -105,4 +106,6 @@ def test_a_process_that_was_killed_has_something_said_and_its_folder_removed(
     assert last_words("words.replace('the raylet\\nhas died')", folder) == "the raylet has died\n"
     assert not folder.exists()
     assert last_words("words.take_back()", folder) == ""
+    shutil.rmtree(folder)
+    assert last_words("sys.exit(1)", folder) == ""
     assert folder.exists()
