@@ -18,6 +18,7 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
@@ -199,11 +200,23 @@ def _checked(cls: type[Component], config: dict[str, Any]) -> dict[str, Any]:
     checked = {}
     for name, adapter in _adapters(cls).items():  # type: ignore[arg-type]
         try:
-            checked[name] = adapter.validate_python(_as_tuples(config[name]))
+            checked[name] = _validated(adapter, config[name])
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ConfigError(f"{cls.name}: {name} is {config[name]!r}: {reason}") from None
     return checked
+
+
+def _validated(adapter: TypeAdapter[Any], value: Any) -> Any:
+    """Check a value whose lists become tuples, unless the annotation says that they stay lists."""
+    from pydantic import ValidationError
+
+    try:
+        return adapter.validate_python(_as_tuples(value))
+    except ValidationError as error:
+        with suppress(ValidationError):
+            return adapter.validate_python(value)
+        raise error
 
 
 @cache

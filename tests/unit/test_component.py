@@ -67,6 +67,17 @@ def test_the_config_holds_the_fields_and_builds_the_same_component_again() -> No
     assert Bus.from_config(bus.get_config()) == bus
 
 
+def test_a_field_annotated_as_a_list_stays_one() -> None:
+    @dataclass(frozen=True)
+    class Route(Vehicle):
+        name: ClassVar[str] = "route"
+        stops: list[int]
+
+    assert Route(stops=[3, 1]).stops == [3, 1]
+    with pytest.raises(ConfigError, match="route: stops is"):
+        Route(stops=["a"])  # type: ignore[list-item]
+
+
 def test_lists_of_yaml_become_tuples() -> None:
     assert Bus(seats=1, stops=[1, 2]).stops == (1, 2)
 

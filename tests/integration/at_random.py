@@ -1,0 +1,314 @@
+"""Small valid scenarios drawn at random, and what they need: data, models, plug-ins.
+
+``draw(seed)`` combines modules, regularizers, schedules, aggregators, samplers, losses, partitions,
+stacks, groups, kept states, drops, checkpoints and spilling. The scenarios name this module under
+``plugins:``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simfl.optimizer import Context, OptiModule, State
+from simfl.vector import Vector
+
+ROUNDS = 4
+CLASSES = 3
+
+
+def draw(seed: int) -> dict[str, Any]:
+    """Return the scenario of a seed."""
+    rng = Random(seed)
+    population = rng.randint(6, 11)
+    cohort = rng.randint(5, population)
+    is_image = rng.random() < 0.2
+    scaffold = rng.random() < 0.25
+    dedicated = rng.random() < 0.08
+    model = _model(rng, is_image=is_image)
+    # Buffers that are averages over a batch cannot be had from one example at a time.
+    client = _client(
+        rng,
+        population,
+        cohort,
+        scaffold=scaffold,
+        dedicated=dedicated,
+        may_clip=model.get("path") != "at_random:with_buffers",
+    )
+    return {
+        "rounds": ROUNDS,
+        "seed": rng.randrange(1000),
+        "plugins": ["at_random"],
+        "search": [str(Path(__file__).parent)],
+        "data": _data(rng, population, is_image=is_image),
+        "model": model,
+        "client": client,
+        "server": _server(rng, cohort, scaffold=scaffold),
+        "evaluation": {"clients_every": rng.choice([0, 1, 2]), "every": rng.choice([0, 1, 3])},
+        "cluster": {"placement": "dedicated", "num_cpus": 0.5} if dedicated else _cluster(rng),
+        "checkpoint": {"every": rng.choice([1, 2]), "keep": rng.choice([1, 2])},
+    }
+
+
+def can_be_compared(scenario: dict[str, Any]) -> bool:
+    """Say whether numbers that differ in their last bits stay close for a few rounds.
+
+    Not so where a rule picks clients whole (Krum), or divides by the root of what may be rounding
+    alone (adaptive modules), or computes with 8 bits of mantissa.
+    """
+    modules = [
+        module[0] if isinstance(module, list) else module
+        for side in ("client", "server")
+        for module in scenario[side]["optimizer"].get("modules", [])
+    ]
+    erratic = {"adagrad", "adam", "rmsprop", "yogi", "yogi-momentum"}
+    return (
+        scenario["client"].get("precision") != "bf16"
+        and not erratic & {*modules}
+        and "krum" not in str(scenario["server"]["aggregator"])
+    )
+
+
+def _data(rng: Random, population: int, *, is_image: bool) -> dict[str, Any]:
+    shape = [1, 5, 5] if is_image else [6]
+    partition: dict[str, Any] = {"clients": population} | rng.choice(
+        [
+            {"kind": "iid"},
+            {"kind": "dirichlet", "alpha": rng.choice([0.3, 1.0, 100.0])},
+            {"kind": "quantity", "alpha": rng.choice([0.5, 5.0])},
+            {"kind": "shards", "shards_per_client": 2},
+        ]
+    )
+    arguments = {"num": rng.choice([60, 90, 120]), "shape": shape}
+    return {
+        "source": "python",
+        "path": "at_random:rows",
+        "arguments": arguments,
+        "partition": partition,
+        "test_fraction": rng.choice([0.0, 0.2]),
+        "holdout_fraction": rng.choice([0.0, 0.3]),
+    }
+
+
+def _model(rng: Random, *, is_image: bool) -> dict[str, Any]:
+    models: list[dict[str, Any]] = [
+        {"kind": "logistic"},
+        {"kind": "mlp", "hidden": [5]},
+        {"kind": "mlp", "hidden": [5, 4], "activation": "tanh", "dropout": 0.2},
+        {"kind": "python", "path": "at_random:partly_frozen"},
+        {"kind": "python", "path": "at_random:with_buffers"},
+    ]
+    if is_image:
+        models = [
+            {"kind": "cnn-28"},
+            {"kind": "python", "path": "at_random:small_cnn"},
+            *models[:2],
+        ]
+    loss: Any = rng.choice(["cross-entropy", ["cross-entropy", {"label_smoothing": 0.1}]])
+    return rng.choice(models) | {"loss": loss}
+
+
+def _client(
+    rng: Random,
+    population: int,
+    cohort: int,
+    *,
+    scaffold: bool,
+    dedicated: bool,
+    may_clip: bool,
+) -> dict[str, Any]:
+    client: dict[str, Any] = {
+        "per_round": cohort,
+        "sampler": rng.choice(["uniform", "uniform", "weighted"]),
+        "batch_size": rng.choice([2, 4, 4, 7, None]),
+        "optimizer": _optimizer(rng, side="client", scaffold=scaffold),
+        "stack": 1 if dedicated else rng.choice([1, 2, 4, 8, "auto"]),
+        "keep_state": True if scaffold else rng.random() < 0.8,
+    }
+    client |= rng.choice([{"epochs": 1}, {"epochs": 2}, {"steps": 3}])
+    if may_clip and rng.random() < 0.2:
+        client["sclip"] = rng.choice([0.5, 5.0])
+    if rng.random() < 0.1:
+        client["precision"] = "bf16"
+    if rng.random() < 0.4:
+        clients = list(range(population))
+        rng.shuffle(clients)
+        stumble = {
+            "failing": clients[: rng.randint(0, 2)],
+            "diverging": clients[2 : 2 + rng.randint(0, 2)],
+            "rounds": rng.choice([[1], [2], [1, 3], [2, 3, 4]]),
+            "step": rng.choice([1, 2]),
+        }
+        client |= {"on_failure": "drop", "on_nonfinite": "drop"}
+        client["optimizer"]["modules"].append(["stumble", stumble])
+    return client
+
+
+def _optimizer(rng: Random, *, side: str, scaffold: bool) -> dict[str, Any]:
+    base = 0.05 if side == "client" else 1.0
+    modules: list[Any] = rng.sample(
+        [
+            "adagrad",
+            ["adam", {"amsgrad": rng.random() < 0.5}],
+            ["ewma", {"beta": 0.5}],
+            ["gaussian-noise", {"std": 0.01}],
+            ["l2-clipping", {"max_norm": 0.5}],
+            ["l2-global-clipping", {"max_norm": 0.5}],
+            ["momentum", {"beta": 0.5, "nesterov": rng.random() < 0.5}],
+            "rmsprop",
+            "yogi",
+            "yogi-momentum",
+            "first-gradient",
+        ],
+        rng.choice([0, 0, 1, 1, 2]),
+    )
+    if scaffold:
+        modules.insert(rng.randint(0, len(modules)), f"scaffold-{side}")
+    regularizers = rng.sample(
+        [["fedprox", {"alpha": 0.1}], ["lasso", {"alpha": 0.01}], ["ridge", {"alpha": 0.01}]],
+        rng.choice([0, 0, 1, 2]) if side == "client" else 0,
+    )
+    unit = rng.choice(["round", "step"])
+    lrate: Any = rng.choice(
+        [
+            base,
+            base,
+            ["exponential", {"base": base, "factor": 0.8, "unit": unit}],
+            ["warm-up", {"after": base, "length": 2, "unit": unit}],
+            ["cosine", {"base": base, "length": 6, "unit": unit}],
+        ]
+    )
+    return {
+        "lrate": lrate,
+        "w_decay": rng.choice([0.0, 0.0, 0.001]),
+        "regularizers": regularizers,
+        "modules": modules,
+    }
+
+
+def _server(rng: Random, cohort: int, *, scaffold: bool) -> dict[str, Any]:
+    return {
+        "optimizer": _optimizer(rng, side="server", scaffold=scaffold),
+        "aggregator": rng.choice(
+            [
+                "mean",
+                "mean",
+                "mean",
+                "median",
+                ["trimmed-mean", {"trim": 1.0 / cohort}],
+                ["krum", {"num_byzantine": 0, "num_selected": 2}],
+            ]
+        ),
+        "weighting": rng.choice(["examples", "steps", "uniform"]),
+    }
+
+
+def _cluster(rng: Random) -> dict[str, Any]:
+    cluster: dict[str, Any] = {"state_memory": rng.choice([1 << 30, 1 << 30, 1])}
+    if rng.random() < 0.25:
+        cluster["groups"] = [
+            {"name": "few", "actors": 1, "num_cpus": 0.5, "clients": {"fraction": 0.4}, "stack": 2},
+            {"name": "rest", "actors": 1, "num_cpus": 0.5},
+        ]
+        return cluster
+    chunk_size = rng.choice(["auto", 1, 3])
+    return cluster | {"actors": 2, "num_cpus": 0.5, "chunk_size": chunk_size}
+
+
+# -- what the scenarios name ---------------------------------------------------------------
+
+
+def rows(
+    num: int, shape: list[int], seed: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return points of classes that lie apart."""
+    rng = np.random.default_rng(seed)
+    targets = np.arange(num) % CLASSES
+    centres = rng.normal(size=(CLASSES, *shape))
+    return (centres[targets] + rng.normal(size=(num, *shape))).astype(np.float32), targets
+
+
+def partly_frozen() -> nn.Module:
+    """Return a network whose first layer is not trained."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, CLASSES))
+    model[0].requires_grad_(False)
+    return model
+
+
+class WithBuffers(nn.Module):
+    """Centre inputs by a running mean of theirs, and count steps: buffers of both kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, CLASSES)
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("count", torch.tensor(0))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits."""
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * inputs.detach().mean(0)
+            self.count = self.count + 1
+        logits: Tensor = self.layer(inputs - self.mean)
+        return logits
+
+
+def with_buffers() -> nn.Module:
+    """Return a network with buffers that training changes."""
+    return WithBuffers()
+
+
+def small_cnn() -> nn.Module:
+    """Return a network with a convolution and a norm."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, CLASSES)
+    )
+
+
+@dataclass(frozen=True)
+class FirstGradient(OptiModule):
+    """Mix the gradients with those of the client's very first step: a state of a third party's."""
+
+    name: ClassVar[str] = "first-gradient"
+
+    def init(self, like: Vector) -> State:
+        """Remember nothing yet."""
+        return {"first": like.zeros_like(), "count": torch.tensor(0.0)}
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Add a share of the first gradients, and count the step."""
+        count = state["count"]
+        is_first = (count == 0).to(torch.float32)
+        first = gradients * is_first + state["first"] * (1 - is_first)
+        return gradients + first * (0.3 / (count + 1)), {"first": first, "count": count + 1}
+
+
+@dataclass(frozen=True)
+class Stumble(OptiModule):
+    """Raise at some clients and send NaN from others, at a step of some rounds."""
+
+    name: ClassVar[str] = "stumble"
+
+    failing: tuple[int, ...]
+    """Whose code raises."""
+    diverging: tuple[int, ...]
+    """Whose gradients are not finite."""
+    rounds: tuple[int, ...]
+    """When."""
+    step: int = 1
+    """At which step of the round."""
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Do so, and leave the gradients of the others as they are."""
+        if context.round not in self.rounds or context.step != self.step:
+            return gradients, state
+        if any(client in self.failing for client in context.clients):
+            raise ValueError("broken sensor")
+        factors = [float("nan") if c in self.diverging else 1.0 for c in context.clients]
+        return gradients * (torch.tensor(factors) if gradients.stacked else factors[0]), state

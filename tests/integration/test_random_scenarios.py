@@ -1,0 +1,62 @@
+"""Scenarios drawn at random give one result: inline, on Ray, resumed, and in stacks.
+
+The suite takes a few seeds, the same ones every time; ``SIMFL_RANDOM=300`` takes the first 300, and
+``SIMFL_RANDOM=300:600`` the next.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import at_random
+import numpy as np
+import pytest
+from test_same_bits import merged, numbers
+
+import simfl
+
+
+def seeds(default: int) -> range:
+    first, _, last = os.environ.get("SIMFL_RANDOM", f"0:{default}").rpartition(":")
+    return range(int(first or 0), int(last))
+
+
+def run(scenario: dict[str, Any], out: Path, backend: Any = "inline", **how: Any) -> simfl.Result:
+    return simfl.run(scenario, out=out, backend=backend, **how)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("seed", seeds(24))
+def test_inline_ray_and_resumed_runs_give_the_same_bits(
+    seed: int, tmp_path: Path, ray_cluster: None
+) -> None:
+    """Where the run is stopped, and on which backend it goes on, is by the seed, too."""
+    scenario = at_random.draw(seed)
+    expected = numbers(run(scenario, tmp_path / "inline"))
+    assert numbers(run(scenario, tmp_path / "ray", "ray")) == expected
+    first, then = [("inline", "inline"), ("inline", "ray"), ("ray", "inline")][seed % 3]
+    run(merged(scenario, {"rounds": 2 + seed % 2}), tmp_path / "halves", first)
+    result = run(scenario, tmp_path / "halves", then, resume="auto")
+    assert result.summary["resumed_after_round"] >= 2
+    assert numbers(result) == expected
+
+
+@pytest.mark.parametrize(
+    "seed", [seed for seed in seeds(60) if at_random.can_be_compared(at_random.draw(seed))]
+)
+def test_stacks_give_the_numbers_of_one_client_at_a_time(seed: int, tmp_path: Path) -> None:
+    """Products of stacks add up in another order, which is a few units in the last place of float32
+    a step; two rounds of at most 40 steps make less than 1e-4 of it, a mix-up of clients 1e-2."""
+    together = {"groups": [], "placement": "pool"}
+    scenario = merged(at_random.draw(seed), {"rounds": 2, "cluster": together})
+    one, stacked = (
+        run(merged(scenario, {"client": {"stack": stack}}), tmp_path / f"stack-{stack}")
+        for stack in (1, 4)
+    )
+    for name, weights in one.weights.items():
+        np.testing.assert_allclose(stacked.weights[name], weights, rtol=1e-3, atol=1e-4)
+    for mine, theirs in zip(stacked.history, one.history, strict=True):
+        for key in ("clients", "dropped", "examples", "steps", "sent_bytes", "received_bytes"):
+            assert mine[key] == theirs[key], key
