@@ -17,6 +17,9 @@ from test_same_bits import merged, numbers
 
 import simfl
 
+QUICK = 12
+"""How many of the runs on Ray are not marked as slow."""
+
 
 def seeds(default: int) -> range:
     first, _, last = os.environ.get("SIMFL_RANDOM", f"0:{default}").rpartition(":")
@@ -28,7 +31,10 @@ def run(scenario: dict[str, Any], out: Path, backend: Any = "inline", **how: Any
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("seed", seeds(24))
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(n, marks=[pytest.mark.slow] if n >= QUICK else []) for n in seeds(36)],
+)
 def test_inline_ray_and_resumed_runs_give_the_same_bits(
     seed: int, tmp_path: Path, ray_cluster: None
 ) -> None:
