@@ -46,7 +46,8 @@ class TrimmedMean(EveryUpdate):
     """Leave out the largest and the smallest values of each coordinate, and average the rest.
 
     Of C updates floor(trim C) are left out at either end. C counts those that have arrived, and no
-    clients that were dropped; so few that none would be left out end the run.
+    clients that were dropped. A cohort of which none would be left out is refused before the run;
+    where clients are dropped, one is left out at either end all the same.
 
     Source: Yin et al., 2018, Definition 2, https://arxiv.org/abs/1803.01498
     """
@@ -58,32 +59,31 @@ class TrimmedMean(EveryUpdate):
 
     def check_cohort(self, size: int) -> None:
         """Refuse a cohort of which none would be left out."""
-        if (lack := self._lack(size)) is not None:
-            raise ConfigError(lack)
+        if self._count(size) == 0:
+            least = max(3, math.ceil((1 - 1e-9) / self.trim))
+            raise ConfigError(
+                f"trimmed-mean needs at least {least} updates a round, since trim {self.trim} "
+                f"leaves out none of fewer, and there are {size}; raise client.per_round or "
+                "server.aggregator.trim"
+            )
 
     def combine(self, deltas_C: Vector, weights_C: Tensor) -> Vector:
         """Return the coordinate-wise trimmed mean; the weights play no part.
 
         Raises:
-            AggregationError: if there are so few updates that none would be left out.
+            AggregationError: if there are fewer than three updates.
         """
-        if (lack := self._lack(len(weights_C))) is not None:
-            raise AggregationError(lack)
-        return _mean_of_middle(deltas_C, trim=self._count(len(weights_C)))
+        size = len(weights_C)
+        if size < 3:
+            raise AggregationError(
+                f"trimmed-mean needs at least 3 updates a round, and there are {size}; raise "
+                "client.per_round, or see why clients are dropped"
+            )
+        return _mean_of_middle(deltas_C, trim=max(1, self._count(size)))
 
     def _count(self, size: int) -> int:
         """Return how many are left out at either end: .29 of 100 are 29, as floats 28.99..."""
         return min(math.floor(self.trim * size + 1e-9), (size - 1) // 2)
-
-    def _lack(self, size: int) -> str | None:
-        if self._count(size) > 0:
-            return None
-        least = max(3, math.ceil((1 - 1e-9) / self.trim))
-        return (
-            f"trimmed-mean needs at least {least} updates a round, since trim {self.trim} leaves "
-            f"out none of fewer, and there are {size}; raise client.per_round or "
-            "server.aggregator.trim"
-        )
 
 
 @dataclass(frozen=True)
