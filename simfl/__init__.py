@@ -7,7 +7,7 @@
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata as _metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 try:
-    __version__ = version("simfl")
-except PackageNotFoundError:  # a source tree on the path, not installed
+    __version__ = _metadata.version("simfl")
+except _metadata.PackageNotFoundError:  # a source tree on the path, not installed
     __version__ = "0+unknown"
 
 _HOMES = {
@@ -42,6 +42,10 @@ _HOMES = {
     "run": "simfl.simulation",
     "run_sweep": "simfl.sweep",
 }
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> object:

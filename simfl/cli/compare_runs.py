@@ -61,7 +61,8 @@ def _print_scenarios(comparison: Comparison) -> None:
     elif not comparison.scenario:
         say("scenarios: the same")
     else:
-        say(f"scenarios: {len(comparison.scenario)} keys differ")
+        count = len(comparison.scenario)
+        say(f"scenarios: {'1 key differs' if count == 1 else f'{count} keys differ'}")
     for difference in comparison.scenario if a.scenario and b.scenario else ():
         one, other = ("(not there)" if v is None else v for v in difference.values)
         say(f"  {one_line(f'{difference.key}: {one} -> {other}')}")
@@ -76,14 +77,18 @@ def _print_curves(comparison: Comparison) -> None:
     if common == 0:
         say("curves: there is no round to compare")
     elif first is None:
-        say("curves: the same numbers in every round")
+        which = (
+            f"all {common} rounds that both have" if _lengths_differ(comparison) else "every round"
+        )
+        say(f"curves: the same numbers in {which}")
     else:
         say(f"curves: differ from round {first} on")
     say("")
+    same = f"none of {common}" if _lengths_differ(comparison) else "none"
     rows = [
         (
             metric.metric,
-            "never" if metric.first_round is None else str(metric.first_round),
+            same if metric.first_round is None else str(metric.first_round),
             number(metric.final_a),
             number(metric.final_b),
             number(metric.final_difference),
@@ -92,9 +97,13 @@ def _print_curves(comparison: Comparison) -> None:
         )
         for metric in comparison.metrics
     ]
-    header = ("number", "differs from round", "A, last", "B, last", "B - A", "largest", "in round")
+    header = ("number", "first other round", "A, last", "B, last", "B - A", "largest", "in round")
     if rows:
         print_table(header, rows, title="curves")
+
+
+def _lengths_differ(comparison: Comparison) -> bool:
+    return not len(comparison.a.records) == len(comparison.b.records) == comparison.common_rounds
 
 
 def _print_target(comparison: Comparison) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+import torch
 from torch import Tensor
 
 from simfl.component import Component, Count
@@ -131,8 +132,11 @@ class TopK(Metric):
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the share of targets among the first k of each example: [B]."""
         outputs, targets = match_classes(self.name, outputs, targets)
-        first_k = outputs.topk(min(self.k, outputs.shape[-1]), dim=-1).indices
-        right = (first_k == targets.unsqueeze(-1)).any(dim=-1) & ~outputs.isnan().any(dim=-1)
+        # Of equal outputs the first counts as the largest, as with accuracy; topk takes any.
+        own = outputs.gather(-1, targets.unsqueeze(-1))
+        is_before = torch.arange(outputs.shape[-1], device=outputs.device) < targets.unsqueeze(-1)
+        num_ahead = ((outputs > own) | ((outputs == own) & is_before)).sum(dim=-1)
+        right = (num_ahead < self.k) & ~outputs.isnan().any(dim=-1)
         return mean_over_axes(right.float())
 
 

@@ -277,8 +277,10 @@ def _duration(seconds: float, *, digits: int = 0) -> str:
 
     >>> _duration(41.2), _duration(41.2, digits=1), _duration(200), _duration(7500)
     ('41 s', '41.2 s', '3 min 20 s', '2 h 5 min')
+    >>> _duration(59.96, digits=1), _duration(59.94, digits=1), _duration(59.6)
+    ('1 min 0 s', '59.9 s', '1 min 0 s')
     """
-    if seconds < 60:
+    if round(seconds, digits) < 60:
         return f"{seconds:.{digits}f} s"
     minutes, rest_s = divmod(round(seconds), 60)
     if minutes < 60:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from simfl.report.reading import Record, Run
+from simfl.report.reading import Record, Run, total
 
 __all__ = [
     "BAND",
@@ -94,9 +94,9 @@ def elapsed(record_seconds: Iterable[Record]) -> list[float]:
 def _band(values: Sequence[float]) -> tuple[float, float, float]:
     from scipy.special import stdtrit
 
-    n, mean = len(values), math.fsum(values) / len(values)
+    n, mean = len(values), total(values) / len(values)
     if n == 1:
         return mean, math.nan, math.nan
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    deviation = math.sqrt(total((value - mean) * (value - mean) for value in values) / (n - 1))
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(n)
     return mean, mean - half, mean + half

@@ -18,7 +18,7 @@ from simfl.report.curves import (
 )
 from simfl.report.groups import Group
 from simfl.report.judging import best, is_over_clients, main_metric, metric_keys
-from simfl.report.reading import Run
+from simfl.report.reading import Run, total
 from simfl.report.study import Section, Study
 from simfl.report.targets import Reached, Target, reach
 from simfl.report.wording import OVER_SEEDS, duration, mean_and_deviation
@@ -107,7 +107,7 @@ def _mean_elapsed(runs: Sequence[Run], rounds_R: Floats) -> Floats:
     for run in runs:
         for record, end in zip(run.records, elapsed(run.records), strict=True):
             ends.setdefault(record["round"], []).append(end)
-    return np.array([math.fsum(ends[r]) / len(ends[r]) for r in rounds_R], dtype=np.float64)
+    return np.array([total(ends[r]) / len(ends[r]) for r in rounds_R], dtype=np.float64)
 
 
 def _not_finite(study: Study, keys: Sequence[str]) -> list[str]:
@@ -181,7 +181,7 @@ def _seconds(reached: Sequence[Reached]) -> list[float]:
 def _spread(values: Sequence[float], write: Callable[[float], str]) -> str:
     if not values:
         return "—"
-    mean = write(math.fsum(values) / len(values))
+    mean = write(total(values) / len(values))
     if min(values) == max(values):
         return mean
     return f"{mean} ({write(min(values))} to {write(max(values))})"

@@ -9,7 +9,7 @@ from simfl.report.charts import Table
 from simfl.report.groups import Group, count_of_groups
 from simfl.report.judging import best, main_metric, metric_keys
 from simfl.report.participation import population_of
-from simfl.report.reading import Run
+from simfl.report.reading import Run, total
 from simfl.report.study import Study
 from simfl.report.wording import duration, number, quantity
 
@@ -87,7 +87,7 @@ def _metric_tile(run: Run, metric: str) -> Tile:
 def _mean_final(group: Group, metric: str) -> float:
     """Return the mean over seeds; NaN unless each has a value."""
     finals = [run.latest(metric) for run in group.runs]
-    return math.fsum(math.nan if v is None else v for v in finals) / len(finals)
+    return total(math.nan if v is None else v for v in finals) / len(finals)
 
 
 def _pace(run: Run) -> str:

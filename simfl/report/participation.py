@@ -13,7 +13,7 @@ from simfl.report.charts import INK, Bars, Histogram, Stack, Table
 from simfl.report.client_tables import ClientHistory
 from simfl.report.curves import Floats
 from simfl.report.groups import Group
-from simfl.report.reading import Run
+from simfl.report.reading import Run, total
 from simfl.report.study import Section, Study
 from simfl.report.wording import quantity
 
@@ -162,7 +162,7 @@ def _participation_table(study: Study, shown: Sequence[tuple[Group, Floats]]) ->
 
 
 def _total(run: Run, key: str) -> float:
-    return math.fsum(value for r in run.records if math.isfinite(value := r.get(key, 0.0)))
+    return total(value for r in run.records if math.isfinite(value := r.get(key, 0.0)))
 
 
 def _error(run: Run) -> str:

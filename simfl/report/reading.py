@@ -24,6 +24,7 @@ __all__ = [
     "find_runs",
     "is_number",
     "read_run",
+    "total",
 ]
 
 # Not taken from what writes them: that would import torch, and listing runs is to be quick.
@@ -106,11 +107,23 @@ class Run:
         if wall is not None and not self.is_resumed:
             return wall
         spent = [record["seconds"] for record in self.records if "seconds" in record]
-        return math.fsum(spent) if spent else wall
+        return total(spent) if spent else wall
 
     def latest(self, key: str) -> float | None:
         """Return a number as it was last measured."""
         return next((record[key] for record in reversed(self.records) if key in record), None)
+
+
+def total(values: Iterable[float]) -> float:
+    """Add up exactly; NaN where no float can hold the sum.
+
+    >>> total([0.1] * 10), total([1e308, 1e308])
+    (1.0, nan)
+    """
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # 1e308 + 1e308, inf - inf
+        return math.nan
 
 
 def find_runs(folder: Path) -> list[Path]:

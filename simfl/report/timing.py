@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from simfl.report.charts import INK, PHASE_COLOURS, Bars, Line, Lines, Stack, Table, colour_of
 from simfl.report.curves import Floats, Indexes
 from simfl.report.differences import flatten
-from simfl.report.reading import Run, is_number
+from simfl.report.reading import Run, is_number, total
 from simfl.report.study import Section, Study
 from simfl.report.wording import amount
 
@@ -47,11 +46,11 @@ def phase_seconds(run: Run) -> dict[str, float]:
     if isinstance(seconds, dict) and not run.is_resumed:
         return {str(name): float(s) for name, s in seconds.items() if is_number(s)}
     totals = {
-        name: math.fsum(record.get(_PREFIX + name, 0.0) for record in run.records)
+        name: total(record.get(_PREFIX + name, 0.0) for record in run.records)
         for name in _phase_names(run)
     }
     if totals and run.seconds is not None:
-        totals[_REST] = max(0.0, run.seconds - math.fsum(totals.values()))
+        totals[_REST] = max(0.0, run.seconds - total(totals.values()))
     return totals
 
 
@@ -162,7 +161,7 @@ def _actors(study: Study) -> Bars | None:
 
 def _training_seconds(run: Run) -> float:
     key = "seconds_train" if "train" in _phase_names(run) else "seconds"
-    return math.fsum(record.get(key, 0.0) for record in run.records)
+    return total(record.get(key, 0.0) for record in run.records)
 
 
 def _ledger(study: Study) -> Table | None:
@@ -191,7 +190,7 @@ def _phase_colour(name: str, index: int) -> str:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else 0.0
+    return total(values) / len(values) if values else 0.0
 
 
 def _bins(size: int) -> list[Indexes]:

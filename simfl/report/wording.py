@@ -72,7 +72,7 @@ def mean_of(values: Sequence[float]) -> float | None:
 def deviation_of(values: Sequence[float]) -> float | None:
     """Return the sample standard deviation; None of fewer than two, or where no float can hold it.
 
-    >>> deviation_of([0.5, 1.5]), deviation_of([1e308, -1e308]), deviation_of([0.5])
+    >>> deviation_of([0.5, 1.5]), deviation_of([float("inf"), 1.0]), deviation_of([0.5])
     (0.7071067811865476, None, None)
     """
     if len(values) < 2 or not all(map(math.isfinite, values)):
@@ -104,12 +104,14 @@ def duration(seconds: float | None) -> str:
     ('8.3 s', '1 min 15 s', '3 h 4 min', '1 d 1 h')
     >>> duration(0.0523), duration(0.00004), duration(0)
     ('52.3 ms', '0.04 ms', '0 s')
+    >>> duration(59.96), duration(59.94)
+    ('1 min 0 s', '59.9 s')
     """
     if seconds is None or not math.isfinite(seconds):
         return _NONE
     if seconds < 0.1:
         return f"{1000 * seconds:.3g} ms" if seconds > 0 else "0 s"
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -168,10 +170,12 @@ def amount(key: str, text: str | None) -> str:
 def in_bytes(value: float) -> str:
     """Write a number of bytes for people.
 
-    >>> in_bytes(1536)
-    '1.50 KiB'
+    >>> in_bytes(1023), in_bytes(1536), in_bytes(2**20 - 1)
+    ('1,023 B', '1.50 KiB', '1.00 MiB')
     """
-    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if abs(value) >= 1024**power:
+    if abs(value) < 1024:
+        return f"{value:,.0f} B"
+    for power, unit in ((1, "KiB"), (2, "MiB"), (3, "GiB")):
+        if round(abs(value) / 1024**power, 2) < 1024:
             return f"{value / 1024**power:,.2f} {unit}"
-    return f"{value:,.0f} B"
+    return f"{value / 1024**4:,.2f} TiB"

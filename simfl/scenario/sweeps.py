@@ -32,6 +32,7 @@ _ORIGIN: Final = "--over"
 _MAX_TRIALS: Final = 10_000
 _NOT_SWEPT: Final = ("sweep", "plugins", "search", "output")
 _MAX_NAME: Final = 100
+"""Bytes."""
 
 
 class _SweepOnly(Section):
@@ -131,9 +132,19 @@ def load_sweep(
         values = list(_combinations(plan))
         plan = replace(plan, num_trials=len(values))
         plan = replace(plan, trials=tuple(plan.trial(n, v) for n, v in enumerate(values)))
-    for tried in [trial.values for trial in plan.trials] or _corners(plan.space):
-        plan.scenario(tried)
+    for trial in plan.trials or [plan.trial(0, values) for values in _corners(plan.space)]:
+        _check_trial(plan, trial)
     return plan
+
+
+def _check_trial(plan: SweepPlan, trial: Trial) -> None:
+    """Check a trial's scenario, and name the trial where its faults are no single value's."""
+    try:
+        plan.scenario(trial.values)
+    except ScenarioError as error:
+        if len(trial.values) == 1:
+            raise
+        raise ScenarioError([f"{line} (in trial {trial.label})" for line in error.faults]) from None
 
 
 def _with_over(document: Document, over: Sequence[str]) -> Document:
@@ -209,7 +220,8 @@ def _label(values: Mapping[str, Any]) -> str:
     short = _short_keys(list(values))
     text = ",".join(f"{short[key]}={_text(value)}" for key, value in values.items())
     safe = re.sub(r"[^\w.,=+-]+", "_", text).strip("_")
-    return f"-{safe[:_MAX_NAME]}" if safe else ""
+    # File systems count bytes, of which a letter may have four.
+    return f"-{safe.encode()[:_MAX_NAME].decode(errors='ignore')}" if safe else ""
 
 
 def _text(value: Any) -> str:

@@ -79,6 +79,11 @@ class Result:
     out: Path
     """The run's folder."""
 
+    def __repr__(self) -> str:
+        """Sum the run up in a line."""
+        status, final = self.summary.get("status"), self.summary.get("final")
+        return f"Result({status}, {len(self.history)} rounds, final={final}, out={str(self.out)!r})"
+
 
 def run(
     scenario: Scenario | Mapping[str, Any] | str | Path,

@@ -47,3 +47,8 @@ def test_all_that_a_module_offers_is_there_and_offered_once(name: str) -> None:
 def test_a_name_that_people_rely_on_is_where_it_was(path: str) -> None:
     module, _, name = path.partition(":")
     assert name in importlib.import_module(module).__all__
+
+
+def test_dir_has_what_can_be_used_and_nothing_else() -> None:
+    assert dir(simfl) == sorted(simfl.__all__)
+    assert {"run", "resume", "load_scenario"} <= set(dir(simfl))

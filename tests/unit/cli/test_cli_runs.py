@@ -122,7 +122,7 @@ def test_two_runs_are_compared_scenarios_first(simfl):
     assert "rounds: 3 and 3, 3 in common" in lines
     assert "curves: differ from round 2 on" in lines
     table = rows(result.stdout)
-    assert ["steps", "never", "4", "4", "0", "0", "—"] in table
+    assert ["steps", "none", "4", "4", "0", "0", "—"] in table
     assert ["accuracy", "2", "0.7500", "0.7500", "0.0000", "0.1250", "2"] in table
     assert lines[-1] == "to accuracy ≥ 0.6: A in round 3, after 6.0 s; B in round 2, after 4.0 s"
 
@@ -254,3 +254,15 @@ def test_a_folder_of_others_is_not_waited_for(simfl, name, what):
     # A summary older than the records is of a former part of the run, and is not looked at.
     if (what, name) != ("endless", "summary.json"):
         assert f"{name} cannot be read: it is {kind}" in Path("runs/report.md").read_text()
+
+
+def test_what_the_rounds_in_common_say_is_said_of_these_only(simfl):
+    """One key differs, and one run has a round less."""
+    write_run("a")
+    write_run("b", seed=1)
+    text = Path("b/metrics.jsonl").read_text().splitlines(keepends=True)
+    Path("b/metrics.jsonl").write_text("".join(text[:2]))
+    lines = simfl("compare", "a", "b").stdout.splitlines()
+    assert lines[0] == "scenarios: 1 key differs"
+    assert "curves: the same numbers in all 2 rounds that both have" in lines
+    assert any(line.startswith("accuracy  none of 2 ") for line in lines)

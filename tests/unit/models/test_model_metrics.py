@@ -174,3 +174,11 @@ def test_a_metric_that_raises_is_given_the_benefit_of_the_doubt() -> None:
 def test_outputs_that_are_no_tensor_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}: the model returned a tuple"):
         Metric.from_name(name).sums((LOGITS,), TARGETS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_of_equal_outputs_the_first_is_the_largest(k: int) -> None:
+    """All alike: class 0 is the first, so class c is among the first k if c < k."""
+    outputs, targets = torch.zeros(400, 100), torch.arange(400) % 100
+    assert TopK(k=k).sums(outputs, targets) == (4.0 * k, 400.0)
+    assert TopK(k=1).sums(outputs, targets) == Accuracy().sums(outputs, targets)

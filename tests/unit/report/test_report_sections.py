@@ -304,3 +304,12 @@ def test_final_numbers_over_seeds_are_a_table_and_their_best_mean_is_the_headlin
     ]
     tiles = {tile.label: (tile.value, tile.detail) for tile in report.tiles}
     assert tiles["best final accuracy"] == ("0.7000", "b, mean over seeds")
+
+
+@pytest.mark.parametrize("huge", [1e308, -1e308])
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_no_sum_can_hold_are_reported(make, tmp_path, huge):
+    rounds = [{"round": n, "seconds": 1e308, "loss": huge, "accuracy": 0.5} for n in (1, 2)]
+    runs = [write_run(tmp_path / str(n), rounds, scenario=SCENARIO | {"seed": n}) for n in range(3)]
+    for format in ("md", "csv", "html", "png"):
+        write_report(make(*runs), tmp_path / f"r.{format}", format=format, written=WRITTEN)

@@ -74,9 +74,10 @@ def test_over_on_the_command_line_replaces_and_adds_to_the_files(path):
 
 def test_a_value_that_cannot_be_is_told_before_anything_starts_with_its_line(path):
     Path(path).write_text(SCENARIO + SWEEP)
-    assert faults(path) == ["s.yaml:9: client.batch_size: is 0; should be at least 1"]
+    trial = "(in trial lrate=0.1,batch_size=0)"
+    assert faults(path) == [f"s.yaml:9: client.batch_size: is 0; should be at least 1 {trial}"]
     assert faults(path, over=["client.batch_size=0"]) == [
-        "--over: client.batch_size: is 0; should be at least 1"
+        f"--over: client.batch_size: is 0; should be at least 1 {trial}"
     ]
 
 
@@ -128,3 +129,11 @@ def test_a_sweep_has_no_part_in_a_runs_fingerprint_and_resolved_scenario(path):
     assert swept.fingerprint() == alone.fingerprint()
     assert "sweep" not in alone.to_dict()
     assert load_scenario(swept.to_dict()) == swept
+
+
+def test_a_trials_name_is_cut_by_bytes(minimal):
+    """A letter of Chinese has three bytes; a file's name has 255 at most."""
+    plan = load_sweep(minimal, over=["name=" + "\u8054" * 60 + ",b"])
+    name = plan.trials[0].name
+    assert len(name.encode()) <= 110
+    assert name == "0-name=" + "\u8054" * 31

@@ -602,3 +602,10 @@ def test_what_a_model_draws_besides_weights_is_the_same_everywhere_or_refused(
     scenario["model"]["arguments"] = {"by_torch": False}
     with pytest.raises(ScenarioError, match=r"model: 'drawn' comes out otherwise each time"):
         build(simfl.load_scenario(scenario))
+
+
+def test_a_result_is_shown_in_a_line(scenario: dict[str, Any], tmp_path: Path) -> None:
+    shown = repr(simfl.run(scenario | {"rounds": 2}, out=tmp_path / "out", backend="inline"))
+    assert shown.startswith("Result(done, 2 rounds, final={'train_loss': ")
+    assert len(shown.splitlines()) == 1
+    assert "history" not in shown
