@@ -3,6 +3,7 @@
 from simfl.client.batches import read_batch
 from simfl.client.host import ClientHost
 from simfl.client.recipe import ClientRecipe, Weighting
+from simfl.client.stack_trial import can_evaluate_together
 from simfl.client.stacking import StackChoice, choose_stack
 from simfl.client.work import LocalWork
 
@@ -12,6 +13,7 @@ __all__ = [
     "LocalWork",
     "StackChoice",
     "Weighting",
+    "can_evaluate_together",
     "choose_stack",
     "read_batch",
 ]

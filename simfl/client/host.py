@@ -207,8 +207,8 @@ class ClientHost:
 
     def _evaluate_clients(self, clients: Sequence[int]) -> list[MetricSums]:
         """Evaluate clients whose examples are one batch together, or one of any number."""
-        if len(clients) == 1:
-            return [self._evaluate_client(clients[0])]
+        if len(clients) == 1 or not self._recipe.evaluates_together:
+            return [self._evaluate_client(client) for client in clients]
         rows = [self._dataset.evaluation_rows(client) for client in clients]
         batch = self._read(np.concatenate(rows))
         return self._model.evaluate_parts(batch, [len(own) for own in rows])

@@ -39,6 +39,8 @@ class ClientRecipe:
     on_nonfinite: Literal["raise", "drop"] = "raise"
     """What is done about an update with NaN or infinite values."""
     evaluation_batch_size: int = 128
+    evaluates_together: bool = True
+    """Whether clients may be evaluated in one batch."""
     precision: Precision = "float32"
     """What the model computes in while it trains."""
     stack: int = 1

@@ -27,7 +27,7 @@ from simfl.models.losses import Loss, is_each_its_own
 from simfl.optimizer import Optimizer, StackedOptimizer
 from simfl.vector import Vector
 
-__all__ = ["find_stack_fault"]
+__all__ = ["can_evaluate_together", "find_stack_fault"]
 
 _BATCH_SIZE: Final = 3
 _NEAR: Final = {torch.bfloat16: 0.2, torch.float16: 0.02}
@@ -97,6 +97,35 @@ def _exact(model: TorchModel) -> Iterator[None]:
         yield
     finally:
         model.precision = precision
+
+
+def can_evaluate_together(recipe: ClientRecipe, dataset: FederatedDataset) -> bool:
+    """Say whether clients may be evaluated in one batch, as each in a batch of its own.
+
+    Only code of others is tried out; what it raises, it raises in the run.
+    """
+    parts = [recipe.spec, recipe.loss, *recipe.build_metrics()]
+    if all(type(part).__module__.startswith("simfl.") and not part.runs_code for part in parts):
+        return True
+    spread = np.linspace(0, len(dataset.train) - 1, 5).astype(np.int64)
+    sizes = [3, 2]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = recipe.build_model()
+            model.set_weights(_starts(model)[1], trainable=True)
+            batch = read_batch(dataset.train, spread)
+            if _loss_fault(model, batch, sizes[0]):
+                return False
+            together = model.evaluate_parts(batch, sizes)
+            rows = spread[: sizes[0]], spread[sizes[0] :]
+            apart = [model.evaluate(read_batch(dataset.train, own)) for own in rows]
+    except Exception:
+        return True
+    return all(
+        np.allclose(one[name], other[name], rtol=_NEAR_FLOAT, atol=_NEAR_FLOAT, equal_nan=True)
+        for one, other in zip(together, apart, strict=True)
+        for name in other
+    )
 
 
 def _loss_fault(model: TorchModel, batch: Batch, cut: int) -> str | None:

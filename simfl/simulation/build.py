@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from simfl.aggregation import EveryUpdate
-from simfl.client import ClientRecipe, LocalWork, StackChoice, choose_stack, read_batch
+from simfl.client import (
+    ClientRecipe,
+    LocalWork,
+    StackChoice,
+    can_evaluate_together,
+    choose_stack,
+    read_batch,
+)
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ConfigError
 from simfl.messages import RoundPlan
@@ -94,6 +101,8 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     client = _client_recipe(scenario, dataset)
     server = _server_recipe(scenario, client, dataset.num_clients)
     try_step(scenario, client, server, dataset)
+    if scenario.evaluation.clients_every and not can_evaluate_together(client, dataset):
+        client = dataclasses.replace(client, evaluates_together=False)
     group_of = assign_groups(scenario, dataset)
     choices = _choose_stacks(scenario, client, dataset, cohort_size, group_of)
     stacks = tuple(choice.size for choice in choices)

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from simfl.aggregation import Mean
-from simfl.client import ClientRecipe, LocalWork, choose_stack
+from simfl.client import (
+    ClientHost,
+    ClientRecipe,
+    LocalWork,
+    can_evaluate_together,
+    choose_stack,
+)
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ConfigError
+from simfl.messages import Broadcast, EvaluationChunk
 from simfl.models import CNN28, CNN32, MLP, CharLSTM, ModelSpec, PythonModel, ResNet, data_shape
 from simfl.models.losses import PythonLoss, as_loss
 from simfl.optimizer import Context, Optimizer, OptiModule, State
@@ -358,6 +365,39 @@ def test_what_fails_for_a_client_alone_is_left_to_the_run() -> None:
 
 def raising(outputs: Tensor, targets: Tensor) -> Tensor:
     raise ValueError("no luck")
+
+
+@pytest.mark.parametrize(
+    ("spec", "loss", "expected"),
+    [
+        (MLP(hidden=(64,)), "own", True),
+        (MLP(hidden=(64,)), "decorrelated", False),
+        (PythonModel(path=f"{__name__}:Centred"), "own", False),
+    ],
+    ids=["of its own", "a loss of the batch", "a module of the batch"],
+)
+def test_clients_are_evaluated_in_one_batch_if_that_leaves_their_numbers_alone(
+    spec: ModelSpec, loss: str, expected: bool
+) -> None:
+    offsets = np.array([0, 25, 40])
+    data = replace(DRAWN, offsets=offsets, holdout_offsets=offsets[1:])
+    recipe = ClientRecipe(
+        spec=spec,
+        shape=data_shape(DRAWN.train.inputs, DRAWN.train.targets),
+        loss=PythonLoss(path=f"{__name__}:{loss}"),
+        metrics=(),
+        optimizer=Optimizer(lrate=0.1),
+        aggregator=Mean(),
+        work=LocalWork(),
+        seed=0,
+    )
+    assert can_evaluate_together(recipe, data) is expected
+    host = ClientHost(replace(recipe, evaluates_together=expected), data)
+    broadcast = Broadcast(1, recipe.build_model().get_weights(), {})
+    together = host.evaluate_chunk(EvaluationChunk("clients", ((0, 1),)), broadcast)
+    apart = host.evaluate_chunk(EvaluationChunk("clients", ((0,), (1,))), broadcast)
+    for one, other in zip(together, apart, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
 
 
 # -- layers that are not what they seem -----------------------------------------------------------
