@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class RayEngine:
         self._connection = connection
         self._options = options
         self._keeps_state = setup.client.keep_state and setup.client.optimizer.keeps_state
+        self._kept_last_round = True
         self._is_dedicated = options.placement == "dedicated"
         self._paces: defaultdict[int, Pace] = defaultdict(Pace)
         self._states = StateTable[Ref](options.location)
@@ -277,27 +278,39 @@ class RayEngine:
 
     def _train_once(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
         began = time.perf_counter()
-        scheduler = self._schedule(plan)
+        scheduler = self._hand_out(
+            chunk for part in plan.split() for chunk in self._cut(plan, part)
+        )
         partials: list[Ref] = []
         received: list[Ref] = []
         retained: dict[int, Ref] = {}
+        unasked: list[Chunk] = []
+        asks = self._keeps_state and (self._kept_last_round or not self._states.is_empty)
         traces: list[ChunkTrace] = []
         by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
-        for end in self._train_chunks(scheduler, handle):
+        for end in self._train_chunks(scheduler, handle, asks=asks):
             partial, *states = end.refs
             partials.append(partial)
-            if self._keeps_state:
+            if states:
                 retained |= end.result.retained(states)
+            elif end.result.keeping:
+                unasked.append(end.chunk)
             label = self._pool.workers[end.worker].label
             traces.append(ChunkTrace(end.result, label, end.retries))
             by_group[end.chunk.group].append(end.result)
             if not scheduler.is_done:  # the last one comes with end_round: one call less
                 received.append(self._server.receive(partial))
+        # Their partials are the same bits once more.
+        for end in (
+            self._train_chunks(self._hand_out(unasked), handle, asks=True) if unasked else ()
+        ):
+            retained |= end.result.retained(end.refs[1:])
         trained = time.perf_counter()
         report, following = self._server.end_round(plan, handle, partials, received)
         for group, reports in by_group.items():
             self._paces[group].learn(reports)
         self._states.commit(retained, num_bytes=sum(t.report.state_bytes for t in traces))
+        self._kept_last_round = any(t.report.keeping for t in traces)
         if self._states.held_bytes > self._options.state_memory:
             self._saves.spill(label=f"spill-{plan.round:06d}")
         traces.sort(key=lambda trace: trace.report.start)
@@ -305,15 +318,16 @@ class RayEngine:
         trace = RoundTrace(tuple(traces), trained - began, ended - trained, self.num_actors)
         return Trained(report, trace, following)
 
-    def _schedule(self, plan: RoundPlan) -> ChunkScheduler[Chunk]:
-        chunks = [chunk for part in plan.split() for chunk in self._cut(plan, part)]
+    def _hand_out(self, chunks: Iterable[Chunk]) -> ChunkScheduler[Chunk]:
         workers = self._pool.workers
         if not self._is_dedicated:
             return ChunkScheduler(
-                chunks, lanes=[worker.group for worker in workers], lane_of=lambda c: c.group
+                list(chunks), lanes=[worker.group for worker in workers], lane_of=lambda c: c.group
             )
         own_clients = np.argsort(self._group_of, kind="stable").tolist()
-        return ChunkScheduler(chunks, lanes=own_clients, lane_of=lambda chunk: chunk.clients[0])
+        return ChunkScheduler(
+            list(chunks), lanes=own_clients, lane_of=lambda chunk: chunk.clients[0]
+        )
 
     def _cut(self, plan: RoundPlan, part: CohortPart) -> list[Chunk]:
         if self._is_dedicated:
@@ -325,12 +339,21 @@ class RayEngine:
         return guided_chunks(plan, part, num_workers, least_work=least_work)
 
     def _train_chunks(
-        self, scheduler: ChunkScheduler[Chunk], handle: SnapshotRefs
+        self, scheduler: ChunkScheduler[Chunk], handle: SnapshotRefs, *, asks: bool
     ) -> Iterator[Ended[Chunk]]:
-        """Train all chunks; yield each as it ends: its report, its partial, its clients' states."""
+        """Train all chunks; yield each as it ends: its report, its partial, its clients' states.
+
+        Args:
+            scheduler: of the chunks.
+            handle: what the round starts from.
+            asks: whether clients are given their states, and asked for them; Ray wants to know
+                beforehand. Where nobody has kept anything, they are not: a reference for each
+                costs more than a small client's training. If they keep something then after all,
+                the chunk is run again.
+        """
 
         def start(actor: Any, chunk: Chunk) -> list[Ref]:
-            states = [self._state(c) for c in chunk.clients] if self._keeps_state else []
+            states = [self._state(c) for c in chunk.clients] if asks else []
             method = actor.train_chunk.options(num_returns=2 + len(states))
             refs: list[Ref] = method.remote(chunk, handle.broadcast, *states)
             return refs

@@ -52,6 +52,11 @@ class StateTable(Generic[H]):
         shard = self._files.get(client)
         return None if shard is None else StateFile(self._location, shard, client)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody keeps anything."""
+        return not (self._held or self._files)
+
     def commit(self, retained: Mapping[int, H | Nothing | Dropped], *, num_bytes: int) -> None:
         """Take in what a round that has ended comes to.
 

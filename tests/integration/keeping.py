@@ -14,7 +14,10 @@ from simfl.vector import Vector
 
 @dataclass(frozen=True)
 class Keeping(OptiModule):
-    """Let the bias' gradients fade with the steps it counts; the count is kept from 5 to 8."""
+    """Let the bias' gradients fade with the steps it counts; the count is kept from 5 to 8.
+
+    In the first round nobody keeps it.
+    """
 
     name: ClassVar[str] = "keeping"
 
@@ -25,7 +28,7 @@ class Keeping(OptiModule):
 
     def init(self, like: Vector) -> State:
         """Count from 0."""
-        return {"count": torch.zeros((), dtype=torch.int64)}
+        return {name: torch.zeros((), dtype=torch.int64) for name in ("count", "round")}
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Divide by the count, and fail where it is to."""
@@ -35,9 +38,11 @@ class Keeping(OptiModule):
         count = state["count"] + 1
         scale = float("nan") if context.round % 2 and client in self.diverging else 1.0 / count
         return gradients | Vector({"output.bias": gradients["output.bias"] * scale}), {
-            "count": count
+            "count": count,
+            "round": torch.tensor(context.round),
         }
 
     def between_rounds(self, state: State) -> State:
         """Keep the count if it is neither small nor large."""
-        return state if 5 <= int(state.get("count", 0)) <= 8 else {}
+        keeps = "count" in state and 5 <= int(state["count"]) <= 8 and int(state["round"]) > 1
+        return state if keeps else {}
