@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
@@ -79,8 +80,7 @@ class RemoteServer:
             self._asked, self._asked_at = self.actor.heartbeats.remote(), now
             return
         ready, _ = ray.wait([self._asked], timeout=0)
-        if self._building is not None and ray.wait([self._building], timeout=0)[0]:
-            self._building = None
+        self._note_building(now)
         # To import what it needs takes a process its time, in which it may say nothing.
         is_starting = self._building is not None or not self._is_there
         limit_s = self._start_timeout_s if is_starting else self._silent_s
@@ -99,6 +99,14 @@ class RemoteServer:
                 f"the server's process gave no sign of life for {limit_s:.0f} s, and so it was "
                 "killed; it is started again"
             )
+
+    def _note_building(self, now: float) -> None:
+        """Count silence from when the actor has built the server, if it just has."""
+        if self._building is not None and ray.wait([self._building], timeout=0)[0]:
+            building, self._building = self._building, None
+            with suppress(RayError):  # it has died: whoever waits for it acts
+                ray.get(building)
+                self._is_there, self._asked_at = True, now
 
     def wait(self, refs: Sequence[Ref], *, timeout_s: float | None = None) -> None:
         """Wait until there are results, or until it is known that there will be none.

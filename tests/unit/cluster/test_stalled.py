@@ -126,3 +126,27 @@ def test_a_server_that_dies_while_it_is_asked_is_waited_for(
         now[0] += 10.0
         server.look()
     assert killed == []
+
+
+def test_a_server_that_stands_still_before_it_was_ever_asked_is_killed_in_its_time(
+    killed: Killed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has built its server, and was stopped in the first round."""
+    now, answers = [0.0], {}
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: ([r for r in refs if r in answers], []))
+    monkeypatch.setattr(ray, "get", lambda ref: answers[ref])
+    actor: Any = SimpleNamespace(
+        heartbeats=SimpleNamespace(remote=lambda: "never answered"),
+        start=SimpleNamespace(remote=lambda setup: "built"),
+    )
+    server = RemoteServer(actor, "setup", max_retries=3, start_timeout_s=180.0, stall_limit_s=5.0)
+    server.build()
+    for second in (1.0, 50.0, 99.0):
+        now[0] = second
+        server.look()
+    answers["built"] = 1
+    for second, kills in ((100.0, 0), (104.0, 0), (106.0, 1)):
+        now[0] = second
+        server.look()
+        assert len(killed) == kills
