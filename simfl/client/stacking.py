@@ -42,6 +42,8 @@ LIGHT_STACKS_A_COHORT: Final = 3
 """The same for light stacks: two halves of one take almost as long as the whole, each."""
 LIGHT_NUMBERS: Final = 1 << 20
 """Weights of a stack on a CPU below which a step is mostly bookkeeping, whatever its size."""
+LIGHT_FILLER: Final = 1 << 19
+"""Examples that fill up a client's batch times weights, below which they cost less than a step."""
 
 _DRAWING: Final = (
     nn.Dropout,
@@ -91,6 +93,8 @@ def choose_stack(
     with global_generators():
         model = recipe.build_model()
         size = _rule(model, cohort_size, uses_gpu=uses_gpu) if asked == "auto" else asked
+        while asked == "auto" and size > 1 and _is_mostly_filler(size, recipe, model, dataset):
+            size //= 2
         if size == 1:
             return StackChoice(1)
         by_hand = asked == "auto" and not uses_gpu
@@ -121,6 +125,22 @@ def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
     room = (GPU_NUMBERS if uses_gpu else CPU_NUMBERS) // num_weights
     size = min(room, MAX_GPU_CLIENTS if uses_gpu else MAX_CPU_CLIENTS, share)
     return 1 << (max(size, 1).bit_length() - 1)
+
+
+def _is_mostly_filler(
+    size: int, recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset
+) -> bool:
+    """Say whether stacks of clients in their order would compute more filler than examples.
+
+    Of a small model it is less than a step's bookkeeping, whatever it is.
+    """
+    rows_C = dataset.num_train_examples()
+    batch_C = np.minimum(rows_C, recipe.work.batch_size or rows_C)
+    begins = np.arange(0, len(batch_C), size)
+    widths = np.repeat(np.maximum.reduceat(batch_C, begins), size)[: len(batch_C)]
+    filler = float((widths - batch_C).sum())
+    num_weights = sum(parameter.numel() for parameter in model.trainable.values())
+    return filler > batch_C.sum() and filler / len(batch_C) * num_weights > LIGHT_FILLER
 
 
 def _reasons(

@@ -81,6 +81,20 @@ def test_dense_models_are_stacked_while_caches_hold_them(
     assert choose(spec=MLP(hidden=hidden), cohort_size=cohort_size) == (expected, None)
 
 
+def test_batches_of_unequal_size_are_stacked_while_they_hold_more_examples_than_filler() -> None:
+    """One client in eight has 1,000 examples, the others 1; 4,810 weights.
+
+    Stacks of 128 to 4 would be filled with up to 7 times the examples, stacks of 2 with 999 for
+    each 1,001. With batches of 10 filler is 10 examples at most, which is nothing.
+    """
+    sizes = np.where(np.arange(512) % 8, 1, 1000)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    data = replace(FLAT, offsets=offsets, holdout_offsets=offsets[1:])
+    assert choose(data=data, work=LocalWork(batch_size=None)) == (2, None)
+    assert choose(data=data, work=LocalWork(batch_size=10)) == (128, None)
+    assert choose(16, data=data, work=LocalWork(batch_size=None)) == (16, None)
+
+
 def test_convolutions_are_stacked_on_a_gpu_and_not_on_a_cpu() -> None:
     """1,663,370 weights: 2^28 of them are 161; 500 / 6 = 83."""
     images = dataset(np.zeros((10, 28, 28), np.float32))
