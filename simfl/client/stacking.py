@@ -19,7 +19,6 @@ from simfl.client.batches import read_batch
 from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trial import find_stack_fault
 from simfl.data import FederatedDataset
-from simfl.errors import ConfigError
 from simfl.models import TorchModel
 from simfl.models.clipping import mixes_examples, needs_loop
 from simfl.models.exact_layers import alteration, gradient_hook
@@ -63,7 +62,7 @@ class StackChoice:
     size: int
     """A power of two; 1: one client at a time."""
     note: str | None = None
-    """Why clients are not stacked although ``auto`` would have it; one line."""
+    """Why clients are not stacked although they were to be; one line."""
 
 
 def choose_stack(
@@ -83,10 +82,6 @@ def choose_stack(
         dataset: a few of its examples are tried out in a stack.
         cohort_size: clients a round.
         uses_gpu: whether clients train on GPUs.
-
-    Raises:
-        ConfigError: if a size is asked for and clients cannot be stacked, saying what is in the
-            way.
     """
     if asked == 1:
         return StackChoice(1)
@@ -105,9 +100,7 @@ def choose_stack(
             return StackChoice(1)
     if reason is None:
         return StackChoice(size)
-    if asked == "auto":
-        return StackChoice(1, f"clients are trained one at a time, not in stacks: {reason}")
-    raise ConfigError(reason)
+    return StackChoice(1, f"clients are trained one at a time, not in stacks: {reason}")
 
 
 def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:

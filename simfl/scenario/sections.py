@@ -175,8 +175,8 @@ class ClientSection(Section):
     and weights, gradients and updates in float32 (mixed precision)."""
     stack: Count | Literal["auto"] = "auto"
     """How many clients are trained in one computation, a power of two; 1: one at a time. auto: what
-    the model and the kind of device suggest. It has a part in the last bits of the numbers. A size
-    is refused where clients in a stack would not have the numbers of each alone."""
+    the model and the kind of device suggest. It has a part in the last bits of the numbers. Where
+    clients in a stack would not have the numbers of each alone, they are trained one at a time."""
     keep_state: bool = True
     """Whether a client's optimizer state lasts from a round to its next one."""
     on_failure: Literal["raise", "drop"] = "raise"

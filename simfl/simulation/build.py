@@ -195,20 +195,15 @@ def _choose_stacks(
     cluster = scenario.cluster
     choices = []
     for index, group in enumerate(cluster.groups or (cluster,)):
-        own = group.stack if isinstance(group, GroupSection) else None
-        asked = own or scenario.client.stack
+        asked = isinstance(group, GroupSection) and group.stack
         share = np.mean(group_of == index)
-        try:
-            choice = choose_stack(
-                1 if cluster.placement == "dedicated" else asked,
-                client,
-                dataset,
-                cohort_size=round(share * cohort_size),
-                uses_gpu=group.num_gpus > 0,
-            )
-        except ConfigError as error:
-            key = f"cluster.groups[{index}].stack" if own else "client.stack"
-            raise scenario.fault(key, f"is {asked}, but {error}; take 1 or auto") from None
+        choice = choose_stack(
+            1 if cluster.placement == "dedicated" else asked or scenario.client.stack,
+            client,
+            dataset,
+            cohort_size=round(share * cohort_size),
+            uses_gpu=group.num_gpus > 0,
+        )
         choices.append(choice)
     return choices
 
