@@ -128,6 +128,11 @@ class CrossEntropy(Loss):
 
     def _flat(self, outputs: Tensor, targets: Tensor, *, reduction: str = "none") -> Tensor:
         num_rows, num_classes = outputs.shape
+        if num_classes == 1:
+            raise ConfigError(
+                f"{self.name}: there is one output, a single class, of which the loss is always 0; "
+                "train on targets of two classes, or take bce-with-logits for targets of 0 and 1"
+            )
         is_tall = num_rows >= _MANY_ROWS and num_classes < _FEW_CLASSES
         if is_tall and outputs.device.type == "cpu" and not self.label_smoothing:
             # torch goes along the rows, which are shorter than a processor's vectors.

@@ -76,6 +76,21 @@ def test_a_loss_that_mixes_a_column_with_a_row_is_refused(tmp_path: Path) -> Non
         build(scenario(tmp_path, model={"loss": loss}))
 
 
+@pytest.mark.parametrize("kind", [{"kind": "logistic"}, {"path": f"{__name__}:column"}])
+def test_a_single_class_is_refused(tmp_path: Path, kind: dict[str, Any]) -> None:
+    """Its loss is always 0, and its one output would be a logit to accuracy: wrong if positive."""
+    inputs = np.ones((8, 5), np.float32)
+    np.savez(tmp_path / "one.npz", inputs=inputs, targets=np.zeros(8, int), client=[0, 1] * 4)
+    written = {
+        "rounds": 1,
+        "data": {"source": "npz", "path": str(tmp_path / "one.npz")},
+        "model": {"kind": "python", "loss": "cross-entropy", **kind},
+        "client": {"optimizer": {"lrate": 0.1}, "on_failure": "drop"},
+    }
+    with pytest.raises(ScenarioError, match=r"model: .* a single class, .* take bce-with-logits"):
+        build(simfl.load_scenario(written))
+
+
 def test_an_error_of_a_module_in_training_comes_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError) as told:
         build(scenario(tmp_path, model={"path": f"{__name__}:tripping"}))
