@@ -44,7 +44,7 @@ def draw(seed: int) -> dict[str, Any]:
     return {
         "rounds": ROUNDS,
         "seed": rng.randrange(1000),
-        "plugins": ["at_random"],
+        "plugins": ["at_random", "fading"],
         "search": [str(Path(__file__).parent)],
         "data": _data(rng, population, is_image=is_image),
         "model": model,
@@ -165,7 +165,7 @@ def _optimizer(rng: Random, *, side: str, scaffold: bool) -> dict[str, Any]:
             "rmsprop",
             "yogi",
             "yogi-momentum",
-            "first-gradient",
+            "fading",
         ],
         rng.choice([0, 0, 1, 1, 2]),
     )
@@ -270,24 +270,6 @@ def small_cnn() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, CLASSES)
     )
-
-
-@dataclass(frozen=True)
-class FirstGradient(OptiModule):
-    """Mix the gradients with those of the client's very first step: a state of a third party's."""
-
-    name: ClassVar[str] = "first-gradient"
-
-    def init(self, like: Vector) -> State:
-        """Remember nothing yet."""
-        return {"first": like.zeros_like(), "count": torch.tensor(0.0)}
-
-    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
-        """Add a share of the first gradients, and count the step."""
-        count = state["count"]
-        is_first = (count == 0).to(torch.float32)
-        first = gradients * is_first + state["first"] * (1 - is_first)
-        return gradients + first * (0.3 / (count + 1)), {"first": first, "count": count + 1}
 
 
 @dataclass(frozen=True)
