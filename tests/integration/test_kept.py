@@ -156,12 +156,24 @@ def test_an_observer_of_ones_own_that_fails_is_told_and_left_out(
     assert list((out / "tensorboard").iterdir())
 
 
+@dataclass
+class InTheWay(Observer):
+    """Makes a folder where the weights are to be written."""
+
+    name: ClassVar[str] = "in-the-way"
+
+    path: str
+
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
+        Path(self.path).mkdir()
+
+
 def test_weights_that_cannot_be_written_fail_the_run_in_a_line(tmp_path: Path) -> None:
-    """A folder is in the way of the file that is written aside."""
     out = tmp_path / "out"
-    (out / ".weights.safetensors.unfinished").mkdir(parents=True)
+    in_the_way = ["in-the-way", {"path": str(out / "weights.safetensors")}]
+    plain = scenario(rounds=1, output={"observers": [in_the_way]})
     with pytest.raises(RunError, match=r"all rounds are done, but .* cannot be written"):
-        simfl.run(scenario(rounds=1), out=out, backend="inline")
+        simfl.run(plain, out=out, backend="inline")
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["status"], summary["rounds"]) == ("failed", 1)
 
