@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import torch
 
 from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, SimflError, one_line, own_line
 from simfl.messages import Broadcast, Chunk
-from simfl.models import TorchModel, as_metrics
+from simfl.models import Batch, TorchModel, as_metrics
 from simfl.scenario import Scenario
 from simfl.seeding import global_generators
 from simfl.server import ServerRecipe
@@ -52,6 +53,8 @@ def try_step(
         model.evaluate(read_batch(dataset.train, rows))
     if client.on_failure == "drop":
         return
+    if client.work.sclip:
+        _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
     some = int(np.argmax(num_examples >= min(2, num_examples.max())))
     size = min(client.work.batch_size or _MOST_ROWS, _MOST_ROWS)
     with _told(scenario, "model", "a first step of training fails"):
@@ -65,6 +68,23 @@ def try_step(
         )
         with _told(scenario, "client.batch_size", where):
             _train(client, dataset, start, int(alone[0]), 1)
+
+
+def _require_fixed_buffers(scenario: Scenario, model: TorchModel, batch: Batch) -> None:
+    """Check that no buffer takes in examples in training, of which clipping knows nothing."""
+    before = model.get_weights()
+    with global_generators(), _told(scenario, "model", "a first step of training fails"):
+        model.compute_loss_and_gradients(batch)
+    after = model.get_weights()
+    model.set_weights(before)
+    buffers = [name for name in model.shared_names if name not in model.trainable]
+    if changed := [name for name in buffers if not torch.equal(before[name], after[name])]:
+        raise scenario.fault(
+            "client.sclip",
+            f"is {scenario.client.sclip}, but training changes the buffer {changed[0]!r}, and "
+            "clipping does not bound what one example adds to it; use GroupNorm instead of "
+            "BatchNorm, or freeze the buffer",
+        )
 
 
 def _train(

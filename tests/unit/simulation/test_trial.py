@@ -91,6 +91,30 @@ def test_a_single_class_is_refused(tmp_path: Path, kind: dict[str, Any]) -> None
         build(simfl.load_scenario(written))
 
 
+class Centring(nn.Linear):
+    """Keeps a running mean of its inputs, as BatchNorm does, under no known name."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 1)
+        self.register_buffer("mean", torch.zeros(5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * inputs.detach().mean(0)
+        return super().forward(inputs - self.mean)
+
+
+@pytest.mark.parametrize(("net", "buffer"), [("Centring", "mean"), ("normed", "0.running_mean")])
+def test_buffers_that_training_changes_are_refused_with_clipping(
+    net: str, buffer: str, tmp_path: Path
+) -> None:
+    """What one example adds to them is bounded by nothing."""
+    changes: dict[str, Any] = {"model": {"path": f"{__name__}:{net}"}}
+    build(scenario(tmp_path, **changes))
+    with pytest.raises(ScenarioError, match=rf"client\.sclip.*changes the buffer '{buffer}'"):
+        build(scenario(tmp_path, client={"sclip": 0.5}, **changes))
+
+
 def test_an_error_of_a_module_in_training_comes_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError) as told:
         build(scenario(tmp_path, model={"path": f"{__name__}:tripping"}))
