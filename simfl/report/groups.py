@@ -85,7 +85,19 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
         _alike(members, "label") or label or _common_name(members)
         for members, label in zip(groups, by_keys, strict=True)
     ]
-    return _told_apart(found)
+    return _told_apart(_with_keys(found, groups))
+
+
+def _with_keys(labels: Sequence[str], groups: Sequence[Sequence[Run]]) -> list[str]:
+    """Say in what groups differ that are given the same label."""
+    found = list(labels)
+    for label in set(labels):
+        alike = [n for n, own in enumerate(labels) if own == _alike(groups[n], "label") == label]
+        if len(alike) > 1:
+            keys = _labels_by_keys([groups[n] for n in alike])
+            for n, key in zip(alike, keys, strict=True):
+                found[n] = f"{label} ({key})" if key else label
+    return found
 
 
 def _alike(members: Sequence[Run], key: str) -> str | None:

@@ -55,6 +55,8 @@ def scenario_error(
 
 def _fault(details: ErrorDetails, values: Any, schema: type[Section]) -> _Fault:
     loc = _as_written(details["loc"], schema)
+    if loc[-1:] == ("[key]",):  # pydantic's place of a mapping's key
+        loc, details = loc[:-1], {**details, "type": "invalid_key"}
     is_missing = details["type"] == "missing"
     # What is missing, or no text, cannot be followed as a key.
     is_key = not is_missing and details["type"] != "invalid_key"

@@ -375,6 +375,11 @@ class AshaSection(Section):
 class SweepSection(Section):
     """Trials: runs of this scenario with other values in some of its keys (``simfl sweep``)."""
 
+    cases: dict[str, dict[str, Any]] = Field(
+        {}, examples=[{"plain": {}, "momentum": {"client.optimizer.modules": ["momentum"]}}]
+    )
+    """What is tried together: values by key, under the ``label`` that trials with these get. Each
+    case is combined with all of ``over``."""
     over: dict[str, Annotated[Any, AfterValidator(checked_values)]] = Field(
         {}, examples=[{"client.optimizer.lrate": [0.01, 0.1]}]
     )

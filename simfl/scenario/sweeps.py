@@ -7,14 +7,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from simfl.errors import ScenarioError
-from simfl.scenario.document import Document, Place, format_path, parse_path
+from simfl.errors import InputError, ScenarioError
+from simfl.scenario.document import Document, Path, Place, format_path, parse_path
 from simfl.scenario.faults import scenario_error
 from simfl.scenario.loading import import_plugins_of, read, validated
 from simfl.scenario.overrides import put_values
@@ -31,6 +32,8 @@ __all__ = ["SweepPlan", "Trial", "load_sweep"]
 _ORIGIN: Final = "--over"
 _MAX_TRIALS: Final = 10_000
 _NOT_SWEPT: Final = ("sweep", "plugins", "search", "output")
+_LABEL: Final = "label"
+"""The key that a trial's case sets to its label; it stands for all of the case's values."""
 _MAX_NAME: Final = 100
 """Bytes."""
 
@@ -38,7 +41,7 @@ _MAX_NAME: Final = 100
 class _SweepOnly(Section):
     """A scenario of which nothing but the sweep is looked at."""
 
-    sweep: SweepSection = SweepSection(over={})
+    sweep: SweepSection = SweepSection(cases={}, over={})
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Trial:
     number: int
     """From 0."""
     values: Mapping[str, Any]
-    """By key: what it has in place of the scenario's own."""
+    """By key: what it has in place of the scenario's own; of a case its label alone."""
     name: str
     """That of its folder: ``3-lrate=0.1,seed=0``."""
 
@@ -75,7 +78,15 @@ class SweepPlan:
     @property
     def space(self) -> dict[str, Values]:
         """What is tried, by key."""
-        return {key: read_values(value) for key, value in self.section.over.items()}
+        cases = self.section.cases
+        over = {key: read_values(value) for key, value in self.section.over.items()}
+        return {_LABEL: Each(tuple(cases)), **over} if cases else over
+
+    @property
+    def tried(self) -> list[Mapping[str, Any]]:
+        """The values of each trial, or some that a searcher may propose."""
+        first = {key: values.extremes[0] for key, values in self.space.items()}
+        return [trial.values for trial in self.trials] or [first]
 
     def import_plugins(self) -> None:
         """Import the scenario's plug-ins, as each process has to that checks one of its trials."""
@@ -86,19 +97,43 @@ class SweepPlan:
         width = len(str(self.num_trials - 1))
         return Trial(number, values, f"{number:0{width}}{_label(values)}")
 
+    def all_values(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a trial has in place of the scenario's own, those of its case among them."""
+        label = values.get(_LABEL)
+        case = self.section.cases.get(label, {}) if isinstance(label, str) else {}
+        return {**case, **values}
+
     def scenario(self, values: Mapping[str, Any]) -> Scenario:
         """Return the scenario of a trial, checked.
 
         Raises:
             ScenarioError: with a line for each fault.
         """
+        over: Path = ("sweep", "over")
+        case: Path = ("sweep", "cases", str(values.get(_LABEL))) if self.section.cases else over
         placed = {
-            parse_path(key): (value, self.document.place(("sweep", "over", key)))
-            for key, value in values.items()
+            parse_path(key): (
+                value,
+                self.document.place((*(over if key in self.section.over else case), key)),
+            )
+            for key, value in self.all_values(values).items()
         }
         plain = {key: value for key, value in self.document.values.items() if key != "sweep"}
         document = put_values(replace(self.document, values=plain), placed)
         return validated(document, self.folders, trust=self.trust)
+
+    @contextmanager
+    def naming(self, values: Mapping[str, Any]) -> Iterator[None]:
+        """Name the trial that has these values in errors that are no single value's."""
+        try:
+            yield
+        except InputError as error:
+            if len(self.all_values(values)) == 1:
+                raise
+            where = f"(in trial {self.trial(0, values).label})"
+            if not isinstance(error, ScenarioError):
+                raise InputError(f"{error} {where}") from error.__cause__
+            raise ScenarioError([f"{line} {where}" for line in error.faults]) from error.__cause__
 
 
 def load_sweep(
@@ -132,19 +167,10 @@ def load_sweep(
         values = list(_combinations(plan))
         plan = replace(plan, num_trials=len(values))
         plan = replace(plan, trials=tuple(plan.trial(n, v) for n, v in enumerate(values)))
-    for trial in plan.trials or [plan.trial(0, values) for values in _corners(plan.space)]:
-        _check_trial(plan, trial)
+    for tried in plan.tried if plan.trials else _corners(plan):
+        with plan.naming(tried):
+            plan.scenario(tried)
     return plan
-
-
-def _check_trial(plan: SweepPlan, trial: Trial) -> None:
-    """Check a trial's scenario, and name the trial where its faults are no single value's."""
-    try:
-        plan.scenario(trial.values)
-    except ScenarioError as error:
-        if len(trial.values) == 1:
-            raise
-        raise ScenarioError([f"{line} (in trial {trial.label})" for line in error.faults]) from None
 
 
 def _with_over(document: Document, over: Sequence[str]) -> Document:
@@ -175,7 +201,7 @@ def _section(document: Document) -> SweepSection:
 
 
 def _check_keys(document: Document, section: SweepSection) -> None:
-    if not section.over:
+    if not section.over and not section.cases:
         raise ScenarioError(
             [
                 document.fault_line(
@@ -185,11 +211,33 @@ def _check_keys(document: Document, section: SweepSection) -> None:
                 )
             ]
         )
-    for key in section.over:
-        root = str(parse_path(key)[0])
-        if root in _NOT_SWEPT or key == "cluster.address":
-            message = f"cannot be swept; set {root} for all trials"
-            raise ScenarioError([document.fault_line(("sweep", "over", key), message)])
+    over: list[Path] = [("sweep", "over", key) for key in section.over]
+    _check_together(document, over, before={})
+    for label, values in section.cases.items():
+        case: list[Path] = [("sweep", "cases", label, key) for key in values]
+        _check_together(document, [*case, *over], before={(_LABEL,): "cases"})
+
+
+def _check_together(document: Document, keys: Sequence[Path], *, before: dict[Path, str]) -> None:
+    """Refuse keys that cannot be swept, and those that would undo what is set before them.
+
+    Args:
+        document: for the place.
+        keys: where each is written, in the order in which they are set.
+        before: what is set before them, by the part of the sweep that does it; they are added.
+    """
+    for written in keys:
+        key = str(written[-1])
+        path = parse_path(key)
+        if path[0] in _NOT_SWEPT or key == "cluster.address":
+            message = f"cannot be swept; set {path[0]} for all trials"
+            raise ScenarioError([document.fault_line(written, message)])
+        undone = next((known for known in before if known[: len(path)] == path), None)
+        if undone is not None:
+            what = f"{format_path(undone)} of sweep.{before[undone]}"
+            message = f"would undo {what}; leave one of the two out"
+            raise ScenarioError([document.fault_line(written, message)])
+        before[path] = str(written[1])
 
 
 def _combinations(plan: SweepPlan) -> Iterator[dict[str, Any]]:
@@ -209,10 +257,10 @@ def _combinations(plan: SweepPlan) -> Iterator[dict[str, Any]]:
         yield {key: values[key] for key in space}
 
 
-def _corners(space: Mapping[str, Values]) -> list[dict[str, Any]]:
+def _corners(plan: SweepPlan) -> list[Mapping[str, Any]]:
     """Return the ends of what a searcher may propose, one key at a time."""
-    first = {key: values.extremes[0] for key, values in space.items()}
-    return [first | {key: end} for key, values in space.items() for end in values.extremes]
+    (first,) = plan.tried
+    return [{**first, key: end} for key, values in plan.space.items() for end in values.extremes]
 
 
 def _label(values: Mapping[str, Any]) -> str:

@@ -51,17 +51,18 @@ def prepare(plan: SweepPlan, scenarios: Iterable[Scenario], *, backend: Backend)
     Raises:
         InputError: if a trial cannot run.
     """
-    scenarios = list(scenarios)
+    scenarios, tried = list(scenarios), plan.tried
     by_key: dict[str, list[int]] = {}
     for index, scenario in enumerate(scenarios):
         by_key.setdefault(data_key(scenario), []).append(index)
     shared, needs, goals = {}, {}, {}
     notes: dict[str, None] = {}
     for key, indexes in by_key.items():
-        first = scenarios[indexes[0]]
-        dataset = first.build_dataset()
+        with plan.naming(tried[indexes[0]]):
+            dataset = scenarios[indexes[0]].build_dataset()
         for index in indexes:
-            simulation = build(scenarios[index], dataset)
+            with plan.naming(tried[index]):
+                simulation = build(scenarios[index], dataset)
             needs[index] = _need(simulation, backend=backend)
             goals[index] = goal_of(plan, simulation)
             notes |= dict.fromkeys(simulation.notes)

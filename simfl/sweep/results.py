@@ -44,7 +44,7 @@ class TrialResult:
 
     number: int
     values: Mapping[str, Any]
-    """By key: what it had in place of the scenario's own."""
+    """By key: what it had in place of the scenario's own; of a case its ``label`` alone."""
     out: Path
     """The folder of its run."""
     state: str

@@ -172,7 +172,7 @@ class _Sweep:
 
     def run(self, make_folder: Callable[[Scenario], Path]) -> SweepResult:
         """Run what is left, and return all."""
-        scenarios = self._scenarios()
+        scenarios = [self._plan.scenario(values) for values in self._plan.tried]
         cluster = scenarios[0].cluster
         import_ray(self._address or cluster.address, keeps_events=cluster.dashboard)
         require_packages(self._plan)
@@ -258,12 +258,6 @@ class _Sweep:
         if self._suggestions is not None and state != "interrupted":
             self._suggestions.tell(number, value if state in FINISHED else None)
         self._progress.ended(self._trials[number], state, value=value, error=error)
-
-    def _scenarios(self) -> list[Scenario]:
-        """Return each trial's scenario, or one where a searcher will propose them."""
-        tried = [trial.values for trial in self._plan.trials]
-        first = {key: values.extremes[0] for key, values in self._plan.space.items()}
-        return [self._plan.scenario(values) for values in tried or [first]]
 
     def _connect(self, scenario: Scenario) -> Connection:
         cluster = scenario.cluster
@@ -363,8 +357,8 @@ class _Sweep:
         return needs[number] if self._plan.trials else needs[0]
 
     def _rounds(self, number: int) -> int:
-        rounds = self._trials[number].values.get("rounds", self._plan.document.values["rounds"])
-        return int(rounds)
+        own = self._plan.all_values(self._trials[number].values)
+        return int(own.get("rounds") or self._plan.document.values["rounds"])
 
     def _reports(self, trial: Trial) -> list[Report]:
         """Return what a trial's run has measured so far, for early stopping."""

@@ -112,12 +112,18 @@ def test_a_trials_client_actors_have_its_bits_too_and_read_the_data_where_it_lie
     tmp_path: Path,
 ) -> None:
     # All of the cluster's CPUs: actors have to be in the trial's own bundles, or nowhere.
-    changed = scenario(tmp_path, cluster={"actors": 2, "num_cpus": 4.0})
+    case = {
+        "client.optimizer.modules": ["scaffold-client"],
+        "server.optimizer.modules": ["scaffold-server"],
+    }
+    sweep = {"cases": {"scaffold": case}}
+    changed = scenario(tmp_path, cluster={"actors": 2, "num_cpus": 4.0}, sweep=sweep)
     result = simfl.run_sweep(changed, tmp_path / "swept", "ray", over=["seed=5"])
     (trial,) = result.trials
     assert trial.state == "done", trial.error
     assert (tmp_path / "loads.txt").read_text() == "loaded\n"
-    assert_same_run(trial, undisturbed(tmp_path, {"seed": 5}))
+    assert trial.values == {"label": "scaffold", "seed": 5}
+    assert_same_run(trial, undisturbed(tmp_path, {**case, "seed": 5, "sweep": None}))
 
 
 def test_a_trial_that_falls_behind_is_stopped_and_could_go_on(tmp_path: Path) -> None:
@@ -163,11 +169,11 @@ def test_an_interrupted_sweep_goes_on_to_what_it_would_have_brought(
 ) -> None:
     hold = tmp_path / "hold"
     hold.touch()
-    slow = scenario(tmp_path, rounds=3, sweep={"concurrent": 1})
+    cases = {"short": {"rounds": 2}, "long": {"rounds": 40}}
+    slow = scenario(tmp_path, rounds=3, sweep={"concurrent": 1, "cases": cases})
     slow["client"]["optimizer"]["modules"] = [["slow-while", {"file": str(hold)}]]
-    over = ["rounds=2,40", "seed=3"]
     with pytest.raises(KeyboardInterrupt, match="go on with: simfl sweep --resume"):
-        simfl.run_sweep(slow, tmp_path / "swept", "inline", over=over)
+        simfl.run_sweep(slow, tmp_path / "swept", "inline", over=["seed=3"])
     before = json.loads((next(tmp_path.glob("swept/trials/1-*")) / "summary.json").read_text())
     assert before["status"] == "interrupted"
     done = next(tmp_path.glob("swept/trials/0-*")) / "summary.json"
@@ -178,14 +184,19 @@ def test_an_interrupted_sweep_goes_on_to_what_it_would_have_brought(
     assert done.stat().st_mtime_ns == changed  # not run again
     after = json.loads((result.trials[1].out / "summary.json").read_text())
     assert after["resumed_after_round"] >= 2  # from its checkpoint
-    values = dict(result.trials[1].values)
+    assert result.trials[1].values == {"label": "long", "seed": 3}
+    values = {"rounds": 40, "seed": 3}
     assert_same_run(result.trials[1], undisturbed(tmp_path, values, client=slow["client"]))
+    table = (result.out / "sweep.csv").read_text().splitlines()
+    assert table[0].startswith("trial,label,seed,state,")
+    assert table[1].startswith("0,short,3,done,2,")
     with pytest.raises(InputError, match="is done; there is nothing to go on with"):
         simfl.resume_sweep(tmp_path / "swept", "inline")
 
 
 def test_a_searcher_proposes_what_comes_next(tmp_path: Path) -> None:
     sweep = {
+        "cases": {"plain": {}, "momentum": {"client.optimizer.modules": ["momentum"]}},
         "over": {"client.optimizer.lrate": {"loguniform": [1e-4, 1.0]}, "seed": [1, 2]},
         "searcher": {"kind": "optuna"},
         "samples": 2,
@@ -195,3 +206,8 @@ def test_a_searcher_proposes_what_comes_next(tmp_path: Path) -> None:
     assert [trial.state for trial in swept.trials] == ["done", "done"]
     assert len({trial.values["client.optimizer.lrate"] for trial in swept.trials}) == 2
     assert all(trial.values["seed"] in (1, 2) for trial in swept.trials)
+    for trial in swept.trials:
+        modules = simfl.load_scenario(trial.out / "scenario.yaml").client.optimizer.modules
+        assert [module.name for module in modules] == {"plain": [], "momentum": ["momentum"]}[
+            trial.values["label"]
+        ]

@@ -154,6 +154,16 @@ def test_a_group_without_the_key_is_told_by_the_one_in_its_place(tmp_path):
     assert labels(tmp_path, SCENARIO, other) == ["modules=[]", "modules[0]=momentum"]
 
 
+def test_groups_of_one_label_are_told_apart_by_what_they_differ_in(tmp_path):
+    """As the trials of a sweep are, where each case is tried with several learning rates."""
+    scenarios = [
+        with_lrate(0.1, label="plain"),
+        with_lrate(0.5, label="plain"),
+        with_lrate(0.1, label="slow", rounds=90),
+    ]
+    assert labels(tmp_path, *scenarios) == ["plain (lrate=0.1)", "plain (lrate=0.5)", "slow"]
+
+
 def test_groups_of_one_name_are_numbered_and_no_name_is_longer_than_a_legend_takes(tmp_path):
     long = "x" * 100
     found = labels(tmp_path, with_lrate(0.1, label=long), with_lrate(0.5, label=long))

@@ -89,6 +89,10 @@ def test_a_fault_of_a_key_is_one_line(faults, minimal_yaml, line, under, expecte
         ("server: 5", "server: is 5; should be a mapping of keys"),
         ("server:", "server: is null; write its keys beneath it"),
         (
+            "sweep: {cases: {1: {}}}",
+            "sweep.cases: has the key 1, which is not text; put it in quotes",
+        ),
+        (
             "server: {weighting: exmples}",
             "server.weighting: is 'exmples'; should be 'examples', 'steps' or 'uniform'. "
             "Did you mean 'examples'?",

@@ -25,6 +25,17 @@ sweep:
     client.batch_size: [8, 0]
 """
 
+CASES = """\
+sweep:
+  cases:
+    plain: {}
+    scaffold:
+      client.optimizer.modules: [scaffold-client]
+      server.optimizer.modules: [scaffold-server]
+  over: {seed: 0..1}
+"""
+"""From line 6 on."""
+
 
 @pytest.fixture
 def path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
@@ -124,11 +135,87 @@ def test_keys_that_end_alike_are_written_out(path):
 
 
 def test_a_sweep_has_no_part_in_a_runs_fingerprint_and_resolved_scenario(path):
-    Path(path).write_text(SCENARIO + SWEEP)
+    Path(path).write_text(SCENARIO + SWEEP + "  cases: {a: {rounds: 3}}\n")
     swept, alone = load_scenario(path), load_scenario(path, overrides=["sweep=null"])
     assert swept.fingerprint() == alone.fingerprint()
     assert "sweep" not in alone.to_dict()
     assert load_scenario(swept.to_dict()) == swept
+
+
+def test_each_case_is_tried_with_all_of_over_and_is_the_trials_label(path):
+    Path(path).write_text(SCENARIO + CASES)
+    plan = load_sweep(path)
+    assert [dict(trial.values) for trial in plan.trials] == [
+        {"label": label, "seed": seed} for label in ("plain", "scaffold") for seed in (0, 1)
+    ]
+    assert plan.trials[3].name == "3-label=scaffold,seed=1"
+
+
+def test_a_cases_trial_is_the_scenario_with_all_that_it_sets(path):
+    Path(path).write_text(SCENARIO + CASES)
+    plan = load_sweep(path)
+    modules = ["client.optimizer.modules=[scaffold-client]"]
+    modules += ["server.optimizer.modules=[scaffold-server]"]
+    alone = ["sweep=null", "label=scaffold", "seed=1", *modules]
+    assert plan.scenario(plan.trials[3].values) == load_scenario(path, overrides=alone)
+    plain = ["sweep=null", "label=plain", "seed=0"]
+    assert plan.scenario(plan.trials[0].values) == load_scenario(path, overrides=plain)
+
+
+def test_cases_alone_are_a_sweep(path):
+    plan = load_sweep(path, overrides=["sweep.cases={short: {rounds: 1}, long: {rounds: 9}}"])
+    assert [plan.scenario(trial.values).rounds for trial in plan.trials] == [1, 9]
+
+
+def test_over_goes_into_what_a_case_has_set(path):
+    cases = "sweep.cases={momentum: {client.optimizer.modules: [[momentum, {beta: 0.5}]]}}"
+    over = ["client.optimizer.modules.0={choice: [[momentum, {beta: 0.8}]]}"]
+    plan = load_sweep(path, overrides=[cases], over=over)
+    (module,) = plan.scenario(plan.trials[0].values).client.optimizer.modules
+    assert module.get_config() == {"beta": 0.8, "nesterov": False}
+
+
+def test_a_fault_of_a_case_has_its_line_and_names_the_trial(path):
+    Path(path).write_text(SCENARIO + CASES.replace("scaffold-server", "scaffold-serve"))
+    fault = "no module named 'scaffold-serve'. Did you mean 'scaffold-server'?"
+    (line,) = faults(path)
+    where = "(in trial label=scaffold,seed=0)"
+    assert line == f"s.yaml:11: server.optimizer.modules[0]: {fault} {where}"
+
+
+def test_a_searcher_chooses_among_cases_and_each_is_checked(path):
+    Path(path).write_text(SCENARIO + CASES)
+    plan = load_sweep(path, overrides=["sweep.searcher=optuna"])
+    assert plan.space["label"].values == ("plain", "scaffold")
+    wrong = ["sweep.searcher=optuna", "sweep.cases.scaffold={rounds: 0}"]
+    assert faults(path, overrides=wrong) == [
+        "--set: rounds: is 0; should be at least 1 (in trial label=scaffold,seed=0)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "fault"),
+    [
+        ("{cases: {a: {seed: 3}}, over: {seed: [0]}}", "over.seed: would undo seed of sweep.cases"),
+        (
+            "{cases: {a: {model.kind: mlp}}, over: {model: [{kind: logistic}]}}",
+            "over.model: would undo model.kind of sweep.cases; leave one of the two out",
+        ),
+        (
+            "{over: {model.kind: [mlp], model: [{kind: logistic}]}}",
+            "over.model: would undo model.kind of sweep.over; leave one of the two out",
+        ),
+        ("{cases: {a: {label: b}}}", "cases.a.label: would undo label of sweep.cases"),
+        ("{cases: {a: {}}, over: {label: [b]}}", "over.label: would undo label of sweep.cases"),
+        ("{cases: {a: {plugins: [os]}}}", "cases.a.plugins: cannot be swept; set plugins for all"),
+        ("{cases: {a: {search: [.]}}}", "cases.a.search: cannot be swept; set search for all"),
+        ("{cases: {a: {output.dir: b}}}", "cases.a.output.dir: cannot be swept; set output for"),
+        ("{cases: {a: {cluster.address: b:1}}}", "cases.a.cluster.address: cannot be swept"),
+    ],
+)
+def test_cases_that_cannot_be_are_refused(path, sweep, fault):
+    (line,) = faults(path, overrides=[f"sweep={sweep}"])
+    assert line.startswith(f"--set: sweep.{fault}")
 
 
 def test_a_trials_name_is_cut_by_bytes(minimal):

@@ -152,6 +152,18 @@ def test_what_a_trial_is_given_is_refused_as_the_scenarios_own(minimal):
             plan.scenario(values)
 
 
+def test_what_a_case_sets_is_refused_as_the_scenarios_own(minimal):
+    loss = {"kind": "python", "path": "own_work:loss"}
+    for value, key in [
+        ({"model.loss": loss}, "model.loss"),
+        ({"checkpoint": {"location": "reference::x"}}, "checkpoint.location"),
+        ({"cluster": {"address": "10.0.0.5:6379"}}, "cluster.address"),
+    ]:
+        minimal["sweep"] = {"cases": {"theirs": value}}
+        with pytest.raises(ScenarioError, match=rf"^{key}.*trust is 'none'.*label=theirs"):
+            load_sweep(minimal, trust="none")
+
+
 @pytest.mark.parametrize(
     "name", ["../up", "a/b", "/tmp/x", "a\\b", "", "a\nb", "a\x1b[31m", "ä" * 101]
 )

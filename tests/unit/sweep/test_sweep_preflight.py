@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 
+from simfl.errors import InputError
 from simfl.models import Accuracy
 from simfl.scenario.sweeps import load_sweep
 from simfl.simulation import build
-from simfl.sweep.preflight import Goal, goal_of
+from simfl.sweep.preflight import Goal, goal_of, prepare
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,23 @@ def test_the_mean_over_examples_can_be_asked_for() -> None:
     sweep = {"over": {"seed": "0..1"}, "metric": "client_accuracy_by_examples"}
     asked = {"evaluation": {"clients_every": 1}, "sweep": sweep}
     assert goal(**asked) == Goal("client_accuracy_by_examples", "max")
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"model.loss": "bce-with-logits"}, "bce-with-logits: targets are integers up to 9"),
+        ({"data.partition.clients": 2000}, "data.partition.clients is 2000, but there are 1797"),
+    ],
+)
+def test_what_only_shows_with_the_data_names_the_trial(values: dict[str, Any], fault: str) -> None:
+    scenario = {
+        "rounds": 1,
+        "data": {"source": "digits", "partition": {"kind": "iid", "clients": 4}},
+        "model": {"kind": "logistic"},
+        "client": {"optimizer": {"lrate": 0.1}},
+        "sweep": {"cases": {"theirs": values}, "over": {"seed": [3]}},
+    }
+    plan = load_sweep(scenario)
+    with pytest.raises(InputError, match=rf"^{fault}.* \(in trial label=theirs,seed=3\)$"):
+        prepare(plan, [plan.scenario(values) for values in plan.tried], backend="inline")
