@@ -38,11 +38,15 @@ def run(scenario: dict[str, Any], out: Path, backend: Any = "inline", **how: Any
 def test_inline_ray_and_resumed_runs_give_the_same_bits(
     seed: int, tmp_path: Path, ray_cluster: None
 ) -> None:
-    """Where the run is stopped, and on which backend it goes on, is by the seed, too."""
+    """A third runs on Ray throughout, a third begins there, and a third goes on there.
+
+    One start of Ray's actors for each seed: they take most of the time.
+    """
     scenario = at_random.draw(seed)
     expected = numbers(run(scenario, tmp_path / "inline"))
-    assert numbers(run(scenario, tmp_path / "ray", "ray")) == expected
     first, then = [("inline", "inline"), ("inline", "ray"), ("ray", "inline")][seed % 3]
+    if "ray" not in (first, then):
+        assert numbers(run(scenario, tmp_path / "ray", "ray")) == expected
     run(merged(scenario, {"rounds": 2 + seed % 2}), tmp_path / "halves", first)
     result = run(scenario, tmp_path / "halves", then, resume="auto")
     assert result.summary["resumed_after_round"] >= 2
