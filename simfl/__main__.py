@@ -3,8 +3,8 @@
 import os
 import sys
 
-# Python puts the current folder before all others here, and not for the command ``simfl``: a
-# torch.py there would be taken for the package.
+# With ``python -m``, unlike the command ``simfl``, Python searches the current folder first: a
+# torch.py there would be imported instead of the package.
 if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
     del sys.path[0]
 

@@ -63,7 +63,7 @@ class Component:
 
     logs_in: ClassVar[bool] = False
     """Whether it logs in as the user at an address that its fields, or files in the current folder,
-    may name: a scenario that is not trusted may not name it."""
+    may set. Untrusted scenarios may not use it."""
 
     takes_borrowed: ClassVar[bool] = False
     """Whether it leaves alone the Vectors it is handed that are ``borrowed``; then it reads them
@@ -208,7 +208,7 @@ def _checked(cls: type[Component], config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _validated(adapter: TypeAdapter[Any], value: Any) -> Any:
-    """Check a value whose lists become tuples, unless the annotation says that they stay lists."""
+    """Check a value; convert its lists to tuples, unless the annotation requires lists."""
     from pydantic import ValidationError
 
     try:

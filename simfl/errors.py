@@ -163,7 +163,7 @@ class ClusterError(RunError):
 
 
 class LeaseLostError(RunError):
-    """Another process has taken over the folder of a run, or its place for checkpoints."""
+    """Another process has taken over a run's folder or its checkpoint location."""
 
 
 class StatesLostError(RunError):
@@ -175,9 +175,9 @@ class AggregationError(RunError):
 
 
 def own_line(error: BaseException) -> str:
-    """Return where in the user's own code an error came up, as ``" (FILE, line N, in NAME)"``.
+    """Return where in the user's own code an error was raised, as ``" (FILE, line N, in NAME)"``.
 
-    Empty where no code of the user's took part: simfl's and what is installed is not theirs.
+    Empty if none of it was in the traceback. simfl and installed packages are not the user's.
     """
     installed = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
     not_own = (str(Path(__file__).parent), *installed, "<frozen")

@@ -179,16 +179,16 @@ class ClientReports:
 
 @dataclass(frozen=True)
 class Nothing:
-    """A client has taken part and keeps nothing: what it kept before is out of date."""
+    """A client has taken part and keeps nothing: its previous state is deleted."""
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A client was left out of the round: what it kept before stays."""
+    """A client was dropped from the round: its previous state is retained."""
 
 
 Retained: TypeAlias = KeptState | Nothing | Dropped
-"""What a client's round comes to for its state; one that never took part has none of these."""
+"""What becomes of the state of a client that has taken part in a round."""
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,10 @@ class ChunkReport:
     """The ids of the clients that keep something."""
 
     def retained(self, holders: Sequence[H]) -> dict[int, H | Nothing | Dropped]:
-        """Return what each client's round comes to, by id.
+        """Return what becomes of each client's state, by id.
 
         Args:
-            holders: [K] what holds the state of each that keeps one; of the others it is not
-                looked at.
+            holders: [K] the holder of each client's state; ignored for clients that keep none.
         """
         keeping, dropped = set(self.keeping), self.clients.dropped
         clients: list[int] = self.clients.clients.tolist()
@@ -290,7 +289,7 @@ class SaveOrder:
     """The last round that the checkpoint holds."""
     scenario_hash: str
     positions: dict[str, Any]
-    """What to know the run and its files again by; JSON values by name."""
+    """What identifies the run and its files on resume; JSON values by name."""
     keep: int
     """How many checkpoints stay."""
 

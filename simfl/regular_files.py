@@ -1,7 +1,6 @@
-"""Reading files of others: regular ones only, and no more than is expected of them.
+"""Read files from untrusted sources: regular files only, up to a maximum size.
 
-A named pipe is waited for without end, and a link to a device has no end, or does something when it
-is opened.
+Opening a named pipe may block forever; a device may have no end, or react to being opened.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ def open_regular(path: str | Path) -> BinaryIO:
     """Open a file for reading its bytes.
 
     Raises:
-        OSError: if it cannot be read, or is no regular file; ``strerror`` says what it is.
+        OSError: if it cannot be read, or is not a regular file; ``strerror`` says what it is.
     """
-    _require_regular(os.stat(path), path)  # before it is opened, which some devices act upon
-    # Whatever has been put in its place meanwhile is not waited for.
+    _require_regular(os.stat(path), path)  # before it is opened: some devices react to that
+    # If it was replaced by a pipe in the meantime, opening it does not block.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         _require_regular(os.fstat(descriptor), path)
@@ -45,13 +44,14 @@ def read_regular(path: str | Path, *, limit: int = _LIMIT) -> bytes:
 
     Args:
         path: the file.
-        limit: how many bytes it may have.
+        limit: the maximum size in bytes.
 
     Raises:
         OSError: as ``open_regular``, and if it has more bytes.
     """
     with open_regular(path) as file:
-        # Its size comes first: one with holes takes no room on the disk, and all of it in memory.
+        # The size is checked first: a sparse file takes no disk space, but all of its size in
+        # memory.
         data = b"" if os.fstat(file.fileno()).st_size > limit else file.read(limit + 1)
         if len(data) > limit or os.fstat(file.fileno()).st_size > limit:
             raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
@@ -63,4 +63,4 @@ def _require_regular(found: os.stat_result, path: str | Path) -> None:
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     if not stat.S_ISREG(found.st_mode):
         what = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise OSError(errno.EINVAL, f"it is {what} and no regular file", str(path))
+        raise OSError(errno.EINVAL, f"it is {what}, not a regular file", str(path))

@@ -152,9 +152,9 @@ def torch_state(
 ) -> torch.Tensor:
     """Return the state of ``torch_generator``, as ``torch.Generator.get_state`` does: uint8.
 
-    ``manual_seed`` takes 32 bits, of which a run of a million draws has the same ones some
-    hundred times. So all 624 words of the Mersenne Twister are drawn, by Philox with a key of 128
-    bits, the hash of the arguments.
+    ``manual_seed`` uses only 32 bits, which collide about a hundred times in a million draws. So
+    all 624 words of the Mersenne Twister come from Philox, with a 128-bit hash of the arguments as
+    its key.
     """
     import torch
 
@@ -167,10 +167,10 @@ def torch_state(
 
 @contextmanager
 def global_generators(devices: Sequence[int] = ()) -> Iterator[None]:
-    """Lend torch's global generators, which a process has once, to one thread, and put them back.
+    """Reserve the process's global torch generators for this thread; restore them at the end.
 
     Args:
-        devices: the GPUs whose generators are lent, too.
+        devices: GPUs whose generators are reserved, too.
     """
     import torch
 

@@ -123,8 +123,8 @@ class Server:
         """Finish the sum, and take the server's step.
 
         Raises:
-            AggregationError: if no client has contributed, or what comes of the clients' updates,
-                which are finite, is not.
+            AggregationError: if no client has contributed, or the result of finite client updates
+                is not finite.
         """
         assert self._tree is not None, "no partial was received"
         total = self._tree.result()
@@ -206,27 +206,27 @@ class _Weights:
         self.all = self.all | self._rounded(self.trained.add_scaled(updates, scale))
 
     def subtract_from_buffers(self, delta: Vector) -> None:
-        """Subtract the mean delta of what is not trained: plain averages, no optimizer."""
+        """Subtract the mean delta of buffers, which are averaged without the optimizer."""
         averaged = {name: _averaged(self.all[name], value) for name, value in delta.items()}
         self.all = self.all | Vector(averaged)
 
     def _rounded(self, wide: Vector) -> Vector:
-        """Return the weights, which steps in float32 have widened, in their own types."""
+        """Return the weights, which were updated in float32, in their own types."""
         return Vector({name: value.to(self.all[name].dtype) for name, value in wide.items()})
 
 
 def _not_finite(round: int, where: str) -> AggregationError:
     return AggregationError(
-        f"round {round}: {where}: NaN or infinite values came of the clients' updates, which are "
-        "finite; lower the learning rates, or look at what it computes"
+        f"round {round}: {where}: NaN or infinite values resulted from finite client updates; "
+        "lower the learning rates, or check what it computes"
     )
 
 
 def _averaged(buffer: Tensor, delta: Tensor) -> Tensor:
     """Return the buffer minus the mean delta, in its own type.
 
-    Averaged counts, such as num_batches_tracked, are floats a rounding error off; from 2^52 on a
-    float64 does not hold the count itself.
+    Averaged counts, such as num_batches_tracked, are floats with a rounding error; from 2^52 on,
+    float64 cannot represent the rounded count.
     """
     if buffer.is_floating_point():
         return (buffer - delta).to(buffer.dtype)

@@ -192,7 +192,7 @@ class Vector:
     def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return name -> array, sharing memory where the tensors are on the CPU.
 
-        numpy has no bfloat16: such numbers come as float32, which holds them exactly.
+        numpy has no bfloat16, so such tensors become float32, which is exact.
         """
         return {name: _array_of(tensor.detach().cpu()) for name, tensor in self.items()}
 
@@ -401,7 +401,7 @@ class Vector:
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """Return float16 and bfloat16 as float32, and any other tensor as it is."""
+    """Return float16 and bfloat16 tensors as float32, and others as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -425,9 +425,9 @@ def find_vectors(value: Any) -> list[Vector]:
 
 
 def is_finite(value: Any) -> Tensor:
-    """Say whether a number, a tensor or a Vector holds no NaN or infinity: 0-d, or [C] by rows.
+    """Say whether a number, a tensor or a Vector is free of NaN and infinity: 0-d, or [C] by rows.
 
-    The rows are those of a stack, or of a tensor that is not 0-d.
+    Rows are those of a stack, or of a tensor that is not 0-d.
     """
     if isinstance(value, Vector):
         return value.is_finite()

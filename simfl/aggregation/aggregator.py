@@ -14,7 +14,7 @@ from simfl.vector import Vector
 __all__ = ["Aggregator", "EveryUpdate"]
 
 _SHORTCUTS: Final = {"lift_stack": ("lift", "merge"), "finish_round": ("finish", "combine")}
-"""Methods that do the same as others together."""
+"""Shortcut methods, and the methods whose combination each of them must equal."""
 
 Weighted: TypeAlias = "tuple[tuple[Vector, float], ...]"
 
@@ -31,14 +31,14 @@ class Aggregator(Component, kind="aggregator"):
     the right one: the next delta is written where that was."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Take back the shortcuts of a base class whose long way the class goes otherwise."""
+        """Undo a base class's shortcut if the class overrides a method that it stands for."""
         super().__init_subclass__(**options)
         for shortcut, steps in _SHORTCUTS.items():
             if any(_depth(cls, step) < _depth(cls, shortcut) for step in steps):
                 setattr(cls, shortcut, getattr(Aggregator, shortcut))
 
     def check_cohort(self, size: int) -> None:
-        """Check, before the run, that the rule can do with so many updates a round.
+        """Check, before the run, that the rule works with this number of updates per round.
 
         Raises:
             ConfigError: if it cannot.
@@ -51,8 +51,8 @@ class Aggregator(Component, kind="aggregator"):
     def lift_stack(self, deltas_C: Vector, weights: Sequence[float]) -> Any:
         """Return what a stack of C clients contributes: their deltas lifted and merged in order.
 
-        A class that overrides it for speed says the same of what ``lift`` and ``merge`` do there;
-        one derived from it that overrides these has its own deltas lifted one by one again.
+        A class may override it for speed, with the same result as ``lift`` and ``merge``. If a
+        subclass overrides one of those, this method falls back to lifting the deltas one by one.
         """
         lifted = map(self.lift, deltas_C.unstack(), weights)
         return reduce(self.merge, lifted)
@@ -71,18 +71,19 @@ class Aggregator(Component, kind="aggregator"):
         raise NotImplementedError(f"{type(self).__name__} has no finish()")
 
     def finish_round(self, total: Any, weight: float, *, counts: Collection[str]) -> Vector:
-        """Do the same, knowing which names are of integers; for a rule that tells them apart.
+        """Do the same, for rules that treat integer tensors differently.
 
         Args:
             total: all contributions, merged.
             weight: the clients' weights, added up.
-            counts: the names of what is integer or boolean in the model, and float64 in a delta.
+            counts: the names of tensors that are integer or boolean in the model; they are float64
+                in a delta.
         """
         return self.finish(total, weight)
 
 
 def _depth(cls: type, name: str) -> int:
-    """Return how far up the class that defines a name is; beyond all where none does."""
+    """Return the position in the MRO of the class that defines a name; its length if none does."""
     owners = [depth for depth, owner in enumerate(cls.__mro__) if name in vars(owner)]
     return min(owners, default=len(cls.__mro__))
 

@@ -1,4 +1,4 @@
-"""The contract of aggregators as a check: every one of simfl passes it."""
+"""The contract of aggregators as a check; all of simfl's aggregators pass it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from simfl.vector import Vector, find_vectors, move
 __all__ = ["check_aggregator", "lift_stack_fault"]
 
 _WEIGHTS: Final = (3.0, 1.0, 4.0, 1.5, 9.0, 2.5, 6.0, 5.0, 3.5, 8.0, 0.5, 2.0, 7.0)
-"""Of 13 clients: a cohort that most robust rules can do with, without two of them, too."""
+"""Weights of 13 clients: enough for most robust rules, even if two clients are dropped."""
 
 
 def check_aggregator(
@@ -35,18 +35,17 @@ def check_aggregator(
 ) -> None:
     """Check that an aggregator keeps its contract.
 
-    It must be a frozen dataclass with a JSON config; give deltas their names, shapes and dtypes
-    back; give the same however a cohort is cut into parts, with clients that were dropped, too, and
-    for a stack what it gives for its clients one by one (up to rounding, as sums are taken in
-    another order); leave the right one of two contributions alone; and have contributions that can
-    be sent.
+    It must be a frozen dataclass with a JSON config; preserve the names, shapes and dtypes of
+    deltas; give the same result however a cohort is split, also with dropped clients, and the same
+    for a stack as for its clients one by one (up to rounding, since the order of sums differs); not
+    modify the right-hand contribution in ``merge``; and have contributions that can be pickled.
 
     Args:
         aggregator: an instance with the hyper-parameters to check it with.
         shapes: the names and shapes of the weights to check it with.
 
     Raises:
-        ContractError: naming the clause that is broken, and how.
+        ContractError: naming the clause that is violated, and how.
 
     >>> from simfl.aggregation import Mean
     >>> check_aggregator(Mean())
@@ -73,7 +72,7 @@ def lift_stack_fault(aggregator: Aggregator) -> str | None:
 
 @dataclass(frozen=True)
 class _Cohort:
-    """Some clients' deltas, and what an aggregator makes of them."""
+    """Some clients' deltas, and an aggregator to aggregate them."""
 
     rule: Aggregator
     shapes: Mapping[str, Sequence[int]]
@@ -101,7 +100,7 @@ class _Cohort:
         return self.finish(reduce(self.rule.merge, map(self.lift, self.clients)))
 
     def in_stacks(self, cuts: Sequence[int]) -> Vector:
-        """Return the aggregate of the clients in stacks, which begin at these positions."""
+        """Return the aggregate of the clients in stacks that begin at these positions."""
         ends = (*cuts[1:], len(self.clients))
         parts = [self.clients[begin:end] for begin, end in zip(cuts, ends, strict=True)]
         return self.finish(reduce(self.rule.merge, map(self.lift_stack, parts)))
@@ -136,27 +135,27 @@ def _check_form(cohort: _Cohort) -> None:
 def _check_purity(cohort: _Cohort) -> None:
     first, second = cohort.one_by_one(), cohort.one_by_one()
     same = bits_of({"delta": first}) == bits_of({"delta": second})
-    require(same, "the same deltas, aggregated again, gave another result")
+    require(same, "aggregating the same deltas twice gave different results")
 
 
 def _check_merge(cohort: _Cohort) -> None:
     left, right = cohort.lift(0), cohort.lift(1)
     before = [vector.clone() for vector in find_vectors(right)]
     merged = cohort.rule.merge(left, right)
-    require(_same(find_vectors(right), before), "merge() has changed the right contribution")
+    require(_same(find_vectors(right), before), "merge() changed the right-hand contribution")
     if not cohort.rule.may_borrow:
         return
-    require(isinstance(right, Vector), "takes_borrowed is for contributions that are Vectors")
+    require(isinstance(right, Vector), "takes_borrowed is only for Vectors as contributions")
     after = merged.clone()
     right.mul_(0.0)
-    require(_same([merged], [after]), "takes_borrowed, but merge() keeps memory of the right one")
+    require(_same([merged], [after]), "takes_borrowed, but merge() keeps the right-hand memory")
 
 
 def _check_sending(cohort: _Cohort) -> None:
     lifted = map(cohort.lift, cohort.clients)
     sent = [pickle.loads(pickle.dumps(move(value, "cpu"))) for value in lifted]
     total = cohort.finish(reduce(cohort.rule.merge, sent))
-    require_near(cohort.one_by_one(), total, "after it was sent, the aggregate's")
+    require_near(cohort.one_by_one(), total, "of pickled contributions, the aggregate's")
 
 
 def _check_grouping(cohort: _Cohort) -> None:
@@ -187,11 +186,11 @@ _CLAUSES: Final[dict[str, Callable[[_Cohort], None]]] = {
     "have a config that goes through JSON": _check_config,
     "keep names, order, shapes and dtypes": _check_form,
     "depend on its arguments alone": _check_purity,
-    "leave the right one of two contributions alone": _check_merge,
-    "have contributions that can be sent": _check_sending,
-    "give the same however a cohort is cut": _check_grouping,
+    "not modify the right-hand contribution in merge()": _check_merge,
+    "have contributions that can be pickled": _check_sending,
+    "give the same result however a cohort is split": _check_grouping,
     "treat a stack of clients as it does each client": _check_stack,
-    "do without clients that were dropped": _check_dropped,
+    "work without clients that were dropped": _check_dropped,
 }
 
 

@@ -45,9 +45,9 @@ class Median(EveryUpdate):
 class TrimmedMean(EveryUpdate):
     """Leave out the largest and the smallest values of each coordinate, and average the rest.
 
-    Of C updates floor(trim C) are left out at either end. C counts those that have arrived, and no
-    clients that were dropped. A cohort of which none would be left out is refused before the run;
-    where clients are dropped, one is left out at either end all the same.
+    Of C updates, floor(trim C) are removed at either end. C counts the updates that arrived,
+    without dropped clients. A cohort so small that none would be removed is refused before the run;
+    if clients are dropped later, at least one update is still removed at either end.
 
     Source: Yin et al., 2018, Definition 2, https://arxiv.org/abs/1803.01498
     """
@@ -55,15 +55,15 @@ class TrimmedMean(EveryUpdate):
     name: ClassVar[str] = "trimmed-mean"
 
     trim: Annotated[float, Interval(gt=0, lt=0.5)] = 0.1
-    """The share of clients left out at either end; the count is rounded down, and at least 1."""
+    """The share of clients removed at either end; the count is rounded down, and at least 1."""
 
     def check_cohort(self, size: int) -> None:
-        """Refuse a cohort of which none would be left out."""
+        """Refuse a cohort so small that none would be removed."""
         if self._count(size) == 0:
             least = max(3, math.ceil((1 - 1e-9) / self.trim))
             raise ConfigError(
                 f"trimmed-mean needs at least {least} updates a round, since trim {self.trim} "
-                f"leaves out none of fewer, and there are {size}; raise client.per_round or "
+                f"removes none of fewer, but there are {size}; raise client.per_round or "
                 "server.aggregator.trim"
             )
 
@@ -76,13 +76,13 @@ class TrimmedMean(EveryUpdate):
         size = len(weights_C)
         if size < 3:
             raise AggregationError(
-                f"trimmed-mean needs at least 3 updates a round, and there are {size}; raise "
-                "client.per_round, or see why clients are dropped"
+                f"trimmed-mean needs at least 3 updates a round, but there are {size}; raise "
+                "client.per_round, or find out why clients are dropped"
             )
         return _mean_of_middle(deltas_C, trim=max(1, self._count(size)))
 
     def _count(self, size: int) -> int:
-        """Return how many are left out at either end: .29 of 100 are 29, as floats 28.99..."""
+        """Return how many to remove at either end: 0.29 of 100 is 29, not 28.99... as in floats."""
         return min(math.floor(self.trim * size + 1e-9), (size - 1) // 2)
 
 
@@ -91,8 +91,8 @@ class Krum(EveryUpdate):
     """Take the delta that is nearest to its neighbours, or the mean of the few nearest.
 
     A delta's score is the sum of the squared distances to its C - f - 2 nearest neighbours. C
-    counts the updates that have arrived, and no clients that were dropped; too few end the run.
-    Integer buffers, such as counts of batches, have no part in the distances.
+    counts the updates that arrived, without dropped clients; too few end the run. Integer buffers,
+    such as counts of batches, are excluded from the distances.
 
     Source: Blanchard et al., 2017, section 4 (Krum) and section 5 (Multi-Krum),
     https://arxiv.org/abs/1703.02757
@@ -112,7 +112,7 @@ class Krum(EveryUpdate):
             raise ConfigError(lack)
 
     def finish_round(self, total: Weighted, weight: float, *, counts: Collection[str]) -> Vector:
-        """Stack the deltas and apply the rule, without the counts in the distances."""
+        """Stack the deltas and apply the rule; the counts are excluded from the distances."""
         deltas_C = Vector.stack([delta for delta, _ in total])
         return self.combine(deltas_C, tensor([own for _, own in total]), counts=counts)
 
@@ -124,7 +124,7 @@ class Krum(EveryUpdate):
         Args:
             deltas_C: a stack of C deltas.
             weights_C: [C] the clients' weights.
-            counts: names that have no part in the distances.
+            counts: names that are excluded from the distances.
 
         Raises:
             AggregationError: if there are too few for ``num_byzantine`` or ``num_selected``.
@@ -142,13 +142,13 @@ class Krum(EveryUpdate):
         if size < least:
             return (
                 f"krum with num_byzantine {self.num_byzantine} needs at least {least} updates a "
-                f"round, and there are {size}; raise client.per_round or lower "
+                f"round, but there are {size}; raise client.per_round or lower "
                 "server.aggregator.num_byzantine"
             )
         if self.num_selected > size - self.num_byzantine:
             return (
                 f"krum with num_selected {self.num_selected} and num_byzantine "
-                f"{self.num_byzantine} can take at most {size - self.num_byzantine} of {size} "
+                f"{self.num_byzantine} can select at most {size - self.num_byzantine} of {size} "
                 "updates; raise client.per_round or lower server.aggregator.num_selected"
             )
         return None

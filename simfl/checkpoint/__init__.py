@@ -7,7 +7,7 @@ Format, version 1. The storage that ``open_storage`` opens holds these files:
 ``round-000123/manifest.json``       written last: a round without one does not count
 ``states/NAME.safetensors``          a shard, the states of some clients: never changed, and used
                                      by as many checkpoints as still need it
-``owner/000001.json``                who writes here, while somebody does: see ``lease``
+``owner/000001.json``                the process that writes here, during a run: see ``lease``
 ===================================  ===========================================================
 
 The manifest and the owner are JSON, all others safetensors files, whose metadata have one entry,
@@ -24,7 +24,7 @@ The manifest and the owner are JSON, all others safetensors files, whose metadat
     ``optimizer``       the server's ``OptimizerState``
     ``states``          shard name -> tensor of the ids of the clients whose states are there
     ``positions``       ``metrics.jsonl`` -> the sha256 of the records of its rounds;
-                        ``scenario`` -> what of it has a part in the numbers; ``data`` -> the
+                        ``scenario`` -> the part of it that affects the results; ``data`` -> the
                         sha256 of the examples; ``code`` -> those of plug-ins, by module
     ==================  ========================================================================
 

@@ -36,7 +36,7 @@ class Checkpoint:
     states: dict[int, str] = field(default_factory=dict)
     """Client id -> the shard that holds what its optimizer keeps."""
     positions: dict[str, Any] = field(default_factory=dict)
-    """What to know the run and its files again by; JSON values by name."""
+    """What identifies the run and its files on resume; JSON values by name."""
 
 
 def write_checkpoint(

@@ -36,7 +36,7 @@ class Checksum:
 
 
 def require_size(files: Mapping[str, int], name: str, expected: Checksum) -> None:
-    """See that a file has the bytes it should, before it is read.
+    """Check that a file has the expected size, before it is read.
 
     Args:
         files: name -> number of bytes, as a storage lists them.
@@ -44,10 +44,10 @@ def require_size(files: Mapping[str, int], name: str, expected: Checksum) -> Non
         expected: what it should be.
 
     Raises:
-        CheckpointError: if not. One that is not there is told when it is read.
+        CheckpointError: if not. A missing file is reported when it is read.
     """
     if files.get(name, expected.num_bytes) != expected.num_bytes:
-        raise CheckpointError(f"{name} has {files[name]:,} bytes and not {expected.num_bytes:,}")
+        raise CheckpointError(f"{name} has {files[name]:,} bytes, not {expected.num_bytes:,}")
 
 
 def require_whole(storage: Storage, name: str, expected: Checksum) -> None:

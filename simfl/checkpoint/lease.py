@@ -1,20 +1,21 @@
-"""Leases: one writer for a run's folder, and for a place of checkpoints.
+"""Leases: one writer per run folder, and per checkpoint location.
 
-The writer keeps a file ``owner/000001.json`` in the place, which names it, and writes it anew every
-``BEAT_S`` seconds. Whoever comes later reads it:
+The writer keeps a file ``owner/000001.json`` there, which identifies it, and rewrites it every
+``BEAT_S`` seconds as a heartbeat. A process that comes later reads it:
 
-- On the same machine, the process with that number and start time is there or not: it is refused or
-  takes over, at once.
-- From another machine nobody can see that, and clocks may differ. So it watches the file itself:
-  where it changes, somebody is writing; where it stays the same for ``LIMIT_S`` seconds, its writer
-  is taken for dead, as after a crash of its machine.
+- On the same machine, it can see whether the process with that pid and start time still runs, and
+  is refused or takes over immediately.
+- From another machine it cannot, and clocks may differ. So it watches the file: if it changes, its
+  writer is alive; if it does not change for ``LIMIT_S`` seconds, the writer counts as dead, as
+  after a crash of its machine.
 
-To take over is to make the next file, 000002, which only one can do, and to delete the former. A
-writer that was frozen meanwhile does not find its file any more when it wakes, and stops.
+To take over, a process creates the next file, 000002, which only one process can do, and deletes
+the old one. A writer that was frozen in the meantime finds its file gone when it wakes, and stops.
 
-A file is made by one alone on local disks and NFS (``O_EXCL``) and where a protocol of fsspec makes
-new files atomically, as S3 and Google Cloud Storage do. With other protocols two that start within
-the same instant may both take hold; the later of them keeps it, and the other stops.
+Creating a file is exclusive on local disks and NFS (``O_EXCL``), and with fsspec protocols that
+create files atomically, such as S3 and Google Cloud Storage. With other protocols, two processes
+that start at the same moment may both acquire the lease; the later one keeps it, and the other one
+stops.
 """
 
 from __future__ import annotations
@@ -46,31 +47,31 @@ _MAX_BYTES: Final = 4096
 
 @dataclass(frozen=True)
 class _Owner:
-    """A process that writes, as its file says it."""
+    """A writing process, as described in its file."""
 
     token: str
-    """Of this lease alone."""
+    """Unique to this lease."""
     host: str
     machine: str
-    """Where its number means something: the system since it was booted, and the container."""
+    """The scope of its pid: the machine since it was booted, and the container."""
     pid: int
     began: str
-    """When the process was started, in its system's own count; "": not known."""
+    """When the process was started, in the system's own units; "": unknown."""
     since: str
-    """When it took hold, for people."""
+    """When it acquired the lease, as text for messages."""
     seen: float
-    """When it wrote this, in seconds since the epoch by its own clock."""
+    """When it wrote the file, in seconds since the epoch by its own clock."""
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
 class Lease:
-    """Holds a place until it is released; a context manager.
+    """Holds a location until it is released; a context manager.
 
     Args:
-        storage: the place.
-        tell: is told a line when it takes time to find out whether somebody else is writing.
+        storage: the location.
+        tell: receives a message if it takes time to find out whether another process is writing.
 
     Raises:
         InputError: if another process writes there.
@@ -98,22 +99,22 @@ class Lease:
         self.release()
 
     def require_held(self) -> None:
-        """See that nobody has taken over, as happens to a process that was frozen.
+        """Check that no other process has taken over, as happens if this one was frozen.
 
         Raises:
-            LeaseLostError: if somebody has.
+            LeaseLostError: if one has.
         """
         if self.is_lost:
             others = [owner for owner in map(_parse, _read(self._storage).values()) if owner]
             by = f" by {_named(others[-1])}" if others else ""
             raise LeaseLostError(
-                f"{self._storage.location} was taken over{by} while this process stood still; "
-                "it ends here, and has written nothing since"
+                f"{self._storage.location} was taken over{by} while this process was frozen; "
+                "it ends now, and has written nothing since"
             )
 
     @property
     def is_lost(self) -> bool:
-        """Whether the file is gone, or another's; a storage that fails says nothing."""
+        """Whether the file is gone or another process's; a storage error proves neither."""
         try:
             owner = _parse(self._storage.read_range(self._name, 0, _MAX_BYTES))
             self._is_lost |= owner is not None and owner.token != self._owner.token
@@ -123,7 +124,7 @@ class Lease:
         return self._is_lost
 
     def release(self) -> None:
-        """Let go; the next one need not wait."""
+        """Release the lease; the next process need not wait."""
         self._ends.set()
         self._thread.join(LIMIT_S)
         if not (self.is_lost or self._thread.is_alive()):
@@ -134,12 +135,12 @@ class Lease:
         while not self._ends.wait(BEAT_S):
             if self.is_lost:
                 return
-            with suppress(CheckpointError):  # tried again; what cannot be written shows elsewhere
+            with suppress(CheckpointError):  # retried; other writes report a failing storage
                 self._storage.write(self._name, [replace(self._owner, seen=time.time()).encode()])
 
 
 def _take(storage: Storage, owner: _Owner, *, tell: Callable[[str], None]) -> str:
-    """Make the file that follows all those that are there; return its name."""
+    """Create the file with the next number; return its name."""
     while True:
         former = _read(storage)
         _require_stale(storage, former, tell=tell)
@@ -151,7 +152,7 @@ def _take(storage: Storage, owner: _Owner, *, tell: Callable[[str], None]) -> st
         mine = _parse(present.pop(name, b""))
         if mine is None or mine.token != owner.token:
             continue
-        if not present.keys() <= former.keys():  # somebody else has come in the same instant
+        if not present.keys() <= former.keys():  # another process came at the same moment
             storage.delete(name)
             continue
         for stale in present:
@@ -162,7 +163,7 @@ def _take(storage: Storage, owner: _Owner, *, tell: Callable[[str], None]) -> st
 def _require_stale(
     storage: Storage, files: Mapping[str, bytes], *, tell: Callable[[str], None]
 ) -> None:
-    """Raise an error if one of these files is of somebody who still writes."""
+    """Raise an error if one of these files belongs to a process that still writes."""
     doubtful = {}
     for name, text in files.items():
         is_alive = _is_alive(_parse(text))
@@ -173,7 +174,7 @@ def _require_stale(
     if not doubtful:
         return
     who = _named(_parse(next(iter(doubtful.values()))))
-    tell(f"{storage.location} belongs to {who}; waiting {LIMIT_S:.0f} s for a sign that it lives")
+    tell(f"{storage.location} belongs to {who}; waiting {LIMIT_S:.0f} s for a heartbeat")
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         time.sleep(_LOOK_S)
@@ -191,10 +192,10 @@ def _refusal(storage: Storage, owner: _Owner | None) -> InputError:
         # Another machine's clock may differ, and its file has just changed.
         is_here = owner.machine == _machine()
         seen_s = max(0.0, time.time() - owner.seen) if is_here else 0.0
-        since = f", since {one_line(owner.since)}; last seen {seen_s:.0f} s ago"
+        since = f", since {one_line(owner.since)}; last heartbeat {seen_s:.0f} s ago"
     return InputError(
         f"{storage.location} is being written by {_named(owner)}{since}; "
-        "stop it, or choose another place"
+        "stop it, or use another location"
     )
 
 
@@ -203,7 +204,7 @@ def _named(owner: _Owner | None) -> str:
 
 
 def _read(storage: Storage) -> dict[str, bytes]:
-    """Return the files of owners by name, in order; what goes while they are read is left out."""
+    """Return the owner files by name, in order, without those that disappear meanwhile."""
     found = {}
     for name in sorted(storage.list_files(OWNER_FOLDER)):
         if Path(name).stem.isdecimal():
@@ -213,7 +214,7 @@ def _read(storage: Storage) -> dict[str, bytes]:
 
 
 def _parse(text: bytes) -> _Owner | None:
-    """Return who it is; None if that is not yet written, or damaged."""
+    """Return the owner; None if the file is not yet written, or damaged."""
     try:
         owner = _Owner(**json.loads(text))
     except (ValueError, TypeError, RecursionError):
@@ -236,7 +237,7 @@ def _this_process() -> _Owner:
 
 
 def _is_alive(owner: _Owner | None) -> bool | None:
-    """Say whether a process still runs; None if that cannot be seen from here."""
+    """Say whether a process still runs; None if this cannot be determined from here."""
     if owner is None or owner.machine != _machine():
         return None
     if began := _start_of(owner.pid):
@@ -246,11 +247,11 @@ def _is_alive(owner: _Owner | None) -> bool | None:
             os.kill(owner.pid, 0)
         except (ProcessLookupError, OverflowError):
             return False
-    return None  # it, or another one that was given its number since
+    return None  # this process, or another one that has got its pid since
 
 
 def _machine() -> str:
-    """Return what no other machine and no container beside this one has in common with it."""
+    """Return an id that no other machine or container shares."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -258,7 +259,7 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str:
-    """Return when a process was started, as the system counts it; "" if that cannot be seen."""
+    """Return when a process was started, in the system's units; "" if unknown."""
     with suppress(OSError, ValueError, IndexError):
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         state, *fields = stat.rpartition(")")[2].split()

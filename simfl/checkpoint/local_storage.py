@@ -34,9 +34,9 @@ class LocalStorage:
     def __init__(self, folder: Path) -> None:
         try:
             self._folder = folder.expanduser().absolute()
-        except RuntimeError as error:  # ~ of somebody who is not known here
+        except RuntimeError as error:  # ~ of an unknown user
             reason = str(error).rstrip(".")
-            raise CheckpointError(f"{folder}: {reason}; write the folder out") from None
+            raise CheckpointError(f"{folder}: {reason}; give the full path") from None
 
     @property
     def location(self) -> str:
@@ -58,7 +58,7 @@ class LocalStorage:
             _sync_folder(target.parent)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one of that name; say whether it was written."""
+        """Write a file unless one of that name exists; say whether it was written."""
         target = self._path(name)
         aside = _aside(target)
         with explained("write", target):
@@ -68,7 +68,7 @@ class LocalStorage:
                 _link(aside, target)
             except FileExistsError:
                 return False
-            except FileNotFoundError:  # its folder was empty, and somebody has deleted it
+            except FileNotFoundError:  # its folder was empty, and another process deleted it
                 return self.create(name, data)
             finally:
                 aside.unlink(missing_ok=True)
@@ -97,11 +97,11 @@ class LocalStorage:
         files = (path for path in self._walk(folder) if not path.name.endswith(_UNFINISHED))
         with explained("list", self._folder):
             found = {p.relative_to(self._folder).as_posix(): p.stat() for p in files}
-        # A pipe or a device has no end that could be read to.
+        # Reading a pipe or a device may never end.
         return {name: stat.st_size for name, stat in found.items() if S_ISREG(stat.st_mode)}
 
     def delete(self, name: str) -> None:
-        """Delete a file, if it is there, and its folder, if it was the last one in it."""
+        """Delete a file if it exists, and its folder if that is empty then."""
         path = self._path(name)
         with explained("delete", path):
             path.unlink(missing_ok=True)
@@ -143,12 +143,12 @@ def _aside(path: Path) -> Path:
 
 
 def _link(aside: Path, target: Path) -> None:
-    """Give a file a second name, unless there is one of that name."""
+    """Hard-link a file to a second name, unless a file of that name exists."""
     try:
         os.link(aside, target)
     except FileExistsError:
         raise
-    except OSError:  # a file system without such links
+    except OSError:  # a file system without hard links
         _write_through(target, [aside.read_bytes()])
 
 

@@ -28,7 +28,7 @@ FORMAT: Final = 1
 """The version of the format that is written, and the only one that is read."""
 
 _MAX_BYTES: Final = 1 << 28
-"""More is not read: that of ten million clients has a third of it."""
+"""No more is read; the manifest of ten million clients is a third of that."""
 _MANIFEST = re.compile(r"round-(\d{6,})/manifest\.json")
 
 

@@ -44,7 +44,7 @@ class RemoteStorage:
             self._put(name, b"".join(pieces), mode="overwrite")
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one of that name; say whether it was written."""
+        """Write a file unless one of that name exists; say whether it was written."""
         with self._explained("write", name):
             try:
                 self._put(name, data, mode="create")

@@ -27,7 +27,7 @@ class Storage(Protocol):
         """Write a file, whole or not at all; one of that name is replaced."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one of that name; say whether it was written."""
+        """Write a file unless one of that name exists; say whether it was written."""
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""

@@ -97,7 +97,15 @@ def _print_curves(comparison: Comparison) -> None:
         )
         for metric in comparison.metrics
     ]
-    header = ("number", "first other round", "A, last", "B, last", "B - A", "largest", "in round")
+    header = (
+        "number",
+        "first different round",
+        "A, last",
+        "B, last",
+        "B - A",
+        "largest",
+        "in round",
+    )
     if rows:
         print_table(header, rows, title="curves")
 

@@ -46,7 +46,7 @@ def describe_data(
     try:
         plot_label_skew(dataset, png)
     except OSError as error:
-        raise InputError(f"cannot write the picture: {error}; choose another place") from None
+        raise InputError(f"cannot write the picture: {error}; choose another path") from None
     say(f"picture: {png}")
 
 

@@ -45,7 +45,7 @@ def exit_codes() -> Iterator[None]:
 
 
 def own_traceback(error: BaseException) -> str:
-    """Return the traceback of what a user's own code raised and the error tells of; or nothing."""
+    """Return the traceback of an exception in the user's code that caused the error, or ""."""
     cause = error.__cause__
     if not isinstance(error, ScenarioError) or cause is None or not own_line(cause):
         return ""

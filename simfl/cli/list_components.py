@@ -32,7 +32,7 @@ def list_components(
     from simfl.component import import_plugins
     from simfl.scenario.kinds import component_kinds
 
-    # What simfl needs is imported by now: a torch.py here is not taken for the package.
+    # simfl's own imports are done, so a torch.py here does not shadow the package.
     if plugins:
         import_plugins(plugins, search=[str(Path.cwd())])
     roots = _roots(kind, component_kinds())

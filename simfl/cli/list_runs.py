@@ -54,7 +54,7 @@ def list_runs(
 
 
 def _reason(run: Run) -> str | None:
-    """Return what ended a run that failed, on one line."""
+    """Return the error that ended a failed run, on one line."""
     error = run.summary.get("error") if run.state == "failed" else None
     text = one_line(error) if isinstance(error, str) else ""
     return (text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 3]}...") or None

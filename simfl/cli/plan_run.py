@@ -65,7 +65,7 @@ def _node_rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
         ]
         yield node.name, has_of(node.resources), ", ".join(actors) or "none"
     if plan.free is not None:
-        yield "free at this moment, in all", has_of(plan.free), ""
+        yield "free now, all nodes", has_of(plan.free), ""
 
 
 def _group_row(plan: GroupPlan) -> tuple[str, ...]:

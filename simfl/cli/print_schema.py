@@ -28,7 +28,7 @@ def print_schema(
     from simfl.component import import_plugins
     from simfl.scenario.json_schema import scenario_schema
 
-    # What simfl needs is imported by now: a torch.py here is not taken for the package.
+    # simfl's own imports are done, so a torch.py here does not shadow the package.
     if plugins:
         import_plugins(plugins, search=[str(Path.cwd())])
     say(json.dumps(scenario_schema(), indent=2, ensure_ascii=False), is_exact=True)

@@ -13,12 +13,12 @@ __all__ = ["print_table", "say"]
 
 
 def say(text: object, *, err: bool = False, is_exact: bool = False) -> None:
-    """Print text: whatever it holds, a terminal shows it and obeys nothing.
+    """Print text with its control characters escaped, so that a terminal executes none.
 
     Args:
         text: what is printed.
         err: whether to standard error.
-        is_exact: whether it is as it is where something else than a terminal reads it.
+        is_exact: whether to leave it as it is if the output is not a terminal.
     """
     stream = sys.stderr if err else sys.stdout
     shown = str(text) if is_exact and not stream.isatty() else printable(str(text))

@@ -37,7 +37,7 @@ def validate_scenarios(
 
 
 def _faults(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> list[str]:
-    """Check one scenario, print ``FILE: ok`` or its faults, and return these; notes on stderr."""
+    """Check one scenario, print ``FILE: ok`` or its faults, and return them; notes go to stderr."""
     faults: list[str] = []
     try:
         for note in _check(file, overrides, with_data=with_data, trust=trust):
@@ -58,7 +58,7 @@ def _faults(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -
 
 
 def _check(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> tuple[str, ...]:
-    """Check one scenario, and return what a run of it would note."""
+    """Check one scenario, and return the notes that a run of it would print."""
     scenario = load(file, overrides, trust=trust)
     if scenario.sweep is not None:
         from simfl.scenario.sweeps import load_sweep

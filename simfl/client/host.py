@@ -124,7 +124,7 @@ class ClientHost:
         evaluate = self._evaluate_test_batches if chunk.split == "test" else self._evaluate_clients
         sums = []
         for item in chunk.items:
-            self._model.held.restore()  # an item's numbers depend on no other's
+            self._model.held.restore()  # no item's results depend on another's
             sums += evaluate(item)
         return sums
 

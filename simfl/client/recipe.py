@@ -51,7 +51,7 @@ class ClientRecipe:
         return as_metrics(self.loss.default_metrics if self.metrics is None else self.metrics)
 
     def build_model(self, *, device: str = "cpu") -> TorchModel:
-        """Build the model; with the run's initial weights, as what it holds may be drawn too."""
+        """Build the model with the run's initial weights, since other state may be drawn too."""
         module = build_module(self.spec, self.shape, seed=self.seed)
         model = TorchModel(
             module, self.loss, metrics=self.build_metrics(), precision=self.precision

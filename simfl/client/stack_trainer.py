@@ -131,7 +131,7 @@ class StackTrainer:
         return weigh_ragged(self._read_rows(rows_AB[:, : int(sizes_A.max())]), sizes_A)
 
     def _over_batch_size(self, gradients: Vector, sizes_A: Sequence[int]) -> Vector:
-        """Return means of clipped gradients as ``LocalWork.clipped_share`` has them."""
+        """Scale the means of clipped gradients by ``LocalWork.clipped_share``."""
         shares_A = [self._recipe.work.clipped_share(size) for size in sizes_A]
         if min(shares_A) == 1.0:
             return gradients
@@ -205,7 +205,7 @@ class StackTrainer:
 
 
 def weigh_ragged(batch: Batch, sizes_A: np.ndarray[Any, Any]) -> Batch:
-    """Give weight 0 to the examples that fill up short batches, and more to the others of these.
+    """Give weight 0 to padding in short batches, and larger weights to their other examples.
 
     Args:
         batch: [A, B, ...], B the largest of the sizes.
@@ -224,7 +224,7 @@ def _finite_rows(
 ) -> list[bool]:
     """Say of each client whether no number of what it sends is NaN or infinite."""
     rows = np.isfinite(norms)
-    if not rows.all():  # numbers too large to be squared are numbers all the same
+    if not rows.all():  # numbers whose square overflows are finite all the same
         rows = delta.is_finite().cpu().numpy()
     for value in aux_values(aux):
         rows = rows & is_finite(value).cpu().numpy()

@@ -1,8 +1,7 @@
-"""A stack of two clients, tried out against each of them alone before the run.
+"""Compare a stack of two clients with each of them alone, before the run.
 
-What the code of others makes of a batch cannot be read from it. A loss that compares the examples
-of a batch would compare those of several clients in a stack, without a word; so would a module, and
-an optimizer's plug-in.
+Whether third-party code mixes the examples of a batch can only be found by running it. In a stack,
+such a loss, module or optimizer plug-in would silently mix the examples of several clients.
 """
 
 from __future__ import annotations
@@ -32,33 +31,33 @@ __all__ = ["can_evaluate_together", "find_stack_fault"]
 _BATCH_SIZE: Final = 3
 _NEAR: Final = {torch.bfloat16: 0.2, torch.float16: 0.02}
 _NEAR_FLOAT: Final = 1e-4
-"""How far gradients may be apart, as a share of their norm, by the dtype of the weights. Rounding
-makes less than 1e-6 of it in float32; mixed clients, some per cent."""
+"""The tolerance for gradients, as a share of their norm, by the dtype of the weights. Rounding
+causes less than 1e-6 in float32; mixing clients' examples, several per cent."""
 _NEAR_LOSS: Final = 1e-5
-"""The same for one example's loss of the same outputs, which is a short sum."""
+"""The tolerance for one example's loss for the same outputs, which is a short sum."""
 _NEAR_WEIGHTS: Final = 1e-6
-"""The same for weights after steps that hardly move them."""
+"""The tolerance for weights after steps that hardly change them."""
 _CANCELLED: Final = 1e-6
-"""What rounding may leave of gradients that add up to nothing, as a share of the loss."""
+"""The rounding error of gradients that cancel out, as a share of the loss."""
 _AMPLITUDE: Final = 0.02
-"""How far the two clients' weights are from the model's."""
+"""The distance of the two clients' weights from the model's."""
 
 
 def find_stack_fault(
     recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset
 ) -> str | None:
-    """Return what keeps a stack of two clients from the numbers of each alone; None if nothing.
+    """Return why a stack of two clients gives other results than each alone; None if it doesn't.
 
-    The second one's batch is filled up, unless batches are of one example. Each client starts from
-    weights of its own, near the model's: where these are zeros, nothing would be seen.
+    The second client's batch is padded, unless batches have a single example. Each client starts
+    from different weights near the model's: with weights of zero, differences would not show.
 
     Args:
         recipe: what clients do.
-        model: is left with other weights.
+        model: has other weights afterwards.
         dataset: some of its examples are trained on.
 
     Raises:
-        Exception: whatever the code of others raises with one client alone.
+        Exception: whatever third-party code raises for one client alone.
     """
     size = min(recipe.work.batch_size or _BATCH_SIZE, _BATCH_SIZE)
     spread = np.linspace(0, len(dataset.train) - 1, size + max(size - 1, 1)).astype(np.int64)
@@ -85,13 +84,13 @@ def find_stack_fault(
     near = _near(model)
     if not all(_is_near(one, two, near) for one, two in zip(singles, found, strict=True)):
         kind = type(model.module).__name__
-        return f"{kind} makes of a client's examples something else in a stack than alone"
+        return f"{kind} gives a client other results in a stack than alone"
     return _optimizer_fault(recipe, model, stack, Vector.stack([own for _, own in singles]))
 
 
 @contextmanager
 def _exact(model: TorchModel) -> Iterator[None]:
-    """Have a model compute in float32, as the roundings of bfloat16 would hide what is sought."""
+    """Have a model compute in float32, since bfloat16's rounding would hide differences."""
     precision, model.precision = model.precision, "float32"
     try:
         yield
@@ -100,9 +99,9 @@ def _exact(model: TorchModel) -> Iterator[None]:
 
 
 def can_evaluate_together(recipe: ClientRecipe, dataset: FederatedDataset) -> bool:
-    """Say whether clients may be evaluated in one batch, as each in a batch of its own.
+    """Say whether clients evaluated in one batch get the same results as one by one.
 
-    Only code of others is tried out; what it raises, it raises in the run.
+    Only third-party code is tested; its exceptions are left to the run.
     """
     parts = [recipe.spec, recipe.loss, *recipe.build_metrics()]
     if all(type(part).__module__.startswith("simfl.") and not part.runs_code for part in parts):
@@ -129,21 +128,21 @@ def can_evaluate_together(recipe: ClientRecipe, dataset: FederatedDataset) -> bo
 
 
 def _loss_fault(model: TorchModel, batch: Batch, cut: int) -> str | None:
-    """Say whether a loss gives an example something else beside others than without them."""
+    """Return a message if the loss of an example depends on the other examples; else None."""
     if is_each_its_own(model.loss):
         return None
     model.enter_training()
     outputs = model.call(batch.inputs)
     if not isinstance(outputs, Tensor):
-        return None  # the model as a whole is looked at later on
+        return None  # the model as a whole is checked later
     mixes = _mixes_examples(model.loss, outputs.detach(), batch.targets, cut)
     if not mixes:
-        # Outputs of a new model may be all but the same. Not every loss takes others, though.
+        # An untrained model's outputs may be nearly equal, so vary them; some losses refuse that.
         with suppress(Exception):
             further = outputs.detach() + _waves(outputs, 0) * 2.0
             mixes = _mixes_examples(model.loss, further, batch.targets, cut)
     name = getattr(model.loss, "path", model.loss.name)
-    fault = f"loss {name!r} makes of an example what depends on the others of its batch"
+    fault = f"the per-example values of loss {name!r} depend on the other examples in the batch"
     return fault if mixes else None
 
 
@@ -159,7 +158,7 @@ def _mixes_examples(loss: Loss, outputs: Tensor, targets: Tensor, cut: int) -> b
 def _step_alone(
     recipe: ClientRecipe, model: TorchModel, batch: Batch, start: Vector, key: int
 ) -> tuple[float, Vector]:
-    """Return what a stack's client gets without the other one."""
+    """Return the loss and gradients of a stack's client alone."""
     model.set_weights(start, trainable=True)
     model.seed_step(torch.tensor(key), 0)
     loss, gradients = model.compute_loss_and_gradients(batch, recipe.work.sclip)
@@ -196,7 +195,7 @@ def _optimizer_fault(
         rounding = _NEAR_WEIGHTS * float(start.norm())
         allowed = _near(model) * float((end - start).norm()) + rounding
         if float((end - other).norm()) > allowed:
-            return "the optimizer treats a stack otherwise than each of its clients"
+            return "the optimizer gives a client other weights in a stack than alone"
     return None
 
 
@@ -221,13 +220,13 @@ def _starts(model: TorchModel) -> list[Vector]:
 
 
 def _waves(like: Tensor, begin: int) -> Tensor:
-    """Return numbers from -1 to 1 that are unlike each other, without a generator."""
+    """Return distinct numbers from -1 to 1, without a generator."""
     numbers = torch.arange(begin, begin + like.numel(), device=like.device)
     return numbers.sin().reshape(like.shape).to(like.dtype)
 
 
 def _is_near(one: tuple[float, Vector], other: tuple[float, Vector], near: float) -> bool:
-    """Compare losses and gradients; those that are not finite say nothing."""
+    """Compare losses and gradients; values that are not finite are ignored."""
     (loss, gradients), (other_loss, others) = one, other
     if not (math.isfinite(loss) and bool(gradients.is_finite())):
         return True
@@ -238,7 +237,7 @@ def _is_near(one: tuple[float, Vector], other: tuple[float, Vector], near: float
 
 
 def _is_close(one: Tensor, other: Tensor, near: float) -> bool:
-    """Compare tensors by the largest number."""
+    """Compare tensors, with a tolerance relative to the largest number."""
     allowed = near * other.detach().nan_to_num(posinf=0.0, neginf=0.0).abs().max().item()
     return torch.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True)
 

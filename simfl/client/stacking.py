@@ -42,7 +42,7 @@ LIGHT_STACKS_A_COHORT: Final = 3
 LIGHT_NUMBERS: Final = 1 << 20
 """Weights of a stack on a CPU below which a step is mostly bookkeeping, whatever its size."""
 LIGHT_FILLER: Final = 1 << 19
-"""Examples that fill up a client's batch times weights, below which they cost less than a step."""
+"""Padding examples per client times weights, below which they cost less than a step."""
 
 _DRAWING: Final = (
     nn.Dropout,
@@ -96,7 +96,7 @@ def choose_stack(
         try:
             reason = next(_reasons(recipe, model, dataset, by_hand=by_hand), None)
         except Exception:
-            # What fails for a client alone does so in the run, with that client's traceback.
+            # What fails for one client alone will fail in the run, with that client's traceback.
             return StackChoice(1)
     if reason is None:
         return StackChoice(size)
@@ -123,9 +123,9 @@ def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
 def _is_mostly_filler(
     size: int, recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset
 ) -> bool:
-    """Say whether stacks of clients in their order would compute more filler than examples.
+    """Say whether stacks of clients in their order would have more padding than examples.
 
-    Of a small model it is less than a step's bookkeeping, whatever it is.
+    With a small model, any amount of padding costs less than a step's overhead.
     """
     rows_C = dataset.num_train_examples()
     batch_C = np.minimum(rows_C, recipe.work.batch_size or rows_C)
@@ -139,16 +139,16 @@ def _is_mostly_filler(
 def _reasons(
     recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset, *, by_hand: bool
 ) -> Iterator[str]:
-    """Iterate over what stands in the way of stacks.
+    """Iterate over the reasons why clients cannot be stacked.
 
     Args:
         recipe: what clients do.
-        model: theirs.
-        dataset: some of its examples are trained on.
+        model: the clients' model.
+        dataset: the test steps use some of its examples.
         by_hand: whether stacks only pay if they are batched by hand.
 
     Raises:
-        Exception: whatever the code of others raises with one client alone.
+        Exception: whatever third-party code raises for one client alone.
     """
     yield from _layer_reasons(model, by_hand=by_hand)
     if recipe.work.sclip and not (chain_of(model) and model.clips_by_norms):
@@ -165,9 +165,9 @@ def _reasons(
     rule = recipe.aggregator
     has_own = type(rule).lift_stack not in (Aggregator.lift_stack, Mean.lift_stack)
     if has_own and (fault := lift_stack_fault(rule)) is not None:
-        yield f"{rule.name!r} has a lift_stack() that is not its lift() and merge(): {fault}"
+        yield f"lift_stack() of {rule.name!r} differs from its lift() and merge(): {fault}"
     if changed := _changed_by_a_step(model, dataset):
-        yield f"training changes {changed[0]!r}, which a stack has once for all its clients"
+        yield f"training changes {changed[0]!r}, which all clients of a stack would share"
     if fault := find_stack_fault(recipe, model, dataset):
         yield fault
 
@@ -184,7 +184,7 @@ def _layer_reasons(model: TorchModel, *, by_hand: bool) -> Iterator[str]:
         elif isinstance(layer, _DRAWING) and getattr(layer, "p", None) != 0:
             yield f"{what} draws from torch's generator; simfl.models.Dropout does not"
         elif hook := gradient_hook(layer):
-            yield f"{what} {hook}, which stacks would pass over"
+            yield f"{what} {hook}, which stacks would ignore"
         elif by_hand and (change := alteration(layer)):
             yield f"{what} {change}"
     for name in model.shared_names:
@@ -193,7 +193,7 @@ def _layer_reasons(model: TorchModel, *, by_hand: bool) -> Iterator[str]:
 
 
 def _changed_by_a_step(model: TorchModel, dataset: FederatedDataset) -> list[str]:
-    """Return the names of what the module holds, besides its weights, that training changes."""
+    """Return the names of the state besides its weights that a training step changes."""
     model.compute_loss_and_gradients(read_batch(dataset.train, np.zeros(2, dtype=np.int64)))
     changed = model.held.changed()
     model.set_weights(model.get_weights())

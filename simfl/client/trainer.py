@@ -160,6 +160,6 @@ def _seeded(seed: int, device: str, *, round: int, client: int) -> Iterator[None
     uses_cuda = torch.device(device).type == "cuda"
     with global_generators([torch.cuda.current_device()] if uses_cuda else []):
         torch.default_generator.set_state(torch_state(seed, "model", round=round, client=client))
-        if uses_cuda:  # which takes all bits
+        if uses_cuda:  # which uses all bits
             torch.cuda.manual_seed(derive_seed(seed, "model", round=round, client=client))
         yield

@@ -23,7 +23,7 @@ class StepPlan:
     """Which examples C clients train on at each of up to T steps."""
 
     rows: Column
-    """[T, C, B] rows of the data set; places beyond a batch's size hold its first row."""
+    """[T, C, B] rows of the data set; positions beyond a batch's size hold its first row."""
     sizes: Column
     """[T, C] how many examples each batch has; 0 after a client's last step."""
 
@@ -44,11 +44,11 @@ class LocalWork:
     batch_size: int | None = None
     """Examples a step; the last batch of an epoch may be smaller. None: all of them."""
     drop_last: bool = False
-    """Whether that smaller batch is left out, unless it is the only one."""
+    """Whether that smaller batch is skipped, unless it is the only one."""
     sclip: float | None = None
-    """The L2 norm to which each example's gradient is clipped; None or 0: off. The sum of what is
-    left is divided by ``batch_size``, however many examples the batch has: what one of them adds
-    to a step must not depend on how many others there are."""
+    """The L2 norm to which each example's gradient is clipped; None or 0: off. The sum of the
+    clipped gradients is divided by ``batch_size``, even if the batch is smaller: one example's
+    contribution to a step must not depend on how many others there are."""
 
     def num_steps(self, num_examples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return how many steps clients make that hold so many examples each; any shape."""
@@ -63,10 +63,10 @@ class LocalWork:
         return batches
 
     def clipped_share(self, size: int) -> float:
-        """Return what the mean of a batch's clipped gradients is multiplied by.
+        """Return the factor for the mean of a batch's clipped gradients.
 
-        It turns the mean over ``size`` examples into their sum over ``batch_size``; 1 where
-        nothing is clipped.
+        It turns the mean over ``size`` examples into their sum divided by ``batch_size``; 1 without
+        clipping.
 
         Source: Abadi et al., 2016, Algorithm 1, https://arxiv.org/abs/1607.00133
         """
@@ -121,12 +121,12 @@ class LocalWork:
         place_TCB = first_TC1 + np.arange(size_C.max(initial=0))
         end_TC1 = np.minimum(first_TC1 + size_C[:, None], num_rows_C[:, None])
         is_used_TCB = (place_TCB < end_TC1) & (step_T11 < num_steps_C[:, None])
-        # What fills up a batch is the client's own: of another's row that overflows, weight 0
-        # makes NaN.
+        # Batches are padded with the client's own rows: weight 0 times another client's overflow
+        # would be NaN.
         place_TCB = np.where(is_used_TCB, place_TCB, first_TC1)
         begin_C = np.cumsum(num_rows_C * num_epochs_C) - num_rows_C * num_epochs_C
         index_TCB = begin_C[:, None] + epoch_TC1 * num_rows_C[:, None] + place_TCB
-        # After a client's last step any row will do: nobody reads it.
+        # After a client's last step any row will do, since none is used.
         is_step_TC1 = step_T11 < num_steps_C[:, None]
         rows_TCB = drawn[np.where(is_step_TC1, index_TCB, 0)] if len(drawn) else index_TCB
         return StepPlan(rows_TCB, is_used_TCB.sum(axis=2))

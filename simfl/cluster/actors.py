@@ -59,7 +59,7 @@ __all__ = ["ActorSetup", "ClientActor", "ServerActor"]
 T = TypeVar("T")
 
 BEAT_S = 5.0
-"""How often a client actor gives a sign of life."""
+"""The interval between two heartbeats of a client actor, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -191,12 +191,12 @@ class ServerActor(_Actor):
 
     @ray.method(concurrency_group="life")
     def beat(self, label: str) -> None:
-        """Take in a client actor's sign of life."""
+        """Count a client actor's heartbeat."""
         self._beats[label] += 1
 
     @ray.method(concurrency_group="life")
     def heartbeats(self) -> dict[str, int]:
-        """Return how many each client actor has given since this process began."""
+        """Return the number of heartbeats of each client actor since this process began."""
         return dict(self._beats)
 
     @ray.method(concurrency_group="io")
@@ -261,7 +261,7 @@ class ClientActor(_Actor):
     def start(self, setup: ActorSetup, dataset: FederatedDataset, server: Any = None) -> int:
         """Build the host; return the process id.
 
-        The server's actor, if it is given, gets signs of life from now on.
+        If the server actor is given, this one sends it heartbeats from now on.
         """
         if server is not None and not self._beats:
             self._beats = True
@@ -318,13 +318,13 @@ class ClientActor(_Actor):
 
 
 def _beat(server: Any, label: str) -> None:
-    """Give signs of life, from a thread of its own: a process that only works has time for it.
+    """Send heartbeats from a separate thread, which gets its turn in a busy process, too.
 
-    A second thread for Ray's calls would do, too, but it takes the first one from the main thread,
-    where allocating large tensors is cheaper.
+    A second concurrency group would work as well, but with one, Ray no longer runs calls in the
+    main thread, where allocating large tensors is cheaper.
     """
     while True:
-        with suppress(Exception):  # one that has died comes back, or the run is over
+        with suppress(Exception):  # a dead server is restarted, or the run is over
             server.beat.remote(label)
         time.sleep(BEAT_S)
 

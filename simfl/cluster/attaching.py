@@ -34,9 +34,9 @@ def refuse_ray_client(address: str) -> None:
 
 
 def find_cluster() -> str | None:
-    """Return the address that Ray takes for ``auto``: that of a raylet on this machine.
+    """Return the address that Ray uses for ``auto``: the cluster of a raylet on this machine.
 
-    Of several, it is the cluster that was started last by ``ray start``. None: left to Ray.
+    If there are several, it is the last one started by ``ray start``. None: leave it to Ray.
     """
     if address := os.environ.get("RAY_ADDRESS"):
         return None if address == "auto" else address

@@ -142,7 +142,7 @@ def keep_token_private() -> None:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
             _lock(file)
-            if not file.read().strip():  # a new one, or one whose writer did not get to the end
+            if not file.read().strip():  # a new file, or one that was not completely written
                 file.seek(0)
                 file.write(secrets.token_hex(32))
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -150,7 +150,7 @@ def keep_token_private() -> None:
 
 
 def _lock(file: IO[str]) -> None:
-    """Wait until no other process has the file locked, where the file system can tell."""
+    """Wait for an exclusive lock on the file, if the file system supports locks."""
     with suppress(ImportError, OSError):
         import fcntl
 

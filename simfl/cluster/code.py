@@ -54,10 +54,10 @@ def read_sources(search: Iterable[str]) -> dict[str, ModuleSource]:
 
 
 def read_main(values: Iterable[object]) -> dict[str, Any]:
-    """Return what the components among some values name in ``__main__``: ``__main__:build_net``.
+    """Return the objects in ``__main__`` that components name, such as ``__main__:build_net``.
 
-    That is a notebook, or the script that was started. It has to travel by value: an actor's
-    ``__main__`` is another one.
+    ``__main__`` is a notebook or the script that was started. Its objects have to be sent by value,
+    since an actor has a different ``__main__``.
     """
     components = [value for value in values if isinstance(value, Component)]
     fields = [field for component in components for field in component.get_config().values()]
@@ -66,7 +66,7 @@ def read_main(values: Iterable[object]) -> dict[str, Any]:
 
 
 def install_main(objects: Mapping[str, Any]) -> None:
-    """Have these objects in this process's ``__main__``."""
+    """Add these objects to this process's ``__main__``."""
     vars(sys.modules["__main__"]).update(objects)
 
 
@@ -166,13 +166,13 @@ class _Finder(MetaPathFinder, InspectLoader):
         return fullname not in self._sources or self._sources[fullname].is_package
 
     def get_data(self, path: str) -> bytes:
-        """Return a package's file, for ``pkgutil.get_data``, where its folder is there."""
+        """Return a package's file, for ``pkgutil.get_data``, if its folder exists on this node."""
         return Path(path).read_bytes()
 
     def get_resource_reader(self, fullname: str) -> FileReader | None:
-        """Return what ``importlib.resources`` reads a package's other files by.
+        """Return the reader with which ``importlib.resources`` reads a package's other files.
 
-        They are not sent, and found where its folder is there.
+        They are not sent, and only found if the package's folder exists on this node.
         """
         if fullname not in self._folders:
             return None

@@ -42,7 +42,7 @@ _ENVIRONMENT = {
 
 
 _SHUTDOWN_S = 10.0
-"""How long Ray may take to end a cluster of one's own before its processes are killed."""
+"""How long Ray may take to shut down a cluster that simfl started, before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -58,31 +58,31 @@ class Connection:
     dashboard: str | None = None
     """The address of the session's dashboard, where it is known that there is one."""
     folder: SessionFolder | None = None
-    """Where the files are of a cluster that was started for this run."""
+    """The folder with the files of a cluster that was started for this run."""
     last_words: LastWords | None = None
-    """What is said where this process is ended before it leaves the session."""
+    """The message to print if this process is killed before it leaves the session."""
     watch: ProcessWatch = field(default_factory=lambda: ProcessWatch({}))
-    """Sees that Ray's processes on this machine are well."""
+    """Watches Ray's processes on this machine."""
 
     def is_well(self) -> bool:
-        """Say whether Ray can be asked for anything: it would wait for what stands still."""
+        """Say whether Ray's processes run; otherwise, calls to Ray would hang."""
         return self.watch.is_well()
 
     def close(self) -> None:
-        """Leave the session; a cluster that was started for this run ends, and leaves nothing."""
+        """Leave the session; shut down a cluster that was started for this run, and clean up."""
         if not self.is_owned:
             return
         is_well, tree = self.watch.is_well(), self.watch.tree
         self.watch.stop()
         if is_well:
-            # Ray would wait for a process that stands still from now on.
+            # Ray would hang if a process was stopped from now on.
             last = threading.Timer(_SHUTDOWN_S, tree.kill)
             last.start()
             self._shut_down()
             last.cancel()
         else:
             tree.kill()
-            # Which takes Ray ten seconds more; the interpreter waits for it when it ends.
+            # This takes Ray ten more seconds; the interpreter waits for the thread at exit.
             threading.Thread(target=self._shut_down).start()
 
     def _shut_down(self) -> None:
@@ -133,9 +133,9 @@ def connect(
             here = ray.get_runtime_context().gcs_address
             refuse_open(here, ask(here))
             return Connection(ray, is_owned=False)
-        # Ray puts the current folder before all others where its workers look for modules, but for
-        # jobs of Ray Client: a torch.py there would be taken for the package. What the driver has
-        # imported from there is sent by ``simfl.cluster.code``. There is no public switch.
+        # Ray puts the current folder first on its workers' sys.path, except for jobs of Ray Client:
+        # a torch.py there would shadow the package. ``simfl.cluster.code`` sends what the driver
+        # has imported from there. There is no public switch.
         job = ray.job_config.JobConfig(metadata=dict(metadata or {}), _client_job=True)
         if where != "local":
             return _attach(ray, where, job_config=job)
@@ -148,13 +148,13 @@ def connect(
 
 
 def chosen_address(given: str | None, named: str | None) -> str | None:
-    """Return the user's address of a cluster, or else the scenario's, which a line on stderr tells.
+    """Return the user's cluster address, or else the scenario's, which is printed on stderr.
 
     The user's Ray token is sent there.
     """
     if given is None and named not in (None, "local"):
         where = printable(str(named))
-        _warn(f"cluster.address names the Ray cluster at {where}, which is sent your Ray token")
+        _warn(f"cluster.address names the Ray cluster at {where}; your Ray token is sent there")
     return given or named
 
 
@@ -184,7 +184,7 @@ def _settings(where: str, *, keeps_events: bool) -> Mapping[str, str]:
 
 
 def _start(ray: Any, **options: Any) -> Connection:
-    """Start a cluster of one's own, whose files are in a folder of their own."""
+    """Start a cluster for this run, with its files in a private folder."""
     folder = make_session_folder()
     place = {} if folder is None else {"RAY_TMPDIR": str(folder.path)}
     last_words = LastWords([] if folder is None else folder.all)
@@ -225,7 +225,7 @@ def _init(ray: Any, where: str, **options: Any) -> Any:
     except KeyboardInterrupt:
         ray.shutdown()
         raise
-    except Exception as error:  # Ray raises bare ones, of a disk that is full for one
+    except Exception as error:  # Ray raises bare Exceptions, for example if the disk is full
         what = "start a Ray cluster" if where == "local" else f"use the Ray cluster at {where!r}"
         raise ClusterError(f"cannot {what}: {one_line(error)}") from error
     _restore(on_sigterm)

@@ -127,7 +127,7 @@ class RayEngine:
         def tell(labels: list[str]) -> None:
             kinds = sorted({by_label[label].group for label in labels if label in by_label})
             needs = [describe_needs(self._options.groups[group]) for group in kinds]
-            what = f"each takes {', or '.join(needs)}; " if needs else ""
+            what = f"each needs {', or '.join(needs)}; " if needs else ""
             room = describe_room(self._run_name)
             self._pool.tell(f"waiting for {', '.join(labels)} to start; {what}{room}")
 
@@ -142,7 +142,7 @@ class RayEngine:
             ),
             max_retries=self._options.max_retries,
             timeout_s=self._options.start_timeout_s,
-            # In a cluster of its own, nobody else has taken anything.
+            # In a cluster started for this run, there are no other jobs.
             tell=tell if not self._connection.is_local else lambda _: None,
         )
         self._pool.join(workers, late)
@@ -184,7 +184,7 @@ class RayEngine:
         while True:
             try:
                 if attempts.count(Loss.OBJECT):
-                    # It has received some of a round whose chunks may be others now.
+                    # It has received part of a round whose chunks may now be different.
                     self._server.put_back(handle, ())
                 return self._train_once(plan, handle)
             except RayError as error:
@@ -300,7 +300,7 @@ class RayEngine:
             by_group[end.chunk.group].append(end.result)
             if not scheduler.is_done:  # the last one comes with end_round: one call less
                 received.append(self._server.receive(partial))
-        # Their partials are the same bits once more.
+        # This gives the same partials again, bit for bit.
         for end in (
             self._train_chunks(self._hand_out(unasked), handle, asks=True) if unasked else ()
         ):
@@ -346,10 +346,10 @@ class RayEngine:
         Args:
             scheduler: of the chunks.
             handle: what the round starts from.
-            asks: whether clients are given their states, and asked for them; Ray wants to know
-                beforehand. Where nobody has kept anything, they are not: a reference for each
-                costs more than a small client's training. If they keep something then after all,
-                the chunk is run again.
+            asks: whether to send clients their states, and to request new ones; Ray needs to know
+                the number of results beforehand. If no client has kept a state, they are not
+                requested: a reference per client costs more than training a small client. If a
+                client does keep one, the chunk is run again.
         """
 
         def start(actor: Any, chunk: Chunk) -> list[Ref]:
@@ -378,7 +378,7 @@ class RayEngine:
 
 
 def _redo_or_raise(error: RayError, attempts: Attempts, *, doing: str) -> None:
-    """Return if it is to be done again; raise what ends it otherwise."""
+    """Return if the work should be repeated; otherwise raise the error that ends it."""
     if not is_object_loss(error):
         raise explain(error, doing=doing) from None
     decision = attempts.lost(Loss.OBJECT)

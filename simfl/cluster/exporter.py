@@ -50,7 +50,7 @@ class Exporter:
             self._instruments[counter].inc(value, tags=tags)
 
     def forget(self, gauge: Metric, **tags: str) -> None:
-        """Let those series of a gauge end that have these tags."""
+        """End the series of a gauge that have these tags."""
 
         def is_meant(key: tuple[Metric, _Tags]) -> bool:
             return key[0] == gauge and tags.items() <= dict(key[1]).items()

@@ -1,7 +1,7 @@
-"""What is said of a driver that cannot say it itself, and the removal of what it leaves.
+"""A message for a driver that is killed, and the removal of its temporary folders.
 
-SIGKILL ends a process without a word, and so does Ray where a process of its own on this machine
-has died. So a shell of a few hundred kilobytes waits for the end of a pipe.
+SIGKILL ends a process silently, and so does Ray if one of its own processes on this machine dies.
+So a shell of a few hundred kilobytes waits for the end of a pipe from the driver.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import IO, Any
 __all__ = ["LastWords"]
 
 _UNKNOWN = (
-    "the run's process has ended without a word: it was killed, or a process of Ray's on this "
-    "machine was; 'simfl resume' goes on from the last checkpoint"
+    "the run's process was killed, or Ray ended it because one of Ray's processes on this machine "
+    "died; 'simfl resume' goes on from the last checkpoint"
 )
 _NOTHING = "nothing"
-# What the driver has written last is said when the pipe ends. Ray's processes, which follow the
-# driver, write to their folders meanwhile.
+# When the pipe ends, print the last line that the driver wrote. Ray's processes end after the
+# driver, and may write to their folders until then, so the removal is repeated.
 _SCRIPT = """
 last=$1; shift
 while IFS= read -r line; do last=$line; done
@@ -34,11 +34,10 @@ for n in 1 2 3 4 5; do sleep 1; rm -rf -- "$@"; done
 
 
 class LastWords:
-    """Says why this process has ended, once it has, and removes folders.
+    """Prints why this process ended, after it has been killed, and removes folders.
 
     Args:
-        folders: removed where this process is ended before ``take_back``. When it ends by itself,
-            that is done.
+        folders: removed if this process is killed before ``take_back``, which a normal exit calls.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -48,13 +47,13 @@ class LastWords:
                 ["sh", "-c", _SCRIPT, "simfl", _UNKNOWN, *map(str, folders)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # what ends the driver's group is not to end it
+                start_new_session=True,  # signals to the driver's process group must not end it
             )
 
         atexit.register(self.take_back)
 
     def replace(self, line: str) -> None:
-        """Have another line said."""
+        """Replace the line to print."""
         if self._shell is not None:
             pipe: IO[bytes] = self._shell.stdin  # type: ignore[assignment]
             with suppress(OSError, ValueError):
@@ -62,7 +61,7 @@ class LastWords:
                 pipe.flush()
 
     def take_back(self) -> None:
-        """Have nothing said and nothing removed; may be called twice."""
+        """Cancel the message and the removal; may be called twice."""
         atexit.unregister(self.take_back)
         self.replace(_NOTHING)
         if self._shell is not None:

@@ -76,7 +76,7 @@ def _export_progress(exporter: Exporter, record: RoundRecord) -> None:
 
 
 def _export(exporter: Exporter, gauge: metrics.Metric, value: float | None, **tags: str) -> None:
-    """Set a gauge; without a value its series ends, rather than to show a former one."""
+    """Set a gauge; without a value, end its series instead of showing the previous value."""
     if value is None:
         exporter.forget(gauge, **tags)
     else:

@@ -1,8 +1,8 @@
-"""Ray's processes on this machine: seen to be there, and ended where Ray would wait for them.
+"""Ray's processes on this machine: watched, and killed if Ray's calls would hang.
 
-Where a raylet or the control service stands still, Ray's calls in the driver do not return; where
-one has died, Ray ends the driver after some seconds and says nothing. What is known of processes is
-what Linux tells; elsewhere there are none.
+If a raylet or the control service is stopped, Ray's calls in the driver do not return; if one dies,
+Ray ends the driver silently after some seconds. Processes are read from Linux's ``/proc``; other
+systems report none.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from simfl.errors import ClusterError
 __all__ = ["ProcessTree", "ProcessWatch", "children", "gcs_addresses", "vital_processes"]
 
 LOOK_S = 1.0
-"""How often it is looked."""
+"""The interval between two checks, in seconds."""
 
 REFRESH = 10
-"""Every how many looks the cluster's processes are listed anew."""
+"""The number of checks after which the cluster's processes are listed again."""
 
 STOPPED_S = 30.0
-"""How long a process may be stopped: whoever stops it may have its reasons."""
+"""How long a process may be stopped, since this may be intended."""
 
 _PARENT, _STARTED = 1, 19
-"""Fields of a process, counted from its state."""
+"""Positions of fields in ``/proc/PID/stat``, counted from the state."""
 
 _GRACE_S = 30.0
-"""How long the driver's main thread has to end the run by itself."""
+"""How long the driver's main thread may take to end the run."""
 
 _RESUME = "'simfl resume' goes on from the last checkpoint"
 
 
 class ProcessWatch:
-    """Watches processes that a run depends on, from a thread of its own.
+    """Watches processes that a run depends on, in a separate thread.
 
     Args:
-        vital: what each process is, by its id.
-        tree: all that the cluster consists of, if it is this run's own: it is killed where there is
-            a fault, so that Ray's calls return.
-        tell: is told of a fault as soon as it is seen.
-        watches: whether there is a thread; else ``look`` is called.
+        vital: a description of each process, by its id.
+        tree: all processes of the cluster, if it was started for this run; they are killed on a
+            fault, so that Ray's calls return.
+        tell: receives the message of a fault immediately.
+        watches: whether to start the thread; if not, call ``look``.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class ProcessWatch:
             threading.Thread(target=self._watch, name="simfl-watch", daemon=True).start()
 
     def require_all(self) -> None:
-        """Raise ClusterError if one has died or stands still."""
+        """Raise ClusterError if one has died or has been stopped for too long."""
         if self._fault is not None:
             self._is_told.set()
             raise ClusterError(self._fault)
 
     def is_well(self) -> bool:
-        """Say whether all run at this moment, and have done so."""
+        """Say whether all of them are running now, and no fault has been seen."""
         return self._fault is None and all(_state(pid) == "runs" for pid in self._vital)
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._is_over.set()
         self._is_told.set()
 
@@ -93,7 +93,7 @@ class ProcessWatch:
                 self._tell(fault)
                 break
         self.tree.kill()
-        # A main thread that is in a call of Ray's which does not return cannot be told.
+        # The main thread may hang in a call to Ray, and then never sees the fault.
         if not self._is_told.wait(_GRACE_S):
             os._exit(1)
 
@@ -102,12 +102,12 @@ class ProcessWatch:
         for pid, what in self._vital.items():
             state = _state(pid)
             if state == "gone":
-                return f"{what} (process {pid}) has died, and the run ends with it; {_RESUME}"
+                return f"{what} (process {pid}) has died, so the run ends; {_RESUME}"
             if state == "runs":
                 self._stopped_since.pop(pid, None)
             elif now - self._stopped_since.setdefault(pid, now) > STOPPED_S:
                 return (
-                    f"{what} (process {pid}) has been stopped for {STOPPED_S:.0f} s, and the run "
+                    f"{what} (process {pid}) has been stopped for {STOPPED_S:.0f} s, but the run "
                     f"needs it; {_RESUME}"
                 )
         return None
@@ -117,7 +117,7 @@ def vital_processes(addresses: Mapping[str, object]) -> dict[int, str]:
     """Return the raylet of this node, and the control service if it is here.
 
     Args:
-        addresses: as Ray tells them of the session.
+        addresses: the session's, as returned by Ray.
     """
     raylet = f"--raylet_socket_name={addresses['raylet_socket_name']}"
     control_service = f"--session-dir={addresses['session_dir']}"
@@ -143,7 +143,7 @@ def gcs_addresses() -> set[str]:
 
 
 class ProcessTree:
-    """Processes with all that they have started; those too whose parent has died since.
+    """Processes with all their descendants, including those whose parent has died.
 
     Args:
         roots: their ids.
@@ -155,7 +155,7 @@ class ProcessTree:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in what has been started since."""
+        """Add the processes that have been started since."""
         if not self._roots:
             return
         below, seen = _by_parent(), set[int]()
@@ -167,11 +167,11 @@ class ProcessTree:
             if fields is None:
                 continue
             started = self._known.setdefault(pid, fields[_STARTED])
-            if started == fields[_STARTED]:  # an id may be another process's after some time
+            if started == fields[_STARTED]:  # a pid may be reused
                 left += below.get(pid, [])
 
     def kill(self) -> None:
-        """End at once what is left of them, whether it stands still or not."""
+        """Kill all of them that are left, including stopped ones."""
         self.refresh()
         for pid, started in self._known.items():
             fields = _fields(pid)
@@ -201,10 +201,10 @@ def _state(pid: int) -> str:
 
 
 def _fields(pid: int) -> list[str] | None:
-    """Return what is told of a process from its state on; None where there is none.
+    """Return the fields of a process from its state on; None if it does not exist.
 
-    See https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: the name before them may hold
-    anything.
+    See https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html; the name before these fields may
+    contain any character.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()

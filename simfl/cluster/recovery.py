@@ -17,7 +17,7 @@ __all__ = ["SILENT_S", "Attempts", "Decision", "Heartbeats", "Loss", "StallWatch
 
 
 SILENT_S = 300.0
-"""How long a process may give no sign of life where nothing is known of what it does."""
+"""How long a process may send no heartbeat if the time of its work is unknown."""
 
 
 class Loss(Enum):
@@ -95,13 +95,13 @@ class Attempts:
 
 
 class StallWatch:
-    """Learns from the work that has ended how long more of its kind may take.
+    """Learns from finished work how long more work of its kind may take.
 
-    What is merely slow is left alone: a process that gives signs of life is taken for stalled only
-    far beyond what it has been seen to need, and never before anything has been seen.
+    Slow work is left alone: a process that sends heartbeats counts as stalled only after many times
+    the expected time, and never before any work has finished.
 
     Args:
-        limit_s: what the scenario says, however much work it is; None: learned.
+        limit_s: a fixed limit from the scenario for any amount of work; None: learned.
     """
 
     SILENT_TIMES, SILENT_AT_LEAST_S = 20.0, 120.0
@@ -112,7 +112,7 @@ class StallWatch:
         self._paces: tuple[float, ...] = ()
 
     def learn(self, work: Work, seconds: float) -> None:
-        """Note how long some work has taken."""
+        """Record how long some work took."""
         paces = [seconds / amount if amount else 0.0 for amount in work]
         self._paces = tuple(map(max, paces, self._paces or paces))
 
@@ -123,12 +123,12 @@ class StallWatch:
         return max(pace * amount for pace, amount in zip(self._paces, work, strict=True))
 
     def is_overdue(self, work: Work, *, ran_s: float, silent_s: float) -> bool:
-        """Say whether who does this work must be taken for stalled.
+        """Say whether the process that does this work counts as stalled.
 
         Args:
-            work: how much it is.
-            ran_s: for how long it has gone on.
-            silent_s: for how long its process has given no sign of life.
+            work: the amount of work.
+            ran_s: how long it has been running.
+            silent_s: how long its process has sent no heartbeat.
 
         >>> watch = StallWatch(None)
         >>> watch.learn((10,), seconds=30.0)
@@ -148,7 +148,7 @@ class StallWatch:
 
 
 class Heartbeats:
-    """For how long processes have given no sign of life, by the counts that they are asked for."""
+    """The time since each process's last heartbeat, from polled heartbeat counts."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -156,17 +156,17 @@ class Heartbeats:
         self._asked = 0.0
 
     def note(self, counts: Mapping[str, int], *, now: float) -> None:
-        """Take in how many signs each has given by now; what counts them may have begun anew."""
+        """Record each process's heartbeat count, which starts again if the server restarts."""
         self._asked = now
         for label, count in counts.items():
             if self._counts.get(label) != count:
                 self._counts[label], self._since[label] = count, now
 
     def silent_s(self, label: str, *, since: float) -> float:
-        """Return for how long a process had been silent when it was last asked for.
+        """Return how long a process had sent no heartbeat at the last poll.
 
         Args:
-            label: of the process.
-            since: when it got what it is doing.
+            label: the process's label.
+            since: when it received its current work.
         """
         return max(0.0, self._asked - max(since, self._since.get(label, since)))

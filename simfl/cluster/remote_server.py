@@ -22,7 +22,7 @@ __all__ = ["LOOK_S", "NOTICE_S", "RemoteServer"]
 T = TypeVar("T")
 
 LOOK_S = 1.0
-"""How long the driver waits at a time before it looks after actors that may stand still."""
+"""How long the driver waits at a time before it checks for stalled actors."""
 
 NOTICE_S = 0.2
 """How long it waits before it calls a dead actor again."""
@@ -36,9 +36,9 @@ class RemoteServer:
         setup: what it is started with.
         max_retries: how often it may die in one round.
         start_timeout_s: how long it may take to come back.
-        stall_limit_s: how long it may give no sign of life, whatever it does; None: ``SILENT_S``.
-        tell: is told when it has been killed for that.
-        require_cluster: raises ClusterError if Ray itself is not well.
+        stall_limit_s: how long it may send no answer; None: ``SILENT_S``.
+        tell: receives a message if it is killed for that.
+        require_cluster: raises ClusterError if Ray itself has failed.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RemoteServer:
     ) -> None:
         self.actor = actor
         self.beats = Heartbeats()
-        """Of the client actors, as far as the server knows of them."""
+        """The client actors' heartbeats, as counted by the server."""
         self._setup = setup
         self._max_retries = max_retries
         self._start_timeout_s = start_timeout_s
@@ -67,12 +67,12 @@ class RemoteServer:
         self._building: Ref | None = None
 
     def look(self) -> None:
-        """Take in signs of life, and ask for the next; kill the actor if it gives none.
+        """Poll the heartbeat counts; kill the actor if it does not answer.
 
-        Ray starts it again, and it counts as lost.
+        Ray restarts it, and it counts as lost.
 
         Raises:
-            ClusterError: if Ray itself is not well.
+            ClusterError: if Ray itself has failed.
         """
         self.require_cluster()
         now = time.monotonic()
@@ -81,7 +81,7 @@ class RemoteServer:
             return
         ready, _ = ray.wait([self._asked], timeout=0)
         self._note_building(now)
-        # To import what it needs takes a process its time, in which it may say nothing.
+        # A process may not answer while it imports its modules.
         is_starting = self._building is not None or not self._is_there
         limit_s = self._start_timeout_s if is_starting else self._silent_s
         if ready:
@@ -90,28 +90,28 @@ class RemoteServer:
                 counts: dict[str, int] = ray.get(asked)  # type: ignore[assignment]
                 self.beats.note(counts, now=now)
                 self._is_there = True
-            except RayError:  # what it was doing has failed too, and whoever waits for that acts
+            except RayError:  # its other calls fail, too, and their callers recover
                 self._is_there = False
         elif now - self._asked_at > limit_s:
             self._asked, self._is_there, self._building = None, False, None
             ray.kill(self.actor, no_restart=False)
             self._tell(
-                f"the server's process gave no sign of life for {limit_s:.0f} s, and so it was "
-                "killed; it is started again"
+                f"the server's process did not answer for {limit_s:.0f} s and was killed; it is "
+                "started again"
             )
 
     def _note_building(self, now: float) -> None:
-        """Count silence from when the actor has built the server, if it just has."""
+        """Start timing the answers once the actor has built the server."""
         if self._building is not None and ray.wait([self._building], timeout=0)[0]:
             building, self._building = self._building, None
-            with suppress(RayError):  # it has died: whoever waits for it acts
+            with suppress(RayError):  # it has died: its callers recover
                 ray.get(building)
                 self._is_there, self._asked_at = True, now
 
     def wait(self, refs: Sequence[Ref], *, timeout_s: float | None = None) -> None:
-        """Wait until there are results, or until it is known that there will be none.
+        """Wait until results are ready, or it is known that they never will be.
 
-        Whatever the driver waits for depends on the server, so it is looked after meanwhile.
+        All that the driver waits for depends on the server, so the server is polled meanwhile.
 
         Raises:
             GetTimeoutError: if that takes longer.
@@ -125,7 +125,7 @@ class RemoteServer:
                     raise GetTimeoutError(f"no answer within {timeout_s:g} s")
 
     def get(self, refs: Any, *, timeout_s: float | None = None) -> Any:
-        """Return results, which are waited for as ``wait`` does."""
+        """Wait for results as ``wait`` does, and return them."""
         self.wait(refs if isinstance(refs, list) else [refs], timeout_s=timeout_s)
         return ray.get(refs)
 
@@ -150,7 +150,7 @@ class RemoteServer:
         return self._until_back(fresh, doing="starting the server")
 
     def build(self) -> Ref:
-        """Have the actor build the server, which may have to be started again for it."""
+        """Have the actor build the server; a dead actor is restarted first."""
         self._is_there = False
         self._building = self.actor.start.remote(self._setup)
         return self._building
@@ -210,9 +210,9 @@ class RemoteServer:
         return self._until_back(restored, doing="going back to a checkpoint")
 
     def put_back(self, start: SnapshotRefs, partials: Sequence[Ref]) -> list[Ref]:
-        """Become the server that a round started from, and take in these partials.
+        """Restore the server to the start of a round, and have it receive these partials.
 
-        Whatever else it has received by now is forgotten.
+        It discards everything else that it has received.
 
         Raises:
             RayError: if the snapshot, or a partial, has been lost.

@@ -36,7 +36,7 @@ class Saves:
     Args:
         location: the storage.
         states: where clients' states are; it lets go of those that have been written.
-        server: whose actor writes.
+        server: its actor writes the files.
     """
 
     def __init__(self, location: str, states: StateTable[Ref], server: RemoteServer) -> None:

@@ -1,8 +1,7 @@
-"""A folder of one's own for the files of a Ray cluster that a run starts.
+"""A private folder for the files of a Ray cluster that a run starts.
 
-Ray's default is one folder for all users of a machine, ``/tmp/ray``, whose sessions and sockets
-are open to each of them; and the path of a socket may have no more than 107 bytes, of which Ray
-takes some 65.
+Ray's default, ``/tmp/ray``, is shared by all users of a machine, who can access its sessions and
+sockets. The path of a socket may have at most 107 bytes, of which Ray uses some 65.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ __all__ = ["SessionFolder", "make_session_folder"]
 _PREFIX: Final = "simfl-"
 _SHORT: Final = ("/tmp", "/var/tmp", "/dev/shm")
 _MOST_BYTES: Final = 24
-"""How long the path may be of the place in which a folder for sockets is made."""
+"""The maximum length of the path in which a folder for sockets is created."""
 
 
 class SessionFolder:
@@ -37,7 +36,7 @@ class SessionFolder:
 
     @property
     def all(self) -> list[Path]:
-        """What there is to be removed: the folder, and where it leads to."""
+        """The folders to remove: this one, and the target of its link."""
         return _all_of(self.path)
 
     def remove(self) -> None:
@@ -49,13 +48,13 @@ class SessionFolder:
 
 
 def make_session_folder() -> SessionFolder | None:
-    """Make a folder, and remove those of runs that were killed; None where the user names a place.
+    """Create a folder, and remove those of killed runs; return None if the user has set one.
 
-    It is made where temporary files are (``TMPDIR``). If that path is too long for sockets, there
-    is a link to it in a short one.
+    It is created in the folder for temporary files (``TMPDIR``). If that path is too long for
+    sockets, a folder at a short path links to it.
 
     Raises:
-        ClusterError: if there is no place for it.
+        ClusterError: if it cannot be created.
     """
     if "RAY_TMPDIR" in os.environ or os.name != "posix":
         return None
@@ -69,8 +68,8 @@ def make_session_folder() -> SessionFolder | None:
         (folder.path / "ray").symlink_to(target)
     except OSError as error:
         raise ClusterError(
-            f"there is no place for the files of a Ray cluster: {error}; set TMPDIR to a folder "
-            "that can be written to"
+            f"cannot create a folder for the files of a Ray cluster: {error}; set TMPDIR to a "
+            "writable folder"
         ) from error
     return folder
 
@@ -88,7 +87,7 @@ def _make_in(place: str) -> Path:
 
 
 def _remove_leftovers(place: str) -> None:
-    """Remove what was left by processes that have ended since: nobody holds its lock."""
+    """Remove the folders of processes that have ended, whose locks are free."""
     for left in Path(place).glob(f"{_PREFIX}*/lock"):
         with suppress(OSError):
             folder = left.parent
@@ -99,7 +98,7 @@ def _remove_leftovers(place: str) -> None:
 
 
 def _lock(folder: Path) -> IO[Any] | None:
-    """Hold a lock for as long as this process is there; None if another one does."""
+    """Take a lock until this process ends; return None if another process holds it."""
     import fcntl
 
     file = (folder / "lock").open("w")

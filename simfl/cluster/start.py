@@ -48,6 +48,6 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
 
 
 def searched_here() -> list[str]:
-    """Return the current folder if this process looks for modules there, as a notebook does."""
+    """Return the current folder if it is on this process's sys.path, as in a notebook."""
     here = os.getcwd()
     return [here] if {"", here} & set(sys.path) else []

@@ -17,7 +17,7 @@ from simfl.cluster.remote_server import NOTICE_S
 __all__ = ["TOLD_S", "start_all"]
 
 TOLD_S = 15.0
-"""How long actors are waited for in silence."""
+"""How long to wait for actors before a message is printed."""
 
 
 def start_all(
@@ -40,7 +40,7 @@ def start_all(
         is_enough: says of the labels of those who have whether a run may begin with them.
         max_retries: how often each may die meanwhile.
         timeout_s: how long all of it may take.
-        tell: is told once who is still waited for after ``TOLD_S``.
+        tell: receives the labels of those still missing after ``TOLD_S``, once.
 
     Returns:
         The calls of those that are late, by label.

@@ -22,8 +22,7 @@ class Survey(NamedTuple):
 
     nodes: list[Node]
     free: Mapping[str, float] | None
-    """What of it nobody has taken at this moment, all nodes together; None of a cluster that is not
-    there yet."""
+    """The resources that are free now, on all nodes together; None if there is no cluster yet."""
 
 
 def survey(address: str | None, *, num_cpus: int) -> Survey:
@@ -49,10 +48,10 @@ def _look_at(address: str) -> Survey:
 
 
 def describe_room(own: str) -> str:
-    """Say what of the present cluster is free, and who has the rest, where Ray tells that.
+    """Say what is free in this cluster, and which jobs use the rest, if Ray knows.
 
     Args:
-        own: the namespace of the run's own actors, which are left out.
+        own: the namespace of the run's own actors, which are excluded.
     """
     import ray
 
@@ -60,11 +59,13 @@ def describe_room(own: str) -> str:
     names = [name for name in ("CPU", "GPU") if total.get(name)]
     room = ", ".join(f"{free.get(name, 0):g} of {total[name]:g} {name}" for name in names)
     taken = [f"{who} {what}" for who, what in _holders(own).items()]
-    return f"free in the cluster: {room}" + (f"; others have: {', '.join(taken)}" if taken else "")
+    return f"free in the cluster: {room}" + (
+        f"; other jobs use: {', '.join(taken)}" if taken else ""
+    )
 
 
 def _holders(own: str) -> dict[str, str]:
-    """Return what the actors of others take, by job and namespace; only Ray's dashboard knows."""
+    """Return what other jobs' actors use, by job and namespace, as Ray's dashboard reports it."""
     from ray.util.state import list_actors
 
     taken: dict[str, Counter[str]] = {}

@@ -74,7 +74,7 @@ def pack_states(
     """Pack what each client's optimizer keeps, for whoever trains it next.
 
     Args:
-        states: [K]; what is no state becomes None, as the chunk's report says what it is.
+        states: [K]; whatever is not a state becomes None, since the chunk's report describes it.
         clients: [K] their ids, which become labels.
         lend: whether the reader borrows all Vectors.
     """

@@ -66,9 +66,9 @@ class ClientPool:
 
     Args:
         workers: by worker number.
-        start_with: references to what each is started with after its setup, the data first.
-        workload: says how much work a chunk is.
-        server: looked after while chunks are waited for; it knows who gives signs of life.
+        start_with: references to the arguments of ``start`` after the setup, the data first.
+        workload: returns the amount of work in a chunk.
+        server: polled for the actors' heartbeats while chunks are running.
         max_retries: how often a chunk may bring down its actor before the run ends.
         stall_limit_s: how long a chunk may take; None: learned from the others.
         start_timeout_s: how long all actors may be away at once.
@@ -121,9 +121,10 @@ class ClientPool:
         return loop.run()
 
     def watch_of(self, chunk: Chunk | EvaluationChunk) -> StallWatch:
-        """Return what has learned how long such chunks take.
+        """Return the watch for chunks of this kind.
 
-        Training is one kind, evaluating on a split another, and each group has its own devices.
+        Training and evaluation on each split are timed separately, and so is each group, which has
+        its own devices.
         """
         kind = chunk.split if isinstance(chunk, EvaluationChunk) else "train"
         return self._watches[kind, chunk.group]
@@ -244,9 +245,9 @@ class _WorkLoop(Generic[W]):
                     yield ended
 
     def drain(self) -> None:
-        """Wait until what a pass that was given up has left at the actors has ended.
+        """Wait for the chunks that an abandoned pass has left running on the actors.
 
-        So that its time is not taken for that of what they are given next.
+        Otherwise their time would be counted as that of the actors' next chunks.
         """
         while self._running:
             ready, _ = ray.wait(list(self._running), num_returns=1, timeout=LOOK_S)
@@ -261,7 +262,7 @@ class _WorkLoop(Generic[W]):
                 self._restart_clock(running.worker)
 
     def _look(self) -> None:
-        """Look after the server, and after actors whose chunk may be overdue, once a while."""
+        """Poll the server and check for overdue chunks, at intervals of ``LOOK_S``."""
         if time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()
             self._pool.server.look()

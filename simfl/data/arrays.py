@@ -172,7 +172,7 @@ def _text(array: Array, *, what: str) -> Array:
         return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
     except UnicodeDecodeError:
         raise DataError(
-            f"{what} holds bytes that are no UTF-8 text; give numbers or text"
+            f"{what} contains bytes that are not UTF-8 text; give numbers or text"
         ) from None
 
 
@@ -184,7 +184,7 @@ def _as_float32(array: Array) -> Array:
 
 def _as_int64(array: Array, *, what: str) -> Array:
     if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
-        raise DataError(f"{what} holds the integer {array.max()}; torch's end at 2^63 - 1")
+        raise DataError(f"{what} contains the integer {array.max()}, but torch's end at 2^63 - 1")
     return array.astype(np.int64, copy=False)
 
 

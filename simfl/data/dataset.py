@@ -105,7 +105,7 @@ class FederatedDataset:
         return np.where(held_out > 0, held_out, self.num_train_examples())
 
     def digest(self) -> str:
-        """Return the sha256 of everything that is held, by whom: about a second a gigabyte."""
+        """Return the sha256 of all data and of who holds it; takes about a second per gigabyte."""
         total = hashlib.sha256()
         for part in [self.train] if self.test is None else [self.train, self.test]:
             names = list(part.inputs) if isinstance(part.inputs, dict) else []

@@ -81,7 +81,7 @@ def plot_label_skew(dataset: FederatedDataset, path: str | os.PathLike[str]) -> 
     else:
         figure = _shares_and_sizes(labels, sizes_C)
     with warnings.catch_warnings():
-        # Of a character that no font has, a box is drawn.
+        # A character that no font has is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(path, dpi=120, format="png", facecolor="white")
 

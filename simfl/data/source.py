@@ -55,7 +55,7 @@ class Source(Component, kind="source"):
 
 
 def file_fault(path: str, error: OSError) -> str:
-    """Say why a data file cannot be read."""
+    """Return the reason why a data file cannot be read."""
     if isinstance(error, FileNotFoundError):
         return f"there is no file {path}"
     return f"{path} cannot be read: {error.strerror or error}"

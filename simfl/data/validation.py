@@ -37,10 +37,10 @@ def check_source_data(data: SourceData) -> None:
 
 
 def check_split(split: Any, *, examples: int, partition: Partition) -> tuple[Array, Array]:
-    """Return the rows and offsets that a partition has returned, each (any,) int64, checked.
+    """Check the rows and offsets that a partition returned; return them, each (any,) int64.
 
     Raises:
-        DataError: if they are no such arrays, there are not as many clients as the partition says,
+        DataError: if they are not such arrays, the number of clients differs from the partition's,
             a client holds no row, or a row is out of range or held twice.
     """
     where = f"data.partition {partition.name!r}"
@@ -71,11 +71,13 @@ def _integers(values: Any, *, what: str) -> Array:
     try:
         array = np.asarray(values)
     except ValueError:  # a list of lists of several lengths
-        raise DataError(f"{what} of several lengths; they must be one row of integers") from None
+        raise DataError(
+            f"{what} of several lengths; they must be a 1-D array of integers"
+        ) from None
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise DataError(
-            f"{what} of {array.dtype} and shape {list(array.shape)}; they must be one row of "
-            "integers"
+            f"{what} of {array.dtype} and shape {list(array.shape)}; they must be a 1-D "
+            "array of integers"
         )
     return array.astype(np.int64, copy=False)
 

@@ -23,7 +23,7 @@ W = TypeVar("W")
 """A unit of work: a chunk of clients to train, or of items to evaluate."""
 
 Work: TypeAlias = tuple[float, ...]
-"""How much work something is, by each of several measures, such as steps and examples."""
+"""An amount of work in several measures, such as steps and examples."""
 
 HANDED_OUT = 0.8
 """The share of the work that is left which the next chunk of every worker may take together."""
@@ -58,11 +58,11 @@ class Pace:
 
 
 class Workload:
-    """How much work a chunk is: a client with more examples may make more steps or larger ones.
+    """Computes the amount of work in a chunk, from its clients' steps and examples.
 
     Args:
         local: what a client does in a round.
-        dataset: says how many examples clients hold; the examples are not needed.
+        dataset: provides the clients' numbers of examples; the examples are not read.
     """
 
     def __init__(self, local: LocalWork, dataset: FederatedDataset) -> None:
@@ -71,7 +71,7 @@ class Workload:
         self._num_evaluated = dataset.num_evaluation_examples()
 
     def of(self, chunk: Chunk | EvaluationChunk) -> Work:
-        """Return how many steps and examples it has; of an evaluation batches or clients."""
+        """Return its numbers of steps and examples; for an evaluation, of batches or clients."""
         if isinstance(chunk, Chunk):
             held = self._num_examples[list(chunk.clients)]
             steps = self._local.num_steps(held)

@@ -46,7 +46,7 @@ class StateTable(Generic[H]):
         self._bytes_per_client = 1
 
     def get(self, client: int) -> H | StateFile | None:
-        """Return what holds the client's state; None if it keeps nothing, or never took part."""
+        """Return the holder of a client's state; None if it keeps nothing or never took part."""
         if client in self._held:
             return self._held[client]
         shard = self._files.get(client)
@@ -54,16 +54,16 @@ class StateTable(Generic[H]):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody keeps anything."""
+        """Whether no client keeps anything."""
         return not (self._held or self._files)
 
     def commit(self, retained: Mapping[int, H | Nothing | Dropped], *, num_bytes: int) -> None:
-        """Take in what a round that has ended comes to.
+        """Store the states that a finished round has produced.
 
         Args:
-            retained: by client id. A state replaces the former, Nothing deletes it, and of a
-                client that was Dropped it stays.
-            num_bytes: the size of all states in there.
+            retained: by client id. A state replaces the client's previous one, Nothing deletes it,
+                and Dropped leaves it as it is.
+            num_bytes: the total size of these states.
         """
         num_new = 0
         for client, result in retained.items():

@@ -51,7 +51,8 @@ def clipped_gradients(
         call: calls the module.
         max_norm: the L2 norm that an example's gradient, over all tensors together, has at most.
         microbatch_size: how many examples' gradients are held at once; 1 differentiates one
-            example after the other, which any module can, and which is done where a layer has hooks
+            example after the other, which works for any module, and which is used if a layer has
+            hooks
             on its gradients: they see each example's own. By default 256 MiB of them.
 
     Returns:
@@ -156,7 +157,7 @@ def needs_loop(layer: nn.Module) -> bool:
 
 
 def _needs_autograd(layer: nn.Module) -> bool:
-    """Say whether ``torch.func`` has no rule for a layer, or may pass over what was done to it."""
+    """Say whether ``torch.func`` has no rule for a layer, or may ignore changes made to it."""
     return needs_loop(layer) or bool(gradient_hook(layer) or own_method(layer))
 
 

@@ -1,7 +1,7 @@
-"""Which layers are exactly what their class says, so that they may be computed in another way.
+"""Which layers are unmodified instances of their class, and may be computed in another way.
 
-Stacks, and the clipping of each example's gradient, compute known layers by hand, and differentiate
-the rest by ``torch.func``. Both would pass over some of what torch lets one attach to a layer.
+Stacks and per-example clipping compute known layers by hand, and differentiate the rest with
+``torch.func``. Both ignore some of what can be attached to a layer in torch, such as hooks.
 """
 
 from __future__ import annotations
@@ -24,34 +24,33 @@ _WEIGHTS: Final = frozenset({"weight", "bias"})
 
 
 def alteration(layer: nn.Module) -> str | None:
-    """Return how a layer differs from what its class makes of its weights; None if it does not.
+    """Return how a layer of a known class was modified; None if it was not.
 
-    Of a layer of a known class; what it names must be called as it is. Layers within it are looked
-    at by themselves.
+    A modified layer must be called as it is. Layers within it are checked separately.
     """
     values = vars(layer)
     if any(values[name] for name in _HOOKS) or any(getattr(_torch, name) for name in _GLOBAL_HOOKS):
         return "has a hook"
     if any(type(weight) not in (nn.Parameter, type(None)) for weight in layer._parameters.values()):
-        return "has weights of a class of their own"
+        return "has weights of a subclass of Parameter"
     if _WEIGHTS & (values.keys() | layer._buffers.keys()) or _is_added_to(layer):
-        return "has other weights than its class"
+        return "has weights that its class does not have"
     return own_method(layer) or gradient_hook(layer)
 
 
 def own_method(layer: nn.Module) -> str | None:
-    """Return a method that has been replaced in this very layer.
+    """Return a message about a method that was replaced on this instance; None without any.
 
-    It may hold on to weights, which ``torch.func`` would not replace.
+    Such a method may refer to weights that ``torch.func`` would not replace.
     """
     for name in vars(layer):
         if callable(getattr(type(layer), name, None)):
-            return f"has a {name}() of its own"
+            return f"has a replaced {name}()"
     return None
 
 
 def _is_added_to(layer: nn.Module) -> bool:
-    """Say whether somebody has given a known layer further weights or layers."""
+    """Say whether a known layer has additional weights or layers."""
     if type(layer) is nn.Sequential:
         return bool(layer._parameters)
     if type(layer).__module__.startswith("simfl."):
@@ -60,15 +59,15 @@ def _is_added_to(layer: nn.Module) -> bool:
 
 
 def gradient_hook(layer: nn.Module) -> str | None:
-    """Return what changes gradients on their way back through a layer, but not in ``torch.func``.
+    """Return a message about a hook on gradients, which ``torch.func`` ignores; None without any.
 
-    Layers within the layer are looked at by themselves.
+    Layers within the layer are checked separately.
     """
     values = vars(layer)
     is_global = _torch._global_backward_hooks or _torch._global_backward_pre_hooks
     if is_global or values["_backward_hooks"] or values["_backward_pre_hooks"]:
-        return "has a hook on the way back"
+        return "has a backward hook"
     for name, weight in layer._parameters.items():
         if weight is not None and weight._backward_hooks:
-            return f"has a hook on the gradient of its {name}"
+            return f"has a gradient hook on its {name}"
     return None

@@ -55,7 +55,7 @@ class Loss(Component, kind="loss"):
     """The names of the metrics that are evaluated beside it unless others are asked for."""
 
     takes_numbers: ClassVar[bool] = False
-    """Whether it compares one output with each target, integers too, which then are no classes."""
+    """Whether it compares one output with each target; integer targets are then not classes."""
 
     def per_example(self, outputs: Any, targets: Tensor) -> Tensor:
         """Return the loss of each example: [B].
@@ -130,8 +130,8 @@ class CrossEntropy(Loss):
         num_rows, num_classes = outputs.shape
         if num_classes == 1:
             raise ConfigError(
-                f"{self.name}: there is one output, a single class, of which the loss is always 0; "
-                "train on targets of two classes, or take bce-with-logits for targets of 0 and 1"
+                f"{self.name}: with one output, a single class, the loss is always 0; use "
+                "targets of two classes, or bce-with-logits for targets of 0 and 1"
             )
         is_tall = num_rows >= _MANY_ROWS and num_classes < _FEW_CLASSES
         if is_tall and outputs.device.type == "cpu" and not self.label_smoothing:
@@ -221,8 +221,9 @@ class CallableLoss(Loss):
             is_elementwise(outputs, targets) or is_elementwise(targets, outputs)
         ):
             raise ConfigError(
-                f"the loss made {list(losses.shape)} of outputs {list(outputs.shape)} and targets "
-                f"{list(targets.shape)}; have the module drop the axis of length 1, by squeeze(-1)"
+                f"the loss has shape {list(losses.shape)} for outputs {list(outputs.shape)} and "
+                f"targets {list(targets.shape)}; drop the axis of length 1 in the module "
+                "with squeeze(-1)"
             )
         return losses.flatten(1).sum(dim=1) if self.axes == "sum" else mean_over_axes(losses)
 
@@ -237,8 +238,8 @@ class PythonLoss(Loss):
     """A function of yours: (outputs, targets, arguments by name) to one number per example.
 
     One that has a parameter ``reduction``, as those of ``torch.nn.functional`` do, is called with
-    "none", and the mean is taken over the axes of an example. A class of modules, as those of
-    ``torch.nn`` are, is made with the arguments, and its module called in the same way.
+    "none", and the mean is taken over the axes of an example. A module class, such as those of
+    ``torch.nn``, is instantiated with the arguments, and the module is called in the same way.
     """
 
     name: ClassVar[str] = "python"
@@ -247,7 +248,7 @@ class PythonLoss(Loss):
     path: str
     """Where it is: package.module:function."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """What it is called with besides outputs and targets; of a class, what it is made with."""
+    """Arguments besides outputs and targets; for a class, those of its constructor."""
 
     def check(self) -> None:
         """Import the function, so that a wrong path is told of before anything runs."""
@@ -282,10 +283,10 @@ class PythonLoss(Loss):
             return given(**self.arguments)
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"loss: {self.path!r} made with {self.arguments}: {what}") from error
+            raise ConfigError(f"loss: {self.path!r} with {self.arguments}: {what}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.get_config()  # what is imported is imported anew elsewhere
+        return self.get_config()  # the other process imports it again
 
 
 def is_each_its_own(loss: Loss) -> bool:

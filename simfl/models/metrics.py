@@ -72,8 +72,9 @@ class Metric(Component, kind="metric"):
     ) -> tuple[float, float]:
         """Return the weighted sum over the examples, and the sum of the weights.
 
-        Both are added up over batches, and the metric is their quotient: so they are to be sums
-        over examples, such as hits and predictions for a precision. No weight is no value.
+        Both are added up over batches, and the metric is their quotient. So they must be sums over
+        examples, such as true positives and predictions for a precision. If the weight is 0, the
+        metric is undefined.
 
         Args:
             outputs: what the module returned for B examples.
@@ -95,8 +96,8 @@ class Accuracy(Metric):
     """The share of right predictions.
 
     Outputs [B, ..., V] predict the class of the largest number; outputs of the targets' shape, or
-    with one axis of length 1 more, are logits that predict 1 if positive; where one is NaN, the
-    prediction is wrong. The share over the positions of a sequence is that example's value.
+    with one axis of length 1 more, are logits that predict 1 if positive. With a NaN output, the
+    prediction counts as wrong. The value of a sequence is the share over its positions.
     """
 
     name: ClassVar[str] = "accuracy"
@@ -117,7 +118,7 @@ class Accuracy(Metric):
 class TopK(Metric):
     """The share of targets among the k classes of the largest outputs [B, ..., V].
 
-    Where an output is NaN, the prediction is wrong.
+    With a NaN output, the prediction counts as wrong.
     """
 
     name: ClassVar[str] = "top-k"
@@ -132,7 +133,7 @@ class TopK(Metric):
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the share of targets among the first k of each example: [B]."""
         outputs, targets = match_classes(self.name, outputs, targets)
-        # Of equal outputs the first counts as the largest, as with accuracy; topk takes any.
+        # Among equal outputs the first counts as the largest, as in accuracy; topk may pick any.
         own = outputs.gather(-1, targets.unsqueeze(-1))
         is_before = torch.arange(outputs.shape[-1], device=outputs.device) < targets.unsqueeze(-1)
         num_ahead = ((outputs > own) | ((outputs == own) & is_before)).sum(dim=-1)
@@ -169,10 +170,10 @@ class MeanAbsoluteError(Metric):
 def adds_up(metric: Metric, outputs: Tensor, targets: Tensor) -> bool:
     """Say whether the sums over parts of a batch add up to those over all of it.
 
-    True also where this cannot be told, since the metric raises or has no finite sums.
+    Also True if this cannot be determined, since the metric raises or has no finite sums.
 
     Args:
-        metric: one with sums of its own.
+        metric: a metric that overrides ``sums``.
         outputs: [B, ...] of any values.
         targets: [B, ...]; B is 2 or more.
     """

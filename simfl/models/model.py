@@ -78,7 +78,8 @@ class Model(ABC):
     ) -> tuple[Tensor, Vector]:
         """Return the batch's loss (0-d, detached) and the gradients of the trainable weights.
 
-        Gradients of float16 and bfloat16 weights are float32, and so is what follows from them.
+        Gradients of float16 and bfloat16 weights are float32, and so is all that is computed from
+        them.
 
         Both are the mean over the batch of weight_i times the example's own.
 
@@ -86,8 +87,8 @@ class Model(ABC):
             batch: B examples.
             max_norm: scale each example's gradient, over all trainable tensors together, to
                 this L2 norm at most, before its weight is applied (DP-SGD: Abadi et al., 2016,
-                Algorithm 1, https://arxiv.org/abs/1607.00133). None or 0: off. One example
-                changes the mean by weight_i * max_norm / B at most.
+                Algorithm 1, https://arxiv.org/abs/1607.00133). None or 0: off. One example changes
+                the mean by at most weight_i * max_norm / B.
         """
 
     def compute_batch_gradients(self, batch: Batch, max_norm: float | None = None) -> Vector:
@@ -129,8 +130,8 @@ class Model(ABC):
 def difference(start: Tensor, end: Tensor) -> Tensor:
     """Return start - end, and 0 where both are the same infinity.
 
-    Float16 and bfloat16 come as float32, since sums of many would overflow; integers and booleans
-    as float64, exact up to 2^53.
+    Float16 and bfloat16 become float32, since sums of many would overflow; integers and booleans
+    become float64, exact up to 2^53.
     """
     if not start.is_floating_point():
         return (start.long() - end.long()).double()

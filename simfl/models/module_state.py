@@ -1,4 +1,4 @@
-"""What a module holds: which weights it may have, and what it must not carry between clients."""
+"""A module's state: which weights it may have, and what is reset between clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["HeldState", "require_dense", "require_dtypes"]
 _TRAINABLE: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 _STORED: Final = (*_TRAINABLE, *_INTEGERS, torch.complex64)
-"""What ``weights.safetensors`` and checkpoints hold."""
+"""The dtypes that ``weights.safetensors`` and checkpoints can store."""
 
 _OF_TORCH: Final = frozenset(vars(nn.Module()))
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None), np.generic)
@@ -35,7 +35,7 @@ def require_dense(module: nn.Module) -> None:
     """
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.sparse:
-            raise ConfigError(f"layer {name!r} makes sparse gradients; make it with sparse=False")
+            raise ConfigError(f"layer {name!r} has sparse gradients; create it with sparse=False")
     for name, parameter in module.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise ConfigError(f"{name!r} has no shape yet; call the module with a batch first")
@@ -49,14 +49,18 @@ def require_dtypes(state: Mapping[str, Tensor], trainable: Mapping[str, Tensor])
     """
     for name, tensor in state.items():
         if name in trainable and tensor.dtype not in _TRAINABLE:
-            hint = "; hold its real and imaginary parts as two" if tensor.is_complex() else ""
+            hint = (
+                "; store its real and imaginary parts as two tensors" if tensor.is_complex() else ""
+            )
             raise ConfigError(
-                f"{name!r} is {tensor.dtype}, but weights that are trained are float32, float64, "
+                f"{name!r} is {tensor.dtype}, but trained weights must be float32, float64, "
                 f"bfloat16 or float16{hint}"
             )
         if tensor.dtype not in _STORED:
             kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _STORED)
-            raise ConfigError(f"{name!r} is {tensor.dtype}, but weights and buffers are {kinds}")
+            raise ConfigError(
+                f"{name!r} is {tensor.dtype}, but weights and buffers must be {kinds}"
+            )
 
 
 class _Entry(NamedTuple):
@@ -64,15 +68,15 @@ class _Entry(NamedTuple):
     place: dict[str, Any]
     key: str
     value: Any
-    """What the module was built with; a copy where it can be changed in place."""
+    """The value when the module was built; a copy if it can be changed in place."""
 
 
 class HeldState:
-    """Buffers that are not persistent, and attributes that are plain data, of all layers.
+    """Non-persistent buffers of all layers, and attributes that are plain data.
 
-    Each client is to find them as the module was built. Data are numbers, text, tensors, arrays,
-    and lists, tuples, sets and dicts of these; but tensors that share their memory with weights
-    follow the weights. Objects of other types are not looked at.
+    They are reset for each client to their values when the module was built. Plain data are
+    numbers, text, tensors, arrays, and lists, tuples, sets and dicts of these. Tensors that share
+    their memory with weights follow the weights. Objects of other types are ignored.
 
     Args:
         module: as it was built.
@@ -89,7 +93,7 @@ class HeldState:
         ]
 
     def restore(self) -> None:
-        """Put everything back that is not as it was."""
+        """Reset everything that has changed."""
         for entry in self._differing():
             if entry.value is _MISSING:
                 del entry.place[entry.key]
@@ -97,11 +101,11 @@ class HeldState:
                 entry.place[entry.key] = copy.deepcopy(entry.value)
 
     def changed(self) -> list[str]:
-        """Return the names of what is not as it was."""
+        """Return the names of everything that has changed."""
         return [entry.name for entry in self._differing()]
 
     def differing(self, other: HeldState) -> list[str]:
-        """Return the names of what another module of the same kind was built with otherwise."""
+        """Return the names of what has another value in a second module built in the same way."""
         ours, theirs = ({e.name: e.value for e in state._entries} for state in (self, other))
         return [name for name in ours if not _same(ours[name], theirs.get(name, _MISSING))]
 
@@ -126,7 +130,7 @@ class HeldState:
     def _held_by(self, name: str, layer: nn.Module) -> Iterator[_Entry]:
         prefix = f"{name}." if name else ""
         for key in layer._non_persistent_buffers_set & layer._buffers.keys():
-            # The key of our own dropout is set before each step.
+            # The key of simfl's dropout is set before each step.
             if not isinstance(layer, Dropout):
                 buffer = layer._buffers[key]
                 value = None if buffer is None else buffer.detach()
@@ -153,14 +157,14 @@ def _num_keys(layer: nn.Module) -> int:
 
 
 def _same(a: Any, b: Any) -> bool:
-    if a is b:  # what can be changed in place is compared with a copy
+    if a is b:  # mutable values are compared with a copy
         return True
     if type(a) is not type(b):
         return False
     if isinstance(a, Tensor):
         try:
             return a.dtype == b.dtype and torch.equal(a, b)
-        except RuntimeError:  # one that vmap has left behind cannot be read
+        except RuntimeError:  # a tensor left behind by vmap cannot be read
             return False
     if isinstance(a, np.ndarray):
         return bool(np.array_equal(a, b))

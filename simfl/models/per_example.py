@@ -44,9 +44,9 @@ def require_one_each(what: str, values: Any, targets: Tensor) -> Tensor:
         num = len(targets)
         is_mixed = isinstance(values, Tensor) and num > 1 and values.shape[:2] == (num, num)
         remedy = (
-            "it sets a column of outputs against a row of targets, so squeeze(-1) the outputs"
+            "it broadcasts a column of outputs against a row of targets; squeeze(-1) the outputs"
             if is_mixed
-            else "leave out its mean or sum"
+            else "remove its mean or sum"
         )
         raise ConfigError(
             f"{what} returned {returned} for targets of shape {list(targets.shape)}; it must "
@@ -65,8 +65,8 @@ def require_tensor(name: str, outputs: Any) -> None:
         names = f" of {', '.join(map(repr, outputs))}" if isinstance(outputs, Mapping) else ""
         raise ConfigError(
             f"{name}: the model returned a {type(outputs).__name__}{names}, but one tensor is "
-            "needed; wrap it in a module of yours that returns its logits, or use a loss of kind "
-            "python, which is handed whatever the model returns"
+            "needed; wrap it in a module that returns its logits, or use a loss of kind python, "
+            "which receives whatever the model returns"
         )
 
 
@@ -82,7 +82,7 @@ def match_shapes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, T
     [B, 1] and [B] would broadcast to [B, B].
 
     Raises:
-        ConfigError: if the shapes do not match, or outputs are no tensor.
+        ConfigError: if the shapes do not match, or outputs are not a tensor.
     """
     require_tensor(name, outputs)
     if not is_elementwise(outputs, targets):
@@ -98,7 +98,7 @@ def match_classes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, 
     """Return outputs [B, ..., V] and targets [B, ...] as int64.
 
     Raises:
-        ConfigError: if targets are not integers, the shapes do not match, or outputs are no tensor.
+        ConfigError: if targets are not integers, shapes do not match, or outputs are not a tensor.
     """
     require_tensor(name, outputs)
     if targets.is_floating_point():

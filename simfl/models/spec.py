@@ -35,7 +35,7 @@ class ModelSpec(Component, kind="model"):
 
 
 def build_module(spec: ModelSpec, shape: DataShape, *, seed: int) -> nn.Module:
-    """Build a module with a run's initial weights, and leave torch's generator as it is."""
+    """Build a module with a run's initial weights; torch's generator is left unchanged."""
     with global_generators():
         torch.manual_seed(derive_seed(seed, "initial weights"))
         return spec.build(shape)

@@ -126,8 +126,8 @@ def _with_axes(values: Tensor, like: Tensor) -> Tensor:
 def batch_by_hand(module: nn.Module) -> StackedChain | None:
     """Return a module for a stack, if it is a chain of layers that are known here.
 
-    Dense layers, ``Flatten``, element-wise activations and ``Dropout``, exactly as torch and simfl
-    have them: see ``alteration``.
+    Dense layers, ``Flatten``, element-wise activations and ``Dropout``, unmodified: see
+    ``alteration``.
     """
     if not is_dense_chain(module) or any(map(alteration, module.modules())):
         return None
@@ -142,7 +142,7 @@ def batch_by_hand(module: nn.Module) -> StackedChain | None:
 
 
 def is_dense_chain(module: nn.Module) -> bool:
-    """Say whether a module is a chain of layers of the classes that are known here."""
+    """Say whether a module is a chain of layers of the classes known here."""
     return all(map(_is_known, _chain(module)))
 
 

@@ -91,8 +91,8 @@ class StackedModel:
         """Return each client's loss, [A], detached, and its gradients, a stack.
 
         Args:
-            batch: tensors of shape [A, B, ...]. A shorter batch is filled up with its own
-                examples, at weight 0; the others' weights are B over their number.
+            batch: tensors of shape [A, B, ...]. A shorter batch is padded with its own examples,
+                with weight 0; its other examples have weight B divided by their number.
             max_norm: as for ``Model.compute_loss_and_gradients``; of a chain of dense
                 layers that ``clips_by_norms``.
         """

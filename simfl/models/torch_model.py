@@ -32,8 +32,8 @@ class TorchModel(Model):
 
     Which parameters are trained (``requires_grad``), and which layers stay in evaluation mode
     although the module is in training mode, is read when the TorchModel is made. A tensor that
-    the module holds under two names counts once, under the first. Buffers that are not persistent
-    and attributes that are plain data are noted too, and put back by ``set_weights``.
+    the module holds under two names counts once, under the first. Non-persistent buffers and
+    attributes that are plain data are recorded, too, and reset by ``set_weights``.
 
     Args:
         module: used as it is, not copied.
@@ -120,13 +120,13 @@ class TorchModel(Model):
     def shared_names(self) -> tuple[str, ...]:
         """The trainable parameters, then the persistent buffers that are averaged.
 
-        Frozen parameters and complex buffers are left out.
+        Frozen parameters and complex buffers are excluded.
         """
         return self._shared_names
 
     @property
     def is_half(self) -> bool:
-        """Whether a parameter that is trained is float16 or bfloat16."""
+        """Whether any trained parameter is float16 or bfloat16."""
         return any(widened(parameter) is not parameter for parameter in self._parameters)
 
     @property
@@ -146,7 +146,7 @@ class TorchModel(Model):
     def set_weights(self, weights: Vector, trainable: bool = False) -> None:
         """Copy the weights into the module's own memory.
 
-        All weights are a new start: what else the module holds is put back, too.
+        If all weights are given, the module's other state is reset, too.
 
         Raises:
             VectorError: unless names and shapes are those of ``get_weights(trainable)``; then
@@ -162,7 +162,7 @@ class TorchModel(Model):
 
     @property
     def held(self) -> HeldState:
-        """What the module holds besides its weights, which each client finds as it was built."""
+        """The module's state besides its weights, which is reset for each client."""
         return self._held
 
     def apply_updates(self, updates: Vector) -> None:
@@ -332,7 +332,7 @@ def _rounded(value: Tensor, like: Tensor) -> Tensor:
 def _with_own_memory(
     gradients: Iterable[Tensor | None], parameters: Iterable[Tensor]
 ) -> list[Tensor]:
-    """Make zeros of missing gradients; copy those that are expanded or share their memory.
+    """Replace missing gradients by zeros; copy those that are expanded or share memory.
 
     Float16 and bfloat16 become float32.
     """

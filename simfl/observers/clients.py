@@ -22,14 +22,14 @@ class ClientEvaluation:
     client: IntColumn
     """[M] ids."""
     weights: Mapping[str, FloatColumn]
-    """[M] what each client's mean is over, by metric: how many examples, or what they weigh."""
+    """[M] the number or total weight of each client's examples, by metric."""
     metrics: Mapping[str, FloatColumn]
     """[M] each client's mean, by metric: ``loss`` and what the scenario measures. NaN where the
     weight is 0: there is no value."""
 
     @property
     def weight(self) -> FloatColumn:
-        """[M] how many examples each was evaluated on, or what they weigh."""
+        """[M] the number or total weight of the examples that each was evaluated on."""
         return self.weights["loss"]
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ class RunConsole(Console):
     """Falls silent once nobody reads on, as behind ``| head``: the run goes on nevertheless."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print; whatever names hold, a terminal shows it and obeys nothing."""
+        """Print with control characters escaped, so that a terminal executes none."""
         shown = (printable(each) if isinstance(each, str) else each for each in objects)
         super().print(*shown, **options)
 

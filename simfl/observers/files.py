@@ -77,11 +77,11 @@ class JsonLines(Observer):
         return f"rounds {first} to {last}: {self._error.strerror}"
 
     def _mend(self) -> None:
-        """Write again what somebody else has cut off or deleted."""
+        """Restore what another process has truncated or deleted."""
         size = self._path.stat().st_size if self._path.exists() else 0
         if size < self._whole_bytes:
             self._write_all()
-            self._tell(f"{self._path} was cut off by somebody; it is whole again")
+            self._tell(f"another process truncated {self._path}; it has been restored")
 
     def _write_all(self) -> None:
         text = "".join(map(_line, self._written))
@@ -110,7 +110,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: if it cannot be written; the former one is still there.
     """
-    # A name of its own, and only a new file: in a folder for all, a link may wait at a known one.
+    # A unique name, and only a new file: in a shared folder, there may be a link at a known name.
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:
         with aside.open("x", encoding="utf-8") as file:

@@ -127,23 +127,23 @@ RECORD_FIELDS: Final = (
     "aux_bytes",
     "delta_norm",
 )
-"""What a round's record has beside its seconds and what was evaluated."""
+"""The fields of a round's record besides its seconds and metrics."""
 
 OVER_CLIENTS: Final = ("", "_by_examples", "_std", "_worst", "_count")
-"""What ``client_<metric>`` ends in, in a record: the mean over clients comes first."""
+"""The suffixes of ``client_<metric>`` in a record; the first is the mean over clients."""
 
 _BESIDE_METRICS: Final = ("client", "weight")
 """Columns of ``evaluations.parquet``."""
 
 
 def require_own_names(metrics: Iterable[str]) -> None:
-    """See that metrics, and what is made of them over clients, are called as nothing else is.
+    """Check that the names of metrics, and of their means over clients, are unique.
 
     Args:
-        metrics: what they are called, beside ``loss``.
+        metrics: their names, besides ``loss``.
 
     Raises:
-        ConfigError: naming the first one that is not.
+        ConfigError: naming the first one that is not unique.
     """
     taken = {"loss": "the loss", **{f"client_loss{end}": "the loss" for end in OVER_CLIENTS}}
     for metric in metrics:
@@ -151,15 +151,15 @@ def require_own_names(metrics: Iterable[str]) -> None:
         if metric in (*RECORD_FIELDS, *_BESIDE_METRICS) or metric.startswith("seconds"):
             whose = f"{metric!r} is a field of the records"
         elif used := [name for name in names if name in taken]:
-            whose = f"{used[0]!r} is a number of {taken[used[0]]}"
+            whose = f"{used[0]!r} is derived from {taken[used[0]]}"
         else:
             taken |= dict.fromkeys(names, f"the metric {metric!r}")
             continue
-        raise ConfigError(f"a metric is called {metric!r}, but {whose}; call it something else")
+        raise ConfigError(f"a metric has the name {metric!r}, but {whose}; rename it")
 
 
 def numbers(record: RoundRecord) -> dict[str, float]:
-    """Return what a tracker can take: the numbers that there are, but for the round's own.
+    """Return the numbers for a tracker: those that exist, without the round itself.
 
     >>> numbers({"round": 1, "seconds": 0.1, "accuracy": None})
     {'seconds': 0.1}

@@ -162,7 +162,8 @@ def _write(path: Path, table: pa.Table) -> None:
                 table,
                 file,
                 compression="zstd",
-                # Losses and seconds hardly repeat: their bytes compress better by place.
+                # Losses and seconds hardly repeat: they compress better with their bytes split by
+                # position.
                 use_dictionary=[name for name, found in is_float.items() if not found],
                 column_encoding={n: "BYTE_STREAM_SPLIT" for n, found in is_float.items() if found},
             )

@@ -233,7 +233,7 @@ def _headline(info: RunInfo) -> str:
 
 def _closing(info: RunInfo, summary: Summary) -> str:
     lasted = _duration(summary["wall_seconds"], digits=1)
-    if before := summary.get("resumed_after_round", 0):  # the seconds are those since then
+    if before := summary.get("resumed_after_round", 0):  # the seconds are counted from then
         own = f"{summary['rounds'] - before} rounds since round {before}"
         lines = [f"{summary['status']} after round {summary['rounds']}: {own} in {lasted}"]
     else:

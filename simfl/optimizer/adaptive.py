@@ -84,8 +84,8 @@ class Adam(OptiModule):
 
     Init: m = v = 0. Step: m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g²;
     m̂ = m / (1 - beta_1^t); v̂ = v / (1 - beta_2^t); out m̂ / (√v̂ + eps). With ``amsgrad``
-    v̂ is the largest so far. Without ``bias_correction`` m̂ = m, v̂ = v and v starts at eps²: this is
-    FedAdam on the server, whose tau is eps.
+    v̂ is the largest so far. Without ``bias_correction``, m̂ = m, v̂ = v and v starts at eps²: on
+    the server, this is FedAdam, with eps as its tau.
 
     Source: Kingma and Ba, 2015, Algorithm 1, https://arxiv.org/abs/1412.6980; amsgrad: Reddi et
     al., 2018, Algorithm 2, https://arxiv.org/abs/1904.09237, here with bias correction; FedAdam:

@@ -48,15 +48,15 @@ def check_plugin(
     It must be a frozen dataclass with a JSON config; leave its inputs alone; keep all it
     remembers in its state, and nothing but Vectors and tensors in there; keep names, order,
     shapes and dtypes; treat a stack of clients, new and returning ones, as it does each client; and
-    go on bit for bit after its state went through JSON. Equal results are not asked of a plug-in
-    whose ``is_deterministic`` is False.
+    go on bit for bit after its state went through JSON. A plug-in whose ``is_deterministic`` is
+    False need not give equal results.
 
     Args:
         plugin: an instance with the hyper-parameters to check it with.
         aux: makes, from a Vector with the names and shapes of the weights, what the other side
             would share; for a module that takes auxiliary variables.
-        shapes: the names and shapes of the weights to check it with, for a plug-in that looks for
-            some by name.
+        shapes: the names and shapes of the weights to check it with, for a plug-in that selects
+            weights by name.
 
     Raises:
         ContractError: naming the clause that is broken, and how.
@@ -81,7 +81,7 @@ def stack_fault(
 ) -> str | None:
     """Return how a plug-in fails to treat a stack of clients as each of them; None if it does not.
 
-    Tried out without auxiliary variables, on weights of these names and shapes.
+    Tested without auxiliary variables, on weights of these names and shapes.
     """
     subject = Subject(plugin, shapes=shapes)
     try:
@@ -247,7 +247,7 @@ def _through_json(subject: Subject) -> Subject:
 def _two_rounds(
     subject: Subject, clients: tuple[int, ...], new: tuple[int, ...] = ()
 ) -> dict[str, Any]:
-    """Return all that two rounds bring forth; in the second some clients are new."""
+    """Return all results of two rounds; in the second, some clients are new."""
     first, state = subject.run(subject.begin(clients), clients)
     is_stack = len(clients) > 1
     kept = (

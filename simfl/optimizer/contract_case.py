@@ -59,11 +59,11 @@ class Subject:
     """Names and shapes of the weights."""
 
     def begin(self, clients: Clients, kept: Sequence[State] = ()) -> State:
-        """Return the state with which clients go into the first step of a round.
+        """Return the state with which clients enter the first step of a round.
 
         Args:
-            clients: who takes part; several become a stack, as the Optimizer's of a stack does it.
-            kept: what each has kept, {} of a new one; none: all are new.
+            clients: those that take part; several become a stack, as in the stacked Optimizer.
+            kept: what each client has kept, {} for a new one; empty: all are new.
         """
         aux = self.aux(self.like()) if self.aux else None
         each = [self._begun(state, aux) for state in kept or [{}]]
@@ -85,7 +85,7 @@ class Subject:
         return self.plugin.start_round(self.receive(state, aux))
 
     def like(self, dtype: torch.dtype = torch.float32) -> Vector:
-        """Make a Vector that has but names, shapes and a dtype."""
+        """Make a Vector for its names, shapes and dtype only."""
         ones = {name: torch.ones(tuple(s), dtype=dtype) for name, s in self.shapes.items()}
         return Vector(ones)
 
@@ -189,7 +189,7 @@ def _of_clients(clients: Clients, make: Callable[[int, int], Vector], step: int)
 
 
 def _numbers(tensor: Tensor) -> str:
-    """Write out a tensor, of a large one the first numbers."""
+    """Return a tensor as text; of a large one, only the first numbers."""
     if tensor.numel() <= _MAX_NUMBERS:
         return str(tensor.tolist())
     first = ", ".join(map(str, tensor.flatten()[:_MAX_NUMBERS].tolist()))

@@ -38,7 +38,7 @@ def encode_optimizer_state(
 ) -> dict[str, Any]:
     """Return the state as JSON values: counts as they are, and ``[name, state]`` per plug-in.
 
-    Which variables there are depends on when it is taken, so that they are listed beside it.
+    The variables are listed as well, since they depend on when the state is saved.
     """
     counts = {field.name: getattr(state, field.name) for field in fields(state)}
     return {
@@ -61,11 +61,11 @@ def decode_optimizer_state(
     """Return the state that ``encode_optimizer_state`` was given, on the CPU.
 
     Raises:
-        KeyError: if entries or variables are missing or unknown, the plug-ins are others than those
-            that the state was taken from, or anything else is not as it was written.
+        KeyError: if entries or variables are missing or unknown, the plug-ins differ from those of
+            the saved state, or anything is damaged.
     """
     if not isinstance(encoded, Mapping):
-        raise KeyError(f"optimizer state: is a {type(encoded).__name__}, and no dict")
+        raise KeyError(f"optimizer state: is a {type(encoded).__name__}, not a dict")
     counts = {field.name for field in fields(OptimizerState)} - {"modules", "regularizers"}
     names = counts | {"modules", "regularizers", "variables"}
     if encoded.keys() != names:
@@ -73,7 +73,7 @@ def decode_optimizer_state(
         raise KeyError(f"optimizer state: entries {different} are missing or unknown")
     for name in sorted(counts):
         if type(encoded[name]) is not int:
-            raise KeyError(f"optimizer state: {name} is {encoded[name]!r}, and no integer")
+            raise KeyError(f"optimizer state: {name} is {encoded[name]!r}, not an integer")
     return OptimizerState(
         **{name: encoded[name] for name in counts},
         modules=_decode_all(modules, encoded, "modules"),
@@ -117,9 +117,9 @@ def _decode_all(plugins: PlugIns, encoded: Mapping[str, Any], place: str) -> tup
     for index, (name, state, known) in enumerate(zip(names, states, variables, strict=True)):
         where = f"{place}[{index}]: state of {name!r}"
         if missing := sorted(known - state.keys()):
-            raise KeyError(f"{where} lacks {missing}")
+            raise KeyError(f"{where} is missing {missing}")
         if unknown := sorted(state.keys() - known):
-            raise KeyError(f"{where} has {unknown}, which it had not when it was taken")
+            raise KeyError(f"{where} has {unknown}, which were not saved with it")
     return tuple(map(decode_state, states))
 
 
@@ -158,7 +158,7 @@ def _decode_tensor(dtype: str, shape: list[int], data: str) -> Tensor:
         raise ValueError(f"there is no dtype {dtype!r}")
     memory = bytearray(base64.b64decode(data, validate=True))
     if min(shape, default=0) < 0 or len(memory) != kind.itemsize * math.prod(shape):
-        raise ValueError(f"{len(memory)} bytes are not those of {dtype} with shape {shape}")
+        raise ValueError(f"{len(memory)} bytes do not match {dtype} with shape {shape}")
     if not memory:
         return torch.empty(shape, dtype=kind)
     return torch.frombuffer(memory, dtype=torch.uint8).view(kind).reshape(shape)

@@ -28,8 +28,8 @@ class GaussianNoise(OptiModule):
     (seed, client, round, step, index in the list of modules): it is the same on every device,
     whether clients are stacked or not, and in a step that is run again.
 
-    After ``client.sclip`` one example changes the gradients by sclip / batch_size at most, so that
-    the noise multiplier of DP-SGD is std * batch_size / sclip; see ``docs/security.md``.
+    After ``client.sclip``, one example changes the gradients by at most sclip / batch_size, so the
+    noise multiplier of DP-SGD is std * batch_size / sclip; see ``docs/security.md``.
 
     With ``secure`` it is made from the operating system's cryptographic source instead. Such
     noise cannot be foreseen by who knows the seed; nor can it be reproduced, so neither a run

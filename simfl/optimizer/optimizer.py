@@ -86,9 +86,9 @@ class Optimizer:
 
     @property
     def regularizers(self) -> MutableSequence[Regularizer]:
-        """The regularizers, in order: a list, to which specs can be added, too.
+        """The regularizers, in order: a list that can be changed and also accepts specs.
 
-        What is in it before and after a change keeps its state, what is new begins without.
+        Regularizers that stay in it keep their states; new ones start without.
         """
         return self._regularizers
 
@@ -98,7 +98,7 @@ class Optimizer:
 
     @property
     def modules(self) -> MutableSequence[OptiModule]:
-        """The modules, in order: a list as ``regularizers`` is."""
+        """The modules, in order: a list like ``regularizers``."""
         return self._modules
 
     @modules.setter
@@ -150,8 +150,8 @@ class Optimizer:
             model: to train.
             batch: examples, as the model takes them.
             sclip: the L2 norm that each example's gradient is scaled to at most; None or 0: off.
-                They are averaged over this batch, so noise that is to hide one example takes
-                batches of one size (in a run ``LocalWork`` sees to that).
+                They are averaged over this batch, so noise that hides single examples requires
+                batches of equal size (in a run, ``LocalWork`` takes care of that).
         """
         self.apply_gradients(model, model.compute_batch_gradients(batch, max_norm=sclip))
 
@@ -238,7 +238,7 @@ class Optimizer:
         self._state = state
 
     def for_population(self, num_clients: int) -> Optimizer:
-        """Return an Optimizer for a run with so many clients in all, without a state."""
+        """Return an Optimizer for a run with this population, without a state."""
         modules = [module.for_population(num_clients) for module in self.modules]
         return Optimizer(self.lrate, self.w_decay, [*self.regularizers], modules)
 

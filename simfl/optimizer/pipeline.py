@@ -52,7 +52,7 @@ def keep_state(plugin: OptiModule | Regularizer, state: State) -> State:
 def keep_rows(plugin: OptiModule | Regularizer, state: State, num_clients: int) -> list[State]:
     """Return what each of a stack's C clients must keep of one plug-in's state: [C], views.
 
-    A plug-in of others is asked client by client: what it keeps may depend on what it sees.
+    A third-party plug-in is called for each client: what it keeps may depend on the values.
     """
     if type(plugin).__module__.startswith("simfl."):
         return unstack_state(keep_state(plugin, state), num_clients)
@@ -60,7 +60,7 @@ def keep_rows(plugin: OptiModule | Regularizer, state: State, num_clients: int) 
 
 
 def keeps_nothing(plugin: OptiModule | Regularizer) -> bool:
-    """Say whether this very class ``keeps_nothing``: one derived from it may well."""
+    """Say whether this class itself declares ``keeps_nothing``; subclasses do not inherit it."""
     return bool(vars(type(plugin)).get("keeps_nothing"))
 
 

@@ -95,7 +95,7 @@ class OptiModule(Component, kind="module"):
         raise KeyError(f"{self.name} takes no auxiliary variables")
 
     def for_population(self, num_clients: int) -> OptiModule:
-        """Return the module for a run with so many clients in all; by default it is the same."""
+        """Return the module for a run with this population; by default, the module itself."""
         return self
 
     def merge_aux(self, left: AuxVar, right: AuxVar) -> AuxVar:

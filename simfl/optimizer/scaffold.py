@@ -108,8 +108,8 @@ class ScaffoldServer(OptiModule):
     many of them are new. Step: out g. Send: c, the sum of all c_i over N; nothing before any
     variables have arrived.
 
-    A client that never took part has c_i = 0. N is the size of the population, as in the paper; or
-    the number of clients that have taken part, and then c is the mean of theirs.
+    A client that never took part has c_i = 0. N is the size of the population, as in the paper, or
+    the number of clients that have taken part; then c is the mean of their c_i.
     """
 
     name: ClassVar[str] = "scaffold-server"
@@ -117,11 +117,11 @@ class ScaffoldServer(OptiModule):
     takes_borrowed: ClassVar[bool] = True
 
     num_clients: Count | Literal["population"] | None = "population"
-    """N: how many clients there are; by default as many as the run has. None counts those that have
-    taken part, and so does an Optimizer outside of a run."""
+    """N, the number of clients; by default the run's population. None: the number of clients that
+    have taken part, as for an Optimizer outside of a run."""
 
     def for_population(self, num_clients: int) -> ScaffoldServer:
-        """Return the module with N known, if it is to be the population."""
+        """Return the module with N set, if N is the population."""
         is_open = self.num_clients == "population"
         return replace(self, num_clients=num_clients) if is_open else self
 

@@ -61,13 +61,13 @@ def component_config(component: Component) -> list[Any]:
 
 
 class ComponentList(MutableSequence[C]):
-    """A list of components that tells its owner what it is to become, before it does.
+    """A list of components that passes each change to its owner before it is made.
 
     Args:
         root: their kind.
-        specs: what it holds at first, as ``build_components`` takes it.
-        place: what to call it in an error.
-        refit: is handed the new list; what it raises leaves the list as it was.
+        specs: its initial components, as for ``build_components``.
+        place: its name in error messages.
+        refit: receives the new list; if it raises an exception, the list is not changed.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class ComponentList(MutableSequence[C]):
         self._become(lambda items: items.__delitem__(index))
 
     def insert(self, index: int, value: Any) -> None:
-        """Insert a component, given as ``build_component`` takes it."""
+        """Insert a component, as for ``build_component``."""
         built = build_component(self._root, value, place=self._place)
         self._become(lambda items: items.insert(index, built))
 
     def reverse(self) -> None:
-        """Turn the order round, in one step: the base class has one component twice meanwhile."""
+        """Reverse the list in one step: the base class would hold a component twice in between."""
         self[:] = self._items[::-1]
 
     def __eq__(self, other: object) -> bool:

@@ -225,7 +225,7 @@ def _for_each_plugin(
 def _kept_rows(
     plugins: PlugIns, states: Sequence[State], num_clients: int
 ) -> list[tuple[State, ...]]:
-    """Return what each client keeps of one stack for each plug-in, sharing no memory with it."""
+    """Return what each client of a stack keeps for each plug-in, without sharing memory with it."""
     pairs = zip(plugins, states, strict=True)
     by_plugin = [keep_rows(plugin, state, num_clients) for plugin, state in pairs]
     return [

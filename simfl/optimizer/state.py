@@ -102,7 +102,7 @@ def refit_states(
     former: Sequence[OptiModule | Regularizer],
     plugins: Sequence[OptiModule | Regularizer],
 ) -> tuple[State, ...]:
-    """Return the states of other plug-ins: those of the former ones that are among them stay."""
+    """Return the states for a new list of plug-ins; those that were in the old list keep theirs."""
     left = list(zip(former, states, strict=True))
     fitted = []
     for plugin in plugins:
@@ -120,9 +120,9 @@ def require_states(
 
 
 def repeat_tensors(state: State, num_clients: int) -> State:
-    """Return the state of C clients that are all alike, as that of a stack of them.
+    """Return the state of a stack of C clients with equal states.
 
-    A tensor gets a leading axis C unless it is 0-d: that, and a Vector, broadcasts as it is.
+    A tensor gets a leading axis C unless it is 0-d; 0-d tensors and Vectors broadcast.
     """
     return {
         key: _repeat(leaf, num_clients) if isinstance(leaf, Tensor) and leaf.dim() else leaf
@@ -143,7 +143,7 @@ def stack_states(states: Sequence[State]) -> State:
         if state.keys() != states[0].keys():
             raise VectorError(
                 f"clients' states differ: {sorted(states[0])} and {sorted(state)}; "
-                "init() must have every entry that a client keeps"
+                "init() must return every entry that a client keeps"
             )
     return {key: _stack([state[key] for state in states]) for key in states[0]}
 

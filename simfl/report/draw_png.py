@@ -25,11 +25,12 @@ _TEXT = "#333333"
 _TITLE_SIZE = 14
 _TITLE_WIDTH = 90
 _KEY_WIDTH = 150
-"""How many letters of the smaller size a line across the picture takes."""
+"""The number of letters of the smaller size that fit across the picture."""
 _KEY_GAP = 8
-"""How many letters the colour of an entry and the space around it take."""
+"""The width of an entry's colour and the space around it, in letters."""
 _NAME_WIDTH = 26
-"""Of a bar's name, in letters; a longer one is broken, or shortened where bars are many."""
+"""The width of a bar's name, in letters; longer ones are wrapped, or shortened if there are many
+bars."""
 _LEGEND_WIDTH = 30
 _MAX_OVERLAID = 2
 _MAX_BROKEN = 6
@@ -60,7 +61,7 @@ def draw_png(charts: Sequence[Chart], path: Path, *, title: str, key: Sequence[E
     if not charts:
         places[0].text(0, 0.5, "There is nothing to draw yet.", color=_TEXT)
     with warnings.catch_warnings():
-        # Of letters that matplotlib's font lacks, and of what has no room: the picture shows that.
+        # About missing glyphs and labels without room, which the picture shows anyway.
         warnings.simplefilter("ignore")
         figure.savefig(path, dpi=120, format="png", facecolor="white")
 
@@ -77,7 +78,7 @@ def _broken(text: str, width: int) -> str:
 
 
 def _fitted(text: str, width: int) -> str:
-    """Leave out the middle of a long name: a group's are told apart by its end."""
+    """Cut out the middle of a long name, since names of groups often differ at the end."""
     half = width // 2
     return text if len(text) <= width else f"{text[:half]}…{text[-half:]}"
 

@@ -70,7 +70,7 @@ def spread_of(values_M: Floats, *, is_loss: bool) -> Spread:
 
 
 def _metric(study: Study) -> str | None:
-    """Return the metric to show: what the runs are judged by, or would be by their clients."""
+    """Return the metric to show: the one that ranks the runs, or its mean over clients."""
     only_clients = [
         replace(
             run,

@@ -64,9 +64,9 @@ def _group(label: str, members: Sequence[Run]) -> Group:
 
 
 def count_of_groups(groups: Sequence[Group]) -> str:
-    """Say how many groups there are, and of how many seeds each is.
+    """Return the number of groups, and of seeds in each.
 
-    Empty where each run is a group of its own.
+    Empty if each run is a separate group.
     """
     sizes = sorted({len(group.runs) for group in groups})
     if sizes[-1] == 1:
@@ -76,7 +76,7 @@ def count_of_groups(groups: Sequence[Group]) -> str:
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Name groups as they say, or by what differs; never by what one of their runs is called."""
+    """Name groups by their labels, or by what differs; never by the name of a single run."""
     names = [_alike(members, "name") for members in groups]
     by_keys = _labels_by_keys(groups)
     if all(names) and len(set(names)) == len(groups):
@@ -101,13 +101,13 @@ def _with_keys(labels: Sequence[str], groups: Sequence[Sequence[Run]]) -> list[s
 
 
 def _alike(members: Sequence[Run], key: str) -> str | None:
-    """Return a text of the scenario, if all runs of a group have the same."""
+    """Return a text from the scenario, if it is the same in all runs of a group."""
     found = {run.scenario.get(key) for run in members if isinstance(run.scenario.get(key), str)}
     return found.pop() or None if len(found) == 1 else None
 
 
 def _told_apart(labels: Sequence[str]) -> list[str]:
-    """Give numbers to labels that are the same, or would be once they are shortened."""
+    """Add numbers to labels that are equal, or become equal when shortened."""
     told: list[str] = []
     for label in labels:
         short = label if len(label) <= _LABEL_WIDTH else f"{label[: _LABEL_WIDTH - 1]}…"
@@ -129,7 +129,7 @@ def _common_name(members: Sequence[Run]) -> str:
 
 
 def _labels_by_keys(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Name groups by the fewest keys that tell them apart; empty where there are none."""
+    """Name groups by the fewest keys that distinguish them; empty without any."""
     kept = [
         {key: value for key, value in members[0].scenario.items() if key not in _NO_PART}
         for members in groups
@@ -144,7 +144,7 @@ def _labels_by_keys(groups: Sequence[Sequence[Run]]) -> list[str]:
             for difference in chosen
             if (value := difference.values[index]) is not None
         ]
-        # One that has none of these keys is told by the first that it has.
+        # A group that has none of these keys is named by its first difference.
         rest = (d for d in found if d.values[index] is not None)
         parts = parts or [f"{_last(d.key)}={_shortened(str(d.values[index]))}" for d in rest][:1]
         return ", ".join(parts)
@@ -153,7 +153,7 @@ def _labels_by_keys(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _telling(found: Sequence[Difference], num_groups: int) -> list[Difference]:
-    """Choose differences, each the one that tells most groups apart, until all are told apart."""
+    """Choose the differences that distinguish most groups, one by one, until all are distinct."""
     chosen: list[Difference] = []
 
     def count(differences: Sequence[Difference]) -> int:
@@ -169,7 +169,7 @@ def _telling(found: Sequence[Difference], num_groups: int) -> list[Difference]:
 
 
 def _short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Return the last part of each key, or all of it where another ends so too."""
+    """Return the last part of each key, or the whole key if another has the same last part."""
     last = [_last(key) for key in keys]
     return {
         key: part if last.count(part) == 1 else key for key, part in zip(keys, last, strict=True)

@@ -1,6 +1,6 @@
-"""By which metric a run is judged, and which of its values are better.
+"""The metric by which runs are ranked, and whether large or small values are better.
 
-A run says so itself (``run.json``). Of runs that are older than that, names have to tell.
+A run records this in ``run.json``. For runs of earlier versions, it is guessed from names.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _NAMES_OF_LOSSES: Final = ("loss", "mae", "mse", "error", "perplexity")
 
 
 def main_metric(runs: Sequence[Run]) -> str | None:
-    """Return the metric that runs are judged by, of those with a number in their records.
+    """Return the metric by which runs are ranked, among those with a value in their records.
 
-    That of the test split which the scenario has first; without a test split, its mean over
+    It is the scenario's first metric on the test split; without a test split, its mean over
     clients.
     """
     found = metric_keys(runs)
@@ -37,7 +37,7 @@ def main_metric(runs: Sequence[Run]) -> str | None:
 
 
 def smaller_is_better(metric: str, runs: Iterable[Run]) -> bool:
-    """Say whether small values of a metric are good."""
+    """Say whether small values of a metric are better."""
     said = next((run.better[metric] for run in runs if metric in run.better), None)
     if said is not None:
         return said == "min"
@@ -54,7 +54,7 @@ def best(metric: str, values: Iterable[float], runs: Iterable[Run]) -> float | N
 def metric_keys(runs: Iterable[Run]) -> list[str]:
     """Return what was measured of the model: train loss, test loss, metrics, in this order.
 
-    Without a test split the means over clients stand for it.
+    Without a test split, the means over clients take its place.
     """
     found = dict.fromkeys(key for run in runs for record in run.records for key in record)
     metrics = [key for key in found if is_number_of_training(key) and not _is_count(key)]
@@ -67,17 +67,17 @@ def metric_keys(runs: Iterable[Run]) -> list[str]:
 
 
 def is_number_of_training(key: str) -> bool:
-    """Say whether a record's number follows from scenario and seed, and not from the machine."""
+    """Say whether a number of a record depends only on scenario and seed, not on the machine."""
     return key not in ("round", "retries", "actors") and not key.startswith("seconds")
 
 
 def is_over_clients(key: str) -> bool:
-    """Say whether a record's number is the mean over clients, in which each counts once."""
+    """Say whether a number of a record is the unweighted mean over clients."""
     return key.startswith("client_") and not key.endswith(_ENDINGS)
 
 
 def _by_name(keys: Sequence[str]) -> list[str]:
-    """Return metrics in the order of what their names say; runs of old do not say it."""
+    """Return metrics in an order guessed from their names, for runs of earlier versions."""
     is_accuracy = [k for k in keys if k == "accuracy"], [k for k in keys if "accuracy" in k]
     losses = [key for key in ("loss", "client_loss", "train_loss") if key in keys]
     return [*is_accuracy[0], *is_accuracy[1], *losses]

@@ -119,7 +119,7 @@ def _not_finite(study: Study, keys: Sequence[str]) -> list[str]:
                 count = "1 round" if len(rounds) == 1 else f"{len(rounds)} rounds, first"
                 notes.append(
                     f"{run.folder.name}: {key} has no finite value in {count} (round {rounds[0]:g})"
-                    ": a gap, and in no mean"
+                    ": shown as a gap, and excluded from means"
                 )
     return notes
 
@@ -142,7 +142,7 @@ def _over_seeds(study: Study, keys: Sequence[str]) -> Table:
 
 def _target_table(study: Study, target: Target) -> Table:
     note = (
-        "The highest whole percent that every run reaches which is done and at least half as good "
+        "The highest whole percent that all finished runs reach which are at least half as good "
         "as the best; --target sets another. "
         if study.is_target_chosen
         else ""

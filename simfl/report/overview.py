@@ -75,12 +75,12 @@ def _tiles_of_run(study: Study) -> list[Tile]:
 
 
 def _metric_tile(run: Run, metric: str) -> Tile:
-    """Show the final value, and the best of all rounds' beside it."""
+    """Show the final value, and the best value of all rounds."""
     values = {int(r["round"]): r[metric] for r in run.records if metric in r}
     top = best(metric, values.values(), [run])
     round = next((round for round, value in values.items() if value == top), None)
     is_last = round is None or values[round] == run.latest(metric)
-    detail = "final, its best" if is_last else f"final; its best {number(top)} in round {round}"
+    detail = "final and best" if is_last else f"final; best {number(top)} in round {round}"
     return Tile(metric.replace("_", " "), number(run.latest(metric)), detail)
 
 

@@ -50,11 +50,11 @@ def read_yaml(text: str) -> dict[str, Any]:
 
 
 class _AliasError(Exception):
-    """There is an alias."""
+    """The text contains an alias."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Ends at the first alias, before anything is written out."""
+    """Stops at the first alias, before it is expanded."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

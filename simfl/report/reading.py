@@ -35,7 +35,7 @@ METRICS_FILE: Final = "metrics.jsonl"
 SUMMARY_FILE: Final = "summary.json"
 
 Record: TypeAlias = "dict[str, float]"
-"""One round's numbers: a line of ``metrics.jsonl``. NaN: what has no value, or no finite one."""
+"""One round's numbers: a line of ``metrics.jsonl``. NaN: no value, or not finite."""
 
 _FILES: Final = (SCENARIO_FILE, METRICS_FILE, SUMMARY_FILE)
 _MAX_DEPTH: Final = 3
@@ -59,8 +59,8 @@ class Run:
     """``summary.json``; empty if the run has not ended, or it cannot be read."""
     versions: dict[str, Any]
     better: dict[str, str]
-    """By metric, ``max`` or ``min``, as ``run.json`` says; what the run is judged by comes first.
-    Empty if it is older than that."""
+    """``max`` or ``min`` by metric, from ``run.json``; the metric that ranks runs comes first.
+    Empty for runs of earlier versions."""
     state: str
     """``running``, or how it ended: ``done``, ``failed``, ``interrupted``; ``stopped``: early,
     by a sweep, or without a word."""
@@ -115,7 +115,7 @@ class Run:
 
 
 def total(values: Iterable[float]) -> float:
-    """Add up exactly; NaN where no float can hold the sum.
+    """Add up exactly; NaN if the sum overflows.
 
     >>> total([0.1] * 10), total([1e308, 1e308])
     (1.0, nan)
@@ -132,7 +132,7 @@ def find_runs(folder: Path) -> list[Path]:
     Raises:
         InputError: if there is no such folder.
     """
-    if not os.path.isdir(folder):  # which a name that is too long is not, either
+    if not os.path.isdir(folder):  # also False for a name that is too long
         raise InputError(f"{folder}: there is no such folder; give the one that holds the runs")
     return sorted(_find(folder, depth=0))
 

@@ -65,7 +65,7 @@ def make_report(study: Study, *, with_data: bool, trust: Trust = "all") -> Repor
         provenance_section(study),
     )
     runs = study.runs
-    # A run without a name is called as its group, and not as its folder, which has the seed.
+    # A run without a name is called like its group, not like its folder, which contains the seed.
     names = list(
         dict.fromkeys(
             group.label if run.name == run.folder.name else run.name

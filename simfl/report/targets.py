@@ -44,11 +44,11 @@ class Reached:
 
 
 def parse_target(text: str, runs: Sequence[Run]) -> Target:
-    """Read ``accuracy=0.9``; ``>=`` or ``<=`` say the side, ``=`` leaves that to the metric.
+    """Parse ``accuracy=0.9``; ``>=`` or ``<=`` set the direction, ``=`` uses the metric's.
 
     Args:
-        text: what was asked for.
-        runs: what says which values of the metric are better.
+        text: the target.
+        runs: define which values of the metric are better.
 
     Raises:
         InputError: if it is of another form.
@@ -64,7 +64,7 @@ def parse_target(text: str, runs: Sequence[Run]) -> Target:
 def default_target(runs: Sequence[Run]) -> Target | None:
     """Return the highest whole percent of the main metric that the runs have reached.
 
-    None where that is no share, or small ones are better.
+    None if the metric is not a share, or small values are better.
 
     Runs that are not done, and those that are less than half as good as the best, are not asked:
     they would set a target that says nothing of the others.
@@ -89,7 +89,7 @@ def reach(run: Run, target: Target) -> Reached | None:
 
 
 def _highest(run: Run, metric: str) -> float:
-    """Return the highest share; 0 where there is none."""
+    """Return the highest share; 0 without any."""
     found = (record.get(metric, math.nan) for record in run.records)
     return max((value for value in found if 0 <= value <= 1), default=0.0)
 

@@ -56,7 +56,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def mean_of(values: Sequence[float]) -> float | None:
-    """Return the mean; None without values, or where no float can hold it.
+    """Return the mean; None without values, or if it overflows.
 
     >>> mean_of([0.5, 1.0]), mean_of([1e308, 1e308, 1e308]), mean_of([float("nan")])
     (0.75, None, None)
@@ -70,7 +70,7 @@ def mean_of(values: Sequence[float]) -> float | None:
 
 
 def deviation_of(values: Sequence[float]) -> float | None:
-    """Return the sample standard deviation; None of fewer than two, or where no float can hold it.
+    """Return the sample standard deviation; None for fewer than two values, or on overflow.
 
     >>> deviation_of([0.5, 1.5]), deviation_of([float("inf"), 1.0]), deviation_of([0.5])
     (0.7071067811865476, None, None)

@@ -28,7 +28,7 @@ class Sampler(Component, kind="sampler"):
 
         Args:
             num_examples: [population] how many examples each client trains on.
-            size: how many to draw, at most the population; all of it, too, is asked for.
+            size: the number of clients to draw, up to and including the population.
             rng: the round's own generator.
         """
         raise NotImplementedError(f"{type(self).__name__} has no sample()")
@@ -54,10 +54,10 @@ class Uniform(Sampler):
 class Weighted(Sampler):
     """Draw clients one after another, each in proportion to its examples among those left.
 
-    Of one client a round that is a share in proportion to its examples. Of more it is not: large
-    clients are drawn less often than in proportion, and small ones more. Of two out of three
-    clients with 2, 1 and 1 examples, they take part with 5/6, 7/12 and 7/12. For 1, 1/2 and 1/2
-    there is ``proportional``.
+    With one client per round, each takes part in proportion to its examples. With more, this is not
+    so: large clients take part less often than that, and small ones more often. When two of three
+    clients with 2, 1 and 1 examples are drawn, the probabilities are 5/6, 7/12 and 7/12. Use
+    ``proportional`` to get 1, 1/2 and 1/2.
 
     Source: Efraimidis and Spirakis, 2006, https://doi.org/10.1016/j.ipl.2005.11.003
     """
@@ -77,13 +77,14 @@ class Weighted(Sampler):
 class Proportional(Sampler):
     """Draw clients so that each takes part in proportion to its examples, without replacement.
 
-    Client i of N is in a cohort of K with the probability K n_i / sum of n, exactly; a client for
-    which that is 1 or more takes part in every round, and the rest is drawn from the others. With
-    ``server.weighting: uniform`` a round's mean is then unbiased: its expectation is the mean by
-    examples over the population, as with FedAvg's other scheme, unless a client is certain.
+    The probability that client i of N is in a cohort of K is exactly K n_i / sum of n. If that is 1
+    or more, the client takes part in every round, and the rest are drawn from the others. With
+    ``server.weighting: uniform``, the mean of a round is then unbiased unless a client takes part
+    in every round: its expectation is the mean over the population weighted by examples, as in
+    FedAvg's other scheme.
 
-    Systematic sampling: the clients' shares lie beside each other in random order, and points at
-    equal distances, of which the first is drawn, say who is in.
+    The method is systematic sampling: the clients' shares are laid out in random order, and the
+    clients hit by equidistant points with a random start are selected.
 
     Source: Madow, 1949, https://doi.org/10.1214/aoms/1177729988; the scheme: Li et al., 2020,
     Scheme I, https://arxiv.org/abs/1907.02189 (there with replacement)
@@ -94,7 +95,7 @@ class Proportional(Sampler):
     def sample(
         self, num_examples: np.ndarray[Any, Any], size: int, *, rng: np.random.Generator
     ) -> np.ndarray[Any, Any]:
-        """Return ids drawn systematically; in integers, so that nothing is rounded."""
+        """Return ids by systematic sampling, in integers, so that nothing is rounded."""
         order_N = rng.permutation(len(num_examples))
         counts_N = num_examples[order_N].astype(np.int64)
         is_certain_N, left, total = np.zeros(len(order_N), bool), size, int(counts_N.sum())
@@ -102,7 +103,7 @@ class Proportional(Sampler):
             is_certain_N |= more_N
             left, total = left - int(more_N.sum()), total - int(counts_N[more_N].sum())
         certain, rest = order_N[is_certain_N], order_N[~is_certain_N]
-        if not total:  # those that are left hold nothing, and any of them will do
+        if not total:  # the clients that are left have no examples; take any of them
             return np.concatenate([certain, rest[:left]])
         ends = np.cumsum(left * num_examples[rest].astype(np.int64))
         points = int(rng.integers(total)) + total * np.arange(left)
@@ -124,7 +125,7 @@ def plan_round(
         sampler: the rule.
         num_examples: [population] how many examples each client trains on.
         num_steps: [population] how many local steps each client makes.
-        size: how many take part.
+        size: the number of clients that take part.
         seed: the run's seed.
         round: which round, from 1.
 

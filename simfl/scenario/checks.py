@@ -162,7 +162,7 @@ def _elastic(scenario: Scenario) -> Iterator[Fault]:
             yield (
                 f"{key}.num_gpus",
                 f"is {actors.num_gpus:g}, but an actor trains on one GPU; set it to 1, and "
-                "have more actors",
+                "use more actors",
             )
         if actors.accelerator_type is not None and actors.num_gpus == 0:
             yield (

@@ -193,13 +193,13 @@ def _candidates(value: str, info: ValidationInfo) -> list[str]:
 
 
 def _refused(cls: type[Component]) -> str | None:
-    """Say why a scenario that is not trusted may not name the component, if it may not."""
+    """Return the reason if an untrusted scenario may not name the component."""
     if cls.runs_code:
         return refusal(f"is {cls.name!r}")
     if cls.logs_in:
         return (
-            f"is {cls.name!r}, which logs in as you where the scenario, or a file beside it, says, "
-            "and trust is 'none'; leave it out, or see that the address is safe and trust it"
+            f"is {cls.name!r}, which logs in as you at an address that the scenario or a file "
+            "next to it sets, and trust is 'none'; remove it, or check the address and trust it"
         )
     return None
 

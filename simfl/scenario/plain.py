@@ -57,10 +57,10 @@ def _defaults(cls: type[Component]) -> dict[str, Any]:
 
 
 def describe_changes(former: Any, present: Any) -> str:
-    """Name what differs between plain data, up to three keys, with both values.
+    """Name the differences between plain data, up to three keys, with both values.
 
     >>> describe_changes({"seed": 1, "model": {"kind": "mlp"}}, {"seed": 2, "model": {}})
-    'seed was 1 and is 2, model.kind was "mlp" and is left out'
+    'seed was 1 and is 2, model.kind was "mlp" and is not set'
     """
     before, after = dict(_leaves(former)), dict(_leaves(present))
     changes = [
@@ -73,7 +73,7 @@ def describe_changes(former: Any, present: Any) -> str:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted path and the text of each value that is no mapping."""
+    """Yield the dotted path and the text of each value that is not a mapping."""
     if isinstance(value, Mapping) and value:
         for name, item in value.items():
             yield from _leaves(item, f"{key}.{name}" if key else str(name))
@@ -86,5 +86,5 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _short(text: str | None) -> str:
     if text is None:
-        return "left out"
+        return "not set"
     return text if len(text) <= 60 else f"{text[:57]}..."

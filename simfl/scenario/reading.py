@@ -19,7 +19,7 @@ _MAX_VALUES: Final = 100_000
 """Aliases of aliases make large things of small files; no scenario is this large."""
 _MAX_BYTES: Final = 1 << 22
 _TOO_DEEP: Final = "is nested too deeply"
-_TOO_MANY: Final = f"holds more than {_MAX_VALUES:,} values, aliases written out"
+_TOO_MANY: Final = f"has more than {_MAX_VALUES:,} values, with aliases expanded"
 _MERGE: Final = "<<"
 _MERGE_TAG: Final = "tag:yaml.org,2002:merge"
 
@@ -99,7 +99,7 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if id(node) in self._open:
-            raise self.error(node, "is an alias of something that holds this alias")
+            raise self.error(node, "is an alias of a value that contains this alias")
         self._open.add(id(node))
         value = self._collection(node, path)
         self._open.remove(id(node))
@@ -126,10 +126,10 @@ class _Reader:
         return values
 
     def _merged(self, node: yaml.MappingNode, *, depth: int) -> _Entries:
-        """Return the entries by key, those of merge keys (``<<``) among them.
+        """Return the entries by key, including those of merge keys (``<<``).
 
-        A mapping's own stand before those it merges, and the first of these before the others.
-        Each key is there once, so that merging what merges others does not multiply them.
+        A mapping's own entries take precedence over merged ones, and earlier merged ones over later
+        ones. Each key occurs once, so that nested merges do not multiply the entries.
         """
         if id(node) in self._entries:
             return self._entries[id(node)]
@@ -168,9 +168,9 @@ class _Reader:
         sources = []
         for source in merged.value if isinstance(merged, yaml.SequenceNode) else named:
             if not isinstance(source, yaml.MappingNode):
-                raise self.error(source, "is merged by '<<', and is no mapping")
+                raise self.error(source, "is merged with '<<', but is not a mapping")
             if id(source) in self._merging:
-                raise self.error(source, "is an alias of something that holds this alias")
+                raise self.error(source, "is an alias of a value that contains this alias")
             sources.append(source)
         return sources
 
@@ -179,8 +179,8 @@ class _Reader:
             value = show(node.value)
             raise self.error(
                 node,
-                f"{value} is one thing in YAML 1.1 and another in YAML 1.2; put it in quotes if it "
-                "is text, and write numbers as 10 or 0x1f, and true or false",
+                f"{value} means different things in YAML 1.1 and YAML 1.2; quote it if it is text; "
+                "write numbers as 10 or 0x1f, and true or false",
             )
         if node.tag.rpartition(":")[2] not in ("str", "int", "float", "bool", "null", "value"):
             raise self.error(node, f"has the tag {node.tag!r}, which a scenario cannot hold")

@@ -37,7 +37,7 @@ __all__ = ["Origin", "Scenario"]
 _MAX_NAME: Final = 200
 _MAX_LABEL: Final = 60
 _FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "sweep")
-"""The sections that have no part in the numbers of a round; for ``cluster`` see ``numbers``."""
+"""The sections that do not affect a round's results; for ``cluster`` see ``numbers``."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ def _require_folder_name(name: str) -> str:
 
 
 def _without_code(named: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Refuse modules, and folders of modules, of a scenario that is not trusted."""
+    """Refuse modules, and folders of modules, in an untrusted scenario."""
     if named and is_untrusted(info.context):
         raise fault(refusal(f"is {show(named)}"))
     return named
 
 
 def _require_label(label: str) -> str:
-    """See that a label is a line that a legend has room for."""
+    """Check that a label is a line that fits into a legend."""
     if not label.isprintable() or not 0 < len(label) <= _MAX_LABEL:
         raise fault(f"is {show(label)}; use 1 to {_MAX_LABEL} printable characters")
     return label
@@ -80,8 +80,8 @@ class Scenario(Section):
     name: Annotated[str, AfterValidator(_require_folder_name)] | None = None
     """What the run is called; it is part of its folder's name. null: "run"."""
     label: Annotated[str, AfterValidator(_require_label)] | None = None
-    """What reports call the run and those that differ from it in their seed only. null: what
-    distinguishes it from the others."""
+    """What reports call the run, and the runs that differ from it only in their seed. null: the
+    keys that distinguish it from the others."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """All randomness follows from it."""
     rounds: Count = Field(examples=[100])
@@ -155,11 +155,11 @@ class Scenario(Section):
         return self.model_copy(update={"cluster": cluster})
 
     def numbers(self) -> dict[str, Any]:
-        """Return, as plain data, all that has a part in the numbers of a round.
+        """Return, as plain data, everything that affects the results of a round.
 
-        This is the one list of it: a run goes on with other values in nothing else. Of ``cluster``
-        that are the threads and the kind of device, since kernels add up in another order, and
-        which clients belong together and are stacked, since sums follow it.
+        A run can be resumed with other values only for what is not in it. Of ``cluster``, it
+        contains the threads and the kind of device, since kernels differ in the order of sums, and
+        the clients and stacks of groups, since they determine that order, too.
         """
         plain = self.to_dict()
         cluster = plain["cluster"]
@@ -190,6 +190,6 @@ class Scenario(Section):
 
 
 def _device(actors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a section of actors says of the device that clients train on."""
+    """Return the settings of a section of actors about the device that clients train on."""
     kind = "more than 0" if actors["num_gpus"] > 0 else 0
     return {"num_gpus": kind, "accelerator_type": actors["accelerator_type"]}

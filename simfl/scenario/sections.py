@@ -69,7 +69,7 @@ class DataSection(Section):
     """The share of each client's examples that it keeps for its own evaluation."""
 
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
-    """What examples and their splits are drawn by, so that runs with other seeds can have the same
+    """The seed for examples and their splits, so that runs with different seeds can have the same
     data. null: the scenario's ``seed``."""
     divide_by: Positive | None = None
     """What inputs are divided by when a batch is read, giving float32: 255 for images of bytes.
@@ -162,11 +162,11 @@ class ClientSection(Section):
     batch_size: Count | None = None
     """The examples of a step. null: all that the client holds."""
     drop_last: bool = False
-    """Whether the last batch of an epoch is left out where it is smaller, unless it is the only
-    one."""
+    """Whether to skip the last batch of an epoch if it is smaller, unless it is the only one."""
     sclip: NonNegative | None = None
-    """The L2 norm that each example's gradient is clipped to (DP-SGD): their sum is divided by
-    ``batch_size``, also in a short batch, or without one by the client's own size. null or 0: off.
+    """The L2 norm to which each example's gradient is clipped (DP-SGD). The sum of the clipped
+    gradients is divided by ``batch_size``, also in a short batch; without ``batch_size``, by the
+    client's number of examples. null or 0: off.
     """
     optimizer: OptimizerSection = Field(examples=[{"lrate": 0.1}])
     """The clients' Optimizer."""
@@ -175,8 +175,8 @@ class ClientSection(Section):
     and weights, gradients and updates in float32 (mixed precision)."""
     stack: Count | Literal["auto"] = "auto"
     """How many clients are trained in one computation, a power of two; 1: one at a time. auto: what
-    the model and the kind of device suggest. It has a part in the last bits of the numbers. Where
-    clients in a stack would not have the numbers of each alone, they are trained one at a time."""
+    the model and the kind of device suggest. It affects the last bits of the results. Clients that
+    would get other results in a stack than alone are trained one at a time."""
     keep_state: bool = True
     """Whether a client's optimizer state lasts from a round to its next one."""
     on_failure: Literal["raise", "drop"] = "raise"
@@ -233,7 +233,7 @@ class ActorsSection(Section):
     num_cpus: NonNegative = 1.0
     """The CPUs that Ray sets aside for each client actor."""
     num_gpus: NonNegative = 0.0
-    """The GPU, or the share of one, that Ray sets aside for each client actor: 1 at most. Clients
+    """The GPU, or the share of one, that Ray reserves for each client actor: at most 1. Clients
     train on a GPU if this is more than 0, and on CPUs otherwise."""
     accelerator_type: Annotated[str, MinLen(1)] | None = None
     """The kind of GPU, such as ``A100`` or ``H200``, by Ray's names. null: any."""
@@ -278,11 +278,11 @@ class GroupSection(ActorsSection):
 
 
 def _trusted_address(address: str | None, info: ValidationInfo) -> str | None:
-    """Refuse an address that a scenario names which is not trusted."""
+    """Refuse an address in an untrusted scenario."""
     if address not in (None, "local") and is_untrusted(info.context):
         raise fault(
-            f"is {show(address)}, where your Ray token would be sent, and trust is 'none'; leave "
-            "it out, and give --address if you trust that cluster"
+            f"is {show(address)}, where your Ray token would be sent, and trust is 'none'; remove "
+            "it, and use --address if you trust that cluster"
         )
     return address
 
@@ -306,12 +306,12 @@ class ClusterSection(ActorsSection):
     chunk_size: Count | Literal["auto"] = "auto"
     """How many clients an actor is given at once; the numbers do not depend on it."""
     max_retries: Whole = 3
-    """How often the same chunk may bring down its actor, the server may die in the same round, or
-    the run may go back to the same checkpoint, before the run ends."""
+    """How often the same chunk may crash its actor, the server may die in the same round, or the
+    run may roll back to the same checkpoint, before the run ends."""
     stall_limit_s: Positive | None = None
     """How many seconds a chunk of clients, or a share of an evaluation, may take before its actor
-    is killed and the work done elsewhere; and how many the server may give no sign of life. null:
-    by signs of life, and by what such work has taken so far."""
+    is killed and the work repeated; and how long the server may not answer. null: decided by
+    heartbeats, and by how long such work has taken so far."""
     start_timeout_s: Positive = 180.0
     """How many seconds the actors may take to start, and all of them may be away later on, before
     the run ends."""
@@ -326,11 +326,11 @@ class ClusterSection(ActorsSection):
 
 
 def _trusted_location(location: str | None, info: ValidationInfo) -> str | None:
-    """Refuse a place that may run code, of a scenario which is not trusted."""
+    """Refuse a location that may run code in an untrusted scenario."""
     if location is not None and is_untrusted(info.context) and not is_plain_location(location):
         raise fault(
             f"is {show(location)}, which may run code or log in as you elsewhere, and trust is "
-            "'none'; give a folder, or one URL that begins with s3://, gs:// or abfs://"
+            "'none'; use a folder, or one URL that begins with s3://, gs:// or abfs://"
         )
     return location
 
@@ -392,9 +392,9 @@ class SweepSection(Section):
     seed: Whole = 0
     """The seed of the draws, and of the searcher. The trials' own is the scenario's ``seed``."""
     metric: str | None = None
-    """What trials are judged by, at their end: a metric of ``metrics.jsonl``. null: the first
-    metric of the test split, such as ``accuracy``; without one that of the clients,
-    ``client_accuracy``; and ``train_loss`` where neither is evaluated."""
+    """The metric of ``metrics.jsonl`` whose final value ranks the trials. null: the first metric on
+    the test split, such as ``accuracy``; without a test split, its mean over clients, such as
+    ``client_accuracy``; ``train_loss`` if nothing is evaluated."""
     mode: Literal["auto", "max", "min"] = "auto"
     """Which values of the metric are better. auto: the metric knows."""
     asha: AshaSection | None = None

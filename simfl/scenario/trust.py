@@ -11,17 +11,17 @@ Trust: TypeAlias = Literal["all", "none"]
 scenario that names any is refused, and no folder is added to where Python looks for modules."""
 
 _PLAIN: Final = ("file", "local", "memory", "s3", "gs", "gcs", "az", "abfs", "abfss")
-"""The protocols that lead to files and nothing else, and send no login of the user's to a host that
-the URL names."""
+"""The protocols that lead only to files, and do not send the user's credentials to a host that the
+URL names."""
 
 
 def is_untrusted(context: object) -> bool:
-    """Say whether what is checked in a pydantic context is of a scenario that is not trusted."""
+    """Say whether a pydantic validation context belongs to an untrusted scenario."""
     return isinstance(context, dict) and context.get("trust") == "none"
 
 
 def own_address(address: str | None, trust: Trust) -> list[str]:
-    """Return the override by which an address that the user gives stands for the scenario's.
+    """Return the override with which the user's address replaces an untrusted scenario's.
 
     >>> own_address("10.0.0.5:6379", "none"), own_address("10.0.0.5:6379", "all")
     (['cluster.address=null'], [])
@@ -30,10 +30,10 @@ def own_address(address: str | None, trust: Trust) -> list[str]:
 
 
 def is_plain_location(location: str) -> bool:
-    """Say whether a path or URL leads to files alone.
+    """Say whether a path or URL only leads to files.
 
-    fsspec has file systems that run what a file of theirs says, such as ``reference``, and others
-    are reached through a chain of several.
+    Some of fsspec's file systems, such as ``reference``, run code from their files, and others are
+    reached through a chain of URLs.
 
     >>> is_plain_location("runs/1"), is_plain_location("s3://bucket/runs")
     (True, True)

@@ -1,4 +1,4 @@
-"""YAML as scenarios are written in: what YAML 1.1 and 1.2 read alike, and dates as text."""
+"""The YAML of scenarios: what YAML 1.1 and 1.2 read in the same way, and dates as text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TWO_WAYS: Final = re.compile(
     re.VERBOSE,
 )
 TWO_WAYS_TAG: Final = "tag:simfl,2026:read-in-two-ways"
-"""The tag of a plain scalar that YAML 1.1 and YAML 1.2 take for different things."""
+"""The tag of a plain scalar that YAML 1.1 and YAML 1.2 read differently."""
 _FLOW_KEYS: Final = 3
 """Mappings of more keys are written with a line for each."""
 _FLOAT_TAG: Final = "tag:yaml.org,2002:float"
@@ -52,9 +52,9 @@ class ScenarioLoader(yaml.SafeLoader):
     """Reads what a scenario may hold: text, numbers, true and false, null, lists, mappings.
 
     Args:
-        text: what is read.
-        max_nodes: how many values it may hold, aliases not written out.
-        max_depth: how deeply they may be nested.
+        text: the YAML text.
+        max_nodes: the maximum number of values, with aliases not expanded.
+        max_depth: the maximum nesting depth.
     """
 
     yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
@@ -65,7 +65,7 @@ class ScenarioLoader(yaml.SafeLoader):
         self._levels_left = max_depth
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a node, unless there are too many of them, or on too many levels."""
+        """Compose a node, unless there are too many, or too many levels."""
         self._left -= 1
         self._levels_left -= 1
         if self._left < 0 or self._levels_left < 0:

@@ -163,7 +163,7 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
         spec=model.spec,
         shape=_shape(dataset, model.loss),
         loss=model.loss,
-        # As objects: names of a notebook's classes mean nothing to an actor.
+        # As objects: an actor cannot look up a notebook's classes by name.
         metrics=as_metrics(model.loss.default_metrics) if metrics is None else metrics,
         optimizer=client.optimizer.build().for_population(dataset.num_clients),
         aggregator=scenario.server.aggregator,
@@ -209,9 +209,9 @@ def _choose_stacks(
 
 
 def _shape(dataset: FederatedDataset, loss: Loss) -> DataShape:
-    """Describe the data to the model; a class that only the test split holds counts too.
+    """Describe the data to the model, including classes that are only in the test split.
 
-    Integers that the loss compares with one output each are no classes.
+    Integers that the loss compares with one output each are not classes.
     """
     shape = _shape_of(dataset.train)
     if isinstance(loss, BCEWithLogits) and (shape.num_classes or 2) > 2:
@@ -255,7 +255,7 @@ def _server_recipe(scenario: Scenario, client: ClientRecipe, population: int) ->
 def _notes_on_weighting(
     scenario: Scenario, *, examples: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]
 ) -> list[str]:
-    """Say that SCAFFOLD's optimum is not that of the weighted mean, where the two differ."""
+    """Return a note if SCAFFOLD's optimum differs from that of the weighted mean."""
     server = scenario.server
     counts = {"examples": examples, "steps": steps}.get(server.weighting)
     is_scaffold = any(isinstance(module, ScaffoldServer) for module in server.optimizer.modules)
@@ -264,8 +264,8 @@ def _notes_on_weighting(
     if (counts == counts[0]).all():
         return []
     return [
-        f"server.weighting is {server.weighting!r}, but scaffold-server's c is the mean of all "
-        "clients alike: training converges to the optimum of the uniform mean over clients; set "
+        f"server.weighting is {server.weighting!r}, but scaffold-server's c is the uniform mean "
+        "over all clients: training converges to the optimum of the uniform mean over clients; set "
         "server.weighting: uniform"
     ]
 
@@ -273,7 +273,7 @@ def _notes_on_weighting(
 def _notes_on_metrics(
     scenario: Scenario, client: ClientRecipe, server: ServerRecipe, dataset: FederatedDataset
 ) -> list[str]:
-    """Name the metrics whose sums do not add up over batches, where there are several of these."""
+    """Return notes about metrics whose sums do not add up over batches, if there are several."""
     metrics = [metric for metric in client.build_metrics() if metric.has_own_sums]
     evaluation = scenario.evaluation
     sizes = [len(dataset.test)] if dataset.test is not None and evaluation.every else []
@@ -286,15 +286,15 @@ def _notes_on_metrics(
         with torch.no_grad():
             outputs = call_module(server.build_model().module.eval(), batch.inputs)
     except Exception:
-        return []  # it fails again where it is the client's
+        return []  # the client's step will report it
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         return []
-    # What an untrained model says of examples may be the same for all of them.
+    # An untrained model may return the same output for all examples.
     spread = torch.sin(torch.arange(outputs.numel(), device=outputs.device) * 12.9898)
     outputs = outputs + spread.reshape(outputs.shape).to(outputs.dtype)
     return [
-        f"the metric {metric.key!r} does not add up over batches, so that it depends on "
-        f"evaluation.batch_size, {evaluation.batch_size}: have sums() return two numbers that add "
+        f"the metric {metric.key!r} does not add up over batches, so it depends on "
+        f"evaluation.batch_size ({evaluation.batch_size}): let sums() return two numbers that add "
         f"up, or raise batch_size to {max(sizes)}"
         for metric in metrics
         if not adds_up(metric, outputs, batch.targets)

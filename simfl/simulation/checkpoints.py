@@ -33,13 +33,13 @@ NOTHING = Found(None, (), (), {})
 def hold(
     scenario: Scenario, folder: Path, held: ExitStack, *, tell: Callable[[str], None]
 ) -> list[Lease]:
-    """Keep others from a run's folder, and from its place for checkpoints.
+    """Keep other processes from a run's folder and its checkpoint location.
 
     Args:
         scenario: says where checkpoints are.
         folder: the run's.
-        held: lets go of both at its end.
-        tell: is told a line when it takes time to find out whether somebody else is writing.
+        held: releases both at its end.
+        tell: receives a message if it takes time to find out whether another process is writing.
 
     Raises:
         InputError: if another process writes there; nothing has been written then.
@@ -62,7 +62,7 @@ class Checkpoints:
         scenario: says how often, and how many stay.
         folder: the run's.
         tell: is told a line for each checkpoint that cannot be used.
-        leases: what ``hold`` has returned, if others could write there, too.
+        leases: the result of ``hold``, if other processes could write there, too.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class Checkpoints:
         self._leases = leases
 
     def require_held(self) -> None:
-        """See that nobody has taken over the run's folder or its place for checkpoints.
+        """Check that no other process has taken over the run's folder or checkpoint location.
 
         Raises:
-            LeaseLostError: if somebody has.
+            LeaseLostError: if one has.
         """
         for lease in self._leases:
             lease.require_held()
 
     @property
     def are_lost(self) -> bool:
-        """Whether somebody has taken over."""
+        """Whether another process has taken over."""
         return any(lease.is_lost for lease in self._leases)
 
     def find(self) -> Found:
@@ -115,7 +115,7 @@ class Checkpoints:
         return found
 
     def _latest(self, storage: Storage) -> Found:
-        """Find the last whole checkpoint; where it is another scenario's, say what differs."""
+        """Find the last whole checkpoint; if it is another scenario's, say what differs."""
         try:
             return latest_checkpoint(storage, scenario_hash=self._fingerprint)
         except CheckpointError:
@@ -126,21 +126,21 @@ class Checkpoints:
                 raise
             raise CheckpointError(
                 f"{self.location} was written by a run of another scenario: {changes}; "
-                "give the former values, or another folder"
+                "use the previous values, or another folder"
             ) from None
 
     def note_run(self, found: Found, simulation: Simulation) -> None:
-        """See that the run goes on with what it began with, and have the next checkpoint say it.
+        """Check that data and code are those of the checkpoint; have the next one record them.
 
-        Data that changed is refused. Code that changed need not change the numbers, and to mend
-        it may be why the run was stopped: that, and another version of torch, is told of.
+        Changed data is refused. Changed code and another version of torch only draw a warning: they
+        need not change the results, and the user may have fixed a bug.
 
         Args:
             found: what the run goes on from.
-            simulation: with its data.
+            simulation: the run, with its data.
 
         Raises:
-            CheckpointError: if the data is not what it was.
+            CheckpointError: if the data has changed.
         """
         if not self._every and found.checkpoint is None:
             return
@@ -154,8 +154,8 @@ class Checkpoints:
         saved = found.checkpoint.positions
         if saved.get("data", self._facts["data"]) != self._facts["data"]:
             raise CheckpointError(
-                f"{self.location} was written with other data, of the same shapes; put the data "
-                "back, or run the scenario anew in another folder"
+                f"{self.location} was written with different data of the same shapes; "
+                "restore the data, or start a new run in another folder"
             )
         former = saved.get("code")
         former = former if isinstance(former, dict) else {}
@@ -168,7 +168,7 @@ class Checkpoints:
         if changed:
             self._tell(
                 f"changed since the checkpoint of round {found.checkpoint.round}: "
-                f"{', '.join(changed)}; the numbers from here on may be others"
+                f"{', '.join(changed)}; results may differ from here on"
             )
 
     def require_fit(self, found: Found, model: Vector) -> None:

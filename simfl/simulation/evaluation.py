@@ -53,11 +53,11 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
 def without_last_evaluation(
     history: Sequence[RoundRecord], options: EvaluationSection
 ) -> list[RoundRecord]:
-    """Return the records as a longer run has them: its last round here is not evaluated for that.
+    """Return the records that a longer run would have, without evaluations for the last round only.
 
     Args:
         history: of the first rounds.
-        options: say which rounds are evaluated after anyway.
+        options: define which rounds are evaluated anyway.
     """
     if not history:
         return []
@@ -125,8 +125,8 @@ def _means(parts: Sequence[MetricSums]) -> dict[str, float | None]:
 def _mean(sums: Iterable[float], weights: Iterable[float]) -> float | None:
     """Divide the sums by the weights; ``fsum`` is exact, so they may come in any order.
 
-    None: nothing has weight, such as the precision of a class that is never predicted; or there is
-    an infinite sum, or NaN.
+    None: the weight is 0, as for the precision of a class that is never predicted, or a sum is
+    infinite or NaN.
     """
     try:
         mean = math.fsum(sums) / math.fsum(weights)
@@ -150,10 +150,10 @@ def _by_client(parts: Sequence[MetricSums]) -> ClientEvaluation:
 
 
 def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:
-    """Return what is measured in some round, by name, and which values of it are better.
+    """Return the metrics evaluated in any round, by name, and ``max`` or ``min`` for each.
 
-    What the run is judged by comes first: the first metric of the test split, or else the mean over
-    clients, in which each client counts once.
+    The metric that ranks runs comes first: the first one on the test split, or else its unweighted
+    mean over clients.
     """
     metrics = simulation.client.build_metrics()
     sides = {m.key: "max" if m.larger_is_better else "min" for m in metrics} | {"loss": "min"}
@@ -174,19 +174,18 @@ def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:
 def over_clients(
     clients: ClientEvaluation, *, ascending: Collection[str]
 ) -> dict[str, float | None]:
-    """Return what a record says of clients, over those of them that have a value.
+    """Return a record's statistics over those clients that have a value.
 
-    Of the metric ``loss``:
+    For the metric ``loss``:
 
-    - ``client_loss``: the mean in which each client counts once, ``client_loss_std``: the standard
-      deviation, and ``client_loss_worst``: the mean over the worst tenth;
-    - ``client_loss_by_examples``: the mean in which each example counts once, or what else has a
-      weight in the metric;
-    - ``client_loss_count``: how many clients have a value.
+    - ``client_loss``: the unweighted mean, ``client_loss_std``: the standard deviation, and
+      ``client_loss_worst``: the mean over the worst tenth;
+    - ``client_loss_by_examples``: the mean weighted by examples, or by the metric's own weights;
+    - ``client_loss_count``: the number of clients that have a value.
 
     Args:
         clients: M clients by metric.
-        ascending: the metrics of which the smallest values are the worst.
+        ascending: the metrics whose smallest values are the worst.
     """
     metrics: dict[str, float | None] = {}
     for name, values_M in clients.metrics.items():

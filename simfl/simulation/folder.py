@@ -51,7 +51,7 @@ _PACKAGES = ("simfl", "torch", "ray", "numpy", "pydantic", "safetensors", "sciki
 
 
 def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
-    """Make the folder of a new run, or take one that is there and holds none.
+    """Create the folder of a new run, or use an existing one that holds no run.
 
     Args:
         scenario: resolved.
@@ -72,13 +72,13 @@ def begin_run(folder: Path, scenario: Scenario, *, better: Mapping[str, str]) ->
     """Write the resolved scenario into the folder, and the versions of what runs it.
 
     Args:
-        folder: one that nobody else writes to.
+        folder: a folder that no other process writes to.
         scenario: resolved.
-        better: which values are better of what is measured, ``max`` or ``min``, for those who read
-            the folder; what the run is judged by comes first.
+        better: ``max`` or ``min`` for each metric, for readers of the folder; the metric that ranks
+            runs comes first.
 
     Raises:
-        InputError: if the folder holds a run by now, or cannot be written.
+        InputError: if the folder already holds a run, or cannot be written.
     """
     _require_no_run(folder)
     with _explained(folder):
@@ -89,10 +89,10 @@ def begin_run(folder: Path, scenario: Scenario, *, better: Mapping[str, str]) ->
 
 
 def checked_folder(path: str | Path) -> Path:
-    """Return the path of a folder as it was given, with ``~`` written out.
+    """Return the path of a folder as it was given, with ``~`` expanded.
 
     Raises:
-        InputError: if there can be no folder of that name.
+        InputError: if no folder can have that name.
     """
     if not str(path):
         raise InputError("the folder's name is empty; give one, or '.' for the current folder")
@@ -104,12 +104,14 @@ def checked_folder(path: str | Path) -> Path:
         pass
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
-        raise InputError(f"{printable(shown)} can be no folder: {reason}; choose another") from None
+        raise InputError(
+            f"{printable(shown)} cannot be a folder: {reason}; choose another"
+        ) from None
     return folder
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make a folder in ``parent`` that nobody else has made, by name and time.
+    """Create a new folder in ``parent``, named by name and time.
 
     Raises:
         InputError: if it cannot be made.
@@ -125,7 +127,7 @@ def new_folder(parent: Path, name: str) -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Make a run's folder if it is not there, and see that it can be written to.
+    """Create a run's folder if it does not exist, and check that it is writable.
 
     Raises:
         InputError: with the reason.
@@ -148,12 +150,12 @@ def _explained(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"cannot write {place}: {error.strerror}; see that it can be, or choose another"
+            f"cannot write {place}: {error.strerror}; make it writable, or choose another"
         ) from None
 
 
 def tidy(folder: Path) -> None:
-    """Delete what a run that goes on makes untrue: its former end, and what was cut off.
+    """Delete what a resumed run makes obsolete: its previous summary and unfinished files.
 
     Raises:
         InputError: if that cannot be done.
@@ -180,7 +182,7 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
     if changes := describe_changes(former.numbers(), scenario.numbers()):
         raise InputError(
             f"{folder} holds a run of another scenario: {changes}; "
-            "give the former values, or another folder"
+            "use the previous values, or another folder"
         )
     if scenario.rounds < former.rounds:
         raise InputError(
@@ -244,7 +246,7 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
 
 
 def _read_record(line: str) -> RoundRecord:
-    # Runs of old wrote NaN, which is no JSON.
+    # Earlier versions wrote NaN, which is not valid JSON.
     record: RoundRecord = json.loads(line, parse_constant=lambda _: None)
     return record
 
@@ -266,7 +268,7 @@ def write_weights(folder: Path, weights: Vector) -> None:
     aside = folder / f".{WEIGHTS_FILE}.{uuid.uuid4().hex[:8]}.unfinished"
     try:
         aside.touch(exist_ok=False)
-        mode = aside.stat().st_mode  # what new files have; save_file's are their owner's alone
+        mode = aside.stat().st_mode  # the mode of new files; save_file's are private to the owner
         save_file(dict(weights.map(lambda tensor: tensor.contiguous()).items()), aside)
         aside.chmod(mode)
         os.replace(aside, path)

@@ -11,7 +11,7 @@ from simfl.simulation.ledger import NOT_KNOWN, Ledger, Memory
 __all__ = ["PROGRESS", "Journal"]
 
 PROGRESS = "progress"
-"""The label of the observer that shows how the run goes on."""
+"""The label of the observer that shows the progress."""
 
 
 class Journal:
@@ -90,7 +90,7 @@ class Journal:
         return summary
 
     def leave(self) -> None:
-        """End without a word in the run's files, which are somebody else's by now."""
+        """End without writing to the run's files, which now belong to another process."""
         for observer in self._observers:
             if observer.label == PROGRESS:
                 observer.on_run_end(self._summary("failed", NOT_KNOWN))

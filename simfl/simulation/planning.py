@@ -82,7 +82,7 @@ class Plan:
 
     nodes: tuple[Node, ...]
     free: Mapping[str, float] | None
-    """What of the nodes nobody has taken, all together; None where there is no cluster yet."""
+    """The free resources of all nodes together; None if there is no cluster yet."""
     groups: tuple[GroupPlan, ...]
     dataset_bytes: int
     """The examples, once on each node."""

@@ -42,7 +42,7 @@ def run_rounds(
     """Run the rounds that are left; yield each when it is done, and then save it if that is due.
 
     Where states are lost with a node, the run goes back to its last checkpoint, and rounds that
-    were yielded before are yielded again, with the same numbers. It ends when it has gone back to
+    were yielded before are yielded again, with the same numbers. The run ends after rolling back to
     the same one more than ``cluster.max_retries`` times.
 
     Args:
@@ -97,7 +97,7 @@ def _run_round(
 
 
 def _finite(record: RoundRecord) -> RoundRecord:
-    """Put None in the place of numbers that JSON has no form for: infinite ones, and NaN."""
+    """Replace numbers that JSON cannot represent, infinities and NaN, by None."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in record.items()

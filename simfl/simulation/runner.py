@@ -73,14 +73,14 @@ class Result:
     """One dict a round: ``round``, ``seconds`` of wall time, ``train_loss``, and metrics when
     evaluated. The lines of ``metrics.jsonl``."""
     weights: dict[str, np.ndarray[Any, Any]]
-    """The final weights by name; bfloat16, which numpy lacks, as float32 of the same values."""
+    """The final weights by name; bfloat16 as float32, since numpy has no bfloat16."""
     summary: Summary
     """As in ``summary.json``."""
     out: Path
     """The run's folder."""
 
     def __repr__(self) -> str:
-        """Sum the run up in a line."""
+        """Return a summary of the run in one line."""
         status, final = self.summary.get("status"), self.summary.get("final")
         return f"Result({status}, {len(self.history)} rounds, final={final}, out={str(self.out)!r})"
 
@@ -208,7 +208,7 @@ def _begin(
     def prepare(held: ExitStack) -> _Prepared:
         folder = None if out is None or resume == "never" else checked_folder(out)
         leases: list[Lease] = []
-        if folder is not None and holds_run(folder):  # before data is loaded for nothing
+        if folder is not None and holds_run(folder):  # before data is loaded in vain
             leases = _hold(scenario, folder, held)
         simulation = build(scenario, how.shared.read() if how.shared else None)
         resolved = simulation.scenario
@@ -328,7 +328,7 @@ def _run_prepared(
 def _past(
     simulation: Simulation, folder: Path, checkpoints: Checkpoints, found: Found
 ) -> list[RoundRecord]:
-    """Return the records of the rounds that are done, once it is seen that the run can go on."""
+    """Check that the run can be resumed, and return the records of the finished rounds."""
     if found.checkpoint is not None:
         checkpoints.require_fit(found, simulation.server.build_model().get_weights())
     checkpoints.note_run(found, simulation)

@@ -1,4 +1,4 @@
-"""A step of training and an evaluation before anything is started, to see that all fits."""
+"""A training step and an evaluation before anything is started, to find errors early."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["try_step"]
 _Column: TypeAlias = "np.ndarray[Any, Any]"
 
 _MOST_ROWS: Final = 7
-"""Enough to tell one example from several; seldom as many as there are classes."""
+"""Enough to distinguish one example from several; rarely equal to the number of classes."""
 
 
 def try_step(
@@ -32,11 +32,11 @@ def try_step(
 ) -> None:
     """Build the model, train one client for one step on a few examples, and evaluate as many.
 
-    A client whose batch has one example alone is tried too. For GPUs nothing is trained here, as
-    models may need one; where clients that fail are left out, those that fail here are no fault.
+    A client with a batch of a single example is tested, too. With GPUs there is no test, since
+    models may need one. If failing clients are dropped, a failure here is not an error.
 
     Raises:
-        ScenarioError: for what fails, with the line of the user's code where it is there.
+        ScenarioError: if something fails, with the line of the user's code if it was the cause.
     """
     with _told(scenario, "model", "it cannot be built"):
         start = server.build().snapshot(1).broadcast
@@ -62,9 +62,9 @@ def try_step(
     alone = np.flatnonzero(_trains_on_one(client.work, num_examples))
     if size > 1 and len(alone):
         where = (
-            f"client {alone[0]} has {num_examples[alone[0]]} examples, so that one batch is a "
-            "single one, on which training fails; set client.drop_last: true or another "
-            "client.batch_size, and give each client two examples or more"
+            f"client {alone[0]} has {num_examples[alone[0]]} examples, so one batch has a "
+            "single example, on which training fails; set client.drop_last: true or another "
+            "client.batch_size, and give each client at least two examples"
         )
         with _told(scenario, "client.batch_size", where):
             _train(client, dataset, start, int(alone[0]), 1)
@@ -96,7 +96,7 @@ def _train(
 
 
 def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
-    """Say of each client whether one of its batches is a single example."""
+    """Say for each client whether one of its batches is a single example."""
     sizes = np.minimum(work.batch_size or num_examples, num_examples)
     left = num_examples % np.maximum(sizes, 1)
     whole = num_examples // np.maximum(sizes, 1)
@@ -107,7 +107,7 @@ def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
 
 @contextmanager
 def _told(scenario: Scenario, key: str, what: str) -> Iterator[None]:
-    """Make the error under the scenario's key of what fails."""
+    """Turn any exception into a ScenarioError at this key."""
     try:
         yield
     except Exception as error:
@@ -122,11 +122,10 @@ def _told(scenario: Scenario, key: str, what: str) -> Iterator[None]:
 
 
 def _require_same(scenario: Scenario, model: TorchModel, other: TorchModel) -> None:
-    """Check that what a model holds besides its weights is the same wherever it is built."""
+    """Check that a model's state besides its weights is the same each time it is built."""
     if differing := model.held.differing(other.held):
         raise scenario.fault(
             "model",
-            f"{differing[0]!r} comes out otherwise each time the model is built, and is no weight "
-            "that the server sends out; draw it from torch's generator, which is seeded, or "
-            "register it as a buffer",
+            f"{differing[0]!r} differs each time the model is built, and the server does not "
+            "send it; draw it from torch's generator, which is seeded, or register it as a buffer",
         )

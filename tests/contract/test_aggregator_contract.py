@@ -161,11 +161,11 @@ BROKEN: list[tuple[Aggregator, str]] = [
         FirstOfAStack(),
         "treat a stack of clients as it does each client: of stacks, the aggregate's",
     ),
-    (ByOrder(), "give the same however a cohort is cut: along the tree"),
-    (WritesRight(), "leave the right one of two contributions alone: merge"),
-    (Keeps(), "leave the right one of two contributions alone: takes_borrowed, but"),
+    (ByOrder(), "give the same result however a cohort is split: along the tree"),
+    (WritesRight(), "not modify the right-hand contribution in merge\\(\\): merge"),
+    (Keeps(), "not modify the right-hand contribution in merge\\(\\): takes_borrowed, but"),
     (Widens(), "keep names, order, shapes and dtypes"),
-    (NotToBeSent(), "have contributions that can be sent"),
+    (NotToBeSent(), "have contributions that can be pickled"),
 ]
 
 

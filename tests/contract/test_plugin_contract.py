@@ -300,7 +300,7 @@ BROKEN: list[tuple[OptiModule | Regularizer, str]] = [
     (
         KeepsWhatInitHasNot(),
         r"must treat a stack of clients as it does each client: VectorError: clients' states "
-        r"differ: \['last'\] and \[\]; init\(\) must have every entry",
+        r"differ: \['last'\] and \[\]; init\(\) must return every entry",
     ),
     (KeepsTooLittle(), "must go on in the next round from what it keeps"),
     (SaysItKeepsNothing(), "must go on in the next round from what it keeps"),

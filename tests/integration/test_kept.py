@@ -197,7 +197,7 @@ def test_a_folder_that_has_become_read_only_is_not_resumed(
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    with pytest.raises(InputError, match=r"cannot write .*out: Read-only file system; see that"):
+    with pytest.raises(InputError, match=r"cannot write .*out: Read-only file system; make it"):
         simfl.resume(out, backend="inline")
     assert not (out / "summary.json").exists()
 

@@ -51,7 +51,7 @@ cli.main()
 
 
 DIED, STOPPED = " (process {}) has died", " (process {}) has been stopped for 3 s"
-SILENT = "the run's process has ended without a word"
+SILENT = "the run's process was killed, or Ray ended it"
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ def test_what_is_no_regular_file_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     Path("folder").mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
-        assert refusal(Path("socket")) == "it is a socket and no regular file"
-    assert refusal(Path("pipe")) == "it is a named pipe and no regular file"
-    assert refusal(Path("endless")) == "it is a device and no regular file"
+        assert refusal(Path("socket")) == "it is a socket, not a regular file"
+    assert refusal(Path("pipe")) == "it is a named pipe, not a regular file"
+    assert refusal(Path("endless")) == "it is a device, not a regular file"
     assert refusal(Path("folder")) == "it is a folder"
     with pytest.raises(FileNotFoundError):
         read_regular("nothing")

@@ -61,7 +61,7 @@ class FlwrPartition(Partition):
         """
         partitioner = self._build(_flwr_module("flwr_datasets.partitioner"), seed=seed)
         try:
-            # Its progress goes to the terminal in several ways, and its warnings with their source.
+            # It prints its progress in several ways, and warnings with their source lines.
             with (
                 without_bars(),
                 redirect_stderr(io.StringIO()),
@@ -112,7 +112,7 @@ class FlwrPartition(Partition):
 
 
 def _wants_array(parameter: inspect.Parameter | None, value: object) -> bool:
-    """Say whether a list, which is what YAML has, is to become an array."""
+    """Say whether a list, as read from YAML, must become an array."""
     kinds = "" if parameter is None else str(parameter.annotation)
     is_array = ("ndarray" in kinds or "NDArray" in kinds) and "list" not in kinds
     return is_array and isinstance(value, list | tuple)

@@ -20,9 +20,10 @@ __all__ = ["CsvFile"]
 class CsvFile(Source):
     """A table with a header, one example per line: features, a target, perhaps a client.
 
-    A column is numeric if its first cell that is neither empty nor "?", "NA" or the like is a
-    number; then each of its cells must be one, in plain digits. Columns left out of ``features``
-    are not checked. Inputs have shape (N, features), float32. A numeric target of whole numbers
+    A column is numeric if its first cell that is not missing (empty, "?", "NA" or the like) is a
+    number; then all of its cells must be numbers, in plain digits. Columns that are not in
+    ``features`` are not checked. Inputs have shape (N, features), float32. A numeric target of
+    whole numbers
     without a decimal point is class ids, other numbers are float32, and text becomes class ids in
     sorted order. Columns that are neither features nor target can be used by a partition.
     """

@@ -179,5 +179,5 @@ def _number(cell: str) -> float:
 
 
 def _is_plain(text: str) -> bool:
-    """Say whether no number is in it that only Python reads as one: 1_000, or other digits."""
+    """Say whether all numbers are plain, unlike 1_000, which only Python accepts."""
     return text.isascii() and "_" not in text

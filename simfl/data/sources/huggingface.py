@@ -160,27 +160,27 @@ def _decode(data: Any, column: str, *, what: str) -> Array:
             return decode_images(data[column], what=what)
     except SimflError:
         raise
-    # Of Pillow, and of whatever file system the path of an image leads to.
+    # From Pillow, and from whatever file system an image path leads to.
     except Exception as error:
         raise DataError(f"{what}: an image cannot be read: {one_line(error)}") from error
 
 
 def _require_name(name: str) -> None:
-    """Refuse what is no name of the hub: URLs, and the names of the library's own readers.
+    """Refuse names that are not on the hub: URLs, and the library's own readers.
 
-    By the latter it would read whatever lies in the current folder, pickles too.
+    The latter would read any file in the current folder, pickles included.
     """
     is_reader = name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}")
     if is_reader or not _NAME.fullmatch(name):
         raise DataError(
-            f"{one_line(name)} is neither a file or folder, nor the name of a data set of the hub, "
+            f"{one_line(name)} is neither a file, a folder, nor the name of a data set on the hub, "
             "such as ylecun/mnist"
         )
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Have the library show no progress of its own meanwhile; the hub's downloads do."""
+    """Hide the library's own progress bars; downloads from the hub still show theirs."""
     import datasets
 
     if datasets.are_progress_bars_disabled():
@@ -195,15 +195,15 @@ def without_bars() -> Iterator[None]:
 
 @contextmanager
 def _without_references() -> Iterator[None]:
-    """Have fsspec refuse file systems of references meanwhile.
+    """Have fsspec refuse reference file systems in this block.
 
-    Their templates run code, and a data set's README, or the path of an image in it, may name one.
+    Their templates can run code, and a data set's README or an image path in it may name one.
     """
     import fsspec  # type: ignore[import-untyped]
 
     class Refused(fsspec.AbstractFileSystem):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            raise ValueError("it names a file system of references, which could run code")
+            raise ValueError("it names an fsspec reference file system, which could run code")
 
     former = fsspec.get_filesystem_class("reference")
     fsspec.register_implementation("reference", Refused, clobber=True)

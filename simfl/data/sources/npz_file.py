@@ -47,7 +47,7 @@ def read_npz(path: str) -> dict[str, Array]:
         DataError: if there is no such file, it is no .npz file, or an array holds objects.
     """
     try:
-        # Opened here, since numpy leaves a file open that it cannot read.
+        # Opened here, since numpy does not close a file that it cannot read.
         with open_regular(path) as opened:
             return _read_arrays(opened, path=path)
     except DataError:
@@ -64,7 +64,7 @@ def _read_arrays(opened: BinaryIO, *, path: str) -> dict[str, Array]:
     if not zipfile.is_zipfile(opened):
         raise DataError(f"{path} is not a .npz file; write one with numpy.savez(path, inputs=...)")
     opened.seek(0)
-    # Without pickle: a file may then hold numbers and text, and no code.
+    # Without pickle, a file may hold numbers and text, but no code.
     with np.load(opened, allow_pickle=False) as file:
         return {name: _read_array(file, name, path=path) for name in file.files}
 

@@ -106,7 +106,7 @@ def test_multi_krum_averages_the_best_scored() -> None:
 
 
 def test_krum_says_how_many_updates_it_needs() -> None:
-    with pytest.raises(AggregationError, match="at least 7 updates a round, and there are 4"):
+    with pytest.raises(AggregationError, match="at least 7 updates a round, but there are 4"):
         aggregate(Krum(num_byzantine=2), [[0.0]] * 4, [1] * 4)
 
 

@@ -191,7 +191,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path: Path, nam
     size = (tmp_path / name).stat().st_size
     os.truncate(tmp_path / name, 60_000_000_000)
     (refusal,) = latest_checkpoint(storage).refusals
-    assert refusal.reason == f"{name} has 60,000,000,000 bytes and not {size:,}"
+    assert refusal.reason == f"{name} has 60,000,000,000 bytes, not {size:,}"
 
 
 @pytest.mark.parametrize("name", [SERVER, "states/second.safetensors"])

@@ -11,7 +11,7 @@ from simfl.errors import CheckpointError
 
 
 def test_the_home_of_nobody_is_told_in_a_line() -> None:
-    with pytest.raises(CheckpointError, match=r"^~nobody-at-all/a: .*; write the folder out$"):
+    with pytest.raises(CheckpointError, match=r"^~nobody-at-all/a: .*; give the full path$"):
         open_storage("~nobody-at-all/a")
 
 

@@ -115,7 +115,7 @@ def test_an_owner_on_another_machine_that_shows_a_sign_is_alive(
 
     Clock(monkeypatch, beat)
     lines: list[str] = []
-    with pytest.raises(InputError, match=r"process 7 on far, since .*; last seen 0 s ago"):
+    with pytest.raises(InputError, match=r"process 7 on far, since .*; last heartbeat 0 s ago"):
         Lease(storage, tell=lines.append)
     assert "belongs to process 7 on far" in lines[0]
     assert list(storage.list_files()) == [FIRST]

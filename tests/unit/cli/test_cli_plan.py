@@ -80,7 +80,7 @@ def test_the_command_prints_the_plan_and_exits_with_1_if_it_does_not_fit(
     assert found.exit_code == 0
     lines = [" ".join(line.split()) for line in found.output.splitlines()]
     assert "10.0.0.1 8 CPU, 2 GPU, 64.00 GiB 1 client actors" in lines
-    assert "free at this moment, in all 3 CPU, 0.5 GPU, 1.00 GiB" in lines
+    assert "free now, all nodes 3 CPU, 0.5 GPU, 1.00 GiB" in lines
     unfit = CliRunner().invoke(app, ["plan", str(file), "--set", "cluster.num_cpus=9"])
     assert unfit.exit_code == 1
     assert "with 9 CPU each need more than there is" in unfit.output

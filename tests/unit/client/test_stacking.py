@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -233,7 +234,7 @@ class FirstOfAStack(Mean):
 
 def test_an_aggregator_that_takes_a_stack_otherwise_than_its_clients_is_named() -> None:
     reason = why_not(aggregator=FirstOfAStack())
-    assert "'first-of-a-stack-of-a-test' has a lift_stack() that is not its lift()" in reason
+    assert "lift_stack() of 'first-of-a-stack-of-a-test' differs from its lift()" in reason
 
 
 def test_examples_gradients_are_clipped_in_stacks_of_dense_layers_alone() -> None:
@@ -308,7 +309,10 @@ def test_a_loss_that_looks_at_the_batch_is_named(loss: Any, batch_size: int | No
     path = f"{__name__}:{loss.__name__}"
     options: dict[str, Any] = {"work": LocalWork(batch_size=batch_size), "data": DRAWN}
     reason = why_not(loss=PythonLoss(path=path), **options)
-    assert reason == f"loss {path!r} makes of an example what depends on the others of its batch"
+    assert (
+        reason
+        == f"the per-example values of loss {path!r} depend on the other examples in the batch"
+    )
     size, note = choose("auto", loss=PythonLoss(path=path), **options)
     assert size == 1
     assert note is not None
@@ -317,7 +321,7 @@ def test_a_loss_that_looks_at_the_batch_is_named(loss: Any, batch_size: int | No
 
 def test_a_module_that_looks_at_the_batch_is_named() -> None:
     reason = why_not(PythonModel(path=f"{__name__}:Centred"), data=DRAWN)
-    assert reason == "Centred makes of a client's examples something else in a stack than alone"
+    assert reason == "Centred gives a client other results in a stack than alone"
 
 
 def test_a_module_that_is_called_with_targets_and_looks_at_the_batch_is_named() -> None:
@@ -325,7 +329,7 @@ def test_a_module_that_is_called_with_targets_and_looks_at_the_batch_is_named() 
     data = replace(DRAWN, train=Examples(inputs, DRAWN.train.targets))
     spec = PythonModel(path=f"{__name__}:WithTargets")
     reason = why_not(spec, data=data, loss=PythonLoss(path=f"{__name__}:as_it_is"))
-    assert reason.startswith("WithTargets makes of a client's examples something else")
+    assert reason.startswith("WithTargets gives a client other results")
 
 
 def choosy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -360,7 +364,7 @@ class SecondStepOnly(OptiModule):
 def test_an_optimizer_that_mixes_clients_is_found_by_trying_it() -> None:
     optimizer = Optimizer(0.1, modules=["momentum", SecondStepOnly()])
     reason = why_not(optimizer=optimizer, data=DRAWN)
-    assert reason == "the optimizer treats a stack otherwise than each of its clients"
+    assert reason == "the optimizer gives a client other weights in a stack than alone"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -434,11 +438,11 @@ def test_a_layer_with_a_hook_on_gradients_is_named(hook: Any) -> None:
     layer = nn.Linear(64, 64)
     hook(layer)
     reason = why_not(with_(layer))
-    assert reason.startswith("layer '0' (Linear) has a hook on the ")
+    assert re.match(r"layer '0' \(Linear\) has a (backward|gradient) hook", reason)
     size, note = choose("auto", with_(layer))
     assert size == 1
     assert note is not None
-    assert "layer '0' (Linear) has a hook on the " in note
+    assert reason in note
 
 
 def test_a_forward_of_a_layers_own_is_left_to_vmap_and_named_where_that_does_not_pay() -> None:
@@ -448,16 +452,14 @@ def test_a_forward_of_a_layers_own_is_left_to_vmap_and_named_where_that_does_not
     size, note = choose("auto", with_(layer))
     assert size == 1
     assert note is not None
-    assert note.endswith("layer '0' (Linear) has a forward() of its own")
+    assert note.endswith("layer '0' (Linear) has a replaced forward()")
 
 
 def test_a_forward_that_holds_on_to_one_clients_weights_is_found_by_trying_it() -> None:
     layer = nn.Linear(64, 64)
     weight = layer.weight
     layer.forward = lambda inputs: F.linear(inputs, weight)  # type: ignore[method-assign]
-    assert "makes of a client's examples something else in a stack" in why_not(
-        with_(layer), data=DRAWN
-    )
+    assert "gives a client other results in a stack" in why_not(with_(layer), data=DRAWN)
 
 
 def test_a_size_that_is_asked_for_is_taken() -> None:

@@ -82,7 +82,9 @@ def test_a_place_that_the_user_names_for_ray_is_left_to_it(
 
 def test_no_place_is_said_in_a_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(place / "none"))
-    with pytest.raises(ClusterError, match=r"no place for the files of a Ray cluster: .*TMPDIR"):
+    with pytest.raises(
+        ClusterError, match=r"cannot create a folder for the files of a Ray cluster: .*TMPDIR"
+    ):
         make_session_folder()
 
 

@@ -107,7 +107,7 @@ def test_a_server_that_gives_no_sign_of_life_is_killed_and_another_has_time_to_s
     look_at(201, 202, 208)
     assert killed == [actor, actor]
     assert len(told) == 2
-    assert "gave no sign of life for 5 s" in told[0]
+    assert "did not answer for 5 s" in told[0]
 
 
 def test_a_server_that_dies_while_it_is_asked_is_waited_for(

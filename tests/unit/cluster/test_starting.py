@@ -61,4 +61,4 @@ def test_room_is_told_with_who_has_the_rest(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(starting.ray, "available_resources", lambda: {"GPU": 0.5})
     free, taken = describe_room("mine").split("; ")
     assert free == "free in the cluster: 0 of 4 CPU, 0.5 of 1 GPU"
-    assert taken == "others have: job 02 (another) 3 CPU, 0.5 GPU"
+    assert taken == "other jobs use: job 02 (another) 3 CPU, 0.5 GPU"

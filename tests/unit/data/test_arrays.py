@@ -19,7 +19,7 @@ def test_a_number_too_large_for_float32_becomes_infinite_without_a_warning():
 def test_integers_beyond_those_of_torch_are_refused():
     assert as_inputs(np.array([7], np.uint64), what="inputs").dtype == np.int64
     huge = np.array([1, 2**63], np.uint64)
-    with pytest.raises(DataError, match="inputs holds the integer 9223372036854775808"):
+    with pytest.raises(DataError, match="inputs contains the integer 9223372036854775808"):
         as_inputs(huge, what="inputs")
     with pytest.raises(DataError, match="targets holds the integer 9223372036854775808"):
         as_targets(huge, what="targets")
@@ -33,9 +33,9 @@ def test_tensors_are_taken_as_arrays():
 
 
 def test_bytes_that_are_no_text_are_refused_in_a_line():
-    with pytest.raises(DataError, match="targets holds bytes that are no UTF-8 text"):
+    with pytest.raises(DataError, match="targets contains bytes that are not UTF-8 text"):
         as_targets(np.array([b"\xff\xfe", b"a"]), what="targets")
-    with pytest.raises(DataError, match="column holds bytes that are no UTF-8 text"):
+    with pytest.raises(DataError, match="column contains bytes that are not UTF-8 text"):
         as_column(np.array([b"\xff", b"a"]), what="column")
 
 

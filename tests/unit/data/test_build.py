@@ -220,7 +220,7 @@ Fixed.name = "fixed"
         (
             (0.0, 1.0),
             (0, 2),
-            r"returned rows of float64 and shape \[2\]; they must be one row of int",
+            r"returned rows of float64 and shape \[2\]; they must be a 1-D array of int",
         ),
         ((True, False), (0, 2), r"returned rows of bool and shape \[2\]"),
         (((0, 1), (2, 3)), (0, 2), r"returned rows of int64 and shape \[2, 2\]"),

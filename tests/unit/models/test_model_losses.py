@@ -265,7 +265,7 @@ def test_a_python_loss_of_a_class_of_torch_is_made_with_the_arguments_and_called
         (
             "torch.nn:CrossEntropyLoss",
             {"smoothing": 0.1},
-            "CrossEntropyLoss' made with .*smoothing",
+            "CrossEntropyLoss' with .*smoothing",
         ),
         ("fractions:Fraction", {}, "'fractions:Fraction' is a class; name a function of outputs"),
     ],
@@ -292,7 +292,7 @@ def test_a_column_is_not_broadcast_against_a_row_by_a_loss_of_torch(given, shape
     outputs, targets = (torch.zeros(shape) for shape in shapes)
     with (
         pytest.warns(UserWarning, match="different to the input size"),
-        pytest.raises(ConfigError, match=r"made \[4, 4\] of .*squeeze"),
+        pytest.raises(ConfigError, match=r"has shape \[4, 4\] for .*squeeze"),
     ):
         as_loss(given)(outputs, targets)
 

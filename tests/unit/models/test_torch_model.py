@@ -433,9 +433,9 @@ def test_complex_buffers_stay_as_they_are_built_and_are_not_averaged() -> None:
     ("dtype", "is_trained", "message"),
     [
         (torch.complex64, True, r"'odd' is torch.complex64, .* real and imaginary parts"),
-        (torch.float8_e4m3fn, True, r"'odd' is torch.float8_e4m3fn, but weights that are trained"),
-        (torch.complex128, False, r"'odd' is torch.complex128, but weights and buffers are"),
-        (torch.uint16, False, r"'odd' is torch.uint16, but weights and buffers are"),
+        (torch.float8_e4m3fn, True, r"'odd' is torch.float8_e4m3fn, but trained weights must"),
+        (torch.complex128, False, r"'odd' is torch.complex128, but weights and buffers must be"),
+        (torch.uint16, False, r"'odd' is torch.uint16, but weights and buffers must be"),
     ],
 )
 def test_weights_of_other_types_are_refused_by_name(
@@ -561,7 +561,7 @@ def test_a_module_without_trainable_parameters_is_refused() -> None:
 def test_lazy_layers_and_sparse_gradients_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"'0.weight' has no shape yet"):
         TorchModel(nn.Sequential(nn.LazyLinear(2)))
-    with pytest.raises(ConfigError, match="layer '0' makes sparse gradients"):
+    with pytest.raises(ConfigError, match="layer '0' has sparse gradients"):
         TorchModel(nn.Sequential(nn.Embedding(3, 2, sparse=True)))
 
 

@@ -71,7 +71,7 @@ def test_a_file_that_somebody_has_cut_off_is_whole_again_and_it_is_told(
         file.write_bytes(what_is_left)
     observer.on_round({"round": 4}, table(4, [0]))
     assert rounds_in(tmp_path) == [1, 2, 3, 4]
-    assert told == [f"{file} was cut off by somebody; it is whole again"]
+    assert told == [f"another process truncated {file}; it has been restored"]
 
 
 def test_a_link_that_waits_in_a_folder_for_all_is_not_written_through(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_variable_that_is_missing_is_found_out_whenever_the_state_was_taken() 
                 for key in variables:
                     broken = json.loads(json.dumps(state))
                     del broken[kind][index][1][key]
-                    with pytest.raises(KeyError, match=f"state of '{name}' lacks .'{key}'"):
+                    with pytest.raises(KeyError, match=f"state of '{name}' is missing .'{key}'"):
                         make_optimizer().set_state(broken)
                     removed.add((when, name, key))
     assert {one for one in removed if one[0] == 0} == {(0, "scaffold-client", "correction")}
@@ -154,7 +154,7 @@ def mutilated(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "entries .'more'. are missing or unknown": {**state, "more": 1},
         "modules: the states are those of": {**state, "modules": others},
         "regularizers: the states are": {**state, "regularizers": state["regularizers"][::-1]},
-        r"modules.0.: state of 'scaffold-client' lacks .'steps'": {
+        r"modules.0.: state of 'scaffold-client' is missing .'steps'": {
             **state,
             "modules": [[first[0], without(first[1], "steps")], *others],
         },

@@ -32,7 +32,7 @@ def test_one_run_is_summed_up_in_tiles(make, full):
     assert tiles == {
         "state": ("done", ""),
         "rounds": ("3", "of 3"),
-        "accuracy": ("0.7500", "final, its best"),
+        "accuracy": ("0.7500", "final and best"),
         "time": ("7.0 s", "0.4 rounds/s"),
         "clients a round": ("2", "of 4"),
         "seed": ("0", ""),
@@ -262,7 +262,7 @@ def nll_run(folder, values, **of_clients):
 def test_of_a_metric_that_is_a_loss_small_values_are_the_best_everywhere(make, tmp_path):
     runs = [nll_run(tmp_path / "a", [3.0, 1.0, 2.0]), nll_run(tmp_path / "b", [3.0, 4.0, 5.0])]
     tiles = {tile.label: (tile.value, tile.detail) for tile in make(runs[0]).tiles}
-    assert tiles["nll"] == ("2.0000", "final; its best 1.0000 in round 2")
+    assert tiles["nll"] == ("2.0000", "final; best 1.0000 in round 2")
     tiles = {tile.label: (tile.value, tile.detail) for tile in make(*runs).tiles}
     assert tiles["best final nll"] == ("2.0000", "a")
 

@@ -77,7 +77,7 @@ from simfl.scenario import load_scenario
             ["cluster.num_gpus=2"],
             [
                 "cluster.num_gpus: is 2, but an actor trains on one GPU; set it to 1, and "
-                "have more actors"
+                "use more actors"
             ],
         ),
         (
@@ -194,8 +194,8 @@ def called(minimal):
 )
 def test_a_metric_cannot_be_called_as_what_a_record_has_anyway(called, faults, name):
     assert faults(called(name)) == [
-        f"evaluation.metrics: a metric is called {name!r}, but {name!r} is a field of the records; "
-        "call it something else"
+        f"evaluation.metrics: a metric has the name {name!r}, but {name!r} is a field of the "
+        "records; rename it"
     ]
 
 
@@ -210,9 +210,9 @@ def test_a_metric_cannot_be_called_as_what_a_record_has_anyway(called, faults, n
 def test_nor_as_what_is_made_of_another_over_clients(called, faults, names, taken, whose):
     (line,) = faults(called(*names))
     assert line.startswith(
-        f"evaluation.metrics: a metric is called {names[-1]!r}, but {taken!r} is"
+        f"evaluation.metrics: a metric has the name {names[-1]!r}, but {taken!r} is"
     )
-    assert f"a number of {whose}; call it something else" in line
+    assert f"derived from {whose}; rename it" in line
 
 
 def test_other_names_are_free(called):

@@ -110,7 +110,7 @@ def test_a_list_for_a_key_is_refused(faults):
 
 def test_an_alias_of_what_holds_it_is_refused(faults):
     assert faults("data: &a\n  source: *a\n") == [
-        "s.yaml:1: is an alias of something that holds this alias"
+        "s.yaml:1: is an alias of a value that contains this alias"
     ]
 
 
@@ -119,7 +119,7 @@ def test_aliases_that_multiply_are_refused(faults):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
     (line,) = faults("\n".join(lines))
-    assert "holds more than 100,000 values" in line
+    assert "has more than 100,000 values" in line
 
 
 @pytest.mark.parametrize("depth", [52, 250, 5000])
@@ -129,7 +129,7 @@ def test_deep_nesting_is_refused(faults, depth):
 
 def test_many_values_are_refused_before_they_are_written_out(faults):
     (line,) = faults("\n".join(["rounds: 1", "x: ["] + [" 1,"] * 100_000 + ["]"]))
-    assert line.endswith("holds more than 100,000 values, aliases written out")
+    assert line.endswith("has more than 100,000 values, with aliases expanded")
 
 
 def test_merge_keys_that_multiply_are_read_at_once(faults):
@@ -151,7 +151,7 @@ def test_merge_keys_in_a_long_chain_are_refused(faults):
 
 
 def test_a_mapping_that_merges_itself_is_refused(faults):
-    assert faults("a: &a {<<: *a}") == ["s.yaml:1: is an alias of something that holds this alias"]
+    assert faults("a: &a {<<: *a}") == ["s.yaml:1: is an alias of a value that contains this alias"]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_merge_keys_mean_what_they_mean_to_pyyaml(text):
 
 @pytest.mark.parametrize("text", ["{<<: 1}", "{<<: [{a: 1}, 2]}", "{<<: [[{a: 1}]]}"])
 def test_what_is_merged_and_no_mapping_is_refused(text):
-    with pytest.raises(ScenarioError, match="is merged by '<<', and is no mapping"):
+    with pytest.raises(ScenarioError, match="is merged with '<<', but is not a mapping"):
         parse_value(text, origin="x")
 
 
@@ -181,7 +181,7 @@ TWO_WAYS = """010 -017 08 0_1 1_000 1_0 0b101 -0x1f 0x1_f 0o17 1:30 190:20:30 ye
 
 @pytest.mark.parametrize("text", TWO_WAYS.split())
 def test_what_yaml_1_1_and_1_2_read_differently_is_refused_unless_quoted(text):
-    with pytest.raises(ScenarioError, match="is one thing in YAML 1"):
+    with pytest.raises(ScenarioError, match="means different things in YAML 1"):
         parse_value(text, origin="x")
     assert parse_value(f"'{text}'", origin="x") == text
     written = dump_yaml({"key": text})
@@ -264,5 +264,5 @@ def test_a_pipe_is_not_waited_for():
     for name, what in [("pipe.yaml", "a named pipe"), ("endless.yaml", "a device")]:
         with pytest.raises(ScenarioError) as raised:
             load_scenario(name)
-        expected = f"{name}: cannot be read: it is {what} and no regular file"
+        expected = f"{name}: cannot be read: it is {what}, not a regular file"
         assert raised.value.faults == [expected]

@@ -109,7 +109,7 @@ def test_other_data_of_the_same_shapes_is_refused(scenario: dict[str, Any], tmp_
     simfl.run(scenario, out=out, backend="inline")
     write_data(tmp_path, seed=1)
     longer = scenario | {"rounds": 4}
-    with pytest.raises(CheckpointError, match="was written with other data, of the same shapes"):
+    with pytest.raises(CheckpointError, match="was written with different data of the same shapes"):
         simfl.run(longer, out=out, backend="inline", resume="auto")
     write_data(tmp_path, seed=0)
     simfl.run(longer, out=out, backend="inline", resume="auto")
@@ -159,7 +159,7 @@ def test_code_that_changed_is_told_of(
     plugin.write_text(plugin.read_text().replace("0.5", "0.25"))
     simfl.run(scenario | {"rounds": 6}, out=out, backend="inline", resume="auto")
     said = " ".join(capsys.readouterr().err.split())
-    assert "changed since the checkpoint of round 4: going_on_plugin; the numbers from here" in said
+    assert "changed since the checkpoint of round 4: going_on_plugin; results may differ" in said
     simfl.run(scenario | {"rounds": 8}, out=out, backend="inline", resume="auto")
     assert "changed since" not in capsys.readouterr().err
 

@@ -186,10 +186,13 @@ def test_all_files_of_a_run_have_the_rights_that_the_user_gives_new_ones(
     ("name", "said"),
     [
         ("", "the folder's name is empty; give one, or '.' for the current folder"),
-        ("a" * 300, r"a{80}\.\.\. can be no folder: File name too long"),
-        ("b/" * 3000, r"\.\.\. can be no folder: File name too long"),
-        ("~nobody-of-that-name/a", "~nobody-of-that-name/a can be no folder: Could not determine"),
-        ("a\0b", "can be no folder: embedded null byte|holds a NUL character"),
+        ("a" * 300, r"a{80}\.\.\. cannot be a folder: File name too long"),
+        ("b/" * 3000, r"\.\.\. cannot be a folder: File name too long"),
+        (
+            "~nobody-of-that-name/a",
+            "~nobody-of-that-name/a cannot be a folder: Could not determine",
+        ),
+        ("a\0b", "cannot be a folder: embedded null byte|holds a NUL character"),
     ],
 )
 def test_what_can_be_no_folder_is_refused_in_a_line(

@@ -598,7 +598,7 @@ def test_what_a_model_draws_besides_weights_is_the_same_everywhere_or_refused(
     drawn = [simulation.client.build_model().module.drawn for _ in range(2)]
     assert torch.equal(*drawn)
     scenario["model"]["arguments"] = {"by_torch": False}
-    with pytest.raises(ScenarioError, match=r"model: 'drawn' comes out otherwise each time"):
+    with pytest.raises(ScenarioError, match=r"model: 'drawn' differs each time"):
         build(simfl.load_scenario(scenario))
 
 

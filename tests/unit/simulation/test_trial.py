@@ -87,7 +87,7 @@ def test_a_single_class_is_refused(tmp_path: Path, kind: dict[str, Any]) -> None
         "model": {"kind": "python", "loss": "cross-entropy", **kind},
         "client": {"optimizer": {"lrate": 0.1}, "on_failure": "drop"},
     }
-    with pytest.raises(ScenarioError, match=r"model: .* a single class, .* take bce-with-logits"):
+    with pytest.raises(ScenarioError, match=r"model: .* a single class, .* or bce-with-logits"):
         build(simfl.load_scenario(written))
 
 

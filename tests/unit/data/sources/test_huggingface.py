@@ -203,7 +203,7 @@ def test_what_cannot_be_found_is_named_with_its_split():
     "path", ["/tmp/not/there", "https://host/d.csv", "reference::file:///refs.json", "csv", "a/b/c"]
 )
 def test_what_is_no_name_of_a_data_set_is_not_looked_up(path):
-    with pytest.raises(DataError, match=r"is neither a file or folder, nor the name of a data set"):
+    with pytest.raises(DataError, match=r"is neither a file, a folder, nor the name of a data set"):
         HuggingFace(path=path, inputs="x").load(seed=0)
 
 
@@ -241,7 +241,9 @@ def test_the_readme_of_a_folder_runs_no_code(tmp_path, marking):
     (tmp_path / "theirs").mkdir()
     configs = f"- config_name: default\n  data_files: '{url}'\n"
     (tmp_path / "theirs" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    with pytest.raises(DataError, match="it names a file system of references, which could run"):
+    with pytest.raises(
+        DataError, match="it names an fsspec reference file system, which could run"
+    ):
         HuggingFace(path=str(tmp_path / "theirs"), inputs="x").load(seed=0)
     assert not marker.exists()
     assert fsspec.get_filesystem_class("reference").__name__ == "ReferenceFileSystem"
@@ -257,7 +259,9 @@ def test_the_path_of_an_image_runs_no_code(tmp_path, marking, monkeypatch):
         {"huggingface": described}
     )
     parquet.write_table(table, tmp_path / "data.parquet")
-    with pytest.raises(DataError, match="an image cannot be read: it names a file system"):
+    with pytest.raises(
+        DataError, match="an image cannot be read: it names an fsspec reference file system"
+    ):
         HuggingFace(path=str(tmp_path / "data.parquet"), inputs="image").load(seed=0)
     assert not marker.exists()
 

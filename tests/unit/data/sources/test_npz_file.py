@@ -196,5 +196,5 @@ def test_an_archive_of_other_files_is_refused(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for source in (NpzFile(path=str(tmp_path / "pipe")), CsvFile(str(tmp_path / "pipe"), "y")):
-        with pytest.raises(DataError, match="pipe cannot be read: it is a named pipe and no regul"):
+        with pytest.raises(DataError, match="pipe cannot be read: it is a named pipe, not a regul"):
             source.load(seed=0)
