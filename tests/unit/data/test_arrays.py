@@ -21,7 +21,7 @@ def test_integers_beyond_those_of_torch_are_refused():
     huge = np.array([1, 2**63], np.uint64)
     with pytest.raises(DataError, match="inputs contains the integer 9223372036854775808"):
         as_inputs(huge, what="inputs")
-    with pytest.raises(DataError, match="targets holds the integer 9223372036854775808"):
+    with pytest.raises(DataError, match="targets contains the integer 9223372036854775808"):
         as_targets(huge, what="targets")
 
 
