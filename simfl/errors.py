@@ -16,6 +16,7 @@
         ├── ClientError             a client's own code raised; carries its traceback
         ├── NonFiniteUpdateError    a client sent NaN or infinite values
         ├── StatesLostError         what a round needs was lost; a checkpoint has it
+        ├── LeaseLostError          another process has taken over the run's folder
         ├── ClusterError            the cluster could not do what was asked of it
         └── AggregationError        nothing to aggregate, or updates that do not fit
 """
@@ -37,6 +38,7 @@ __all__ = [
     "DataError",
     "ImportPathError",
     "InputError",
+    "LeaseLostError",
     "MissingExtraError",
     "NonFiniteUpdateError",
     "RunError",

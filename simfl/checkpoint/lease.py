@@ -43,6 +43,8 @@ BEAT_S: Final = 10.0
 LIMIT_S: Final = 60.0
 _LOOK_S: Final = 2.0
 _MAX_BYTES: Final = 4096
+_MAX_TRIES: Final = 50
+_RETRY_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,13 @@ class Lease:
 
 def _take(storage: Storage, owner: _Owner, *, tell: Callable[[str], None]) -> str:
     """Create the file with the next number; return its name."""
-    while True:
+    for _ in range(_MAX_TRIES):
         former = _read(storage)
         _require_stale(storage, former, tell=tell)
         number = max((int(Path(name).stem) for name in former), default=0) + 1
         name = f"{OWNER_FOLDER}/{number:06d}.json"
         if not storage.create(name, owner.encode()):
+            time.sleep(_RETRY_S)
             continue
         present = _read(storage)
         mine = _parse(present.pop(name, b""))
@@ -158,6 +161,10 @@ def _take(storage: Storage, owner: _Owner, *, tell: Callable[[str], None]) -> st
         for stale in present:
             storage.delete(stale)
         return name
+    raise InputError(
+        f"{storage.location}/{name} cannot be created: other processes want the place, too, or "
+        "what has that name is not a regular file; delete it, or choose another place"
+    )
 
 
 def _require_stale(

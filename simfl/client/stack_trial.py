@@ -28,7 +28,9 @@ from simfl.vector import Vector
 
 __all__ = ["can_evaluate_together", "find_stack_fault"]
 
-_BATCH_SIZE: Final = 3
+_MAX_BATCH: Final = 256
+"""Examples of a batch that is tried out. Code may treat large batches otherwise than small ones, so
+that batches are as large as the run's, up to this."""
 _NEAR: Final = {torch.bfloat16: 0.2, torch.float16: 0.02}
 _NEAR_FLOAT: Final = 1e-4
 """The tolerance for gradients, as a share of their norm, by the dtype of the weights. Rounding
@@ -48,8 +50,9 @@ def find_stack_fault(
 ) -> str | None:
     """Return why a stack of two clients gives other results than each alone; None if it doesn't.
 
-    The second client's batch is padded, unless batches have a single example. Each client starts
-    from different weights near the model's: with weights of zero, differences would not show.
+    Batches are as large as the run's. The second client's batch is padded, unless batches have a
+    single example. Each client starts from different weights near the model's: with weights of
+    zero, differences would not show.
 
     Args:
         recipe: what clients do.
@@ -59,8 +62,9 @@ def find_stack_fault(
     Raises:
         Exception: whatever third-party code raises for one client alone.
     """
-    size = min(recipe.work.batch_size or _BATCH_SIZE, _BATCH_SIZE)
-    spread = np.linspace(0, len(dataset.train) - 1, size + max(size - 1, 1)).astype(np.int64)
+    largest = max(int(dataset.num_train_examples().max(initial=1)), 1)
+    size = min(recipe.work.batch_size or largest, largest, _MAX_BATCH)
+    spread = _spread(dataset, size + max(size - 1, 1))
     alone = [read_batch(dataset.train, rows) for rows in (spread[:size], spread[size:])]
     if fault := _loss_fault(model, read_batch(dataset.train, spread), size):
         return fault
@@ -88,6 +92,11 @@ def find_stack_fault(
     return _optimizer_fault(recipe, model, stack, Vector.stack([own for _, own in singles]))
 
 
+def _spread(dataset: FederatedDataset, count: int) -> np.ndarray[Any, Any]:
+    """Return rows from all over the training examples, which lie together by class as a rule."""
+    return np.linspace(0, len(dataset.train) - 1, count).astype(np.int64)
+
+
 @contextmanager
 def _exact(model: TorchModel) -> Iterator[None]:
     """Have a model compute in float32, since bfloat16's rounding would hide differences."""
@@ -106,8 +115,9 @@ def can_evaluate_together(recipe: ClientRecipe, dataset: FederatedDataset) -> bo
     parts = [recipe.spec, recipe.loss, *recipe.build_metrics()]
     if all(type(part).__module__.startswith("simfl.") and not part.runs_code for part in parts):
         return True
-    spread = np.linspace(0, len(dataset.train) - 1, 5).astype(np.int64)
-    sizes = [3, 2]
+    width = max(min(recipe.evaluation_batch_size, len(dataset.train), _MAX_BATCH), 5)
+    spread = _spread(dataset, width)
+    sizes = [width // 2 + 1, width - width // 2 - 1]
     try:
         with torch.random.fork_rng(devices=[]):
             model = recipe.build_model()

@@ -87,7 +87,7 @@ class HeldState:
         self._weights = {tensor.untyped_storage().data_ptr() for tensor in weights.values()}
         self._layers = [(name, layer, _num_keys(layer)) for name, layer in module.named_modules()]
         self._entries = [
-            entry._replace(value=copy.deepcopy(entry.value))
+            entry._replace(value=copy.deepcopy(_detached(entry.value)))
             for name, layer, _ in self._layers
             for entry in self._held_by(name, layer)
         ]
@@ -132,16 +132,17 @@ class HeldState:
         for key in layer._non_persistent_buffers_set & layer._buffers.keys():
             # The key of simfl's dropout is set before each step.
             if not isinstance(layer, Dropout):
-                buffer = layer._buffers[key]
-                value = None if buffer is None else buffer.detach()
-                yield _Entry(prefix + key, layer._buffers, key, value)
+                yield _Entry(prefix + key, layer._buffers, key, layer._buffers[key])
         for key, value in vars(layer).items():
             if key not in _OF_TORCH and self._is_data(value):
                 yield _Entry(prefix + key, vars(layer), key, value)
 
     def _is_data(self, value: Any) -> bool:
         if isinstance(value, Tensor):
-            is_own = value.untyped_storage().data_ptr() not in self._weights
+            try:
+                is_own = value.untyped_storage().data_ptr() not in self._weights
+            except RuntimeError:  # vmap has left it behind, and it cannot be read
+                return True
             return type(value) is Tensor and is_own and not value.requires_grad
         if isinstance(value, np.ndarray):
             return bool(value.dtype != object)
@@ -150,6 +151,10 @@ class HeldState:
         if type(value) in (list, tuple, torch.Size, set, deque):
             return all(map(self._is_data, value))
         return isinstance(value, _PLAIN)
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _num_keys(layer: nn.Module) -> int:

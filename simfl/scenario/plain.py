@@ -59,7 +59,7 @@ def _defaults(cls: type[Component]) -> dict[str, Any]:
 def describe_changes(former: Any, present: Any) -> str:
     """Name the differences between plain data, up to three keys, with both values.
 
-    >>> describe_changes({"seed": 1, "model": {"kind": "mlp"}}, {"seed": 2, "model": {}})
+    >>> describe_changes({"seed": 1, "model": {"kind": "mlp"}}, {"seed": 2})
     'seed was 1 and is 2, model.kind was "mlp" and is not set'
     """
     before, after = dict(_leaves(former)), dict(_leaves(present))

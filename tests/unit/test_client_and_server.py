@@ -632,21 +632,32 @@ def test_counts_have_no_part_in_the_distances_of_krum() -> None:
     assert weights["seen"].item() == 41
 
 
-@pytest.mark.parametrize("rule", [Krum(num_byzantine=1), TrimmedMean(trim=0.2)])
-def test_a_robust_rule_whose_cohort_shrank_too_far_says_so_in_a_line(rule: Aggregator) -> None:
-    """Five are enough for either, and four, of which the fifth was dropped, for neither."""
-    inputs = np.ones((5, 1))
-    inputs[3] = np.nan
-    sim = engine(
-        one_weight(),
-        dataset(inputs, np.zeros(5, np.float32), [1] * 5),
-        loss=slope,
-        aggregator=rule,
-        on_nonfinite="drop",
-    )
+def test_a_robust_rule_whose_cohort_shrank_too_far_says_so_in_a_line() -> None:
+    """Five are enough for Krum, and four, of which the fifth was dropped, are not."""
+    sim = one_of_five_dropped(Krum(num_byzantine=1))
     with pytest.raises(AggregationError, match=r"there are 4\b.*raise client\.per_round") as caught:
         run_round(sim, (0, 1, 2, 3, 4))
     assert "\n" not in str(caught.value)
+
+
+def test_a_trimmed_mean_goes_on_with_a_cohort_that_shrank() -> None:
+    """Deltas are 1, 2, 3 and 9, and client 3 is dropped: the mean of 2 and 3."""
+    sim = one_of_five_dropped(TrimmedMean(trim=0.2))
+    run_round(sim, (0, 1, 2, 3, 4))
+    assert sim._server.get_weights()["weight"].item() == pytest.approx(-2.5)
+
+
+def one_of_five_dropped(rule: Aggregator) -> InlineEngine:
+    """Return an engine whose clients' deltas are 1, 2, 3, NaN and 9."""
+    inputs = np.array([[1.0], [2.0], [3.0], [np.nan], [9.0]])
+    return engine(
+        one_weight(),
+        dataset(inputs, np.zeros(5, np.float32), [1] * 5),
+        loss=slope,
+        client=Optimizer(lrate=1.0),
+        aggregator=rule,
+        on_nonfinite="drop",
+    )
 
 
 def test_scaffold_with_full_participation_has_the_mean_control_variate_on_the_server() -> None:

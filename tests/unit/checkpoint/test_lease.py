@@ -200,3 +200,11 @@ def test_of_many_that_come_at_once_one_is_let_in(tmp_path: Path) -> None:
             thread.join()
         assert len(held) == 1
         held.pop().release()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_in_the_owners_place_is_refused(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "owner").mkdir()
+    make(tmp_path / "owner" / "000001.json")
+    with pytest.raises(InputError, match=r"owner/000001\.json cannot be created: .* delete it"):
+        Lease(open_storage(tmp_path), tell=lambda _: None)

@@ -275,6 +275,19 @@ def noisy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, torch.randint(10, targets.shape), reduction="none")
 
 
+def hardest(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Let the eight hardest examples of a batch count: a batch of eight stays as it is."""
+    losses = F.cross_entropy(outputs, targets, reduction="none")
+    return losses * (losses >= losses.topk(min(8, len(losses))).values[-1])
+
+
+def test_a_loss_that_looks_at_large_batches_only_is_named() -> None:
+    path = f"{__name__}:hardest"
+    options: dict[str, Any] = {"loss": PythonLoss(path=path), "data": DRAWN}
+    assert path in why_not(work=LocalWork(batch_size=10), **options)
+    assert choose(8, work=LocalWork(batch_size=4), **options) == (8, None)
+
+
 class Centred(nn.Module):
     """Takes the batch's mean out of it, like a normalisation that nobody knows of."""
 

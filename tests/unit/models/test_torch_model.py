@@ -585,3 +585,24 @@ def test_a_pickled_model_computes_the_same() -> None:
     assert restored.compute_batch_gradients(batch) == model.compute_batch_gradients(batch)
     restored.apply_updates(restored.get_weights(trainable=True))
     assert restored.get_weights(trainable=True) == model.get_weights(trainable=True) * 2
+
+
+class LeavingThingsBehind(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 1)
+        self.register_buffer("mean", torch.zeros(2), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.mean = self.mean + inputs
+        self.last = inputs
+        return super().forward(inputs)
+
+
+def test_what_vmap_has_left_in_a_module_is_put_back() -> None:
+    """It can be neither read nor compared."""
+    module = LeavingThingsBehind()
+    model = TorchModel(module, "mse")
+    torch.vmap(module)(torch.ones(3, 2))
+    model.held.restore()
+    assert torch.equal(module.mean, torch.zeros(2))
+    assert "last" not in vars(module)

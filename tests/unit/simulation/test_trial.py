@@ -94,9 +94,9 @@ def test_a_single_class_is_refused(tmp_path: Path, kind: dict[str, Any]) -> None
 class Centring(nn.Linear):
     """Keeps a running mean of its inputs, as BatchNorm does, under no known name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, persistent: bool = True) -> None:
         super().__init__(5, 1)
-        self.register_buffer("mean", torch.zeros(5))
+        self.register_buffer("mean", torch.zeros(5), persistent=persistent)
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.training:
@@ -104,7 +104,14 @@ class Centring(nn.Linear):
         return super().forward(inputs - self.mean)
 
 
-@pytest.mark.parametrize(("net", "buffer"), [("Centring", "mean"), ("normed", "0.running_mean")])
+def centring_for_itself() -> nn.Module:
+    return Centring(persistent=False)
+
+
+@pytest.mark.parametrize(
+    ("net", "buffer"),
+    [("Centring", "mean"), ("centring_for_itself", "mean"), ("normed", "0.running_mean")],
+)
 def test_buffers_that_training_changes_are_refused_with_clipping(
     net: str, buffer: str, tmp_path: Path
 ) -> None:
