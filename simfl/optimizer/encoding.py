@@ -8,6 +8,8 @@ used for numbers, so NaN, infinities, -0.0 and denormals come back as they were.
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -38,10 +40,13 @@ def encode_optimizer_state(
 ) -> dict[str, Any]:
     """Return the state as JSON values: counts as they are, and ``[name, state]`` per plug-in.
 
-    The variables are listed as well, since they depend on when the state is saved.
+            raise KeyError(f"optimizer state: {name} is {encoded[name]!r}, not an integer")
+        if name in ("round", "step", "num_steps") and encoded[name] < 0:
+            raise KeyError(f"optimizer state: {name} is {encoded[name]}, which is negative")
+    state = OptimizerState(
     """
     counts = {field.name: getattr(state, field.name) for field in fields(state)}
-    return {
+    encoded = {
         **counts,
         "modules": _encode_all(modules, state.modules),
         "regularizers": _encode_all(regularizers, state.regularizers),
@@ -50,6 +55,7 @@ def encode_optimizer_state(
             "regularizers": [sorted(one) for one in state.regularizers],
         },
     }
+    return {**encoded, "digest": _digest(encoded)}
 
 
 def decode_optimizer_state(
@@ -61,24 +67,35 @@ def decode_optimizer_state(
     """Return the state that ``encode_optimizer_state`` was given, on the CPU.
 
     Raises:
-        KeyError: if entries or variables are missing or unknown, the plug-ins differ from those of
-            the saved state, or anything is damaged.
+            raise KeyError(f"optimizer state: {name} is {encoded[name]!r}, not an integer")
+        if name in ("round", "step", "num_steps") and encoded[name] < 0:
+            raise KeyError(f"optimizer state: {name} is {encoded[name]}, which is negative")
+    state = OptimizerState(
     """
     if not isinstance(encoded, Mapping):
         raise KeyError(f"optimizer state: is a {type(encoded).__name__}, not a dict")
     counts = {field.name for field in fields(OptimizerState)} - {"modules", "regularizers"}
-    names = counts | {"modules", "regularizers", "variables"}
+    names = counts | {"modules", "regularizers", "variables", "digest"}
     if encoded.keys() != names:
         different = sorted(map(str, encoded.keys() ^ names))
         raise KeyError(f"optimizer state: entries {different} are missing or unknown")
     for name in sorted(counts):
         if type(encoded[name]) is not int:
             raise KeyError(f"optimizer state: {name} is {encoded[name]!r}, not an integer")
-    return OptimizerState(
+        if name in ("round", "step", "num_steps") and encoded[name] < 0:
+            raise KeyError(f"optimizer state: {name} is {encoded[name]}, which is negative")
+    state = OptimizerState(
         **{name: encoded[name] for name in counts},
         modules=_decode_all(modules, encoded, "modules"),
         regularizers=_decode_all(regularizers, encoded, "regularizers"),
     )
+    try:
+        digest = _digest({name: encoded[name] for name in names - {"digest"}})
+    except (TypeError, ValueError):  # what is no JSON is not as it was written
+        digest = None
+    if digest is None or encoded["digest"] != digest:
+        raise KeyError("optimizer state: is damaged: its digest is not that of what it holds")
+    return state
 
 
 def encode_state(state: State) -> dict[str, Any]:
@@ -97,6 +114,10 @@ def decode_state(encoded: Mapping[str, Any]) -> State:
         KeyError: if an entry is neither a tensor nor a Vector, or damaged.
     """
     return {key: _decode(leaf, key) for key, leaf in encoded.items()}
+
+
+def _digest(encoded: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(encoded, sort_keys=True).encode()).hexdigest()
 
 
 def _encode_all(plugins: PlugIns, states: Sequence[State]) -> list[Any]:

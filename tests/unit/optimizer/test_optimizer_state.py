@@ -121,6 +121,8 @@ DAMAGE: dict[str, Any] = {
     "is a list": [],
     "step is '3'": {"step": "3"},
     "round is True": {"round": True},
+    "step is -1, which is negative": {"step": -1},
+    "num_steps is -3, which is negative": {"num_steps": -3},
     "modules: the states are damaged": {"modules": [["momentum"]]},
     "modules: the states are damaged: .NoneType": {"modules": None},
     "'velocity' is neither": {"modules": [["momentum", {"velocity": None}]]},
@@ -145,6 +147,59 @@ def test_a_damaged_state_is_a_key_error_at_once(message: str) -> None:
     with pytest.raises(KeyError, match=message):
         optimizer.set_state(before | damage if isinstance(damage, dict) else damage)
     assert optimizer.get_state() == before
+
+
+WEIGHT = ["w", "float32", [1], "AAAAQA=="]  # 2.0, what momentum keeps of the gradient
+CHANGED_VECTORS: dict[str, dict[str, Any]] = {
+    "empty": {"vector": [], "stacked": False},
+    "renamed": {"vector": [["v", *WEIGHT[1:]]], "stacked": False},
+    "one more": {"vector": [WEIGHT, ["v", *WEIGHT[1:]]], "stacked": False},
+    "twice": {"vector": [WEIGHT, WEIGHT], "stacked": False},
+    "shape": {"vector": [["w", "float32", [1, 1], WEIGHT[3]]], "stacked": False},
+    "dtype": {"vector": [["w", "int32", [1], WEIGHT[3]]], "stacked": False},
+    "value": {"vector": [["w", "float32", [1], "AACAPw=="]], "stacked": False},
+    "stacked": {"vector": [WEIGHT], "stacked": True},
+    "a tensor": {"tensor": WEIGHT[1:]},
+}
+
+
+@pytest.mark.parametrize("change", CHANGED_VECTORS)
+def test_a_vector_that_is_not_as_it_was_is_a_key_error_at_once(change: str) -> None:
+    optimizer = Optimizer(0.1, modules=["momentum"])
+    optimizer.compute_updates_from_gradients(Quadratic({}), vector(w=[2.0]))
+    before = optimizer.get_state()
+    assert before["modules"] == [["momentum", {"velocity": {"vector": [WEIGHT], "stacked": False}}]]
+    modules = [["momentum", {"velocity": CHANGED_VECTORS[change]}]]
+    with pytest.raises(KeyError, match="optimizer state: is damaged"):
+        optimizer.set_state({**before, "modules": modules})
+    assert optimizer.get_state() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"step": 7},
+        {"digest": None},
+        {"variables": {"modules": [{"velocity"}], "regularizers": []}},
+    ],
+    ids=["count", "digest", "no JSON"],
+)
+def test_whatever_differs_from_what_was_saved_is_a_key_error(damage: dict[str, Any]) -> None:
+    optimizer = Optimizer(0.1, modules=["momentum"])
+    optimizer.compute_updates_from_gradients(Quadratic({}), vector(w=[2.0]))
+    with pytest.raises(KeyError, match="optimizer state: is damaged"):
+        optimizer.set_state({**optimizer.get_state(), **damage})
+
+
+def test_a_vector_in_place_of_a_tensor_is_a_key_error_at_once() -> None:
+    optimizer = Optimizer(0.1, modules=["scaffold-client"])
+    optimizer.compute_updates_from_gradients(Quadratic({}), vector(w=[2.0]))
+    broken = optimizer.get_state()
+    variables = broken["modules"][0][1]
+    steps = ["steps", *variables["steps"]["tensor"]]
+    variables["steps"] = {"vector": [steps], "stacked": False}
+    with pytest.raises(KeyError, match="optimizer state: is damaged"):
+        optimizer.set_state(broken)
 
 
 def mutilated(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
