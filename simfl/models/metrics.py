@@ -5,6 +5,7 @@ Shapes: B examples, ... the axes of one target (none, or the positions of a sequ
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -179,8 +180,8 @@ def adds_up(metric: Metric, outputs: Tensor, targets: Tensor) -> bool:
     """
     cut = max(1, len(targets) // 3)
     try:
-        whole = metric.sums(outputs, targets)
-        first, rest = (metric.sums(outputs[part], targets[part]) for part in _cut_at(cut))
+        whole = metric.sums(outputs, targets, None)
+        first, rest = (metric.sums(outputs[part], targets[part], None) for part in _cut_at(cut))
         pairs = [(w, a + b) for w, a, b in zip(whole, first, rest, strict=True)]
     except Exception:
         return True
@@ -201,14 +202,29 @@ def as_metrics(given: Iterable[MetricLike]) -> tuple[Metric, ...]:
 
     Raises:
         UnknownNameError: (a KeyError) for a name that is not registered.
-        ConfigError: if two have the same key, or one has the loss's.
+        ConfigError: if two have the same key, one has the loss's, or one's ``sums`` does not take
+            outputs, targets and sample_weights.
     """
     metrics = tuple(
         build_component(Metric, metric, place=f"metrics[{index}]")
         for index, metric in enumerate(given)
     )
+    for metric in metrics:
+        _require_sums_of_three(metric)
     keys = ["loss", *(metric.key for metric in metrics)]
     if twice := [key for key in keys if keys.count(key) > 1]:
         hint = "the loss is always evaluated" if twice[0] == "loss" else "keep one of them"
         raise ConfigError(f"metrics: {twice[0]!r} is there twice; {hint}")
     return metrics
+
+
+def _require_sums_of_three(metric: Metric) -> None:
+    signature = inspect.signature(metric.sums)
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        takes = ", ".join(["self", *map(str, signature.parameters)])
+        raise ConfigError(
+            f"metrics: {metric.key!r} has sums({takes}), but it is called with three; "
+            "define sums(self, outputs, targets, sample_weights=None)"
+        ) from None

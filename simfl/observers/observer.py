@@ -145,16 +145,22 @@ def require_own_names(metrics: Iterable[str]) -> None:
     Raises:
         ConfigError: naming the first one that is not unique.
     """
-    taken = {"loss": "the loss", **{f"client_loss{end}": "the loss" for end in OVER_CLIENTS}}
+    taken = dict.fromkeys(["loss", *(f"client_loss{end}" for end in OVER_CLIENTS)], "loss")
     for metric in metrics:
         names = [metric, *(f"client_{metric}{end}" for end in OVER_CLIENTS)]
+        used = next((name for name in names if name in taken), None)
         if metric in (*RECORD_FIELDS, *_BESIDE_METRICS) or metric.startswith("seconds"):
             whose = f"{metric!r} is a field of the records"
-        elif used := [name for name in names if name in taken]:
-            whose = f"{used[0]!r} is derived from {taken[used[0]]}"
-        else:
-            taken |= dict.fromkeys(names, f"the metric {metric!r}")
+        elif used is None:
+            taken |= dict.fromkeys(names, metric)
             continue
+        elif taken[used] == "loss":
+            whose = f"{used!r} is derived from the loss"
+        else:
+            raise ConfigError(
+                f"the metrics {taken[used]!r} and {metric!r} both give a number the name "
+                f"{used!r}; rename one that is your own"
+            )
         raise ConfigError(f"a metric has the name {metric!r}, but {whose}; rename it")
 
 

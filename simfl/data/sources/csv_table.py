@@ -166,9 +166,15 @@ def _ids(column: Array) -> Array:
 
 
 def _is_numeric(cells: tuple[str, ...]) -> bool:
-    """Say whether the first cell that is not missing is a number, or all are missing."""
+    """Say whether the first cell that is not missing is a number, or all are missing.
+
+    One that only Python reads as a number counts, so that it is refused and not taken for text.
+    """
     known = (cell for cell in cells if cell.strip().lower() not in _MISSING)
-    return not math.isnan(_number(next(known, "0")))
+    try:
+        return not math.isnan(float(next(known, "0")))
+    except ValueError:
+        return False
 
 
 def _number(cell: str) -> float:

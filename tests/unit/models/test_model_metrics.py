@@ -170,6 +170,45 @@ def test_a_metric_that_raises_is_given_the_benefit_of_the_doubt() -> None:
     assert adds_up(Mean(), LOGITS, TARGETS)
 
 
+@dataclass(frozen=True)
+class RequiredWeightsAuc(Auc):
+    """The same, and sample_weights has no default."""
+
+    name: ClassVar[str] = "auc-of-three-of-a-test"
+
+    def sums(  # type: ignore[override]
+        self, outputs: torch.Tensor, targets: torch.Tensor, sample_weights: object
+    ) -> tuple[float, float]:
+        return super().sums(outputs, targets)
+
+
+@dataclass(frozen=True)
+class TwoParameters(Auc):
+    """The same, without sample_weights."""
+
+    name: ClassVar[str] = "auc-of-two-of-a-test"
+
+    def sums(  # type: ignore[override]
+        self, outputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[float, float]:
+        return super().sums(outputs, targets)
+
+
+def test_sums_are_called_with_the_weights_as_in_a_run() -> None:
+    outputs = torch.tensor([[0.0, float(n % 7)] for n in range(12)])
+    (metric,) = as_metrics([RequiredWeightsAuc()])
+    assert not adds_up(metric, outputs, torch.arange(12) % 2)
+
+
+def test_sums_without_the_weights_are_refused_with_the_signature_to_write() -> None:
+    message = (
+        r"metrics: 'auc-of-two-of-a-test' has sums\(self, outputs, targets\), but .*three; "
+        r"define sums\(self, outputs, targets, sample_weights=None\)"
+    )
+    with pytest.raises(ConfigError, match=message):
+        as_metrics(["auc-of-two-of-a-test"])
+
+
 @pytest.mark.parametrize("name", ["accuracy", "top-k", "mse"])
 def test_outputs_that_are_no_tensor_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}: the model returned a tuple"):

@@ -199,20 +199,28 @@ def test_a_metric_cannot_be_called_as_what_a_record_has_anyway(called, faults, n
     ]
 
 
+def test_nor_as_what_is_made_of_the_loss_over_clients(called, faults):
+    assert faults(called("client_loss_std")) == [
+        "evaluation.metrics: a metric has the name 'client_loss_std', but 'client_loss_std' is "
+        "derived from the loss; rename it"
+    ]
+
+
 @pytest.mark.parametrize(
-    ("names", "taken", "whose"),
+    ("names", "taken"),
     [
-        (["client_loss_std"], "client_loss_std", "the loss"),
-        (["f1", "client_f1"], "client_f1", "the metric 'f1'"),
-        (["f1_std", "f1"], "client_f1_std", "the metric 'f1_std'"),
+        (["f1", "client_f1"], "client_f1"),
+        (["client_f1", "f1"], "client_f1"),
+        (["f1_std", "f1"], "client_f1_std"),
+        (["client_accuracy", "accuracy"], "client_accuracy"),
     ],
 )
-def test_nor_as_what_is_made_of_another_over_clients(called, faults, names, taken, whose):
-    (line,) = faults(called(*names))
-    assert line.startswith(
-        f"evaluation.metrics: a metric has the name {names[-1]!r}, but {taken!r} is"
-    )
-    assert f"derived from {whose}; rename it" in line
+def test_of_two_metrics_with_a_number_of_one_name_neither_is_blamed(called, faults, names, taken):
+    first, second = names
+    assert faults(called(*names)) == [
+        f"evaluation.metrics: the metrics {first!r} and {second!r} both give a number the name "
+        f"{taken!r}; rename one that is your own"
+    ]
 
 
 def test_other_names_are_free(called):
