@@ -78,7 +78,9 @@ def _print_curves(comparison: Comparison) -> None:
         say("curves: there is no round to compare")
     elif first is None:
         which = (
-            f"all {common} rounds that both have" if _lengths_differ(comparison) else "every round"
+            ("the one round" if common == 1 else f"all {common} rounds") + " that both have"
+            if _lengths_differ(comparison)
+            else "every round"
         )
         say(f"curves: the same numbers in {which}")
     else:

@@ -47,7 +47,7 @@ def list_runs(
         return
     header = ("run", "name", "state", "round", "result", "time", "last written")
     rows = [_row(run, folder, now) for run in runs]
-    print_table(header, rows, title=f"{len(runs)} runs in {folder}")
+    print_table(header, rows, title=f"{len(runs)} run{'s' if len(runs) != 1 else ''} in {folder}")
     for run in runs:
         if reason := _reason(run):
             say(f"{run.folder.relative_to(folder)} {run.state}: {reason}")

@@ -3,7 +3,7 @@
 from simfl.client.batches import read_batch
 from simfl.client.host import ClientHost
 from simfl.client.recipe import ClientRecipe, Weighting
-from simfl.client.stack_trial import can_evaluate_together
+from simfl.client.stack_trial import can_evaluate_together, find_loss_fault
 from simfl.client.stacking import StackChoice, choose_stack
 from simfl.client.work import LocalWork
 
@@ -15,5 +15,6 @@ __all__ = [
     "Weighting",
     "can_evaluate_together",
     "choose_stack",
+    "find_loss_fault",
     "read_batch",
 ]

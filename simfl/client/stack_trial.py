@@ -24,9 +24,10 @@ from simfl.data import FederatedDataset
 from simfl.models import Batch, StackedModel, TorchModel
 from simfl.models.losses import Loss, is_each_its_own
 from simfl.optimizer import Optimizer, StackedOptimizer
+from simfl.seeding import global_generators
 from simfl.vector import Vector
 
-__all__ = ["can_evaluate_together", "find_stack_fault"]
+__all__ = ["can_evaluate_together", "find_loss_fault", "find_stack_fault"]
 
 _MAX_BATCH: Final = 256
 """Examples of a batch that is tried out. Code may treat large batches otherwise than small ones, so
@@ -137,6 +138,21 @@ def can_evaluate_together(recipe: ClientRecipe, dataset: FederatedDataset) -> bo
     )
 
 
+def find_loss_fault(recipe: ClientRecipe, dataset: FederatedDataset) -> str | None:
+    """Return a message if the loss of an example depends on the other examples; else None.
+
+    Only third-party code is tested; its exceptions are left to the run.
+    """
+    if is_each_its_own(recipe.loss):
+        return None
+    try:
+        with global_generators():
+            batch = read_batch(dataset.train, _spread(dataset, 5))
+            return _loss_fault(recipe.build_model(), batch, 3)
+    except Exception:
+        return None
+
+
 def _loss_fault(model: TorchModel, batch: Batch, cut: int) -> str | None:
     """Return a message if the loss of an example depends on the other examples; else None."""
     if is_each_its_own(model.loss):
@@ -153,6 +169,8 @@ def _loss_fault(model: TorchModel, batch: Batch, cut: int) -> str | None:
             mixes = _mixes_examples(model.loss, further, batch.targets, cut)
     name = getattr(model.loss, "path", model.loss.name)
     fault = f"the per-example values of loss {name!r} depend on the other examples in the batch"
+    if outputs.shape == (*batch.targets.shape, 1):
+        fault += "; outputs are [B, 1] and targets [B]: squeeze(-1) the outputs"
     return fault if mixes else None
 
 

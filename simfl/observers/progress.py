@@ -225,19 +225,23 @@ class ProgressLines(Observer):
 def _headline(info: RunInfo) -> str:
     going_on = f", going on after round {len(info.history)}" if info.history else ""
     headline = (
-        f"{info.name}: {info.rounds} rounds, {info.cohort_size} of {info.population} clients "
+        f"{info.name}: {_rounds(info.rounds)}, {info.cohort_size} of {info.population} clients "
         f"a round, {info.workers}{going_on}"
     )
     return f"{headline}\nRay's dashboard: http://{info.dashboard}" if info.dashboard else headline
 
 
+def _rounds(number: int) -> str:
+    return f"{number} round{'s' if number != 1 else ''}"
+
+
 def _closing(info: RunInfo, summary: Summary) -> str:
     lasted = _duration(summary["wall_seconds"], digits=1)
     if before := summary.get("resumed_after_round", 0):  # the seconds are counted from then
-        own = f"{summary['rounds'] - before} rounds since round {before}"
+        own = f"{_rounds(summary['rounds'] - before)} since round {before}"
         lines = [f"{summary['status']} after round {summary['rounds']}: {own} in {lasted}"]
     else:
-        lines = [f"{summary['status']}: {summary['rounds']} rounds in {lasted}"]
+        lines = [f"{summary['status']}: {_rounds(summary['rounds'])} in {lasted}"]
     if summary["seconds_to_first_round"] is not None:
         lines[0] += f", the first after {_duration(summary['seconds_to_first_round'], digits=1)}"
     if summary["final"]:

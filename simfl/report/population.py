@@ -80,7 +80,8 @@ def _charts(scenario_file: Path, suffix: str, trust: Trust) -> list[Bars | Histo
         stacks=(Stack("clients", RUN_COLOURS[0], tuple(counts.tolist())),),
         marks=(("median", float(np.median(sizes_C))),),
         is_log=is_wide(sizes_C),
-        note=f"{len(sizes_C):,} clients, {sizes_C.sum():,} examples.",
+        note=f"{len(sizes_C):,} client{'s' if len(sizes_C) != 1 else ''}, "
+        f"{sizes_C.sum():,} example{'s' if sizes_C.sum() != 1 else ''}.",
     )
     labels = label_shares(dataset)
     if labels is None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,7 @@ from simfl.client import (
     StackChoice,
     can_evaluate_together,
     choose_stack,
+    find_loss_fault,
     read_batch,
 )
 from simfl.data import Examples, FederatedDataset
@@ -83,6 +87,15 @@ class Simulation:
         return order_by_group(plan, self.group_of, self.stacks)
 
 
+@contextmanager
+def _without_warnings_of_broadcasting() -> Iterator[None]:
+    """Keep torch from warning of what a fault or a note of ``build`` says."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using a target size")
+        yield
+
+
+@_without_warnings_of_broadcasting()
 def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simulation:
     """Resolve a scenario: load and split the data, fit the model to it, check the counts.
 
@@ -121,7 +134,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
         group_of=group_of,
         stacks=stacks,
         notes=(
-            *dict.fromkeys(choice.note for choice in choices if choice.note),
+            *_notes_on_stacks_and_loss(choices, client, dataset),
             *_notes_on_metrics(scenario, client, server, dataset),
             *_notes_on_weighting(scenario, examples=num_examples, steps=num_steps),
         ),
@@ -161,7 +174,7 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
     client, model, metrics = scenario.client, scenario.model, scenario.evaluation.metrics
     return ClientRecipe(
         spec=model.spec,
-        shape=_shape(dataset, model.loss),
+        shape=_shape(scenario, dataset, model.loss),
         loss=model.loss,
         # As objects: an actor cannot look up a notebook's classes by name.
         metrics=as_metrics(model.loss.default_metrics) if metrics is None else metrics,
@@ -208,16 +221,28 @@ def _choose_stacks(
     return choices
 
 
-def _shape(dataset: FederatedDataset, loss: Loss) -> DataShape:
+def _notes_on_stacks_and_loss(
+    choices: list[StackChoice], client: ClientRecipe, dataset: FederatedDataset
+) -> list[str]:
+    """Say why clients are not stacked, and of a loss that looks at the batch, each once."""
+    notes = list(dict.fromkeys(choice.note for choice in choices if choice.note))
+    fault = find_loss_fault(client, dataset)
+    if fault is None or any(fault in note for note in notes):
+        return notes
+    return [*notes, fault]
+
+
+def _shape(scenario: Scenario, dataset: FederatedDataset, loss: Loss) -> DataShape:
     """Describe the data to the model, including classes that are only in the test split.
 
     Integers that the loss compares with one output each are not classes.
     """
     shape = _shape_of(dataset.train)
     if isinstance(loss, BCEWithLogits) and (shape.num_classes or 2) > 2:
-        raise ConfigError(
+        raise scenario.fault(
+            "model.loss",
             f"{loss.name}: targets are integers up to {(shape.num_classes or 0) - 1}, but it takes "
-            "0 and 1; use cross-entropy"
+            "0 and 1; use cross-entropy",
         )
     if loss.takes_numbers:
         shape = dataclasses.replace(shape, num_classes=None)

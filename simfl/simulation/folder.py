@@ -140,7 +140,10 @@ def require_writable(folder: Path) -> None:
 def _require_no_run(folder: Path) -> None:
     for name in (METRICS_FILE, SUMMARY_FILE, WEIGHTS_FILE):
         if (folder / name).exists():
-            raise InputError(f"{folder} holds a run already ({name}); choose another folder")
+            raise InputError(
+                f"{folder} holds a run already ({name}); choose another folder, or "
+                "go on with it by --resume auto"
+            )
 
 
 @contextmanager
@@ -186,7 +189,8 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
         )
     if scenario.rounds < former.rounds:
         raise InputError(
-            f"{folder} holds a run of {former.rounds} rounds, and rounds is {scenario.rounds}; "
+            f"{folder} holds a run of {former.rounds} "
+            f"round{'s' if former.rounds != 1 else ''}, and rounds is {scenario.rounds}; "
             f"give at least {former.rounds}, or another folder"
         )
     if scenario.to_yaml() == read_regular(path).decode():
@@ -239,7 +243,8 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
         whole = False
     if not whole:
         raise CheckpointError(
-            f"{path} does not hold the {rounds} rounds that the checkpoint has; "
+            f"{path} does not hold the {rounds} "
+            f"round{'s' if rounds != 1 else ''} that the checkpoint has; "
             "put the file back, or run the scenario anew in another folder"
         )
     return history

@@ -82,7 +82,8 @@ class Result:
     def __repr__(self) -> str:
         """Return a summary of the run in one line."""
         status, final = self.summary.get("status"), self.summary.get("final")
-        return f"Result({status}, {len(self.history)} rounds, final={final}, out={str(self.out)!r})"
+        rounds = f"{len(self.history)} round{'s' if len(self.history) != 1 else ''}"
+        return f"Result({status}, {rounds}, final={final}, out={str(self.out)!r})"
 
 
 def run(

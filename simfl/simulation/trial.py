@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
@@ -14,7 +15,8 @@ from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, SimflError, one_line, own_line
 from simfl.messages import Broadcast, Chunk
-from simfl.models import Batch, TorchModel, as_metrics
+from simfl.models import Batch, Loss, TorchModel, as_metrics
+from simfl.models.model import take_examples
 from simfl.scenario import Scenario
 from simfl.seeding import global_generators
 from simfl.server import ServerRecipe
@@ -49,7 +51,7 @@ def try_step(
     if any(section.num_gpus for section in sections) or not num_examples.any():
         return
     rows = np.arange(min(_MOST_ROWS, len(dataset.train)))
-    with global_generators(), _told(scenario, "model", "evaluation fails"):
+    with global_generators(), _told(scenario, "model", "a first evaluation fails"):
         model.evaluate(read_batch(dataset.train, rows))
     if client.work.sclip:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
@@ -57,17 +59,59 @@ def try_step(
         return
     some = int(np.argmax(num_examples >= min(2, num_examples.max())))
     size = min(client.work.batch_size or _MOST_ROWS, _MOST_ROWS)
-    with _told(scenario, "model", "a first step of training fails"):
-        _train(client, dataset, start, some, size)
+    takes_several = min(size, num_examples[some]) > 1
+    if takes_several:
+        with _told(scenario, "model", "a first step of training fails"):
+            _train(client, dataset, start, some, size)
     alone = np.flatnonzero(_trains_on_one(client.work, num_examples))
-    if size > 1 and len(alone):
-        where = (
-            f"client {alone[0]} has {num_examples[alone[0]]} examples, so one batch has a "
-            "single example, on which training fails; set client.drop_last: true or another "
-            "client.batch_size, and give each client at least two examples"
+    if len(alone):
+        told: AbstractContextManager[None] = _told(
+            scenario, "model", "a first step of training fails"
         )
-        with _told(scenario, "client.batch_size", where):
+        if takes_several or _needs_two(model, read_batch(dataset.train, rows[:2])):
+            told = _told_of_one(scenario, int(alone[0]), int(num_examples[alone[0]]))
+        with told:
             _train(client, dataset, start, int(alone[0]), 1)
+
+
+def _needs_two(model: TorchModel, batch: Batch) -> bool:
+    """Say whether the model can be trained on two examples, whatever it does with one."""
+    try:
+        with global_generators():
+            model.compute_loss_and_gradients(batch)
+            with suppress(Exception):
+                model.compute_loss_and_gradients(take_examples(batch, slice(1)))
+                return False
+    except Exception:
+        return False
+    return len(batch.targets) > 1
+
+
+def _told_of_one(
+    scenario: Scenario, client: int, num_examples: int
+) -> AbstractContextManager[None]:
+    """Make the error of a batch of one example, with what there is to be done about it."""
+    if scenario.client.batch_size == 1:
+        return _told(
+            scenario,
+            "client.batch_size",
+            "is 1, and training on a single example fails",
+            "raise it, or have GroupNorm instead of BatchNorm",
+        )
+    if num_examples == 1:
+        least = getattr(scenario.data.partition, "min_examples", None)
+        remedy = "give each client two examples or more"
+        if least is not None:
+            remedy = f"set data.partition.min_examples: {max(2, least + 1)}"
+        what = f"client {client} has 1 example, and training on a single one fails"
+        return _told(scenario, "data", what, remedy)
+    return _told(
+        scenario,
+        "client.batch_size",
+        f"client {client} has {num_examples} examples, so that one batch is a single one, on which "
+        "training fails",
+        "set client.drop_last: true or another client.batch_size",
+    )
 
 
 def _require_fixed_buffers(scenario: Scenario, model: TorchModel, batch: Batch) -> None:
@@ -108,8 +152,8 @@ def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
 
 
 @contextmanager
-def _told(scenario: Scenario, key: str, what: str) -> Iterator[None]:
-    """Turn any exception into a ScenarioError at this key."""
+def _told(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iterator[None]:
+    """Turn any exception into a ScenarioError at this key, or at the loss's if that raised it."""
     try:
         yield
     except Exception as error:
@@ -118,9 +162,23 @@ def _told(scenario: Scenario, key: str, what: str) -> Iterator[None]:
         if isinstance(cause, SimflError) and cause.__cause__ is not None:
             cause = cause.__cause__
         hint = own_line(cause)
-        if not hint and says != str(cause):
+        if remedy:
+            hint += f"; {remedy}"
+        elif not hint and says != str(cause):
             hint = "; choose a model and a loss that fit the data"
+        if key == "model" and _is_of_loss(error):
+            key = "model.loss"
         raise scenario.fault(key, f"{what}: {one_line(says)}{hint}") from cause
+
+
+def _is_of_loss(error: BaseException | None) -> bool:
+    """Say whether an error, or what caused it, came up in a loss."""
+    while error is not None:
+        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        if any(isinstance(frame.f_locals.get("self"), Loss) for frame in frames):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _require_same(scenario: Scenario, model: TorchModel, other: TorchModel) -> None:

@@ -133,7 +133,7 @@ def test_a_folder_with_a_run_in_it_is_not_overwritten(
 ) -> None:
     simfl.run(scenario, out=tmp_path / "out", backend="inline")
     before = (tmp_path / "out" / "metrics.jsonl").read_text()
-    with pytest.raises(InputError, match=r"holds a run already.*choose another"):
+    with pytest.raises(InputError, match=r"holds a run already.*choose another.*--resume auto"):
         simfl.run(scenario, out=tmp_path / "out", backend="inline")
     assert (tmp_path / "out" / "metrics.jsonl").read_text() == before
 
@@ -182,7 +182,7 @@ def test_a_loss_that_does_not_fit_the_model_is_said_before_anything_starts(
     scenario: dict[str, Any],
 ) -> None:
     scenario["model"] |= {"loss": "mse", "outputs": 2}
-    with pytest.raises(ScenarioError, match=r"model: .*mse: outputs of shape \[7, 2\]"):
+    with pytest.raises(ScenarioError, match=r"model\.loss: .*mse: outputs of shape \[7, 2\]"):
         build(simfl.load_scenario(scenario))
 
 
@@ -374,8 +374,8 @@ def test_a_loss_of_the_batch_as_a_whole_is_trained_one_client_at_a_time(
     found = simfl.run(scenario, out=tmp_path / "auto", backend="inline").weights
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        f"clients are trained one at a time, not in stacks: loss '{__name__}:centred' makes of an "
-        "example what depends on the others of its batch"
+        f"clients are trained one at a time, not in stacks: the per-example "
+        f"values of loss '{__name__}:centred' depend on the other examples in the batch"
     )
     for stack in (1, 4):
         scenario["client"]["stack"] = stack

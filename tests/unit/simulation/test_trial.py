@@ -60,6 +60,14 @@ def unreduced(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets) ** 2
 
 
+def spread_out(outputs: Tensor, targets: Tensor) -> Tensor:
+    return unreduced(outputs, targets).mean(-1)
+
+
+def squeezed(outputs: Tensor, targets: Tensor) -> Tensor:
+    return unreduced(outputs.squeeze(-1), targets)
+
+
 @dataclass(frozen=True)
 class Stumbling(OptiModule):
     """Fails at each step."""
@@ -72,7 +80,7 @@ class Stumbling(OptiModule):
 
 def test_a_loss_that_mixes_a_column_with_a_row_is_refused(tmp_path: Path) -> None:
     loss = {"kind": "python", "path": f"{__name__}:unreduced"}
-    with pytest.raises(ScenarioError, match=r"model: .*returned \[7, 7\] .*squeeze\(-1\)"):
+    with pytest.raises(ScenarioError, match=r"model\.loss: .*returned \[7, 7\] .*squeeze\(-1\)"):
         build(scenario(tmp_path, model={"loss": loss}))
 
 
@@ -87,7 +95,9 @@ def test_a_single_class_is_refused(tmp_path: Path, kind: dict[str, Any]) -> None
         "model": {"kind": "python", "loss": "cross-entropy", **kind},
         "client": {"optimizer": {"lrate": 0.1}, "on_failure": "drop"},
     }
-    with pytest.raises(ScenarioError, match=r"model: .* a single class, .* or bce-with-logits"):
+    with pytest.raises(
+        ScenarioError, match=r"model\.loss: .* a single class, .* or bce-with-logits"
+    ):
         build(simfl.load_scenario(written))
 
 
@@ -158,7 +168,6 @@ def test_a_trial_leaves_torchs_generator_and_the_weights_as_they_were(tmp_path: 
         ((4, 9, 12), {"drop_last": True}, False),
         ((4, 9, 12), {"steps": 2}, False),  # the third batch is not reached
         ((4, 9, 12), {"steps": 3}, True),
-        ((4, 1, 12), {"drop_last": True}, True),
         ((4, 8, 12), {}, False),
         ((4, 9, 12), {"batch_size": None}, False),
     ],
@@ -176,9 +185,94 @@ def test_a_batch_of_one_that_batch_norm_cannot_take_is_said_with_the_remedy(
         return
     with pytest.raises(
         ScenarioError,
-        match=rf"client\.batch_size: client 1 has {sizes[1]} examples.*drop_last: true.*ValueError",
-    ):
+        match=rf"client\.batch_size: client 1 has {sizes[1]} examples.*ValueError.*drop_last: true",
+    ) as told:
         build(scenario(tmp_path, sizes=sizes, model=model, client=client))
+    assert str(told.value).count(";") == 1
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_batch_size_of_one_is_to_be_raised(size: int, tmp_path: Path) -> None:
+    """Clients of one example take single ones whatever it is."""
+    given = scenario(
+        tmp_path,
+        sizes=(4, size, 12),
+        model={"path": f"{__name__}:normed"},
+        client={"batch_size": 1},
+    )
+    with pytest.raises(
+        ScenarioError, match=r"client\.batch_size: is 1, .*ValueError.*; raise it, or .* GroupNorm"
+    ) as told:
+        build(given)
+    assert str(told.value).count(";") == 1
+    assert "drop_last" not in str(told.value)
+
+
+def test_what_fails_whatever_the_batch_is_no_fault_of_its_size(tmp_path: Path) -> None:
+    model = {"path": f"{__name__}:tripping"}
+    with pytest.raises(ScenarioError, match="model: a first step of training fails"):
+        build(scenario(tmp_path, model=model, client={"batch_size": 1}))
+
+
+@pytest.mark.parametrize("sizes", [(4, 1, 12), (1, 1, 1)])
+def test_a_client_of_one_example_is_to_get_two(sizes: tuple[int, ...], tmp_path: Path) -> None:
+    given = scenario(
+        tmp_path,
+        sizes=sizes,
+        model={"path": f"{__name__}:normed"},
+        client={"drop_last": True},
+    )
+    with pytest.raises(
+        ScenarioError, match=r"data: client \d has 1 example, .*; give each client two examples"
+    ) as told:
+        build(given)
+    assert "drop_last" not in str(told.value)
+
+
+def test_a_partition_is_to_give_each_client_two_examples(tmp_path: Path) -> None:
+    data = {"partition": {"kind": "quantity", "clients": 12, "alpha": 0.3}}
+    given = scenario(
+        tmp_path,
+        model={"path": f"{__name__}:normed"},
+        client={"drop_last": True},
+        data=data,
+    )
+    with pytest.raises(ScenarioError, match=r"; set data\.partition\.min_examples: 2"):
+        build(given)
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_a_loss_that_mixes_the_examples_of_a_batch_is_noted_once(
+    stack: int, tmp_path: Path
+) -> None:
+    """[B, 1] - [B] is [B, B], whose mean over the last axis has the shape that it is to have."""
+    loss = {"kind": "python", "path": f"{__name__}:spread_out"}
+    notes = build(scenario(tmp_path, model={"loss": loss}, client={"stack": stack})).notes
+    (note,) = (note for note in notes if "spread_out" in note)
+    assert "depend on the other examples in the batch" in note
+    assert note.endswith("outputs are [B, 1] and targets [B]: squeeze(-1) the outputs")
+    squeezed = {"kind": "python", "path": f"{__name__}:squeezed"}
+    assert build(scenario(tmp_path, model={"loss": squeezed}, client={"stack": stack})).notes == ()
+
+
+def test_torch_does_not_warn_of_broadcasting_before_the_fault(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    loss = {"kind": "python", "path": "torch.nn.functional:mse_loss"}
+    with pytest.raises(ScenarioError, match=r"model\.loss: a first evaluation fails: .*squeeze"):
+        build(scenario(tmp_path, model={"loss": loss}))
+    assert not recwarn.list
+
+
+def test_targets_that_the_loss_does_not_take_are_told_under_its_key() -> None:
+    given = {
+        "rounds": 1,
+        "data": {"source": "digits", "partition": {"kind": "iid", "clients": 4}},
+        "model": {"kind": "logistic", "loss": "bce-with-logits"},
+        "client": {"optimizer": {"lrate": 0.1}},
+    }
+    with pytest.raises(ScenarioError, match=r"model\.loss: bce-with-logits: targets are integers"):
+        build(simfl.load_scenario(given))
 
 
 def test_the_command_line_shows_the_line_and_the_traceback(tmp_path: Path) -> None:
