@@ -92,7 +92,9 @@ def test_the_host_that_a_scenario_names_is_told(capsys: pytest.CaptureFixture[st
     """The user's token is sent there."""
     assert chosen_address(None, "10.0.0.5:6379\x1b") == "10.0.0.5:6379\x1b"
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("cluster.address names the Ray cluster at 10.0.0.5:6379'\\x1b', which")
+    assert line.startswith(
+        "cluster.address names the Ray cluster at 10.0.0.5:6379'\\x1b'; your Ray token"
+    )
     assert chosen_address("127.0.0.1:6379", "10.0.0.5:6379") == "127.0.0.1:6379"
     assert chosen_address(None, "local") == "local"
     assert chosen_address(None, None) is None

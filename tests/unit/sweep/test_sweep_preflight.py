@@ -70,7 +70,10 @@ def test_the_mean_over_examples_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ({"model.loss": "bce-with-logits"}, "bce-with-logits: targets are integers up to 9"),
+        (
+            {"model.loss": "bce-with-logits"},
+            "model.loss: bce-with-logits: targets are integers up to 9",
+        ),
         ({"data.partition.clients": 2000}, "data.partition.clients is 2000, but there are 1797"),
     ],
 )
