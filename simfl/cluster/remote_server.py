@@ -24,6 +24,9 @@ T = TypeVar("T")
 LOOK_S = 1.0
 """How long the driver waits at a time before it checks for stalled actors."""
 
+WARN_S = 30.0
+"""After how many seconds without an answer of the server the driver says so."""
+
 NOTICE_S = 0.2
 """How long it waits before it calls a dead actor again."""
 
@@ -63,6 +66,7 @@ class RemoteServer:
         self.require_cluster = require_cluster
         self._asked: Ref | None = None
         self._asked_at = time.monotonic()
+        self._warned_of: Ref | None = None
         self._is_there = False
         self._building: Ref | None = None
 
@@ -98,6 +102,12 @@ class RemoteServer:
             self._tell(
                 f"the server's process did not answer for {limit_s:.0f} s and was killed; it is "
                 "started again"
+            )
+        elif now - self._asked_at > WARN_S and not is_starting and self._warned_of != self._asked:
+            self._warned_of = self._asked
+            self._tell(
+                f"the server's process has not answered for {WARN_S:.0f} s; after {limit_s:.0f} s "
+                "it is killed and started again"
             )
 
     def _note_building(self, now: float) -> None:

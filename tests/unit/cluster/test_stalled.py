@@ -110,6 +110,28 @@ def test_a_server_that_gives_no_sign_of_life_is_killed_and_another_has_time_to_s
     assert "did not answer for 5 s" in told[0]
 
 
+def test_that_a_server_does_not_answer_is_said_once_long_before_it_is_killed(
+    killed: Killed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, told = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: ([r for r in refs if r == 0], []))
+    monkeypatch.setattr(ray, "get", lambda ref: {})
+    asked = iter(range(100))
+    actor: Any = SimpleNamespace(heartbeats=SimpleNamespace(remote=lambda: next(asked)))
+    server = RemoteServer(actor, "setup", max_retries=3, start_timeout_s=180.0, tell=told.append)
+    for now[0] in (0, 1, 2, 20, 31):
+        server.look()
+    assert told == [], "it has been asked again 29 s ago"
+    for now[0] in (33, 34, 200):
+        server.look()
+    (line,) = told
+    assert line.startswith(
+        "the server's process has not answered for 30 s; after 300 s it is killed"
+    )
+    assert killed == []
+
+
 def test_a_server_that_dies_while_it_is_asked_is_waited_for(
     killed: Killed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
