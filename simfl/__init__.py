@@ -7,8 +7,9 @@
 """
 
 from importlib import import_module
-from importlib import metadata as _metadata
 from typing import TYPE_CHECKING
+
+from simfl.version import __version__
 
 if TYPE_CHECKING:
     from simfl.scenario import Scenario, load_scenario
@@ -26,11 +27,6 @@ __all__ = [
     "run",
     "run_sweep",
 ]
-
-try:
-    __version__ = _metadata.version("simfl")
-except _metadata.PackageNotFoundError:  # a source tree on the path, not installed
-    __version__ = "0+unknown"
 
 _HOMES = {
     "Result": "simfl.simulation",

@@ -11,8 +11,6 @@ from torch import Tensor, tensor
 from simfl.component import Component
 from simfl.vector import Vector
 
-__all__ = ["Aggregator", "EveryUpdate"]
-
 _SHORTCUTS: Final = {"lift_stack": ("lift", "merge"), "finish_round": ("finish", "combine")}
 """Shortcut methods, and the methods whose combination each of them must equal."""
 

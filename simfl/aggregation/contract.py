@@ -24,8 +24,6 @@ from simfl.optimizer.contract_case import (
 )
 from simfl.vector import Vector, find_vectors, move
 
-__all__ = ["check_aggregator", "lift_stack_fault"]
-
 _WEIGHTS: Final = (3.0, 1.0, 4.0, 1.5, 9.0, 2.5, 6.0, 5.0, 3.5, 8.0, 0.5, 2.0, 7.0)
 """Weights of 13 clients: enough for most robust rules, even if two clients are dropped."""
 

@@ -14,8 +14,6 @@ from simfl.aggregation.aggregator import Aggregator
 from simfl.errors import AggregationError
 from simfl.vector import Vector
 
-__all__ = ["Mean"]
-
 
 @dataclass(frozen=True)
 class Mean(Aggregator):

@@ -6,8 +6,6 @@ from simfl.aggregation.aggregator import Aggregator
 from simfl.messages import Contribution
 from simfl.optimizer import Optimizer
 
-__all__ = ["merge_contributions"]
-
 
 def merge_contributions(
     left: Contribution, right: Contribution, *, aggregator: Aggregator, optimizer: Optimizer

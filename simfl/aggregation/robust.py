@@ -20,8 +20,6 @@ from simfl.component import Count
 from simfl.errors import AggregationError, ConfigError
 from simfl.vector import Vector
 
-__all__ = ["Krum", "Median", "TrimmedMean"]
-
 _TILE = 1024
 """Coordinates that are looked at together: those of 100 deltas fit a processor's cache."""
 

@@ -22,8 +22,6 @@ from typing import Generic, TypeVar
 
 from simfl.messages import Node
 
-__all__ = ["TreeSum"]
-
 T = TypeVar("T")
 
 

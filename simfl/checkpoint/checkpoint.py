@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from simfl import __version__
 from simfl.checkpoint.checksums import Checksum
 from simfl.checkpoint.files import encode_pieces
 from simfl.checkpoint.manifest import Manifest, server_file, write_manifest
@@ -17,8 +16,7 @@ from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError
 from simfl.optimizer import OptimizerState
 from simfl.vector import Vector
-
-__all__ = ["Checkpoint", "write_checkpoint"]
+from simfl.version import __version__
 
 
 @dataclass(frozen=True)

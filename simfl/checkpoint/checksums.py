@@ -10,8 +10,6 @@ from simfl.checkpoint.layout import Piece
 from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError
 
-__all__ = ["Checksum", "require_size", "require_whole"]
-
 
 @dataclass(frozen=True)
 class Checksum:

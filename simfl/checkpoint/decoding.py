@@ -17,9 +17,6 @@ from simfl.checkpoint.encoding import RAW_DTYPES, RECORDS
 from simfl.errors import CheckpointError
 from simfl.vector import Vector
 
-__all__ = ["decode_tree"]
-
-
 _MALFORMED = (
     AttributeError,
     KeyError,

@@ -35,8 +35,6 @@ from simfl.errors import CheckpointError
 from simfl.optimizer import KeptState, OptimizerState
 from simfl.vector import Vector
 
-__all__ = ["RAW_DTYPES", "RECORDS", "encode_tree"]
-
 Path: TypeAlias = tuple[str, ...]
 Node: TypeAlias = Any
 

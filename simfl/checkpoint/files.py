@@ -14,8 +14,6 @@ from simfl.checkpoint.encoding import encode_tree
 from simfl.checkpoint.layout import Piece, Region, build_header, parse_header, view_bytes
 from simfl.errors import CheckpointError
 
-__all__ = ["METADATA_KEY", "decode_file", "encode_file", "encode_pieces"]
-
 METADATA_KEY = "simfl"
 """The entry of a file's metadata that is ours."""
 

@@ -22,8 +22,6 @@ from simfl.errors import CheckpointError
 from simfl.optimizer import OptimizerState
 from simfl.vector import Vector
 
-__all__ = ["Found", "Refusal", "latest_checkpoint"]
-
 
 @dataclass(frozen=True)
 class Refusal:

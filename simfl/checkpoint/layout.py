@@ -21,17 +21,6 @@ from torch import Tensor
 
 from simfl.errors import CheckpointError
 
-__all__ = [
-    "DTYPES",
-    "Header",
-    "Piece",
-    "Region",
-    "build_header",
-    "header_length",
-    "parse_header",
-    "view_bytes",
-]
-
 Piece: TypeAlias = "bytes | memoryview"
 """Bytes of a file, written in order."""
 

@@ -36,8 +36,6 @@ from typing import Final
 from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError, InputError, LeaseLostError, one_line
 
-__all__ = ["BEAT_S", "LIMIT_S", "OWNER_FOLDER", "Lease"]
-
 OWNER_FOLDER: Final = "owner"
 BEAT_S: Final = 10.0
 LIMIT_S: Final = 60.0

@@ -15,8 +15,6 @@ from simfl.checkpoint.storage_faults import explained, require_plain_name
 from simfl.errors import CheckpointError
 from simfl.regular_files import open_regular
 
-__all__ = ["LocalStorage"]
-
 _UNFINISHED = ".unfinished"
 _CHUNK = 1 << 22
 

@@ -13,17 +13,6 @@ from simfl.checkpoint.states import ShardInfo, shard_file
 from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError
 
-__all__ = [
-    "FORMAT",
-    "Manifest",
-    "find_manifests",
-    "manifest_file",
-    "read_manifest",
-    "round_folder",
-    "server_file",
-    "write_manifest",
-]
-
 FORMAT: Final = 1
 """The version of the format that is written, and the only one that is read."""
 

@@ -16,8 +16,6 @@ from simfl.checkpoint.states import STATES_FOLDER, shard_file
 from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError
 
-__all__ = ["delete_unused_shards", "prune"]
-
 _FOLDER = re.compile(r"round-(\d{6,})/.+")
 
 

@@ -10,8 +10,6 @@ from simfl.checkpoint.layout import Piece
 from simfl.checkpoint.storage_faults import explained, require_plain_name
 from simfl.errors import CheckpointError
 
-__all__ = ["RemoteStorage"]
-
 _CHUNK = 1 << 22
 
 

@@ -21,8 +21,6 @@ from simfl.checkpoint.storage import Storage, open_storage
 from simfl.errors import CheckpointError
 from simfl.optimizer import KeptState
 
-__all__ = ["STATES_FOLDER", "ShardInfo", "StateFile", "read_state", "shard_file", "write_shard"]
-
 STATES_FOLDER = "states"
 _SUFFIX = ".safetensors"
 _FIRST_READ = 1 << 16

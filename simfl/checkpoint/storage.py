@@ -10,8 +10,6 @@ from simfl.checkpoint.layout import Piece
 from simfl.checkpoint.local_storage import LocalStorage
 from simfl.checkpoint.remote_storage import RemoteStorage
 
-__all__ = ["Storage", "open_storage"]
-
 
 class Storage(Protocol):
     """Files by name. Names are relative, with ``/`` between folders.

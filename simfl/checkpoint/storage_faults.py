@@ -8,8 +8,6 @@ from contextlib import contextmanager
 
 from simfl.errors import CheckpointError
 
-__all__ = ["explained", "require_plain_name"]
-
 _NO_SPACE = "free some space, keep fewer checkpoints, or choose another place for them"
 _NO_PERMISSION = "check its permissions, or choose another place for checkpoints"
 _MISSING = "every node of the cluster must see the same folder"

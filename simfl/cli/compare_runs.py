@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from simfl.report.comparison import Comparison
     from simfl.report.targets import Reached
 
-__all__ = ["compare_runs", "described"]
-
 
 @exit_codes()
 def compare_runs(

@@ -16,8 +16,6 @@ from simfl.errors import InputError
 if TYPE_CHECKING:
     from simfl.data import DatasetSummary, FederatedDataset
 
-__all__ = ["describe_data"]
-
 _MAX_CLASSES = 30
 """A table of more columns is not readable; the picture shows the most frequent ones."""
 

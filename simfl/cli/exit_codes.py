@@ -19,8 +19,6 @@ from simfl.errors import (
     printable,
 )
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "exit_codes", "own_traceback"]
-
 FAILED: Final = 1
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130

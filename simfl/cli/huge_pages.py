@@ -8,8 +8,6 @@ from contextlib import suppress
 
 from simfl.cluster.environment import HUGE_PAGES
 
-__all__ = ["restart_with_huge_pages"]
-
 
 def restart_with_huge_pages() -> None:
     """Run this process's command once more in its place, with huge pages for large tensors.

@@ -15,8 +15,6 @@ from simfl.cli.tables import print_table, say
 if TYPE_CHECKING:
     from simfl.component import Component
 
-__all__ = ["list_components"]
-
 
 @exit_codes()
 def list_components(

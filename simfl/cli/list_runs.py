@@ -16,8 +16,6 @@ from simfl.errors import one_line
 if TYPE_CHECKING:
     from simfl.report.reading import Run
 
-__all__ = ["list_runs"]
-
 _MAX_REASON = 300
 
 

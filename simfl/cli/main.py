@@ -22,8 +22,6 @@ from simfl.cli.run_scenario import run_scenario
 from simfl.cli.sweep_scenario import sweep_scenario
 from simfl.cli.validate_scenarios import validate_scenarios
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     name="simfl",
     no_args_is_help=True,
@@ -48,7 +46,7 @@ app.command("schema")(print_schema)
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        from simfl import __version__
+        from simfl.version import __version__
 
         typer.echo(f"simfl {__version__}")
         raise typer.Exit

@@ -14,8 +14,6 @@ from simfl.cli.tables import say
 if TYPE_CHECKING:
     from simfl.scenario import Scenario
 
-__all__ = ["Overrides", "ScenarioFile", "Trust", "Trusted", "found", "load"]
-
 
 class Trust(StrEnum):
     """Whether a scenario may run code of its author's."""

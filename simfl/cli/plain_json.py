@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["finite"]
-
 
 def finite(value: Any) -> Any:
     """Return plain data with None for numbers that JSON has no form for.

@@ -14,8 +14,6 @@ from simfl.cli.tables import print_table, say
 if TYPE_CHECKING:
     from simfl.simulation.planning import GroupPlan, Plan
 
-__all__ = ["plan_run"]
-
 
 @exit_codes()
 def plan_run(

@@ -11,8 +11,6 @@ import typer
 from simfl.cli.exit_codes import exit_codes
 from simfl.cli.tables import say
 
-__all__ = ["print_schema"]
-
 
 @exit_codes()
 def print_schema(

@@ -17,8 +17,6 @@ from simfl.cli.tables import say
 if TYPE_CHECKING:
     from simfl.report.reading import Run
 
-__all__ = ["report_runs"]
-
 
 class Format(StrEnum):
     """What a report is written as."""

@@ -12,8 +12,6 @@ from simfl.cli.options import Trust, Trusted
 from simfl.cli.run_scenario import Backend
 from simfl.cli.tables import say
 
-__all__ = ["resume_run"]
-
 
 @exit_codes()
 def resume_run(

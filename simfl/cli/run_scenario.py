@@ -11,8 +11,6 @@ from simfl.cli.exit_codes import exit_codes
 from simfl.cli.options import Overrides, ScenarioFile, Trust, Trusted, load
 from simfl.cli.tables import say
 
-__all__ = ["Backend", "run_scenario"]
-
 
 class Backend(StrEnum):
     """Where clients are trained."""

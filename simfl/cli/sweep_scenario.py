@@ -18,8 +18,6 @@ from simfl.cli.tables import print_table, say
 if TYPE_CHECKING:
     from simfl.sweep import Combination, SweepResult, TrialResult
 
-__all__ = ["sweep_scenario"]
-
 _MAX_ROWS = 20
 _PADDING = 3
 """Around a cell, on a terminal."""

@@ -9,8 +9,6 @@ import typer
 
 from simfl.errors import one_line, printable
 
-__all__ = ["print_table", "say"]
-
 
 def say(text: object, *, err: bool = False, is_exact: bool = False) -> None:
     """Print text with its control characters escaped, so that a terminal executes none.

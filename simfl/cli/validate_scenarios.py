@@ -12,8 +12,6 @@ from simfl.cli.options import Overrides, Trust, found, load
 from simfl.cli.tables import say
 from simfl.errors import ScenarioError, SimflError
 
-__all__ = ["validate_scenarios"]
-
 
 @exit_codes()
 def validate_scenarios(

@@ -14,8 +14,6 @@ from simfl.data.dataset import arrays_of, take_rows
 from simfl.models import Batch
 from simfl.models.model import map_inputs
 
-__all__ = ["ReadBatch", "read_batch", "reader_of"]
-
 Rows: TypeAlias = "np.ndarray[Any, Any]"
 
 ReadBatch: TypeAlias = "Callable[[Rows], Batch]"

@@ -45,8 +45,6 @@ from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
 from simfl.vector import count_bytes, move
 
-__all__ = ["ClientHost"]
-
 
 class ClientHost:
     """Trains and evaluates any client.

@@ -12,8 +12,6 @@ from simfl.models import DataShape, Loss, Metric, ModelSpec, Precision, TorchMod
 from simfl.models.metrics import as_metrics
 from simfl.optimizer import Optimizer
 
-__all__ = ["ClientRecipe", "Weighting"]
-
 Weighting = Literal["examples", "steps", "uniform"]
 """What a client's delta is weighted with in the mean."""
 

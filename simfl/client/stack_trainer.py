@@ -33,8 +33,6 @@ from simfl.optimizer import KeptState, Optimizer, StackedOptimizer
 from simfl.seeding import derive_seed
 from simfl.vector import Vector, is_finite
 
-__all__ = ["StackTrainer", "weigh_ragged"]
-
 
 class StackTrainer:
     """Trains up to ``recipe.stack`` clients at once, each to the numbers it would have alone.

@@ -27,8 +27,6 @@ from simfl.optimizer import Optimizer, StackedOptimizer
 from simfl.seeding import global_generators
 from simfl.vector import Vector
 
-__all__ = ["can_evaluate_together", "find_loss_fault", "find_stack_fault"]
-
 _MAX_BATCH: Final = 256
 """Examples of a batch that is tried out. Code may treat large batches otherwise than small ones, so
 that batches are as large as the run's, up to this."""

@@ -27,8 +27,6 @@ from simfl.models.stacked_model import chain_of
 from simfl.optimizer.contract import stack_fault
 from simfl.seeding import global_generators
 
-__all__ = ["StackChoice", "choose_stack"]
-
 CPU_NUMBERS: Final = 1 << 21
 """Weights of a stack, of all its clients together, that a CPU's caches hold beside activations."""
 GPU_NUMBERS: Final = 1 << 28

@@ -30,8 +30,6 @@ from simfl.models import Model
 from simfl.optimizer import KeptState, Optimizer
 from simfl.seeding import derive_seed, global_generators, torch_state
 
-__all__ = ["ClientTrainer", "refuse_or_drop"]
-
 
 class ClientTrainer:
     """Trains any client on one resident model.

@@ -17,21 +17,6 @@ from simfl.models.model import MetricSums
 from simfl.vector import Vector
 from simfl.vector import is_finite as finite
 
-__all__ = [
-    "ClientRow",
-    "Outcome",
-    "SpareMemory",
-    "StepLosses",
-    "add_metric_sums",
-    "aux_values",
-    "count_sent_bytes",
-    "count_sums",
-    "is_finite",
-    "join_outcomes",
-    "sum_losses",
-    "to_columns",
-]
-
 
 class StepLosses(NamedTuple):
     """The losses of one client's steps."""

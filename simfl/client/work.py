@@ -13,8 +13,6 @@ import numpy as np
 
 from simfl.seeding import derive_child, derive_seed, derive_seeds, hashed_orders
 
-__all__ = ["LocalWork", "StepPlan"]
-
 Column: TypeAlias = "np.ndarray[Any, Any]"
 
 

@@ -54,8 +54,6 @@ from simfl.optimizer import KeptState
 from simfl.server import Server, ServerRecipe
 from simfl.vector import Vector, find_vectors
 
-__all__ = ["ActorSetup", "ClientActor", "ServerActor"]
-
 T = TypeVar("T")
 
 BEAT_S = 5.0

@@ -18,8 +18,6 @@ from simfl.cluster.authentication import (
 from simfl.cluster.processes import gcs_addresses
 from simfl.errors import ClusterError
 
-__all__ = ["find_cluster", "refuse_open", "refuse_ray_client", "require_cluster"]
-
 _LISTENER_S = 3.0
 
 

@@ -13,20 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
-__all__ = [
-    "ASKS_FOR_TOKEN",
-    "AUTH_MODE",
-    "IS_OPEN",
-    "address_warning",
-    "ask",
-    "is_loopback",
-    "keep_token_private",
-    "mode_warning",
-    "refusal_fault",
-    "sends_token",
-    "token_fault",
-]
-
 AUTH_MODE: Final = "RAY_AUTH_MODE"
 _TOKEN: Final = "RAY_AUTH_TOKEN"
 _PATH: Final = "RAY_AUTH_TOKEN_PATH"

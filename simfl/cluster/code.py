@@ -21,8 +21,6 @@ from typing import Any
 
 from simfl.component import Component, import_object
 
-__all__ = ["ModuleSource", "install_main", "install_sources", "read_main", "read_sources"]
-
 _OURS = __name__.partition(".")[0]
 
 

@@ -27,8 +27,6 @@ from simfl.cluster.processes import ProcessTree, ProcessWatch, children, vital_p
 from simfl.cluster.session_folder import SessionFolder, make_session_folder
 from simfl.errors import ClusterError, one_line, printable
 
-__all__ = ["Connection", "chosen_address", "connect", "import_ray"]
-
 # Read by Ray once, when it is imported.
 _ENVIRONMENT = {
     AUTH_MODE: "token",

@@ -60,8 +60,6 @@ from simfl.messages import (
 from simfl.models.model import MetricSums
 from simfl.vector import Vector
 
-__all__ = ["RayEngine"]
-
 _MEMORY_TIMEOUT_S = 5.0
 _SERVER = "server"
 

@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-__all__ = ["HUGE_PAGES", "LOOPBACK", "NO_EVENTS", "started_with"]
-
 # glibc hands a large tensor's memory back to the kernel as soon as it is freed, and the next one is
 # faulted in page by page: some 30 ms for 100 MB that are added up in 5. With pages of 2 MB it is a
 # few milliseconds. Where kernel or C library do not know of it, it is ignored:

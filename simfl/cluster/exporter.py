@@ -8,8 +8,6 @@ from typing import Any, TypeAlias
 
 from simfl.cluster.metrics import METRICS, RUN_TAGS, Metric
 
-__all__ = ["Exporter"]
-
 _Tags: TypeAlias = tuple[tuple[str, str], ...]
 
 _BEAT_S = 1.0

@@ -16,17 +16,6 @@ from ray.exceptions import (
 from simfl.engine import is_memory_full
 from simfl.errors import ClusterError, RunError, SimflError
 
-__all__ = [
-    "UnbuiltActorError",
-    "explain",
-    "explain_full_memory",
-    "explain_stall",
-    "is_actor_loss",
-    "is_device_full",
-    "is_object_loss",
-    "is_unbuilt",
-]
-
 _PROCESS_GONE = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
 

@@ -25,8 +25,6 @@ from simfl.cluster.launch import (
 from simfl.cluster.placement import Bounds, Placement, nodes_of, place, require_room
 from simfl.cluster.setup import EngineSetup
 
-__all__ = ["Fleet"]
-
 LOOK_S = 5.0
 """How often it is looked whether nodes have joined."""
 

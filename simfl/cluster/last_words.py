@@ -13,8 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["LastWords"]
-
 _UNKNOWN = (
     "the run's process was killed, or Ray ended it because one of Ray's processes on this machine "
     "died; 'simfl resume' goes on from the last checkpoint"

@@ -17,18 +17,6 @@ from simfl.cluster.pool import ActorGroup
 from simfl.cluster.references import Ref
 from simfl.cluster.setup import EngineSetup
 
-__all__ = [
-    "Worker",
-    "anywhere",
-    "beside",
-    "bundle_of",
-    "is_in_bundles",
-    "launch_client",
-    "launch_server",
-    "put_setup",
-    "reserve",
-]
-
 # Ray starts a dead actor again; what it was doing is ours to repeat.
 _RESTARTED = {"max_restarts": -1, "max_task_retries": 0}
 

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from simfl.errors import ClientError
 from simfl.messages import ChunkReport, RoundReport
 
-__all__ = ["log", "log_as", "log_client_errors", "log_round", "log_trained"]
-
 log = logging.getLogger("simfl.actors")
 
 _MAX_IDS = 20

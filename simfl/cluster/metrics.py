@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["METRICS", "RUN_TAGS", "Metric"]
-
 RUN_TAGS = ("run", "scenario")
 """What every metric is tagged with: the run's folder as it was given, and the scenario's name."""
 

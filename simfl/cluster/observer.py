@@ -13,8 +13,6 @@ from simfl.cluster.exporter import Exporter
 from simfl.messages import NOT_FINITE
 from simfl.observers import ClientTable, Observer, RoundRecord, RunInfo, Summary, measured
 
-__all__ = ["RayMetrics"]
-
 _PROBE_TIMEOUT_S = 1.0
 
 

@@ -14,19 +14,6 @@ from typing import Any, Final
 from simfl.cluster.pool import ActorGroup, cpus_of_this_machine
 from simfl.errors import ClusterError
 
-__all__ = [
-    "Bounds",
-    "Node",
-    "Placement",
-    "bounds_of",
-    "describe_needs",
-    "explain_lack",
-    "matches",
-    "nodes_of",
-    "place",
-    "require_room",
-]
-
 _SELECTOR: Final = re.compile(r"(!?)(?:in\((.*)\)|(.*))")
 _ROUNDING: Final = 1e-6
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-__all__ = ["ActorGroup", "ClusterOptions", "Strategy", "cpus_of_this_machine"]
-
 Strategy: TypeAlias = Literal["spread", "pack", "strict_spread", "strict_pack"]
 
 

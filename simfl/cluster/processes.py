@@ -18,8 +18,6 @@ from pathlib import Path
 
 from simfl.errors import ClusterError
 
-__all__ = ["ProcessTree", "ProcessWatch", "children", "gcs_addresses", "vital_processes"]
-
 LOOK_S = 1.0
 """The interval between two checks, in seconds."""
 

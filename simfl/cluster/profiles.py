@@ -11,8 +11,6 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-__all__ = ["write_profiles"]
-
 TIMELINE_FILE = "timeline.json"
 
 _TIMEOUT_S = 30.0

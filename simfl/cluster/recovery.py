@@ -13,9 +13,6 @@ from enum import Enum, auto
 
 from simfl.engine import Work
 
-__all__ = ["SILENT_S", "Attempts", "Decision", "Heartbeats", "Loss", "StallWatch", "decide"]
-
-
 SILENT_S = 300.0
 """How long a process may send no heartbeat if the time of its work is unknown."""
 

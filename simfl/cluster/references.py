@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Ref", "SnapshotRefs"]
-
 Ref: TypeAlias = Any
 """A Ray ObjectRef."""
 

@@ -17,8 +17,6 @@ from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.wire import pack, pack_broadcast
 from simfl.messages import RoundPlan, RoundReport, Snapshot
 
-__all__ = ["LOOK_S", "NOTICE_S", "RemoteServer"]
-
 T = TypeVar("T")
 
 LOOK_S = 1.0

@@ -9,17 +9,6 @@ from simfl.cluster.placement import Bounds, Node, nodes_of, place
 from simfl.cluster.placement import require_room as require_room_for
 from simfl.cluster.pool import ActorGroup
 
-__all__ = [
-    "Cluster",
-    "Need",
-    "bundles",
-    "labels_of_bundles",
-    "num_actors",
-    "present_cluster",
-    "require_room",
-    "runs_at_once",
-]
-
 
 @dataclass(frozen=True)
 class Need:

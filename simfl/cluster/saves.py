@@ -14,8 +14,6 @@ from simfl.engine import PlannedShard, StateTable
 from simfl.errors import StatesLostError
 from simfl.messages import SaveOrder
 
-__all__ = ["Saves"]
-
 
 @dataclass(frozen=True)
 class _Pending:

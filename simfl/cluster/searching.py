@@ -9,8 +9,6 @@ from typing import Any, Final
 
 from simfl.errors import ConfigError, InputError, did_you_mean
 
-__all__ = ["Suggestions", "require_searcher"]
-
 # What each searcher needs, that Ray Tune does not install.
 _PACKAGES: Final = {
     "ax": "ax-platform",

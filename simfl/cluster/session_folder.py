@@ -15,8 +15,6 @@ from typing import IO, Any, Final
 
 from simfl.errors import ClusterError
 
-__all__ = ["SessionFolder", "make_session_folder"]
-
 _PREFIX: Final = "simfl-"
 _SHORT: Final = ("/tmp", "/var/tmp", "/dev/shm")
 _MOST_BYTES: Final = 24

@@ -16,8 +16,6 @@ from simfl.cluster.shared import SharedData
 from simfl.data import FederatedDataset
 from simfl.server import ServerRecipe
 
-__all__ = ["EngineSetup"]
-
 
 @dataclass(frozen=True)
 class EngineSetup:

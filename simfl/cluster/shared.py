@@ -8,8 +8,6 @@ from typing import Any, cast
 from simfl.cluster.references import Ref
 from simfl.data import FederatedDataset
 
-__all__ = ["SharedData", "share"]
-
 
 @dataclass(frozen=True)
 class SharedData:

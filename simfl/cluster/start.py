@@ -15,8 +15,6 @@ from simfl.cluster.setup import EngineSetup
 if TYPE_CHECKING:
     from simfl.cluster.engine import RayEngine
 
-__all__ = ["searched_here", "start_ray_engine"]
-
 
 def start_ray_engine(setup: EngineSetup) -> RayEngine:
     """Connect to Ray and start the actors; what was started is ended again if that fails.

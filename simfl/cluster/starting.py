@@ -14,8 +14,6 @@ from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref
 from simfl.cluster.remote_server import NOTICE_S
 
-__all__ = ["TOLD_S", "start_all"]
-
 TOLD_S = 15.0
 """How long to wait for actors before a message is printed."""
 

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 from simfl.cluster.connect import connect
 from simfl.cluster.placement import Node, nodes_of
 
-__all__ = ["Survey", "describe_room", "survey"]
-
 _STORE_SHARE = 0.3
 """Ray's object store of a cluster of one's own takes so much of the memory."""
 

@@ -16,8 +16,6 @@ from typing import Any, Protocol, TypeAlias
 from simfl.cluster.environment import started_with
 from simfl.errors import MissingExtraError
 
-__all__ = ["Asha", "Begin", "Order", "Report", "Watch", "require_tune", "run_trials"]
-
 Report: TypeAlias = "dict[str, Any]"
 """What a trial says of itself as it goes: ``round``, and numbers by name."""
 

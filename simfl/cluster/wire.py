@@ -21,8 +21,6 @@ from simfl.messages import Broadcast, Retained
 from simfl.optimizer import KeptState
 from simfl.vector import Layout, Vector, find_vectors
 
-__all__ = ["Parcel", "open_parcel", "pack", "pack_broadcast", "pack_states"]
-
 Memory: TypeAlias = "list[np.ndarray[Any, Any]]"
 """Arrays of bytes."""
 

@@ -27,8 +27,6 @@ from simfl.engine import ChunkScheduler, Work, Workload
 from simfl.errors import ClusterError, SimflError
 from simfl.messages import Chunk, EvaluationChunk
 
-__all__ = ["ClientPool", "Ended", "Start"]
-
 W = TypeVar("W", Chunk, EvaluationChunk)
 Start: TypeAlias = Callable[[Any, W], list[Ref]]
 """Starts a chunk on an actor; returns the references to its results, the small one first."""

@@ -16,8 +16,6 @@ from simfl.data.dataset import Array, ArrayTree, Examples
 from simfl.data.source import SourceData
 from simfl.errors import DataError, did_you_mean, one_line
 
-__all__ = ["as_column", "as_examples", "as_inputs", "as_targets", "source_data_from_arrays"]
-
 _KEPT_INTEGERS = (np.uint8, np.int32, np.int64)
 _NAMES = ("inputs", "targets", "test_inputs", "test_targets", "class_names")
 

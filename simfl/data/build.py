@@ -16,8 +16,6 @@ from simfl.data.splits import hold_out, take_test_split
 from simfl.data.validation import check_source_data, check_split
 from simfl.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["build_dataset"]
-
 
 def build_dataset(
     source: Source,

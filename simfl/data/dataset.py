@@ -12,16 +12,6 @@ import numpy as np
 
 from simfl.data.scaling import Scaling
 
-__all__ = [
-    "Array",
-    "ArrayTree",
-    "Examples",
-    "FederatedDataset",
-    "arrays_of",
-    "num_rows",
-    "take_rows",
-]
-
 Array: TypeAlias = "np.ndarray[Any, Any]"
 ArrayTree: TypeAlias = "Array | tuple[Array, ...] | dict[str, Array]"
 """The inputs of a model: one array, positional arguments, or keyword arguments by name."""

@@ -15,8 +15,6 @@ import numpy as np
 from simfl.data.dataset import Array, FederatedDataset
 from simfl.errors import DataError
 
-__all__ = ["DatasetSummary", "LabelSummary", "class_ids", "label_counts", "summarize"]
-
 _MAX_CELLS: Final = 50_000_000
 
 

@@ -11,14 +11,6 @@ from simfl.component import Component
 from simfl.data.dataset import Array
 from simfl.errors import ConfigError, DataError
 
-__all__ = [
-    "Partition",
-    "class_codes",
-    "fill_up",
-    "require_enough_examples",
-    "rows_by_owner",
-]
-
 
 class Partition(Component, kind="partition"):
     """Who holds which examples.

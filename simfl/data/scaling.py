@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from simfl.errors import ConfigError
 
-__all__ = ["Scaling", "check_scaling", "join_scalings"]
-
 
 @dataclass(frozen=True)
 class Scaling:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["LabelShares", "is_wide", "label_shares", "plot_label_skew", "size_bins"]
-
 _MAX_CLIENTS: Final = 30
 _MAX_CLASSES: Final = 20
 _WIDE: Final = 10  # a ratio of the largest to the smallest client that calls for a log axis

@@ -8,8 +8,6 @@ from typing import ClassVar
 from simfl.component import Component
 from simfl.data.dataset import Array, Examples
 
-__all__ = ["Source", "SourceData", "file_fault"]
-
 
 @dataclass(frozen=True)
 class SourceData:

@@ -14,8 +14,6 @@ from simfl.data.source import SourceData
 from simfl.errors import ConfigError
 from simfl.seeding import numpy_generator
 
-__all__ = ["draw_test_rows", "hold_out", "take_test_split"]
-
 
 def take_test_split(data: SourceData, *, fraction: float, seed: int) -> SourceData:
     """Move a random part of the training examples to the test split.

@@ -12,8 +12,6 @@ from simfl.data.partition import Partition
 from simfl.data.source import SourceData
 from simfl.errors import DataError
 
-__all__ = ["check_source_data", "check_split"]
-
 _CHUNK_CELLS: Final = 1 << 22
 
 

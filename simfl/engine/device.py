@@ -14,8 +14,6 @@ import torch
 
 from simfl.errors import ClusterError
 
-__all__ = ["DeviceUse", "device_for", "is_memory_full", "measure_use", "prepare_device"]
-
 _USABLE: Final = 0.9
 """The share of a GPU's memory that is given out."""
 

@@ -10,8 +10,6 @@ from simfl.messages import EvaluationChunk, RoundPlan, RoundReport, RoundTrace, 
 from simfl.models.model import MetricSums
 from simfl.vector import Vector
 
-__all__ = ["Engine", "Handle", "Trained"]
-
 Handle: TypeAlias = Any
 """Stands for a Snapshot, wherever it is; only the engine that gave it can use it."""
 

@@ -33,8 +33,6 @@ from simfl.optimizer import KeptState
 from simfl.server import Server
 from simfl.vector import Vector
 
-__all__ = ["InlineEngine"]
-
 
 class InlineEngine:
     """Runs the server and client hosts in this process, with the numbers of any cluster.

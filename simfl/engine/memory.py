@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-__all__ = ["peak_memory", "reset_peak_memory"]
-
 
 def peak_memory() -> int | None:
     """Return this process's peak resident memory in bytes; None where it can't be had."""

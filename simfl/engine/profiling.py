@@ -9,8 +9,6 @@ from simfl.errors import MissingExtraError
 if TYPE_CHECKING:
     import pyinstrument
 
-__all__ = ["Sampling", "require_profiler"]
-
 INTERVAL_S = 0.005
 """How long from one look at the stack to the next: some hundred bytes are kept of each."""
 

@@ -16,8 +16,6 @@ from simfl.checkpoint import (
 from simfl.messages import Broadcast, SaveOrder, Snapshot
 from simfl.optimizer import KeptState
 
-__all__ = ["commit_checkpoint", "load_state", "snapshot_of", "write_states"]
-
 
 def commit_checkpoint(
     location: str,

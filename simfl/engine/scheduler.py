@@ -17,8 +17,6 @@ from simfl.client import LocalWork
 from simfl.data import FederatedDataset
 from simfl.messages import Chunk, ChunkReport, CohortPart, EvaluationChunk, RoundPlan
 
-__all__ = ["ChunkScheduler", "Pace", "Work", "Workload", "equal_chunks", "guided_chunks"]
-
 W = TypeVar("W")
 """A unit of work: a chunk of clients to train, or of items to evaluate."""
 

@@ -10,8 +10,6 @@ from typing import Generic, TypeVar
 from simfl.checkpoint import ShardInfo, StateFile
 from simfl.messages import Dropped, Nothing
 
-__all__ = ["PlannedShard", "StateTable"]
-
 H = TypeVar("H")
 """What holds a state in memory: the value itself, or a reference to it."""
 

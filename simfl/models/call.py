@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from simfl.models.model import Inputs
 
-__all__ = ["Call", "Precision", "call_in_precision", "call_module"]
-
 Precision: TypeAlias = Literal["float32", "bf16"]
 """What a module's layers compute in: what the weights are in, or bfloat16 where that is safe."""
 

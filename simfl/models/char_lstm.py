@@ -15,8 +15,6 @@ from simfl.errors import ConfigError
 from simfl.models.data_shape import DataShape
 from simfl.models.spec import ModelSpec
 
-__all__ = ["CharLSTM"]
-
 
 @dataclass(frozen=True)
 class CharLSTM(ModelSpec):

@@ -20,13 +20,6 @@ from simfl.models.losses import Loss
 from simfl.models.model import Batch, Inputs, map_inputs, take_examples
 from simfl.vector import widened
 
-__all__ = [
-    "clip_factors",
-    "clipped_gradients",
-    "mixes_examples",
-    "needs_loop",
-]
-
 _MAX_ELEMENTS = 2**26
 """Numbers that the gradients of a micro-batch hold at most: 256 MiB of float32."""
 

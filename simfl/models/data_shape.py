@@ -9,8 +9,6 @@ import numpy as np
 
 from simfl.errors import DataError
 
-__all__ = ["Axes", "DataShape", "data_shape"]
-
 Axes: TypeAlias = "tuple[int, ...]"
 """The shape of one example, without the example's axis."""
 

@@ -12,8 +12,6 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Dropout", "dropout_layers", "example_keys", "seed_dropout"]
-
 # Odd constants of 64 and of 32 bits, the latter signed. The first is 2^64 over the golden ratio.
 _STEP: Final = 0x9E3779B97F4A7C15
 _LAYER: Final = 0xD1B54A32D192ED03

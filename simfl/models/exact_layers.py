@@ -11,8 +11,6 @@ from typing import Final
 from torch import nn
 from torch.nn.modules import module as _torch
 
-__all__ = ["alteration", "gradient_hook", "own_method"]
-
 _HOOKS: Final = (
     "_forward_hooks",
     "_forward_pre_hooks",

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["dense_square_norms", "has_square_norms", "square_norms"]
-
 _PATCHES_COST: Final = 32
 """How much dearer a number is that is made of patches than one of a gradient, measured on a CPU."""
 

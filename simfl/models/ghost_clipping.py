@@ -21,8 +21,6 @@ from simfl.models.example_norms import has_square_norms, square_norms
 from simfl.models.losses import Loss
 from simfl.models.model import Batch
 
-__all__ = ["clip_by_norms", "layers_with_norms"]
-
 _APART: Final = frozenset(
     {
         nn.Sequential,

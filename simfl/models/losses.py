@@ -29,21 +29,6 @@ from simfl.models.per_example import (
 )
 from simfl.optimizer.specs import build_component
 
-__all__ = [
-    "MAE",
-    "MSE",
-    "BCEWithLogits",
-    "CallableLoss",
-    "CrossEntropy",
-    "Huber",
-    "Loss",
-    "LossLike",
-    "PythonLoss",
-    "as_loss",
-    "is_each_its_own",
-]
-
-
 _FEW_CLASSES: Final = 16
 _MANY_ROWS: Final = 256
 

@@ -27,17 +27,6 @@ from simfl.models.per_example import (
 )
 from simfl.optimizer.specs import build_component
 
-__all__ = [
-    "Accuracy",
-    "MeanAbsoluteError",
-    "MeanSquaredError",
-    "Metric",
-    "MetricLike",
-    "TopK",
-    "adds_up",
-    "as_metrics",
-]
-
 
 class Metric(Component, kind="metric"):
     """A number per example, averaged over the examples by their weights."""

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from simfl.vector import Vector, widened
 
-__all__ = ["Batch", "Inputs", "MetricSums", "Model", "difference", "map_inputs", "take_examples"]
-
 Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
 """What a model is called with: one tensor, positional arguments, or keyword arguments."""
 

@@ -15,8 +15,6 @@ from torch.nn.parameter import UninitializedParameter
 from simfl.errors import ConfigError
 from simfl.models.dropout import Dropout
 
-__all__ = ["HeldState", "require_dense", "require_dtypes"]
-
 _TRAINABLE: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 _STORED: Final = (*_TRAINABLE, *_INTEGERS, torch.complex64)

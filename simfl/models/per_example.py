@@ -15,18 +15,6 @@ from torch import Tensor
 from simfl.errors import ConfigError
 from simfl.models.model import MetricSums
 
-__all__ = [
-    "is_elementwise",
-    "match_classes",
-    "match_shapes",
-    "mean_over_axes",
-    "require_one_each",
-    "require_tensor",
-    "sums_of_parts",
-    "weighted_mean",
-    "weighted_sums",
-]
-
 
 def mean_over_axes(values: Tensor) -> Tensor:
     """Average over all axes but the first: [B, ...] to [B]."""

@@ -14,8 +14,6 @@ from simfl.models.data_shape import DataShape
 from simfl.models.spec import ModelSpec, image_axes, num_outputs
 from simfl.models.zoo import image_layers
 
-__all__ = ["ResNet"]
-
 
 @dataclass(frozen=True)
 class ResNet(ModelSpec):

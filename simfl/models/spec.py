@@ -14,8 +14,6 @@ from simfl.errors import ConfigError
 from simfl.models.data_shape import DataShape
 from simfl.seeding import derive_seed, global_generators
 
-__all__ = ["ModelSpec", "PythonModel", "build_module", "image_axes", "num_features", "num_outputs"]
-
 
 class ModelSpec(Component, kind="model"):
     """What a scenario says of a model; its sizes come from the data."""

@@ -21,8 +21,6 @@ from simfl.models.dropout import Dropout, dropout_layers
 from simfl.models.exact_layers import alteration
 from simfl.models.example_norms import square_norms
 
-__all__ = ["StackedChain", "batch_by_hand", "is_dense_chain"]
-
 _Weights: TypeAlias = "dict[str, Tensor]"
 _RELU_BACKWARD: Final = torch.ops.aten.threshold_backward.default
 _ELEMENTWISE: Final = frozenset(

@@ -19,8 +19,6 @@ from simfl.models.stacked_layers import StackedChain, batch_by_hand
 from simfl.models.torch_model import TorchModel
 from simfl.vector import Vector
 
-__all__ = ["StackedModel", "chain_of"]
-
 _Weights: TypeAlias = "dict[str, Tensor]"
 
 

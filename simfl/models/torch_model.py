@@ -24,8 +24,6 @@ from simfl.vector import Vector, widened
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["TorchModel"]
-
 
 class TorchModel(Model):
     """A ``torch.nn.Module`` and the loss it is trained on.

@@ -13,8 +13,6 @@ from simfl.models.data_shape import DataShape
 from simfl.models.dropout import Dropout
 from simfl.models.spec import ModelSpec, image_axes, num_features, num_outputs
 
-__all__ = ["CNN28", "CNN32", "MLP", "Logistic", "image_layers"]
-
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "sigmoid": nn.Sigmoid}
 
 

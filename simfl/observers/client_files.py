@@ -15,8 +15,6 @@ from simfl.observers.parts import PartFiles
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["CLIENTS_FILE", "EVALUATIONS_FILE", "ClientFiles"]
-
 CLIENTS_FILE = "clients.parquet"
 EVALUATIONS_FILE = "evaluations.parquet"
 

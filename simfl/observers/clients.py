@@ -12,8 +12,6 @@ import numpy as np
 
 from simfl.messages import FloatColumn, IntColumn, RoundTrace
 
-__all__ = ["ClientEvaluation", "ClientTable", "client_table"]
-
 
 @dataclass(frozen=True)
 class ClientEvaluation:

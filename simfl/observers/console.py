@@ -9,8 +9,6 @@ from rich.console import Console
 
 from simfl.errors import printable
 
-__all__ = ["RunConsole"]
-
 
 class RunConsole(Console):
     """Falls silent once nobody reads on, as behind ``| head``: the run goes on nevertheless."""

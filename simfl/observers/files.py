@@ -12,8 +12,6 @@ from pathlib import Path
 from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
 
-__all__ = ["METRICS_FILE", "SUMMARY_FILE", "JsonLines", "SummaryFile", "write_whole"]
-
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 

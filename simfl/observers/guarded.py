@@ -9,8 +9,6 @@ from pathlib import Path
 from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
 
-__all__ = ["LOG_FILE", "Guarded"]
-
 LOG_FILE = "observers.log"
 """Where tracebacks go, in the run's folder."""
 

@@ -10,8 +10,6 @@ from simfl.errors import MissingExtraError
 from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, numbers
 
-__all__ = ["MLflow"]
-
 RUN_TAG = "simfl.run_id"
 """By which a resumed run finds its own again."""
 

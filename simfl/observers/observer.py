@@ -11,19 +11,6 @@ from simfl.component import Component
 from simfl.errors import ConfigError
 from simfl.observers.clients import ClientTable
 
-__all__ = [
-    "OVER_CLIENTS",
-    "RECORD_FIELDS",
-    "Observer",
-    "RoundRecord",
-    "RunInfo",
-    "Summary",
-    "measured",
-    "numbers",
-    "reproducible",
-    "require_own_names",
-]
-
 RoundRecord: TypeAlias = "dict[str, Any]"
 """One round as plain data: a line of ``metrics.jsonl``. A number that is missing or not finite is
 None.

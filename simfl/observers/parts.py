@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 from simfl.regular_files import open_regular
 
-__all__ = ["PartFiles"]
-
 T = TypeVar("T")
 """The rows of a round, in whatever form."""
 

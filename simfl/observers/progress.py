@@ -16,8 +16,6 @@ from rich.text import Text
 from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, measured
 
-__all__ = ["ProgressBar", "ProgressLines", "ProgressNotebook", "make_progress"]
-
 _SHOWN = ("train_loss", "loss", "accuracy")
 _BAR_WIDTH = 30
 _WEIGHT = 0.1

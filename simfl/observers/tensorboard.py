@@ -10,8 +10,6 @@ from simfl.errors import MissingExtraError
 from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RoundRecord, RunInfo, numbers
 
-__all__ = ["TensorBoard"]
-
 _VERSION = "brain.Event:2"
 
 

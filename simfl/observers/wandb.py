@@ -9,8 +9,6 @@ from simfl.errors import MissingExtraError
 from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, numbers
 
-__all__ = ["WandB"]
-
 
 @dataclass
 class WandB(Observer):

@@ -17,8 +17,6 @@ from simfl.optimizer.momentum import moving_average, yogi_average
 from simfl.optimizer.plugin import Context, OptiModule, State
 from simfl.vector import Vector
 
-__all__ = ["Adagrad", "Adam", "RmsProp", "Yogi"]
-
 Decay: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
 """At 1 the bias correction 1 - beta^t would be zero."""
 

@@ -11,8 +11,6 @@ from simfl.component import Positive
 from simfl.optimizer.plugin import Context, OptiModule, State
 from simfl.vector import Vector
 
-__all__ = ["L2Clipping", "L2GlobalClipping"]
-
 
 @dataclass(frozen=True)
 class L2Clipping(OptiModule):

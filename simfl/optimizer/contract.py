@@ -30,8 +30,6 @@ from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer
 from simfl.optimizer.state import stack_states, unstack_state
 from simfl.vector import Vector
 
-__all__ = ["ContractError", "check_plugin", "stack_fault"]
-
 
 class ContractError(SimflError, AssertionError):
     """A plug-in breaks the contract; the text says which clause, and how."""

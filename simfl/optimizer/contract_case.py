@@ -18,20 +18,6 @@ from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer, Sta
 from simfl.optimizer.state import complete_state, fill_state, repeat_tensors, stack_states
 from simfl.vector import Vector
 
-__all__ = [
-    "CLIENTS",
-    "SHAPES",
-    "STEPS",
-    "BrokenError",
-    "Subject",
-    "bits_of",
-    "form_of",
-    "require",
-    "require_leaves",
-    "require_near",
-    "require_same",
-]
-
 Clients: TypeAlias = tuple[int, ...]
 
 CLIENTS: Final = (4, 0, 9)

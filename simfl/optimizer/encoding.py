@@ -22,13 +22,6 @@ from simfl.optimizer.plugin import OptiModule, Regularizer, State
 from simfl.optimizer.state import OptimizerState
 from simfl.vector import Vector
 
-__all__ = [
-    "decode_optimizer_state",
-    "decode_state",
-    "encode_optimizer_state",
-    "encode_state",
-]
-
 PlugIns: TypeAlias = "Sequence[OptiModule | Regularizer]"
 
 

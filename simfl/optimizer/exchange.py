@@ -13,8 +13,6 @@ from simfl.errors import ConfigError, did_you_mean
 from simfl.optimizer.plugin import AuxVar, OptiModule, State
 from simfl.vector import Vector
 
-__all__ = ["AuxExchange"]
-
 
 class AuxExchange:
     """Carries auxiliary variables, by aux name, to and from a list of modules.

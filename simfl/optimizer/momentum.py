@@ -12,8 +12,6 @@ from simfl.component import Share
 from simfl.optimizer.plugin import Context, OptiModule, State
 from simfl.vector import Vector
 
-__all__ = ["Ewma", "Momentum", "YogiMomentum"]
-
 
 @dataclass(frozen=True)
 class Momentum(OptiModule):

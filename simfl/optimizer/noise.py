@@ -17,8 +17,6 @@ from simfl.optimizer.plugin import Context, OptiModule, State
 from simfl.seeding import torch_generator
 from simfl.vector import Vector
 
-__all__ = ["GaussianNoise"]
-
 
 @dataclass(frozen=True)
 class GaussianNoise(OptiModule):

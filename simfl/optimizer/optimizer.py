@@ -32,8 +32,6 @@ from simfl.optimizer.state import (
 from simfl.optimizer.trainable import TrainableModel
 from simfl.vector import Vector
 
-__all__ = ["Optimizer"]
-
 
 class Optimizer:
     """Turns gradients into updates, on the client's side as on the server's.

@@ -10,19 +10,6 @@ from simfl.optimizer.plugin import Context, OptiModule, Regularizer, State
 from simfl.optimizer.state import fill_state, unstack_state
 from simfl.vector import Scalar, Vector
 
-__all__ = [
-    "PlugIns",
-    "fill_states",
-    "keep_rows",
-    "keep_state",
-    "keep_states",
-    "keeps_nothing",
-    "run_modules",
-    "run_regularizers",
-    "scale_updates",
-    "start_rounds",
-]
-
 PlugIns: TypeAlias = "Sequence[OptiModule | Regularizer]"
 
 

@@ -18,8 +18,6 @@ from typing import Any, ClassVar, TypeAlias
 from simfl.component import Component
 from simfl.vector import Vector
 
-__all__ = ["AuxVar", "Context", "OptiModule", "Regularizer", "State", "add_aux"]
-
 State: TypeAlias = dict[str, Any]
 """What a plug-in remembers: Vectors with the names of the weights, and tensors (counts are 0-d).
 For a stack of C clients every leaf has a leading axis C."""

@@ -12,8 +12,6 @@ from simfl.component import NonNegative
 from simfl.optimizer.plugin import Context, Regularizer, State
 from simfl.vector import Vector
 
-__all__ = ["FedProx", "Lasso", "Ridge"]
-
 
 @dataclass(frozen=True)
 class FedProx(Regularizer):

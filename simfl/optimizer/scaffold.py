@@ -20,8 +20,6 @@ from simfl.optimizer.plugin import AuxVar, Context, OptiModule, State
 from simfl.optimizer.state import move_beside
 from simfl.vector import Vector
 
-__all__ = ["ScaffoldClient", "ScaffoldServer"]
-
 
 @dataclass(frozen=True)
 class ScaffoldClient(OptiModule):

@@ -11,8 +11,6 @@ from simfl.component import Component
 from simfl.errors import ConfigError
 from simfl.optimizer.specs import build_component, component_config
 
-__all__ = ["Rate", "Schedule", "build_rate", "goes_by_steps", "rate_at", "rate_config"]
-
 
 @dataclass(frozen=True)
 class Schedule(Component, kind="schedule"):

@@ -13,18 +13,6 @@ from simfl.component import Count, NonNegative, Share
 from simfl.errors import ConfigError
 from simfl.optimizer.schedule import Schedule
 
-__all__ = [
-    "Constant",
-    "Cosine",
-    "CosineRestarts",
-    "Exponential",
-    "InverseTime",
-    "Linear",
-    "Piecewise",
-    "Polynomial",
-    "Triangular",
-]
-
 
 @dataclass(frozen=True)
 class Constant(Schedule):

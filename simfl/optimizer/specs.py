@@ -9,15 +9,6 @@ from typing import Any, TypeAlias, TypeVar
 from simfl.component import Component
 from simfl.errors import ConfigError
 
-__all__ = [
-    "ComponentList",
-    "Spec",
-    "at_place",
-    "build_component",
-    "build_components",
-    "component_config",
-]
-
 C = TypeVar("C", bound=Component)
 
 Spec: TypeAlias = "Component | str | tuple[str, Mapping[str, Any]] | list[Any]"

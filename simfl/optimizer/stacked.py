@@ -35,8 +35,6 @@ from simfl.optimizer.state import (
 )
 from simfl.vector import Scalar, Vector, move
 
-__all__ = ["StackableModel", "StackedOptimizer"]
-
 
 class _States(NamedTuple):
     """The state of each plug-in, in order: of one client, or of a stack."""

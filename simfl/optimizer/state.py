@@ -16,22 +16,6 @@ from simfl.vector import Vector
 
 Leaf = TypeVar("Leaf", Vector, Tensor)
 
-__all__ = [
-    "KeptState",
-    "OptimizerState",
-    "complete_state",
-    "empty_states",
-    "fill_state",
-    "join_states",
-    "move_beside",
-    "refit_states",
-    "repeat_tensors",
-    "require_states",
-    "rows_of",
-    "stack_states",
-    "unstack_state",
-]
-
 
 @dataclass(frozen=True)
 class KeptState:

@@ -6,8 +6,6 @@ from typing import Any, Protocol
 
 from simfl.vector import Vector
 
-__all__ = ["TrainableModel"]
-
 
 class TrainableModel(Protocol):
     """What an Optimizer needs of a model.

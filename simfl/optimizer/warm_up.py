@@ -11,8 +11,6 @@ from simfl.errors import ConfigError
 from simfl.optimizer.schedule import Schedule, build_rate
 from simfl.optimizer.schedules import Constant
 
-__all__ = ["WarmUp"]
-
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):

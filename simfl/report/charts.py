@@ -13,24 +13,6 @@ import numpy as np
 
 from simfl.report.curves import Floats
 
-__all__ = [
-    "INK",
-    "PHASE_COLOURS",
-    "RUN_COLOURS",
-    "Band",
-    "Bars",
-    "Chart",
-    "Entry",
-    "Histogram",
-    "Line",
-    "Lines",
-    "Stack",
-    "Table",
-    "colour_of",
-    "legend_of",
-    "own_legend",
-]
-
 RUN_COLOURS: Final = (  # Tableau 10, without its grey; the order keeps neighbours apart
     *("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1"),
     *("#76b7b2", "#edc948", "#ff9da7", "#9c755f"),

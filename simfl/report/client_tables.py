@@ -16,16 +16,6 @@ import numpy as np
 from simfl.regular_files import open_regular
 from simfl.report.curves import Floats
 
-__all__ = [
-    "CLIENTS_TABLE",
-    "EVALUATIONS_TABLE",
-    "ClientHistory",
-    "Dropped",
-    "Evaluation",
-    "read_client_history",
-    "read_evaluations",
-]
-
 CLIENTS_TABLE: Final = "clients.parquet"
 EVALUATIONS_TABLE: Final = "evaluations.parquet"
 

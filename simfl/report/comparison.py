@@ -10,8 +10,6 @@ from simfl.report.judging import is_number_of_training
 from simfl.report.reading import Record, Run
 from simfl.report.targets import Reached, Target, reach
 
-__all__ = ["Comparison", "MetricDifference", "compare"]
-
 
 @dataclass(frozen=True)
 class MetricDifference:

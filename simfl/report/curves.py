@@ -14,16 +14,6 @@ import numpy as np
 
 from simfl.report.reading import Record, Run, total
 
-__all__ = [
-    "BAND",
-    "CONFIDENCE",
-    "Curve",
-    "Floats",
-    "Indexes",
-    "curve",
-    "elapsed",
-]
-
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Indexes: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from simfl.report.wording import value_text
 
-__all__ = ["Difference", "differences", "flatten"]
-
 
 @dataclass(frozen=True)
 class Difference:

@@ -12,8 +12,6 @@ from simfl.errors import MissingExtraError
 from simfl.report.charts import INK, Bars, Chart, Histogram, Line, Lines, Stack
 from simfl.report.curves import Floats
 
-__all__ = ["library", "specification"]
-
 _HEIGHT = 320
 _ROW = 26
 _MARGIN = {"l": 56, "r": 16, "t": 8, "b": 44}

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_png"]
-
 _COLUMNS = 2
 _SIZE = (6.4, 3.6)  # inches of a chart
 _TEXT = "#333333"

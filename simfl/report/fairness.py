@@ -18,8 +18,6 @@ from simfl.report.reading import Run
 from simfl.report.study import Section, Study
 from simfl.report.wording import OVER_SEEDS, mean_and_deviation
 
-__all__ = ["Spread", "fairness_section", "spread_of"]
-
 _TITLE = "Accuracy of single clients"
 _BINS = 20
 _WORST = 0.1

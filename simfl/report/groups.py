@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from simfl.report.differences import Difference, differences
 from simfl.report.reading import Run
 
-__all__ = ["Group", "count_of_groups", "group_runs"]
-
 _NO_PART = ("seed", "name", "label", "search", "checkpoint", "output")
 """Sections that have no part in what a run's numbers and times are, and the seed."""
 _LABEL_WIDTH = 60

@@ -11,15 +11,6 @@ from typing import Final
 
 from simfl.report.reading import Run
 
-__all__ = [
-    "best",
-    "is_number_of_training",
-    "is_over_clients",
-    "main_metric",
-    "metric_keys",
-    "smaller_is_better",
-]
-
 _COUNTS: Final = ("clients", "dropped", "examples", "examples_seen", "steps")
 _ENDINGS: Final = ("_by_examples", "_std", "_worst", "_count")
 _NAMES_OF_LOSSES: Final = ("loss", "mae", "mse", "error", "perplexity")

@@ -23,8 +23,6 @@ from simfl.report.study import Section, Study
 from simfl.report.targets import Reached, Target, reach
 from simfl.report.wording import OVER_SEEDS, duration, mean_and_deviation
 
-__all__ = ["learning_section", "title_of"]
-
 _MAX_POINTS = 2000
 _MAX_CHARTS = 12
 _MAX_COLUMNS = 6

@@ -13,8 +13,6 @@ from simfl.report.reading import Run, total
 from simfl.report.study import Study
 from simfl.report.wording import duration, number, quantity
 
-__all__ = ["Tile", "runs_table", "tiles"]
-
 
 @dataclass(frozen=True)
 class Tile:

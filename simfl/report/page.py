@@ -12,8 +12,6 @@ from simfl.report.charts import Bars, Chart, own_legend
 from simfl.report.draw_plotly import library, specification
 from simfl.report.report import Report
 
-__all__ = ["render_page", "wide_charts"]
-
 
 def render_page(report: Report, *, written: str) -> str:
     """Return the page's HTML.
@@ -30,7 +28,7 @@ def render_page(report: Report, *, written: str) -> str:
     except ImportError as error:
         raise MissingExtraError("simfl report", package="jinja2", extra="report") from error
 
-    from simfl import __version__
+    from simfl.version import __version__
 
     figures = [specification(chart) for chart in report.charts]
     numbered = {id(chart): number for number, chart in enumerate(report.charts)}

@@ -17,8 +17,6 @@ from simfl.report.reading import Run, total
 from simfl.report.study import Section, Study
 from simfl.report.wording import quantity
 
-__all__ = ["failures_section", "participation_section", "population_of"]
-
 _MAX_BINS = 40
 _MAX_BARS = 60
 _MAX_REASONS = 5

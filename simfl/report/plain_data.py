@@ -11,8 +11,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["read_json", "read_yaml"]
-
 _MAX_DEPTH = 50
 
 

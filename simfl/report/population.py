@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from simfl.data import FederatedDataset
     from simfl.scenario import Trust
 
-__all__ = ["population_section"]
-
 _TITLE = "Population"
 _MAX_SHOWN = 3
 

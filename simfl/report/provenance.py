@@ -8,8 +8,6 @@ from simfl.report.differences import differences, flatten
 from simfl.report.reading import SCENARIO_FILE, Run
 from simfl.report.study import Section, Study
 
-__all__ = ["differences_section", "provenance_section"]
-
 _MAX_RUNS = 12
 _MAX_SIDE_BY_SIDE = 4
 

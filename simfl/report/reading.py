@@ -13,20 +13,6 @@ from simfl.errors import InputError
 from simfl.regular_files import read_regular
 from simfl.report.plain_data import read_json, read_yaml
 
-__all__ = [
-    "METRICS_FILE",
-    "RUN_FILE",
-    "SCENARIO_FILE",
-    "SUMMARY_FILE",
-    "VERSIONS_FILE",
-    "Record",
-    "Run",
-    "find_runs",
-    "is_number",
-    "read_run",
-    "total",
-]
-
 # Not taken from what writes them: that would import torch, and listing runs is to be quick.
 SCENARIO_FILE: Final = "scenario.yaml"
 RUN_FILE: Final = "run.json"

@@ -19,8 +19,6 @@ from simfl.report.timing import timing_section
 if TYPE_CHECKING:
     from simfl.scenario import Trust
 
-__all__ = ["Report", "make_report"]
-
 
 @dataclass(frozen=True)
 class Report:

@@ -17,8 +17,6 @@ from simfl.report.groups import Group, group_runs
 from simfl.report.reading import Run
 from simfl.report.targets import Target, default_target
 
-__all__ = ["Section", "Study", "make_study"]
-
 
 @dataclass(frozen=True)
 class Section:

@@ -12,8 +12,6 @@ from simfl.report.curves import elapsed
 from simfl.report.judging import main_metric, smaller_is_better
 from simfl.report.reading import Run
 
-__all__ = ["Reached", "Target", "default_target", "parse_target", "reach"]
-
 _FORM = re.compile(r"([A-Za-z_][\w.-]*?)\s*(>=|<=|=)\s*(\S+)")
 
 

@@ -13,8 +13,6 @@ from simfl.report.reading import Run, is_number, total
 from simfl.report.study import Section, Study
 from simfl.report.wording import amount
 
-__all__ = ["phase_seconds", "timing_section"]
-
 _PREFIX = "seconds_"
 _REST = "rest"
 _MAX_BARS = 60

@@ -8,20 +8,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = [
-    "OVER_SEEDS",
-    "ago",
-    "amount",
-    "deviation_of",
-    "duration",
-    "in_bytes",
-    "mean_and_deviation",
-    "mean_of",
-    "number",
-    "quantity",
-    "value_text",
-]
-
 OVER_SEEDS = "mean ± sample standard deviation over seeds"
 _NONE = "—"
 

@@ -15,8 +15,6 @@ from simfl.report.page import render_page
 from simfl.report.report import Report
 from simfl.report.study import Study
 
-__all__ = ["FORMATS", "Format", "write_report"]
-
 Format: TypeAlias = Literal["html", "png", "csv", "md"]
 FORMATS: tuple[Format, ...] = ("html", "png", "csv", "md")
 

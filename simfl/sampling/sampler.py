@@ -15,8 +15,6 @@ from simfl.errors import ConfigError
 from simfl.messages import RoundPlan
 from simfl.seeding import numpy_generator
 
-__all__ = ["Proportional", "Sampler", "Uniform", "Weighted", "plan_round"]
-
 
 class Sampler(Component, kind="sampler"):
     """A rule by which a round's cohort is drawn."""

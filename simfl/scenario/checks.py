@@ -13,8 +13,6 @@ from simfl.scenario.document import show
 from simfl.scenario.schema import Scenario
 from simfl.scenario.sections import ActorsSection, OptimizerSection, SelectionSection
 
-__all__ = ["check_combinations"]
-
 Fault: TypeAlias = tuple[str, str]
 """The key it is told under, and the message."""
 

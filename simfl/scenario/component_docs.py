@@ -8,8 +8,6 @@ import textwrap
 
 from simfl.component import Component
 
-__all__ = ["field_docs", "full_doc", "markdown", "summary"]
-
 
 def summary(cls: type[Component]) -> str:
     """Return the first paragraph of the docstring on one line, "" if there is none."""

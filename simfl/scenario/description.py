@@ -13,8 +13,6 @@ from simfl.scenario.json_schema import component_schema, section_schema
 from simfl.scenario.section import Section
 from simfl.scenario.yaml_format import flow_yaml
 
-__all__ = ["KeyDescription", "describe_component", "describe_section", "type_text"]
-
 JsonSchema: TypeAlias = "dict[str, Any]"
 
 _TYPE_NAMES = {

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-__all__ = ["Document", "Path", "Place", "format_path", "parse_path", "show"]
-
 Path: TypeAlias = "tuple[str | int, ...]"
 """Keys and list indexes that lead to a value."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-__all__ = ["scenario_error"]
-
 _WORDING = (
     (r"\bInput should be", "should be"),
     (r"^\w+ should have", "should have"),

@@ -16,8 +16,6 @@ from simfl.scenario.plain import to_plain, to_short
 from simfl.scenario.schema import Scenario
 from simfl.scenario.section import Section
 
-__all__ = ["component_schema", "scenario_schema", "section_schema"]
-
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 JsonSchema: TypeAlias = "dict[str, Any]"

@@ -10,8 +10,6 @@ from simfl.observers import Observer
 from simfl.optimizer import OptiModule, Regularizer, Schedule
 from simfl.sampling import Sampler
 
-__all__ = ["component_kinds"]
-
 _ROOTS: tuple[type[Component], ...] = (
     Source,
     Partition,

@@ -22,8 +22,6 @@ from simfl.scenario.shipped import find_scenario
 from simfl.scenario.trust import Trust, refusal
 from simfl.scenario.values import require_values
 
-__all__ = ["import_plugins_of", "load_scenario", "read", "validated"]
-
 
 def load_scenario(
     path_or_mapping: str | os.PathLike[str] | Mapping[str, Any],

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-__all__ = ["FAULT", "KIND", "Named", "Rate", "fault", "fields_adapter"]
-
 KIND = "kind"
 """The key of a component's name, where name and fields are one mapping."""
 

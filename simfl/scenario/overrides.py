@@ -10,8 +10,6 @@ from simfl.errors import ScenarioError
 from simfl.scenario.document import Document, Path, Place, format_path, parse_path, show
 from simfl.scenario.reading import parse_value
 
-__all__ = ["apply_overrides", "put_values"]
-
 _ORIGIN: Final = "--set"
 
 

@@ -11,8 +11,6 @@ from simfl.errors import one_line
 from simfl.scenario.named import KIND
 from simfl.scenario.section import Section
 
-__all__ = ["describe_changes", "to_plain", "to_short"]
-
 
 def to_plain(value: Any) -> Any:
     """Return mappings, lists, text and numbers, with every default written out."""

@@ -12,8 +12,6 @@ from simfl.regular_files import read_regular
 from simfl.scenario.document import Document, Path, Place, show
 from simfl.scenario.yaml_format import TWO_WAYS_TAG, ScenarioLoader, TooLargeError
 
-__all__ = ["parse_value", "read_document"]
-
 _MAX_DEPTH: Final = 50
 _MAX_VALUES: Final = 100_000
 """Aliases of aliases make large things of small files; no scenario is this large."""

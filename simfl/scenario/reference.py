@@ -33,8 +33,6 @@ from simfl.scenario.sections import (
     SweepSection,
 )
 
-__all__ = ["scenario_reference"]
-
 _INTRODUCTION = """\
 # Scenario reference
 

@@ -32,8 +32,6 @@ from simfl.scenario.sections import (
 from simfl.scenario.trust import Trust, is_untrusted, refusal
 from simfl.scenario.yaml_format import dump_yaml
 
-__all__ = ["Origin", "Scenario"]
-
 _MAX_NAME: Final = 200
 _MAX_LABEL: Final = 60
 _FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "sweep")

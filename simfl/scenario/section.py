@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from simfl.errors import did_you_mean
 
-__all__ = ["STRICT", "Flat", "FlatField", "Section", "UnknownKey", "mark_unknown"]
-
 STRICT: Final = ConfigDict(
     strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
 )

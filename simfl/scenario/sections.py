@@ -21,25 +21,6 @@ from simfl.scenario.section import FlatField, Section
 from simfl.scenario.space import checked_searcher, checked_values
 from simfl.scenario.trust import is_plain_location, is_untrusted
 
-__all__ = [
-    "ActorsSection",
-    "AshaSection",
-    "CheckpointSection",
-    "ClientSection",
-    "ClusterSection",
-    "DataSection",
-    "EvaluationSection",
-    "GroupSection",
-    "ModelSection",
-    "NormalizeSection",
-    "OptimizerSection",
-    "OutputSection",
-    "SelectionSection",
-    "ServerOptimizerSection",
-    "ServerSection",
-    "SweepSection",
-]
-
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 Whole = Annotated[int, Ge(0)]
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from simfl.errors import ScenarioError, did_you_mean
 
-__all__ = ["find_scenario", "shipped_scenarios"]
-
 
 def find_scenario(name: str | Path) -> Path:
     """Return the file of that name, or else the shipped scenario of that name.

@@ -15,16 +15,6 @@ from simfl.scenario.document import show
 from simfl.scenario.named import KIND, fault
 from simfl.scenario.reading import parse_value
 
-__all__ = [
-    "Draw",
-    "Each",
-    "Values",
-    "checked_searcher",
-    "checked_values",
-    "parse_values",
-    "read_values",
-]
-
 _RANGE: Final = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _MAX_RANGE: Final = 10_000
 

@@ -27,8 +27,6 @@ from simfl.scenario.trust import Trust
 from simfl.scenario.yaml_format import flow_yaml
 from simfl.seeding import numpy_generator
 
-__all__ = ["SweepPlan", "Trial", "load_sweep"]
-
 _ORIGIN: Final = "--over"
 _MAX_TRIALS: Final = 10_000
 _NOT_SWEPT: Final = ("sweep", "plugins", "search", "output")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["Trust", "is_plain_location", "is_untrusted", "own_address", "refusal"]
-
 Trust: TypeAlias = Literal["all", "none"]
 """``all``: plug-ins and ``python`` components are imported, as the scenario says. ``none``: a
 scenario that names any is refused, and no folder is added to where Python looks for modules."""

@@ -8,8 +8,6 @@ from typing import Any, Final
 from simfl.errors import ScenarioError
 from simfl.scenario.document import Document, Path, show
 
-__all__ = ["require_values"]
-
 _LARGEST: Final = 2**63 - 1
 
 

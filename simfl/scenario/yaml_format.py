@@ -7,8 +7,6 @@ from typing import Any, Final
 
 import yaml
 
-__all__ = ["TWO_WAYS_TAG", "ScenarioLoader", "TooLargeError", "dump_yaml", "flow_yaml"]
-
 _FLOAT: Final = re.compile(
     r"""^[-+]?(?:
         [0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?

@@ -19,8 +19,6 @@ from simfl.engine import Engine, InlineEngine, device_for, prepare_device
 from simfl.scenario.sections import ActorsSection, ClusterSection, GroupSection
 from simfl.simulation.build import Simulation
 
-__all__ = ["Backend", "actor_bounds", "actor_groups", "make_engine"]
-
 Backend = Literal["inline", "ray"]
 
 

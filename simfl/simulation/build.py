@@ -37,8 +37,6 @@ from simfl.server import ServerRecipe
 from simfl.simulation.grouping import assign_groups, order_by_group
 from simfl.simulation.trial import try_step
 
-__all__ = ["Simulation", "build"]
-
 _TRIED_ROWS = 32
 
 

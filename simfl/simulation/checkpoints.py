@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from simfl import __version__
 from simfl.checkpoint import OWNER_FOLDER, Found, Lease, Storage, latest_checkpoint, open_storage
 from simfl.cluster.code import read_sources
 from simfl.engine import Engine, Handle
@@ -23,8 +22,7 @@ from simfl.scenario.plain import describe_changes
 from simfl.simulation.build import Simulation
 from simfl.simulation.evaluation import without_last_evaluation
 from simfl.vector import Vector
-
-__all__ = ["NOTHING", "Checkpoints", "hold"]
+from simfl.version import __version__
 
 NOTHING = Found(None, (), (), {})
 """What is found before there is anything."""

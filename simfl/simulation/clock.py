@@ -6,8 +6,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-__all__ = ["PhaseClock"]
-
 
 class PhaseClock:
     """Is in one phase at any time, so that the phases' seconds add up to the wall time.

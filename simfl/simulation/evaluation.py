@@ -16,8 +16,6 @@ from simfl.observers import OVER_CLIENTS, ClientEvaluation, RoundRecord, measure
 from simfl.scenario.sections import EvaluationSection
 from simfl.simulation.build import Simulation
 
-__all__ = ["Evaluated", "better_values", "evaluate", "over_clients", "without_last_evaluation"]
-
 WORST_SHARE = 0.1
 """The share of clients whose mean is reported as the worst."""
 

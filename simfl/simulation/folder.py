@@ -22,25 +22,6 @@ from simfl.scenario import Scenario, load_scenario
 from simfl.scenario.plain import describe_changes
 from simfl.vector import Vector
 
-__all__ = [
-    "RUN_FILE",
-    "SCENARIO_FILE",
-    "VERSIONS_FILE",
-    "WEIGHTS_FILE",
-    "begin_run",
-    "checked_folder",
-    "extend_run",
-    "holds_run",
-    "is_done",
-    "make_folder",
-    "new_folder",
-    "read_history",
-    "read_run_id",
-    "require_writable",
-    "tidy",
-    "write_weights",
-]
-
 RUN_FILE = "run.json"
 SCENARIO_FILE = "scenario.yaml"
 VERSIONS_FILE = "versions.json"

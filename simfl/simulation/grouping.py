@@ -14,8 +14,6 @@ from simfl.scenario import Scenario
 from simfl.scenario.sections import SelectionSection
 from simfl.seeding import numpy_generator
 
-__all__ = ["assign_groups", "order_by_group"]
-
 _NOBODY = -1
 
 

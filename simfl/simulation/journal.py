@@ -8,8 +8,6 @@ from simfl.observers import ClientTable, Guarded, RoundRecord, RunInfo, Summary,
 from simfl.simulation.clock import PhaseClock
 from simfl.simulation.ledger import NOT_KNOWN, Ledger, Memory
 
-__all__ = ["PROGRESS", "Journal"]
-
 PROGRESS = "progress"
 """The label of the observer that shows the progress."""
 

@@ -10,8 +10,6 @@ import numpy as np
 
 from simfl.observers import ClientTable, RoundRecord, RunInfo
 
-__all__ = ["NOT_KNOWN", "Ledger", "Memory"]
-
 Memory: TypeAlias = "Mapping[str, int | None]"
 """The peak memory in bytes by role: ``driver``, ``server``, ``client``; None if not known."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 
-__all__ = ["give_back_freed_memory"]
-
 
 def give_back_freed_memory() -> None:
     """Hand freed memory back to the system; glibc's malloc keeps it, others may do as they like."""

@@ -26,8 +26,6 @@ from simfl.simulation.backends import actor_bounds, actor_groups
 from simfl.simulation.build import Simulation
 from simfl.vector import count_bytes
 
-__all__ = ["GroupPlan", "Plan", "Trial", "make_plan"]
-
 PROCESS_BYTES: Final = 172 << 20
 """What a process takes with Ray and torch in it and nothing else, its own alone; measured."""
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from simfl.engine import Engine, Sampling
 
-__all__ = ["PROFILE_FOLDER", "profiled"]
-
 PROFILE_FOLDER = "profile"
 
 

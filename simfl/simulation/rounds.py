@@ -15,8 +15,6 @@ from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.clock import PhaseClock
 from simfl.simulation.evaluation import evaluate
 
-__all__ = ["Done", "run_rounds"]
-
 PHASES = ("sample", "train", "aggregate", "evaluate", "checkpoint", "observe")
 """Of a round, in the order of its record; the last two are the former round's."""
 

@@ -56,9 +56,6 @@ from simfl.simulation.memory import give_back_freed_memory
 from simfl.simulation.profile import profiled
 from simfl.simulation.rounds import run_rounds
 
-__all__ = ["Result", "resume", "run", "run_by_round"]
-
-
 Rounds: TypeAlias = Generator[RoundRecord, None, "Result"]
 """Yields each round when it is done."""
 

@@ -21,8 +21,6 @@ from simfl.scenario import Scenario
 from simfl.seeding import global_generators
 from simfl.server import ServerRecipe
 
-__all__ = ["try_step"]
-
 _Column: TypeAlias = "np.ndarray[Any, Any]"
 
 _MOST_ROWS: Final = 7

@@ -12,8 +12,6 @@ from simfl.scenario.sweeps import SweepPlan
 from simfl.scenario.yaml_format import dump_yaml
 from simfl.sweep.ledger import LEDGER_FILE
 
-__all__ = ["SWEEP_FILE", "make_sweep_folder", "require_no_sweep"]
-
 SWEEP_FILE = "sweep.yaml"
 """The scenario with its sweep, every override in it."""
 

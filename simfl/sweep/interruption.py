@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interruption"]
-
 _GRACE_S = 15.0
 """How long trials may take to stop, before they are killed."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -10,8 +10,6 @@ from typing import Any, TypeAlias
 from simfl.errors import InputError
 from simfl.regular_files import read_regular
 
-__all__ = ["FINISHED", "LEDGER_FILE", "Event", "Ledger", "Past", "read_past"]
-
 LEDGER_FILE = "trials.jsonl"
 FINISHED = ("done", "stopped")
 """The states of trials that have nothing to go on with."""

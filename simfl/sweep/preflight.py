@@ -15,8 +15,6 @@ from simfl.simulation.backends import actor_bounds, actor_groups
 from simfl.simulation.evaluation import better_values
 from simfl.sweep.trials import data_key
 
-__all__ = ["Goal", "Prepared", "goal_of", "prepare"]
-
 
 @dataclass(frozen=True)
 class Goal:

@@ -18,8 +18,6 @@ from simfl.report.wording import duration, number
 from simfl.scenario.sweeps import Trial
 from simfl.sweep.preflight import Goal
 
-__all__ = ["NoProgress", "Progress", "SweepLines", "SweepTable", "make_progress"]
-
 _BAR_WIDTH = 20
 _OTHER_LINES = 4
 """Of a terminal's height, what is no trial's."""

@@ -13,8 +13,6 @@ from simfl.scenario.sweeps import SweepPlan
 from simfl.sweep.ledger import FINISHED, Past
 from simfl.sweep.preflight import Goal
 
-__all__ = ["make_suggestions", "require_packages"]
-
 
 def require_packages(plan: SweepPlan) -> None:
     """See that Ray Tune and the searcher can be used, before a cluster is started.

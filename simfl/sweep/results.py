@@ -22,16 +22,6 @@ from simfl.report.writing import write_report
 from simfl.scenario.sweeps import Trial
 from simfl.sweep.preflight import Goal
 
-__all__ = [
-    "REPORT_FILE",
-    "TABLE_FILE",
-    "Combination",
-    "SweepResult",
-    "TrialResult",
-    "read_trial",
-    "write_results",
-]
-
 TABLE_FILE = "sweep.csv"
 REPORT_FILE = "report.html"
 SEED = "seed"

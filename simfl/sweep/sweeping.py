@@ -41,8 +41,6 @@ from simfl.sweep.proposals import make_suggestions, require_packages
 from simfl.sweep.results import SweepResult, TrialResult, read_trial, write_results
 from simfl.sweep.trials import TRIALS_FOLDER, Trials
 
-__all__ = ["resume_sweep", "run_sweep"]
-
 
 def run_sweep(
     scenario: Mapping[str, Any] | str | Path,

@@ -22,8 +22,6 @@ from simfl.scenario.sweeps import SweepPlan, Trial
 from simfl.simulation import Backend, run_by_round
 from simfl.sweep.ledger import read_past
 
-__all__ = ["ERROR_FILE", "TRIALS_FOLDER", "Trials", "data_key"]
-
 TRIALS_FOLDER = "trials"
 ERROR_FILE = "error.txt"
 """In a trial's folder: the traceback of what ended it."""

@@ -22,8 +22,6 @@ from simfl.data.partition import (
 )
 from simfl.seeding import numpy_generator
 
-__all__ = ["Dirichlet", "Quantity"]
-
 Concentration = Annotated[float, Interval(gt=0, le=1e12)]
 
 

@@ -18,8 +18,6 @@ from simfl.data.sources.huggingface import without_bars
 from simfl.errors import ConfigError, MissingExtraError, UnknownNameError
 from simfl.seeding import derive_seed, numpy_generator
 
-__all__ = ["FlwrPartition"]
-
 _ROW = "__row__"
 _ABSTRACT = ("Partitioner", "IdToSizeFncPartitioner")
 

@@ -12,8 +12,6 @@ from simfl.data.dataset import Array
 from simfl.data.partition import Partition, require_enough_examples
 from simfl.seeding import numpy_generator
 
-__all__ = ["IID"]
-
 
 @dataclass(frozen=True)
 class IID(Partition):

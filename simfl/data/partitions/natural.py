@@ -11,8 +11,6 @@ from simfl.data.dataset import Array
 from simfl.data.partition import Partition, rows_by_owner
 from simfl.errors import DataError, did_you_mean
 
-__all__ = ["Natural"]
-
 
 @dataclass(frozen=True)
 class Natural(Partition):

@@ -13,8 +13,6 @@ from simfl.data.partition import Partition, class_codes, require_enough_examples
 from simfl.errors import ConfigError
 from simfl.seeding import numpy_generator
 
-__all__ = ["Shards"]
-
 
 @dataclass(frozen=True)
 class Shards(Partition):

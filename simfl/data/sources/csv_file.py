@@ -13,8 +13,6 @@ from simfl.data.source import Source, SourceData
 from simfl.data.sources.csv_table import Table, read_header, read_table
 from simfl.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["CsvFile"]
-
 
 @dataclass(frozen=True)
 class CsvFile(Source):

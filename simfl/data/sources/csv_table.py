@@ -18,8 +18,6 @@ from simfl.data.source import file_fault
 from simfl.errors import DataError
 from simfl.regular_files import open_regular
 
-__all__ = ["Table", "read_header", "read_table"]
-
 _MISSING: Final = ("", "?", "-", "na", "n/a", "nan", "null", "none")
 _CHUNK_ROWS: Final = 20_000  # cells are Python strings only for as long as a chunk lasts
 

@@ -14,8 +14,6 @@ from simfl.data.dataset import Array, Examples
 from simfl.data.source import Source, SourceData
 from simfl.errors import DataError
 
-__all__ = ["Digits"]
-
 
 @dataclass(frozen=True)
 class Digits(Source):

@@ -21,8 +21,6 @@ from simfl.data.source import Source, SourceData
 from simfl.data.sources.images import decode_images
 from simfl.errors import DataError, MissingExtraError, SimflError, did_you_mean, one_line
 
-__all__ = ["HuggingFace", "without_bars"]
-
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FORMATS = {
     ".csv": "csv",

@@ -10,8 +10,6 @@ import numpy as np
 from simfl.data.dataset import Array
 from simfl.errors import DataError
 
-__all__ = ["decode_images"]
-
 _GREY = ("1", "L")
 _COLOUR = ("RGB", "RGBA", "P", "PA", "LA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX")
 

@@ -14,8 +14,6 @@ from simfl.data.source import Source, SourceData, file_fault
 from simfl.errors import DataError, one_line
 from simfl.regular_files import open_regular
 
-__all__ = ["NpzFile"]
-
 
 @dataclass(frozen=True)
 class NpzFile(Source):

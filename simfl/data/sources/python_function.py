@@ -14,8 +14,6 @@ from simfl.data.dataset import Examples
 from simfl.data.source import Source, SourceData
 from simfl.errors import ConfigError, DataError
 
-__all__ = ["PythonFunction"]
-
 
 @dataclass(frozen=True)
 class PythonFunction(Source):

@@ -18,8 +18,6 @@ from simfl.data.source import Source, SourceData
 from simfl.errors import ConfigError
 from simfl.seeding import SERVER, numpy_generator
 
-__all__ = ["Synthetic"]
-
 _PURPOSE = "data.synthetic"
 _WIDTH = 8
 """Bytes of a number while it is drawn."""
