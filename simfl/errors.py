@@ -27,7 +27,9 @@ import difflib
 import sysconfig
 import traceback
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "AggregationError",
@@ -48,6 +50,7 @@ __all__ = [
     "UnknownNameError",
     "VectorError",
     "did_you_mean",
+    "import_extra",
     "one_line",
     "own_line",
     "printable",
@@ -123,6 +126,24 @@ install it with: pip install 'simfl[hf]'
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.args))
+
+
+def import_extra(module: str, *, what: str, extra: str) -> Any:
+    """Import a module of an optional dependency.
+
+    Args:
+        module: its full name.
+        what: what needs it, for the message.
+        extra: the extra of simfl that installs it.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingExtraError(what, package=package, extra=extra) from error
 
 
 class VectorError(SimflError, ValueError):

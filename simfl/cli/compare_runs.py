@@ -16,7 +16,7 @@ from simfl.errors import one_line
 
 if TYPE_CHECKING:
     from simfl.report.comparison import Comparison
-    from simfl.report.targets import Reached
+    from simfl.report.curves import Reached
 
 
 @exit_codes()
@@ -35,8 +35,8 @@ def compare_runs(
     0 whether they differ or not.
     """
     from simfl.report.comparison import compare
+    from simfl.report.curves import default_target, parse_target
     from simfl.report.reading import read_run
-    from simfl.report.targets import default_target, parse_target
 
     now = time.time()
     runs = read_run(a, now=now), read_run(b, now=now)

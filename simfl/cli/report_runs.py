@@ -58,9 +58,9 @@ def report_runs(
     Runs that differ in their seed only are one curve, with a confidence band. Runs may be going
     on, or have failed: what is missing is said.
     """
+    from simfl.report.curves import parse_target
     from simfl.report.report import make_report
     from simfl.report.study import make_study
-    from simfl.report.targets import parse_target
     from simfl.report.writing import write_report
 
     runs = _read(folders)

@@ -14,6 +14,7 @@ import numpy as np
 
 from simfl.data.dataset import Array, FederatedDataset
 from simfl.data.describe import class_ids, label_counts
+from simfl.errors import import_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,11 @@ def plot_label_skew(dataset: FederatedDataset, path: str | os.PathLike[str]) -> 
     Args:
         dataset: what to draw.
         path: the file to write.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
     """
+    import_extra("matplotlib", what="simfl data --png", extra="report")
     from matplotlib.figure import Figure
 
     sizes_C = np.diff(dataset.offsets)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from simfl.errors import MissingExtraError
+from simfl.errors import import_extra
 from simfl.report.charts import INK, Bars, Chart, Histogram, Line, Lines, Stack
 from simfl.report.curves import Floats
 
@@ -64,12 +64,7 @@ def _as_text(value: Any) -> Any:
 
 
 def _plotly(module: str) -> Any:
-    try:
-        from importlib import import_module
-
-        return import_module(f"plotly.{module}")
-    except ImportError as error:
-        raise MissingExtraError("simfl report", package="plotly", extra="report") from error
+    return import_extra(f"plotly.{module}", what="simfl report", extra="report")
 
 
 @singledispatch

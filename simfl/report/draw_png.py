@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simfl.errors import import_extra
 from simfl.report.charts import INK, Bars, Chart, Entry, Histogram, Lines, own_legend
 
 if TYPE_CHECKING:
@@ -42,13 +43,15 @@ def draw_png(charts: Sequence[Chart], path: Path, *, title: str, key: Sequence[E
         path: the file to write.
         title: stands above.
         key: the legend of all charts.
-    """
-    from matplotlib.figure import Figure
 
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    figures = import_extra("matplotlib.figure", what="simfl report --format png", extra="report")
     rows = max(1, -(-len(charts) // _COLUMNS))
     lines_of_key = -(-len(key) // _key_columns(key))
     size = (_SIZE[0] * _COLUMNS, _SIZE[1] * rows + 0.5 + 0.2 * lines_of_key)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = figures.Figure(figsize=size, layout="constrained")
     _draw_head(figure, title, key)
     places = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
     for axes, chart in zip(places, charts, strict=False):

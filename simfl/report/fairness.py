@@ -12,10 +12,9 @@ import numpy as np
 from simfl.report.charts import Band, Histogram, Line, Lines, Stack, Table
 from simfl.report.client_tables import Evaluation
 from simfl.report.curves import Floats, curve
-from simfl.report.groups import Group
 from simfl.report.judging import is_over_clients, main_metric, smaller_is_better
 from simfl.report.reading import Run
-from simfl.report.study import Section, Study
+from simfl.report.study import Group, Section, Study
 from simfl.report.wording import OVER_SEEDS, mean_and_deviation
 
 _TITLE = "Accuracy of single clients"

@@ -13,14 +13,15 @@ from simfl.report.curves import (
     Curve,
     Floats,
     Indexes,
+    Reached,
+    Target,
     curve,
     elapsed,
+    reach,
 )
-from simfl.report.groups import Group
 from simfl.report.judging import best, is_over_clients, main_metric, metric_keys
 from simfl.report.reading import Run, total
-from simfl.report.study import Section, Study
-from simfl.report.targets import Reached, Target, reach
+from simfl.report.study import Group, Section, Study
 from simfl.report.wording import OVER_SEEDS, duration, mean_and_deviation
 
 _MAX_POINTS = 2000

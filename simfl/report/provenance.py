@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from simfl.errors import one_line
 from simfl.regular_files import read_regular
-from simfl.report.charts import Table
-from simfl.report.differences import differences, flatten
-from simfl.report.reading import SCENARIO_FILE, Run
+from simfl.report.charts import Bars, Stack, Table
+from simfl.report.comparison import differences, flatten
+from simfl.report.curves import bin_names, bins_of
+from simfl.report.reading import SCENARIO_FILE, Run, total
 from simfl.report.study import Section, Study
+from simfl.report.wording import quantity
 
 _MAX_RUNS = 12
 _MAX_SIDE_BY_SIDE = 4
+_MAX_REASONS = 5
+_MAX_CLIENTS = 8
+_MAX_WIDTH = 300
+_NONE = "—"
+_LOST = (("dropped", "updates dropped", "#e15759"), ("retries", "chunks run again", "#edc948"))
 
 
 def differences_section(study: Study) -> Section:
@@ -99,3 +113,83 @@ def _versions(study: Study) -> Table | None:
     )
     rows = tuple((name, *(column.get(name, "—") for column in columns)) for name in names)
     return Table("Versions", header, rows)
+
+
+def failures_section(study: Study) -> Section:
+    """Show updates that were dropped, clients that were retried, and runs that did not end well."""
+    runs = study.runs
+    losses = [[_total(run, key) for key, _, _ in _LOST] for run in runs]
+    has_losses = any(map(any, losses))
+    unwritten = tuple(line for run in runs for line in _unwritten(run))
+    lead = "" if has_losses else "No update was dropped, and no chunk had to be run again."
+    has_ended_badly = any(r.state == "failed" or _error(r) != _NONE for r in runs)
+    if not has_losses and not has_ended_badly:
+        return Section("Failures", lead, notes=unwritten)
+    table = Table(
+        "Lost work",
+        ("run", "state", *(label for _, label, _ in _LOST), "what ended it"),
+        tuple(
+            (run.folder.name, run.state, *map(quantity, lost), _error(run))
+            for run, lost in zip(runs, losses, strict=True)
+        ),
+        tuple(study.colour(group) for group in study.groups for _ in group.members),
+    )
+    charts = (_lost(runs[0]),) if has_losses and study.is_single else ()
+    reasons = _reasons(study)
+    tables = (table, reasons) if reasons.rows else (table,)
+    return Section("Failures", lead, charts=charts, tables=tables, notes=unwritten)
+
+
+def _reasons(study: Study) -> Table:
+    """Say why updates were dropped, and whose they were."""
+    rows, colours = [], []
+    for group in study.groups:
+        for run in group.members:
+            history = study.histories.get(run.folder)
+            for dropped in history.dropped[:_MAX_REASONS] if history else ():
+                why, whose = one_line(dropped.why)[:_MAX_WIDTH], _some(dropped.clients)
+                rows.append((run.folder.name, quantity(dropped.updates), whose, why))
+                colours.append(study.colour(group))
+    return Table(
+        "Why updates were dropped",
+        ("run", "updates", "of clients", "why"),
+        tuple(rows),
+        tuple(colours),
+        note=f"The {_MAX_REASONS} most frequent reasons of each run.",
+    )
+
+
+def _some(clients: Sequence[int]) -> str:
+    shown = ", ".join(map(str, clients[:_MAX_CLIENTS]))
+    return (
+        shown
+        if len(clients) <= _MAX_CLIENTS
+        else f"{shown} and {len(clients) - _MAX_CLIENTS:,} more"
+    )
+
+
+def _total(run: Run, key: str) -> float:
+    return total(value for r in run.records if math.isfinite(value := r.get(key, 0.0)))
+
+
+def _error(run: Run) -> str:
+    error: Any = run.summary.get("error")
+    return str(error).partition("\n")[0][:_MAX_WIDTH] if error else _NONE
+
+
+def _unwritten(run: Run) -> list[str]:
+    """Return what could not be written as the run went on."""
+    lost = run.summary.get("lost")
+    if not isinstance(lost, dict):
+        return []
+    return [f"{run.folder.name}: {label} was not written: {why}" for label, why in lost.items()]
+
+
+def _lost(run: Run) -> Bars:
+    """Draw what was lost, in at most 60 bars of neighbouring rounds."""
+    bins = bins_of(len(run.records))
+    stacks = []
+    for key, label, colour in _LOST:
+        values = np.array([record.get(key, 0.0) for record in run.records])
+        stacks.append(Stack(label, colour, tuple(float(values[part].sum()) for part in bins)))
+    return Bars("Lost work by round", "round", "how many", bin_names(run, bins), tuple(stacks))

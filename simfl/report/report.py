@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simfl.report.charts import Chart, Entry, Table
 from simfl.report.fairness import fairness_section
-from simfl.report.groups import count_of_groups
+from simfl.report.judging import best, main_metric, metric_keys
 from simfl.report.learning import learning_section
-from simfl.report.overview import Tile, runs_table, tiles
-from simfl.report.participation import failures_section, participation_section
-from simfl.report.population import population_section
-from simfl.report.provenance import differences_section, provenance_section
-from simfl.report.study import Section, Study
+from simfl.report.population import participation_section, population_of, population_section
+from simfl.report.provenance import differences_section, failures_section, provenance_section
+from simfl.report.reading import Run, total
+from simfl.report.study import Group, Section, Study, count_of_groups
 from simfl.report.timing import timing_section
+from simfl.report.wording import duration, number, quantity
 
 if TYPE_CHECKING:
     from simfl.scenario import Trust
@@ -87,3 +88,113 @@ def _subtitle(study: Study) -> str:
     shown = ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
     of_seeds = count_of_groups(study.groups)
     return f"{len(study.runs)} runs{f', {of_seeds}' if of_seeds else ''}: {shown}"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure of the strip."""
+
+    label: str
+    value: str
+    detail: str = ""
+    tone: str = ""
+    """The run's state, where that is what the tile says."""
+
+
+def tiles(study: Study) -> list[Tile]:
+    """Return the strip of the run, or of all runs together."""
+    return _tiles_of_run(study) if study.is_single else _tiles_of_runs(study)
+
+
+def runs_table(study: Study) -> Table:
+    """Return a row for each run."""
+    keys = [key for key in metric_keys(study.runs) if key != "delta_norm"][:5]
+    rows, colours = [], []
+    for group in study.groups:
+        for run in group.members:
+            colours.append(study.colour(group))
+            rows.append(
+                (
+                    run.folder.name,
+                    *([group.label] if len(study.groups) < len(study.runs) else []),
+                    "—" if run.seed is None else str(run.seed),
+                    run.state,
+                    run.progress,
+                    *(number(run.latest(key)) for key in keys),
+                    duration(run.seconds),
+                )
+            )
+    grouped = ["group"] if len(study.groups) < len(study.runs) else []
+    header = ("run", *grouped, "seed", "state", "round", *keys, "time")
+    repeats = [run.folder.name for group in study.groups for run in group.repeats]
+    note = f"Their seed is another run's, so they are in no mean: {', '.join(repeats)}."
+    return Table("Runs", header, tuple(rows), tuple(colours), note=note if repeats else "")
+
+
+def _tiles_of_run(study: Study) -> list[Tile]:
+    (run,) = study.runs
+    metric = main_metric([run])
+    shown = [
+        Tile("state", run.state, tone=run.state),
+        Tile("rounds", quantity(run.rounds), f"of {run.planned_rounds or '?'}"),
+    ]
+    if metric is not None:
+        shown.append(_metric_tile(run, metric))
+    return [
+        *shown,
+        Tile("time", duration(run.seconds), _pace(run)),
+        _clients_tile(run),
+        Tile("seed", "—" if run.seed is None else str(run.seed)),
+    ]
+
+
+def _metric_tile(run: Run, metric: str) -> Tile:
+    """Show the final value, and the best value of all rounds."""
+    values = {int(r["round"]): r[metric] for r in run.records if metric in r}
+    top = best(metric, values.values(), [run])
+    round = next((round for round, value in values.items() if value == top), None)
+    is_last = round is None or values[round] == run.latest(metric)
+    detail = "final and best" if is_last else f"final; best {number(top)} in round {round}"
+    return Tile(metric.replace("_", " "), number(run.latest(metric)), detail)
+
+
+def _mean_final(group: Group, metric: str) -> float:
+    """Return the mean over seeds; NaN unless each has a value."""
+    finals = [run.latest(metric) for run in group.runs]
+    return total(math.nan if v is None else v for v in finals) / len(finals)
+
+
+def _pace(run: Run) -> str:
+    return f"{run.rounds / run.seconds:.1f} rounds/s" if run.seconds else ""
+
+
+def _clients_tile(run: Run) -> Tile:
+    client = run.scenario.get("client")
+    cohort = client.get("per_round") if isinstance(client, dict) else None
+    population = population_of(run)
+    shown: float | None = cohort if isinstance(cohort, int) else population
+    if shown is None and run.records:
+        shown = run.latest("clients")
+    detail = f"of {population:,}" if population else ""
+    return Tile("clients a round", quantity(shown), detail)
+
+
+def _tiles_of_runs(study: Study) -> list[Tile]:
+    runs = study.runs
+    metric = main_metric(runs)
+    done = sum(run.state == "done" for run in runs)
+    shown = [
+        Tile("runs", str(len(runs)), count_of_groups(study.groups)),
+        Tile(
+            "done", str(done), f"{len(runs) - done} not", tone="done" if done == len(runs) else ""
+        ),
+    ]
+    if metric is not None:
+        finals = {group.label: _mean_final(group, metric) for group in study.groups}
+        top = best(metric, finals.values(), runs)
+        whose = next((name for name, value in finals.items() if value == top), "")
+        over_seeds = ", mean over seeds" if any(len(g.runs) > 1 for g in study.groups) else ""
+        label = f"best final {metric.replace('_', ' ')}"
+        shown.append(Tile(label, number(top), f"{whose}{over_seeds}"))
+    total = sum(run.seconds or 0 for run in runs)
+    return [*shown, Tile("time", duration(total), "all runs together")]

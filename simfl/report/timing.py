@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from simfl.report.charts import INK, PHASE_COLOURS, Bars, Line, Lines, Stack, Table, colour_of
-from simfl.report.curves import Floats, Indexes
-from simfl.report.differences import flatten
+from simfl.report.comparison import flatten
+from simfl.report.curves import bin_means, bin_names, bins_of
 from simfl.report.reading import Run, is_number, total
 from simfl.report.study import Section, Study
 from simfl.report.wording import amount
 
 _PREFIX = "seconds_"
 _REST = "rest"
-_MAX_BARS = 60
 _MAX_ACTORS = 30
 _MAX_LEDGERS = 8
 
@@ -67,7 +64,7 @@ def _phases(study: Study) -> Bars | None:
     names.sort(key=lambda name: [*PHASE_COLOURS, name].index(name))
     stacks = []
     for index, name in enumerate(names):
-        values = [_mean([one.get(name, 0.0) for one in totals]) for _, totals in shown]
+        values = [total(one.get(name, 0.0) for one in totals) / len(totals) for _, totals in shown]
         stacks.append(Stack(name, _phase_colour(name, index), tuple(values)))
     return Bars(
         title="Seconds by phase",
@@ -89,9 +86,9 @@ def _rounds(study: Study) -> Bars | Lines | None:
         pairs = [(r["round"], r["seconds"]) for r in run.records if "seconds" in r]
         if pairs:
             x, y = (np.array(column) for column in zip(*pairs, strict=True))
-            bins = _bins(len(x))
+            bins = bins_of(len(x))
             lines.append(
-                Line(group.label, study.colour(group), _bin_means(x, bins), _bin_means(y, bins))
+                Line(group.label, study.colour(group), bin_means(x, bins), bin_means(y, bins))
             )
     note = "The first seed of each group; means where rounds are many."
     return Lines("Seconds per round", "round", "seconds", tuple(lines), note) if lines else None
@@ -101,22 +98,21 @@ def _rounds_by_phase(run: Run, num_runs: int) -> Bars | None:
     names = _phase_names(run)
     if not names:
         return None
-    bins = _bins(len(run.records))
-    numbers = [int(record["round"]) for record in run.records]
-    labels = [_span(numbers[part[0]], numbers[part[-1]]) for part in bins]
+    bins = bins_of(len(run.records))
+    labels = bin_names(run, bins)
     stacks = []
     for index, name in enumerate(names):
         values = np.array([record.get(_PREFIX + name, 0.0) for record in run.records])
         colour = _phase_colour(name, index)
-        stacks.append(Stack(name, colour, tuple(_bin_means(values, bins).tolist())))
+        stacks.append(Stack(name, colour, tuple(bin_means(values, bins).tolist())))
     notes = [f"{run.folder.name} only."] if num_runs > 1 else []
-    if len(labels) < len(numbers):
+    if len(bins) < len(run.records):
         notes.append("Each bar is a mean over several rounds.")
     return Bars(
         title="Seconds per round",
         x="round",
         y="seconds",
-        names=tuple(labels),
+        names=labels,
         stacks=tuple(stacks),
         note=" ".join(notes),
     )
@@ -185,20 +181,3 @@ def _phase_colour(name: str, index: int) -> str:
     if name == _REST:
         return INK
     return PHASE_COLOURS.get(name) or colour_of(index)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return total(values) / len(values) if values else 0.0
-
-
-def _bins(size: int) -> list[Indexes]:
-    """Return the indexes of at most 60 bins of neighbours."""
-    return [part for part in np.array_split(np.arange(size), min(size, _MAX_BARS)) if len(part)]
-
-
-def _bin_means(values: Floats, bins: Sequence[Indexes]) -> Floats:
-    return np.array([values[part].mean() for part in bins], dtype=np.float64)
-
-
-def _span(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first}–{last}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from simfl.errors import InputError, one_line
-from simfl.report.charts import Table
-from simfl.report.page import render_page
+from simfl.errors import InputError, import_extra, one_line
+from simfl.report.charts import Bars, Chart, Table, own_legend
+from simfl.report.draw_plotly import library, specification
 from simfl.report.report import Report
 from simfl.report.study import Study
+from simfl.version import __version__
 
 Format: TypeAlias = Literal["html", "png", "csv", "md"]
 FORMATS: tuple[Format, ...] = ("html", "png", "csv", "md")
@@ -31,7 +34,7 @@ def write_report(report: Report, path: Path, *, format: Format, written: str) ->
 
     Raises:
         InputError: if the file cannot be written.
-        MissingExtraError: if the page needs a package that is not installed.
+        MissingExtraError: if the format needs a package that is not installed.
     """
     try:
         if format == "png":
@@ -99,3 +102,66 @@ def _markdown_table(table: Table) -> Iterator[str]:
 def _cell(text: str) -> str:
     """Return text as Markdown shows it: no columns, links, pictures or HTML of its own."""
     return one_line(text.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;"))
+
+
+def render_page(report: Report, *, written: str) -> str:
+    """Return the page's HTML.
+
+    Args:
+        report: what to show.
+        written: the time, in words.
+
+    Raises:
+        MissingExtraError: if plotly or Jinja2 is not installed.
+    """
+    jinja = import_extra("jinja2", what="simfl report", extra="report")
+    figures = [specification(chart) for chart in report.charts]
+    numbered = {id(chart): number for number, chart in enumerate(report.charts)}
+    environment = jinja.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined
+    )
+    template = environment.from_string(_resource("page.html.j2"))
+    page: str = template.render(
+        report=report,
+        written=written,
+        version=__version__,
+        key=report.key,
+        number_of=lambda chart: numbered[id(chart)],
+        own_legend=lambda chart: own_legend(chart, report.key),
+        wide_charts=wide_charts,
+        style=_resource("page.css"),
+        script=_resource("page.js"),
+        library=library(),
+        figures=_for_script(figures),
+    )
+    return page
+
+
+def wide_charts(charts: Sequence[Chart]) -> set[int]:
+    """Return the numbers of those that take the whole width, so that no place beside stays empty.
+
+    Bars with a name each need it, and a chart that has no neighbour may have it.
+    """
+    wide = {number for number, chart in enumerate(charts) if _is_broad(chart)}
+    left: int | None = None
+    for number in range(len(charts) + 1):
+        if number == len(charts) or number in wide:
+            wide |= set() if left is None else {left}
+            left = None
+        else:
+            left = number if left is None else None
+    return wide
+
+
+def _is_broad(chart: Chart) -> bool:
+    return isinstance(chart, Bars) and not chart.is_horizontal
+
+
+def _resource(name: str) -> str:
+    return (files("simfl.report") / name).read_text(encoding="utf-8")
+
+
+def _for_script(value: Any) -> str:
+    """Write JSON that can stand in a script element: no text in it can end the element."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from report_cases import NOW, SCENARIO, write_run
 
-from simfl.report.differences import differences, flatten
-from simfl.report.groups import count_of_groups, group_runs
+from simfl.report.comparison import differences, flatten
 from simfl.report.reading import read_run
+from simfl.report.study import count_of_groups, group_runs
 
 
 def runs(tmp_path, scenarios):

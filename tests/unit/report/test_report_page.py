@@ -14,8 +14,7 @@ from report_cases import SCENARIO, done, records, write_run
 
 from simfl.errors import MissingExtraError
 from simfl.report.draw_plotly import library
-from simfl.report.page import wide_charts
-from simfl.report.writing import write_report
+from simfl.report.writing import wide_charts, write_report
 
 OPTIONS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
@@ -205,6 +204,12 @@ def test_a_chart_without_a_neighbour_takes_the_whole_width(make, full):
     assert wide_charts(learning.charts[:3]) == {2}
     # By phase; actors; by round, whose bars have a name each.
     assert wide_charts(timing.charts) == {2}
+
+
+def test_without_matplotlib_the_error_names_the_extra(make, full, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"png needs the package 'matplotlib'.*\[report\]"):
+        write_report(make(full[0]), tmp_path / "r.png", format="png", written="today")
 
 
 def test_without_plotly_it_is_said_how_to_get_it(make, full, tmp_path, monkeypatch):
