@@ -5,13 +5,13 @@ Shapes: N clients of a cohort, K clients of a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from simfl.optimizer import KeptState, OptimizerState
+from simfl.optimizer import OptimizerState
 from simfl.vector import Vector
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "EvaluationChunk",
     "FloatColumn",
     "IntColumn",
+    "Kept",
     "Node",
     "Nothing",
     "Partial",
@@ -43,6 +44,10 @@ IntColumn: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 FloatColumn: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
 
 H = TypeVar("H")
+"""What holds a client's state: the value, or a reference to it."""
+
+P = TypeVar("P")
+"""What holds a partial: likewise."""
 
 NOT_FINITE = "not finite"
 """Why an update with NaN or infinite values was left out."""
@@ -144,7 +149,6 @@ class Contribution:
 class Partial:
     """The part of the reduction that one chunk could complete."""
 
-    round: int
     start: int
     """The chunk's first cohort position, by which a second copy is known."""
     cohort_size: int
@@ -178,6 +182,13 @@ class ClientReports:
 
 
 @dataclass(frozen=True)
+class Kept(Generic[H]):
+    """A client has taken part and keeps a state, which replaces its previous one."""
+
+    state: H
+
+
+@dataclass(frozen=True)
 class Nothing:
     """A client has taken part and keeps nothing: its previous state is deleted."""
 
@@ -186,8 +197,10 @@ class Nothing:
 class Dropped:
     """A client was dropped from the round: its previous state is retained."""
 
+    reason: str
 
-Retained: TypeAlias = KeptState | Nothing | Dropped
+
+Retained: TypeAlias = Kept[H] | Nothing | Dropped
 """What becomes of the state of a client that has taken part in a round."""
 
 
@@ -205,19 +218,6 @@ class ChunkReport:
     """The size of what its clients' optimizers keep."""
     keeping: tuple[int, ...] = ()
     """The ids of the clients that keep something."""
-
-    def retained(self, holders: Sequence[H]) -> dict[int, H | Nothing | Dropped]:
-        """Return what becomes of each client's state, by id.
-
-        Args:
-            holders: [K] the holder of each client's state; ignored for clients that keep none.
-        """
-        keeping, dropped = set(self.keeping), self.clients.dropped
-        clients: list[int] = self.clients.clients.tolist()
-        return {
-            c: holder if c in keeping else Dropped() if c in dropped else Nothing()
-            for c, holder in zip(clients, holders, strict=True)
-        }
 
 
 @dataclass(frozen=True)
@@ -295,10 +295,48 @@ class SaveOrder:
 
 
 @dataclass(frozen=True)
-class ChunkResult:
-    """What one call of ``train_chunk`` returns, in the order of its return values."""
+class ChunkResult(Generic[P, H]):
+    """What training a chunk gives: values on the actor, references to them at the driver.
+
+    Between the two it is split, since its parts have different readers: the driver reads the
+    report, the server the partial, and whichever actor trains a client next that client's state.
+    """
 
     report: ChunkReport
-    partial: Partial
-    states: tuple[Retained, ...]
-    """[K] what each client's optimizer keeps."""
+    partial: P
+    states: Mapping[int, Retained[H]]
+    """By client id, in the chunk's order; empty if the states were not requested."""
+
+    @staticmethod
+    def num_parts(num_states: int) -> int:
+        """Return the number of parts of a result with this many clients' states."""
+        return 2 + num_states
+
+    def split(self) -> tuple[Any, ...]:
+        """Return the parts: the report, the partial, and each client's state.
+
+        A client that keeps none has None in its place: the number of parts is known beforehand.
+        """
+        found = self.states.values()
+        holders = [one.state if isinstance(one, Kept) else None for one in found]
+        return (self.report, self.partial, *holders)
+
+    @staticmethod
+    def join(report: ChunkReport, others: Sequence[H]) -> ChunkResult[H, H]:
+        """Return the result again.
+
+        Args:
+            report: the first part.
+            others: what holds the other parts, in their order.
+        """
+        partial, *holders = others
+        keeping, dropped = set(report.keeping), report.clients.dropped
+
+        def retained(client: int, holder: H) -> Retained[H]:
+            if client in keeping:
+                return Kept(holder)
+            return Dropped(dropped[client]) if client in dropped else Nothing()
+
+        clients: list[int] = report.clients.clients.tolist() if holders else []
+        pairs = zip(clients, holders, strict=True)
+        return ChunkResult(report, partial, {c: retained(c, holder) for c, holder in pairs})

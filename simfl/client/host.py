@@ -36,7 +36,9 @@ from simfl.messages import (
     ChunkReport,
     ChunkResult,
     Contribution,
+    Dropped,
     EvaluationChunk,
+    Kept,
     Node,
     Partial,
     Retained,
@@ -75,7 +77,7 @@ class ClientHost:
 
     def train_chunk(
         self, chunk: Chunk, broadcast: Broadcast, states: Sequence[KeptState | None]
-    ) -> ChunkResult:
+    ) -> ChunkResult[Partial, KeptState]:
         """Train the clients of a chunk and add up what they contribute.
 
         Args:
@@ -92,16 +94,13 @@ class ClientHost:
         broadcast = self._here(broadcast)
         tree = TreeSum[Contribution](chunk.cohort_size, self._merge)
         rows: list[ClientRow] = []
-        retained: list[Retained] = []
         for node, part in self._leaves(chunk):
             outcome = self._train_leaf(chunk.clients[part], broadcast, states[part])
             tree.add_node(node, outcome.contribution)
             rows += outcome.rows
-            retained += outcome.states
+        retained: dict[int, Retained[KeptState]] = {row.client: row.retained for row in rows}
         if self.device != "cpu":
             retained = move(retained, "cpu")
-        pairs = zip(chunk.clients, retained, strict=True)
-        keeping = tuple(client for client, state in pairs if isinstance(state, KeptState))
         seconds = time.perf_counter() - began
         return ChunkResult(
             report=ChunkReport(
@@ -110,10 +109,10 @@ class ClientHost:
                 to_columns(rows),
                 seconds,
                 state_bytes=count_bytes(retained),
-                keeping=keeping,
+                keeping=tuple(c for c, state in retained.items() if isinstance(state, Kept)),
             ),
-            partial=Partial(chunk.round, chunk.start, chunk.cohort_size, move(tree.nodes, "cpu")),
-            states=tuple(retained),
+            partial=Partial(chunk.start, chunk.cohort_size, move(tree.nodes, "cpu")),
+            states=retained,
         )
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
@@ -171,7 +170,7 @@ class ClientHost:
     ) -> Outcome:
         """Train one at a time what fails as a stack: whose fault it is, is dealt with as usual."""
         outcome = self._train_singly(clients, broadcast, states)
-        if not any(row.dropped for row in outcome.rows):
+        if not any(isinstance(row.retained, Dropped) for row in outcome.rows):
             warnings.warn(
                 f"clients {clients[0]} to {clients[-1]} fail together, but not one at a time: "
                 f"{type(error).__name__}: {error}; set client.stack: 1",

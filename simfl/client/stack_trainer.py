@@ -27,7 +27,7 @@ from simfl.client.updates import (
 )
 from simfl.client.work import StepPlan
 from simfl.data import FederatedDataset
-from simfl.messages import Broadcast, Contribution, Dropped, Nothing, Retained
+from simfl.messages import Broadcast, Contribution, Dropped, Kept, Nothing
 from simfl.models import Batch, StackedModel, TorchModel
 from simfl.optimizer import KeptState, Optimizer, StackedOptimizer
 from simfl.seeding import derive_seed
@@ -171,10 +171,10 @@ class StackTrainer:
                 row if finite else refuse_or_drop(row, self._recipe, round=round)
                 for row, finite in zip(rows, finite_rows, strict=True)
             ]
-        retained = self._retained(rows)
+        rows = self._with_states(rows)
         used = [index for index, finite in enumerate(finite_rows) if finite]
         if not used:
-            return Outcome(None, rows, retained)
+            return Outcome(None, rows)
         used_rows = [rows[index] for index in used]
         weights = [self._recipe.weigh(row) for row in used_rows]
         deltas = delta if len(used) == len(rows) else delta.rows(torch.tensor(used))
@@ -190,14 +190,17 @@ class StackTrainer:
                 aux_bytes=len(used) * aux_bytes,
             ),
         )
-        return Outcome(contribution, rows, retained)
+        return Outcome(contribution, rows)
 
-    def _retained(self, rows: Sequence[ClientRow]) -> list[Retained]:
-        kept: list[KeptState | None] = [None] * len(rows)
-        if self._recipe.keep_state:
-            kept = self._optimizer.end_clients([row.losses.num_steps for row in rows])
+    def _with_states(self, rows: list[ClientRow]) -> list[ClientRow]:
+        """Return the rows with what the optimizer keeps of those clients that are not dropped."""
+        if not self._recipe.keep_state:
+            return rows
+        kept = self._optimizer.end_clients([row.losses.num_steps for row in rows])
         return [
-            Dropped() if row.dropped else state or Nothing()
+            row
+            if isinstance(row.retained, Dropped)
+            else row._replace(retained=Kept(state) if state else Nothing())
             for row, state in zip(rows, kept, strict=True)
         ]
 

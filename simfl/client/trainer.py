@@ -25,7 +25,7 @@ from simfl.client.updates import (
 )
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
-from simfl.messages import NOT_FINITE, Broadcast, Contribution, Dropped, Nothing
+from simfl.messages import NOT_FINITE, Broadcast, Contribution, Dropped, Kept, Nothing
 from simfl.models import Model
 from simfl.optimizer import KeptState, Optimizer
 from simfl.seeding import derive_seed, global_generators, torch_state
@@ -95,8 +95,7 @@ class ClientTrainer:
         num_examples = len(self._dataset.train_rows(client))
         row = ClientRow(client, num_examples, losses, delta_norm=norm)
         if not is_finite(delta, norm, aux):
-            row = refuse_or_drop(row, self._recipe, round=broadcast.round)
-            return Outcome(None, [row], [Dropped()])
+            return Outcome(None, [refuse_or_drop(row, self._recipe, round=broadcast.round)])
         weight = self._recipe.weigh(row)
         total = self._recipe.aggregator.lift(delta, weight)
         kept = self._optimizer.end_client() if self._recipe.keep_state else None
@@ -105,7 +104,8 @@ class ClientTrainer:
             delta_bytes=count_sent_bytes([delta]),
             aux_bytes=count_sent_bytes(aux_values(aux)),
         )
-        return Outcome(Contribution(total, weight, aux, sums), [row], [kept or Nothing()])
+        row = row._replace(retained=Kept(kept) if kept else Nothing())
+        return Outcome(Contribution(total, weight, aux, sums), [row])
 
     def _run_steps(self, client: int, round: int) -> StepLosses:
         """Train; return the losses of the steps."""
@@ -129,7 +129,7 @@ class ClientTrainer:
         what = f"{type(error).__name__}: {error}"
         if self._recipe.on_failure == "drop":
             num_examples = len(self._dataset.train_rows(client))
-            return Outcome(None, [ClientRow(client, num_examples, dropped=what)], [Dropped()])
+            return Outcome(None, [ClientRow(client, num_examples, retained=Dropped(what))])
         raise ClientError(
             f"client {client} failed in round {round}: {what}",
             client=client,
@@ -145,7 +145,7 @@ def refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> Clien
         NonFiniteUpdateError: if the scenario says to raise.
     """
     if recipe.on_nonfinite == "drop":
-        return row._replace(dropped=NOT_FINITE)
+        return row._replace(retained=Dropped(NOT_FINITE))
     raise NonFiniteUpdateError(
         f"client {row.client} sent an update with NaN or infinite values in round {round}; "
         "lower client.optimizer.lrate, clip its gradients, or set client.on_nonfinite: drop"

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simfl.messages import ClientReports, Contribution, Retained
+from simfl.messages import ClientReports, Contribution, Dropped, Nothing, Retained
 from simfl.models.model import MetricSums
+from simfl.optimizer import KeptState
 from simfl.vector import Vector
 from simfl.vector import is_finite as finite
 
@@ -38,14 +39,14 @@ class StepLosses(NamedTuple):
 
 
 class ClientRow(NamedTuple):
-    """One client's row of ``ClientReports``."""
+    """One client's row of ``ClientReports``, and what becomes of its state."""
 
     client: int
     num_examples: int
     losses: StepLosses = StepLosses()
     delta_norm: float = math.nan
     seconds: float = 0.0
-    dropped: str | None = None
+    retained: Retained[KeptState] = Nothing()
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,6 @@ class Outcome:
     contribution: Contribution | None
     """What they add to the round, merged; None: nothing."""
     rows: list[ClientRow]
-    states: list[Retained]
-    """What each client's optimizer keeps."""
 
 
 class SpareMemory:
@@ -87,7 +86,6 @@ def join_outcomes(
     return Outcome(
         reduce(merge, contributions) if contributions else None,
         [row for one in outcomes for row in one.rows],
-        [state for one in outcomes for state in one.states],
     )
 
 
@@ -130,7 +128,9 @@ def to_columns(rows: Sequence[ClientRow]) -> ClientReports:
         last_loss=column([row.losses.last for row in rows]),
         delta_norm=column([row.delta_norm for row in rows]),
         seconds=column([row.seconds for row in rows]),
-        dropped={row.client: row.dropped for row in rows if row.dropped is not None},
+        dropped={
+            row.client: row.retained.reason for row in rows if isinstance(row.retained, Dropped)
+        },
     )
 
 

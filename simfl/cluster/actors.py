@@ -42,6 +42,7 @@ from simfl.errors import SimflError
 from simfl.messages import (
     Broadcast,
     Chunk,
+    ChunkResult,
     EvaluationChunk,
     Partial,
     RoundPlan,
@@ -276,17 +277,21 @@ class ClientActor(_Actor):
     def train_chunk(
         self, chunk: Chunk, broadcast: Parcel, *states: Parcel | StateFile | None
     ) -> Any:
-        """Train a chunk; return its report, its partial, and where states are kept, each state.
+        """Train a chunk; return the parts of its ChunkResult, whose partial and states are Parcels.
 
-        The partial and the states are Parcels.
+        Args:
+            chunk: K clients.
+            broadcast: what they start from.
+            states: [K] what holds each client's state; or none, if no client has kept a state and
+                what they keep now is not requested.
         """
         known = [_open_state(state) for state in states] or [None] * len(chunk.clients)
         with log_client_errors():
             result = self._built.train_chunk(chunk, self._open(broadcast), known)
         log_trained(result.report)
         partial = pack(result.partial, label=chunk.start, lend=self._lent(result.partial))
-        kept = pack_states(result.states, clients=chunk.clients, lend=self._may_borrow)
-        return (result.report, partial, *(kept if states else ()))
+        kept = pack_states(result.states, lend=self._may_borrow) if states else {}
+        return ChunkResult(result.report, partial, kept).split()
 
     def probe(self, chunk: Chunk, broadcast: Parcel) -> DeviceUse | None:
         """Train a chunk of new clients for nothing but what it takes of the GPU's memory."""

@@ -50,9 +50,11 @@ from simfl.messages import (
     Broadcast,
     Chunk,
     ChunkReport,
+    ChunkResult,
     ChunkTrace,
     CohortPart,
     EvaluationChunk,
+    Retained,
     RoundPlan,
     RoundTrace,
     SaveOrder,
@@ -281,28 +283,27 @@ class RayEngine:
         )
         partials: list[Ref] = []
         received: list[Ref] = []
-        retained: dict[int, Ref] = {}
+        retained: dict[int, Retained[Ref]] = {}
         unasked: list[Chunk] = []
         asks = self._keeps_state and (self._kept_last_round or not self._states.is_empty)
         traces: list[ChunkTrace] = []
         by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
         for end in self._train_chunks(scheduler, handle, asks=asks):
-            partial, *states = end.refs
-            partials.append(partial)
-            if states:
-                retained |= end.result.retained(states)
-            elif end.result.keeping:
+            result: ChunkResult[Ref, Ref] = ChunkResult.join(end.result, end.refs)
+            partials.append(result.partial)
+            retained |= result.states
+            if result.report.keeping and not asks:
                 unasked.append(end.chunk)
             label = self._pool.workers[end.worker].label
-            traces.append(ChunkTrace(end.result, label, end.retries))
-            by_group[end.chunk.group].append(end.result)
+            traces.append(ChunkTrace(result.report, label, end.retries))
+            by_group[end.chunk.group].append(result.report)
             if not scheduler.is_done:  # the last one comes with end_round: one call less
-                received.append(self._server.receive(partial))
+                received.append(self._server.receive(result.partial))
         # This gives the same partials again, bit for bit.
         for end in (
             self._train_chunks(self._hand_out(unasked), handle, asks=True) if unasked else ()
         ):
-            retained |= end.result.retained(end.refs[1:])
+            retained |= ChunkResult.join(end.result, end.refs).states
         trained = time.perf_counter()
         report, following = self._server.end_round(plan, handle, partials, received)
         for group, reports in by_group.items():
@@ -352,7 +353,7 @@ class RayEngine:
 
         def start(actor: Any, chunk: Chunk) -> list[Ref]:
             states = [self._state(c) for c in chunk.clients] if asks else []
-            method = actor.train_chunk.options(num_returns=2 + len(states))
+            method = actor.train_chunk.options(num_returns=ChunkResult.num_parts(len(states)))
             refs: list[Ref] = method.remote(chunk, handle.broadcast, *states)
             return refs
 

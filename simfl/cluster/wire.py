@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import ray
 
-from simfl.messages import Broadcast, Retained
+from simfl.messages import Broadcast, Kept, Retained
 from simfl.optimizer import KeptState
 from simfl.vector import Layout, Vector, find_vectors
 
@@ -67,22 +67,22 @@ def pack_broadcast(broadcast: Broadcast, *, lend_aux: bool) -> Parcel:
 
 
 def pack_states(
-    states: Sequence[Retained], *, clients: Sequence[int], lend: bool
-) -> list[Parcel | None]:
-    """Pack what each client's optimizer keeps, for whoever trains it next.
+    states: Mapping[int, Retained[KeptState]], *, lend: bool
+) -> dict[int, Retained[Parcel]]:
+    """Pack what each client's optimizer keeps, for whichever actor trains it next.
 
     Args:
-        states: [K]; whatever is not a state becomes None, since the chunk's report describes it.
-        clients: [K] their ids, which become labels.
+        states: by client id, which becomes the label.
         lend: whether the reader borrows all Vectors.
     """
-    pairs = zip(clients, states, strict=True)
-    return [
-        pack(state, label=client, lend=find_vectors(state) if lend else [])
-        if isinstance(state, KeptState)
-        else None
-        for client, state in pairs
-    ]
+    packed: dict[int, Retained[Parcel]] = {}
+    for client, one in states.items():
+        if isinstance(one, Kept):
+            vectors = find_vectors(one.state) if lend else []
+            packed[client] = Kept(pack(one.state, label=client, lend=vectors))
+        else:
+            packed[client] = one
+    return packed
 
 
 def open_parcel(parcel: Parcel, *, borrow: bool = True) -> Any:

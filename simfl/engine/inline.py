@@ -22,6 +22,7 @@ from simfl.messages import (
     ChunkResult,
     ChunkTrace,
     EvaluationChunk,
+    Partial,
     Retained,
     RoundPlan,
     RoundTrace,
@@ -82,12 +83,12 @@ class InlineEngine:
             for chunk in equal_chunks(plan, part, self._chunk_size or len(plan.clients))
         ]
         reports: list[ChunkReport] = []
-        retained: dict[int, Retained] = {}
+        retained: dict[int, Retained[KeptState]] = {}
         for chunk in chunks:
             result = self._train_chunk(chunk, handle)
             self._server.receive(result.partial)
             reports.append(result.report)
-            retained |= result.report.retained(result.states)
+            retained |= result.states
         trained = time.perf_counter()
         report = self._server.end_round(plan)
         self._states.commit(retained, num_bytes=sum(r.state_bytes for r in reports))
@@ -98,7 +99,7 @@ class InlineEngine:
         trace = RoundTrace(traces, trained - began, time.perf_counter() - trained)
         return Trained(report, trace, following)
 
-    def _train_chunk(self, chunk: Chunk, handle: Snapshot) -> ChunkResult:
+    def _train_chunk(self, chunk: Chunk, handle: Snapshot) -> ChunkResult[Partial, KeptState]:
         held = [self._states.get(client) for client in chunk.clients]
         states = [None if state is None else load_state(state) for state in held]
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from simfl.checkpoint import ShardInfo, StateFile
-from simfl.messages import Dropped, Nothing
+from simfl.messages import Dropped, Kept, Retained
 
 H = TypeVar("H")
 """What holds a state in memory: the value itself, or a reference to it."""
@@ -55,12 +55,11 @@ class StateTable(Generic[H]):
         """Whether no client keeps anything."""
         return not (self._held or self._files)
 
-    def commit(self, retained: Mapping[int, H | Nothing | Dropped], *, num_bytes: int) -> None:
+    def commit(self, retained: Mapping[int, Retained[H]], *, num_bytes: int) -> None:
         """Store the states that a finished round has produced.
 
         Args:
-            retained: by client id. A state replaces the client's previous one, Nothing deletes it,
-                and Dropped leaves it as it is.
+            retained: by client id.
             num_bytes: the total size of these states.
         """
         num_new = 0
@@ -69,8 +68,8 @@ class StateTable(Generic[H]):
                 continue
             self._held.pop(client, None)
             self._files.pop(client, None)
-            if not isinstance(result, Nothing):
-                self._held[client] = result
+            if isinstance(result, Kept):
+                self._held[client] = result.state
                 num_new += 1
         if num_new:
             self._bytes_per_client = max(1, num_bytes // num_new)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from simfl.aggregation import Mean, Median, TreeSum
 from simfl.client import ClientHost, ClientRecipe, LocalWork
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
-from simfl.messages import Broadcast, Chunk, ChunkResult, Dropped
+from simfl.messages import Broadcast, Chunk, ChunkResult, Dropped, Kept, Partial
 from simfl.models import (
     CNN28,
     CNN32,
@@ -47,6 +47,8 @@ from simfl.optimizer import (
     list_optim_regularizers,
 )
 from simfl.vector import Vector
+
+Result: TypeAlias = ChunkResult[Partial, KeptState]
 
 CLOSE: dict[str, float] = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -86,7 +88,7 @@ def train(
     states: Any = None,
     round: int = 1,
     **changes: Any,
-) -> ChunkResult:
+) -> Result:
     """Train a cohort."""
     made = recipe(data, stack=stack, **changes)
     host = ClientHost(made, data)
@@ -97,13 +99,18 @@ def train(
     return host.train_chunk(chunk, broadcast, states or [None] * len(clients))
 
 
-def whole(result: ChunkResult) -> Any:
+def whole(result: Result) -> Any:
     """Return what the chunk of the whole cohort has contributed."""
     (contribution,) = result.partial.nodes.values()
     return contribution
 
 
-def assert_same(stacked: ChunkResult, single: ChunkResult) -> None:
+def kept(result: Result) -> list[Any]:
+    """Return each client's state, None where it has none."""
+    return [one.state if isinstance(one, Kept) else None for one in result.states.values()]
+
+
+def assert_same(stacked: Result, single: Result) -> None:
     one, other = whole(stacked), whole(single)
     assert_close(one.total, other.total)
     assert_close(one.aux, other.aux)
@@ -175,9 +182,9 @@ def test_every_module_is_stacked_over_two_rounds_with_what_clients_keep(module: 
     options: dict[str, Any] = {"optimizer": Optimizer(0.02, modules=[module])}
     options["aux"] = AUX[module[0]](like) if module[0] in AUX else {}
 
-    def two_rounds(stack: int) -> list[ChunkResult]:
+    def two_rounds(stack: int) -> list[Result]:
         first = train(data, stack=stack, **options)
-        known = [s if isinstance(s, KeptState) else None for s in first.states[:4]] + [None]
+        known = [*kept(first)[:4], None]
         clients = (0, 1, 2, 3, 5)
         again = train(data, stack=stack, clients=clients, states=known, round=2, **options)
         return [first, again]
@@ -203,10 +210,8 @@ def test_rates_by_a_clients_own_steps_are_stacked() -> None:
     results = {}
     for stack in (1, 4):
         first = train(data, stack=stack, optimizer=optimizer)
-        assert [state.num_steps for state in first.states] == [6, 6, 6, 2, 2]
-        results[stack] = train(
-            data, stack=stack, optimizer=optimizer, states=list(first.states), round=2
-        )
+        assert [state.num_steps for state in kept(first)] == [6, 6, 6, 2, 2]
+        results[stack] = train(data, stack=stack, optimizer=optimizer, states=kept(first), round=2)
     assert_same(results[4], results[1])
 
 
@@ -423,7 +428,7 @@ def test_an_update_that_is_not_finite_is_dropped_from_its_stack_alone() -> None:
     options["on_nonfinite"] = "drop"
     stacked = train(data, stack=8, **options)
     assert stacked.report.clients.dropped == {1: "not finite"}
-    assert [type(state) for state in stacked.states] == [KeptState, Dropped, *[KeptState] * 3]
+    assert [type(state) for state in stacked.states.values()] == [Kept, Dropped, *[Kept] * 3]
     assert stacked.report.keeping == (0, 2, 3, 4)
     single = train(data, stack=1, **options)
     assert_close(whole(stacked).total, whole(single).total)
@@ -528,7 +533,7 @@ def test_each_client_of_a_stack_decides_for_itself_whether_it_keeps_anything() -
     for stack in (1, 4):
         first = train(data, stack=stack, **options)
         assert first.report.keeping == (0, 1, 2)
-        known = [s if isinstance(s, KeptState) else None for s in first.states[:4]] + [None]
+        known = [*kept(first)[:4], None]
         clients = (0, 1, 2, 3, 5)
         again = train(data, stack=stack, clients=clients, states=known, round=2, **options)
         rounds[stack] = first, again

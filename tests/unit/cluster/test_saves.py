@@ -12,7 +12,7 @@ from simfl.cluster.references import SnapshotRefs
 from simfl.cluster.saves import Saves
 from simfl.engine import StateTable
 from simfl.errors import StatesLostError
-from simfl.messages import SaveOrder
+from simfl.messages import Kept, SaveOrder
 
 
 def begun(error: RayError) -> Saves:
@@ -25,7 +25,7 @@ def begun(error: RayError) -> Saves:
     actor = SimpleNamespace(write_shard=method, write_checkpoint=method)
     server: Any = SimpleNamespace(actor=actor, get=get)
     states = StateTable[Any]("place")
-    states.commit({3: "the state's reference"}, num_bytes=8)
+    states.commit({3: Kept("the state's reference")}, num_bytes=8)
     saves = Saves("place", states, server)
     saves.begin(SaveOrder(2, "hash", {}, 1), SnapshotRefs("broadcast", "optimizer"))
     return saves

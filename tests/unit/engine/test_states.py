@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from simfl.checkpoint import ShardInfo, StateFile
 from simfl.checkpoint.checksums import Checksum
 from simfl.engine import PlannedShard, StateTable
-from simfl.messages import Dropped, Nothing
+from simfl.messages import Dropped, Kept, Nothing
 
 
 def info(plan: PlannedShard[object]) -> ShardInfo:
@@ -23,19 +23,19 @@ def written(table: StateTable[object], label: str) -> None:
 def test_a_state_is_found_where_it_was_last_put() -> None:
     table = StateTable[object]("place")
     assert table.get(3) is None
-    table.commit({3: "first"}, num_bytes=10)
+    table.commit({3: Kept("first")}, num_bytes=10)
     assert table.get(3) == "first"
     written(table, "a")
     assert table.get(3) == StateFile("place", "a-0000", 3)
-    table.commit({3: "second"}, num_bytes=10)
+    table.commit({3: Kept("second")}, num_bytes=10)
     assert table.get(3) == "second"
 
 
 def test_a_state_that_came_while_the_former_was_written_is_not_let_go_of() -> None:
     table = StateTable[object]("place")
-    table.commit({3: "old", 4: "old"}, num_bytes=20)
+    table.commit({3: Kept("old"), 4: Kept("old")}, num_bytes=20)
     (plan,) = table.plan_shards("a")
-    table.commit({3: "new"}, num_bytes=10)
+    table.commit({3: Kept("new")}, num_bytes=10)
     table.written(plan, info(plan))
     assert table.get(3) == "new"
     assert table.get(4) == StateFile("place", "a-0000", 4)
@@ -44,12 +44,19 @@ def test_a_state_that_came_while_the_former_was_written_is_not_let_go_of() -> No
 def test_who_keeps_nothing_has_no_state_any_more_and_who_was_dropped_has_the_former() -> None:
     """In memory and in a shard, and after what was being written then has been."""
     table = StateTable[object]("place")
-    table.commit({1: "x", 2: "x"}, num_bytes=2)
+    table.commit({1: Kept("x"), 2: Kept("x")}, num_bytes=2)
     written(table, "a")
-    table.commit({3: "y", 4: "y"}, num_bytes=2)
+    table.commit({3: Kept("y"), 4: Kept("y")}, num_bytes=2)
     (plan,) = table.plan_shards("b")
     table.commit(
-        {1: Nothing(), 2: Dropped(), 3: Nothing(), 4: Dropped(), 5: Nothing(), 6: Dropped()},
+        {
+            1: Nothing(),
+            2: Dropped("why"),
+            3: Nothing(),
+            4: Dropped("why"),
+            5: Nothing(),
+            6: Dropped("why"),
+        },
         num_bytes=0,
     )
     table.written(plan, info(plan))
@@ -63,7 +70,7 @@ def test_who_keeps_nothing_has_no_state_any_more_and_who_was_dropped_has_the_for
 def test_only_what_is_in_memory_is_written_and_shards_are_bounded() -> None:
     """32 MiB a client: two to a shard of 64 MiB."""
     table = StateTable[object]("place")
-    table.commit(dict.fromkeys(range(5), "x"), num_bytes=5 * (32 << 20))
+    table.commit(dict.fromkeys(range(5), Kept("x")), num_bytes=5 * (32 << 20))
     assert [sorted(p.holders) for p in table.plan_shards("a")] == [[0, 1], [2, 3], [4]]
     assert table.held_bytes == 5 * (32 << 20)
     written(table, "a")
@@ -73,22 +80,22 @@ def test_only_what_is_in_memory_is_written_and_shards_are_bounded() -> None:
 def test_a_shard_that_nobodys_state_is_in_any_more_is_forgotten() -> None:
     table = StateTable[object]("place")
     for label in ("a", "b"):
-        table.commit({1: label}, num_bytes=1)
+        table.commit({1: Kept(label)}, num_bytes=1)
         written(table, label)
     assert [shard.name for shard in table.shards] == ["b-0000"]
 
 
 def test_a_checkpoint_names_the_shards_that_are_being_written() -> None:
     table = StateTable[object]("place")
-    table.commit({1: "x"}, num_bytes=1)
+    table.commit({1: Kept("x")}, num_bytes=1)
     written(table, "a")
-    table.commit({2: "y"}, num_bytes=1)
+    table.commit({2: Kept("y")}, num_bytes=1)
     assert table.shards_with(table.plan_shards("b")) == {1: "a-0000", 2: "b-0000"}
 
 
 def test_going_back_forgets_the_states_of_rounds_that_will_be_replayed() -> None:
     table = StateTable[object]("place")
-    table.commit({1: "late", 2: "late"}, num_bytes=2)
+    table.commit({1: Kept("late"), 2: Kept("late")}, num_bytes=2)
     table.restore({1: "old-0000"}, [ShardInfo("old-0000", Checksum("0" * 64, 1), (1,))])
     assert table.get(1) == StateFile("place", "old-0000", 1)
     assert table.get(2) is None
@@ -98,13 +105,13 @@ def test_going_back_forgets_the_states_of_rounds_that_will_be_replayed() -> None
 def test_what_is_left_of_a_sparse_shard_is_written_with_the_rest() -> None:
     """Of a shard of five, two are left after three have come anew: less than half."""
     table = StateTable[object]("place")
-    table.commit(dict.fromkeys(range(5), "old"), num_bytes=5)
+    table.commit(dict.fromkeys(range(5), Kept("old")), num_bytes=5)
     written(table, "a")
-    table.commit({0: "new", 1: "new"}, num_bytes=2)
+    table.commit({0: Kept("new"), 1: Kept("new")}, num_bytes=2)
     (plan,) = table.plan_shards("b")
     assert plan.holders == {0: "new", 1: "new"}
     table.written(plan, info(plan))
-    table.commit({2: "new"}, num_bytes=1)
+    table.commit({2: Kept("new")}, num_bytes=1)
     (plan,) = table.plan_shards("c")
     moved = {client: StateFile("place", "a-0000", client) for client in (3, 4)}
     assert plan.holders == {2: "new", **moved}
@@ -122,9 +129,9 @@ def test_nothing_is_moved_where_nothing_is_to_be_written() -> None:
 def test_a_state_that_came_while_the_former_was_moved_is_the_present_one() -> None:
     table = StateTable[object]("place")
     table.restore({1: "old-0000"}, [ShardInfo("old-0000", Checksum("0" * 64, 1), (1, 2, 3))])
-    table.commit({9: "x"}, num_bytes=1)
+    table.commit({9: Kept("x")}, num_bytes=1)
     (plan,) = table.plan_shards("a")
-    table.commit({1: "new"}, num_bytes=1)
+    table.commit({1: Kept("new")}, num_bytes=1)
     table.written(plan, info(plan))
     assert table.get(1) == "new"
 
@@ -175,7 +182,9 @@ def test_the_present_state_is_always_there_and_disk_use_is_bounded(
             assert (None if holder is None else disk.value(holder)) == present.get(client)
         new: dict[int, object] = {client: (client, round) for client in cohort}
         present |= new
-        disk.table.commit(new, num_bytes=len(new) * (16 << 20))
+        disk.table.commit(
+            {c: Kept(state) for c, state in new.items()}, num_bytes=len(new) * (16 << 20)
+        )
         if is_late:
             notice(disk, planned)
         assert sum(map(len, disk.files.values())) <= 3 * 12
