@@ -6,11 +6,9 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.panels import Panel, dashboard, graph
 from dashboards.queries import NODE, RUN, SERVER, busy_actors, run_variable, session_variable
-from simfl.cluster import metrics
+from simfl.cluster.telemetry import Metric
 
-__all__ = ["actors"]
-
-_SLOWEST = RUN.now(metrics.SLOWEST_CLIENT, by="actor")
+_SLOWEST = RUN.now(Metric.SLOWEST_CLIENT_SECONDS, by="actor")
 
 
 def actors() -> Dashboard:
@@ -35,7 +33,7 @@ def _work() -> list[Panel]:
             "Busy",
             "percentunit",
             (busy_actors(RUN), "{{actor}}"),
-            (RUN.rate(metrics.BUSY_SECONDS, SERVER, by="run, actor"), "{{actor}}"),
+            (RUN.rate(Metric.BUSY_SECONDS, SERVER, by="run, actor"), "{{actor}}"),
             top=1,
             width=12,
             help="Share of the time an actor trains clients, or the server takes its step. Actors "
@@ -44,7 +42,7 @@ def _work() -> list[Panel]:
         graph(
             "Clients trained",
             "none",
-            (f"{RUN.rate(metrics.TRAINED_CLIENTS, by='actor')} > 0", "{{actor}}, clients/s"),
+            (f"{RUN.rate(Metric.TRAINED_CLIENTS, by='actor')} > 0", "{{actor}}, clients/s"),
             width=12,
         ),
         graph(

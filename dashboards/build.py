@@ -14,8 +14,6 @@ from dashboards.fleet import fleet
 from dashboards.one_run import one_run
 from dashboards.panels import finish
 
-__all__ = ["FOLDER", "main"]
-
 FOLDER = Path(__file__).parent / "grafana"
 
 

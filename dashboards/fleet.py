@@ -6,9 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.panels import Panel, dashboard, graph, number, run_table, variable
 from dashboards.queries import RUNS, busy_share
-from simfl.cluster import metrics
-
-__all__ = ["fleet"]
+from simfl.cluster.telemetry import Metric
 
 _MEASURE = 'metric="$metric"'
 _LOST = 'outcome!="finished"'
@@ -21,34 +19,38 @@ def fleet() -> Dashboard:
         "simfl: all runs",
         "Runs of chosen scenarios side by side.",
         variables=[
-            variable("scenario", f"label_values({metrics.ROUND.series}, scenario)", multi=True),
-            variable("metric", f"label_values({metrics.MEASURE.series}, metric)", label="measure"),
+            variable("scenario", f"label_values({Metric.ROUND.series}, scenario)", multi=True),
+            variable("metric", f"label_values({Metric.MEASURE.series}, metric)", label="measure"),
         ],
         rows={"Now": _now(), "Side by side": _side_by_side()},
     )
 
 
 def _now() -> list[Panel]:
-    lost = RUNS.total(metrics.CLIENTS, _LOST)
+    lost = RUNS.total(Metric.CLIENTS, _LOST)
     return [
-        number("Runs", "none", (f"count({RUNS.now(metrics.ROUND)}) or vector(0)", ""), width=6),
-        number("Client actors", "none", (f"sum({RUNS.now(metrics.CLIENT_ACTORS)})", ""), width=6),
-        number("Client steps/s", "none", (f"sum({RUNS.rate(metrics.STEPS)})", ""), width=6),
+        number("Runs", "none", (f"count({RUNS.now(Metric.ROUND)}) or vector(0)", ""), width=6),
+        number("Client actors", "none", (f"sum({RUNS.now(Metric.CLIENT_ACTORS)})", ""), width=6),
+        number("Client steps/s", "none", (f"sum({RUNS.rate(Metric.STEPS)})", ""), width=6),
         number(
             "Clients lost",
             "none",
-            (RUNS.total_or_0(metrics.CLIENTS, _LOST), ""),
+            (RUNS.total_or_0(Metric.CLIENTS, _LOST), ""),
             width=6,
         ),
         run_table(
             "Runs",
             [
-                ("Round", "none", RUNS.last(metrics.ROUND)),
-                ("of", "none", RUNS.last(metrics.PLANNED_ROUNDS)),
-                ("Measure", "none", RUNS.last(metrics.MEASURE, _MEASURE)),
-                ("Rounds/s", "none", RUNS.rate(metrics.ROUNDS)),
-                ("Since the last round", "s", f"time() - {RUNS.last(metrics.ROUND_TIME)}"),
-                ("Clients lost", "none", f"{lost} or 0 * {RUNS.last(metrics.ROUND)}"),
+                ("Round", "none", RUNS.last(Metric.ROUND)),
+                ("of", "none", RUNS.last(Metric.PLANNED_ROUNDS)),
+                ("Measure", "none", RUNS.last(Metric.MEASURE, _MEASURE)),
+                ("Rounds/s", "none", RUNS.rate(Metric.ROUNDS)),
+                (
+                    "Since the last round",
+                    "s",
+                    f"time() - {RUNS.last(Metric.ROUND_TIMESTAMP_SECONDS)}",
+                ),
+                ("Clients lost", "none", f"{lost} or 0 * {RUNS.last(Metric.ROUND)}"),
             ],
             link="/d/simfl-run?var-run=${__value.text}&${__url_time_range}",
             help="Of the time range above. A click on a run leads to its own dashboard.",
@@ -58,15 +60,15 @@ def _now() -> list[Panel]:
 
 def _side_by_side() -> list[Panel]:
     return [
-        graph("$metric", "none", (RUNS.now(metrics.MEASURE, _MEASURE), "{{run}}"), width=12),
+        graph("$metric", "none", (RUNS.now(Metric.MEASURE, _MEASURE), "{{run}}"), width=12),
         graph(
             "Done",
             "percentunit",
-            (f"{RUNS.now(metrics.ROUND)} / {RUNS.now(metrics.PLANNED_ROUNDS)}", "{{run}}"),
+            (f"{RUNS.now(Metric.ROUND)} / {RUNS.now(Metric.PLANNED_ROUNDS)}", "{{run}}"),
             width=12,
             top=1,
         ),
-        graph("Rounds/s", "none", (RUNS.rate(metrics.ROUNDS), "{{run}}"), width=12),
+        graph("Rounds/s", "none", (RUNS.rate(Metric.ROUNDS), "{{run}}"), width=12),
         graph(
             "Busy client actors",
             "percentunit",

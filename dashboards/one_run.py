@@ -7,9 +7,7 @@ from grafana_foundation_sdk.models.common import BigValueTextMode, StackingMode
 
 from dashboards.panels import Panel, dashboard, graph, number
 from dashboards.queries import NODE, RUN, SERVER, busy_share, run_variable, session_variable
-from simfl.cluster import metrics
-
-__all__ = ["one_run"]
+from simfl.cluster.telemetry import Metric
 
 _LOSSES, _SCORES = 'metric=~".*loss.*"', 'metric!~".*loss.*"'
 
@@ -31,31 +29,31 @@ def one_run() -> Dashboard:
 
 
 def _progress() -> list[Panel]:
-    left = f"{RUN.last(metrics.PLANNED_ROUNDS)} - {RUN.last(metrics.ROUND)}"
+    left = f"{RUN.last(Metric.PLANNED_ROUNDS)} - {RUN.last(Metric.ROUND)}"
     return [
         number(
             "Round",
             "none",
-            (RUN.last(metrics.ROUND), "done"),
-            (RUN.last(metrics.PLANNED_ROUNDS), "planned"),
+            (RUN.last(Metric.ROUND), "done"),
+            (RUN.last(Metric.PLANNED_ROUNDS), "planned"),
             named=BigValueTextMode.VALUE_AND_NAME,
         ),
         number(
             "Time left",
             "s",
-            (f"({left}) / ({RUN.rate(metrics.ROUNDS)} > 0)", ""),
+            (f"({left}) / ({RUN.rate(Metric.ROUNDS)} > 0)", ""),
             help="At the present pace.",
         ),
         number(
             "Since the last round",
             "s",
-            (f"time() - {RUN.last(metrics.ROUND_TIME)}", ""),
+            (f"time() - {RUN.last(Metric.ROUND_TIMESTAMP_SECONDS)}", ""),
             help="Much more than a round takes: the run has ended, or stands still.",
         ),
         number(
             "Last measured",
             "none",
-            (RUN.last(metrics.MEASURE, by="metric"), "{{metric}}"),
+            (RUN.last(Metric.MEASURE, by="metric"), "{{metric}}"),
             width=6,
             decimals=4,
             named=BigValueTextMode.VALUE_AND_NAME,
@@ -63,7 +61,7 @@ def _progress() -> list[Panel]:
         number(
             "Folder",
             "none",
-            (RUN.last(metrics.RUN_INFO, by="folder, dashboard"), "{{folder}}"),
+            (RUN.last(Metric.RUN_INFO, by="folder, dashboard"), "{{folder}}"),
             width=6,
             named=BigValueTextMode.NAME,
             help="On the driver's machine. A click leads to the folder or to Ray's dashboard.",
@@ -77,16 +75,16 @@ def _progress() -> list[Panel]:
 
 def _learning() -> list[Panel]:
     return [
-        graph("Loss", "none", (RUN.now(metrics.MEASURE, _LOSSES, by="metric"), "{{metric}}")),
+        graph("Loss", "none", (RUN.now(Metric.MEASURE, _LOSSES, by="metric"), "{{metric}}")),
         graph(
             "Accuracy and the like",
             "none",
-            (RUN.now(metrics.MEASURE, _SCORES, by="metric"), "{{metric}}"),
+            (RUN.now(Metric.MEASURE, _SCORES, by="metric"), "{{metric}}"),
         ),
         graph(
             "Norm of the mean delta",
             "none",
-            (RUN.now(metrics.DELTA_NORM), "delta"),
+            (RUN.now(Metric.DELTA_NORM), "delta"),
             help="Start weights minus end weights, averaged over the cohort.",
         ),
     ]
@@ -94,17 +92,17 @@ def _learning() -> list[Panel]:
 
 def _speed() -> list[Panel]:
     return [
-        graph("Rounds", "none", (RUN.rate(metrics.ROUNDS), "rounds/s")),
+        graph("Rounds", "none", (RUN.rate(Metric.ROUNDS), "rounds/s")),
         graph(
             "Training",
             "none",
-            (RUN.rate(metrics.EXAMPLES), "examples/s"),
-            (RUN.rate(metrics.STEPS), "client steps/s"),
+            (RUN.rate(Metric.EXAMPLES), "examples/s"),
+            (RUN.rate(Metric.STEPS), "client steps/s"),
         ),
         graph(
             "Where the time goes",
             "percentunit",
-            (RUN.rate(metrics.PHASE_SECONDS, by="phase"), "{{phase}}"),
+            (RUN.rate(Metric.PHASE_SECONDS, by="phase"), "{{phase}}"),
             stacked=StackingMode.NORMAL,
             help="Of the driver's time. Broadcasting is in 'aggregate' (the server puts the "
             "weights out) and in 'train' (the actors take them in).",
@@ -114,7 +112,7 @@ def _speed() -> list[Panel]:
             "percentunit",
             (busy_share(RUN), "client actors"),
             (f"1 - {busy_share(RUN)}", "client actors, idle"),
-            (RUN.rate(metrics.BUSY_SECONDS, SERVER), "server"),
+            (RUN.rate(Metric.BUSY_SECONDS, SERVER), "server"),
             top=1,
             help="Share of their time. Idle client actors wait for the slowest of them, for "
             "the server's step or for the evaluation.",
@@ -122,8 +120,8 @@ def _speed() -> list[Panel]:
         graph(
             "Bytes of a real federation",
             "binBps",
-            (RUN.rate(metrics.BYTES, by="direction"), "{{direction}}"),
-            (RUN.rate(metrics.AUX_BYTES), "auxiliary variables"),
+            (RUN.rate(Metric.BYTES, by="direction"), "{{direction}}"),
+            (RUN.rate(Metric.AUX_BYTES), "auxiliary variables"),
             help="Weights to each client and deltas back; auxiliary variables are in both.",
         ),
         graph(
@@ -140,9 +138,9 @@ def _losses() -> list[Panel]:
         number(
             "Clients lost",
             "none",
-            (RUN.total_or_0(metrics.CLIENTS, 'outcome="failed"'), "failed"),
-            (RUN.total_or_0(metrics.CLIENTS, 'outcome="dropped"'), "dropped"),
-            (RUN.total_or_0(metrics.RETRIED_CLIENTS), "trained again"),
+            (RUN.total_or_0(Metric.CLIENTS, 'outcome="failed"'), "failed"),
+            (RUN.total_or_0(Metric.CLIENTS, 'outcome="dropped"'), "dropped"),
+            (RUN.total_or_0(Metric.RETRIED_CLIENTS), "trained again"),
             width=8,
             named=BigValueTextMode.VALUE_AND_NAME,
             help="Failed: their own code. Dropped: an update that is not finite. Trained "
@@ -151,20 +149,20 @@ def _losses() -> list[Panel]:
         number(
             "Age of the last checkpoint",
             "s",
-            (f"time() - {RUN.last(metrics.CHECKPOINT_TIME)}", ""),
+            (f"time() - {RUN.last(Metric.CHECKPOINT_TIMESTAMP_SECONDS)}", ""),
             help="What a run that is stopped now would have to do again.",
         ),
         number(
             "Clients",
             "none",
-            (RUN.last(metrics.COHORT), "a round"),
-            (RUN.last(metrics.POPULATION), "in all"),
+            (RUN.last(Metric.COHORT), "a round"),
+            (RUN.last(Metric.POPULATION), "in all"),
             named=BigValueTextMode.VALUE_AND_NAME,
         ),
         graph(
             "Clients by outcome",
             "none",
-            (RUN.rate(metrics.CLIENTS, by="outcome"), "{{outcome}}/s"),
-            (f"{RUN.rate(metrics.RETRIED_CLIENTS)} or vector(0)", "trained again/s"),
+            (RUN.rate(Metric.CLIENTS, by="outcome"), "{{outcome}}/s"),
+            (f"{RUN.rate(Metric.RETRIED_CLIENTS)} or vector(0)", "trained again/s"),
         ),
     ]

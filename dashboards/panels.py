@@ -33,8 +33,6 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-__all__ = ["Panel", "Query", "dashboard", "finish", "graph", "number", "run_table", "variable"]
-
 Query: TypeAlias = tuple[str, str]
 """PromQL, and the legend of its series."""
 

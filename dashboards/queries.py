@@ -7,23 +7,7 @@ from dataclasses import dataclass
 from grafana_foundation_sdk.builders.dashboard import QueryVariable
 
 from dashboards.panels import variable
-from simfl.cluster import metrics
-from simfl.cluster.metrics import Metric
-
-__all__ = [
-    "CLIENT",
-    "NEEDS_GPU",
-    "NODE",
-    "RUN",
-    "RUNS",
-    "SERVER",
-    "RayNode",
-    "Selection",
-    "busy_actors",
-    "busy_share",
-    "run_variable",
-    "session_variable",
-]
+from simfl.cluster.telemetry import Metric
 
 CLIENT = 'role="client"'
 """Matches the actors that train clients."""
@@ -97,22 +81,22 @@ def busy_share(runs: Selection) -> str:
     Not the mean over actors: the counter of one that has gone stands still as long as the run goes
     on, for Ray cannot forget a counter.
     """
-    busy = runs.rate(metrics.BUSY_SECONDS, CLIENT)
-    return f"{busy} / ({busy} + {runs.rate(metrics.IDLE_SECONDS)})"
+    busy = runs.rate(Metric.BUSY_SECONDS, CLIENT)
+    return f"{busy} / ({busy} + {runs.rate(Metric.IDLE_SECONDS)})"
 
 
 def busy_actors(runs: Selection) -> str:
     """Return which share of its time each client actor is busy that has trained anybody lately."""
-    busy = runs.rate(metrics.BUSY_SECONDS, CLIENT, by="run, actor")
-    return f"{busy} and on (run, actor) {runs.recent(metrics.SLOWEST_CLIENT)}"
+    busy = runs.rate(Metric.BUSY_SECONDS, CLIENT, by="run, actor")
+    return f"{busy} and on (run, actor) {runs.recent(Metric.SLOWEST_CLIENT_SECONDS)}"
 
 
 def run_variable() -> QueryVariable:
     """Return the choice of a run."""
-    return variable("run", f"label_values({metrics.ROUND.series}, run)")
+    return variable("run", f"label_values({Metric.ROUND.series}, run)")
 
 
 def session_variable() -> QueryVariable:
     """Return the Ray session that the run is in: its nodes' series are told apart by it."""
-    sessions = f"label_values({metrics.ROUND.series}{{{RUN.labels}}}, SessionName)"
+    sessions = f"label_values({Metric.ROUND.series}{{{RUN.labels}}}, SessionName)"
     return variable("session", sessions, label="Ray session")

@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from simfl.checkpoint import Found, Lease
-from simfl.cluster.observer import RayMetrics
 from simfl.cluster.shared import SharedData
+from simfl.cluster.telemetry import RayMetrics
 from simfl.engine import Engine, require_profiler
 from simfl.errors import InputError, printable
 from simfl.observers import (
@@ -378,7 +378,7 @@ def _observers(
         observer.prepare()
         observers[f"output.observers[{index}] {named.name!r}"] = observer
     if backend == "ray":
-        observers["metrics for Prometheus"] = RayMetrics(tell=_tell)
+        observers["metrics for Prometheus"] = RayMetrics(notify=_tell)
     if progress:
         observers[PROGRESS] = make_progress(RunConsole())
     return [

@@ -23,7 +23,7 @@ import yaml
 from watching import ROOT, Cluster, Prometheus, cluster_with_dashboard, prometheus
 
 from dashboards.queries import NEEDS_GPU
-from simfl.cluster.metrics import METRICS
+from simfl.cluster.telemetry import Metric
 
 pytestmark = pytest.mark.ray
 
@@ -236,7 +236,7 @@ def test_every_panel_shows_something_of_a_run(
 
 def test_no_metric_is_left_out_of_the_dashboards() -> None:
     shown = {name for _, expression in expressions() for name in re.findall(r"ray_\w+", expression)}
-    assert {metric.series for metric in METRICS} <= shown
+    assert {metric.series for metric in Metric} <= shown
 
 
 def test_rays_dashboard_knows_the_actors_by_name_and_what_they_did(

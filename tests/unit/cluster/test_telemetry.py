@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from simfl.cluster import observer as module
-from simfl.cluster.exporter import Exporter
-from simfl.cluster.metrics import DELTA_NORM, MEASURE, METRICS, RUN_TAGS, Metric
-from simfl.cluster.observer import RayMetrics
+from simfl.cluster import telemetry
+from simfl.cluster.telemetry import RUN_TAGS, Exporter, Metric, RayMetrics
 from simfl.messages import NOT_FINITE
 from tests.unit.observers.client_tables import info, table
 
@@ -46,16 +43,19 @@ class Exported:
         self.tags = dict(tags)
         self.values: dict[str, float] = defaultdict(float)
 
-    def set(self, gauge: Metric, value: float, **tags: str) -> None:
+    def set(self, gauge: Metric, value: float | None, **tags: str) -> None:
         assert gauge.kind == "gauge"
-        self.values[self._key(gauge, tags)] = value
+        key = self._key(gauge, tags)
+        self.values.pop(key, None)
+        if value is not None:
+            self.values[key] = value
 
     def add(self, counter: Metric, value: float, **tags: str) -> None:
         assert counter.kind == "counter"
         self.values[self._key(counter, tags)] += value
 
     def forget(self, gauge: Metric, **tags: str) -> None:
-        name = " ".join([gauge.name, *tags.values()])
+        name = " ".join([gauge.ray_name, *tags.values()])
         for key in [key for key in self.values if f"{key} ".startswith(f"{name} ")]:
             del self.values[key]
 
@@ -64,7 +64,7 @@ class Exported:
 
     def _key(self, metric: Metric, tags: dict[str, str]) -> str:
         assert tuple(tags) == metric.tags
-        return " ".join([metric.name, *tags.values()])
+        return " ".join([metric.ray_name, *tags.values()])
 
 
 @pytest.fixture
@@ -76,14 +76,14 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Exported]:
         made.append(Exported(tags))
         return made[-1]
 
-    monkeypatch.setattr(module, "Exporter", make)
-    monkeypatch.setattr(module, "_missing_agent", lambda: None)
+    monkeypatch.setattr(telemetry, "Exporter", make)
+    monkeypatch.setattr(telemetry, "_missing_agent", lambda: None)
     return made
 
 
 def told(made: list[Exported], **changes: Any) -> dict[str, float]:
     """Return what is exported of one round of a run."""
-    observer = RayMetrics(tell=pytest.fail)
+    observer = RayMetrics(notify=pytest.fail)
     observer.on_run_start(info(Path("runs/a"), done=3))
     columns = {
         "actor": np.array([0, 1, 1, 1]),
@@ -139,7 +139,7 @@ def test_what_was_measured_and_the_phases_keep_the_names_of_metrics_jsonl(
 
 
 def test_what_has_no_value_shows_no_former_one(made: list[Exported]) -> None:
-    observer = RayMetrics(tell=pytest.fail)
+    observer = RayMetrics(notify=pytest.fail)
     observer.on_run_start(info(Path("runs/a")))
     observer.on_round(RECORD, table(1, [5]))
     observer.on_round(RECORD | {"accuracy": None, "delta_norm": None}, table(2, [5]))
@@ -150,15 +150,19 @@ def test_what_has_no_value_shows_no_former_one(made: list[Exported]) -> None:
 def test_the_exporter_forgets_the_series_with_the_tags() -> None:
     exporter = object.__new__(Exporter)
     first, second = (("metric", "loss"),), (("metric", "recall"),)
-    exporter._values = {(MEASURE, first): 1.0, (MEASURE, second): 2.0, (DELTA_NORM, ()): 3.0}
-    exporter.forget(MEASURE, metric="recall")
+    exporter._values = {
+        (Metric.MEASURE, first): 1.0,
+        (Metric.MEASURE, second): 2.0,
+        (Metric.DELTA_NORM, ()): 3.0,
+    }
+    exporter.forget(Metric.MEASURE, metric="recall")
     assert list(exporter._values.values()) == [1.0, 3.0]
-    exporter.forget(MEASURE)
+    exporter.forget(Metric.MEASURE)
     assert list(exporter._values.values()) == [3.0]
 
 
 def test_a_resumed_run_begins_at_the_round_it_goes_on_from(made: list[Exported]) -> None:
-    RayMetrics(tell=pytest.fail).on_run_start(info(Path("runs/a"), done=3))
+    RayMetrics(notify=pytest.fail).on_run_start(info(Path("runs/a"), done=3))
     assert made[0].values["simfl_round"] == 3
     assert made[0].values["simfl_planned_rounds"] == 9
 
@@ -166,7 +170,7 @@ def test_a_resumed_run_begins_at_the_round_it_goes_on_from(made: list[Exported])
 def test_an_actor_without_clients_in_the_last_round_has_no_slowest_one(
     made: list[Exported],
 ) -> None:
-    observer = RayMetrics(tell=pytest.fail)
+    observer = RayMetrics(notify=pytest.fail)
     observer.on_run_start(info(Path("runs/a")))
     observer.on_round(RECORD, table(1, [5], actors=("client-0",)))
     observer.on_round(RECORD, table(2, [5], actors=("client-1",)))
@@ -177,9 +181,9 @@ def test_an_actor_without_clients_in_the_last_round_has_no_slowest_one(
 def test_without_rays_metrics_agent_a_line_says_so_and_nothing_is_exported(
     made: list[Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_missing_agent", lambda: "Ray's metrics are switched off")
+    monkeypatch.setattr(telemetry, "_missing_agent", lambda: "Ray's metrics are switched off")
     lines: list[str] = []
-    observer = RayMetrics(tell=lines.append)
+    observer = RayMetrics(notify=lines.append)
     observer.on_run_start(info(Path("runs/a")))
     observer.on_round(RECORD, table(4, [5]))
     observer.flush()
@@ -191,13 +195,13 @@ def test_without_rays_metrics_agent_a_line_says_so_and_nothing_is_exported(
 
 
 def test_every_metric_has_a_name_of_its_own_a_unit_and_a_help_and_no_tag_by_client() -> None:
-    assert len({metric.series for metric in METRICS}) == len(METRICS) > 15
-    for metric in METRICS:
-        assert metric.name.startswith("simfl_")
+    assert len({metric.series for metric in Metric}) == len(Metric) > 15
+    for metric in Metric:
+        assert metric.ray_name.startswith("simfl_")
         assert metric.unit
         assert metric.help
         assert not {"client", "round", *RUN_TAGS} & set(metric.tags)
-        assert replace(metric, name="x").series in ("ray_x", "ray_x_total")
+        assert metric.series in (f"ray_{metric.ray_name}", f"ray_{metric.ray_name}_total")
 
 
 def test_the_documentation_has_every_metric_as_it_is_defined() -> None:
@@ -206,7 +210,7 @@ def test_the_documentation_has_every_metric_as_it_is_defined() -> None:
         line for line in page.read_text().splitlines() if line.startswith("| `ray_simfl_")
     ]
     defined = []
-    for metric in METRICS:
+    for metric in Metric:
         tags = ", ".join(f"`{tag}`" for tag in metric.tags)
         defined.append(f"| `{metric.series}` | {metric.unit} | {tags} | {metric.help} |")
     assert documented == defined
