@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from simfl.component import Share
+from simfl.component import Fraction
 from simfl.optimizer import Context, OptiModule, State
 from simfl.vector import Vector
 
@@ -36,7 +36,7 @@ class NormScaling(OptiModule):
 
     name: ClassVar[str] = "norm-scaling"
 
-    strength: Share = 0.5
+    strength: Fraction = 0.5
     """How far the norms are evened out."""
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:

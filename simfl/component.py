@@ -1,31 +1,29 @@
-"""Components: the frozen dataclasses of which a scenario is made.
+"""Components: the frozen dataclasses of which a scenario is made, and their registries.
 
 A component has a name, and its fields are its config. A component root (``OptiModule``, ``Source``,
-``Partition``...) has a registry, and a class that names itself registers itself::
+``Partition``...) has a registry, in which a class with a name is registered when it is defined::
 
     @dataclass(frozen=True)
     class Momentum(OptiModule):
         name: ClassVar[str] = "momentum"
-        beta: Share = 0.9
+        beta: Fraction = 0.9
 
-Types and bounds are annotations in the vocabulary of ``annotated-types``; they are checked when a
-component is built, they make its line in ``simfl list``, and the YAML schema is made from them.
+Types and bounds are annotations from ``annotated-types``. They are checked when a component is
+built, and ``simfl list`` and the JSON Schema are generated from them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Interval
 
-from simfl.errors import ConfigError, ImportPathError, did_you_mean
-from simfl.registry import Registry
+from simfl.errors import ConfigError, ImportPathError, UnknownNameError, did_you_mean
+from simfl.plugins import import_installed
 
 if TYPE_CHECKING:
     from typing import Self
@@ -35,18 +33,84 @@ if TYPE_CHECKING:
 __all__ = [
     "Component",
     "Count",
+    "Fraction",
     "NonNegative",
     "Positive",
+    "Registry",
     "Share",
     "field_types",
-    "import_object",
-    "import_plugins",
 ]
 
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
-Share = Annotated[float, Interval(ge=0, le=1)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+Share = Fraction
+"""The previous name of ``Fraction``."""
 Count = Annotated[int, Ge(1)]
+
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, type[T]], Generic[T]):
+    """A mapping from names to classes, with a suggestion for a name that is unknown.
+
+    At the first unknown name it imports the plug-ins of installed packages, which may register it.
+
+    >>> fruit = Registry("fruit")
+    >>> fruit.add("int", int)
+    >>> fruit["imt"]
+    Traceback (most recent call last):
+    simfl.errors.UnknownNameError: no fruit named 'imt'. Did you mean 'int'?
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._classes: dict[str, type[T]] = {}
+
+    def add(self, name: str, cls: type[T]) -> None:
+        """Register a class under a name.
+
+        Raises:
+            ConfigError: if another class has the name. The same class again, as when a
+                notebook cell or a module is run twice, replaces the previous one.
+        """
+        previous = self._classes.get(name)
+        if previous is not None and _identity(previous) != _identity(cls):
+            raise ConfigError(
+                f"two classes are called {name!r}: {_identity(previous)} and {_identity(cls)}; "
+                f"give the second {self.what} another name"
+            )
+        self._classes[name] = cls
+
+    def __getitem__(self, name: str) -> type[T]:
+        if name not in self:
+            raise UnknownNameError(self.what, name, self._classes)
+        return self._classes[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether a class has the name.
+
+        Raises:
+            ImportPathError: if none has, but an installed plug-in that cannot be imported may.
+        """
+        is_known = name in self._classes
+        if not is_known:
+            faults = import_installed()
+            is_known = name in self._classes
+            if faults and not is_known:
+                raise ImportPathError(f"no {self.what} named {name!r}, and {faults[0]}")
+        return is_known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._classes))
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+
+def _identity(cls: type[object]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 class Component:
@@ -56,10 +120,10 @@ class Component:
     """What a scenario calls it."""
 
     is_frozen: ClassVar[bool] = True
-    """Whether instances never change, and so may be shared; a dataclass must say so too."""
+    """Whether instances are immutable, and so may be shared; the dataclass must be frozen, too."""
 
     runs_code: ClassVar[bool] = False
-    """Whether it imports and runs what a field names: a scenario that is not trusted may not."""
+    """Whether it imports and runs code that a field names; untrusted scenarios may not use it."""
 
     logs_in: ClassVar[bool] = False
     """Whether it logs in as the user at an address that its fields, or files in the current folder,
@@ -138,46 +202,6 @@ def field_types(cls: type[Component]) -> dict[str, tuple[Any, Any]]:
         field.name: (hints[field.name], ... if _is_required(field) else _default(field))
         for field in _fields(cls)
     }
-
-
-def import_object(path: str) -> Any:
-    """Import ``package.module:name``.
-
-    Raises:
-        ImportPathError: saying which part of the path is wrong.
-    """
-    module_name, _, name = path.partition(":")
-    if not module_name or not name:
-        raise ImportPathError(f"{path!r} is not of the form 'package.module:name'")
-    module = _import_module(module_name)
-    if not hasattr(module, name):
-        hint = did_you_mean(name, [known for known in vars(module) if not known.startswith("_")])
-        raise ImportPathError(f"{path!r}: module {module_name!r} has no {name!r}. {hint}".rstrip())
-    return getattr(module, name)
-
-
-def import_plugins(modules: Iterable[str], *, search: Iterable[str] = ()) -> None:
-    """Import the modules, which register their classes as they are imported.
-
-    Args:
-        modules: dotted names.
-        search: folders to look in besides the usual places, the first one first.
-
-    Raises:
-        ImportPathError: naming the module and what its import raised.
-    """
-    for folder in reversed([folder for folder in search if folder not in sys.path]):
-        sys.path.insert(0, folder)
-    for module in modules:
-        _import_module(module)
-
-
-def _import_module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        raise ImportPathError(f"cannot import module {name!r} ({what})") from error
 
 
 def _fields(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:

@@ -27,12 +27,14 @@ def list_components(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List all that can be named in a scenario, with fields, bounds and defaults."""
-    from simfl.component import import_plugins
+    from simfl.plugins import import_installed, import_plugins
     from simfl.scenario.kinds import component_kinds
 
     # simfl's own imports are done, so a torch.py here does not shadow the package.
     if plugins:
         import_plugins(plugins, search=[str(Path.cwd())])
+    for message in import_installed():
+        say(message, err=True)
     roots = _roots(kind, component_kinds())
     if as_json:
         described = {what: _described(root) for what, root in roots.items()}

@@ -23,10 +23,12 @@ def print_schema(
     With the YAML extension of an editor, begin a scenario with the line
     "# yaml-language-server: $schema=scenario.schema.json".
     """
-    from simfl.component import import_plugins
+    from simfl.plugins import import_installed, import_plugins
     from simfl.scenario.json_schema import scenario_schema
 
     # simfl's own imports are done, so a torch.py here does not shadow the package.
     if plugins:
         import_plugins(plugins, search=[str(Path.cwd())])
+    for message in import_installed():
+        say(message, err=True)
     say(json.dumps(scenario_schema(), indent=2, ensure_ascii=False), is_exact=True)

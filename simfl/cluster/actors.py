@@ -25,7 +25,6 @@ from simfl.cluster.code import ModuleSource, install_main, install_sources
 from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.logs import log, log_as, log_client_errors, log_round, log_trained
 from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast, pack_states
-from simfl.component import import_plugins
 from simfl.data import FederatedDataset
 from simfl.engine import (
     DeviceUse,
@@ -38,7 +37,7 @@ from simfl.engine import (
     prepare_device,
     write_states,
 )
-from simfl.errors import SimflError
+from simfl.errors import ImportPathError, SimflError
 from simfl.messages import (
     Broadcast,
     Chunk,
@@ -52,6 +51,7 @@ from simfl.messages import (
 )
 from simfl.models.model import MetricSums
 from simfl.optimizer import KeptState
+from simfl.plugins import import_plugins
 from simfl.server import Server, ServerRecipe
 from simfl.vector import Vector, find_vectors
 
@@ -97,7 +97,13 @@ class ActorSetup:
         import_plugins(self.plugins, search=self.search)
         if self.main:
             install_main(pickle.loads(self.main))
-        return pickle.loads(self.recipe)
+        try:
+            return pickle.loads(self.recipe)
+        except ImportError as error:
+            raise ImportPathError(
+                f"{label} cannot import what the scenario uses ({error}); install the package on "
+                "every node"
+            ) from error
 
 
 class _Actor:

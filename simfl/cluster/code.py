@@ -19,7 +19,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from simfl.component import Component, import_object
+from simfl.component import Component
+from simfl.plugins import import_object
 
 _OURS = __name__.partition(".")[0]
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from simfl.component import Count, Share
+from simfl.component import Count, Fraction
 from simfl.errors import ConfigError
 from simfl.models.data_shape import DataShape
 from simfl.models.spec import ModelSpec
@@ -35,7 +35,7 @@ class CharLSTM(ModelSpec):
     """The units of each LSTM layer."""
     layers: Count = 2
     """The number of LSTM layers."""
-    dropout: Share = 0.0
+    dropout: Fraction = 0.0
     """The share of numbers that are dropped between LSTM layers in training."""
     vocabulary: Count | None = None
     """How many characters there are; by default as many as the data use."""

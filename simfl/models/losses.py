@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from simfl.component import Component, Positive, Share, import_object
+from simfl.component import Component, Fraction, Positive
 from simfl.errors import ConfigError
 from simfl.models.per_example import (
     is_elementwise,
@@ -28,6 +28,7 @@ from simfl.models.per_example import (
     weighted_mean,
 )
 from simfl.optimizer.specs import build_component
+from simfl.plugins import import_object
 
 _FEW_CLASSES: Final = 16
 _MANY_ROWS: Final = 256
@@ -92,7 +93,7 @@ class CrossEntropy(Loss):
 
     name: ClassVar[str] = "cross-entropy"
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
-    label_smoothing: Share = 0.0
+    label_smoothing: Fraction = 0.0
     """The share of the target's probability that is spread over all classes."""
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:

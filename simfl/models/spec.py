@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from simfl.component import Component, import_object
+from simfl.component import Component
 from simfl.errors import ConfigError
 from simfl.models.data_shape import DataShape
+from simfl.plugins import import_object
 from simfl.seeding import derive_seed, global_generators
 
 

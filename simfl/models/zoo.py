@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from simfl.component import Count, Share
+from simfl.component import Count, Fraction
 from simfl.models.data_shape import DataShape
 from simfl.models.dropout import Dropout
 from simfl.models.spec import ModelSpec, image_axes, num_features, num_outputs
@@ -38,7 +38,7 @@ class MLP(ModelSpec):
     """The widths of the hidden layers."""
     activation: Literal["relu", "tanh", "gelu", "sigmoid"] = "relu"
     """What follows each hidden layer."""
-    dropout: Share = 0.0
+    dropout: Fraction = 0.0
     """The share of hidden numbers that are dropped in training."""
     outputs: Count | None = None
     """How many outputs; by default one per class, or per number of the target."""
@@ -103,9 +103,9 @@ class CNN32(ModelSpec):
     """
 
     name: ClassVar[str] = "cnn-32"
-    dropout1: Share = 0.25
+    dropout1: Fraction = 0.25
     """The share of pooled features that are dropped in training."""
-    dropout2: Share = 0.5
+    dropout2: Fraction = 0.5
     """The share of the dense layer's numbers that are dropped in training."""
     outputs: Count | None = None
     """How many outputs; by default one per class, or per number of the target."""

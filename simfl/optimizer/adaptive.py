@@ -12,7 +12,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from simfl.component import Positive, Share
+from simfl.component import Fraction, Positive
 from simfl.optimizer.momentum import moving_average, yogi_average
 from simfl.optimizer.plugin import Context, OptiModule, State
 from simfl.vector import Vector
@@ -59,7 +59,7 @@ class RmsProp(OptiModule):
     name: ClassVar[str] = "rmsprop"
     takes_borrowed: ClassVar[bool] = True
 
-    beta: Share = 0.9
+    beta: Fraction = 0.9
     """The weight of the former average."""
     eps: Positive = 1e-7
     """Added to the root, so that nothing is divided by zero."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.component import Share
+from simfl.component import Fraction
 from simfl.optimizer.plugin import Context, OptiModule, State
 from simfl.vector import Vector
 
@@ -26,7 +26,7 @@ class Momentum(OptiModule):
     name: ClassVar[str] = "momentum"
     takes_borrowed: ClassVar[bool] = True
 
-    beta: Share = 0.9
+    beta: Fraction = 0.9
     """How much of the former velocity stays."""
     nesterov: bool = False
     """Look one step ahead."""
@@ -52,7 +52,7 @@ class Ewma(OptiModule):
     name: ClassVar[str] = "ewma"
     takes_borrowed: ClassVar[bool] = True
 
-    beta: Share = 0.9
+    beta: Fraction = 0.9
     """The weight of the former average."""
 
     def init(self, like: Vector) -> State:
@@ -78,7 +78,7 @@ class YogiMomentum(OptiModule):
     name: ClassVar[str] = "yogi-momentum"
     takes_borrowed: ClassVar[bool] = True
 
-    beta: Share = 0.9
+    beta: Fraction = 0.9
     """The weight of the former average."""
 
     def init(self, like: Vector) -> State:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.component import Count, NonNegative, Share
+from simfl.component import Count, Fraction, NonNegative
 from simfl.errors import ConfigError
 from simfl.optimizer.schedule import Schedule
 
@@ -40,7 +40,7 @@ class Exponential(Schedule):
 
     base: NonNegative
     """The first rate."""
-    factor: Share
+    factor: Fraction
     """What each rate is of the one before."""
 
     def value(self, position: int) -> float:
@@ -218,7 +218,7 @@ class Triangular(Schedule):
     """The highest rate of the first cycle."""
     length: Count
     """How many positions it takes to go up; going down takes as many."""
-    shrink: Share = 1.0
+    shrink: Fraction = 1.0
     """The height of each cycle, above ``low``, in heights of the one before."""
 
     def check(self) -> None:

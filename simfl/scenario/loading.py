@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from simfl.component import import_plugins
 from simfl.errors import ImportPathError, ScenarioError
+from simfl.plugins import import_plugins
 from simfl.scenario.checks import check_combinations
 from simfl.scenario.document import Document, show
 from simfl.scenario.faults import scenario_error

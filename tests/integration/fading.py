@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from simfl.component import Share
+from simfl.component import Fraction
 from simfl.optimizer import Context, OptiModule, State
 from simfl.vector import Vector
 
@@ -18,7 +18,7 @@ class Fading(OptiModule):
 
     name: ClassVar[str] = "fading"
 
-    share: Share = 0.3
+    share: Fraction = 0.3
     """How much of the first gradients is mixed in at the second step."""
 
     def init(self, like: Vector) -> State:

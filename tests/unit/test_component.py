@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -13,14 +11,13 @@ import pytest
 from simfl.component import (
     Component,
     Count,
+    Fraction,
     NonNegative,
     Positive,
-    Share,
+    Registry,
     field_types,
-    import_object,
-    import_plugins,
 )
-from simfl.errors import ConfigError, ImportPathError, UnknownNameError
+from simfl.errors import ConfigError, UnknownNameError
 
 
 class Vehicle(Component, kind="vehicle"):
@@ -31,7 +28,7 @@ class Vehicle(Component, kind="vehicle"):
 class Bus(Vehicle):
     name: ClassVar[str] = "bus"
     seats: Count
-    load: Share = 0.5
+    load: Fraction = 0.5
     colour: Literal["red", "green"] = "red"
     stops: tuple[int, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +43,7 @@ class Bounds(Vehicle):
     name: ClassVar[str] = "bounds"
     positive: Positive = 1.0
     non_negative: NonNegative = 0.0
-    share: Share = 0.0
+    fraction: Fraction = 0.0
     count: Count = 1
 
 
@@ -91,8 +88,8 @@ def test_an_integer_will_do_where_a_float_is_asked_for() -> None:
     [
         ("positive", 0.0),
         ("non_negative", -0.1),
-        ("share", 1.1),
-        ("share", -0.1),
+        ("fraction", 1.1),
+        ("fraction", -0.1),
         ("count", 0),
         ("count", 1.5),
         ("count", "3"),
@@ -140,7 +137,7 @@ def test_field_types_hold_annotations_with_bounds_and_defaults() -> None:
     types = field_types(Bus)
     assert list(types) == ["seats", "load", "colour", "stops", "options"]
     assert types["seats"] == (Count, ...)
-    assert types["load"] == (Share, 0.5)
+    assert types["load"] == (Fraction, 0.5)
     assert types["options"][1] == {}
 
 
@@ -149,54 +146,48 @@ def test_defaults_made_by_a_factory_are_not_shared() -> None:
     assert Bus(seats=1).options == {}
 
 
-# -- imports -------------------------------------------------------------------------------
+# -- the registry -------------------------------------------------------------------------
 
 
-def test_an_object_is_imported_by_its_path() -> None:
-    assert import_object("simfl.component:Component") is Component
+def make(qualname: str) -> type[object]:
+    return type(qualname, (), {"__module__": "somewhere", "__qualname__": qualname})
 
 
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("simfl.component", "is not of the form 'package.module:name'"),
-        (":Component", "is not of the form 'package.module:name'"),
-        ("simfl.component:Componend", "has no 'Componend'. Did you mean 'Component'?"),
-        ("simfl.nowhere:f", "cannot import module 'simfl.nowhere'.*ModuleNotFoundError"),
-    ],
-)
-def test_a_wrong_path_says_which_part_is_wrong(path: str, message: str) -> None:
-    with pytest.raises(ImportPathError, match=message):
-        import_object(path)
+def test_a_class_is_found_by_its_name() -> None:
+    registry: Registry[object] = Registry("fruit")
+    apple = make("Apple")
+    registry.add("apple", apple)
+    assert registry["apple"] is apple
+    assert "apple" in registry
+    assert len(registry) == 1
 
 
-def test_plugins_are_imported_from_the_folders_given(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "plugin_of_test.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from simfl.component import Component\n"
-        "class Boat(Component, kind='boat'): ...\n"
-        "@dataclass(frozen=True)\n"
-        "class Raft(Boat):\n"
-        "    name = 'raft'\n"
-    )
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    import_plugins(["plugin_of_test"], search=[str(tmp_path)])
-    plugin = sys.modules.pop("plugin_of_test")
-    assert plugin.Boat.from_name("raft") == plugin.Raft()
+def test_names_are_listed_in_alphabetical_order() -> None:
+    registry: Registry[object] = Registry("fruit")
+    for name in ("pear", "apple", "fig"):
+        registry.add(name, make(name))
+    assert list(registry) == ["apple", "fig", "pear"]
 
 
-def test_the_first_folder_given_is_searched_first(tmp_path: Path, monkeypatch) -> None:
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "placed_plugin_of_test.py").write_text(f"place = {folder!r}")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    folders = [str(tmp_path / "one"), str(tmp_path / "two")]
-    import_plugins(["placed_plugin_of_test"], search=folders)
-    assert sys.modules.pop("placed_plugin_of_test").place == "one"
+def test_an_unknown_name_suggests_the_nearest_one() -> None:
+    registry: Registry[object] = Registry("fruit")
+    registry.add("apple", make("Apple"))
+    with pytest.raises(UnknownNameError, match=r"no fruit named 'aple'\. Did you mean 'apple'"):
+        registry["aple"]
+    assert registry.get("aple") is None
 
 
-def test_a_plugin_that_fails_to_import_is_named_with_its_error(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "broken_plugin_of_test.py").write_text("1 / 0")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(ImportPathError, match=r"'broken_plugin_of_test' \(ZeroDivisionError"):
-        import_plugins(["broken_plugin_of_test"], search=[str(tmp_path)])
+def test_two_classes_cannot_have_one_name() -> None:
+    registry: Registry[object] = Registry("fruit")
+    registry.add("apple", make("Apple"))
+    with pytest.raises(ConfigError, match=r"somewhere.Apple and somewhere.Other; give the second"):
+        registry.add("apple", make("Other"))
+
+
+def test_the_same_class_defined_again_replaces_the_former() -> None:
+    """As when the cell of a notebook is run twice."""
+    registry: Registry[object] = Registry("fruit")
+    registry.add("apple", make("Apple"))
+    again = make("Apple")
+    registry.add("apple", again)
+    assert registry["apple"] is again

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from simfl.component import import_object
 from simfl.data.arrays import as_column, as_examples, source_data_from_arrays
 from simfl.data.dataset import Examples
 from simfl.data.source import Source, SourceData
 from simfl.errors import ConfigError, DataError
+from simfl.plugins import import_object
 
 
 @dataclass(frozen=True)

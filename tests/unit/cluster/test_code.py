@@ -124,7 +124,7 @@ def test_what_is_named_in_main_travels_by_value(monkeypatch: pytest.MonkeyPatch)
     script = f"""
         import pickle, sys
         from simfl.cluster.code import install_main
-        from simfl.component import import_object
+        from simfl.plugins import import_object
         install_main(pickle.loads({sent!r}))
         assert import_object("__main__:build_net")(3) == 6
         assert not hasattr(sys.modules["__main__"], "SERVER")
