@@ -12,6 +12,7 @@
     │   └── ScenarioError           one or more faults of a scenario file, each with its place
     ├── MissingExtraError           an optional dependency is not installed
     ├── VectorError                 vectors whose names or shapes do not match
+    ├── ContractError               a component breaks its contract (also an AssertionError)
     └── RunError                    the run failed; the command line exits with 1
         ├── ClientError             a client's own code raised; carries its traceback
         ├── NonFiniteUpdateError    a client sent NaN or infinite values
@@ -37,6 +38,7 @@ __all__ = [
     "ClientError",
     "ClusterError",
     "ConfigError",
+    "ContractError",
     "DataError",
     "ImportPathError",
     "InputError",
@@ -148,6 +150,10 @@ def import_extra(module: str, *, what: str, extra: str) -> Any:
 
 class VectorError(SimflError, ValueError):
     """Vectors of different names or shapes were combined."""
+
+
+class ContractError(SimflError, AssertionError):
+    """A component breaks the contract of its kind; the text says which clause, and how."""
 
 
 class RunError(SimflError):

@@ -1,7 +1,8 @@
 """How a cohort's deltas become one: the reduction tree, the mean, and robust rules."""
 
+from typing import Any
+
 from simfl.aggregation.aggregator import Aggregator, EveryUpdate
-from simfl.aggregation.contract import check_aggregator
 from simfl.aggregation.mean import Mean
 from simfl.aggregation.merge import merge_contributions
 from simfl.aggregation.robust import Krum, Median, TrimmedMean
@@ -18,3 +19,10 @@ __all__ = [
     "check_aggregator",
     "merge_contributions",
 ]
+
+
+def check_aggregator(aggregator: Aggregator, **options: Any) -> None:
+    """Check that an aggregator keeps its contract: ``simfl.testing.check_aggregator``."""
+    from simfl import testing
+
+    testing.check_aggregator(aggregator, **options)

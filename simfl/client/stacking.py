@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from simfl.aggregation import Aggregator, Mean
-from simfl.aggregation.contract import lift_stack_fault
+from simfl.aggregation.trial import lift_stack_fault
 from simfl.client.batches import read_batch
 from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trial import find_stack_fault
@@ -24,7 +24,7 @@ from simfl.models.clipping import mixes_examples, needs_loop
 from simfl.models.exact_layers import alteration, gradient_hook
 from simfl.models.stacked_layers import is_dense_chain
 from simfl.models.stacked_model import chain_of
-from simfl.optimizer.contract import stack_fault
+from simfl.optimizer.trial import stack_fault
 from simfl.seeding import global_generators
 
 CPU_NUMBERS: Final = 1 << 21

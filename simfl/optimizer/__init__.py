@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from simfl.errors import ContractError
 from simfl.optimizer.adaptive import Adagrad, Adam, RmsProp, Yogi
 from simfl.optimizer.clipping import L2Clipping, L2GlobalClipping
-from simfl.optimizer.contract import ContractError, check_plugin
 from simfl.optimizer.momentum import Ewma, Momentum, YogiMomentum
 from simfl.optimizer.noise import GaussianNoise
 from simfl.optimizer.optimizer import Optimizer
@@ -84,3 +86,10 @@ def list_optim_regularizers() -> dict[str, type[Regularizer]]:
 def list_rate_schedules() -> dict[str, type[Schedule]]:
     """Return the schedules by name, those of others included; a copy."""
     return dict(Schedule.registry)
+
+
+def check_plugin(plugin: OptiModule | Regularizer, **options: Any) -> None:
+    """Check that a plug-in keeps its contract: ``simfl.testing.check_plugin``."""
+    from simfl import testing
+
+    testing.check_plugin(plugin, **options)

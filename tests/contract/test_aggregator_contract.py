@@ -6,8 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 import pytest
 import torch
 
-from simfl.aggregation import Aggregator, Krum, Mean, Median, TrimmedMean, check_aggregator
-from simfl.optimizer import ContractError
+from simfl.aggregation import Aggregator, Krum, Mean, Median, TrimmedMean
+from simfl.testing import ContractError, check_aggregator
 from simfl.vector import Vector
 
 REGISTERED = [cls() for cls in Aggregator.registry.values() if cls.__module__.startswith("simfl.")]

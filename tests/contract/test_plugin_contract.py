@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+import simfl.aggregation
+import simfl.optimizer
 from simfl.optimizer import (
     Adam,
     AuxVar,
@@ -19,11 +21,11 @@ from simfl.optimizer import (
     ScaffoldServer,
     State,
     Yogi,
-    check_plugin,
     list_optim_modules,
     list_optim_regularizers,
 )
-from simfl.optimizer.contract import stack_fault
+from simfl.optimizer.trial import stack_fault
+from simfl.testing import check_plugin
 from simfl.vector import Vector
 
 AUX: dict[str, Callable[[Vector], AuxVar]] = {
@@ -347,3 +349,10 @@ def test_a_plug_in_that_is_not_frozen_cannot_even_be_built() -> None:
 
     with pytest.raises(ValueError, match=r"NotFrozen must be a @dataclass\(frozen=True\)"):
         NotFrozen()
+
+
+def test_the_suites_are_also_where_their_components_are() -> None:
+    simfl.optimizer.check_plugin(Momentum(), shapes={"w": (2,)})
+    with pytest.raises(ContractError, match="GlobalNoise must depend on its arguments alone"):
+        simfl.optimizer.check_plugin(GlobalNoise())
+    simfl.aggregation.check_aggregator(simfl.aggregation.Mean())

@@ -1,0 +1,7 @@
+"""Contract suites for components of your own; simfl's own pass the same ones."""
+
+from simfl.errors import ContractError
+from simfl.testing.aggregators import check_aggregator
+from simfl.testing.plugins import check_plugin
+
+__all__ = ["ContractError", "check_aggregator", "check_plugin"]

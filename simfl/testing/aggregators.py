@@ -1,0 +1,100 @@
+"""The contract of aggregators, which all of simfl's pass."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Final
+
+from simfl.aggregation import Aggregator
+from simfl.aggregation.trial import Cohort, check_stack
+from simfl.optimizer.trial import SHAPES, Shapes, bits_of, form_of, require, require_near
+from simfl.testing.clauses import check_clauses
+from simfl.vector import Vector, find_vectors, move
+
+
+def check_aggregator(aggregator: Aggregator, *, shapes: Shapes = SHAPES) -> None:
+    """Check that an aggregator keeps its contract.
+
+    It must be a frozen dataclass with a JSON config; preserve the names, shapes and dtypes of
+    deltas; give the same result however a cohort is split, also with dropped clients, and the same
+    for a stack as for its clients one by one (up to rounding, since the order of sums differs); not
+    modify the right-hand contribution in ``merge``; and have contributions that can be pickled.
+
+    Args:
+        aggregator: an instance with the hyper-parameters to check it with.
+        shapes: the names and shapes of the weights to check it with.
+
+    Raises:
+        ContractError: naming the clause that is violated, and how.
+
+    >>> from simfl.aggregation import Mean
+    >>> check_aggregator(Mean())
+    """
+    check_clauses(aggregator, Cohort(aggregator, shapes), _CLAUSES)
+
+
+def _check_form(cohort: Cohort) -> None:
+    form = form_of(cohort.delta(0))
+    found = form_of(cohort.one_by_one())
+    require(found == form, f"{form} became {found}")
+
+
+def _check_purity(cohort: Cohort) -> None:
+    first, second = cohort.one_by_one(), cohort.one_by_one()
+    same = bits_of({"delta": first}) == bits_of({"delta": second})
+    require(same, "aggregating the same deltas twice gave different results")
+
+
+def _check_merge(cohort: Cohort) -> None:
+    left, right = cohort.lift(0), cohort.lift(1)
+    before = [vector.clone() for vector in find_vectors(right)]
+    merged = cohort.rule.merge(left, right)
+    require(_same(find_vectors(right), before), "merge() changed the right-hand contribution")
+    if not cohort.rule.may_borrow:
+        return
+    require(isinstance(right, Vector), "takes_borrowed is only for Vectors as contributions")
+    after = merged.clone()
+    right.mul_(0.0)
+    require(_same([merged], [after]), "takes_borrowed, but merge() keeps the right-hand memory")
+
+
+def _check_sending(cohort: Cohort) -> None:
+    lifted = map(cohort.lift, cohort.clients)
+    sent = [pickle.loads(pickle.dumps(move(value, "cpu"))) for value in lifted]
+    total = cohort.finish(reduce(cohort.rule.merge, sent))
+    require_near(cohort.one_by_one(), total, "of pickled contributions, the aggregate's")
+
+
+def _check_grouping(cohort: Cohort) -> None:
+    expected = cohort.one_by_one()
+    require_near(expected, cohort.in_a_tree(len(cohort.clients)), "along the tree, the aggregate's")
+    last, *others = [cohort.lift(client) for client in reversed(cohort.clients)]
+    from_the_right = reduce(lambda right, left: cohort.rule.merge(left, right), others, last)
+    require_near(expected, cohort.finish(from_the_right), "merged from the right, the aggregate's")
+
+
+def _check_dropped(cohort: Cohort) -> None:
+    for dropped in ((0, 5), (9, 10)):
+        left = tuple(client for client in cohort.clients if client not in dropped)
+        some = Cohort(cohort.rule, cohort.shapes, left)
+        expected, num = some.one_by_one(), len(cohort.clients)
+        require_near(expected, some.in_a_tree(num), "without some clients, the aggregate's")
+        require_near(expected, some.in_stacks((0, 3)), "without some of a stack, the aggregate's")
+
+
+_CLAUSES: Final[dict[str, Callable[[Cohort], None]]] = {
+    "keep names, order, shapes and dtypes": _check_form,
+    "depend on its arguments alone": _check_purity,
+    "not modify the right-hand contribution in merge()": _check_merge,
+    "have contributions that can be pickled": _check_sending,
+    "give the same result however a cohort is split": _check_grouping,
+    "treat a stack of clients as it does each client": check_stack,
+    "work without clients that were dropped": _check_dropped,
+}
+
+
+def _same(one: Sequence[Vector], other: Sequence[Vector]) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(bits_of({"": left}) == bits_of({"": right}) for left, right in pairs)
