@@ -1,4 +1,4 @@
-"""Charts as plain data: what is drawn, whoever draws it.
+"""Charts as plain data, independent of the library that draws them.
 
 Shapes: R points of a line, K bars, B bins.
 """
@@ -33,12 +33,12 @@ PHASE_COLOURS: Final = {
 }
 _MARGIN: Final = 0.25
 INK: Final = "#8a8f98"
-"""For what belongs to no run; it can be read on white and on black."""
+"""For marks that belong to no run; readable on white and on black."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """What lies around a line."""
+    """The band around a line."""
 
     low: Floats
     """[R]"""
@@ -59,11 +59,11 @@ class Line:
     band: Band | None = None
     is_dashed: bool = False
     belongs_to: str = ""
-    """The label of another line, whose entry in the legend stands for this one as well."""
+    """The label of another line whose legend entry covers this one, too."""
 
     @property
     def entry(self) -> str:
-        """What the legend has for it."""
+        """Its label in the legend."""
         return self.belongs_to or self.label
 
 
@@ -76,13 +76,13 @@ class Lines:
     y: str
     lines: tuple[Line, ...]
     note: str = ""
-    """A sentence beneath, of what the eye cannot see."""
+    """A sentence below the chart."""
 
     @property
     def y_range(self) -> tuple[float, float] | None:
-        """What is shown of the y axis, where the band of a few seeds would dwarf the curves.
+        """The visible range of the y axis, if the band of a few seeds would dwarf the curves.
 
-        None: all there is.
+        None: the whole range.
         """
         bands = [line.band for line in self.lines if line.band is not None]
         points = np.concatenate([line.y for line in self.lines]) if bands else np.zeros(0)
@@ -116,17 +116,17 @@ class Bars:
     x: str
     y: str
     names: tuple[str, ...]
-    """[K] what each bar is of."""
+    """[K] the label of each bar."""
     stacks: tuple[Stack, ...]
     is_horizontal: bool = False
     note: str = ""
     is_percent: bool = False
-    """Whether values are shares, to be written as percents."""
+    """Whether values are fractions, to be written as percentages."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts between edges; several lie over one another."""
+    """Counts between edges; several are overlaid."""
 
     title: str
     x: str
@@ -136,7 +136,7 @@ class Histogram:
     stacks: tuple[Stack, ...]
     note: str = ""
     marks: tuple[tuple[str, float], ...] = ()
-    """Vertical lines: what each is, and where."""
+    """Vertical lines: label and position."""
     is_log: bool = False
 
 
@@ -145,26 +145,26 @@ Chart: TypeAlias = "Lines | Bars | Histogram"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text beneath a header."""
+    """Rows of text with a header."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     colours: tuple[str, ...] = ()
-    """Of each row: a dot before its first cell."""
+    """By row, of a dot before its first cell."""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a legend says of a colour."""
+    """An entry of a legend."""
 
     label: str
     colour: str
 
 
 def legend_of(chart: Chart) -> tuple[Entry, ...]:
-    """Return a chart's legend; empty where there is nothing to tell apart."""
+    """Return a chart's legend; empty if it would have a single entry."""
     parts = chart.lines if isinstance(chart, Lines) else chart.stacks
     named = {
         part.label: part.colour
@@ -176,10 +176,10 @@ def legend_of(chart: Chart) -> tuple[Entry, ...]:
 
 
 def own_legend(chart: Chart, key: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Return what a chart's legend has to say beyond the key of the whole page."""
+    """Return the legend entries of a chart that are not in the key of the whole page."""
     return tuple(entry for entry in legend_of(chart) if entry not in key)
 
 
 def colour_of(index: int, colours: Sequence[str] = RUN_COLOURS) -> str:
-    """Return the colour of a run's or group's number; they begin anew when they are used up."""
+    """Return the colour of the index-th run or group; colours repeat when they run out."""
     return colours[index % len(colours)]

@@ -1,4 +1,4 @@
-"""What the tables of clients say, added up row group by row group: they may be large.
+"""The tables of clients, aggregated one row group at a time, as they may be large.
 
 Shapes: C clients that took part, A actors, M clients that were evaluated.
 """
@@ -21,30 +21,30 @@ EVALUATIONS_TABLE: Final = "evaluations.parquet"
 
 _COLUMNS: Final = ("client", "actor", "seconds", "dropped")
 _SUMMED: Final = {"client": "count", "actor": "seconds"}
-"""What is added up for each value of a column; ``count`` is 1 in every row."""
+"""What is summed for each value of a column; ``count`` is 1 in every row."""
 _BESIDE: Final = ("round", "client", "weight")
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """Updates that were left out for one reason."""
+    """Updates that were dropped for one reason."""
 
     why: str
     updates: int
     clients: tuple[int, ...]
-    """Whose they were, ascending."""
+    """The clients that sent them, ascending."""
 
 
 @dataclass(frozen=True)
 class ClientHistory:
-    """Who took part in a run, where they were trained, and what was left out."""
+    """Which clients took part in a run, where they were trained, and what was dropped."""
 
     times: Floats
-    """[C] in how many rounds each client took part, of those that did at all; ascending."""
+    """[C] the number of rounds that each client took part in, without zeros; ascending."""
     actors: tuple[str, ...]
     """[A] their names."""
     busy_s: Floats
-    """[A] the seconds that each actor spent on training clients."""
+    """[A] the seconds that each actor spent training clients."""
     dropped: tuple[Dropped, ...] = ()
     """By reason, the most frequent first."""
 
@@ -59,18 +59,18 @@ class Evaluation:
 
 
 def read_client_history(folder: Path, faults: list[str]) -> ClientHistory | None:
-    """Add up ``clients.parquet``; None, and a line in ``faults``, where there is nothing to read.
+    """Aggregate ``clients.parquet``; None, and a line in ``faults``, if it cannot be read.
 
     Args:
         folder: the run's.
-        faults: gets a line for all that is missing or damaged.
+        faults: a line is appended for each missing or damaged file.
     """
     parts: dict[str, list[Any]] = {key: [] for key in _SUMMED}
-    left_out: Counter[tuple[str, int]] = Counter()
+    dropped: Counter[tuple[str, int]] = Counter()
 
     def fold(table: Any) -> None:
         sums = {key: _sums(table, key) for key in _SUMMED}
-        left_out.update(_left_out(table))
+        dropped.update(_dropped_updates(table))
         for key, part in sums.items():
             parts[key].append(part)
 
@@ -85,16 +85,16 @@ def read_client_history(folder: Path, faults: list[str]) -> ClientHistory | None
         np.sort(times_C),
         tuple(str(actors[index]) for index in order),
         busy_s_A[order],
-        _by_reason(left_out),
+        _by_reason(dropped),
     )
 
 
 def read_evaluations(folder: Path, faults: list[str]) -> dict[str, list[Evaluation]]:
-    """Return each metric's evaluations by round; empty where clients were not evaluated.
+    """Return each metric's evaluations by round; empty if clients were not evaluated.
 
     Args:
         folder: the run's.
-        faults: gets a line for all that is damaged.
+        faults: a line is appended for each damaged file.
     """
     path = folder / EVALUATIONS_TABLE
     parts: list[dict[str, Floats]] = []
@@ -123,10 +123,10 @@ def _for_each_row_group(
     faults: list[str],
     fold: Callable[[Any], None],
 ) -> None:
-    """Hand over the readable row groups of a file, or of the files in a folder, as Arrow tables."""
+    """Call ``fold`` with each readable row group of a file, or of the files in a folder."""
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not path.exists() or not files:
-        faults.append(f"{path.name} is not there: nothing is known of single clients")
+        faults.append(f"{path.name} is missing: nothing is known about single clients")
         return
     try:
         import pyarrow as arrow
@@ -137,11 +137,11 @@ def _for_each_row_group(
     for file in files:
         try:
             _fold_file(file, columns, fold)
-        # A file that breaks off, and columns that are missing or of another type.
+        # Truncated files, and columns that are missing or of another type.
         except (arrow.ArrowException, OSError, ValueError, KeyError):
             damaged += 1
     if damaged:
-        faults.append(f"{path.name}: {damaged} of {len(files)} files damaged, and left out")
+        faults.append(f"{path.name}: {damaged} of {len(files)} files are damaged, and skipped")
 
 
 def _fold_file(file: Path, columns: Sequence[str] | None, fold: Callable[[Any], None]) -> None:
@@ -155,7 +155,7 @@ def _fold_file(file: Path, columns: Sequence[str] | None, fold: Callable[[Any], 
 
 
 def _sums(table: Any, key: str) -> Any:
-    """Add up what goes with a key, for each value of it."""
+    """Sum a column by the values of a key."""
     import pyarrow as arrow
 
     keys = table[key].cast(arrow.string() if key == "actor" else arrow.int64())
@@ -164,17 +164,17 @@ def _sums(table: Any, key: str) -> Any:
     return _grouped(arrow.table({key: keys, "sum": values}), key)
 
 
-def _left_out(table: Any) -> list[tuple[str, int]]:
-    """Return reason and client of each update that was left out; tables of old have no reasons."""
+def _dropped_updates(table: Any) -> list[tuple[str, int]]:
+    """Return reason and client of each dropped update; early versions wrote no reasons."""
     if "dropped" not in table.column_names:
         return []
     rows = table.select(["dropped", "client"]).drop_null().to_pydict()
     return [(str(why), int(c)) for why, c in zip(rows["dropped"], rows["client"], strict=True)]
 
 
-def _by_reason(left_out: Counter[tuple[str, int]]) -> tuple[Dropped, ...]:
+def _by_reason(dropped: Counter[tuple[str, int]]) -> tuple[Dropped, ...]:
     clients: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for (why, client), updates in left_out.items():
+    for (why, client), updates in dropped.items():
         clients[why][client] = updates
     found = [Dropped(why, of.total(), tuple(sorted(of))) for why, of in clients.items()]
     return tuple(sorted(found, key=lambda one: (-one.updates, one.why)))
@@ -185,7 +185,7 @@ def _grouped(table: Any, key: str) -> Any:
 
 
 def _total(parts: Sequence[Any], key: str) -> tuple[Any, Floats]:
-    """Add up what the row groups have; return the keys, ascending, and their sums."""
+    """Sum over row groups; return the keys, ascending, and their sums."""
     import pyarrow as arrow
 
     total = _grouped(arrow.concat_tables(parts), key).sort_by(key)

@@ -15,17 +15,17 @@ from simfl.report.wording import value_text
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """How far apart two runs are in one number."""
+    """How much two runs differ in one number."""
 
     metric: str
     first_round: int | None
-    """The first round that both have and where it differs; None: it is the same in all of these."""
+    """The first common round in which it differs; None: in no common round."""
     final_a: float | None
     final_b: float | None
     largest: float | None
-    """The largest absolute difference; None where a round has no two finite numbers."""
+    """The largest absolute difference; None if no round has two finite numbers."""
     largest_round: int | None
-    """The round it is in."""
+    """The round with the largest difference."""
 
     @property
     def final_difference(self) -> float | None:
@@ -43,9 +43,9 @@ class Comparison:
     b: Run
     scenario: tuple[Difference, ...]
     common_rounds: int
-    """How many rounds both have."""
+    """The number of rounds that both have."""
     first_round: int | None
-    """The first of these in which any number differs; None: they are the same."""
+    """The first of these in which any number differs; None: all are equal."""
     metrics: tuple[MetricDifference, ...]
     target: Target | None
     reached_a: Reached | None
@@ -53,7 +53,7 @@ class Comparison:
 
 
 def compare(a: Run, b: Run, *, target: Target | None) -> Comparison:
-    """Compare two runs; times are no numbers of training, and may always differ."""
+    """Compare two runs; times do not count, since they always differ."""
     rounds_a = {record["round"]: record for record in a.records}
     pairs = [(rounds_a[r["round"]], r) for r in b.records if r["round"] in rounds_a]
     keys = dict.fromkeys(
@@ -108,12 +108,12 @@ def _is_finite(value: float | None) -> bool:
 
 @dataclass(frozen=True)
 class Difference:
-    """A key whose values are not the same everywhere."""
+    """A key whose values differ."""
 
     key: str
     """The dotted path: ``client.optimizer.modules[1].beta``."""
     values: tuple[str | None, ...]
-    """One for each scenario; None where there is no such key."""
+    """One for each scenario; None if it lacks the key."""
 
 
 def differences(scenarios: Sequence[Mapping[str, Any]]) -> list[Difference]:

@@ -34,28 +34,28 @@ class Curve:
     mean: Floats
     """[R]"""
     low: Floats
-    """[R] the band's lower edge; NaN where there is one seed only."""
+    """[R] the band's lower edge; NaN for a single seed."""
     high: Floats
     """[R]"""
     seeds: Floats
-    """[R] how many seeds each mean is over."""
+    """[R] the number of seeds in each mean."""
 
     @property
     def has_band(self) -> bool:
-        """Whether there is more than one seed anywhere."""
+        """Whether any round has more than one seed."""
         return bool(np.isfinite(self.low).any())
 
 
 def curve(runs: Sequence[Run], key: str, *, of: Callable[[float], float] = float) -> Curve | None:
-    """Return a number's curve over the seeds' runs; None where none of them has it.
+    """Return a number's curve over the seeds' runs; None if none of them has it.
 
     Args:
-        runs: one a seed.
-        key: of the number in the records.
-        of: what is made of it, before means are taken.
+        runs: one per seed.
+        key: the number's key in the records.
+        of: applied to each value before averaging.
 
-    Each round's mean is over the runs that have a finite value there. With n of them and their
-    sample deviation s the band is mean ± t(0.975, n - 1) * s / sqrt(n): it holds the mean over all
+    Each round's mean is over the runs that have a finite value. With n of them and their
+    sample deviation s the band is mean ± t(0.975, n - 1) * s / sqrt(n): it covers the mean over all
     seeds with 95 % confidence, if values are normal over seeds.
     """
     by_round: dict[float, list[float]] = {}
@@ -101,28 +101,28 @@ _FORM = re.compile(r"([A-Za-z_][\w.-]*?)\s*(>=|<=|=)\s*(\S+)")
 
 @dataclass(frozen=True)
 class Target:
-    """A value that a metric is to reach."""
+    """A value that a metric should reach."""
 
     metric: str
     value: float
     from_above: bool
-    """Whether it is reached from above, as a loss is."""
+    """Whether lower is better, as for a loss."""
 
     def __str__(self) -> str:
         return f"{self.metric} {'≤' if self.from_above else '≥'} {self.value:g}"
 
     def is_met_by(self, value: float) -> bool:
-        """Say whether a value is as good as the target."""
+        """Return whether a value reaches the target."""
         return value <= self.value if self.from_above else value >= self.value
 
 
 @dataclass(frozen=True)
 class Reached:
-    """When a run was first evaluated at a target."""
+    """The first evaluation at which a run reached a target."""
 
     round: int
     seconds: float | None
-    """From the first round's start to that round's end; set-up is not in it."""
+    """From the first round's start to that round's end; without set-up."""
 
 
 def parse_target(text: str, runs: Sequence[Run]) -> Target:
@@ -133,7 +133,7 @@ def parse_target(text: str, runs: Sequence[Run]) -> Target:
         runs: define which values of the metric are better.
 
     Raises:
-        InputError: if it is of another form.
+        InputError: for any other form.
     """
     found = _FORM.fullmatch(text.strip())
     value = _float(found[3]) if found else None
@@ -146,10 +146,10 @@ def parse_target(text: str, runs: Sequence[Run]) -> Target:
 def default_target(runs: Sequence[Run]) -> Target | None:
     """Return the highest whole percent of the main metric that the runs have reached.
 
-    None if the metric is not a share, or small values are better.
+    None if the metric is not a fraction, or smaller is better.
 
-    Runs that are not done, and those that are less than half as good as the best, are not asked:
-    they would set a target that says nothing of the others.
+    Unfinished runs and those less than half as good as the best do not count: they would
+    set a target that every other run reaches at once.
     """
     metric = main_metric(runs)
     if metric is None or smaller_is_better(metric, runs):
@@ -171,7 +171,7 @@ def reach(run: Run, target: Target) -> Reached | None:
 
 
 def _highest(run: Run, metric: str) -> float:
-    """Return the highest share; 0 without any."""
+    """Return the highest value between 0 and 1; 0 without any."""
     found = (record.get(metric, math.nan) for record in run.records)
     return max((value for value in found if 0 <= value <= 1), default=0.0)
 

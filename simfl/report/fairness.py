@@ -30,7 +30,9 @@ def fairness_section(study: Study) -> Section:
         return Section(_TITLE, notes=(note,))
     lines = [_means_and_worst(study, metric), _variance(study, metric)]
     last = _last(study, metric)
-    notes = () if last else ("no table of evaluations: the spread is known by its moments only",)
+    notes = (
+        () if last else ("no table of evaluations: only mean and variance over clients are known",)
+    )
     return Section(
         title=_TITLE if metric == "accuracy" else f"{metric} of single clients",
         lead="Each client is evaluated on its own examples, and counts once.",

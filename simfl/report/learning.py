@@ -44,7 +44,7 @@ def learning_section(study: Study) -> Section:
     tables += [] if study.target is None else [_target_table(study, study.target)]
     lead = f"Shaded: {BAND}." if any(line.band for c in charts for line in c.lines) else ""
     if any(chart.y_range for chart in charts):
-        lead += " It may leave the picture; a double click on a chart shows all of it."
+        lead += " It may exceed the chart; double-click to show all of it."
     return Section(
         title="Learning",
         lead=lead,

@@ -1,4 +1,4 @@
-"""What clients hold: the data set is made again from the resolved scenario.
+"""What clients hold, from the data set rebuilt from the scenario, and how often they took part.
 
 Shapes: C clients, S clients shown, K classes shown.
 """
@@ -29,15 +29,15 @@ _MAX_SHOWN = 3
 
 
 def population_section(study: Study, *, with_data: bool, trust: Trust = "all") -> Section:
-    """Draw label shares and sizes of clients, once for each way in which data were split.
+    """Draw label distributions and sizes of clients, once for each way the data were split.
 
     Args:
         study: the runs.
         with_data: whether the data may be loaded.
-        trust: whether code that the scenario names may run for that.
+        trust: whether code named by the scenario may run for that.
     """
     if not with_data:
-        return Section(_TITLE, notes=("left out, since data were not to be loaded (--no-data)",))
+        return Section(_TITLE, notes=("omitted, since data were not loaded (--no-data)",))
     by_data: dict[str, Run] = {}
     for run in study.runs:
         if run.scenario:
@@ -47,19 +47,19 @@ def population_section(study: Study, *, with_data: bool, trust: Trust = "all") -
         suffix = f" of {run.folder.name}" if len(by_data) > 1 else ""
         try:
             charts += _charts(run.folder / SCENARIO_FILE, suffix, trust)
-        # Data that are gone, and code of the user's that fails: the report goes on without.
+        # Missing data, or failing code of the user's: the report continues without this section.
         except Exception as error:
             reason = (str(error) or type(error).__name__).partition("\n")[0]
-            notes.append(f"the data{suffix} cannot be loaded, so they are left out: {reason}")
+            notes.append(f"the data{suffix} cannot be loaded, and are omitted: {reason}")
     if len(by_data) > _MAX_SHOWN:
-        notes.append(f"{len(by_data) - _MAX_SHOWN} more data sets are left out")
+        notes.append(f"{len(by_data) - _MAX_SHOWN} more data sets are omitted")
     if any(len(group.runs) > 1 for group in study.groups) and charts:
         notes.append("data are split by the seed: this is one seed's split")
     return Section(_TITLE, charts=tuple(charts), notes=tuple(notes))
 
 
 def _split_of(run: Run) -> str:
-    """Return what says which client holds which examples, except for the seed."""
+    """Return the configuration that determines the split, except for the seed."""
     data = run.scenario.get("data")
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key != "holdout_fraction"}
@@ -106,7 +106,7 @@ def _charts(scenario_file: Path, suffix: str, trust: Trust) -> list[Bars | Histo
 
 
 def _note(dataset: FederatedDataset, *, shown: int) -> str:
-    """Say in numbers how labels are skewed, over all clients."""
+    """Summarize the label skew over all clients."""
     from simfl.data import summarize
 
     summary = summarize(dataset)
@@ -119,7 +119,7 @@ def _note(dataset: FederatedDataset, *, shown: int) -> str:
             f"labels together {labels.overall_entropy:.2f}."
         )
     if shown < population:
-        notes.append(f"Drawn are {shown} of {population:,} clients, evenly spaced by id.")
+        notes.append(f"Shown are {shown} of {population:,} clients, evenly spaced by id.")
     return " ".join(notes)
 
 
@@ -141,7 +141,7 @@ def participation_section(study: Study) -> Section:
         if (histories := study.histories_of(group))
     ]
     if not shown:
-        return Section("Participation", notes=("no table of clients: who took part is not known",))
+        return Section("Participation", notes=("no table of clients: participation is unknown",))
     highest = int(max(times.max() for _, times in shown))
     lowest = int(min(times.min() for _, times in shown))
     step = max(1, -(-(highest - lowest + 1) // _MAX_BINS))
@@ -149,7 +149,7 @@ def participation_section(study: Study) -> Section:
     stacks = [
         Stack(group.label, study.colour(group), _counts(times, edges)) for group, times in shown
     ]
-    # The same seed draws the same cohorts, whatever is trained in them.
+    # The same seed draws the same cohorts, independent of what is trained.
     is_same = len(stacks) > 1 and all(stack.values == stacks[0].values for stack in stacks)
     if is_same:
         stacks = [Stack("all the same", INK, stacks[0].values)]
@@ -175,7 +175,7 @@ def _note_on_cohorts(study: Study, *, is_same: bool) -> str:
 
 
 def population_of(run: Run) -> int | None:
-    """Return how many clients there are, as far as the scenario and the summary say it."""
+    """Return the number of clients, if the scenario or the summary states it."""
     data = run.scenario.get("data")
     partition = data.get("partition") if isinstance(data, dict) else None
     for place in (run.summary, partition, data):
@@ -187,7 +187,7 @@ def population_of(run: Run) -> int | None:
 
 
 def _times(run: Run, history: ClientHistory) -> Floats:
-    """Return how often each client took part; 0 for those of the population who never did."""
+    """Return how often each client of the population took part."""
     never = (population_of(run) or 0) - len(history.times)
     return np.concatenate([np.zeros(max(0, never)), history.times])
 

@@ -1,4 +1,4 @@
-"""What was run: differences between scenarios, the scenarios, and the versions."""
+"""What was run and what went wrong: scenarios, their differences, versions, lost work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def differences_section(study: Study) -> Section:
     groups = [group for group in study.groups if group.runs[0].scenario]
     if len(groups) < 2:
         return Section("Differences")
-    # Seeds differ within groups; where code is looked for, and what is written, is no difference.
+    # Seeds differ within groups; search paths and outputs do not affect results.
     kept = [_without(group.runs[0], ("seed", "label", "search", "output")) for group in groups]
     rows = [
         (difference.key, *("—" if value is None else value for value in difference.values))
@@ -45,7 +45,7 @@ def differences_section(study: Study) -> Section:
 
 
 def _differences(study: Study, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    """Put a key in each row; or a group in each, where they are many."""
+    """Return a row for each key; or a row for each group, if there are many groups."""
     title = "Where the resolved scenarios differ"
     if len(header) - 1 <= max(_MAX_SIDE_BY_SIDE, len(rows)):
         return Table(title, header, tuple(rows))
@@ -60,7 +60,7 @@ def _differences(study: Study, header: tuple[str, ...], rows: list[tuple[str, ..
 
 
 def provenance_section(study: Study) -> Section:
-    """Show the resolved scenarios, versions, and what could not be read."""
+    """Show the resolved scenarios, versions, and unreadable files."""
     texts = []
     for group in study.groups[:_MAX_RUNS]:
         run = group.runs[0]
@@ -79,7 +79,7 @@ def provenance_section(study: Study) -> Section:
 
 
 def _faults(study: Study) -> list[str]:
-    """Return a line for each fault, with the runs that have it."""
+    """Return a line for each fault, with the runs affected."""
     by_fault: dict[str, list[str]] = {}
     for folder, fault in study.faults:
         by_fault.setdefault(fault, []).append(folder)
@@ -97,7 +97,7 @@ def _text(run: Run) -> str:
 
 
 def _versions(study: Study) -> Table | None:
-    """Return a row for each package; a column for each set of versions that runs had."""
+    """Return a row for each package, and a column for each distinct set of versions."""
     by_versions: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in study.runs:
         if run.versions:
@@ -116,7 +116,7 @@ def _versions(study: Study) -> Table | None:
 
 
 def failures_section(study: Study) -> Section:
-    """Show updates that were dropped, clients that were retried, and runs that did not end well."""
+    """Show dropped updates, repeated chunks, and runs that failed."""
     runs = study.runs
     losses = [[_total(run, key) for key, _, _ in _LOST] for run in runs]
     has_losses = any(map(any, losses))
@@ -141,7 +141,7 @@ def failures_section(study: Study) -> Section:
 
 
 def _reasons(study: Study) -> Table:
-    """Say why updates were dropped, and whose they were."""
+    """Show why updates were dropped, and of which clients."""
     rows, colours = [], []
     for group in study.groups:
         for run in group.members:
@@ -178,7 +178,7 @@ def _error(run: Run) -> str:
 
 
 def _unwritten(run: Run) -> list[str]:
-    """Return what could not be written as the run went on."""
+    """Return what could not be written during the run."""
     lost = run.summary.get("lost")
     if not isinstance(lost, dict):
         return []
@@ -186,7 +186,7 @@ def _unwritten(run: Run) -> list[str]:
 
 
 def _lost(run: Run) -> Bars:
-    """Draw what was lost, in at most 60 bars of neighbouring rounds."""
+    """Draw lost work in at most 60 bars of neighbouring rounds."""
     bins = bins_of(len(run.records))
     stacks = []
     for key, label, colour in _LOST:

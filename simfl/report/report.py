@@ -1,4 +1,4 @@
-"""From runs to a report, whatever it is written as."""
+"""From runs to a report, independent of its file format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report says, whatever it is written as."""
+    """The content of a report, independent of its file format."""
 
     title: str
     subtitle: str
@@ -51,7 +51,7 @@ def make_report(study: Study, *, with_data: bool, trust: Trust = "all") -> Repor
     Args:
         study: the runs.
         with_data: whether data may be loaded to show what clients hold.
-        trust: whether code that the scenarios name may run for that.
+        trust: whether code named by the scenarios may run for that.
     """
     sections = (
         learning_section(study),
@@ -64,7 +64,7 @@ def make_report(study: Study, *, with_data: bool, trust: Trust = "all") -> Repor
         provenance_section(study),
     )
     runs = study.runs
-    # A run without a name is called like its group, not like its folder, which contains the seed.
+    # A run without a name is named after its group, not like its folder, which contains the seed.
     names = list(
         dict.fromkeys(
             group.label if run.name == run.folder.name else run.name
@@ -92,13 +92,13 @@ def _subtitle(study: Study) -> str:
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure of the strip."""
+    """One figure of the summary strip."""
 
     label: str
     value: str
     detail: str = ""
     tone: str = ""
-    """The run's state, where that is what the tile says."""
+    """The run's state, if the tile shows it."""
 
 
 def tiles(study: Study) -> list[Tile]:
@@ -127,7 +127,9 @@ def runs_table(study: Study) -> Table:
     grouped = ["group"] if len(study.groups) < len(study.runs) else []
     header = ("run", *grouped, "seed", "state", "round", *keys, "time")
     repeats = [run.folder.name for group in study.groups for run in group.repeats]
-    note = f"Their seed is another run's, so they are in no mean: {', '.join(repeats)}."
+    note = (
+        f"They repeat the seed of another run, and are excluded from means: {', '.join(repeats)}."
+    )
     return Table("Runs", header, tuple(rows), tuple(colours), note=note if repeats else "")
 
 

@@ -24,7 +24,7 @@ from simfl.report.reading import Run
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report; one that has nothing to say is left out."""
+    """A part of the report; empty ones are omitted."""
 
     title: str
     lead: str = ""
@@ -32,30 +32,30 @@ class Section:
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
-    """What is not there, and why."""
+    """What is missing, and why."""
     texts: tuple[tuple[str, str], ...] = ()
     """Longer texts that are shown on request: title and text."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to show."""
+        """Whether it has no content."""
         return not (self.lead or self.charts or self.tables or self.notes or self.texts)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a report is about."""
+    """The runs of a report, grouped, with their tables of clients."""
 
     groups: tuple[Group, ...]
     target: Target | None
     is_target_chosen: bool
-    """Whether nobody has asked for this target."""
+    """Whether the target is a default, not the user's."""
     histories: Mapping[Path, ClientHistory]
-    """Of each run's folder whose table could be read."""
+    """By run folder, if its table could be read."""
     evaluations: Mapping[Path, Mapping[str, Sequence[Evaluation]]]
-    """Of each run's folder, by metric."""
+    """By run folder, then by metric."""
     faults: tuple[tuple[str, str], ...]
-    """What is missing or damaged: the folder, and a line."""
+    """What is missing or damaged: folder and message."""
 
     @property
     def runs(self) -> list[Run]:
@@ -64,15 +64,15 @@ class Study:
 
     @property
     def is_single(self) -> bool:
-        """Whether there is one run only."""
+        """Whether there is a single run."""
         return len(self.runs) == 1
 
     def colour(self, group: Group) -> str:
-        """Return the colour that a group has everywhere."""
+        """Return a group's colour, the same in all charts."""
         return colour_of(self.groups.index(group))
 
     def histories_of(self, group: Group) -> list[ClientHistory]:
-        """Return what the tables of the group's runs say, a run a seed."""
+        """Return the client tables of the group's runs, one per seed."""
         found = [self.histories.get(run.folder) for run in group.runs]
         return [history for history in found if history is not None]
 
@@ -113,7 +113,7 @@ class Group:
     runs: tuple[Run, ...]
     """One for each seed, by seed."""
     repeats: tuple[Run, ...] = ()
-    """Runs with a seed that another has: their numbers are the same, and say nothing new."""
+    """Runs that repeat a seed of the group, and so its numbers."""
 
     @property
     def members(self) -> tuple[Run, ...]:
@@ -173,7 +173,7 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _with_keys(labels: Sequence[str], groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Say in what groups differ that are given the same label."""
+    """Add the differences between groups with the same label."""
     found = list(labels)
     for label in set(labels):
         alike = [n for n, own in enumerate(labels) if own == _alike(groups[n], "label") == label]

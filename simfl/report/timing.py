@@ -1,4 +1,4 @@
-"""Where the time went: phases, rounds, actors, and the ledger."""
+"""Time and cost: by phase, round and actor, and the ledger."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def timing_section(study: Study) -> Section:
     charts = [chart for chart in (_phases(study), _actors(study), _rounds(study)) if chart]
     notes = []
     if not any(_phase_names(run) for run in study.runs):
-        notes.append("metrics.jsonl does not say the seconds of each phase")
+        notes.append("metrics.jsonl does not contain the seconds of each phase")
     ledger = _ledger(study)
     if ledger is None:
-        notes.append("summary.json holds no ledger")
+        notes.append("summary.json contains no ledger")
     return Section(
         title="Time and cost",
         charts=tuple(charts),
@@ -119,7 +119,7 @@ def _rounds_by_phase(run: Run, num_runs: int) -> Bars | None:
 
 
 def _actors(study: Study) -> Bars | None:
-    """Draw the share of the training time that each actor spent on clients."""
+    """Draw the fraction of the training time that each actor spent on clients."""
     names: list[str] = []
     shares: list[tuple[float, str]] = []
     for group in study.groups:
@@ -132,7 +132,7 @@ def _actors(study: Study) -> Bars | None:
             shares.append((float(busy) / training, study.colour(group)))
     if not names:
         return None
-    note = "Seconds that an actor trained clients, by the seconds that rounds were in training."
+    note = "Seconds in which an actor trained clients, divided by the seconds of training."
     if len(names) > _MAX_ACTORS:
         note += f" The first {_MAX_ACTORS} of {len(names)} actors."
     names, shares = names[:_MAX_ACTORS], shares[:_MAX_ACTORS]
@@ -142,8 +142,8 @@ def _actors(study: Study) -> Bars | None:
         for colour in colours
     ]
     return Bars(
-        title="How busy actors were",
-        x="share of the training time",
+        title="Actor utilization",
+        x="fraction of the training time",
         y="",
         names=tuple(names),
         stacks=tuple(stacks),
@@ -169,7 +169,7 @@ def _ledger(study: Study) -> Table | None:
     rows = tuple((_what(key), *(amount(key, c.get(key)) for c in columns)) for key in keys)
     notes = [f"Of {run.folder.name}: since it was resumed." for run in shown if run.is_resumed]
     if len(with_one) > len(shown):
-        notes.append(f"{len(with_one) - len(shown)} more runs are left out.")
+        notes.append(f"{len(with_one) - len(shown)} more runs are omitted.")
     return Table("Ledger", header, rows, note=" ".join(notes))
 
 

@@ -1,4 +1,4 @@
-"""How numbers, times and values of a scenario are written for people."""
+"""Numbers, times and values of a scenario as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NONE = "—"
 
 
 def number(value: float | None) -> str:
-    """Write a metric with four digits, and a count as it is.
+    """Format a metric with four digits, and a count as it is.
 
     >>> number(0.96104), number(1234.5), number(0.000012345), number(None), number(75)
     ('0.9610', '1,234', '1.234e-05', '—', '75')
@@ -71,7 +71,7 @@ def deviation_of(values: Sequence[float]) -> float | None:
 
 
 def quantity(value: float | None) -> str:
-    """Write a count or an amount, with no digits behind the point where there are none.
+    """Write a count or an amount, without decimals if it is whole.
 
     >>> quantity(1234), quantity(2.5), quantity(None)
     ('1,234', '2.50', '—')
@@ -84,7 +84,7 @@ def quantity(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds with the two largest units that matter.
+    """Write seconds in its two largest units.
 
     >>> duration(8.34), duration(75), duration(3 * 3600 + 240), duration(90_000)
     ('8.3 s', '1 min 15 s', '3 h 4 min', '1 d 1 h')
@@ -109,7 +109,7 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(seconds: float) -> str:
-    """Write how long ago something was.
+    """Format the time since an event.
 
     >>> ago(4), ago(3700), ago(200_000)
     ('4 s ago', '1 h ago', '2 d ago')
@@ -130,7 +130,7 @@ def value_text(value: Any) -> str:
 
 
 def amount(key: str, text: str | None) -> str:
-    """Write a number of the ledger in the unit that its key names.
+    """Write a number of the ledger in the unit named by its key.
 
     >>> amount("sent_bytes", "2097152"), amount("seconds.train", "75"), amount("retries", "0")
     ('2.00 MiB', '1 min 15 s', '0')
@@ -154,7 +154,7 @@ def amount(key: str, text: str | None) -> str:
 
 
 def in_bytes(value: float) -> str:
-    """Write a number of bytes for people.
+    """Format a number of bytes.
 
     >>> in_bytes(1023), in_bytes(1536), in_bytes(2**20 - 1)
     ('1,023 B', '1.50 KiB', '1.00 MiB')

@@ -28,9 +28,9 @@ def write_report(report: Report, path: Path, *, format: Format, written: str) ->
     Args:
         report: what to write.
         path: the file.
-        format: ``html``: a page that needs no network; ``png``: its charts; ``csv``: a row for
+        format: ``html``: a self-contained page; ``png``: its charts; ``csv``: a row for
             each run and round; ``md``: its tables as Markdown.
-        written: the time, in words.
+        written: the time, for the reader.
 
     Raises:
         InputError: if the file cannot be written.
@@ -100,7 +100,7 @@ def _markdown_table(table: Table) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Return text as Markdown shows it: no columns, links, pictures or HTML of its own."""
+    """Escape text so that Markdown shows it literally."""
     return one_line(text.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;"))
 
 
@@ -109,7 +109,7 @@ def render_page(report: Report, *, written: str) -> str:
 
     Args:
         report: what to show.
-        written: the time, in words.
+        written: the time, for the reader.
 
     Raises:
         MissingExtraError: if plotly or Jinja2 is not installed.
@@ -138,10 +138,7 @@ def render_page(report: Report, *, written: str) -> str:
 
 
 def wide_charts(charts: Sequence[Chart]) -> set[int]:
-    """Return the numbers of those that take the whole width, so that no place beside stays empty.
-
-    Bars with a name each need it, and a chart that has no neighbour may have it.
-    """
+    """Return the indexes of full-width charts: bars with many names, or without neighbours."""
     wide = {number for number, chart in enumerate(charts) if _is_broad(chart)}
     left: int | None = None
     for number in range(len(charts) + 1):
@@ -162,6 +159,6 @@ def _resource(name: str) -> str:
 
 
 def _for_script(value: Any) -> str:
-    """Write JSON that can stand in a script element: no text in it can end the element."""
+    """Return JSON for a script element; no text in it can end the element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

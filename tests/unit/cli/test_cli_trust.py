@@ -68,5 +68,5 @@ def test_a_report_without_trust_leaves_the_data_out_and_says_why(simfl):
     result = simfl("report", "kept", "--format", "md", "--trust", "none")
     assert result.exit_code == 0
     page = Path("kept/report.md").read_text()
-    assert "the data cannot be loaded, so they are left out" in page
+    assert "the data cannot be loaded, and are omitted" in page
     assert "runs code of the scenario's author" in page

@@ -39,14 +39,14 @@ def test_a_table_in_parts_is_added_up(tmp_path):
     check_history(read_client_history(tmp_path, []))
 
 
-def test_a_part_that_was_cut_off_is_left_out_and_told_of(tmp_path):
+def test_a_truncated_file_is_skipped_and_reported(tmp_path):
     write_table(tmp_path / "clients.parquet" / "part-1.parquet", FIRST)
     write_table(tmp_path / "clients.parquet" / "part-2.parquet", SECOND)
     torn = tmp_path / "clients.parquet" / "part-3.parquet"
     torn.write_bytes((tmp_path / "clients.parquet" / "part-2.parquet").read_bytes()[:-20])
     faults = []
     check_history(read_client_history(tmp_path, faults))
-    assert faults == ["clients.parquet: 1 of 3 files damaged, and left out"]
+    assert faults == ["clients.parquet: 1 of 3 files are damaged, and skipped"]
 
 
 def test_actors_are_in_the_order_of_their_numbers(tmp_path):
@@ -58,17 +58,17 @@ def test_actors_are_in_the_order_of_their_numbers(tmp_path):
     assert history.busy_s.tolist() == [1, 2, 10]
 
 
-def test_a_table_that_is_not_there_is_told_of(tmp_path):
+def test_a_missing_table_is_reported(tmp_path):
     faults = []
     assert read_client_history(tmp_path, faults) is None
-    assert faults == ["clients.parquet is not there: nothing is known of single clients"]
+    assert faults == ["clients.parquet is missing: nothing is known about single clients"]
 
 
-def test_a_table_without_a_column_that_is_needed_is_told_of(tmp_path):
+def test_a_table_without_a_required_column_is_reported(tmp_path):
     write_table(tmp_path / "clients.parquet", {"round": [1], "client": [0]})
     faults = []
     assert read_client_history(tmp_path, faults) is None
-    assert faults == ["clients.parquet: 1 of 1 files damaged, and left out"]
+    assert faults == ["clients.parquet: 1 of 1 files are damaged, and skipped"]
 
 
 def test_evaluations_are_sorted_by_round_and_value(tmp_path):

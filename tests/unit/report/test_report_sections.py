@@ -136,7 +136,7 @@ def test_without_a_ledger_the_time_is_that_of_rounds_and_the_rest(make, tmp_path
 
 def test_actors_are_busy_for_their_share_of_the_training(make, full):
     """3 and 1.5 seconds of 4.5."""
-    found = chart(make(full[0]), "How busy actors were")
+    found = chart(make(full[0]), "Actor utilization")
     assert isinstance(found, Bars)
     assert found.names == ("client-0", "client-1")
     assert found.stacks[0].values == pytest.approx((2 / 3, 1 / 3))
@@ -179,12 +179,12 @@ def test_the_labels_are_those_of_the_data_set_made_again(make, tmp_path):
     assert "1,797 examples" in chart(make(run, with_data=True), "Examples per client").note
 
 
-def test_data_that_cannot_be_loaded_are_left_out_and_told_of(make, tmp_path):
+def test_data_that_cannot_be_loaded_are_omitted_and_reported(make, tmp_path):
     scenario = SCENARIO | {"data": {"source": "npz", "path": str(tmp_path / "gone.npz")}}
     run = write_run(tmp_path / "a", records([0.5]), scenario=scenario, summary=done())
     notes = section(make(run, with_data=True), "Population").notes
     assert len(notes) == 1
-    assert "the data cannot be loaded, so they are left out" in notes[0]
+    assert "the data cannot be loaded, and are omitted" in notes[0]
 
 
 def test_a_run_that_has_just_begun_has_a_report(make, tmp_path):
@@ -193,10 +193,10 @@ def test_a_run_that_has_just_begun_has_a_report(make, tmp_path):
     assert {tile.label: tile.value for tile in report.tiles}["state"] == "running"
 
 
-def test_what_is_missing_is_told_once_for_all_runs(make, tmp_path):
+def test_missing_files_are_reported_once_for_all_runs(make, tmp_path):
     runs = [write_run(tmp_path / name, records([0.5]), summary=done()) for name in "ab"]
     notes = section(make(*runs), "Provenance").notes
-    assert notes == ("clients.parquet is not there: nothing is known of single clients (a, b)",)
+    assert notes == ("clients.parquet is missing: nothing is known about single clients (a, b)",)
 
 
 def test_numbers_that_are_not_finite_are_told_of(make, tmp_path):
