@@ -129,9 +129,9 @@ class Component:
     """Whether it logs in as the user at an address that its fields, or files in the current folder,
     may set. Untrusted scenarios may not use it."""
 
-    takes_borrowed: ClassVar[bool] = False
-    """Whether it leaves alone the Vectors it is handed that are ``borrowed``; then it reads them
-    where they lie, in the object store, and else it is handed copies."""
+    takes_read_only: ClassVar[bool] = False
+    """Whether it never writes to the Vectors that it is given. Then they may be ``read_only``, on
+    memory in the object store; otherwise it is given copies."""
 
     registry: ClassVar[Registry[Any]]
     """The classes of this kind, by name; set on each root."""
@@ -159,9 +159,9 @@ class Component:
         """Check what concerns several fields at once; raise ConfigError."""
 
     @property
-    def may_borrow(self) -> bool:
-        """Whether this very class ``takes_borrowed``: what a subclass overrides may write."""
-        return bool(vars(type(self)).get("takes_borrowed"))
+    def accepts_read_only(self) -> bool:
+        """Whether this class itself declares ``takes_read_only``; subclasses do not inherit it."""
+        return bool(vars(type(self)).get("takes_read_only"))
 
     def get_config(self) -> dict[str, Any]:
         """Return the fields, by name."""

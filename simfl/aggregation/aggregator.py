@@ -24,7 +24,7 @@ class Aggregator(Component, kind="aggregator"):
     turns the last one into the aggregated delta. The first two run on the client actors.
     """
 
-    takes_borrowed: ClassVar[bool] = False
+    takes_read_only: ClassVar[bool] = False
     """As for any component; and that contributions are Vectors, of which ``merge`` keeps nothing of
     the right one: the next delta is written where that was."""
 

@@ -25,7 +25,7 @@ class Mean(Aggregator):
     """
 
     name: ClassVar[str] = "mean"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     def lift(self, delta: Vector, weight: float) -> Vector:
         """Return weight * delta."""
@@ -38,7 +38,7 @@ class Mean(Aggregator):
 
     def merge(self, left: Vector, right: Vector) -> Vector:
         """Add the right sum to the left one."""
-        return left + right if left.borrowed else left.add_(right)
+        return left + right if left.read_only else left.add_(right)
 
     def finish(self, total: Vector, weight: float) -> Vector:
         """Divide by the sum of the weights.
@@ -48,7 +48,7 @@ class Mean(Aggregator):
         """
         if weight <= 0:
             raise AggregationError("every client of the round has weight zero")
-        return total / weight if total.borrowed else total.div_(weight)
+        return total / weight if total.read_only else total.div_(weight)
 
 
 def _weighted_sum(weights_C: Tensor, tensor: Tensor) -> Tensor:

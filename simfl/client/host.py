@@ -189,7 +189,7 @@ class ClientHost:
     def _merge(self, left: Contribution, right: Contribution) -> Contribution:
         aggregator = self._recipe.aggregator
         merged = merge_contributions(left, right, aggregator=aggregator, optimizer=self._optimizer)
-        if aggregator.may_borrow:
+        if aggregator.accepts_read_only:
             self._spare.give(right.total)
         return merged
 

@@ -144,8 +144,8 @@ class ServerActor(_Actor):
     def __init__(self, label: str) -> None:
         super().__init__(label)
         self._server: Server | None = None
-        self._may_borrow = False
-        self._may_lend_aux = False
+        self._shares_partials = False
+        self._shares_aux = False
         self._beats: Counter[str] = Counter()
 
     def start(self, setup: ActorSetup) -> int:
@@ -155,8 +155,8 @@ class ServerActor(_Actor):
         """
         recipe: ServerRecipe = self._open_recipe(setup)
         self._server = recipe.build()
-        self._may_borrow = recipe.optimizer.may_borrow
-        self._may_lend_aux = recipe.client_optimizer.may_borrow
+        self._shares_partials = recipe.optimizer.accepts_read_only
+        self._shares_aux = recipe.client_optimizer.accepts_read_only
         log.info("started")
         return os.getpid()
 
@@ -166,7 +166,7 @@ class ServerActor(_Actor):
         Ray puts them in the object store, once for all who need them.
         """
         snapshot = self._built.snapshot(round)
-        broadcast = pack_broadcast(snapshot.broadcast, lend_aux=self._may_lend_aux)
+        broadcast = pack_broadcast(snapshot.broadcast, share_aux=self._shares_aux)
         return broadcast, pack(snapshot.optimizer, label=round)
 
     def restore(self, broadcast: Parcel, optimizer: Parcel) -> None:
@@ -179,7 +179,7 @@ class ServerActor(_Actor):
 
         Only the built server opens it: its classes may be those of plug-ins.
         """
-        self._built.receive(open_parcel(partial, borrow=self._may_borrow))
+        self._built.receive(open_parcel(partial, copy=not self._shares_partials))
 
     def end_round(self, plan: RoundPlan, *partials: Parcel) -> tuple[RoundReport, Parcel, Parcel]:
         """Take the server's step; return the report, and what the next round starts from.
@@ -258,8 +258,8 @@ class ClientActor(_Actor):
         super().__init__(label)
         self._uses_gpu = uses_gpu
         self._host: ClientHost | None = None
-        self._may_lend = False
-        self._may_borrow = False
+        self._shares_sums = False
+        self._shares_states = False
         self._broadcast: Broadcast | None = None
         self._beats = False
 
@@ -275,8 +275,8 @@ class ClientActor(_Actor):
         device = device_for(self._label, uses_gpu=self._uses_gpu)
         prepare_device(device, deterministic=setup.deterministic)
         self._host = ClientHost(recipe, dataset, device=device)
-        self._may_lend = recipe.aggregator.may_borrow
-        self._may_borrow = recipe.optimizer.may_borrow
+        self._shares_sums = recipe.aggregator.accepts_read_only
+        self._shares_states = recipe.optimizer.accepts_read_only
         log.info("started on %s", device)
         return os.getpid()
 
@@ -295,8 +295,8 @@ class ClientActor(_Actor):
         with log_client_errors():
             result = self._built.train_chunk(chunk, self._open(broadcast), known)
         log_trained(result.report)
-        partial = pack(result.partial, label=chunk.start, lend=self._lent(result.partial))
-        kept = pack_states(result.states, lend=self._may_borrow) if states else {}
+        partial = pack(result.partial, label=chunk.start, share=self._shared(result.partial))
+        kept = pack_states(result.states, share=self._shares_states) if states else {}
         return ChunkResult(result.report, partial, kept).split()
 
     def probe(self, chunk: Chunk, broadcast: Parcel) -> DeviceUse | None:
@@ -306,11 +306,11 @@ class ClientActor(_Actor):
             self._built.train_chunk(chunk, self._open(broadcast), [None] * len(chunk.clients))
         return measure_use(self._built.device)
 
-    def _lent(self, partial: Partial) -> list[Vector]:
-        """Return the sums, and auxiliary variables, that the server may read where they lie."""
+    def _shared(self, partial: Partial) -> list[Vector]:
+        """Return the sums, and auxiliary variables, that the server reads in place."""
         nodes = [node for node in partial.nodes.values() if node is not None]
-        sums = [node.total for node in nodes] if self._may_lend else []
-        return sums + (find_vectors([node.aux for node in nodes]) if self._may_borrow else [])
+        sums = [node.total for node in nodes] if self._shares_sums else []
+        return sums + (find_vectors([node.aux for node in nodes]) if self._shares_states else [])
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Parcel) -> list[MetricSums]:
         """Evaluate the items of a chunk."""

@@ -205,7 +205,7 @@ class RemoteServer:
         """Become the server of a snapshot; return what its round starts from."""
         label = snapshot.broadcast.round
         refs = SnapshotRefs(
-            ray.put(pack_broadcast(snapshot.broadcast, lend_aux=False)),
+            ray.put(pack_broadcast(snapshot.broadcast, share_aux=False)),
             ray.put(pack(snapshot.optimizer, label=label)),
         )
 

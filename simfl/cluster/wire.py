@@ -3,7 +3,8 @@
 Ray hands an actor its arguments anew with each call, and what lies in the object store is
 read-only memory that torch would write through. A parcel keeps a message's arrays apart from the
 rest, so that the object store serves them without a copy, and a receiver copies them into memory
-of its own when it opens the parcel; all but those of Vectors that were lent, which it only reads.
+of its own when it opens the parcel; except those of shared Vectors, which are
+read-only.
 """
 
 from __future__ import annotations
@@ -35,79 +36,79 @@ class Parcel:
     """The message without its arrays."""
     arrays: Memory
     """The memory of its arrays."""
-    lent: list[tuple[Layout, Memory]]
-    """The Vectors that are read where they lie."""
+    shared: list[tuple[Layout, Memory]]
+    """The Vectors that are read in place."""
 
 
-def pack(message: object, *, label: int, lend: Sequence[Vector] = ()) -> Parcel:
+def pack(message: object, *, label: int, share: Sequence[Vector] = ()) -> Parcel:
     """Pickle a message into a parcel, without copying its arrays.
 
     Args:
         message: anything that can be pickled.
         label: which message it is.
-        lend: those of its Vectors that the receiver is to borrow, and promises only to read.
+        share: those of its Vectors that the receiver reads in place; they arrive read-only.
     """
     header = io.BytesIO()
     buffers: list[pickle.PickleBuffer] = []
-    packer: Any = _Packer(header, buffers, lend)
+    packer: Any = _Packer(header, buffers, share)
     packer.dump(message)
     arrays = [np.frombuffer(b.raw(), np.uint8) for b in buffers]
-    return Parcel(label, header.getvalue(), arrays, [vector.lend() for vector in lend])
+    return Parcel(label, header.getvalue(), arrays, [vector.to_memory() for vector in share])
 
 
-def pack_broadcast(broadcast: Broadcast, *, lend_aux: bool) -> Parcel:
-    """Pack a broadcast for any number of readers: all borrow the same weights.
+def pack_broadcast(broadcast: Broadcast, *, share_aux: bool) -> Parcel:
+    """Pack a broadcast for any number of readers, which share the weights.
 
     Args:
         broadcast: to be packed.
-        lend_aux: whether they borrow the auxiliary variables, too: those are the plug-ins'.
+        share_aux: whether they share the auxiliary variables, too, which plug-ins are given.
     """
-    lent = [broadcast.weights, *(find_vectors(broadcast.aux) if lend_aux else [])]
-    return pack(broadcast, label=broadcast.round, lend=lent)
+    shared = [broadcast.weights, *(find_vectors(broadcast.aux) if share_aux else [])]
+    return pack(broadcast, label=broadcast.round, share=shared)
 
 
 def pack_states(
-    states: Mapping[int, Retained[KeptState]], *, lend: bool
+    states: Mapping[int, Retained[KeptState]], *, share: bool
 ) -> dict[int, Retained[Parcel]]:
     """Pack what each client's optimizer keeps, for whichever actor trains it next.
 
     Args:
         states: by client id, which becomes the label.
-        lend: whether the reader borrows all Vectors.
+        share: whether the reader reads all Vectors in place.
     """
     packed: dict[int, Retained[Parcel]] = {}
     for client, one in states.items():
         if isinstance(one, Kept):
-            vectors = find_vectors(one.state) if lend else []
-            packed[client] = Kept(pack(one.state, label=client, lend=vectors))
+            vectors = find_vectors(one.state) if share else []
+            packed[client] = Kept(pack(one.state, label=client, share=vectors))
         else:
             packed[client] = one
     return packed
 
 
-def open_parcel(parcel: Parcel, *, borrow: bool = True) -> Any:
-    """Return the message, in private memory but for the Vectors that were lent.
+def open_parcel(parcel: Parcel, *, copy: bool = False) -> Any:
+    """Return the message, in private memory except for the shared Vectors.
 
     Args:
         parcel: the message.
-        borrow: False copies those, too.
+        copy: copies those, too.
     """
     arrays = [array.copy() for array in parcel.arrays]
-    return _Opener(parcel, arrays, borrow=borrow).load()
+    return _Opener(parcel, arrays, copy=copy).load()
 
 
 class _Packer(ray.cloudpickle.Pickler):
-    """Leaves a number in the place of each Vector that is lent.
+    """Leaves a number in the place of each shared Vector.
 
     It is cloudpickle's, so that classes of a notebook travel by value.
     """
 
     def __init__(
-        self, file: io.BytesIO, buffers: list[pickle.PickleBuffer], lend: Sequence[Vector]
+        self, file: io.BytesIO, buffers: list[pickle.PickleBuffer], share: Sequence[Vector]
     ) -> None:
         start: Any = super().__init__
         start(file, protocol=5, buffer_callback=buffers.append)
-        self._numbers = {id(vector): number for number, vector in enumerate(lend)}
+        self._numbers = {id(vector): number for number, vector in enumerate(share)}
 
     def persistent_id(self, value: object) -> int | None:
         return self._numbers.get(id(value))
@@ -116,11 +117,11 @@ class _Packer(ray.cloudpickle.Pickler):
 class _Opener(pickle.Unpickler):
     """Puts the Vectors back."""
 
-    def __init__(self, parcel: Parcel, arrays: Memory, *, borrow: bool) -> None:
+    def __init__(self, parcel: Parcel, arrays: Memory, *, copy: bool) -> None:
         super().__init__(io.BytesIO(parcel.header), buffers=arrays)
-        self._lent = [Vector.borrow(*lent) for lent in parcel.lent]
-        if not borrow:
-            self._lent = [vector.clone() for vector in self._lent]
+        self._shared = [Vector.from_memory(*shared) for shared in parcel.shared]
+        if copy:
+            self._shared = [vector.clone() for vector in self._shared]
 
     def persistent_load(self, number: int) -> Vector:
-        return self._lent[number]
+        return self._shared[number]

@@ -31,7 +31,7 @@ class Adagrad(OptiModule):
     """
 
     name: ClassVar[str] = "adagrad"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     eps: Positive = 1e-7
     """Added to the root, so that nothing is divided by zero."""
@@ -57,7 +57,7 @@ class RmsProp(OptiModule):
     """
 
     name: ClassVar[str] = "rmsprop"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     beta: Fraction = 0.9
     """The weight of the former average."""
@@ -91,7 +91,7 @@ class Adam(OptiModule):
     """
 
     name: ClassVar[str] = "adam"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     beta_1: Decay = 0.9
     """The weight of the former first moment."""
@@ -129,7 +129,7 @@ class Yogi(OptiModule):
     """
 
     name: ClassVar[str] = "yogi"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     beta_1: Decay = 0.9
     """The weight of the former first moment."""

@@ -20,7 +20,7 @@ class L2Clipping(OptiModule):
     """
 
     name: ClassVar[str] = "l2-clipping"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
     keeps_nothing: ClassVar[bool] = True
 
     max_norm: Positive = 1.0
@@ -46,7 +46,7 @@ class L2GlobalClipping(OptiModule):
     """
 
     name: ClassVar[str] = "l2-global-clipping"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
     keeps_nothing: ClassVar[bool] = True
 
     max_norm: Positive = 1.0

@@ -24,7 +24,7 @@ class Momentum(OptiModule):
     """
 
     name: ClassVar[str] = "momentum"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     beta: Fraction = 0.9
     """How much of the former velocity stays."""
@@ -50,7 +50,7 @@ class Ewma(OptiModule):
     """
 
     name: ClassVar[str] = "ewma"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     beta: Fraction = 0.9
     """The weight of the former average."""
@@ -76,7 +76,7 @@ class YogiMomentum(OptiModule):
     """
 
     name: ClassVar[str] = "yogi-momentum"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     beta: Fraction = 0.9
     """The weight of the former average."""

@@ -35,7 +35,7 @@ class GaussianNoise(OptiModule):
     """
 
     name: ClassVar[str] = "gaussian-noise"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
     keeps_nothing: ClassVar[bool] = True
 
     std: NonNegative = 1.0

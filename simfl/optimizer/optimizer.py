@@ -297,9 +297,9 @@ class Optimizer:
         return by_steps or not all(map(keeps_nothing, plugins))
 
     @property
-    def may_borrow(self) -> bool:
-        """Whether all its plug-ins leave ``borrowed`` Vectors alone, of kept states and others."""
-        return all(plugin.may_borrow for plugin in (*self.regularizers, *self.modules))
+    def accepts_read_only(self) -> bool:
+        """Whether kept states and auxiliary variables may be ``read_only`` Vectors."""
+        return all(plugin.accepts_read_only for plugin in (*self.regularizers, *self.modules))
 
     def begin_client(self, *, client: int, round: int, kept: KeptState | None) -> None:
         """Become the optimizer of a client whose next round is about to begin.

@@ -24,7 +24,7 @@ class FedProx(Regularizer):
     """
 
     name: ClassVar[str] = "fedprox"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
     keeps_nothing: ClassVar[bool] = True
 
     alpha: NonNegative = 0.01
@@ -54,7 +54,7 @@ class Lasso(Regularizer):
     """
 
     name: ClassVar[str] = "lasso"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
     keeps_nothing: ClassVar[bool] = True
 
     alpha: NonNegative = 0.01
@@ -75,7 +75,7 @@ class Ridge(Regularizer):
     """
 
     name: ClassVar[str] = "ridge"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
     keeps_nothing: ClassVar[bool] = True
 
     alpha: NonNegative = 0.01

@@ -35,7 +35,7 @@ class ScaffoldClient(OptiModule):
 
     name: ClassVar[str] = "scaffold-client"
     aux_name: ClassVar[str] = "scaffold"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     def init(self, like: Vector) -> State:
         """Return the state of a client that has not taken part yet."""
@@ -112,7 +112,7 @@ class ScaffoldServer(OptiModule):
 
     name: ClassVar[str] = "scaffold-server"
     aux_name: ClassVar[str] = "scaffold"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     num_clients: Count | Literal["population"] | None = "population"
     """N, the number of clients; by default the run's population. None: the number of clients that

@@ -52,12 +52,12 @@ def _check_merge(cohort: Cohort) -> None:
     before = [vector.clone() for vector in find_vectors(right)]
     merged = cohort.rule.merge(left, right)
     require(_same(find_vectors(right), before), "merge() changed the right-hand contribution")
-    if not cohort.rule.may_borrow:
+    if not cohort.rule.accepts_read_only:
         return
-    require(isinstance(right, Vector), "takes_borrowed is only for Vectors as contributions")
+    require(isinstance(right, Vector), "takes_read_only is only for Vectors as contributions")
     after = merged.clone()
     right.mul_(0.0)
-    require(_same([merged], [after]), "takes_borrowed, but merge() keeps the right-hand memory")
+    require(_same([merged], [after]), "takes_read_only, but merge() keeps the right-hand memory")
 
 
 def _check_sending(cohort: Cohort) -> None:

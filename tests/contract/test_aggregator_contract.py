@@ -127,7 +127,7 @@ class WritesRight(Mean):
 @dataclass(frozen=True)
 class Keeps(Mean):
     name: ClassVar[str] = "broken-keeps"
-    takes_borrowed: ClassVar[bool] = True
+    takes_read_only: ClassVar[bool] = True
 
     def merge(self, left: Vector, right: Vector) -> Any:
         return right | Vector({})
@@ -163,7 +163,7 @@ BROKEN: list[tuple[Aggregator, str]] = [
     ),
     (ByOrder(), "give the same result however a cohort is split: along the tree"),
     (WritesRight(), "not modify the right-hand contribution in merge\\(\\): merge"),
-    (Keeps(), "not modify the right-hand contribution in merge\\(\\): takes_borrowed, but"),
+    (Keeps(), "not modify the right-hand contribution in merge\\(\\): takes_read_only, but"),
     (Widens(), "keep names, order, shapes and dtypes"),
     (NotToBeSent(), "have contributions that can be pickled"),
 ]

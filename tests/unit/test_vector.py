@@ -352,35 +352,35 @@ def read_only(memory: list[np.ndarray]) -> list[np.ndarray]:
     return memory
 
 
-def test_a_borrowed_vector_reads_the_lender_s_memory_read_only_or_not() -> None:
-    lender = Vector({"a": torch.tensor([[1.0, 2.0]]), "none": torch.zeros(0, 3)})
-    layout, memory = lender.lend()
-    borrowed = Vector.borrow(layout, read_only(memory))
-    assert borrowed == lender
-    assert borrowed["a"].data_ptr() == lender["a"].data_ptr()
+def test_a_vector_from_memory_shares_it_read_only_or_not() -> None:
+    source = Vector({"a": torch.tensor([[1.0, 2.0]]), "none": torch.zeros(0, 3)})
+    layout, memory = source.to_memory()
+    shared = Vector.from_memory(layout, read_only(memory))
+    assert shared == source
+    assert shared["a"].data_ptr() == source["a"].data_ptr()
 
 
-def test_what_shares_a_borrowed_vector_s_memory_is_borrowed_and_results_are_not() -> None:
-    borrowed = Vector.borrow(*Vector.stack([vector(a=[1.0]), vector(a=[2.0])]).lend())
+def test_what_shares_a_read_only_vector_s_memory_is_read_only_and_results_are_not() -> None:
+    shared = Vector.from_memory(*Vector.stack([vector(a=[1.0]), vector(a=[2.0])]).to_memory())
     shares = [
-        borrowed.to("cpu"),
-        borrowed.select(["a"]),
-        borrowed | Vector({}, stacked=True),
-        Vector({}, stacked=True) | borrowed,
-        *borrowed.unstack(),
+        shared.to("cpu"),
+        shared.select(["a"]),
+        shared | Vector({}, stacked=True),
+        Vector({}, stacked=True) | shared,
+        *shared.unstack(),
     ]
-    assert all(share.borrowed for share in shares)
-    own = [borrowed.clone(), borrowed + borrowed, borrowed * 2.0, borrowed.zeros_like()]
-    assert not any(vector.borrowed for vector in own)
+    assert all(share.read_only for share in shares)
+    own = [shared.clone(), shared + shared, shared * 2.0, shared.zeros_like()]
+    assert not any(vector.read_only for vector in own)
 
 
 @pytest.mark.parametrize("change", ["add_", "mul_", "div_", "sqrt_", "sign_"])
-def test_a_borrowed_vector_refuses_to_be_changed(change: str) -> None:
-    borrowed = Vector.borrow(*vector(a=[1.0, 2.0]).lend())
-    operands = {"add_": [borrowed.clone()], "mul_": [2.0], "div_": [borrowed.clone()]}
-    with pytest.raises(VectorError, match=r"borrowed; change a clone\(\) of it"):
-        getattr(borrowed, change)(*operands.get(change, ()))
-    assert borrowed == vector(a=[1.0, 2.0])
+def test_a_read_only_vector_refuses_to_be_changed(change: str) -> None:
+    shared = Vector.from_memory(*vector(a=[1.0, 2.0]).to_memory())
+    operands = {"add_": [shared.clone()], "mul_": [2.0], "div_": [shared.clone()]}
+    with pytest.raises(VectorError, match=r"read-only; change a clone\(\) of it"):
+        getattr(shared, change)(*operands.get(change, ()))
+    assert shared == vector(a=[1.0, 2.0])
 
 
 def test_adding_a_scaled_vector_rounds_once_as_torch_s_alpha_does() -> None:

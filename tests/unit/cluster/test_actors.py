@@ -140,8 +140,8 @@ def of_clients(kept: list[Parcel], chunk: Chunk) -> list[Parcel]:
     return kept[chunk.start : chunk.start + len(chunk.clients)]
 
 
-def lent_bytes(parcel: Parcel) -> int:
-    return sum(memory.nbytes for _, lent in parcel.lent for memory in lent)
+def shared_bytes(parcel: Parcel) -> int:
+    return sum(memory.nbytes for _, shared in parcel.shared for memory in shared)
 
 
 @pytest.mark.parametrize("stack", [1, 2])
@@ -160,10 +160,10 @@ def test_weights_sums_states_and_variables_are_read_where_they_lie() -> None:
     _, partial, state = client.train_chunk(Chunk(1, 0, (0,), 1), broadcast, None)
     server.end_round(RoundPlan(1, (0,)), partial)
     following = server.snapshot(2)[0]
-    assert lent_bytes(broadcast) == WEIGHTS
-    assert lent_bytes(partial) == 2 * WEIGHTS  # the sum of deltas, and SCAFFOLD's
-    assert lent_bytes(state) == 2 * WEIGHTS  # c_i and the velocity
-    assert lent_bytes(following) == 2 * WEIGHTS  # with SCAFFOLD's c
+    assert shared_bytes(broadcast) == WEIGHTS
+    assert shared_bytes(partial) == 2 * WEIGHTS  # the sum of deltas, and SCAFFOLD's
+    assert shared_bytes(state) == 2 * WEIGHTS  # c_i and the velocity
+    assert shared_bytes(following) == 2 * WEIGHTS  # with SCAFFOLD's c
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,10 @@ def test_an_aggregator_that_writes_to_what_it_merges_writes_to_copies(
     assert store.is_unchanged
 
 
-def test_only_the_class_that_says_so_itself_is_lent_sums() -> None:
+def test_only_the_class_that_says_so_itself_shares_sums() -> None:
     class Subclass(Mean):
         pass
 
-    assert Mean().may_borrow
-    assert not Subclass().may_borrow
-    assert not Median().may_borrow
+    assert Mean().accepts_read_only
+    assert not Subclass().accepts_read_only
+    assert not Median().accepts_read_only

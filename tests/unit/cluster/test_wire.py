@@ -18,10 +18,10 @@ from simfl.messages import Broadcast
 from simfl.vector import Vector
 
 
-def arrived(message: object, *, lend: Sequence[Vector] = ()) -> Parcel:
+def arrived(message: object, *, share: Sequence[Vector] = ()) -> Parcel:
     """Return the parcel as Ray hands it to an actor: its arrays cannot be written to."""
-    parcel = pack(message, label=7, lend=lend)
-    for array in (*parcel.arrays, *(part for _, memory in parcel.lent for part in memory)):
+    parcel = pack(message, label=7, share=share)
+    for array in (*parcel.arrays, *(part for _, memory in parcel.shared for part in memory)):
         array.flags.writeable = False
     return parcel
 
@@ -40,27 +40,27 @@ def test_what_was_opened_can_be_written_to_without_harm() -> None:
     assert open_parcel(parcel)["w"].tolist() == [1, 1, 1, 1]
 
 
-def test_what_was_lent_is_read_where_it_lies_and_the_rest_is_a_copy() -> None:
-    lent, copied = Vector({"w": torch.ones(2, 3)}), Vector({"w": torch.ones(4)})
-    parcel = arrived((lent, copied), lend=[lent])
-    opened_lent, opened_copied = open_parcel(parcel)
-    assert opened_lent == lent
-    assert opened_lent.borrowed
-    assert opened_lent["w"].data_ptr() == parcel.lent[0][1][0].ctypes.data
-    assert not opened_copied.borrowed
+def test_shared_vectors_are_read_in_place_and_the_rest_is_a_copy() -> None:
+    shared, copied = Vector({"w": torch.ones(2, 3)}), Vector({"w": torch.ones(4)})
+    parcel = arrived((shared, copied), share=[shared])
+    opened_shared, opened_copied = open_parcel(parcel)
+    assert opened_shared == shared
+    assert opened_shared.read_only
+    assert opened_shared["w"].data_ptr() == parcel.shared[0][1][0].ctypes.data
+    assert not opened_copied.read_only
     opened_copied["w"].mul_(5)
-    assert open_parcel(parcel) == (lent, copied)
+    assert open_parcel(parcel) == (shared, copied)
 
 
-def test_who_does_not_borrow_gets_copies_of_what_was_lent() -> None:
-    parcel = arrived(lent := Vector({"w": torch.ones(4)}), lend=[lent])
-    opened = open_parcel(parcel, borrow=False)
+def test_a_receiver_may_copy_shared_vectors() -> None:
+    parcel = arrived(shared := Vector({"w": torch.ones(4)}), share=[shared])
+    opened = open_parcel(parcel, copy=True)
     opened.mul_(5.0)
-    assert open_parcel(parcel) == lent
+    assert open_parcel(parcel) == shared
 
 
-def test_lent_memory_lives_as_long_as_it_is_read() -> None:
-    parcel = arrived(lent := Vector({"w": torch.arange(1000.0)}), lend=[lent])
+def test_shared_memory_lives_as_long_as_it_is_read() -> None:
+    parcel = arrived(shared := Vector({"w": torch.arange(1000.0)}), share=[shared])
     moved = pickle.loads(pickle.dumps(parcel))  # its memory is its own, and nobody else's
     opened = open_parcel(moved)
     del moved, parcel

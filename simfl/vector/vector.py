@@ -8,34 +8,18 @@ Shapes in this file: C clients of a stack, ... a tensor's own axes.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from types import SimpleNamespace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simfl.errors import VectorError
+from simfl.vector.memory import Bytes, Described, own, raw, tensors_on, to_array
 
-__all__ = [
-    "Layout",
-    "Scalar",
-    "Vector",
-    "count_bytes",
-    "find_vectors",
-    "is_finite",
-    "move",
-    "widened",
-]
-
-T = TypeVar("T")
-
-Described: TypeAlias = "list[tuple[str, torch.dtype, torch.Size]]"
 Layout: TypeAlias = "tuple[Described, bool]"
 """Name, dtype and shape of each tensor, and whether they are a stack."""
 
@@ -46,31 +30,31 @@ Scalar: TypeAlias = "float | int | Tensor"
 class Vector:
     """Named tensors with + - * / ** by scalars and by Vectors of the same names.
 
-    Operations return new Vectors and leave their inputs alone, but for ``add_``, ``sub_``, ``mul_``
-    and ``div_``. A Vector pickles as raw memory. Unpickled from memory that is read-only, as the
-    object store's, it is a private copy, since torch would write through; ``borrow`` alone shares
-    such memory, and gives a Vector that says so.
+    Operations return new Vectors and leave their inputs alone; only methods that end in ``_``
+    change a Vector in place. A Vector pickles as raw memory. Unpickled from read-only memory, as
+    the object store's, it is a private copy, since torch would write through; only ``from_memory``
+    shares such memory, and makes a Vector that is read-only.
 
     Args:
         tensors: name -> tensor; not copied.
         stacked: whether each tensor has a leading client axis.
-        borrowed: whether the memory is somebody else's, and must not be written to.
+        read_only: whether methods that change it in place raise, as the memory belongs to others.
 
     >>> Vector({"a": torch.tensor([1.0, 2.0])}) * 2.0
     Vector(a=[2.0, 4.0])
     """
 
-    __slots__ = ("_tensors", "borrowed", "stacked")
+    __slots__ = ("_tensors", "read_only", "stacked")
     __hash__ = None  # type: ignore[assignment]
     __array_ufunc__ = None
-    """Tells numpy to leave the arithmetic of its numbers with Vectors to this class."""
+    """Makes numpy leave arithmetic of its numbers with Vectors to this class."""
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], *, stacked: bool = False, borrowed: bool = False
+        self, tensors: Mapping[str, Tensor], *, stacked: bool = False, read_only: bool = False
     ) -> None:
         self._tensors = dict(tensors)
         self.stacked = stacked
-        self.borrowed = borrowed
+        self.read_only = read_only
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -124,7 +108,7 @@ class Vector:
         return f"Vector({', '.join(described)}{', stacked' if self.stacked else ''})"
 
     def __eq__(self, other: object) -> bool:
-        """Say whether both hold the same names, dtypes, shapes and numbers (NaN equals NaN)."""
+        """Return whether both hold the same names, dtypes, shapes and numbers (NaN equals NaN)."""
         if not isinstance(other, Vector):
             return NotImplemented
         return (
@@ -156,13 +140,13 @@ class Vector:
     def select(self, names: Iterable[str]) -> Vector:
         """Return the tensors of these names, in the order given."""
         tensors = {name: self._tensors[name] for name in names}
-        return Vector(tensors, stacked=self.stacked, borrowed=self.borrowed)
+        return Vector(tensors, stacked=self.stacked, read_only=self.read_only)
 
     def __or__(self, other: Vector) -> Vector:
         """Return the tensors of both; the right one's where both have a name."""
         tensors = {**self._tensors, **other._tensors}
-        borrowed = self.borrowed or other.borrowed
-        return Vector(tensors, stacked=self.stacked, borrowed=borrowed)
+        read_only = self.read_only or other.read_only
+        return Vector(tensors, stacked=self.stacked, read_only=read_only)
 
     @classmethod
     def stack(cls, vectors: Sequence[Vector]) -> Vector:
@@ -180,39 +164,35 @@ class Vector:
         """Return the C Vectors of a stack; views, not copies."""
         columns = [tensor.unbind() for tensor in self.tensors]
         return [
-            Vector(dict(zip(self._tensors, row, strict=True)), borrowed=self.borrowed)
+            Vector(dict(zip(self._tensors, row, strict=True)), read_only=self.read_only)
             for row in zip(*columns, strict=True)
         ]
 
     @classmethod
     def from_numpy(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Vector:
         """Wrap arrays, without a copy where they may be written to."""
-        return cls({name: _tensor_of(array) for name, array in arrays.items()})
+        return cls({name: torch.from_numpy(own(array)) for name, array in arrays.items()})
 
     def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return name -> array, sharing memory where the tensors are on the CPU.
 
         numpy has no bfloat16, so such tensors become float32, which is exact.
         """
-        return {name: _array_of(tensor.detach().cpu()) for name, tensor in self.items()}
+        return {name: to_array(tensor.detach().cpu()) for name, tensor in self.items()}
 
-    def lend(self) -> tuple[Layout, list[np.ndarray[Any, Any]]]:
-        """Return what the Vector looks like, and its memory as bytes, for ``borrow``; no copy."""
+    def to_memory(self) -> tuple[Layout, list[Bytes]]:
+        """Return the Vector's layout and its memory, which it shares, for ``from_memory``."""
         described = [(name, tensor.dtype, tensor.shape) for name, tensor in self.items()]
-        return (described, self.stacked), [_raw(tensor) for tensor in self.tensors]
+        return (described, self.stacked), [raw(tensor) for tensor in self.tensors]
 
     @classmethod
-    def borrow(cls, layout: Layout, memory: Sequence[np.ndarray[Any, Any]]) -> Vector:
-        """Return a Vector on what another has lent, without a copy though it be read-only.
-
-        Its tensors must only be read: torch knows no read-only memory, and would write to it.
-        """
+    def from_memory(cls, layout: Layout, memory: Sequence[Bytes]) -> Vector:
+        """Return a read-only Vector on memory that may itself be read-only, without a copy."""
         described, stacked = layout
-        tensors = _tensors_on(described, [_writeable(array) for array in memory])
-        return cls(tensors, stacked=stacked, borrowed=True)
+        return cls(tensors_on(described, memory), stacked=stacked, read_only=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, self.lend())
+        return (_rebuild, self.to_memory())
 
     # -- arithmetic ------------------------------------------------------------------------
 
@@ -241,15 +221,15 @@ class Vector:
         return self**-1 * other
 
     def __neg__(self) -> Vector:
-        return self._like(torch._foreach_neg(self._list()))
+        return self._like(torch._foreach_neg(self.tensors))
 
     def sign(self) -> Vector:
         """Return -1, 0 or 1 for each number."""
-        return self._like(torch._foreach_sign(self._list()))
+        return self._like(torch._foreach_sign(self.tensors))
 
     def sqrt(self) -> Vector:
         """Return the square root of each number."""
-        return self._like(torch._foreach_sqrt(self._list()))
+        return self._like(torch._foreach_sqrt(self.tensors))
 
     def minimum(self, other: Vector | Scalar) -> Vector:
         """Return the smaller number of each pair."""
@@ -259,47 +239,37 @@ class Vector:
         """Return the larger number of each pair."""
         return self._binary(_maximum, torch._foreach_maximum, other)
 
-    def add_(self, other: Vector) -> Vector:
-        """Add another Vector in place, and return self; only for a Vector one has made."""
-        self._require_own_memory()
-        torch._foreach_add_(self._list(), self._matching(other))
-        return self
-
-    def sub_(self, other: Vector) -> Vector:
-        """Subtract another Vector in place, and return self; only for a Vector one has made."""
-        self._require_own_memory()
-        torch._foreach_sub_(self._list(), self._matching(other))
-        return self
-
     def add_scaled(self, other: Vector, scale: float) -> Vector:
         """Return self + scale * other, in one pass, each number rounded once."""
-        return self._like(torch._foreach_add(self._list(), self._matching(other), alpha=scale))
+        return self._like(torch._foreach_add(self.tensors, self._matching(other), alpha=scale))
+
+    # -- arithmetic in place: each returns self, which must not be read-only ----------------
+
+    def add_(self, other: Vector) -> Vector:
+        """Add another Vector in place."""
+        return self._in_place(torch._foreach_add_, self._matching(other))
+
+    def sub_(self, other: Vector) -> Vector:
+        """Subtract another Vector in place."""
+        return self._in_place(torch._foreach_sub_, self._matching(other))
 
     def mul_(self, factor: Vector | float) -> Vector:
-        """Multiply in place, and return self; only for a Vector one has made."""
-        self._require_own_memory()
+        """Multiply in place."""
         by = self._matching(factor) if isinstance(factor, Vector) else factor
-        torch._foreach_mul_(self._list(), by)
-        return self
+        return self._in_place(torch._foreach_mul_, by)
 
     def div_(self, divisor: Vector | float) -> Vector:
-        """Divide in place, and return self; only for a Vector one has made."""
-        self._require_own_memory()
+        """Divide in place."""
         by = self._matching(divisor) if isinstance(divisor, Vector) else divisor
-        torch._foreach_div_(self._list(), by)
-        return self
+        return self._in_place(torch._foreach_div_, by)
 
     def sqrt_(self) -> Vector:
-        """Take the roots in place, and return self; only for a Vector one has made."""
-        self._require_own_memory()
-        torch._foreach_sqrt_(self._list())
-        return self
+        """Take the roots in place."""
+        return self._in_place(torch._foreach_sqrt_)
 
     def sign_(self) -> Vector:
-        """Take the signs in place, and return self; only for a Vector one has made."""
-        self._require_own_memory()
-        torch._foreach_sign_(self._list())
-        return self
+        """Take the signs in place."""
+        return self._in_place(torch._foreach_sign_)
 
     # -- reductions ------------------------------------------------------------------------
 
@@ -309,7 +279,7 @@ class Vector:
 
     def norm(self) -> Tensor:
         """Return the L2 norm over all tensors together: 0-d, or [C] for a stack."""
-        norms = list(self.norms().values()) if self.stacked else torch._foreach_norm(self._list())
+        norms = list(self.norms().values()) if self.stacked else torch._foreach_norm(self.tensors)
         norm: Tensor = torch.stack(list(norms)).norm(dim=0)
         return norm
 
@@ -322,9 +292,9 @@ class Vector:
         return torch.stack(list(self.sums().values())).sum(dim=0)
 
     def is_finite(self) -> Tensor:
-        """Say whether no number is NaN or infinite: 0-d, or [C] for a stack."""
-        # A norm is finite only if all its numbers are, and much faster had than a look at each;
-        # numbers too large to be squared are the exception that the second look is for.
+        """Return whether no number is NaN or infinite: 0-d, or [C] for a stack."""
+        # A norm is finite only if all its numbers are, and much faster than a look at each number.
+        # Numbers too large to be squared are the exception, so look at each before saying no.
         is_float = all(tensor.is_floating_point() for tensor in self.tensors)
         if is_float and bool((finite := self.norm().isfinite()).all()):
             return finite
@@ -336,9 +306,6 @@ class Vector:
         finite = [self._per_client(tensor).isfinite().all(dim=-1) for tensor in self.tensors]
         return torch.stack(finite).all(dim=0)
 
-    def _list(self) -> list[Tensor]:
-        return list(self._tensors.values())
-
     def _like(self, tensors: Iterable[Tensor]) -> Vector:
         return Vector(dict(zip(self._tensors, tensors, strict=True)), stacked=self.stacked)
 
@@ -347,9 +314,11 @@ class Vector:
             return tensor.flatten()
         return tensor.reshape(len(tensor), math.prod(tensor.shape[1:]))
 
-    def _require_own_memory(self) -> None:
-        if self.borrowed:
-            raise VectorError("this Vector's memory is borrowed; change a clone() of it instead")
+    def _in_place(self, foreach: Callable[..., None], *operand: Any) -> Vector:
+        if self.read_only:
+            raise VectorError("this Vector is read-only; change a clone() of it instead")
+        foreach(self.tensors, *operand)
+        return self
 
     def _require_same_names(self, other: Vector) -> None:
         if self._tensors.keys() == other._tensors.keys():
@@ -383,7 +352,7 @@ class Vector:
         if isinstance(other, Tensor):
             return self.map(lambda tensor: operation(tensor, _align(other, tensor)))
         if isinstance(other, int | float | np.number):
-            return self._like(foreach(self._list(), _plain(other)))
+            return self._like(foreach(self.tensors, _plain(other)))
         return NotImplemented
 
     def _with_vector(
@@ -393,75 +362,11 @@ class Vector:
         other: Vector,
     ) -> Vector:
         if self.stacked == other.stacked:
-            return self._like(foreach(self._list(), self._matching(other)))
+            return self._like(foreach(self.tensors, self._matching(other)))
         # One Vector for all clients: the tensors broadcast along the client axis.
         self._require_same_names(other)
         tensors = {name: operation(tensor, other[name]) for name, tensor in self.items()}
         return Vector(tensors, stacked=True)
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """Return float16 and bfloat16 tensors as float32, and others as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def move(value: T, device: torch.device | str) -> T:
-    """Return the value with every Vector and tensor in it on a device; the rest as it is.
-
-    Goes into tuples, lists, dicts and dataclasses.
-    """
-    moved: T = _moved(value, device)
-    return moved
-
-
-def count_bytes(value: Any) -> int:
-    """Return how many bytes the tensors in a value take; where it looks is as for ``move``."""
-    return sum(v.num_bytes if isinstance(v, Vector) else v.nbytes for v in _leaves(value))
-
-
-def find_vectors(value: Any) -> list[Vector]:
-    """Return the Vectors in a value; where it looks is as for ``move``."""
-    return [leaf for leaf in _leaves(value) if isinstance(leaf, Vector)]
-
-
-def is_finite(value: Any) -> Tensor:
-    """Say whether a number, a tensor or a Vector is free of NaN and infinity: 0-d, or [C] by rows.
-
-    Rows are those of a stack, or of a tensor that is not 0-d.
-    """
-    if isinstance(value, Vector):
-        return value.is_finite()
-    if isinstance(value, Tensor):
-        finite = value.isfinite()
-        return finite.reshape(len(value), -1).all(dim=1) if value.dim() else finite
-    return torch.tensor(isinstance(value, int) or math.isfinite(value))
-
-
-def _leaves(value: Any) -> Iterator[Vector | Tensor]:
-    if isinstance(value, Vector | Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from chain.from_iterable(map(_leaves, value.values()))
-    elif isinstance(value, list | tuple):
-        yield from chain.from_iterable(map(_leaves, value))
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from _leaves(getattr(value, field.name))
-
-
-def _moved(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, Vector | Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _moved(item, device) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_make"):  # a NamedTuple
-        return value._make(_moved(item, device) for item in value)
-    if isinstance(value, list | tuple):
-        return type(value)(_moved(item, device) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [field.name for field in dataclasses.fields(value)]
-        return dataclasses.replace(value, **{f: _moved(getattr(value, f), device) for f in fields})
-    return value
 
 
 def _align(scalar: Tensor, tensor: Tensor) -> Tensor:
@@ -487,46 +392,9 @@ def _maximum(tensor: Tensor, other: Tensor) -> Tensor:
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return bool(torch.equal(a, b)) or _raw(a).tobytes() == _raw(b).tobytes()
+    return bool(torch.equal(a, b)) or raw(a).tobytes() == raw(b).tobytes()
 
 
-def _raw(tensor: Tensor) -> np.ndarray[Any, Any]:
-    # A single number counts as contiguous with any stride, and then cannot be viewed as bytes.
-    flat = tensor.detach().cpu().contiguous().as_strided((tensor.numel(),), (1,))
-    raw: np.ndarray[Any, Any] = flat.view(torch.uint8).numpy()
-    return raw
-
-
-def _array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any]
-    array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
-    return array
-
-
-def _tensor_of(array: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(_own(array))
-
-
-def _own(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    # torch would write through a read-only array (and warn of it): such arrays are copied.
-    return array if array.flags.writeable else array.copy()
-
-
-def _writeable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return the array's memory as if it could be written to, or torch would warn of it."""
-    memory: Any = SimpleNamespace(owner=array)
-    memory.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
-    return np.asarray(memory)
-
-
-def _tensors_on(described: Described, memory: Sequence[np.ndarray[Any, Any]]) -> dict[str, Tensor]:
-    tensors = {}
-    for (name, dtype, shape), array in zip(described, memory, strict=True):
-        flat = torch.from_numpy(array) if math.prod(shape) else torch.empty(0, dtype=torch.uint8)
-        tensors[name] = flat.view(dtype).reshape(shape)
-    return tensors
-
-
-def _rebuild(layout: Layout, memory: Sequence[np.ndarray[Any, Any]]) -> Vector:
+def _rebuild(layout: Layout, memory: Sequence[Bytes]) -> Vector:
     described, stacked = layout
-    return Vector(_tensors_on(described, [_own(array) for array in memory]), stacked=stacked)
+    return Vector(tensors_on(described, map(own, memory)), stacked=stacked)

@@ -1,0 +1,15 @@
+"""Vectors, which are named tensors with arithmetic, and functions of values that hold some."""
+
+from simfl.vector.values import count_bytes, find_vectors, is_finite, move, widened
+from simfl.vector.vector import Layout, Scalar, Vector
+
+__all__ = [
+    "Layout",
+    "Scalar",
+    "Vector",
+    "count_bytes",
+    "find_vectors",
+    "is_finite",
+    "move",
+    "widened",
+]

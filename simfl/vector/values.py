@@ -1,0 +1,77 @@
+"""Functions of values that hold Vectors and tensors, in tuples, lists, dicts and dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from simfl.vector.vector import Vector
+
+T = TypeVar("T")
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return float16 and bfloat16 tensors as float32, and others as they are."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def move(value: T, device: torch.device | str) -> T:
+    """Return the value with every Vector and tensor in it on a device; the rest as it is."""
+    moved: T = _moved(value, device)
+    return moved
+
+
+def count_bytes(value: Any) -> int:
+    """Return how many bytes the tensors in a value take."""
+    return sum(v.num_bytes if isinstance(v, Vector) else v.nbytes for v in _leaves(value))
+
+
+def find_vectors(value: Any) -> list[Vector]:
+    """Return the Vectors in a value."""
+    return [leaf for leaf in _leaves(value) if isinstance(leaf, Vector)]
+
+
+def is_finite(value: Any) -> Tensor:
+    """Return whether a number, a tensor or a Vector has no NaN or infinity: 0-d, or [C] by rows.
+
+    Rows are those of a stack, or of a tensor that is not 0-d.
+    """
+    if isinstance(value, Vector):
+        return value.is_finite()
+    if isinstance(value, Tensor):
+        finite = value.isfinite()
+        return finite.reshape(len(value), -1).all(dim=1) if value.dim() else finite
+    return torch.tensor(isinstance(value, int) or math.isfinite(value))
+
+
+def _leaves(value: Any) -> Iterator[Vector | Tensor]:
+    if isinstance(value, Vector | Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from chain.from_iterable(map(_leaves, value.values()))
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_leaves, value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _leaves(getattr(value, field.name))
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Vector | Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_make"):  # a NamedTuple
+        return value._make(_moved(item, device) for item in value)
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(item, device) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{f: _moved(getattr(value, f), device) for f in fields})
+    return value
