@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -25,7 +25,6 @@ from simfl.cluster.fleet import Fleet
 from simfl.cluster.launch import Worker, launch_server, put_setup
 from simfl.cluster.placement import describe_needs
 from simfl.cluster.profiles import write_profiles
-from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.remote_server import RemoteServer
 from simfl.cluster.saves import Saves
@@ -35,7 +34,6 @@ from simfl.cluster.survey import describe_room
 from simfl.cluster.wire import open_parcel
 from simfl.cluster.workers import ClientPool, Ended
 from simfl.engine import (
-    ChunkScheduler,
     Pace,
     StateTable,
     Trained,
@@ -45,6 +43,8 @@ from simfl.engine import (
     peak_memory,
     snapshot_of,
 )
+from simfl.engine.events import Begin
+from simfl.engine.recovery import Decision, Limits, Loss, decide
 from simfl.errors import StatesLostError
 from simfl.messages import (
     Broadcast,
@@ -61,6 +61,8 @@ from simfl.messages import (
 )
 from simfl.models.model import MetricSums
 from simfl.vector import Vector
+
+T = TypeVar("T")
 
 _MEMORY_TIMEOUT_S = 5.0
 _SERVER = "server"
@@ -87,14 +89,13 @@ class RayEngine:
         self._paces: defaultdict[int, Pace] = defaultdict(Pace)
         self._states = StateTable[Ref](options.location)
         self.dashboard = connection.dashboard
-        retries: dict[str, Any] = {"max_retries": options.max_retries}
-        retries["start_timeout_s"] = options.start_timeout_s
-        retries |= {"stall_limit_s": options.stall_limit_s, "tell": setup.tell}
+        limits = Limits(options.max_retries, options.start_timeout_s, options.stall_limit_s)
         self._server = RemoteServer(
             launch_server(setup),
             put_setup(setup, setup.server),
+            limits=limits,
+            notify=setup.tell,
             require_cluster=connection.watch.require_all,
-            **retries,
         )
         self._saves = Saves(options.location, self._states, self._server)
         dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
@@ -102,14 +103,15 @@ class RayEngine:
         setup = replace(setup, dataset=setup.dataset.without_examples())
         self._fleet = Fleet(setup)
         self._pool = ClientPool(
-            [],
             (dataset, self._server.actor),
-            workload=Workload(setup.client.work, setup.dataset),
+            limits=limits,
+            workload=Workload(setup.client.work, setup.dataset).of,
             server=self._server,
-            **retries,
+            notify=setup.tell,
         )
         self._group_of = setup.group_of
         self._run_name = setup.run_name
+        self._notify = setup.tell
         self._take(self._fleet.launch(), with_server=True)
         if self._fit_to_gpus(setup):
             self._take(self._fleet.fill(self._pool.workers))
@@ -129,7 +131,7 @@ class RayEngine:
             needs = [describe_needs(self._options.groups[group]) for group in kinds]
             what = f"each needs {', or '.join(needs)}; " if needs else ""
             room = describe_room(self._run_name)
-            self._pool.tell(f"waiting for {', '.join(labels)} to start; {what}{room}")
+            self._notify(f"waiting for {', '.join(labels)} to start; {what}{room}")
 
         late = start_all(
             actors,
@@ -176,19 +178,16 @@ class RayEngine:
 
         Clients' states count as soon as the whole round does: until then it can be done again.
         """
-        attempts = Attempts(max_retries=self._options.max_retries)
         if not self._is_dedicated:
             joining = self._fleet.grow(self._pool.workers)
             self._pool.join(joining, {w.label: self._pool.start(w) for w in joining})
         self._pool.await_members(self._fleet.least)
-        while True:
-            try:
-                if attempts.count(Loss.OBJECT):
-                    # It has received part of a round whose chunks may now be different.
-                    self._server.put_back(handle, ())
-                return self._train_once(plan, handle)
-            except RayError as error:
-                _redo_or_raise(error, attempts, doing=f"round {plan.round}")
+        return self._repeat(
+            lambda: self._train_once(plan, handle),
+            # It has received part of a round whose chunks may be cut differently now.
+            before_repeat=lambda: self._server.put_back(handle, ()),
+            doing=f"round {plan.round}",
+        )
 
     def evaluate(self, chunk: EvaluationChunk, handle: SnapshotRefs) -> list[MetricSums]:
         """Evaluate the items, a share each on all actors with the group's kind of device."""
@@ -204,14 +203,38 @@ class RayEngine:
         def start(actor: Any, share: EvaluationChunk) -> list[Ref]:
             return [actor.evaluate_chunk.remote(share, handle.broadcast)]
 
-        attempts = Attempts(max_retries=self._options.max_retries)
+        def once() -> list[MetricSums]:
+            begin = Begin(shares, lanes=kinds, lane_of=lambda _: kind)
+            results = {end.chunk: end.result for end in self._pool.run(begin, start)}
+            return [item for share in shares for item in results[share]]
+
+        return self._repeat(once, doing="evaluating")
+
+    def _repeat(
+        self, call: Callable[[], T], *, doing: str, before_repeat: Callable[[], Any] = lambda: None
+    ) -> T:
+        """Call until no object is lost meanwhile.
+
+        Raises:
+            StatesLostError: if repeating it does not help.
+            SimflError: for any other error of Ray.
+        """
+        attempt = 0
         while True:
-            scheduler = ChunkScheduler(shares, lanes=kinds, lane_of=lambda _: kind)
+            attempt += 1
             try:
-                results = {end.chunk: end.result for end in self._pool.run(scheduler, start)}
-                return [item for share in shares for item in results[share]]
+                if attempt > 1:
+                    before_repeat()
+                return call()
             except RayError as error:
-                _redo_or_raise(error, attempts, doing="evaluating")
+                if not is_object_loss(error):
+                    raise explain(error, doing=doing) from None
+                limit = self._options.max_retries
+                decision = decide(Loss.OBJECT, attempt=attempt, max_retries=limit)
+                if decision is Decision.ROLL_BACK:
+                    raise StatesLostError(f"{doing}: an object was lost with its node") from None
+                if decision is Decision.ABORT:
+                    raise explain(error, doing=doing) from None
 
     def get_weights(self, handle: SnapshotRefs) -> Vector:
         """Fetch all weights of a snapshot, into memory that outlives the object store."""
@@ -278,9 +301,7 @@ class RayEngine:
 
     def _train_once(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
         began = time.perf_counter()
-        scheduler = self._hand_out(
-            chunk for part in plan.split() for chunk in self._cut(plan, part)
-        )
+        chunks = [chunk for part in plan.split() for chunk in self._cut(plan, part)]
         partials: list[Ref] = []
         received: list[Ref] = []
         retained: dict[int, Retained[Ref]] = {}
@@ -288,21 +309,18 @@ class RayEngine:
         asks = self._keeps_state and (self._kept_last_round or not self._states.is_empty)
         traces: list[ChunkTrace] = []
         by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
-        for end in self._train_chunks(scheduler, handle, asks=asks):
+        for end in self._train_chunks(chunks, handle, asks=asks):
             result: ChunkResult[Ref, Ref] = ChunkResult.join(end.result, end.refs)
             partials.append(result.partial)
             retained |= result.states
             if result.report.keeping and not asks:
                 unasked.append(end.chunk)
-            label = self._pool.workers[end.worker].label
-            traces.append(ChunkTrace(result.report, label, end.retries))
+            traces.append(ChunkTrace(result.report, end.actor, end.retries))
             by_group[end.chunk.group].append(result.report)
-            if not scheduler.is_done:  # the last one comes with end_round: one call less
+            if not self._pool.is_done:  # the last one comes with end_round: one call less
                 received.append(self._server.receive(result.partial))
         # This gives the same partials again, bit for bit.
-        for end in (
-            self._train_chunks(self._hand_out(unasked), handle, asks=True) if unasked else ()
-        ):
+        for end in self._train_chunks(unasked, handle, asks=True) if unasked else ():
             retained |= ChunkResult.join(end.result, end.refs).states
         trained = time.perf_counter()
         report, following = self._server.end_round(plan, handle, partials, received)
@@ -317,16 +335,12 @@ class RayEngine:
         trace = RoundTrace(tuple(traces), trained - began, ended - trained, self.num_actors)
         return Trained(report, trace, following)
 
-    def _hand_out(self, chunks: Iterable[Chunk]) -> ChunkScheduler[Chunk]:
-        workers = self._pool.workers
+    def _begin(self, chunks: list[Chunk]) -> Begin:
+        """Return a pass: a group's clients are trained by its actors, or a client by its own."""
         if not self._is_dedicated:
-            return ChunkScheduler(
-                list(chunks), lanes=[worker.group for worker in workers], lane_of=lambda c: c.group
-            )
+            return Begin(chunks, lanes=[worker.group for worker in self._pool.workers])
         own_clients = np.argsort(self._group_of, kind="stable").tolist()
-        return ChunkScheduler(
-            list(chunks), lanes=own_clients, lane_of=lambda chunk: chunk.clients[0]
-        )
+        return Begin(chunks, lanes=own_clients, lane_of=lambda chunk: chunk.clients[0])
 
     def _cut(self, plan: RoundPlan, part: CohortPart) -> list[Chunk]:
         if self._is_dedicated:
@@ -338,12 +352,12 @@ class RayEngine:
         return guided_chunks(plan, part, num_workers, least_work=least_work)
 
     def _train_chunks(
-        self, scheduler: ChunkScheduler[Chunk], handle: SnapshotRefs, *, asks: bool
+        self, chunks: list[Chunk], handle: SnapshotRefs, *, asks: bool
     ) -> Iterator[Ended[Chunk]]:
         """Train all chunks; yield each as it ends: its report, its partial, its clients' states.
 
         Args:
-            scheduler: of the chunks.
+            chunks: to be trained.
             handle: what the round starts from.
             asks: whether to send clients their states, and to request new ones; Ray needs to know
                 the number of results beforehand. If no client has kept a state, they are not
@@ -357,7 +371,7 @@ class RayEngine:
             refs: list[Ref] = method.remote(chunk, handle.broadcast, *states)
             return refs
 
-        yield from self._pool.run(scheduler, start)
+        yield from self._pool.run(self._begin(chunks), start)
 
     def _state(self, client: int) -> Ref | StateFile | None:
         """Return what holds a client's state; a file goes by way of the object store where need be.
@@ -374,14 +388,3 @@ class RayEngine:
             return self._server.get(refs)
         except RayError as error:
             raise explain(error, doing=doing) from None
-
-
-def _redo_or_raise(error: RayError, attempts: Attempts, *, doing: str) -> None:
-    """Return if the work should be repeated; otherwise raise the error that ends it."""
-    if not is_object_loss(error):
-        raise explain(error, doing=doing) from None
-    decision = attempts.lost(Loss.OBJECT)
-    if decision is Decision.ROLL_BACK:
-        raise StatesLostError(f"{doing}: an object was lost with its node") from None
-    if decision is Decision.ABORT:
-        raise explain(error, doing=doing) from None

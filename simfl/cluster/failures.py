@@ -14,6 +14,7 @@ from ray.exceptions import (
 )
 
 from simfl.engine import is_memory_full
+from simfl.engine.events import Cause
 from simfl.errors import ClusterError, RunError, SimflError
 
 _PROCESS_GONE = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
@@ -78,25 +79,13 @@ def explain(error: RayError, *, doing: str) -> SimflError:
     return ClusterError(f"{doing}: {type(error).__name__}: {_first_line(error)}")
 
 
-def is_device_full(error: RayError) -> bool:
-    """Say whether what was run found its GPU's memory full."""
-    return is_memory_full(getattr(error, "cause", None) or error)
-
-
-def explain_full_memory(*, doing: str) -> ClusterError:
-    """Return our exception for a GPU that cannot hold what a single actor trains."""
-    return ClusterError(
-        f"{doing}: the GPU's memory is full, with no other of its group's actors left to end; "
-        "lower client.stack, client.batch_size or the size of the model, or raise num_gpus"
-    )
-
-
-def explain_stall(*, doing: str, waited_s: float) -> ClusterError:
-    """Return our exception for a chunk whose actors had to be killed since they stood still."""
-    return ClusterError(
-        f"{doing}: not done after {waited_s:.0f} s, and so its process was killed; "
-        "raise cluster.stall_limit_s if it may take that long, or run it with --backend inline"
-    )
+def cause_of(error: RayError) -> Cause:
+    """Return why a call has failed."""
+    if is_memory_full(getattr(error, "cause", None) or error):
+        return Cause.DEVICE_FULL
+    if is_unbuilt(error):
+        return Cause.UNBUILT
+    return Cause.DIED if is_actor_loss(error) else Cause.OTHER
 
 
 def _first_line(error: Exception) -> str:

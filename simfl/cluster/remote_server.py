@@ -12,9 +12,9 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from simfl.checkpoint import StateFile
 from simfl.cluster.failures import explain, is_actor_loss, is_object_loss
-from simfl.cluster.recovery import SILENT_S, Attempts, Decision, Heartbeats, Loss
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.wire import pack, pack_broadcast
+from simfl.engine.recovery import SILENT_S, Decision, Heartbeats, Limits, Loss, decide
 from simfl.messages import RoundPlan, RoundReport, Snapshot
 
 T = TypeVar("T")
@@ -35,10 +35,8 @@ class RemoteServer:
     Args:
         actor: the server's.
         setup: what it is started with.
-        max_retries: how often it may die in one round.
-        start_timeout_s: how long it may take to come back.
-        stall_limit_s: how long it may send no answer; None: ``SILENT_S``.
-        tell: receives a message if it is killed for that.
+        limits: when to give up on it.
+        notify: called with a message if it does not answer.
         require_cluster: raises ClusterError if Ray itself has failed.
     """
 
@@ -47,20 +45,18 @@ class RemoteServer:
         actor: Any,
         setup: Ref,
         *,
-        max_retries: int,
-        start_timeout_s: float,
-        stall_limit_s: float | None = None,
-        tell: Callable[[str], None] = lambda _: None,
+        limits: Limits,
+        notify: Callable[[str], None] = lambda _: None,
         require_cluster: Callable[[], None] = lambda: None,
     ) -> None:
         self.actor = actor
         self.beats = Heartbeats()
         """The client actors' heartbeats, as counted by the server."""
         self._setup = setup
-        self._max_retries = max_retries
-        self._start_timeout_s = start_timeout_s
-        self._silent_s = SILENT_S if stall_limit_s is None else stall_limit_s
-        self._tell = tell
+        self._max_retries = limits.max_retries
+        self._start_timeout_s = limits.start_timeout_s
+        self._silent_s = SILENT_S if limits.stall_limit_s is None else limits.stall_limit_s
+        self._notify = notify
         self.require_cluster = require_cluster
         self._asked: Ref | None = None
         self._asked_at = time.monotonic()
@@ -90,20 +86,20 @@ class RemoteServer:
             asked, self._asked = self._asked, None
             try:
                 counts: dict[str, int] = ray.get(asked)  # type: ignore[assignment]
-                self.beats.note(counts, now=now)
+                self.beats = self.beats.note(counts, now=now)
                 self._is_there = True
             except RayError:  # its other calls fail, too, and their callers recover
                 self._is_there = False
         elif now - self._asked_at > limit_s:
             self._asked, self._is_there, self._building = None, False, None
             ray.kill(self.actor, no_restart=False)
-            self._tell(
+            self._notify(
                 f"the server's process did not answer for {limit_s:.0f} s and was killed; it is "
                 "started again"
             )
         elif now - self._asked_at > WARN_S and not is_starting and self._warned_of != self._asked:
             self._warned_of = self._asked
-            self._tell(
+            self._notify(
                 f"the server's process has not answered for {WARN_S:.0f} s; after {limit_s:.0f} s "
                 "it is killed and started again"
             )
@@ -186,8 +182,9 @@ class RemoteServer:
         Raises:
             RayError: for anything but the server's death.
         """
-        attempts = Attempts(max_retries=self._max_retries)
+        attempt = 0
         while True:
+            attempt += 1
             method = self.actor.end_round.options(num_returns=3)
             report, *following = method.remote(plan, *partials[len(received) :])
             try:
@@ -197,7 +194,8 @@ class RemoteServer:
             except RayError as error:
                 if not is_actor_loss(error):
                     raise
-                if attempts.lost(Loss.SERVER_ACTOR) is not Decision.RESTORE:
+                decision = decide(Loss.SERVER_ACTOR, attempt=attempt, max_retries=self._max_retries)
+                if decision is Decision.ABORT:
                     raise explain(error, doing=f"ending round {plan.round}") from None
             received = self.put_back(start, partials)
 

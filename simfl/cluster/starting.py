@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from simfl.cluster.failures import explain, is_actor_loss
-from simfl.cluster.recovery import Attempts, Decision, Loss
 from simfl.cluster.references import Ref
 from simfl.cluster.remote_server import NOTICE_S
+from simfl.engine.recovery import Decision, Loss, decide
 
 TOLD_S = 15.0
 """How long to wait for actors before a message is printed."""
@@ -46,7 +47,7 @@ def start_all(
     Raises:
         SimflError: if one cannot be built, dies too often, or does not answer in time.
     """
-    attempts = Attempts(max_retries=max_retries)
+    deaths: Counter[str] = Counter()
     began = time.monotonic()
     deadline, is_told = began + timeout_s, False
     waiting = {start(label): label for label in actors}
@@ -69,7 +70,9 @@ def start_all(
         except RayError as error:
             if not is_actor_loss(error):
                 raise explain(error, doing="starting the actors") from None
-            if attempts.lost(Loss.CLIENT_ACTOR, label) is Decision.ABORT:
+            deaths[label] += 1
+            decision = decide(Loss.CLIENT_ACTOR, attempt=deaths[label], max_retries=max_retries)
+            if decision is Decision.ABORT:
                 raise explain(error, doing=f"starting {label}") from None
             _await_process(actors[label], label, deadline)
             waiting[start(label)] = label

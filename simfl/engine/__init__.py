@@ -1,23 +1,15 @@
-"""Where a round's work is done: the protocol, the inline engine, and the chunk scheduler."""
+"""Where a round's work is done: the protocol, the inline engine, and what decides for others."""
 
+from simfl.engine.chunks import Pace, Work, Workload, equal_chunks, guided_chunks
 from simfl.engine.device import DeviceUse, device_for, is_memory_full, measure_use, prepare_device
 from simfl.engine.engine import Engine, Handle, Trained
 from simfl.engine.inline import InlineEngine
 from simfl.engine.memory import peak_memory, reset_peak_memory
 from simfl.engine.profiling import Sampling, require_profiler
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
-from simfl.engine.scheduler import (
-    ChunkScheduler,
-    Pace,
-    Work,
-    Workload,
-    equal_chunks,
-    guided_chunks,
-)
 from simfl.engine.states import PlannedShard, StateTable
 
 __all__ = [
-    "ChunkScheduler",
     "DeviceUse",
     "Engine",
     "Handle",

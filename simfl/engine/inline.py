@@ -10,10 +10,10 @@ import torch
 
 from simfl.checkpoint import Found, delete_unused_shards, open_storage
 from simfl.client import ClientHost
+from simfl.engine.chunks import equal_chunks
 from simfl.engine.engine import Trained
 from simfl.engine.memory import peak_memory
 from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
-from simfl.engine.scheduler import equal_chunks
 from simfl.engine.states import StateTable
 from simfl.errors import ClusterError
 from simfl.messages import (

@@ -1,4 +1,4 @@
-"""Who is waited for is killed when its time is up, and named when that happens too often."""
+"""A server's actor that does not answer is killed when its time is up."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError
 
-from simfl.cluster.launch import Worker
-from simfl.cluster.recovery import Attempts, Heartbeats
 from simfl.cluster.remote_server import RemoteServer
-from simfl.cluster.workers import ClientPool, _Running, _WorkLoop
-from simfl.engine import ChunkScheduler
-from simfl.errors import ClusterError
-from simfl.messages import Chunk, EvaluationChunk
+from simfl.engine.recovery import Limits
 
 
 class Killed(list[Any]):
@@ -34,49 +29,6 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Killed:
     return killed
 
 
-def make_pool(*, stall_limit_s: float | None, beats: Heartbeats | None = None) -> ClientPool:
-    worker = Worker("the actor", "client-0", 0, setup="its setup")
-    server: Any = SimpleNamespace(beats=beats or Heartbeats())
-    limits: dict[str, Any] = {"max_retries": 0, "start_timeout_s": 60.0}
-    workload: Any = SimpleNamespace(of=lambda chunk: (1.0,))
-    return ClientPool(
-        [worker], (), workload=workload, server=server, stall_limit_s=stall_limit_s, **limits
-    )
-
-
-def test_a_stalled_chunk_is_named_with_its_clients_and_the_time_it_took(killed: Killed) -> None:
-    pool = make_pool(stall_limit_s=60.0)
-    chunk = Chunk(7, 0, (3, 8), 4)
-    scheduler = ChunkScheduler([chunk], lanes=[0])
-    loop = _WorkLoop(pool, scheduler, lambda actor, chunk: [], Attempts(max_retries=0))
-    began = time.monotonic() - 100
-    loop._running["a reference"] = running = _Running(0, chunk, (1.0,), ["a reference"], began)
-    pool.kill_stalled(loop._oldest())
-    pool.kill_stalled(loop._oldest())
-    assert killed == ["the actor"], "killed once: the second time its time is not up"
-    assert running.stalled_s is not None
-    named = r"round 7, clients 3, 8 on client-0: not done after 100 s, .* cluster\.stall_limit_s"
-    with pytest.raises(ClusterError, match=named):
-        loop._lose("a reference", RayActorError())
-
-
-def test_what_training_has_taught_says_nothing_of_an_evaluation(killed: Killed) -> None:
-    """No limit but silence: the first evaluation may take hours, whatever chunks have taken."""
-    beats = Heartbeats()
-    pool = make_pool(stall_limit_s=None, beats=beats)
-    pool.watch_of(Chunk(1, 0, (3,), 1)).learn((1.0,), 0.1)
-    now = time.monotonic()
-    share: Any = EvaluationChunk("test", ((0,),))
-    running = {0: _Running(0, share, (1.0,), [], since=now - 20_000)}
-    beats.note({"client-0": 7}, now=now - 200)
-    beats.note({"client-0": 7}, now=now)
-    pool.kill_stalled(running)
-    assert killed == []
-    beats.note({"client-0": 7}, now=now + 101)
-    pool.kill_stalled(running)
-    assert killed == ["the actor"], "silent for 301 s"
-
-
 def test_a_server_that_gives_no_sign_of_life_is_killed_and_another_has_time_to_start(
     killed: Killed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,9 +38,7 @@ def test_a_server_that_gives_no_sign_of_life_is_killed_and_another_has_time_to_s
     monkeypatch.setattr(ray, "get", lambda ref: answers[ref])
     asked = iter(range(100))
     actor: Any = SimpleNamespace(heartbeats=SimpleNamespace(remote=lambda: next(asked)))
-    server = RemoteServer(
-        actor, "setup", max_retries=3, start_timeout_s=180.0, stall_limit_s=5.0, tell=told.append
-    )
+    server = RemoteServer(actor, "setup", limits=Limits(stall_limit_s=5.0), notify=told.append)
 
     def look_at(*seconds: float) -> None:
         for second in seconds:
@@ -119,7 +69,7 @@ def test_that_a_server_does_not_answer_is_said_once_long_before_it_is_killed(
     monkeypatch.setattr(ray, "get", lambda ref: {})
     asked = iter(range(100))
     actor: Any = SimpleNamespace(heartbeats=SimpleNamespace(remote=lambda: next(asked)))
-    server = RemoteServer(actor, "setup", max_retries=3, start_timeout_s=180.0, tell=told.append)
+    server = RemoteServer(actor, "setup", limits=Limits(), notify=told.append)
     for now[0] in (0, 1, 2, 20, 31):
         server.look()
     assert told == [], "it has been asked again 29 s ago"
@@ -143,7 +93,7 @@ def test_a_server_that_dies_while_it_is_asked_is_waited_for(
     monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
     monkeypatch.setattr(ray, "get", die)
     actor: Any = SimpleNamespace(heartbeats=SimpleNamespace(remote=lambda: "a reference"))
-    server = RemoteServer(actor, "setup", max_retries=3, start_timeout_s=180.0, stall_limit_s=5.0)
+    server = RemoteServer(actor, "setup", limits=Limits(stall_limit_s=5.0))
     for _ in range(20):
         now[0] += 10.0
         server.look()
@@ -162,7 +112,7 @@ def test_a_server_that_stands_still_before_it_was_ever_asked_is_killed_in_its_ti
         heartbeats=SimpleNamespace(remote=lambda: "never answered"),
         start=SimpleNamespace(remote=lambda setup: "built"),
     )
-    server = RemoteServer(actor, "setup", max_retries=3, start_timeout_s=180.0, stall_limit_s=5.0)
+    server = RemoteServer(actor, "setup", limits=Limits(stall_limit_s=5.0))
     server.build()
     for second in (1.0, 50.0, 99.0):
         now[0] = second

@@ -1,24 +1,19 @@
-"""The chunk scheduler: which worker gets which chunk. It decides, and does not act.
+"""Cutting a cohort into chunks, by the amount of work and the actors' pace.
 
-Where a chunk runs and when has no part in the result, so the scheduler is free to follow whoever
-is idle.
+Where chunks begin and end does not affect the result, so their sizes only follow from speed.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from simfl.client import LocalWork
 from simfl.data import FederatedDataset
 from simfl.messages import Chunk, ChunkReport, CohortPart, EvaluationChunk, RoundPlan
-
-W = TypeVar("W")
-"""A unit of work: a chunk of clients to train, or of items to evaluate."""
 
 Work: TypeAlias = tuple[float, ...]
 """An amount of work in several measures, such as steps and examples."""
@@ -31,10 +26,6 @@ WORTH_A_CALL_S = 0.1
 
 UNEVEN = 8
 """Equal parts may differ by about one in so many."""
-
-IN_FLIGHT = 2
-"""Chunks at a worker: one that runs, and one whose arguments are fetched meanwhile. While a worker
-is still to come it is one at the others: what it will have time for is left to it."""
 
 
 class Pace:
@@ -165,76 +156,3 @@ def equal_chunks(plan: RoundPlan, part: CohortPart, size: int) -> list[Chunk]:
     """
     num_clients, size = part.end - part.begin, -(-size // part.stack) * part.stack
     return _chunks(plan, part, [*range(0, num_clients, size), num_clients])
-
-
-class ChunkScheduler(Generic[W]):
-    """Hands out chunks in order, a few at a time, to whichever worker has room.
-
-    Each worker takes chunks of one lane only, so that a group's clients stay with its actors, or a
-    client with its own.
-
-    Args:
-        chunks: all of the round's; of each lane, longest work first.
-        lanes: by worker number, from 0, the lane that it takes chunks of.
-        lane_of: the lane of a chunk; left out, there is but one, 0.
-
-    >>> scheduler = ChunkScheduler(["a", "b", "c"], lanes=[0])
-    >>> list(scheduler.assignments())
-    [(0, 'a'), (0, 'b')]
-    >>> scheduler.finish(0)
-    >>> list(scheduler.assignments())
-    [(0, 'c')]
-    """
-
-    def __init__(
-        self,
-        chunks: Sequence[W],
-        *,
-        lanes: Sequence[Hashable],
-        lane_of: Callable[[W], Hashable] = lambda _: 0,
-    ) -> None:
-        self._load = [0] * len(lanes)
-        self._away: set[int] = set()
-        self._retired: set[int] = set()
-        self._lanes = lanes
-        self._queues: dict[Hashable, deque[W]] = {lane: deque() for lane in lanes}
-        for chunk in chunks:
-            self._queues[lane_of(chunk)].append(chunk)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether every chunk has been handed out and has ended."""
-        return not any(self._queues.values()) and not any(self._load)
-
-    def assignments(self) -> Iterator[tuple[int, W]]:
-        """Iterate over (worker, chunk) to start now, the least loaded workers first."""
-        away = self._away | self._retired
-        awaited = {self._lanes[worker] for worker in self._away - self._retired}
-        for room in range(1, IN_FLIGHT + 1):
-            for worker, load in enumerate(self._load):
-                lane = self._lanes[worker]
-                queue, most = self._queues[lane], 1 if lane in awaited else room
-                if load < most and queue and worker not in away:
-                    self._load[worker] += 1
-                    yield worker, queue.popleft()
-
-    def finish(self, worker: int) -> None:
-        """Note that one of the worker's chunks has ended."""
-        self._load[worker] -= 1
-
-    def lose(self, worker: int, chunk: W) -> None:
-        """Note that one of the worker's chunks was lost; it is its lane's next to be handed out."""
-        self._load[worker] -= 1
-        self._queues[self._lanes[worker]].appendleft(chunk)
-
-    def suspend(self, worker: int) -> None:
-        """Give the worker nothing until it is back."""
-        self._away.add(worker)
-
-    def resume(self, worker: int) -> None:
-        """Give the worker chunks again."""
-        self._away.discard(worker)
-
-    def retire(self, worker: int) -> None:
-        """Give the worker nothing any more."""
-        self._retired.add(worker)

@@ -1,20 +1,32 @@
-"""What to do about a loss. It decides, and does not act; nothing here knows of Ray.
+"""What follows a loss, and when a process counts as stalled. It decides and does not act.
 
-What was lost can be had again, since a chunk's result depends on its message, the clients' states
-and the data alone: a lost chunk is run again, a lost server is put back from the snapshot its round
-started from, and a lost object is made again by redoing what made it.
+All that is lost can be recovered, since a chunk's result depends on its message, the clients'
+states and the data alone: a lost chunk is run again, a lost server is restored from the snapshot
+its round started from, and a lost object is recreated by repeating what created it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from simfl.engine import Work
+from simfl.engine.chunks import Work
 
 SILENT_S = 300.0
 """How long a process may send no heartbeat if the time of its work is unknown."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run gives up on its actors."""
+
+    max_retries: int = 3
+    """How often the same chunk may bring down its actor, or the server may die in one round."""
+    start_timeout_s: float = 180.0
+    """How long actors may take to start, or all of them be away at once."""
+    stall_limit_s: float | None = None
+    """How long a chunk may take, or the server not answer; None: learned, and ``SILENT_S``."""
 
 
 class Loss(Enum):
@@ -65,30 +77,6 @@ def decide(loss: Loss, *, attempt: int, max_retries: int) -> Decision:
         return Decision.RESTORE
     # What the round itself has made comes back with the round; what is older does not.
     return Decision.REDO_ROUND if attempt == 1 else Decision.ROLL_BACK
-
-
-class Attempts:
-    """Counts losses, and decides by the count."""
-
-    def __init__(self, *, max_retries: int) -> None:
-        self._max_retries = max_retries
-        self._counts: Counter[tuple[Loss, Hashable]] = Counter()
-
-    def lost(self, loss: Loss, what: Hashable = None, *, is_to_blame: bool = True) -> Decision:
-        """Note a loss, and decide.
-
-        Args:
-            loss: what was lost.
-            what: which one, such as a chunk's place in the cohort.
-            is_to_blame: False for a chunk that was only waiting at the actor that died.
-        """
-        self._counts[loss, what] += is_to_blame
-        attempt = max(self._counts[loss, what], 1)
-        return decide(loss, attempt=attempt, max_retries=self._max_retries)
-
-    def count(self, loss: Loss, what: Hashable = None) -> int:
-        """Return how often it was lost and to blame."""
-        return self._counts[loss, what]
 
 
 class StallWatch:
@@ -144,20 +132,23 @@ class StallWatch:
         )
 
 
+@dataclass(frozen=True)
 class Heartbeats:
     """The time since each process's last heartbeat, from polled heartbeat counts."""
 
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._since: dict[str, float] = {}
-        self._asked = 0.0
+    heard: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """By the process's label: its count, and when the count was first polled."""
+    asked: float = 0.0
+    """The time of the last poll."""
 
-    def note(self, counts: Mapping[str, int], *, now: float) -> None:
-        """Record each process's heartbeat count, which starts again if the server restarts."""
-        self._asked = now
-        for label, count in counts.items():
-            if self._counts.get(label) != count:
-                self._counts[label], self._since[label] = count, now
+    def note(self, counts: Mapping[str, int], *, now: float) -> Heartbeats:
+        """Add a poll. Counts start again from 0 if the server restarts."""
+        news = {
+            label: (count, now)
+            for label, count in counts.items()
+            if label not in self.heard or self.heard[label][0] != count
+        }
+        return Heartbeats({**self.heard, **news}, now)
 
     def silent_s(self, label: str, *, since: float) -> float:
         """Return how long a process had sent no heartbeat at the last poll.
@@ -166,4 +157,5 @@ class Heartbeats:
             label: the process's label.
             since: when it received its current work.
         """
-        return max(0.0, self._asked - max(since, self._since.get(label, since)))
+        _, last = self.heard.get(label, (0, since))
+        return max(0.0, self.asked - max(since, last))

@@ -1,4 +1,4 @@
-"""The chunk scheduler: every chunk once, room respected, owners respected."""
+"""How a cohort is cut into chunks, and how much work they are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from simfl.client import LocalWork
 from simfl.data import Examples, FederatedDataset
-from simfl.engine import ChunkScheduler, Pace, Workload, equal_chunks, guided_chunks
-from simfl.engine.scheduler import IN_FLIGHT
+from simfl.engine import Pace, Workload, equal_chunks, guided_chunks
 from simfl.messages import (
     Chunk,
     ChunkReport,
@@ -23,52 +22,6 @@ from simfl.messages import (
 def only_part(plan: RoundPlan) -> CohortPart:
     (part,) = plan.split()
     return part
-
-
-@given(st.integers(1, 30), st.integers(1, 5), st.randoms())
-def test_every_chunk_runs_once_and_no_worker_has_more_than_two(
-    num_chunks: int, num_workers: int, random: object
-) -> None:
-    scheduler = ChunkScheduler(range(num_chunks), lanes=[0] * num_workers)
-    running: list[tuple[int, int]] = []
-    seen = []
-    while not scheduler.is_done:
-        running += scheduler.assignments()
-        for worker in range(num_workers):
-            assert sum(1 for w, _ in running if w == worker) <= IN_FLIGHT
-        worker, chunk = running.pop(random.randrange(len(running)))  # type: ignore[attr-defined]
-        seen.append(chunk)
-        scheduler.finish(worker)
-    assert sorted(seen) == list(range(num_chunks))
-
-
-def test_chunks_go_to_idle_workers_before_any_gets_a_second_one() -> None:
-    scheduler = ChunkScheduler("abc", lanes=[0, 0])
-    assert list(scheduler.assignments()) == [(0, "a"), (1, "b"), (0, "c")]
-
-
-def test_while_a_worker_of_its_lane_is_to_come_none_has_a_second_chunk() -> None:
-    scheduler = ChunkScheduler("abcd", lanes=[0, 0])
-    scheduler.suspend(1)
-    assert list(scheduler.assignments()) == [(0, "a")]
-    scheduler.resume(1)
-    assert list(scheduler.assignments()) == [(1, "b"), (0, "c"), (1, "d")]
-
-
-def test_a_worker_of_another_lane_and_one_that_is_retired_are_not_waited_for() -> None:
-    scheduler = ChunkScheduler([0, 0, 1], lanes=[0, 0, 1], lane_of=lambda chunk: chunk)
-    scheduler.suspend(2)
-    scheduler.retire(1)
-    assert list(scheduler.assignments()) == [(0, 0), (0, 0)]
-
-
-def test_a_chunk_waits_for_a_worker_of_its_lane() -> None:
-    scheduler = ChunkScheduler([1, 1, 1, 0], lanes=[0, 1], lane_of=lambda chunk: chunk)
-    assert list(scheduler.assignments()) == [(0, 0), (1, 1), (1, 1)]
-    scheduler.finish(0)
-    assert list(scheduler.assignments()) == []
-    scheduler.finish(1)
-    assert list(scheduler.assignments()) == [(1, 1)]
 
 
 @given(

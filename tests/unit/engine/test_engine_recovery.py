@@ -1,18 +1,10 @@
-"""What is decided about a loss."""
+"""What follows a loss, and when a process counts as stalled."""
 
 from __future__ import annotations
 
 import pytest
 
-from simfl.cluster.recovery import (
-    SILENT_S,
-    Attempts,
-    Decision,
-    Heartbeats,
-    Loss,
-    StallWatch,
-    decide,
-)
+from simfl.engine.recovery import SILENT_S, Decision, Heartbeats, Loss, StallWatch, decide
 
 
 @pytest.mark.parametrize(
@@ -36,19 +28,6 @@ def test_what_is_lost_once_is_made_again_and_what_is_lost_too_often_ends_the_run
 
 def test_no_retries_means_none() -> None:
     assert all(decide(loss, attempt=1, max_retries=0) is Decision.ABORT for loss in Loss)
-
-
-def test_each_chunk_has_a_count_of_its_own() -> None:
-    attempts = Attempts(max_retries=1)
-    assert attempts.lost(Loss.CLIENT_ACTOR, "a") is Decision.RETRY
-    assert attempts.lost(Loss.CLIENT_ACTOR, "b") is Decision.RETRY
-    assert attempts.lost(Loss.CLIENT_ACTOR, "a") is Decision.ABORT
-
-
-def test_a_chunk_that_only_waited_at_the_dead_actor_is_not_blamed() -> None:
-    attempts = Attempts(max_retries=1)
-    for _ in range(5):
-        assert attempts.lost(Loss.CLIENT_ACTOR, "a", is_to_blame=False) is Decision.RETRY
 
 
 def overdue(watch: StallWatch, *work: float, ran_s: float, silent_s: float = 0.0) -> bool:
@@ -98,12 +77,12 @@ def test_a_given_limit_is_the_limit() -> None:
 
 def test_silence_is_counted_up_to_when_signs_of_life_were_last_asked_for() -> None:
     beats = Heartbeats()
-    beats.note({"client-0": 3}, now=10.0)
-    beats.note({"client-0": 4}, now=20.0)
-    beats.note({"client-0": 4}, now=50.0)
+    beats = beats.note({"client-0": 3}, now=10.0)
+    beats = beats.note({"client-0": 4}, now=20.0)
+    beats = beats.note({"client-0": 4}, now=50.0)
     assert beats.silent_s("client-0", since=0.0) == 30.0
     assert beats.silent_s("client-0", since=45.0) == 5.0, "it was given what it does after that"
     assert beats.silent_s("client-1", since=15.0) == 35.0, "of whom nothing was heard"
     assert beats.silent_s("client-0", since=60.0) == 0.0
-    beats.note({"client-0": 1}, now=60.0)
+    beats = beats.note({"client-0": 1}, now=60.0)
     assert beats.silent_s("client-0", since=0.0) == 0.0, "who counts them has begun anew"
