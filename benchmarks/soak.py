@@ -25,7 +25,7 @@ import typer
 from processes import Process, kill, running_actors
 
 import simfl
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 
 _POLL_S = 0.02
 
@@ -122,7 +122,7 @@ def train(plain: dict[str, Any], out: Path, backend: Literal["inline", "ray"]) -
     result = simfl.run(plain, out=out, backend=backend)
     wall_s = time.perf_counter() - began
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    numbers = [reproducible(line) for line in lines]
+    numbers = [RoundRecord.parse(line).reproducible for line in lines]
     return Outcome(
         weights=hashlib.sha256((out / "weights.safetensors").read_bytes()).hexdigest(),
         metrics=hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest(),

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from simfl.messages import NOT_FINITE
-from simfl.observers import ClientTable, Observer, RoundRecord, RunInfo, Summary, measured
+from simfl.observers import ClientTable, Observer, RoundRecord, RunInfo, Summary
 
 RUN_TAGS = ("run", "scenario")
 """The tags of all metrics: the run's folder as the user gave it, and the scenario's name."""
@@ -190,35 +190,34 @@ class RayMetrics(Observer):
 
 
 def _export_progress(exporter: Exporter, record: RoundRecord) -> None:
-    exporter.set(Metric.ROUND, record["round"])
+    exporter.set(Metric.ROUND, record.round)
     exporter.set(Metric.ROUND_TIMESTAMP_SECONDS, time.time())
-    exporter.set(Metric.DELTA_NORM, record["delta_norm"])
-    for name, value in measured(record).items():
+    exporter.set(Metric.DELTA_NORM, record.delta_norm)
+    for name, value in record.measures.items():
         exporter.set(Metric.MEASURE, value, metric=name)
     exporter.add(Metric.ROUNDS, 1)
-    for name, seconds in record.items():
-        if name.startswith("seconds_"):
-            exporter.add(Metric.PHASE_SECONDS, seconds, phase=name.removeprefix("seconds_"))
+    for phase, seconds in record.phases.items():
+        exporter.add(Metric.PHASE_SECONDS, seconds, phase=phase)
 
 
 def _export_counts(exporter: Exporter, record: RoundRecord, clients: ClientTable) -> None:
     dropped = sum(reason == NOT_FINITE for reason in clients.dropped.values())
     exporter.set(Metric.COHORT, len(clients))
-    exporter.set(Metric.CLIENT_ACTORS, record["actors"])
-    exporter.add(Metric.CLIENTS, record["clients"], outcome="finished")
+    exporter.set(Metric.CLIENT_ACTORS, record.actors)
+    exporter.add(Metric.CLIENTS, record.clients, outcome="finished")
     exporter.add(Metric.CLIENTS, dropped, outcome="dropped")
     exporter.add(Metric.CLIENTS, len(clients.dropped) - dropped, outcome="failed")
     exporter.add(Metric.RETRIED_CLIENTS, int((clients.retries > 0).sum()))
-    exporter.add(Metric.EXAMPLES, record["examples_seen"])
-    exporter.add(Metric.STEPS, record["steps"])
-    exporter.add(Metric.BYTES, record["sent_bytes"], direction="broadcast")
-    exporter.add(Metric.BYTES, record["received_bytes"], direction="gathered")
-    exporter.add(Metric.AUX_BYTES, record["aux_bytes"])
+    exporter.add(Metric.EXAMPLES, record.examples_seen)
+    exporter.add(Metric.STEPS, record.steps)
+    exporter.add(Metric.BYTES, record.sent_bytes, direction="broadcast")
+    exporter.add(Metric.BYTES, record.received_bytes, direction="gathered")
+    exporter.add(Metric.AUX_BYTES, record.aux_bytes)
 
 
 def _export_actors(exporter: Exporter, record: RoundRecord, clients: ClientTable) -> None:
-    exporter.add(Metric.BUSY_SECONDS, record["seconds_aggregate"], role="server", actor="server")
-    idle_s = record["seconds"] * record["actors"] - float(np.sum(clients.seconds))
+    exporter.add(Metric.BUSY_SECONDS, record.phases["aggregate"], role="server", actor="server")
+    idle_s = record.seconds * record.actors - float(np.sum(clients.seconds))
     exporter.add(Metric.IDLE_SECONDS, idle_s)
     # An actor without clients in this round has no slowest client.
     exporter.forget(Metric.SLOWEST_CLIENT_SECONDS)

@@ -6,18 +6,7 @@ from simfl.observers.console import RunConsole
 from simfl.observers.files import METRICS_FILE, SUMMARY_FILE, JsonLines, SummaryFile, write_whole
 from simfl.observers.guarded import LOG_FILE, Guarded
 from simfl.observers.mlflow import MLflow
-from simfl.observers.observer import (
-    OVER_CLIENTS,
-    RECORD_FIELDS,
-    Observer,
-    RoundRecord,
-    RunInfo,
-    Summary,
-    measured,
-    numbers,
-    reproducible,
-    require_own_names,
-)
+from simfl.observers.observer import Observer, RunInfo, Summary
 from simfl.observers.progress import (
     ProgressBar,
     ProgressLines,
@@ -26,14 +15,13 @@ from simfl.observers.progress import (
 )
 from simfl.observers.tensorboard import TensorBoard
 from simfl.observers.wandb import WandB
+from simfl.record import RoundRecord
 
 __all__ = [
     "CLIENTS_FILE",
     "EVALUATIONS_FILE",
     "LOG_FILE",
     "METRICS_FILE",
-    "OVER_CLIENTS",
-    "RECORD_FIELDS",
     "SUMMARY_FILE",
     "ClientEvaluation",
     "ClientFiles",
@@ -54,9 +42,5 @@ __all__ = [
     "WandB",
     "client_table",
     "make_progress",
-    "measured",
-    "numbers",
-    "reproducible",
-    "require_own_names",
     "write_whole",
 ]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simfl.observers.clients import ClientEvaluation, ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
+from simfl.observers.observer import Observer, RunInfo, Summary
 from simfl.observers.parts import PartFiles
+from simfl.record import RoundRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +50,7 @@ class ClientFiles(Observer):
     def on_run_start(self, info: RunInfo) -> None:
         """Leave out the rows of rounds that are done again."""
         self._clients.begin(done=len(info.history))
-        evaluated = [record["round"] for record in info.history if "client_loss" in record]
+        evaluated = [record.round for record in info.history if record.client_metrics]
         self._evaluations.begin(done=max(evaluated, default=0))
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
+from simfl.observers.observer import Observer, RunInfo, Summary
+from simfl.record import RoundRecord
 
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
@@ -140,4 +141,4 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _line(record: RoundRecord) -> str:
-    return json.dumps(record, allow_nan=False) + "\n"
+    return json.dumps(record.line, allow_nan=False) + "\n"

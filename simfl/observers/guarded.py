@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary
+from simfl.observers.observer import Observer, RunInfo, Summary
+from simfl.record import RoundRecord
 
 LOG_FILE = "observers.log"
 """Where tracebacks go, in the run's folder."""
@@ -42,7 +43,7 @@ class Guarded(Observer):
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Hand it on."""
-        when = f"in round {record['round']}"
+        when = f"in round {record.round}"
         self._try(lambda: self.observer.on_round(record, clients), when=when)
 
     def flush(self) -> None:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from simfl.errors import MissingExtraError
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, numbers
+from simfl.observers.observer import Observer, RunInfo, Summary
+from simfl.record import RoundRecord
 
 RUN_TAG = "simfl.run_id"
 """By which a resumed run finds its own again."""
@@ -73,7 +74,7 @@ class MLflow(Observer):
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Take in the round, unless MLflow has it from before the run was stopped."""
-        if record["round"] > self._known:
+        if record.round > self._known:
             self._waiting.append(record)
         if time.monotonic() - self._sent_at >= WAITING_S:
             self.flush()
@@ -84,9 +85,9 @@ class MLflow(Observer):
 
         now_ms = int(time.time() * 1000)
         metrics = [
-            Metric(name, float(value), now_ms, record["round"])
+            Metric(name, float(value), now_ms, record.round)
             for record in self._waiting
-            for name, value in numbers(record).items()
+            for name, value in record.numbers.items()
         ]
         for start in range(0, len(metrics), _MAX_METRICS):
             self._client.log_batch(self._run_id, metrics=metrics[start : start + _MAX_METRICS])

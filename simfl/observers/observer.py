@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from simfl.component import Component
-from simfl.errors import ConfigError
 from simfl.observers.clients import ClientTable
-
-RoundRecord: TypeAlias = "dict[str, Any]"
-"""One round as plain data: a line of ``metrics.jsonl``. A number that is missing or not finite is
-None.
-
-What ``reproducible`` returns of it is the same bits on every backend.
-"""
+from simfl.record import RoundRecord
 
 Summary: TypeAlias = "dict[str, Any]"
 """The whole run as plain data: ``summary.json``."""
@@ -84,90 +77,3 @@ class Observer(Component, kind="observer"):
     def lost(self) -> str | None:
         """Say what could not be kept, for the summary; None if all was."""
         return None
-
-
-def reproducible(record: RoundRecord) -> RoundRecord:
-    """Return what is the same bits on every backend: not how long it took, by whom, what was lost.
-
-    >>> reproducible({"round": 1, "seconds": 0.1, "seconds_train": 0.1, "retries": 0})
-    {'round': 1}
-    """
-    return {
-        name: value
-        for name, value in record.items()
-        if not name.startswith("seconds") and name not in ("retries", "actors")
-    }
-
-
-RECORD_FIELDS: Final = (
-    "round",
-    "train_loss",
-    "clients",
-    "dropped",
-    "retries",
-    "actors",
-    "examples",
-    "examples_seen",
-    "steps",
-    "sent_bytes",
-    "received_bytes",
-    "aux_bytes",
-    "delta_norm",
-)
-"""The fields of a round's record besides its seconds and metrics."""
-
-OVER_CLIENTS: Final = ("", "_by_examples", "_std", "_worst", "_count")
-"""The suffixes of ``client_<metric>`` in a record; the first is the mean over clients."""
-
-_BESIDE_METRICS: Final = ("client", "weight")
-"""Columns of ``evaluations.parquet``."""
-
-
-def require_own_names(metrics: Iterable[str]) -> None:
-    """Check that the names of metrics, and of their means over clients, are unique.
-
-    Args:
-        metrics: their names, besides ``loss``.
-
-    Raises:
-        ConfigError: naming the first one that is not unique.
-    """
-    taken = dict.fromkeys(["loss", *(f"client_loss{end}" for end in OVER_CLIENTS)], "loss")
-    for metric in metrics:
-        names = [metric, *(f"client_{metric}{end}" for end in OVER_CLIENTS)]
-        used = next((name for name in names if name in taken), None)
-        if metric in (*RECORD_FIELDS, *_BESIDE_METRICS) or metric.startswith("seconds"):
-            whose = f"{metric!r} is a field of the records"
-        elif used is None:
-            taken |= dict.fromkeys(names, metric)
-            continue
-        elif taken[used] == "loss":
-            whose = f"{used!r} is derived from the loss"
-        else:
-            raise ConfigError(
-                f"the metrics {taken[used]!r} and {metric!r} both give a number the name "
-                f"{used!r}; rename one that is your own"
-            )
-        raise ConfigError(f"a metric has the name {metric!r}, but {whose}; rename it")
-
-
-def numbers(record: RoundRecord) -> dict[str, float]:
-    """Return the numbers for a tracker: those that exist, without the round itself.
-
-    >>> numbers({"round": 1, "seconds": 0.1, "accuracy": None})
-    {'seconds': 0.1}
-    """
-    return {name: value for name, value in record.items() if name != "round" and value is not None}
-
-
-def measured(record: RoundRecord) -> dict[str, float | None]:
-    """Return how well the weights do: the training loss, and all that was evaluated.
-
-    >>> measured({"round": 1, "seconds": 0.1, "clients": 3, "train_loss": 0.5, "accuracy": 0.9})
-    {'train_loss': 0.5, 'accuracy': 0.9}
-    """
-    return {
-        name: value
-        for name, value in record.items()
-        if name == "train_loss" or not (name in RECORD_FIELDS or name.startswith("seconds"))
-    }

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, measured
+from simfl.observers.observer import Observer, RunInfo, Summary
+from simfl.record import RoundRecord
 
 _SHOWN = ("train_loss", "loss", "accuracy")
 _BAR_WIDTH = 30
@@ -40,14 +41,14 @@ class _Progress:
         self._num_done = 0
         self._latest_s = 0.0
         self._round_s = 0.0
-        self._latest: RoundRecord = {}
+        self._latest: dict[str, float | None] = {}
         self._num_left_out = 0
 
     def add(self, record: RoundRecord) -> None:
         # A round that was not evaluated shows the metrics of the last one that was.
-        self._latest |= measured(record)
-        self.round = record["round"]
-        self._num_left_out += record["dropped"]
+        self._latest |= record.measures
+        self.round = record.round
+        self._num_left_out += record.dropped
         self._time_round()
 
     def _time_round(self) -> None:

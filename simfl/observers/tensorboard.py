@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from simfl.errors import MissingExtraError
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, numbers
+from simfl.observers.observer import Observer, RunInfo
+from simfl.record import RoundRecord
 
 _VERSION = "brain.Event:2"
 
@@ -48,9 +49,9 @@ class TensorBoard(Observer):
         from tensorboard.compat.proto.summary_pb2 import Summary as Scalars
 
         values = [
-            Scalars.Value(tag=name, simple_value=value) for name, value in numbers(record).items()
+            Scalars.Value(tag=name, simple_value=value) for name, value in record.numbers.items()
         ]
-        self._write(Event(step=record["round"], summary=Scalars(value=values)))
+        self._write(Event(step=record.round, summary=Scalars(value=values)))
 
     def _write(self, event: Any) -> None:
         """Append an event at once.

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from simfl.errors import MissingExtraError
 from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RoundRecord, RunInfo, Summary, numbers
+from simfl.observers.observer import Observer, RunInfo, Summary
+from simfl.record import RoundRecord
 
 
 @dataclass
@@ -59,8 +60,8 @@ class WandB(Observer):
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
         """Log the round, unless W&B has it from before the run was stopped."""
-        if record["round"] > self._known:
-            self._run.log({"round": record["round"], **numbers(record)})
+        if record.round > self._known:
+            self._run.log({"round": record.round, **record.numbers})
 
     def on_run_end(self, summary: Summary) -> None:
         """End the run there too."""

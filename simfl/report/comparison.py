@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simfl.record import is_reproducible
 from simfl.report.curves import Reached, Target, reach
-from simfl.report.judging import is_number_of_training
 from simfl.report.reading import Record, Run
 from simfl.report.wording import value_text
 
@@ -61,7 +61,7 @@ def compare(a: Run, b: Run, *, target: Target | None) -> Comparison:
         for run in (a, b)
         for record in run.records
         for key in record
-        if is_number_of_training(key)
+        if key != "round" and is_reproducible(key)
     )
     metrics = tuple(_difference(key, a, b, pairs) for key in keys)
     firsts = [metric.first_round for metric in metrics if metric.first_round is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from simfl.report.charts import Band, Histogram, Line, Lines, Stack, Table
 from simfl.report.client_tables import Evaluation
 from simfl.report.curves import Floats, curve
-from simfl.report.judging import is_over_clients, main_metric, smaller_is_better
+from simfl.report.judging import main_client_metric, smaller_is_better
 from simfl.report.reading import Run
 from simfl.report.study import Group, Section, Study
 from simfl.report.wording import OVER_SEEDS, mean_and_deviation
@@ -24,7 +24,7 @@ _WORST = 0.1
 
 def fairness_section(study: Study) -> Section:
     """Draw how a metric is spread over clients, if clients were evaluated."""
-    metric = _metric(study)
+    metric = main_client_metric(study.runs)
     if metric is None:
         note = "clients were not evaluated one by one; evaluation.clients_every does that"
         return Section(_TITLE, notes=(note,))
@@ -66,22 +66,6 @@ def spread_of(values_M: Floats, *, is_loss: bool) -> Spread:
         best=float(worst_first_M[-tenth:].mean()),
         lowest=float(values_M[0]),
     )
-
-
-def _metric(study: Study) -> str | None:
-    """Return the metric to show: the one that ranks the runs, or its mean over clients."""
-    only_clients = [
-        replace(
-            run,
-            records=tuple(
-                {key: value for key, value in record.items() if is_over_clients(key)}
-                for record in run.records
-            ),
-        )
-        for run in study.runs
-    ]
-    found = main_metric(only_clients)
-    return None if found is None else found.removeprefix("client_")
 
 
 def _means_and_worst(study: Study, metric: str) -> Lines:

@@ -9,11 +9,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from simfl.record import client_keys, split_metrics
 from simfl.report.reading import Run
 
-_COUNTS: Final = ("clients", "dropped", "examples", "examples_seen", "steps")
-_ENDINGS: Final = ("_by_examples", "_std", "_worst", "_count")
-_NAMES_OF_LOSSES: Final = ("loss", "mae", "mse", "error", "perplexity")
+_NAMES_OF_LOSSES: Final = ("loss", "mae", "mse", "error", "perplexity", "_std")
 
 
 def main_metric(runs: Sequence[Run]) -> str | None:
@@ -23,16 +22,23 @@ def main_metric(runs: Sequence[Run]) -> str | None:
     clients.
     """
     found = metric_keys(runs)
-    wanted = dict.fromkeys(key for run in runs for key in run.better)
-    return next((key for key in [*wanted, *_by_name(found)] if key in found), None)
+    return next((key for key in [*_ranking(runs), *_by_name(found)] if key in found), None)
+
+
+def main_client_metric(runs: Sequence[Run]) -> str | None:
+    """Return the metric over clients by which runs are ranked, among those in their records."""
+    _, found = split_metrics(_keys(runs))
+    means = {client_keys(metric)["mean"]: metric for metric in found}
+    ranked = [*_ranking(runs), *_by_name(list(means))]
+    return next((means[key] for key in ranked if key in means), None)
 
 
 def smaller_is_better(metric: str, runs: Iterable[Run]) -> bool:
-    """Say whether small values of a metric are better."""
-    said = next((run.better[metric] for run in runs if metric in run.better), None)
-    if said is not None:
-        return said == "min"
-    return any(part in metric.lower() for part in (*_NAMES_OF_LOSSES, "_std"))
+    """Return whether small values of a metric are better."""
+    known = next((run.better[metric] for run in runs if metric in run.better), None)
+    if known is not None:
+        return known == "min"
+    return any(part in metric.lower() for part in _NAMES_OF_LOSSES)
 
 
 def best(metric: str, values: Iterable[float], runs: Iterable[Run]) -> float | None:
@@ -43,36 +49,30 @@ def best(metric: str, values: Iterable[float], runs: Iterable[Run]) -> float | N
 
 
 def metric_keys(runs: Iterable[Run]) -> list[str]:
-    """Return what was measured of the model: train loss, test loss, metrics, in this order.
+    """Return the metrics in the records: train loss, test loss, others, the delta's norm.
 
     Without a test split, the means over clients take its place.
     """
-    found = dict.fromkeys(key for run in runs for record in run.records for key in record)
-    metrics = [key for key in found if is_number_of_training(key) and not _is_count(key)]
-    own = [key for key in metrics if not key.startswith("client_")]
-    if set(own) <= {"train_loss", "delta_norm"}:
-        own += [key for key in metrics if is_over_clients(key)]
-    first = [key for key in ("train_loss", "loss", "client_loss") if key in own]
-    last = [key for key in ("delta_norm",) if key in own]
-    return [*first, *(key for key in own if key not in (*first, *last)), *last]
+    found = _keys(runs)
+    metrics, over_clients = split_metrics(found)
+    means = [client_keys(metric)["mean"] for metric in over_clients]
+    shown = ["train_loss", *(metrics or means), "delta_norm"]
+    first = [key for key in ("train_loss", "loss", "client_loss") if key in shown]
+    return [key for key in dict.fromkeys([*first, *shown]) if key in found]
 
 
-def is_number_of_training(key: str) -> bool:
-    """Say whether a number of a record depends only on scenario and seed, not on the machine."""
-    return key not in ("round", "retries", "actors") and not key.startswith("seconds")
+def _keys(runs: Iterable[Run]) -> dict[str, None]:
+    return dict.fromkeys(key for run in runs for record in run.records for key in record)
 
 
-def is_over_clients(key: str) -> bool:
-    """Say whether a number of a record is the unweighted mean over clients."""
-    return key.startswith("client_") and not key.endswith(_ENDINGS)
+def _ranking(runs: Iterable[Run]) -> dict[str, None]:
+    """Return metrics in the order in which they rank runs, as the runs have recorded it."""
+    return dict.fromkeys(key for run in runs for key in run.better)
 
 
 def _by_name(keys: Sequence[str]) -> list[str]:
     """Return metrics in an order guessed from their names, for runs of earlier versions."""
-    is_accuracy = [k for k in keys if k == "accuracy"], [k for k in keys if "accuracy" in k]
+    exact = [key for key in keys if key == "accuracy"]
+    similar = [key for key in keys if "accuracy" in key]
     losses = [key for key in ("loss", "client_loss", "train_loss") if key in keys]
-    return [*is_accuracy[0], *is_accuracy[1], *losses]
-
-
-def _is_count(key: str) -> bool:
-    return key in _COUNTS or key.endswith("_bytes")
+    return [*exact, *similar, *losses]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from simfl.record import split_metrics
 from simfl.report.charts import Band, Line, Lines, Table
 from simfl.report.curves import (
     BAND,
@@ -19,7 +20,7 @@ from simfl.report.curves import (
     elapsed,
     reach,
 )
-from simfl.report.judging import best, is_over_clients, main_metric, metric_keys
+from simfl.report.judging import best, main_metric, metric_keys
 from simfl.report.reading import Run, total
 from simfl.report.study import Group, Section, Study
 from simfl.report.wording import OVER_SEEDS, duration, mean_and_deviation
@@ -60,8 +61,9 @@ def title_of(key: str) -> str:
     >>> title_of("train_loss"), title_of("delta_norm"), title_of("loss")
     ('Train loss', 'Norm of the aggregated delta', 'Test loss')
     """
-    if is_over_clients(key):
-        return f"{title_of(key.removeprefix('client_')).removeprefix('Test ')}, mean over clients"
+    _, over_clients = split_metrics([key])
+    if over_clients:
+        return f"{title_of(over_clients[0]).removeprefix('Test ')}, mean over clients"
     special = {
         "loss": "Test loss",
         "accuracy": "Test accuracy",

@@ -7,8 +7,8 @@ from typing import Final, TypeAlias
 
 from simfl.errors import InputError, ScenarioError
 from simfl.models.metrics import as_metrics
-from simfl.observers import require_own_names
 from simfl.optimizer import OptiModule
+from simfl.record import require_own_names
 from simfl.scenario.document import show
 from simfl.scenario.schema import Scenario
 from simfl.scenario.sections import ActorsSection, OptimizerSection, SelectionSection

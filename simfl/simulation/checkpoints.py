@@ -16,7 +16,8 @@ from simfl.cluster.code import read_sources
 from simfl.engine import Engine, Handle
 from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
 from simfl.messages import SaveOrder
-from simfl.observers import METRICS_FILE, RoundRecord
+from simfl.observers import METRICS_FILE
+from simfl.record import RoundRecord
 from simfl.scenario import Scenario
 from simfl.scenario.plain import describe_changes
 from simfl.simulation.build import Simulation
@@ -262,7 +263,7 @@ class _Digest:
         if len(history) < self._num_records:  # the run has gone back
             self._hash, self._num_records = hashlib.sha256(), 0
         for record in history[self._num_records :]:
-            self._hash.update(json.dumps(record).encode() + b"\n")
+            self._hash.update(json.dumps(record.line).encode() + b"\n")
         self._num_records = len(history)
         return self._hash.hexdigest()
 

@@ -12,7 +12,8 @@ import numpy as np
 from simfl.engine import Engine, Handle
 from simfl.messages import EvaluationChunk, FloatColumn
 from simfl.models.model import MetricSums
-from simfl.observers import OVER_CLIENTS, ClientEvaluation, RoundRecord, measured
+from simfl.observers import ClientEvaluation
+from simfl.record import ClientMetric, RoundRecord, client_keys
 from simfl.scenario.sections import EvaluationSection
 from simfl.simulation.build import Simulation
 
@@ -25,27 +26,27 @@ class Evaluated:
     """What an evaluation has brought."""
 
     metrics: dict[str, float | None]
-    """``loss`` and each metric on the test split; over clients ``client_loss`` and so on, see
-    ``over_clients``. None: nothing was measured, or no finite number."""
+    """``loss`` and each metric on the test split; empty if that was not due."""
+    client_metrics: dict[str, ClientMetric]
+    """``loss`` and each metric over clients; empty if that was not due."""
     clients: ClientEvaluation | None
-    """What the means over clients are made of."""
+    """The values of each client."""
 
 
 def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: int) -> Evaluated:
     """Evaluate what was broadcast, where the round is one to evaluate after."""
     options, is_last = simulation.scenario.evaluation, round == simulation.scenario.rounds
-    metrics: dict[str, float | None] = {}
-    clients = None
+    metrics, client_metrics, clients = {}, {}, None
     num_examples = simulation.num_test_examples
     if num_examples and _is_due(options.every, round, is_last=is_last):
         batches = -(-num_examples // options.batch_size)
         chunk = EvaluationChunk("test", tuple((number,) for number in range(batches)))
-        metrics |= _means(engine.evaluate(chunk, handle))
+        metrics = _means(engine.evaluate(chunk, handle))
     if _is_due(options.clients_every, round, is_last=is_last):
         ascending = [m.key for m in simulation.client.build_metrics() if m.larger_is_better]
         clients = _by_client(_evaluate_clients(simulation, engine, handle))
-        metrics |= over_clients(clients, ascending=ascending)
-    return Evaluated(metrics, clients)
+        client_metrics = over_clients(clients, ascending=ascending)
+    return Evaluated(metrics, client_metrics, clients)
 
 
 def without_last_evaluation(
@@ -60,16 +61,9 @@ def without_last_evaluation(
     if not history:
         return []
     last = history[-1]
-    extra = {
-        name
-        for name in measured(last).keys() - {"train_loss"}
-        if not _is_due(
-            options.clients_every if name.startswith("client_") else options.every,
-            last["round"],
-            is_last=False,
-        )
-    }
-    return [*history[:-1], {name: value for name, value in last.items() if name not in extra}]
+    is_due = _is_due(options.every, last.round, is_last=False)
+    are_clients_due = _is_due(options.clients_every, last.round, is_last=False)
+    return [*history[:-1], last.without(metrics=not is_due, client_metrics=not are_clients_due)]
 
 
 def _evaluate_clients(simulation: Simulation, engine: Engine, handle: Handle) -> list[MetricSums]:
@@ -148,7 +142,7 @@ def _by_client(parts: Sequence[MetricSums]) -> ClientEvaluation:
 
 
 def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:
-    """Return the metrics evaluated in any round, by name, and ``max`` or ``min`` for each.
+    """Return the metrics evaluated in any round, by key, and ``max`` or ``min`` for each.
 
     The metric that ranks runs comes first: the first one on the test split, or else its unweighted
     mean over clients.
@@ -160,41 +154,33 @@ def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:
     if evaluation.every and simulation.num_test_examples:
         better |= sides
     if evaluation.clients_every:
-        better |= {f"client_{name}": side for name, side in sides.items()}
+        better |= {client_keys(name)["mean"]: side for name, side in sides.items()}
     better["train_loss"] = "min"
     if evaluation.clients_every:
         for name, side in sides.items():
-            better[f"client_{name}_by_examples"] = better[f"client_{name}_worst"] = side
-            better[f"client_{name}_std"] = "min"
+            keys = client_keys(name)
+            better |= {keys["by_examples"]: side, keys["worst"]: side, keys["std"]: "min"}
     return better
 
 
 def over_clients(
     clients: ClientEvaluation, *, ascending: Collection[str]
-) -> dict[str, float | None]:
-    """Return a record's statistics over those clients that have a value.
-
-    For the metric ``loss``:
-
-    - ``client_loss``: the unweighted mean, ``client_loss_std``: the standard deviation, and
-      ``client_loss_worst``: the mean over the worst tenth;
-    - ``client_loss_by_examples``: the mean weighted by examples, or by the metric's own weights;
-    - ``client_loss_count``: the number of clients that have a value.
+) -> dict[str, ClientMetric]:
+    """Return each metric over those clients that have a value.
 
     Args:
         clients: M clients by metric.
         ascending: the metrics whose smallest values are the worst.
     """
-    metrics: dict[str, float | None] = {}
+    metrics = {}
     for name, values_M in clients.metrics.items():
         weights_M = clients.weights[name]
         has_value_M = weights_M != 0
         values = np.sort(values_M[has_value_M])
         mean, deviation, worst = _spread(values, is_ascending=name in ascending)
         products_M = values_M[has_value_M] * weights_M[has_value_M]
-        found = (mean, _mean(products_M, weights_M), deviation, worst, len(values))
-        for ending, number in zip(OVER_CLIENTS, found, strict=True):
-            metrics[f"client_{name}{ending}"] = number
+        by_examples = _mean(products_M, weights_M)
+        metrics[name] = ClientMetric(mean, by_examples, deviation, worst, len(values))
     return metrics
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from simfl.errors import CheckpointError, InputError, RunError, printable
-from simfl.observers import METRICS_FILE, SUMMARY_FILE, RoundRecord, write_whole
+from simfl.observers import METRICS_FILE, SUMMARY_FILE, write_whole
+from simfl.record import RoundRecord
 from simfl.regular_files import read_regular
 from simfl.scenario import Scenario, load_scenario
 from simfl.scenario.plain import describe_changes
@@ -217,8 +218,8 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
     path = folder / METRICS_FILE
     try:
         lines = read_regular(path, limit=_MAX_METRICS).decode().split("\n")[:rounds]
-        history: list[RoundRecord] = [_read_record(line) for line in lines]
-        whole = [record["round"] for record in history] == list(range(1, rounds + 1))
+        history = [_read_record(line) for line in lines]
+        whole = [record.round for record in history] == list(range(1, rounds + 1))
         whole = whole and all(_is_count(record["dropped"]) for record in history)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole = False
@@ -233,8 +234,7 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
 
 def _read_record(line: str) -> RoundRecord:
     # Earlier versions wrote NaN, which is not valid JSON.
-    record: RoundRecord = json.loads(line, parse_constant=lambda _: None)
-    return record
+    return RoundRecord.parse(json.loads(line, parse_constant=lambda _: None))
 
 
 def _is_count(value: object) -> bool:

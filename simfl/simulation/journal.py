@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simfl.observers import ClientTable, Guarded, RoundRecord, RunInfo, Summary, measured
+from simfl.observers import ClientTable, Guarded, RunInfo, Summary
+from simfl.record import RoundRecord
 from simfl.simulation.clock import PhaseClock
 from simfl.simulation.ledger import NOT_KNOWN, Ledger, Memory
 
@@ -47,7 +48,7 @@ class Journal:
     def add(self, record: RoundRecord, clients: ClientTable) -> None:
         """Take in a round, unless it is one that was only replayed."""
         self._ledger.add(record, clients)
-        if record["round"] <= len(self.history):
+        if record.round <= len(self.history):
             return
         if self._first_round_s is None:
             self._first_round_s = self._clock.wall()
@@ -80,7 +81,7 @@ class Journal:
             "wall_seconds": sum(seconds.values()),
             "seconds_to_first_round": self._first_round_s,
             "final": _final(self.history),
-            "dropped": sum(record["dropped"] for record in self.history),
+            "dropped": sum(record.dropped for record in self.history),
             "ledger": self._ledger.balance(seconds, memory),
         }
         if self._num_before:
@@ -100,7 +101,7 @@ class Journal:
 
 def _final(history: Sequence[RoundRecord]) -> dict[str, float | None]:
     """Return the train loss and each metric as they were last measured."""
-    latest: RoundRecord = {}
+    latest: dict[str, float | None] = {}
     for record in history:
-        latest |= record
-    return measured(latest)
+        latest |= record.measures
+    return latest

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from simfl.observers import ClientTable, RoundRecord, RunInfo
+from simfl.observers import ClientTable, RunInfo
+from simfl.record import RoundRecord
 
 Memory: TypeAlias = "Mapping[str, int | None]"
 """The peak memory in bytes by role: ``driver``, ``server``, ``client``; None if not known."""
@@ -37,8 +38,8 @@ class Ledger:
     def add(self, record: RoundRecord, clients: ClientTable) -> None:
         """Count a round."""
         self._rounds += 1
-        self._num_actors = max(self._num_actors, record["actors"])
-        self._actor_s += record["seconds_train"] * record["actors"]
+        self._num_actors = max(self._num_actors, record.actors)
+        self._actor_s += record.phases["train"] * record.actors
         self._client_s += float(clients.seconds.sum())
         seconds = np.bincount(clients.actor, clients.seconds, minlength=len(clients.actors))
         for actor, actor_s in zip(clients.actors, seconds.tolist(), strict=True):

@@ -9,14 +9,15 @@ from typing import NamedTuple
 from simfl.engine import Engine, Handle
 from simfl.errors import StatesLostError
 from simfl.messages import RoundReport, RoundTrace
-from simfl.observers import ClientTable, RoundRecord, client_table
+from simfl.observers import ClientTable, client_table
+from simfl.record import RoundRecord
 from simfl.simulation.build import Simulation
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.clock import PhaseClock
-from simfl.simulation.evaluation import evaluate
+from simfl.simulation.evaluation import Evaluated, evaluate
 
 PHASES = ("sample", "train", "aggregate", "evaluate", "checkpoint", "observe")
-"""Of a round, in the order of its record; the last two are the former round's."""
+"""The phases of a round, in the order of its record; the last two are the previous round's."""
 
 
 class Done(NamedTuple):
@@ -90,38 +91,33 @@ def _run_round(
     clock.move(trace.aggregate_s, "train", "aggregate")
     evaluated = evaluate(simulation, engine, following, round=round)
     clock.enter("observe")
-    record = _finite(_record(report, trace, clock.lap())) | evaluated.metrics
+    record = _record(report, trace, clock.lap(), evaluated)
     return Done(record, client_table(round, trace, evaluated.clients), following)
 
 
-def _finite(record: RoundRecord) -> RoundRecord:
-    """Replace numbers that JSON cannot represent, infinities and NaN, by None."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
-    }
+def _record(
+    report: RoundReport, trace: RoundTrace, lap: dict[str, float], evaluated: Evaluated
+) -> RoundRecord:
+    return RoundRecord(
+        round=report.round,
+        seconds=sum(lap.values()),
+        phases={phase: lap.get(phase, 0.0) for phase in PHASES},
+        train_loss=_finite(report.train_loss),
+        clients=report.num_clients,
+        dropped=report.num_dropped,
+        retries=sum(chunk.retries for chunk in trace.chunks),
+        actors=trace.num_actors,
+        examples=report.num_examples,
+        examples_seen=report.num_seen,
+        steps=report.num_steps,
+        sent_bytes=report.sent_bytes,
+        received_bytes=report.received_bytes,
+        aux_bytes=report.aux_bytes,
+        delta_norm=_finite(report.delta_norm),
+        metrics=evaluated.metrics,
+        client_metrics=evaluated.client_metrics,
+    )
 
 
-def _record(report: RoundReport, trace: RoundTrace, lap: dict[str, float]) -> RoundRecord:
-    """Return the round as plain data.
-
-    Its seconds are those since the former record: what was saved and observed then is in them, so
-    that the rounds' seconds add up to the wall time.
-    """
-    return {
-        "round": report.round,
-        "seconds": sum(lap.values()),
-        **{f"seconds_{phase}": lap.get(phase, 0.0) for phase in PHASES},
-        "train_loss": report.train_loss,
-        "clients": report.num_clients,
-        "dropped": report.num_dropped,
-        "retries": sum(chunk.retries for chunk in trace.chunks),
-        "actors": trace.num_actors,
-        "examples": report.num_examples,
-        "examples_seen": report.num_seen,
-        "steps": report.num_steps,
-        "sent_bytes": report.sent_bytes,
-        "received_bytes": report.received_bytes,
-        "aux_bytes": report.aux_bytes,
-        "delta_norm": report.delta_norm,
-    }
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -23,13 +23,13 @@ from simfl.observers import (
     Guarded,
     JsonLines,
     Observer,
-    RoundRecord,
     RunConsole,
     RunInfo,
     Summary,
     SummaryFile,
     make_progress,
 )
+from simfl.record import RoundRecord
 from simfl.scenario import Scenario, Trust, load_scenario, own_address
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.build import Simulation, build
@@ -66,7 +66,7 @@ _Prepared: TypeAlias = "tuple[Simulation, Path, Checkpoints, Found]"
 class Result:
     """What a run has brought."""
 
-    history: list[RoundRecord]
+    history: list[dict[str, Any]]
     """One dict a round: ``round``, ``seconds`` of wall time, ``train_loss``, and metrics when
     evaluated. The lines of ``metrics.jsonl``."""
     weights: dict[str, np.ndarray[Any, Any]]
@@ -294,14 +294,14 @@ def _run_prepared(
             for record, clients, following in rounds:
                 checkpoints.require_held()
                 journal.add(record, clients)
-                if checkpoints.is_due(record["round"]):
+                if checkpoints.is_due(record.round):
                     journal.flush()
-                    checkpoints.note_history(journal.history[: record["round"]])
+                    checkpoints.note_history(journal.history[: record.round])
                 handle = following
                 try:
                     yield record
                 except GeneratorExit:
-                    if record["round"] < simulation.scenario.rounds:
+                    if record.round < simulation.scenario.rounds:
                         status = "stopped"
                         break
             if status == "stopped":
@@ -320,7 +320,7 @@ def _run_prepared(
         journal.end(status="interrupted" if interrupted else "failed", error=str(error))
         raise
     summary = journal.end(status=status, memory=memory)
-    return Result(journal.history, arrays, summary, folder)
+    return Result([record.line for record in journal.history], arrays, summary, folder)
 
 
 def _past(

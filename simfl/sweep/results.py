@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from simfl.errors import InputError, MissingExtraError
-from simfl.observers import measured, write_whole
+from simfl.observers import write_whole
+from simfl.record import RoundRecord
 from simfl.report.reading import Run, read_run
 from simfl.report.report import make_report
 from simfl.report.study import make_study
@@ -136,7 +137,7 @@ def read_trial(trial: Trial, folder: Path, *, state: str, error: str | None) -> 
     run = _run(folder)
     latest: dict[str, float | None] = {}
     for record in run.records if run else ():
-        latest |= measured(record)
+        latest |= RoundRecord.parse(record).measures
     return TrialResult(
         number=trial.number,
         values=trial.values,

@@ -15,7 +15,7 @@ from typing import Any
 from simfl.cluster.shared import SharedData
 from simfl.cluster.tuning import Report
 from simfl.errors import ClientError, SimflError
-from simfl.observers import RoundRecord, measured
+from simfl.record import RoundRecord
 from simfl.scenario import Scenario
 from simfl.scenario.sections import ClusterSection
 from simfl.scenario.sweeps import SweepPlan, Trial
@@ -78,7 +78,7 @@ class Trials:
         shown = 0.0
         try:
             for record in rounds:
-                report = {"round": record["round"], **_numbers(record)}
+                report = {"round": record.round, **_numbers(record)}
                 latest |= report
                 is_due = self.reports_metric and self.metric in record
                 if is_due or time.monotonic() - shown > _SECONDS_BETWEEN:
@@ -108,7 +108,7 @@ class Trials:
 
 def _numbers(record: RoundRecord) -> dict[str, float]:
     """Return what was measured; NaN for what has no value, as Ray Tune compares numbers."""
-    return {name: math.nan if v is None else v for name, v in measured(record).items()}
+    return {name: math.nan if v is None else v for name, v in record.measures.items()}
 
 
 def data_key(scenario: Scenario) -> str:

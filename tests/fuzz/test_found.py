@@ -15,7 +15,7 @@ import pytest
 import simfl
 from simfl.data import CsvFile, NpzFile
 from simfl.errors import CheckpointError, DataError, InputError, ScenarioError
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 from simfl.scenario import load_scenario
 from simfl.simulation import build
 from simfl.simulation.checkpoints import Checkpoints
@@ -47,7 +47,7 @@ def run(original: Path, tmp_path: Path) -> Path:
 
 def numbers(run: Path) -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [reproducible(json.loads(line)) for line in lines]
+    return [RoundRecord.parse(json.loads(line)).reproducible for line in lines]
 
 
 @pytest.mark.parametrize(

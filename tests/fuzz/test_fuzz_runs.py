@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import simfl
 from simfl.cli.main import app
 from simfl.errors import InputError
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 from simfl.report.reading import Run, read_run
 
 from .fuzzing import NASTY, altered, altered_tree, fuzzed, require_clear
@@ -181,7 +181,9 @@ def test_a_resumed_run_has_the_rounds_of_one_that_was_never_stopped(
     shown = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert shown == result.history
     assert [record["round"] for record in shown] == list(range(1, 6))
-    assert [reproducible(r) for r in shown] == [reproducible(r) for r in records]
+    assert [RoundRecord.parse(r).reproducible for r in shown] == [
+        RoundRecord.parse(r).reproducible for r in records
+    ]
 
 
 def alter_all_but_numbers(data: st.DataObject, run: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 
 
 def scenario(**cluster: Any) -> dict[str, Any]:
@@ -40,5 +40,5 @@ def numbers(out: Path) -> tuple[Any, ...]:
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return (
         {name: array.tobytes() for name, array in weights.items()},
-        [reproducible(json.loads(line)) for line in lines],
+        [RoundRecord.parse(json.loads(line)).reproducible for line in lines],
     )

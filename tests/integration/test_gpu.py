@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import simfl
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 
 pytestmark = [
     pytest.mark.ray,
@@ -34,7 +34,7 @@ def scenario(**cluster: Any) -> dict[str, Any]:
 
 def numbers(result: simfl.Result) -> tuple[Any, ...]:
     weights = {name: array.tobytes() for name, array in result.weights.items()}
-    return weights, [reproducible(record) for record in result.history]
+    return weights, [RoundRecord.parse(record).reproducible for record in result.history]
 
 
 def test_any_number_of_actors_on_a_gpu_gives_the_bits_of_one_process(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import simfl
 from simfl.errors import ClusterError
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -81,7 +81,7 @@ def scenario(folder: Path, *modules: Any, **changes: Any) -> dict[str, Any]:
 
 def numbers(result: simfl.Result) -> tuple[Any, ...]:
     weights = {name: array.tobytes() for name, array in result.weights.items()}
-    return weights, [reproducible(record) for record in result.history]
+    return weights, [RoundRecord.parse(record).reproducible for record in result.history]
 
 
 def inline(plain: dict[str, Any], folder: Path) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import simfl
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 
 pytestmark = pytest.mark.ray
 
@@ -95,4 +95,6 @@ def test_what_is_hit_in_mid_round_ends_the_run_with_a_line_and_nothing_is_left(
         assert json.loads((out / "summary.json").read_text())["status"] == "failed"
     resumed = simfl.resume(out, backend="inline")
     expected = simfl.run(str(scenario), out=tmp_path / "undisturbed", backend="inline")
-    assert [*map(reproducible, resumed.history)] == [*map(reproducible, expected.history)]
+    assert [RoundRecord.parse(r).reproducible for r in resumed.history] == [
+        RoundRecord.parse(r).reproducible for r in expected.history
+    ]

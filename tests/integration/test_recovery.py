@@ -16,7 +16,7 @@ import ray
 import simfl
 from simfl.cluster.engine import RayEngine
 from simfl.errors import ClusterError
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 from simfl.simulation.backends import make_engine
 from simfl.simulation.build import build
 from simfl.simulation.checkpoints import Checkpoints
@@ -61,7 +61,7 @@ def numbers(scenario: dict[str, Any], out: Path, backend: str = "ray") -> tuple[
     """Return every number of a run but its seconds."""
     result = simfl.run(scenario, out=out, backend=backend)  # type: ignore[arg-type]
     weights = {name: array.tobytes() for name, array in result.weights.items()}
-    return weights, [reproducible(record) for record in result.history]
+    return weights, [RoundRecord.parse(record).reproducible for record in result.history]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_actors_that_die_with_nothing_to_do_are_put_back_before_they_work_again(
         for record, _, following in run_rounds(
             simulation, engine, checkpoints, handle=engine.start()
         ):
-            records.append(reproducible(record))
+            records.append(RoundRecord.parse(record).reproducible)
             handle = following
             if record["round"] < 3:
                 replace_processes(

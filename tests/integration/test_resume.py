@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 import simfl
 from simfl.errors import CheckpointError, InputError
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 
 HERE = str(Path(__file__).parent)
 
@@ -60,7 +60,7 @@ def numbers(out: Path) -> tuple[Any, ...]:
     weights = {
         name: array.tobytes() for name, array in load_file(out / "weights.safetensors").items()
     }
-    return weights, [reproducible(line) for line in lines]
+    return weights, [RoundRecord.parse(line).reproducible for line in lines]
 
 
 @pytest.fixture(scope="module")

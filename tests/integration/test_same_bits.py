@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import simfl
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 from simfl.simulation import build
 
 pytestmark = pytest.mark.ray
@@ -98,7 +98,7 @@ def bits(scenario: dict[str, Any], out: Path, backend: str) -> tuple[Any, ...]:
 
 def numbers(result: simfl.Result) -> tuple[Any, ...]:
     weights = {name: array.tobytes() for name, array in result.weights.items()}
-    return weights, [reproducible(record) for record in result.history]
+    return weights, [RoundRecord.parse(record).reproducible for record in result.history]
 
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))

@@ -11,7 +11,7 @@ from fake_ray import FakeRef, fake_engine, lose
 import simfl
 from simfl.cluster.engine import RayEngine
 from simfl.engine import equal_chunks
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 from simfl.simulation.build import build
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.rounds import run_rounds
@@ -36,7 +36,7 @@ Numbers = tuple[dict[str, bytes], list[dict[str, Any]]]
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Numbers:
     result = simfl.run(SCENARIO, out=tmp_path_factory.mktemp("run") / "out", backend="inline")
     weights = {name: array.tobytes() for name, array in result.weights.items()}
-    return weights, [reproducible(record) for record in result.history]
+    return weights, [RoundRecord.parse(record).reproducible for record in result.history]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path, spoil: Any) -> Numbers:
@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, spoil: Any) -> Numbers:
     engine = fake_engine(simulation, monkeypatch, location=checkpoints.location, spoil=spoil)
     records: dict[int, Any] = {}
     for done in run_rounds(simulation, engine, checkpoints, handle=engine.start()):
-        records[done.record["round"]] = reproducible(done.record)
+        records[done.record["round"]] = done.record.reproducible
         handle = done.handle
     weights = engine.get_weights(handle).to_numpy()
     return {name: array.tobytes() for name, array in weights.items()}, list(records.values())

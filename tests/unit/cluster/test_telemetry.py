@@ -13,6 +13,7 @@ import pytest
 from simfl.cluster import telemetry
 from simfl.cluster.telemetry import RUN_TAGS, Exporter, Metric, RayMetrics
 from simfl.messages import NOT_FINITE
+from simfl.record import RoundRecord
 from tests.unit.observers.client_tables import info, table
 
 RECORD: dict[str, Any] = {
@@ -92,7 +93,7 @@ def told(made: list[Exported], **changes: Any) -> dict[str, float]:
         "retries": np.array([0, 0, 2, 2]),
         "dropped": {7: NOT_FINITE, 9: "ValueError: broken sensor"},
     }
-    observer.on_round(RECORD, table(4, [5, 6, 7, 9], **(columns | changes)))
+    observer.on_round(RoundRecord.parse(RECORD), table(4, [5, 6, 7, 9], **(columns | changes)))
     (exported,) = made
     return exported.values
 
@@ -141,8 +142,10 @@ def test_what_was_measured_and_the_phases_keep_the_names_of_metrics_jsonl(
 def test_what_has_no_value_shows_no_former_one(made: list[Exported]) -> None:
     observer = RayMetrics(notify=pytest.fail)
     observer.on_run_start(info(Path("runs/a")))
-    observer.on_round(RECORD, table(1, [5]))
-    observer.on_round(RECORD | {"accuracy": None, "delta_norm": None}, table(2, [5]))
+    observer.on_round(RoundRecord.parse(RECORD), table(1, [5]))
+    observer.on_round(
+        RoundRecord.parse(RECORD | {"accuracy": None, "delta_norm": None}), table(2, [5])
+    )
     shown = [key for key in made[0].values if "measure" in key or "delta" in key]
     assert shown == ["simfl_measure train_loss"]
 
@@ -172,8 +175,8 @@ def test_an_actor_without_clients_in_the_last_round_has_no_slowest_one(
 ) -> None:
     observer = RayMetrics(notify=pytest.fail)
     observer.on_run_start(info(Path("runs/a")))
-    observer.on_round(RECORD, table(1, [5], actors=("client-0",)))
-    observer.on_round(RECORD, table(2, [5], actors=("client-1",)))
+    observer.on_round(RoundRecord.parse(RECORD), table(1, [5], actors=("client-0",)))
+    observer.on_round(RoundRecord.parse(RECORD), table(2, [5], actors=("client-1",)))
     slowest = [key for key in made[0].values if "slowest" in key]
     assert slowest == ["simfl_slowest_client_seconds client client-1"]
 
@@ -185,7 +188,7 @@ def test_without_rays_metrics_agent_a_line_says_so_and_nothing_is_exported(
     lines: list[str] = []
     observer = RayMetrics(notify=lines.append)
     observer.on_run_start(info(Path("runs/a")))
-    observer.on_round(RECORD, table(4, [5]))
+    observer.on_round(RoundRecord.parse(RECORD), table(4, [5]))
     observer.flush()
     observer.on_run_end({})
     assert lines == [

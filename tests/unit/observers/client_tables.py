@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from simfl.observers import ClientTable, RunInfo
+from simfl.record import RoundRecord
 
 
 def info(out: Path, *, done: int = 0) -> RunInfo:
@@ -21,7 +22,7 @@ def info(out: Path, *, done: int = 0) -> RunInfo:
         workers="here",
         run_id="0123456789ab",
         scenario={"seed": 3, "client": {"epochs": 2}},
-        history=tuple({"round": number} for number in range(1, done + 1)),
+        history=tuple(RoundRecord.parse({"round": number}) for number in range(1, done + 1)),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from client_tables import info, table
 
 from simfl.observers import ClientEvaluation, ClientFiles, parts
+from simfl.record import RoundRecord
 
 
 def rounds_of(folder: Path) -> list[int]:
@@ -37,8 +38,8 @@ def test_a_row_says_what_a_client_did_and_who_trained_it(tmp_path: Path) -> None
         retries=np.array([0, 2]),
         dropped={2: "not finite"},
     )
-    files.on_round({"round": 1}, clients)
-    files.on_round({"round": 2}, table(2, [9], actors=("client-1",)))
+    files.on_round(RoundRecord.parse({"round": 1}), clients)
+    files.on_round(RoundRecord.parse({"round": 2}), table(2, [9], actors=("client-1",)))
     files.on_run_end({})
     rows = pq.read_table(tmp_path / "clients.parquet").to_pylist()
     assert [row["client"] for row in rows] == [4, 2, 9]
@@ -52,7 +53,7 @@ def test_a_row_says_what_a_client_did_and_who_trained_it(tmp_path: Path) -> None
 
 def test_the_columns_have_the_types_that_are_documented(tmp_path: Path) -> None:
     files = started(tmp_path)
-    files.on_round({"round": 1}, table(1, [4, 2]))
+    files.on_round(RoundRecord.parse({"round": 1}), table(1, [4, 2]))
     files.flush()
     schema = pq.read_table(tmp_path / "clients.parquet").schema
     assert dict(zip(schema.names, schema.types, strict=True)) == {
@@ -76,8 +77,8 @@ def test_evaluations_have_a_column_for_each_metric(tmp_path: Path) -> None:
     metrics = {"loss": np.array([0.5, 1.5]), "accuracy": np.array([0.75, 0.25])}
     weights = dict.fromkeys(metrics, np.array([4.0, 8.0]))
     evaluation = ClientEvaluation(np.array([0, 1]), weights, metrics)
-    files.on_round({"round": 1}, table(1, [1]))
-    files.on_round({"round": 2}, table(2, [0], evaluation=evaluation))
+    files.on_round(RoundRecord.parse({"round": 1}), table(1, [1]))
+    files.on_round(RoundRecord.parse({"round": 2}), table(2, [0], evaluation=evaluation))
     files.on_run_end({})
     assert pq.read_table(tmp_path / "evaluations.parquet").to_pylist() == [
         {"round": 2, "client": 0, "weight": 4.0, "loss": 0.5, "accuracy": 0.75},
@@ -88,7 +89,7 @@ def test_evaluations_have_a_column_for_each_metric(tmp_path: Path) -> None:
 def test_what_was_flushed_can_be_read_by_others_meanwhile(tmp_path: Path) -> None:
     files = started(tmp_path)
     for number in range(1, 6):
-        files.on_round({"round": number}, table(number, [number]))
+        files.on_round(RoundRecord.parse({"round": number}), table(number, [number]))
         files.flush()
         assert rounds_of(tmp_path / "clients.parquet") == list(range(1, number + 1))
     assert len(list((tmp_path / "clients.parquet").iterdir())) == 1
@@ -102,7 +103,7 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write_rounds(files: ClientFiles, numbers: range) -> None:
     for number in numbers:
-        files.on_round({"round": number}, table(number, [1, 2, 3]))
+        files.on_round(RoundRecord.parse({"round": number}), table(number, [1, 2, 3]))
         files.flush()
 
 
@@ -132,9 +133,9 @@ def test_many_rows_are_written_without_being_asked_for(
 ) -> None:
     monkeypatch.setattr(parts, "WAITING_ROWS", 5)
     files = started(tmp_path)
-    files.on_round({"round": 1}, table(1, [1, 2, 3]))
+    files.on_round(RoundRecord.parse({"round": 1}), table(1, [1, 2, 3]))
     assert not (tmp_path / "clients.parquet").exists()
-    files.on_round({"round": 2}, table(2, [1, 2, 3]))
+    files.on_round(RoundRecord.parse({"round": 2}), table(2, [1, 2, 3]))
     assert len(rounds_of(tmp_path / "clients.parquet")) == 6
 
 
@@ -157,7 +158,7 @@ def test_what_a_client_has_no_value_of_is_null_and_an_infinite_one_is_kept(tmp_p
     metrics = {"loss": np.array([0.5, np.inf]), "recall": np.array([np.nan, 0.25])}
     weights = {"loss": np.array([4.0, 8.0]), "recall": np.array([0.0, 3.0])}
     evaluation = ClientEvaluation(np.array([0, 1]), weights, metrics)
-    files.on_round({"round": 2}, table(2, [0], evaluation=evaluation))
+    files.on_round(RoundRecord.parse({"round": 2}), table(2, [0], evaluation=evaluation))
     files.on_run_end({})
     rows = pq.read_table(tmp_path / "evaluations.parquet")
     assert rows["loss"].to_pylist() == [0.5, np.inf]

@@ -10,6 +10,7 @@ import pytest
 from client_tables import info, table
 
 from simfl.observers import JsonLines, SummaryFile, write_whole
+from simfl.record import RoundRecord
 
 
 def rounds_in(out: Path) -> list[int]:
@@ -21,7 +22,9 @@ def test_each_round_is_on_disk_when_it_has_ended(tmp_path: Path) -> None:
     observer = JsonLines(tmp_path, tell=print)
     observer.on_run_start(info(tmp_path))
     for number in (1, 2):
-        observer.on_round({"round": number, "train_loss": 0.5 / number}, table(number, [0]))
+        observer.on_round(
+            RoundRecord.parse({"round": number, "train_loss": 0.5 / number}), table(number, [0])
+        )
         assert rounds_in(tmp_path) == list(range(1, number + 1))
     observer.on_run_end({})
     assert observer.lost() is None
@@ -31,7 +34,7 @@ def test_a_half_written_line_is_gone_when_the_run_goes_on(tmp_path: Path) -> Non
     (tmp_path / "metrics.jsonl").write_text('{"round": 1}\n{"round": 2}\n{"round": 3}\n{"rou')
     observer = JsonLines(tmp_path, tell=print)
     observer.on_run_start(info(tmp_path, done=2))
-    observer.on_round({"round": 3}, table(3, [0]))
+    observer.on_round(RoundRecord.parse({"round": 3}), table(3, [0]))
     assert rounds_in(tmp_path) == [1, 2, 3]
 
 
@@ -40,18 +43,18 @@ def test_rounds_that_cannot_be_written_are_told_once_and_written_later(tmp_path:
     told: list[str] = []
     observer = JsonLines(tmp_path, tell=told.append)
     observer.on_run_start(info(tmp_path))
-    observer.on_round({"round": 1}, table(1, [0]))
+    observer.on_round(RoundRecord.parse({"round": 1}), table(1, [0]))
     file = tmp_path / "metrics.jsonl"
     file.rename(tmp_path / "away")
     file.mkdir()
     for number in (2, 3):
-        observer.on_round({"round": number}, table(number, [0]))
+        observer.on_round(RoundRecord.parse({"round": number}), table(number, [0]))
     assert told == [f"{file} cannot be written: Is a directory; the run goes on"]
     assert observer.lost() == "rounds 2 to 3: Is a directory"
     file.rmdir()
     # Half of a line has got through before the disk was full.
     file.write_text((tmp_path / "away").read_text() + '{"rou')
-    observer.on_round({"round": 4}, table(4, [0]))
+    observer.on_round(RoundRecord.parse({"round": 4}), table(4, [0]))
     assert rounds_in(tmp_path) == [1, 2, 3, 4]
     assert told[1:] == [f"{file} can be written again; no round is missing"]
     assert observer.lost() is None
@@ -64,12 +67,12 @@ def test_a_file_that_somebody_has_cut_off_is_whole_again_and_it_is_told(
     told: list[str] = []
     observer = JsonLines(tmp_path, tell=told.append)
     observer.on_run_start(info(tmp_path, done=2))
-    observer.on_round({"round": 3}, table(3, [0]))
+    observer.on_round(RoundRecord.parse({"round": 3}), table(3, [0]))
     file = tmp_path / "metrics.jsonl"
     file.unlink()
     if what_is_left is not None:
         file.write_bytes(what_is_left)
-    observer.on_round({"round": 4}, table(4, [0]))
+    observer.on_round(RoundRecord.parse({"round": 4}), table(4, [0]))
     assert rounds_in(tmp_path) == [1, 2, 3, 4]
     assert told == [f"another process truncated {file}; it has been restored"]
 
@@ -86,7 +89,7 @@ def test_the_last_try_is_at_the_end(tmp_path: Path) -> None:
     observer.on_run_start(info(tmp_path))
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
-    observer.on_round({"round": 1}, table(1, [0]))
+    observer.on_round(RoundRecord.parse({"round": 1}), table(1, [0]))
     (tmp_path / "metrics.jsonl").rmdir()
     observer.on_run_end({})
     assert rounds_in(tmp_path) == [1]

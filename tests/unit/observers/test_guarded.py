@@ -48,9 +48,9 @@ def observed(observer: Observer, out: Path) -> tuple[Guarded, list[str]]:
     told: list[str] = []
     guarded = Guarded(observer, "own 'x'", out=out, tell=told.append)
     guarded.on_run_start(info(out))
-    guarded.on_round({"round": 1}, table(1, [0]))
+    guarded.on_round(RoundRecord.parse({"round": 1}), table(1, [0]))
     guarded.flush()
-    guarded.on_round({"round": 2}, table(2, [0]))
+    guarded.on_round(RoundRecord.parse({"round": 2}), table(2, [0]))
     guarded.on_run_end({})
     return guarded, told
 

@@ -23,6 +23,7 @@ from simfl.observers import (
     make_progress,
 )
 from simfl.observers.progress import _Progress
+from simfl.record import RoundRecord
 
 INFO = RunInfo(
     name="demo", rounds=2, population=100, cohort_size=10, out=Path("runs/demo"), workers="here"
@@ -46,7 +47,7 @@ ROUNDS: list[dict[str, Any]] = [
 def follow(observer: Observer, info: RunInfo = INFO) -> None:
     observer.on_run_start(info)
     for record in ROUNDS:
-        observer.on_round(record, table(record["round"], [0]))
+        observer.on_round(RoundRecord.parse(record), table(record["round"], [0]))
     observer.on_run_end(SUMMARY)
 
 
@@ -84,7 +85,9 @@ def test_lines_come_every_two_seconds_and_later_every_hundredth_of_the_time() ->
     for number in range(1, 1201):
         time_now[0] = float(number)
         before = console.file.tell()
-        observer.on_round({"round": number, "dropped": 0, "train_loss": 1.0}, table(1, [0]))
+        observer.on_round(
+            RoundRecord.parse({"round": number, "dropped": 0, "train_loss": 1.0}), table(1, [0])
+        )
         told += [number] * (console.file.tell() > before)
     assert told[:4] == [1, 3, 5, 7]
     late = [number for number in told if 1000 < number <= 1090]
@@ -130,9 +133,11 @@ def test_a_resumed_run_counts_its_pace_from_where_it_goes_on() -> None:
     time_now = [0.0]
     console = Console(file=io.StringIO(), width=120)
     observer = ProgressLines(console, now=lambda: time_now[0])
-    observer.on_run_start(replace(INFO, rounds=100, history=({"round": 1},) * 96))
+    observer.on_run_start(replace(INFO, rounds=100, history=(RoundRecord(1),) * 96))
     time_now[0] = 4.0
-    observer.on_round({"round": 97, "dropped": 0, "train_loss": 1.0}, table(97, [0]))
+    observer.on_round(
+        RoundRecord.parse({"round": 97, "dropped": 0, "train_loss": 1.0}), table(97, [0])
+    )
     assert "4.0 s/round  12 s left" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -143,7 +148,7 @@ def paces(ends_s: list[float], *, rounds: int) -> list[str]:
     said = []
     for number, end_s in enumerate(ends_s, start=1):
         time_now[0] = end_s
-        progress.add({"round": number, "dropped": 0})
+        progress.add(RoundRecord.parse({"round": number, "dropped": 0}))
         said.append(progress.pace())
     return said
 
@@ -169,7 +174,7 @@ def test_the_time_left_goes_down_within_a_round() -> None:
     time_now = [0.0]
     progress = _Progress(replace(INFO, rounds=4), now=lambda: time_now[0])
     time_now[0] = 10.0
-    progress.add({"round": 1, "dropped": 0})
+    progress.add(RoundRecord.parse({"round": 1, "dropped": 0}))
     time_now[0] = 14.0
     assert progress.pace() == "10.0 s/round  26 s left"
 
@@ -184,7 +189,10 @@ def test_what_has_no_value_is_a_dash() -> None:
     text = io.StringIO()
     lines = ProgressLines(Console(file=text, width=200))
     lines.on_run_start(INFO)
-    lines.on_round({"round": 1, "dropped": 0, "train_loss": None, "accuracy": 0.5}, table(1, [0]))
+    lines.on_round(
+        RoundRecord.parse({"round": 1, "dropped": 0, "train_loss": None, "accuracy": 0.5}),
+        table(1, [0]),
+    )
     lines.on_run_end(SUMMARY | {"final": {"accuracy": None, "client_accuracy_count": 7}})
     assert "train_loss —  accuracy 0.5000" in text.getvalue()
     assert "accuracy —  client_accuracy_count 7" in text.getvalue()
@@ -193,7 +201,7 @@ def test_what_has_no_value_is_a_dash() -> None:
 def test_the_rounds_and_the_seconds_of_a_resumed_run_are_those_since_then() -> None:
     console = Console(file=io.StringIO(), width=120)
     observer = ProgressLines(console)
-    observer.on_run_start(replace(INFO, rounds=2000, history=({"round": 1},) * 1050))
+    observer.on_run_start(replace(INFO, rounds=2000, history=(RoundRecord(1),) * 1050))
     summary: Summary = {**SUMMARY, "status": "interrupted", "rounds": 1731, "wall_seconds": 24.0}
     observer.on_run_end(summary | {"resumed_after_round": 1050})
     said = console.file.getvalue()  # type: ignore[attr-defined]

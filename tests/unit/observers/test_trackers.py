@@ -15,6 +15,7 @@ from client_tables import info, table
 
 from simfl.errors import MissingExtraError
 from simfl.observers import MLflow, Observer, TensorBoard, WandB
+from simfl.record import RoundRecord
 
 
 def observe(observer: Observer, out: Path, *, done: int, until: int, status: str) -> None:
@@ -23,7 +24,7 @@ def observe(observer: Observer, out: Path, *, done: int, until: int, status: str
     observer.on_run_start(info(out, done=done))
     for number in range(done + 1, until + 1):
         record = {"round": number, "train_loss": 1 / number, "recall": None}
-        observer.on_round(record, table(number, [0]))
+        observer.on_round(RoundRecord.parse(record), table(number, [0]))
     observer.on_run_end({"status": status})
 
 
@@ -54,7 +55,7 @@ def test_a_full_disk_is_tensorboards_error_in_the_round_and_no_threads_traceback
     threads = threading.active_count()
     observer._path = Path("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
-        observer.on_round({"round": 1, "train_loss": 1.0}, table(1, [0]))
+        observer.on_round(RoundRecord.parse({"round": 1, "train_loss": 1.0}), table(1, [0]))
     assert threading.active_count() == threads
 
 

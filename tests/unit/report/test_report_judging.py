@@ -8,9 +8,7 @@ import math
 import pytest
 from report_cases import NOW, records, write_run
 
-from simfl import observers
-from simfl.report import judging
-from simfl.report.judging import best, is_over_clients, main_metric, metric_keys, smaller_is_better
+from simfl.report.judging import best, main_metric, metric_keys, smaller_is_better
 from simfl.report.reading import read_run
 
 
@@ -83,11 +81,3 @@ def test_a_run_json_that_says_nothing_is_one_of_old(tmp_path, text):
     found = read_run(folder, now=NOW)
     assert found.better == {}
     assert main_metric([found]) == "accuracy"
-
-
-def test_what_is_no_measure_of_the_model_is_what_the_record_has():
-    """The report does not import what writes records, as that would import torch."""
-    own = {name for name in observers.RECORD_FIELDS if judging.is_number_of_training(name)}
-    assert {name for name in own if not judging._is_count(name)} == {"train_loss", "delta_norm"}
-    ends = [name for name in observers.OVER_CLIENTS if not is_over_clients(f"client_loss{name}")]
-    assert ends == list(judging._ENDINGS)

@@ -14,7 +14,6 @@ from report_cases import NOW, SCENARIO, done, records, set_age, write_run
 from simfl import observers
 from simfl.errors import InputError
 from simfl.report import client_tables, reading
-from simfl.report.judging import is_number_of_training
 from simfl.report.reading import find_runs, read_run
 from simfl.simulation import folder as run_folder
 
@@ -31,12 +30,6 @@ def test_the_files_are_those_that_a_run_writes():
     assert reading.RUN_FILE == run_folder.RUN_FILE
     assert client_tables.CLIENTS_TABLE == observers.CLIENTS_FILE
     assert client_tables.EVALUATIONS_TABLE == observers.EVALUATIONS_FILE
-
-
-def test_the_numbers_that_are_compared_are_those_that_can_be_reproduced():
-    names = ("round", "seconds", "seconds_train", "retries", "loss", "clients", "sent_bytes")
-    reproducible = list(observers.reproducible(dict.fromkeys(names, 0)))
-    assert ["round", *filter(is_number_of_training, names)] == reproducible
 
 
 def test_a_run_that_is_done_says_how_far_it_came_and_how_long_it_took(tmp_path):

@@ -17,6 +17,7 @@ from simfl.engine import InlineEngine
 from simfl.messages import EvaluationChunk, Snapshot
 from simfl.models.model import MetricSums
 from simfl.observers import ClientEvaluation
+from simfl.record import ClientMetric
 from simfl.simulation import Simulation, build
 from simfl.simulation.evaluation import evaluate, over_clients
 
@@ -112,25 +113,26 @@ def test_clients_without_a_value_are_in_no_mean() -> None:
         table_of([nothing, 2.0, nothing, 1.0, 6.0], [0, 2, 0, 1, 5]), ascending=["m"]
     )
     assert found == {
-        "client_m": 3.0,
-        "client_m_by_examples": 35 / 8,
-        "client_m_std": pytest.approx(math.sqrt(14 / 3)),
-        "client_m_worst": 1.0,
-        "client_m_count": 3,
+        "m": ClientMetric(
+            mean=3.0,
+            by_examples=35 / 8,
+            std=pytest.approx(math.sqrt(14 / 3)),
+            worst=1.0,
+            count=3,
+        )
     }
 
 
 def test_where_no_client_has_a_value_there_is_none() -> None:
     found = over_clients(table_of([math.nan, math.nan], [0, 0]), ascending=[])
-    assert found.pop("client_m_count") == 0
-    assert set(found.values()) == {None}
+    assert found == {"m": ClientMetric(count=0)}
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, 1e308])
 def test_a_value_that_is_not_finite_is_not_left_out_of_a_mean_but_ends_it(value: float) -> None:
     """A mean over the others would hide it. 1e308 has no finite variance, and three no sum."""
     found = over_clients(table_of([value] * 3 + [0.0], [1, 1, 1, 1]), ascending=["m"])
-    assert found["client_m_count"] == 4
-    assert found["client_m_std"] is None
-    assert found["client_m"] is None
-    assert found["client_m_by_examples"] is None
+    assert found["m"].count == 4
+    assert found["m"].std is None
+    assert found["m"].mean is None
+    assert found["m"].by_examples is None

@@ -14,7 +14,7 @@ import yaml
 
 import simfl
 from simfl.errors import CheckpointError, InputError
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 from simfl.scenario import load_scenario
 from simfl.simulation import run_by_round
 
@@ -194,4 +194,4 @@ def test_a_run_of_more_rounds_is_evaluated_after_no_other_rounds_than_the_longer
 def read(folder: Path) -> tuple[Any, ...]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     table = pq.read_table(folder / "evaluations.parquet").to_pydict()
-    return [reproducible(json.loads(line)) for line in lines], table
+    return [RoundRecord.parse(json.loads(line)).reproducible for line in lines], table

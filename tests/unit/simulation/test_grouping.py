@@ -16,7 +16,7 @@ from simfl.aggregation import TreeSum
 from simfl.engine import guided_chunks
 from simfl.errors import InputError
 from simfl.messages import RoundPlan
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 from simfl.simulation import Simulation, build
 from simfl.simulation.grouping import order_by_group
 
@@ -158,7 +158,7 @@ def test_groups_change_who_is_added_to_whom_and_not_what_is_trained(tmp_path: Pa
         return simfl.run(scenario(*groups), out=out, backend="inline")
 
     def numbers(result: simfl.Result) -> Any:
-        return [reproducible(record) for record in result.history]
+        return [RoundRecord.parse(record).reproducible for record in result.history]
 
     without, alone = run(), run({"name": "all"})
     assert numbers(without) == numbers(alone)

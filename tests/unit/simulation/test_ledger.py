@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from simfl.observers import ClientTable, RunInfo
+from simfl.record import RoundRecord
 from simfl.simulation.ledger import NOT_KNOWN, Ledger
 
 INFO = RunInfo(
@@ -21,16 +21,16 @@ INFO = RunInfo(
     num_actors=2,
     scenario={"cluster": {"num_gpus": 0.25}},
 )
-RECORD: dict[str, Any] = {
-    "steps": 6,
-    "examples_seen": 24,
-    "sent_bytes": 96,
-    "received_bytes": 80,
-    "retries": 1,
-    "dropped": 0,
-    "actors": 2,
-    "seconds_train": 2.5,
-}
+RECORD = RoundRecord(
+    round=1,
+    steps=6,
+    examples_seen=24,
+    sent_bytes=96,
+    received_bytes=80,
+    retries=1,
+    actors=2,
+    phases={"train": 2.5},
+)
 
 
 def clients(*seconds: float) -> ClientTable:
@@ -46,7 +46,7 @@ def test_it_counts_all_rounds_and_divides_by_the_time_of_training() -> None:
     ledger = Ledger()
     ledger.begin(INFO)
     ledger.add(RECORD, clients(3.0, 1.0))
-    ledger.add(RECORD | {"dropped": 2, "received_bytes": 0}, clients(2.0, 2.0))
+    ledger.add(dataclasses.replace(RECORD, dropped=2, received_bytes=0), clients(2.0, 2.0))
     balance = ledger.balance({"start": 4.0, "train": 5.0}, {"driver": 1, "server": 2, "client": 3})
     assert balance == {
         "rounds": 2,

@@ -13,7 +13,7 @@ import pytest
 import simfl
 from simfl.checkpoint import Lease, lease, open_storage
 from simfl.errors import InputError, LeaseLostError
-from simfl.observers import reproducible
+from simfl.record import RoundRecord
 from simfl.simulation import run_by_round
 from simfl.simulation.folder import new_folder
 
@@ -39,7 +39,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def rounds_of(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [reproducible(json.loads(line)) for line in lines]
+    return [RoundRecord.parse(json.loads(line)).reproducible for line in lines]
 
 
 def take_over(place: Path | str, monkeypatch: pytest.MonkeyPatch) -> Lease:

@@ -19,10 +19,11 @@ from safetensors.torch import load_file as load_torch_file
 from torch import nn
 
 import simfl
-from simfl.errors import InputError, NonFiniteUpdateError, RunError, ScenarioError
+from simfl.errors import ConfigError, InputError, NonFiniteUpdateError, RunError, ScenarioError
 from simfl.models import DataShape, Metric
-from simfl.observers import RECORD_FIELDS, ClientTable, Observer, RoundRecord, measured
+from simfl.observers import ClientTable, Observer
 from simfl.optimizer import Context, OptiModule, State
+from simfl.record import RoundRecord, require_own_names
 from simfl.sampling import Uniform
 from simfl.simulation import build, run_by_round
 from simfl.simulation.folder import read_history
@@ -55,8 +56,9 @@ def test_the_history_the_files_and_the_result_agree(
     assert lines == result.history
     assert [record["round"] for record in result.history] == [1, 2, 3, 4]
     assert ["accuracy" in record for record in result.history] == [False, True, False, True]
-    fields = [name for name in result.history[0] if not name.startswith("seconds")]
-    assert sorted(fields) == sorted(RECORD_FIELDS), "what no metric may be called"
+    for name in result.history[0]:
+        with pytest.raises(ConfigError, match="is a field of the records"):
+            require_own_names([name])
     assert json.loads((out / "summary.json").read_text()) == result.summary
     assert result.summary["final"]["accuracy"] == result.history[-1]["accuracy"]
     assert result.summary["final"]["train_loss"] == result.history[-1]["train_loss"]
@@ -106,7 +108,11 @@ def test_the_folder_says_which_values_are_better_and_what_the_run_is_judged_by(
     better = json.loads((tmp_path / "out" / "run.json").read_text())["better"]
     assert list(better)[:3] == ["top-1", "accuracy", "loss"]
     assert [better[key] for key in ("top-1", "loss", "client_loss_worst")] == ["max", "min", "min"]
-    evaluated = {name for name in measured(result.history[0]) if not name.endswith("_count")}
+    evaluated = {
+        name
+        for name in RoundRecord.parse(result.history[0]).measures
+        if not name.endswith("_count")
+    }
     assert evaluated == better.keys()
 
 
