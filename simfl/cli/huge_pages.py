@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from simfl.cluster.environment import HUGE_PAGES
+from simfl.cluster.session import HUGE_PAGES
 
 
 def restart_with_huge_pages() -> None:

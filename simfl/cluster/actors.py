@@ -22,8 +22,8 @@ import torch
 from simfl.checkpoint import ShardInfo, StateFile, delete_unused_shards, open_storage
 from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.code import ModuleSource, install_main, install_sources
+from simfl.cluster.diagnostics import log, log_as, log_client_errors, log_round, log_trained
 from simfl.cluster.failures import UnbuiltActorError
-from simfl.cluster.logs import log, log_as, log_client_errors, log_round, log_trained
 from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast, pack_states
 from simfl.data import FederatedDataset
 from simfl.engine import (

@@ -1,12 +1,13 @@
-"""The user's own modules, sent along as source: nodes need not see the folders they lie in.
+"""The user's own modules, sent to actors as source, so that nodes need not see their folders.
 
-What the driver has imported from the folders of ``search`` is found in an actor before anything of
-the same name there, so that all run the driver's code.
+Modules that the driver imported from the folders of ``search`` take precedence in an actor over
+others of the same name, so that all actors run the driver's code.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ class ModuleSource:
     """A module, as text."""
 
     path: str
-    """Where it lies on the driver; tracebacks name it."""
+    """Its file on the driver, for tracebacks."""
     text: str
     is_package: bool
 
@@ -38,8 +39,8 @@ class ModuleSource:
 def read_sources(search: Iterable[str]) -> dict[str, ModuleSource]:
     """Return the modules that were imported from these folders, by name.
 
-    Of a package all modules, imported or not; no other files, no compiled modules, and nothing that
-    is installed.
+    All modules of a package are returned, whether imported or not; but no other files, no compiled
+    modules, and no installed packages.
     """
     installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
     folders = [where for folder in search if (where := Path(folder).resolve()) not in installed]
@@ -50,6 +51,12 @@ def read_sources(search: Iterable[str]) -> dict[str, ModuleSource]:
         if path is not None and top != _OURS and _is_from(folders, top):
             found |= _read_package(name, path) if name == top else {name: _read(path)}
     return found
+
+
+def searched_here() -> list[str]:
+    """Return the current folder if it is on this process's ``sys.path``, as in a notebook."""
+    here = os.getcwd()
+    return [here] if {"", here} & set(sys.path) else []
 
 
 def read_main(values: Iterable[object]) -> dict[str, Any]:
@@ -70,14 +77,14 @@ def install_main(objects: Mapping[str, Any]) -> None:
 
 
 def install_sources(sources: Mapping[str, ModuleSource]) -> None:
-    """Have these modules imported from their text, in this process."""
+    """Make this process import these modules from their text."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
     if sources:
         sys.meta_path.insert(0, _Finder(sources))
 
 
 def _is_from(folders: Sequence[Path], top: str) -> bool:
-    """Say whether a module's outermost package, or itself, lies right in one of the folders."""
+    """Return whether a top-level module or package is directly in one of the folders."""
     module = sys.modules.get(top)
     if (path := _file(module)) is not None:
         home = path.parent.parent if path.name == "__init__.py" else path.parent
@@ -86,7 +93,7 @@ def _is_from(folders: Sequence[Path], top: str) -> bool:
 
 
 def _file(module: ModuleType | None) -> Path | None:
-    """Return the Python file of a module, if that is what it is from."""
+    """Return the file of a module, if it was imported from a Python file."""
     spec: Any = getattr(module, "__spec__", None)
     origin = str(getattr(spec, "origin", None))
     if not getattr(spec, "has_location", False) or not origin.endswith(".py"):
@@ -100,10 +107,10 @@ def _places(module: ModuleType | None) -> list[str]:
 
 
 def _read_package(name: str, path: Path) -> dict[str, ModuleSource]:
-    """Read a module, and all that are in it if it is a package."""
+    """Read a module, and all modules in it if it is a package."""
     found = {name: _read(path)}
     for file in path.parent.rglob("*.py") if path.name == "__init__.py" else ():
-        with suppress(OSError, SyntaxError, UnicodeDecodeError):  # nobody has imported it yet
+        with suppress(OSError, SyntaxError, UnicodeDecodeError):  # it was not imported
             found[_name(file, name, path.parent)] = _read(file)
     return found
 
@@ -119,7 +126,7 @@ def _read(path: Path) -> ModuleSource:
 
 
 def _folders_of_packages(sources: Mapping[str, ModuleSource]) -> dict[str, str]:
-    """Return the folder of each package that is sent, or that something which is sent lies in."""
+    """Return the folder of each package that is sent as a whole or in part."""
     folders: dict[str, str] = {}
     for name, source in sources.items():
         folder = Path(source.path).parent
@@ -141,7 +148,7 @@ class _Finder(MetaPathFinder, InspectLoader):
         self, fullname: str, path: Any = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         source = self._sources.get(fullname)
-        # Where a package's folder is there after all, what was not sent is found in it.
+        # If the package's folder exists on this node, modules that were not sent are found in it.
         inner = [self._folders[fullname]] if fullname in self._folders else None
         if source is not None:
             return importlib.util.spec_from_file_location(
@@ -149,7 +156,7 @@ class _Finder(MetaPathFinder, InspectLoader):
             )
         if inner is None:
             return None
-        # A folder without __init__.py is a package, too, and has no text.
+        # A folder without __init__.py is a namespace package, which has no text.
         spec = ModuleSpec(fullname, self, is_package=True)
         spec.submodule_search_locations = inner
         return spec

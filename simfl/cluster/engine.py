@@ -19,15 +19,15 @@ import ray
 from ray.exceptions import RayError
 
 from simfl.checkpoint import Found, StateFile
-from simfl.cluster.connect import Connection
+from simfl.cluster.diagnostics import write_profiles
 from simfl.cluster.failures import explain, is_object_loss
 from simfl.cluster.fleet import Fleet
 from simfl.cluster.launch import Worker, launch_server, put_setup
 from simfl.cluster.placement import describe_needs
-from simfl.cluster.profiles import write_profiles
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.remote_server import RemoteServer
 from simfl.cluster.saves import Saves
+from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.starting import start_all
 from simfl.cluster.survey import describe_room

@@ -1,6 +1,6 @@
-"""Where client actors have room: arithmetic on what nodes have and what groups need.
+"""Where client actors, and the runs of a sweep, have room: arithmetic on resources.
 
-Ray itself would wait without end for what no node can ever give.
+Ray itself would wait forever for resources that no node has.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class Node:
 
     id: str
     name: str
-    """Its address, or what it calls itself."""
+    """Its address, or a description."""
     resources: Mapping[str, float]
-    """What it has in all, by Ray's names."""
+    """Its total resources, by Ray's names."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How many actors a group needs at least, and can use at most."""
+    """The least number of actors that a group needs, and the most that it can use."""
 
     least: int
     most: int
@@ -40,19 +40,19 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Placement:
-    """How many actors of each group there is room for, and where."""
+    """The numbers of actors that there is room for."""
 
     by_node: tuple[Mapping[str, int], ...]
-    """By group: node id -> actors."""
+    """By group: node id -> number of actors."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """By group: actors in all."""
+        """By group: the number of actors on all nodes."""
         return tuple(sum(on.values()) for on in self.by_node)
 
 
 def nodes_of(rows: Sequence[Mapping[str, Any]]) -> list[Node]:
-    """Return the living nodes of what ``ray.nodes()`` returns."""
+    """Return the nodes that are alive, from the rows of ``ray.nodes()``."""
     return [
         Node(row["NodeID"], row["NodeManagerAddress"], row["Resources"], row.get("Labels") or {})
         for row in rows
@@ -71,9 +71,9 @@ def bounds_of(
 
     Args:
         groups: of client actors.
-        num_clients: by group, how many clients it has; more actors than these, or than a cohort
-            has clients, would have nothing to do.
-        cohort_size: clients a round.
+        num_clients: by group, its number of clients; more actors than these, or than the clients
+            of a cohort, would be idle.
+        cohort_size: clients per round.
         is_dedicated: whether each client has an actor of its own.
     """
     if is_dedicated:
@@ -90,9 +90,9 @@ def _bounds(group: ActorGroup, useful: int) -> Bounds:
 
 
 def cpus_to_count(groups: Sequence[ActorGroup], bounds: Sequence[Bounds]) -> int:
-    """Return the CPUs that a cluster of one's own is to count with.
+    """Return the number of CPUs with which to start a cluster for a run.
 
-    Ray's CPUs are an account and not a limit: what a scenario asks for may be had here.
+    Ray counts CPUs but does not limit their use, so a scenario may ask for more than there are.
     """
     pairs = zip(groups, bounds, strict=True)
     needed = sum(group.num_cpus * bound.least for group, bound in pairs)
@@ -102,10 +102,10 @@ def cpus_to_count(groups: Sequence[ActorGroup], bounds: Sequence[Bounds]) -> int
 def place(
     groups: Sequence[ActorGroup], bounds: Sequence[Bounds], nodes: Sequence[Node]
 ) -> Placement:
-    """Find room: for what every group needs first, and then for what it can use.
+    """Find room for the actors that every group needs, and then for those that it can use.
 
-    Groups that few nodes can hold come first: those with GPUs, then those with labels or resources
-    of their own.
+    Groups that fit on few nodes come first: those with GPUs, then those with labels or custom
+    resources.
 
     >>> node = Node("a", "10.0.0.1", {"CPU": 4, "GPU": 1})
     >>> groups = [ActorGroup("cpu"), ActorGroup("gpu", num_gpus=0.5)]
@@ -127,10 +127,10 @@ def require_room(
     placement: Placement,
     nodes: Sequence[Node],
 ) -> None:
-    """See that each group has the actors it needs.
+    """Raise ClusterError if a group has fewer actors than it needs.
 
-    Raises:
-        ClusterError: saying what is needed, what there is, and what to change.
+    The message says what is needed, what is available, and what to change. Ray itself would wait
+    forever.
     """
     for group, bound, count in zip(groups, bounds, placement.counts, strict=True):
         if count < bound.least:
@@ -138,7 +138,7 @@ def require_room(
 
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Say whether a node's labels are as asked for.
+    """Return whether a node's labels match a selector.
 
     A condition is a value, ``in(a,b)``, or either with ``!`` before it; see
     https://docs.ray.io/en/latest/ray-core/scheduling/labels.html
@@ -155,7 +155,7 @@ def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
 
 
 def describe_needs(group: ActorGroup) -> str:
-    """Say what an actor of the group takes: ``1 CPU, 0.25 GPU``."""
+    """Describe the resources of one of the group's actors: ``1 CPU, 0.25 GPU``."""
     parts = [f"{need:g} {name}" for name, need in group.needs.items() if ":" not in name]
     if group.accelerator_type is not None:
         parts.append(f"accelerator type {group.accelerator_type}")
@@ -175,7 +175,7 @@ def _fill(
     free: Mapping[str, dict[str, float]],
     on: dict[str, int],
 ) -> None:
-    """Place actors until there are so many, or no node has room for another."""
+    """Place actors until their number is ``goal``, or no node has room for another."""
     strict_spread = group.strategy == "strict_spread"
     while sum(on.values()) < goal:
         room = {
@@ -196,7 +196,7 @@ def _fill(
 
 
 def _room(group: ActorGroup, free: Mapping[str, float]) -> float:
-    """Return how many actors a node has room for."""
+    """Return the number of actors that a node has room for."""
     rooms = [
         math.floor(free.get(name, 0.0) / need + _ROUNDING) for name, need in group.needs.items()
     ]
@@ -204,7 +204,7 @@ def _room(group: ActorGroup, free: Mapping[str, float]) -> float:
 
 
 def explain_lack(group: ActorGroup, needed: int, count: int, nodes: Sequence[Node]) -> str:
-    """Say in a line that a group needs more actors than there is room for, and what to change."""
+    """Return a message that a group needs more actors than there is room for, with a remedy."""
     each = describe_needs(group)
     has = ", ".join(f"{_total(nodes, name):g} {name}" for name in ("CPU", "GPU"))
     actors = "1 client actor" if needed == 1 else f"{needed} client actors"
@@ -223,3 +223,104 @@ def explain_lack(group: ActorGroup, needed: int, count: int, nodes: Sequence[Nod
 
 def _total(nodes: Sequence[Node], name: str) -> float:
     return sum(node.resources.get(name, 0.0) for node in nodes)
+
+
+@dataclass(frozen=True)
+class Need:
+    """The actors that one of several runs asks for."""
+
+    groups: tuple[ActorGroup, ...]
+    bounds: tuple[Bounds, ...]
+    """By group."""
+    is_inline: bool = False
+    """Whether the run's own process trains its clients, with the resources of a single actor."""
+
+    @property
+    def least(self) -> tuple[int, ...]:
+        """By group, the fewest actors."""
+        return tuple(bound.least for bound in self.bounds)
+
+
+def runs_at_once(needs: Sequence[Need], nodes: Sequence[Node], *, asked: int | None) -> int:
+    """Return how many runs go on at once.
+
+    Parallel runs wait for each other less than the actors of one run do. So a run with a free
+    number of actors has as few as it can, until there are fewer runs than there is room for.
+
+    Args:
+        needs: of each run.
+        nodes: of the cluster.
+        asked: by the user; None: as many as there is room for.
+
+    >>> four, free = [Node("a", "a", {"CPU": 4.0})], Need((ActorGroup(),), (Bounds(1, 9),))
+    >>> runs_at_once([free] * 10, four, asked=None)
+    4
+    >>> num_actors(free, four, at_once=2)
+    (2,)
+    """
+    if asked is not None:
+        return min(asked, len(needs))
+    different: list[tuple[tuple[ActorGroup, ...], tuple[int, ...]]] = []
+    for kind in ((need.groups, need.least) for need in needs):
+        if kind not in different:
+            different.append(kind)
+    return max(1, *(_copies(*kind, nodes, most=len(needs)) for kind in different))
+
+
+def num_actors(need: Need, nodes: Sequence[Node], *, at_once: int) -> tuple[int, ...]:
+    """Return by group how many client actors a run has if ``at_once`` such runs go on at once."""
+    of_all_runs = [Bounds(at_once * bound.least, at_once * bound.most) for bound in need.bounds]
+    counts = place(need.groups, of_all_runs, nodes).counts
+    pairs = zip(need.bounds, counts, strict=True)
+    return tuple(max(bound.least, count // at_once) for bound, count in pairs)
+
+
+def require_room_for_run(need: Need, actors: Sequence[int], nodes: Sequence[Node]) -> None:
+    """Raise ClusterError if the cluster can never hold a run with these actors, by group."""
+    bounds = [Bounds(count, count) for count in actors]
+    require_room(need.groups, bounds, place(need.groups, bounds, nodes), nodes)
+
+
+def bundles(
+    need: Need, actors: Sequence[int], *, beside: Mapping[str, float]
+) -> list[dict[str, float]]:
+    """Return the bundles of a run's placement group: one for its driver, and one for each actor.
+
+    The driver uses no CPU of Ray's count, as with ``simfl run``.
+
+    Args:
+        need: of the run.
+        actors: by group, its number of client actors.
+        beside: a resource that only the driver's node has.
+    """
+    if need.is_inline:
+        return [{**need.groups[0].needs, **beside}]
+    return [dict(beside), *(dict(group.needs) for group in _group_of_each(need, actors))]
+
+
+def labels_of_bundles(need: Need, actors: Sequence[int]) -> list[dict[str, str]]:
+    """Return Ray's label selector of each of the ``bundles``."""
+    if need.is_inline:
+        return [dict(need.groups[0].labels)]
+    return [{}, *(dict(group.labels) for group in _group_of_each(need, actors))]
+
+
+def _group_of_each(need: Need, actors: Sequence[int]) -> list[ActorGroup]:
+    """Return the group of each actor that takes resources."""
+    pairs = zip(need.groups, actors, strict=True)
+    return [group for group, count in pairs if group.needs for _ in range(count)]
+
+
+def _copies(
+    groups: tuple[ActorGroup, ...], least: tuple[int, ...], nodes: Sequence[Node], *, most: int
+) -> int:
+    """Return how many runs with the least numbers of actors fit at once, by bisection."""
+    fits, too_many = 0, most + 1
+    while too_many - fits > 1:
+        tried = (fits + too_many) // 2
+        counts = tuple(tried * count for count in least)
+        if place(groups, [Bounds(count, count) for count in counts], nodes).counts == counts:
+            fits = tried
+        else:
+            too_many = tried
+    return fits

@@ -1,4 +1,4 @@
-"""Ray's processes on this machine: watched, and killed if Ray's calls would hang.
+"""Watching the processes of a run: Ray's from the driver, and the driver from a shell.
 
 If a raylet or the control service is stopped, Ray's calls in the driver do not return; if one dies,
 Ray ends the driver silently after some seconds. Processes are read from Linux's ``/proc``; other
@@ -7,14 +7,17 @@ systems report none.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 from simfl.errors import ClusterError
 
@@ -35,6 +38,62 @@ _GRACE_S = 30.0
 
 _RESUME = "'simfl resume' goes on from the last checkpoint"
 
+_UNKNOWN = (
+    "the run's process was killed, or Ray ended it because one of Ray's processes on this machine "
+    f"died; {_RESUME}"
+)
+_NOTHING = "nothing"
+# When the pipe ends, print the last line that the driver wrote. Ray's processes end after the
+# driver, and may write to their folders until then, so the removal is repeated.
+_SCRIPT = f"""
+last=$1; shift
+while IFS= read -r line; do last=$line; done
+[ "$last" = {_NOTHING} ] && exit
+rm -rf -- "$@"
+printf '%s\\n' "$last" >&2
+exec 2>&-
+for n in 1 2 3 4 5; do sleep 1; rm -rf -- "$@"; done
+"""
+
+
+class LastWords:
+    """Prints why this process ended if it is killed, and then removes folders.
+
+    SIGKILL ends a process silently, and so does Ray if one of its own processes on this machine
+    dies. So a shell of a few hundred kilobytes waits for the end of a pipe from this process.
+
+    Args:
+        folders: removed if this process is killed before ``take_back``, which a normal exit calls.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._shell: subprocess.Popen[Any] | None = None
+        with suppress(OSError):  # a machine without a shell
+            self._shell = subprocess.Popen(
+                ["sh", "-c", _SCRIPT, "simfl", _UNKNOWN, *map(str, folders)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # signals to the driver's process group must not end it
+            )
+        atexit.register(self.take_back)
+
+    def replace(self, line: str) -> None:
+        """Replace the line to print."""
+        if self._shell is not None:
+            pipe: IO[bytes] = self._shell.stdin  # type: ignore[assignment]
+            with suppress(OSError, ValueError):
+                pipe.write(" ".join(line.split()).encode() + b"\n")
+                pipe.flush()
+
+    def take_back(self) -> None:
+        """Cancel the message and the removal; may be called twice."""
+        atexit.unregister(self.take_back)
+        self.replace(_NOTHING)
+        if self._shell is not None:
+            with suppress(OSError, subprocess.TimeoutExpired):
+                self._shell.communicate(timeout=5)
+            self._shell = None
+
 
 class ProcessWatch:
     """Watches processes that a run depends on, in a separate thread.
@@ -43,7 +102,7 @@ class ProcessWatch:
         vital: a description of each process, by its id.
         tree: all processes of the cluster, if it was started for this run; they are killed on a
             fault, so that Ray's calls return.
-        tell: receives the message of a fault immediately.
+        notify: called with the message of a fault immediately.
         watches: whether to start the thread; if not, call ``look``.
     """
 
@@ -52,15 +111,15 @@ class ProcessWatch:
         vital: Mapping[int, str],
         tree: ProcessTree | None = None,
         *,
-        tell: Callable[[str], None] = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
         watches: bool = True,
     ) -> None:
         self._vital = vital
-        self._tell = tell
+        self._notify = notify
         self.tree = tree or ProcessTree(())
         self._stopped_since: dict[int, float] = {}
         self._fault: str | None = None
-        self._is_told = threading.Event()
+        self._is_raised = threading.Event()
         self._is_over = threading.Event()
         if vital and watches:
             threading.Thread(target=self._watch, name="simfl-watch", daemon=True).start()
@@ -68,17 +127,17 @@ class ProcessWatch:
     def require_all(self) -> None:
         """Raise ClusterError if one has died or has been stopped for too long."""
         if self._fault is not None:
-            self._is_told.set()
+            self._is_raised.set()
             raise ClusterError(self._fault)
 
     def is_well(self) -> bool:
-        """Say whether all of them are running now, and no fault has been seen."""
+        """Return whether all of them are running now, and no fault has been seen."""
         return self._fault is None and all(_state(pid) == "runs" for pid in self._vital)
 
     def stop(self) -> None:
         """Stop watching."""
         self._is_over.set()
-        self._is_told.set()
+        self._is_raised.set()
 
     def _watch(self) -> None:
         for number in itertools.count():
@@ -88,15 +147,15 @@ class ProcessWatch:
                 self.tree.refresh()
             if fault := self.look(time.monotonic()):
                 self._fault = fault
-                self._tell(fault)
+                self._notify(fault)
                 break
         self.tree.kill()
-        # The main thread may hang in a call to Ray, and then never sees the fault.
-        if not self._is_told.wait(_GRACE_S):
+        # The main thread never sees the fault if it is blocked in a call to Ray.
+        if not self._is_raised.wait(_GRACE_S):
             os._exit(1)
 
     def look(self, now: float) -> str | None:
-        """Return what is wrong, or None."""
+        """Return the fault that is seen at a time in seconds, or None."""
         for pid, what in self._vital.items():
             state = _state(pid)
             if state == "gone":
@@ -153,7 +212,7 @@ class ProcessTree:
         self.refresh()
 
     def refresh(self) -> None:
-        """Add the processes that have been started since."""
+        """Add the processes that were started since the last call."""
         if not self._roots:
             return
         below, seen = _by_parent(), set[int]()
@@ -214,7 +273,7 @@ def _command_lines() -> Iterator[tuple[int, list[str]]]:
     for pid in _process_ids():
         try:
             yield pid, Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
-        except OSError:
+        except OSError:  # the process has ended
             continue
 
 

@@ -25,7 +25,7 @@ class SessionFolder:
     """A folder that only this user may enter, until it is removed.
 
     Args:
-        path: where it is; Ray's files are in ``ray`` in it.
+        path: its path; Ray's files are in its subfolder ``ray``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class SessionFolder:
         return _all_of(self.path)
 
     def remove(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove it with all of its files."""
         _remove(self.path)
         if self._lock is not None:
             self._lock.close()

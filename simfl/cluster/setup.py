@@ -12,7 +12,7 @@ from simfl.client import ClientRecipe
 from simfl.cluster.code import ModuleSource
 from simfl.cluster.placement import Bounds
 from simfl.cluster.pool import ActorGroup, ClusterOptions
-from simfl.cluster.shared import SharedData
+from simfl.cluster.references import SharedData
 from simfl.data import FederatedDataset
 from simfl.server import ServerRecipe
 

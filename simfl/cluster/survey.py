@@ -1,4 +1,4 @@
-"""What there is to run on: the nodes of a cluster, or this machine."""
+"""The resources of a cluster, or of this machine: in all, free, and used by other jobs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from simfl.cluster.connect import connect
 from simfl.cluster.placement import Node, nodes_of
+from simfl.cluster.session import connect, resolve_address
 
-_STORE_SHARE = 0.3
-"""Ray's object store of a cluster of one's own takes so much of the memory."""
+_STORE_FRACTION = 0.3
+"""The fraction of the memory that a new cluster's object store uses by Ray's default."""
 
 
 class Survey(NamedTuple):
-    """What a cluster has."""
+    """The nodes of a cluster."""
 
     nodes: list[Node]
     free: Mapping[str, float] | None
@@ -24,29 +25,47 @@ class Survey(NamedTuple):
 
 
 def survey(address: str | None, *, num_cpus: int) -> Survey:
-    """Look at the cluster at an address, or at what a run would start here without one.
+    """Look at the cluster at an address, or at the one that a run would start on this machine.
 
     Args:
         address: as for ``connect``.
-        num_cpus: how many CPUs a cluster of one's own would count with.
+        num_cpus: the number of CPUs of a cluster that a run would start.
 
     Raises:
         ClusterError: if there is no cluster at the address.
     """
-    where = address or os.environ.get("RAY_ADDRESS") or "local"
-    return Survey([_this_machine(num_cpus)], None) if where == "local" else _look_at(where)
-
-
-def _look_at(address: str) -> Survey:
-    connection = connect(address=address, num_cpus=0, dashboard=False)
+    where = resolve_address(address)
+    if where == "local":
+        return Survey([_this_machine(num_cpus)], None)
+    connection = connect(address=where, num_cpus=0, dashboard=False)
     try:
         return Survey(nodes_of(connection.ray.nodes()), connection.ray.available_resources())
     finally:
         connection.close()
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """The cluster of this process's session."""
+
+    nodes: tuple[Node, ...]
+    here: str
+    """The resource that only the node of this process has."""
+
+
+def present_cluster() -> Cluster:
+    """Look at the cluster of the session that this process is in."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    nodes = tuple(nodes_of(ray.nodes()))
+    (mine,) = (node.resources for node in nodes if node.id == own)
+    here = next(name for name in mine if name.startswith("node:") and "__" not in name)
+    return Cluster(nodes, here)
+
+
 def describe_room(own: str) -> str:
-    """Say what is free in this cluster, and which jobs use the rest, if Ray knows.
+    """Describe what is free in this session's cluster, and which jobs use the rest, if known.
 
     Args:
         own: the namespace of the run's own actors, which are excluded.
@@ -56,35 +75,38 @@ def describe_room(own: str) -> str:
     total, free = ray.cluster_resources(), ray.available_resources()
     names = [name for name in ("CPU", "GPU") if total.get(name)]
     room = ", ".join(f"{free.get(name, 0):g} of {total[name]:g} {name}" for name in names)
-    taken = [f"{who} {what}" for who, what in _holders(own).items()]
+    users = [f"{job} {resources}" for job, resources in _other_jobs(own).items()]
     return f"free in the cluster: {room}" + (
-        f"; other jobs use: {', '.join(taken)}" if taken else ""
+        f"; other jobs use: {', '.join(users)}" if users else ""
     )
 
 
-def _holders(own: str) -> dict[str, str]:
-    """Return what other jobs' actors use, by job and namespace, as Ray's dashboard reports it."""
+def _other_jobs(own: str) -> dict[str, str]:
+    """Return the resources of other jobs' actors, by job and namespace, from Ray's dashboard."""
     from ray.util.state import list_actors
 
-    taken: dict[str, Counter[str]] = {}
+    used: dict[str, Counter[str]] = {}
     with suppress(Exception):  # there is no dashboard, or it does not answer
         alive: Any = [("state", "=", "ALIVE")]
         for actor in list_actors(filters=alive, detail=True, limit=1000, timeout=3):
             if actor.ray_namespace != own:
-                who = f"job {actor.job_id} ({actor.ray_namespace})"
-                taken.setdefault(who, Counter()).update(actor.required_resources or {})
-    kinds = {who: [(n, what) for what, n in c.items() if n] for who, c in taken.items()}
-    return {who: ", ".join(f"{n:g} {w}" for n, w in kind) for who, kind in kinds.items() if kind}
+                job = f"job {actor.job_id} ({actor.ray_namespace})"
+                used.setdefault(job, Counter()).update(actor.required_resources or {})
+    described = {
+        job: ", ".join(f"{amount:g} {name}" for name, amount in resources.items() if amount)
+        for job, resources in used.items()
+    }
+    return {job: resources for job, resources in described.items() if resources}
 
 
 def _this_machine(num_cpus: int) -> Node:
-    """Return what Ray would count here; starting it to be told so would take seconds."""
+    """Return what Ray would count here; starting Ray to ask it would take seconds."""
     import torch
 
     resources: dict[str, float] = {"CPU": num_cpus}
     if num_gpus := torch.cuda.device_count():
         resources["GPU"] = num_gpus
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    resources["memory"] = memory * (1 - _STORE_SHARE)
-    resources["object_store_memory"] = memory * _STORE_SHARE
+    resources["memory"] = memory * (1 - _STORE_FRACTION)
+    resources["object_store_memory"] = memory * _STORE_FRACTION
     return Node("here", "this machine", resources)

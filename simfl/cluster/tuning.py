@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias
 
-from simfl.cluster.environment import started_with
+from simfl.cluster.session import started_with
 from simfl.errors import MissingExtraError
 
 Report: TypeAlias = "dict[str, Any]"

@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 
 from simfl.client import ClientHost
-from simfl.cluster.connect import chosen_address
 from simfl.cluster.placement import Bounds, bounds_of
 from simfl.cluster.pool import ActorGroup, ClusterOptions
+from simfl.cluster.references import SharedData
+from simfl.cluster.session import chosen_address
 from simfl.cluster.setup import EngineSetup
-from simfl.cluster.shared import SharedData
 from simfl.engine import Engine, InlineEngine, device_for, prepare_device
 from simfl.scenario.sections import ActorsSection, ClusterSection, GroupSection
 from simfl.simulation.build import Simulation
@@ -121,7 +121,7 @@ def _ray(
     tell: Callable[[str], None],
     shared: SharedData | None,
 ) -> Engine:
-    from simfl.cluster.start import start_ray_engine
+    from simfl.cluster.session import start_ray_engine
 
     return start_ray_engine(
         EngineSetup(

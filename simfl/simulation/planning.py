@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 
 from simfl.client import ClientHost
-from simfl.cluster.connect import chosen_address
 from simfl.cluster.placement import (
     Bounds,
     Node,
@@ -19,6 +18,7 @@ from simfl.cluster.placement import (
     place,
 )
 from simfl.cluster.pool import ActorGroup
+from simfl.cluster.session import chosen_address
 from simfl.cluster.survey import survey
 from simfl.engine import peak_memory, reset_peak_memory
 from simfl.messages import Chunk

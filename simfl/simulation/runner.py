@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from simfl.checkpoint import Found, Lease
-from simfl.cluster.shared import SharedData
+from simfl.cluster.references import SharedData
 from simfl.cluster.telemetry import RayMetrics
 from simfl.engine import Engine, require_profiler
 from simfl.errors import InputError, printable

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from simfl.cluster.room import Need
-from simfl.cluster.shared import SharedData, share
+from simfl.cluster.placement import Bounds, Need
+from simfl.cluster.references import SharedData, share
 from simfl.errors import ScenarioError, did_you_mean
 from simfl.scenario import Scenario
 from simfl.scenario.sweeps import SweepPlan
@@ -93,8 +93,7 @@ def goal_of(plan: SweepPlan, simulation: Simulation) -> Goal:
 
 
 def _need(simulation: Simulation, *, backend: Backend) -> Need:
-    return Need(
-        groups=actor_groups(simulation),
-        bounds=tuple(actor_bounds(simulation)),
-        is_inline=backend == "inline",
-    )
+    groups = actor_groups(simulation)
+    if backend == "inline":
+        return Need(groups[:1], (Bounds(1, 1),), is_inline=True)
+    return Need(groups, tuple(actor_bounds(simulation)))

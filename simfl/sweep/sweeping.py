@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from simfl.checkpoint import Lease, open_storage
-from simfl.cluster.connect import Connection, chosen_address, connect, import_ray
-from simfl.cluster.pool import cpus_of_this_machine
-from simfl.cluster.room import (
-    Cluster,
+from simfl.cluster.placement import (
     Need,
     bundles,
     labels_of_bundles,
     num_actors,
-    present_cluster,
-    require_room,
+    require_room_for_run,
 )
-from simfl.cluster.room import runs_at_once as room_for
+from simfl.cluster.placement import runs_at_once as room_for
+from simfl.cluster.pool import cpus_of_this_machine
 from simfl.cluster.searching import Suggestions
+from simfl.cluster.session import Connection, chosen_address, connect, import_ray
+from simfl.cluster.survey import Cluster, present_cluster
 from simfl.cluster.tuning import Asha, Order, Report, run_trials
 from simfl.errors import InputError
 from simfl.observers import RunConsole
@@ -279,7 +278,7 @@ class _Sweep:
         at_once = room_for(needs, cluster.nodes, asked=None if asked == "auto" else asked)
         for need in needs:
             actors = num_actors(need, cluster.nodes, at_once=at_once)
-            require_room(need, actors, cluster.nodes)
+            require_room_for_run(need, actors, cluster.nodes)
         return at_once
 
     def _propose(self) -> int | None:

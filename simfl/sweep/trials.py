@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simfl.cluster.shared import SharedData
+from simfl.cluster.references import SharedData
 from simfl.cluster.tuning import Report
 from simfl.errors import ClientError, SimflError
 from simfl.record import RoundRecord

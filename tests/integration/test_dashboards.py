@@ -256,6 +256,6 @@ def test_rays_dashboard_knows_the_actors_by_name_and_what_they_did(
     assert actors == {(name, name) for name in names}
     lines = "".join(path.read_text() for path in cluster.logs.glob("worker-*.err"))
     assert re.search(r"INFO client-\d round=1 clients=2,3 trained in \d+\.\d+ s", lines)
-    assert re.search(r"WARNING client-\d round=1 client=3 left out: ValueError: broken", lines)
-    assert re.search(r"WARNING client-\d round=1 client=5 left out: not finite", lines)
+    assert re.search(r"WARNING client-\d round=1 client=3 dropped: ValueError: broken", lines)
+    assert re.search(r"WARNING client-\d round=1 client=5 dropped: not finite", lines)
     assert re.search(r"INFO server round=1 clients=6 dropped=2 train_loss=\S+ ended", lines)

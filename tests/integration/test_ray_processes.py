@@ -42,8 +42,8 @@ def written(addresses):
     with open(pids, "w") as file:
         file.write("\\n".join(f"{pid} {what}" for pid, what in found.items()))
     return found
-import simfl.cluster.connect as connect
-connect.vital_processes = written
+from simfl.cluster import session
+session.vital_processes = written
 import simfl.cli.main as cli
 sys.argv = ["simfl", "run", scenario, "--out", out]
 cli.main()

@@ -18,7 +18,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from simfl.cluster.authentication import ASKS_FOR_TOKEN, IS_OPEN, ask
+from simfl.cluster.access import ASKS_FOR_TOKEN, IS_OPEN, ask
 
 pytestmark = [
     pytest.mark.ray,
@@ -29,7 +29,7 @@ pytestmark = [
 # Starts what a run starts, says where it is, and ends when its standard input does.
 HOST = """
 import json, os, sys
-from simfl.cluster.connect import connect
+from simfl.cluster.session import connect
 with_dashboard = "RAY_AUTH_MODE" not in os.environ
 connection = connect(address="local", num_cpus=1, dashboard=with_dashboard)
 gcs = connection.ray.get_runtime_context().gcs_address
@@ -39,7 +39,7 @@ connection.close()
 """
 
 # Attaches as a run does.
-ATTACH = "import sys; from simfl.cluster.connect import connect; \
+ATTACH = "import sys; from simfl.cluster.session import connect; \
 connect(address=sys.argv[1], num_cpus=1, dashboard=False)"
 
 
@@ -217,7 +217,7 @@ def test_an_open_cluster_is_refused_with_a_token_as_no_run_would_begin(
     """The token is simfl's own, as the user sets nothing."""
     result = start_on(open_host, "run", home=tmp_path)
     assert result.returncode == 1
-    refusal = f"the Ray cluster at {open_host.gcs} asks for no token, and this process does"
+    refusal = f"the Ray cluster at {open_host.gcs} asks for no token, but this process uses one"
     assert result.stderr.startswith(refusal)
     assert result.stderr.count("\n") == 1
 

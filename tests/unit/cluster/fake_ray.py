@@ -17,10 +17,10 @@ from ray.exceptions import ObjectLostError, RayTaskError
 import simfl.cluster.actors
 import simfl.cluster.engine
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
-from simfl.cluster.connect import Connection
 from simfl.cluster.engine import RayEngine
 from simfl.cluster.launch import Worker
 from simfl.cluster.pool import ActorGroup, ClusterOptions
+from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
 from simfl.simulation.build import Simulation
 

@@ -17,7 +17,7 @@ import pytest
 from ray import cloudpickle
 
 from simfl.cluster.code import install_sources, read_main, read_sources
-from simfl.cluster.start import searched_here
+from simfl.cluster.session import searched_here
 from simfl.component import Component
 
 FILES = {

@@ -1,4 +1,4 @@
-"""Where actors have room: arithmetic on declared nodes, none of which has to be there."""
+"""Where actors and runs have room: arithmetic on declared nodes, which need not exist."""
 
 from __future__ import annotations
 
@@ -6,7 +6,21 @@ from typing import Any
 
 import pytest
 
-from simfl.cluster.placement import Bounds, Node, matches, nodes_of, place, require_room
+from simfl.cluster.placement import (
+    Bounds,
+    Need,
+    Node,
+    bounds_of,
+    bundles,
+    labels_of_bundles,
+    matches,
+    nodes_of,
+    num_actors,
+    place,
+    require_room,
+    require_room_for_run,
+    runs_at_once,
+)
 from simfl.cluster.pool import ActorGroup
 from simfl.errors import ClusterError
 
@@ -105,3 +119,71 @@ def test_dead_nodes_have_no_room() -> None:
     row = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 1.0}}
     rows = [{**row, "Alive": True}, {**row, "Alive": False, "Resources": {}}]
     assert nodes_of(rows) == [Node("a", "10.0.0.1", {"CPU": 1.0})]
+
+
+def need(*groups, dedicated: bool = False, **options) -> Need:
+    kinds = groups or (ActorGroup(**options),)
+    clients = [100] * len(kinds)
+    bounds = bounds_of(kinds, clients, cohort_size=10, is_dedicated=dedicated)
+    return Need(kinds, tuple(bounds))
+
+
+def nodes(*cpus: float, **resources: float) -> list[Node]:
+    return [Node(str(n), str(n), {"CPU": each, **resources}) for n, each in enumerate(cpus)]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "runs", "options", "asked", "expected"),
+    [
+        (8, 20, {}, None, (8, 1)),
+        (8, 3, {}, None, (3, 2)),
+        (64, 1, {}, None, (1, 10)),  # no more than the cohort has clients
+        (8, 20, {"actors": 3}, None, (2, 3)),
+        (8, 20, {"num_cpus": 2.0}, None, (4, 1)),
+        (8, 20, {}, 2, (2, 4)),
+        (2, 20, {"actors": 4}, None, (1, 4)),  # which the cluster cannot hold: told elsewhere
+        (8, 20, {"dedicated": True}, None, (1, 100)),
+        (8, 20, {"min_actors": 3}, None, (2, 4)),
+    ],
+)
+def test_runs_share_the_cpus(cpus, runs, options, asked, expected):
+    needs = [need(**options)] * runs
+    at_once = runs_at_once(needs, nodes(cpus), asked=asked)
+    assert (at_once, *num_actors(needs[0], nodes(cpus), at_once=at_once)) == expected
+
+
+def test_the_scarcer_resource_decides():
+    assert runs_at_once([need(num_gpus=0.5)] * 9, nodes(64, GPU=2.0), asked=None) == 4
+
+
+def test_groups_of_a_run_share_what_there_is():
+    own = need(ActorGroup("gpu", num_gpus=0.5), ActorGroup("cpu", actors=2))
+    assert runs_at_once([own] * 9, nodes(8, GPU=2.0), asked=None) == 2
+    assert num_actors(own, nodes(8, GPU=2.0), at_once=2) == (2, 2)
+
+
+def test_a_run_has_a_bundle_for_its_driver_and_one_for_each_actor():
+    own = need(num_cpus=2.0, num_gpus=0.5, labels={"zone": "a"})
+    found = bundles(own, (2,), beside={"node:1": 0.001})
+    assert found == [{"node:1": 0.001}, *[{"CPU": 2.0, "GPU": 0.5}] * 2]
+    assert labels_of_bundles(own, (2,)) == [{}, {"zone": "a"}, {"zone": "a"}]
+
+
+def test_a_run_in_one_process_has_one_bundle():
+    own = Need((ActorGroup(),), (Bounds(1, 1),), is_inline=True)
+    assert num_actors(own, nodes(8), at_once=1) == (1,)
+    assert bundles(own, (1,), beside={"node:1": 1.0}) == [{"CPU": 1.0, "node:1": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"actors": 5}, "5 client actors with 1 CPU each need more than there is: .* room for 4"),
+        ({"num_cpus": 3.0}, "1 client actor with 3 CPU each needs more .* lower cluster.num_cpus"),
+        ({"num_gpus": 1.0}, "the cluster has 4 CPU, 0 GPU on 2 nodes.* set cluster.num_gpus: 0"),
+    ],
+)
+def test_what_can_never_run_is_an_error_at_once(options, fault):
+    own = need(**options)
+    with pytest.raises(ClusterError, match=fault):
+        require_room_for_run(own, num_actors(own, nodes(2, 2), at_once=1), nodes(2, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,3 +123,28 @@ def test_rays_processes_are_known_by_the_session_they_are_of() -> None:
     assert {"h:1", "h:2"} <= gcs_addresses()
     for process in (raylet, other, service):
         process.end()
+
+
+def last_words(code: str, folder: Path) -> str:
+    """Return what is said of a process that is killed after it has run some code."""
+    start = (
+        "import os, sys; from pathlib import Path; from simfl.cluster.processes import LastWords"
+    )
+    lines = [start, "words = LastWords([Path(sys.argv[1])])", code, "os.kill(os.getpid(), 9)"]
+    folder.mkdir()
+    command = [sys.executable, "-c", "\n".join(lines), str(folder)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False).stderr
+
+
+def test_a_process_that_was_killed_has_something_said_and_its_folder_removed(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "a folder"
+    assert "'simfl resume' goes on from the last checkpoint" in last_words("", folder)
+    assert not folder.exists()
+    assert last_words("words.replace('the raylet\\nhas died')", folder) == "the raylet has died\n"
+    assert not folder.exists()
+    assert last_words("words.take_back()", folder) == ""
+    shutil.rmtree(folder)
+    assert last_words("sys.exit(1)", folder) == ""
+    assert folder.exists()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,28 +83,3 @@ def test_no_place_is_said_in_a_line(place: Path, monkeypatch: pytest.MonkeyPatch
         ClusterError, match=r"cannot create a folder for the files of a Ray cluster: .*TMPDIR"
     ):
         make_session_folder()
-
-
-def last_words(code: str, folder: Path) -> str:
-    """Return what is said of a process that is killed after it has run some code."""
-    start = (
-        "import os, sys; from pathlib import Path; from simfl.cluster.last_words import LastWords"
-    )
-    lines = [start, "words = LastWords([Path(sys.argv[1])])", code, "os.kill(os.getpid(), 9)"]
-    folder.mkdir()
-    command = [sys.executable, "-c", "\n".join(lines), str(folder)]
-    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False).stderr
-
-
-def test_a_process_that_was_killed_has_something_said_and_its_folder_removed(
-    tmp_path: Path,
-) -> None:
-    folder = tmp_path / "a folder"
-    assert "'simfl resume' goes on from the last checkpoint" in last_words("", folder)
-    assert not folder.exists()
-    assert last_words("words.replace('the raylet\\nhas died')", folder) == "the raylet has died\n"
-    assert not folder.exists()
-    assert last_words("words.take_back()", folder) == ""
-    shutil.rmtree(folder)
-    assert last_words("sys.exit(1)", folder) == ""
-    assert folder.exists()

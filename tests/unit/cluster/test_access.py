@@ -1,4 +1,4 @@
-"""Ray's token, and who is let in without one; real clusters are in the integration tests."""
+"""Access to a cluster, with a token or without; real clusters are in the integration tests."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from pathlib import Path
 import grpc
 import pytest
 
-from simfl.cluster.authentication import (
+from simfl.cluster import access
+from simfl.cluster.access import (
     address_warning,
     ask,
+    find_cluster,
     keep_token_private,
     mode_warning,
     refusal_fault,
+    refuse_open,
+    require_cluster,
     token_fault,
 )
+from simfl.errors import ClusterError
 
 
 @pytest.fixture
@@ -223,3 +228,88 @@ def test_the_warning_says_where_why_and_what_to_do() -> None:
 )
 def test_loopback_and_what_is_not_known_draw_none(address: str, answer: str) -> None:
     assert address_warning(address, answer) is None
+
+
+ADDRESS = "192.0.2.7:6379"
+
+
+@pytest.fixture
+def listening() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_an_address_where_nobody_listens_is_an_error_within_seconds() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=rf"nothing answers at cluster\.address '{address}'"):
+            require_cluster(address)
+
+
+def test_one_who_listens_and_never_answers_is_no_cluster(
+    listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simfl.cluster.access._ANSWER_S", 0.2)
+    with pytest.raises(ClusterError, match=rf"{listening}' does not answer as a Ray cluster does"):
+        require_cluster(listening)
+
+
+def test_what_speaks_tls_is_left_to_ray(listening: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    require_cluster(listening)
+
+
+def test_an_open_cluster_is_refused_with_a_token_and_taken_without(
+    listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "ask", lambda address: "OK")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    require_cluster(listening)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(ClusterError, match="asks for no token, but this process uses one"):
+        require_cluster(listening)
+
+
+def test_a_cluster_that_refuses_the_token_is_refused(
+    listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "ask", lambda address: "UNAUTHENTICATED")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(ClusterError, match="asks for a token: RAY_AUTH_MODE is 'disabled' here"):
+        require_cluster(listening)
+
+
+def test_what_to_do_about_an_open_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(ClusterError) as raised:
+        refuse_open(ADDRESS, "OK")
+    line = str(raised.value)
+    assert "\n" not in line
+    for part in (ADDRESS, "RAY_AUTH_MODE=token", "on all of its machines", "docs/security.md"):
+        assert part in line
+
+
+def test_auto_where_nothing_runs_is_left_to_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "gcs_addresses", set)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert find_cluster() is None
+    require_cluster("auto")
+
+
+def test_auto_is_the_cluster_that_runs_here_and_of_several_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:2\n")
+    monkeypatch.setattr(access, "gcs_addresses", lambda: {"10.0.0.1:1"})
+    assert find_cluster() == "10.0.0.1:1"
+    monkeypatch.setattr(access, "gcs_addresses", lambda: {"10.0.0.1:1", "10.0.0.1:2"})
+    assert find_cluster() == "10.0.0.1:2"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:3")
+    assert find_cluster() == "10.0.0.1:3"

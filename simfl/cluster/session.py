@@ -1,0 +1,341 @@
+"""The Ray session of a run: joined, attached to, or started on this machine; left at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from simfl.cluster.access import (
+    AUTH_MODE,
+    address_warning,
+    ask,
+    find_cluster,
+    is_loopback,
+    keep_token_private,
+    mode_warning,
+    refuse_open,
+    refuse_ray_client,
+    require_cluster,
+    token_fault,
+)
+from simfl.cluster.code import read_sources, searched_here
+from simfl.cluster.processes import (
+    LastWords,
+    ProcessTree,
+    ProcessWatch,
+    children,
+    vital_processes,
+)
+from simfl.cluster.session_folder import SessionFolder, make_session_folder
+from simfl.errors import ClusterError, one_line, printable
+
+if TYPE_CHECKING:
+    from simfl.cluster.engine import RayEngine
+    from simfl.cluster.setup import EngineSetup
+
+# Ray reads these when it is imported.
+_ENVIRONMENT = {
+    AUTH_MODE: "token",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Frequent enough for short runs. A gauge is dropped after two intervals, and Ray reports a
+    # node's usage every 5 s: with less than 2.5 s these gauges would come and go.
+    "RAY_metrics_report_interval_ms": "5000",
+}
+
+# glibc returns the memory of a large tensor to the kernel as soon as it is freed, and the next one
+# causes a page fault per 4 KiB: 30 ms for 100 MB, whose addition takes 5 ms. With pages of 2 MiB it
+# takes a few ms. Ignored where the kernel or the C library does not support it:
+# https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+# Ray records the last 100,000 calls, 3 kB each, for its dashboard and timeline.
+NO_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
+
+# The node's address becomes 127.0.0.1, so that all of Ray's processes listen there only. This is
+# Ray's default on Windows and macOS, and works on Linux, too. `_node_ip_address` does not: Ray
+# replaces 127.0.0.1 by the machine's address, also in the address of a cluster to attach to.
+# https://docs.ray.io/en/latest/ray-core/starting-ray.html
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+_SHUTDOWN_S = 10.0
+"""How long Ray may take to shut down a cluster that simfl started, before it is killed."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A Ray session that this process takes part in."""
+
+    ray: Any
+    """The ray module."""
+    is_owned: bool
+    """Whether this run opened the session, and so closes it."""
+    is_local: bool = False
+    """Whether this run started the cluster, so that all of it is on this machine."""
+    dashboard: str | None = None
+    """The address of the session's dashboard, if one is known."""
+    folder: SessionFolder | None = None
+    """The folder with the files of a cluster that was started for this run."""
+    last_words: LastWords | None = None
+    """The message to print if this process is killed before it leaves the session."""
+    watch: ProcessWatch = field(default_factory=lambda: ProcessWatch({}))
+    """Watches Ray's processes on this machine."""
+
+    def is_well(self) -> bool:
+        """Return whether Ray's processes run; otherwise, calls to Ray would block."""
+        return self.watch.is_well()
+
+    def close(self) -> None:
+        """Leave the session; shut down a cluster that was started for this run, and clean up."""
+        if not self.is_owned:
+            return
+        is_well, tree = self.watch.is_well(), self.watch.tree
+        self.watch.stop()
+        if is_well:
+            # The shutdown would block if a process was stopped after this point.
+            last = threading.Timer(_SHUTDOWN_S, tree.kill)
+            last.start()
+            self._shut_down()
+            last.cancel()
+        else:
+            tree.kill()
+            # This takes Ray ten more seconds; the interpreter waits for the thread at exit.
+            threading.Thread(target=self._shut_down).start()
+
+    def _shut_down(self) -> None:
+        self.ray.shutdown()
+        self.watch.tree.kill()
+        if self.folder is not None:
+            self.folder.remove()
+        if self.last_words is not None:
+            self.last_words.take_back()
+
+
+def start_ray_engine(setup: EngineSetup) -> RayEngine:
+    """Connect to Ray and start the actors; if that fails, everything that was started is ended.
+
+    Raises:
+        ClusterError: if there is no such cluster, or it has no room for the actors.
+    """
+    from simfl.cluster.placement import cpus_to_count
+
+    options = setup.options
+    connection = connect(
+        address=options.address,
+        num_cpus=cpus_to_count(options.groups, setup.bounds),
+        dashboard=options.dashboard,
+        object_store_memory=options.object_store_memory,
+        keeps_events=options.dashboard or options.profile,
+        # The dashboard shows `job_name`.
+        metadata={"scenario": setup.scenario, "job_name": setup.scenario},
+    )
+    try:
+        from simfl.cluster.engine import RayEngine  # imports Ray, whose settings are now complete
+
+        sources = read_sources((*setup.search, *searched_here()))
+        # The user's own session may print its actors' logs on the terminal.
+        return RayEngine(
+            connection, replace(setup, logs_events=connection.is_owned, sources=sources)
+        )
+    except BaseException:
+        connection.close()
+        raise
+
+
+def connect(
+    *,
+    address: str | None,
+    num_cpus: int,
+    dashboard: bool,
+    object_store_memory: int | None = None,
+    keeps_events: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> Connection:
+    """Join the session that this process is in, attach to a cluster, or start one on this machine.
+
+    A cluster that is started requires Ray's token. It listens on the loopback interface only,
+    unless the program imported Ray earlier. A warning is printed on stderr if the environment
+    switches tokens off, or if a cluster on the network requires none.
+
+    Args:
+        address: ``host:port`` of a cluster, ``auto`` for one that runs on this machine, ``local``
+            for a new one; None: ``RAY_ADDRESS`` if it is set, as in a Ray job, else a new one.
+        num_cpus: the number of CPUs of a new cluster.
+        dashboard: whether a new cluster serves Ray's dashboard, on the loopback interface.
+        object_store_memory: the size of a new cluster's object store in bytes; None: Ray's choice.
+        keeps_events: whether a new cluster records its last calls.
+        metadata: shown by Ray for the job, in addition to the metadata it was submitted with.
+
+    Raises:
+        ClusterError: if there is no cluster at the address, if it is an address of Ray Client, or
+            if only one of cluster and process uses a token, or they use different ones.
+    """
+    where = resolve_address(address)
+    refuse_ray_client(where)
+    if where == "local":
+        keep_token_private()
+    ray = import_ray(address, keeps_events=keeps_events)
+    with started_with(_settings(where, keeps_events=keeps_events)):
+        if ray.is_initialized():
+            here = ray.get_runtime_context().gcs_address
+            refuse_open(here, ask(here))
+            return Connection(ray, is_owned=False)
+        job = _job_config(ray, metadata or {})
+        if where != "local":
+            return _attach(ray, where, job_config=job)
+        if fault := token_fault():
+            raise ClusterError(f"the Ray cluster is to ask for a token: {fault}")
+        _warn(mode_warning())
+        return _start(
+            ray,
+            num_cpus=num_cpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            object_store_memory=object_store_memory,
+            job_config=job,
+        )
+
+
+def resolve_address(address: str | None) -> str:
+    """Return the address of the cluster to use; ``local`` stands for a new one."""
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def chosen_address(given: str | None, named: str | None) -> str | None:
+    """Return the user's cluster address, or else the scenario's, which is printed on stderr.
+
+    The user's Ray token is sent there.
+    """
+    if given is None and named not in (None, "local"):
+        where = printable(str(named))
+        _warn(f"cluster.address names the Ray cluster at {where}; your Ray token is sent there")
+    return given or named
+
+
+def import_ray(address: str | None, *, keeps_events: bool = False) -> Any:
+    """Import Ray with the settings that it reads from the environment at import, and return it.
+
+    Args:
+        address: the cluster that will be connected to, as for ``connect``.
+        keeps_events: as for ``connect``.
+    """
+    if "ray" not in sys.modules:
+        os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
+    with started_with(_settings(resolve_address(address), keeps_events=keeps_events)):
+        import ray
+    return ray
+
+
+@contextmanager
+def started_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for processes started in this context; variables set by the user are kept."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _settings(where: str, *, keeps_events: bool) -> Mapping[str, str]:
+    if where == "local":
+        return LOOPBACK | HUGE_PAGES | ({} if keeps_events else NO_EVENTS)
+    # A process that imported Ray with LOOPBACK can still attach to clusters on the network.
+    return LOOPBACK if where == "auto" or is_loopback(where) else {}
+
+
+def _job_config(ray: Any, metadata: Mapping[str, str]) -> Any:
+    """Return a job's configuration that keeps the current folder off the workers' ``sys.path``.
+
+    Ray puts that folder first, so a ``torch.py`` there would shadow the package on all workers;
+    ``simfl.cluster.code`` sends them what the driver imported from there. Ray makes an exception
+    for jobs of Ray Client, which is this private argument, and for a ``working_dir`` in the
+    ``runtime_env``, which also changes the workers' current folder. There is no public switch.
+    """
+    return ray.job_config.JobConfig(metadata=dict(metadata), _client_job=True)
+
+
+def _start(ray: Any, **options: Any) -> Connection:
+    """Start a cluster for this run, with its files in a private folder."""
+    folder = make_session_folder()
+    place = {} if folder is None else {"RAY_TMPDIR": str(folder.path)}
+    last_words = LastWords([] if folder is None else folder.all)
+    before = children()
+    try:
+        with started_with(place):
+            context = _init(ray, "local", **options)
+    except BaseException:
+        ProcessTree(children() - before).kill()
+        if folder is not None:
+            folder.remove()
+        last_words.take_back()
+        raise
+    tree = ProcessTree(children() - before)
+    return _connection(ray, context, last_words, folder=folder, tree=tree)
+
+
+def _attach(ray: Any, where: str, *, job_config: Any) -> Connection:
+    where = find_cluster() or where if where == "auto" else where
+    require_cluster(where)
+    context = _init(ray, where, job_config=job_config)
+    address = str(context.address_info["gcs_address"])
+    answer = ask(address)
+    try:
+        refuse_open(address, answer)
+    except ClusterError:
+        ray.shutdown()
+        raise
+    _warn(address_warning(address, answer) or mode_warning())
+    return _connection(ray, context, LastWords(()))
+
+
+def _init(ray: Any, where: str, **options: Any) -> Any:
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    common = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "simfl"}
+    try:
+        context = ray.init(address=where, **options, **common)
+    except KeyboardInterrupt:
+        ray.shutdown()
+        raise
+    except Exception as error:  # Ray raises bare Exceptions, for example if the disk is full
+        what = "start a Ray cluster" if where == "local" else f"use the Ray cluster at {where!r}"
+        raise ClusterError(f"cannot {what}: {one_line(error)}") from error
+    # Ray's handler of SIGTERM aborts the process.
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and callable(on_sigterm):
+        signal.signal(signal.SIGTERM, on_sigterm)
+    return context
+
+
+def _connection(
+    ray: Any,
+    context: Any,
+    last_words: LastWords,
+    *,
+    folder: SessionFolder | None = None,
+    tree: ProcessTree | None = None,
+) -> Connection:
+    vital = vital_processes(context.address_info)
+    return Connection(
+        ray,
+        is_owned=True,
+        is_local=tree is not None,
+        dashboard=context.dashboard_url or None,
+        folder=folder,
+        last_words=last_words,
+        watch=ProcessWatch(vital, tree, notify=last_words.replace),
+    )
+
+
+def _warn(line: str | None) -> None:
+    if line is not None:
+        with suppress(BrokenPipeError):  # a run continues if its stderr is closed
+            print(line, file=sys.stderr)
