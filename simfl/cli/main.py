@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
-from simfl.cli.compare_runs import compare_runs
-from simfl.cli.describe_data import describe_data
+from simfl.cli.components import list_components, print_schema
 from simfl.cli.huge_pages import restart_with_huge_pages
-from simfl.cli.list_components import list_components
-from simfl.cli.list_runs import list_runs
-from simfl.cli.plan_run import plan_run
-from simfl.cli.print_schema import print_schema
-from simfl.cli.report_runs import report_runs
-from simfl.cli.resume_run import resume_run
-from simfl.cli.run_scenario import run_scenario
-from simfl.cli.sweep_scenario import sweep_scenario
-from simfl.cli.validate_scenarios import validate_scenarios
+from simfl.cli.output import exit_codes
+from simfl.cli.run import resume_run, run_scenario
+from simfl.cli.runs import compare_runs, list_runs, report_runs
+from simfl.cli.scenarios import describe_data, plan_run, validate_scenarios
+from simfl.cli.sweep import sweep_scenario
 
 app = typer.Typer(
     name="simfl",
     no_args_is_help=True,
     add_completion=False,
-    # Plain text, and no rich to import before it is known what is asked for.
+    # Plain text: with markup, typer imports rich before the command is known.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run_scenario)
-app.command("plan")(plan_run)
-app.command("resume")(resume_run)
-app.command("sweep")(sweep_scenario)
-app.command("ls")(list_runs)
-app.command("compare")(compare_runs)
-app.command("report")(report_runs)
-app.command("validate")(validate_scenarios)
-app.command("data")(describe_data)
-app.command("list")(list_components)
-app.command("schema")(print_schema)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run_scenario,
+    "plan": plan_run,
+    "resume": resume_run,
+    "sweep": sweep_scenario,
+    "ls": list_runs,
+    "compare": compare_runs,
+    "report": report_runs,
+    "validate": validate_scenarios,
+    "data": describe_data,
+    "list": list_components,
+    "schema": print_schema,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(exit_codes()(_command))
 
 
 def _print_version(is_asked: bool) -> None:
@@ -76,5 +76,5 @@ def main() -> None:
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    """Let a request to terminate end things as Ctrl-C does."""
+    """Handle SIGTERM as Ctrl-C."""
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and what they mean."""
+"""Arguments and options that several commands share, and how a scenario is loaded by them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from simfl.cli.tables import say
+from simfl.cli.output import say
 
 if TYPE_CHECKING:
     from simfl.scenario import Scenario
 
 
 class Trust(StrEnum):
-    """Whether a scenario may run code of its author's."""
+    """Whether a scenario may run its author's code."""
 
     all = "all"
     none = "none"
+
+
+class Backend(StrEnum):
+    """Where clients are trained."""
+
+    ray = "ray"
+    inline = "inline"
 
 
 ScenarioFile: TypeAlias = Annotated[
@@ -33,19 +40,29 @@ Overrides: TypeAlias = Annotated[
         help="Change a key: client.optimizer.lrate=0.1. Can be given several times.",
     ),
 ]
+Address: TypeAlias = Annotated[
+    str | None, typer.Option(help="A running Ray cluster, instead of cluster.address.")
+]
+RunBackend: TypeAlias = Annotated[
+    Backend, typer.Option(help="Actors on Ray, or all in this process. Same numbers.")
+]
 Trusted: TypeAlias = Annotated[
     Trust,
     typer.Option(
         "--trust",
-        help="none: refuse a scenario that runs code of its author's: plugins, python components.",
+        help="none: refuse a scenario that runs its author's code: plugins, python components.",
     ),
 ]
+Plugins: TypeAlias = Annotated[
+    list[str], typer.Option("--plugin", help="A Python module to import first.")
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load(
     file: str, overrides: Sequence[str], *, trust: Trust = Trust.all, address: str | None = None
 ) -> Scenario:
-    """Load a scenario by its file name, or a shipped one by its name; say which it is."""
+    """Load a scenario by its file name, or a shipped one by its name, and print which one it is."""
     from simfl.scenario import load_scenario, own_address
 
     own = own_address(address, trust.value)
@@ -53,7 +70,7 @@ def load(
 
 
 def found(file: str) -> Path:
-    """Return the file of that name, or a shipped scenario's; say which it is."""
+    """Return the file of that name, or a shipped scenario's, and print which one it is."""
     from simfl.scenario import find_scenario
 
     path = find_scenario(file)

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 
-from simfl.cli.tables import print_table
+from simfl.cli.output import print_table
 from simfl.scenario.kinds import component_kinds
 
 

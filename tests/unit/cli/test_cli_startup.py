@@ -68,7 +68,7 @@ def test_a_request_to_terminate_exits_with_130():
     """A child sends SIGTERM to itself in the middle of a run."""
     code = """
 import os, signal, sys, time, types
-import simfl.cli.run_scenario as command
+import simfl.cli.run as command
 from simfl.cli.main import main
 
 def run(*args, **kwargs):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from report_cases import NOW, SCENARIO, done, records, write_run, write_table
 
-from simfl.cli.compare_runs import described
+from simfl.cli.runs import described
 from simfl.report.comparison import compare
 from simfl.report.curves import default_target
 from simfl.report.draw_plotly import specification

@@ -1,48 +1,60 @@
-"""``simfl list``."""
+"""``simfl list`` and ``simfl schema``: what can be written in a scenario."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simfl.cli.exit_codes import exit_codes
-from simfl.cli.tables import print_table, say
+from simfl.cli.options import AsJson, Plugins
+from simfl.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from simfl.component import Component
 
 
-@exit_codes()
 def list_components(
     kind: Annotated[
         str | None, typer.Argument(metavar="[KIND]", help="One kind only: module, source...")
     ] = None,
-    plugins: Annotated[
-        list[str], typer.Option("--plugin", help="A Python module to import first.")
-    ] = [],  # noqa: B006
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plugins: Plugins = [],  # noqa: B006
+    as_json: AsJson = False,
 ) -> None:
     """List all that can be named in a scenario, with fields, bounds and defaults."""
-    from simfl.plugins import import_installed, import_plugins
     from simfl.scenario.kinds import component_kinds
 
-    # simfl's own imports are done, so a torch.py here does not shadow the package.
-    if plugins:
-        import_plugins(plugins, search=[str(Path.cwd())])
-    for message in import_installed():
-        say(message, err=True)
+    _import_plugins(plugins)
     roots = _roots(kind, component_kinds())
     if as_json:
-        described = {what: _described(root) for what, root in roots.items()}
-        say(json.dumps(described, indent=2, ensure_ascii=False), is_exact=True)
+        print_json({what: _described(root) for what, root in roots.items()})
         return
     for what, root in roots.items():
         for cls in root.registry.values():
             _print_component(what, cls)
+
+
+def print_schema(plugins: Plugins = []) -> None:  # noqa: B006
+    """Print the JSON Schema of scenarios, for editors.
+
+    With the YAML extension of an editor, begin a scenario with the line
+    "# yaml-language-server: $schema=scenario.schema.json".
+    """
+    from simfl.scenario.json_schema import scenario_schema
+
+    _import_plugins(plugins)
+    print_json(scenario_schema())
+
+
+def _import_plugins(plugins: list[str]) -> None:
+    from simfl.plugins import import_installed, import_plugins
+
+    # simfl has imported what it needs, so a torch.py in this folder does not shadow the package.
+    if plugins:
+        import_plugins(plugins, search=[str(Path.cwd())])
+    for message in import_installed():
+        say(message, err=True)
 
 
 def _roots(kind: str | None, kinds: dict[str, type[Component]]) -> dict[str, type[Component]]:
