@@ -4,11 +4,19 @@ Importing this registers the sources and partitions that come with simfl.
 """
 
 from simfl.data.build import build_dataset
-from simfl.data.dataset import Array, ArrayTree, Examples, FederatedDataset, num_rows, take_rows
+from simfl.data.dataset import (
+    Array,
+    ArrayTree,
+    Examples,
+    FederatedDataset,
+    Scaling,
+    num_rows,
+    take_rows,
+)
 from simfl.data.describe import DatasetSummary, LabelSummary, label_counts, summarize
-from simfl.data.partition import Partition
-from simfl.data.partitions import IID, Dirichlet, FlwrPartition, Natural, Quantity, Shards
-from simfl.data.scaling import Scaling
+from simfl.data.flwr_partition import FlwrPartition
+from simfl.data.partition import Partition, SizedPartition
+from simfl.data.partitions import IID, Dirichlet, Natural, Quantity, Shards
 from simfl.data.skew_plot import plot_label_skew
 from simfl.data.source import Source, SourceData
 from simfl.data.sources import (
@@ -40,6 +48,7 @@ __all__ = [
     "Quantity",
     "Scaling",
     "Shards",
+    "SizedPartition",
     "Source",
     "SourceData",
     "Synthetic",

@@ -1,20 +1,29 @@
-"""From a source and a partition to the data set of a federation."""
+"""From a source and a partition to the data set of a federation.
+
+Shapes: N examples, C clients.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from simfl.data.dataset import Array, FederatedDataset, arrays_of
-from simfl.data.partition import Partition
-from simfl.data.partitions.natural import Natural
-from simfl.data.scaling import Scaling, check_scaling, join_scalings
-from simfl.data.source import Source, SourceData
-from simfl.data.splits import hold_out, take_test_split
-from simfl.data.validation import check_source_data, check_split
+from simfl.data.dataset import (
+    Array,
+    Examples,
+    FederatedDataset,
+    Scaling,
+    arrays_of,
+    positions_within,
+    take_rows,
+)
+from simfl.data.partition import Partition, check_split
+from simfl.data.partitions import Natural
+from simfl.data.source import Source, SourceData, check_source_data
 from simfl.errors import ConfigError, DataError, did_you_mean
+from simfl.seeding import numpy_generator
 
 
 def build_dataset(
@@ -27,32 +36,37 @@ def build_dataset(
     client_columns: Collection[str] = (),
     scaling: Scaling | None = None,
 ) -> FederatedDataset:
-    """Load a source, split it over clients, and set apart what is evaluated on.
+    """Load a source, split it over clients, and set apart the examples for evaluation.
 
     Args:
-        source: where the examples come from.
-        partition: who holds which; None goes by the source's column "client".
+        source: the source of the examples.
+        partition: how examples are assigned to clients; None uses the source's column "client".
         seed: the run's; the same seed gives the same data set.
-        test_fraction: how much of the training examples becomes the test split, each class giving
-            its share; 0 leaves the source's test split as it is.
-        holdout_fraction: how much of its examples each client keeps for its own evaluation.
-        client_columns: columns of the source that tell of clients, and not of examples.
-        scaling: how inputs become what the model is given, on top of what the source says of that.
+        test_fraction: the fraction of the training examples, and of each class, that becomes the
+            test split; 0 leaves the source's test split as it is.
+        holdout_fraction: the fraction of its examples that each client keeps for evaluation.
+        client_columns: columns of the source that describe clients, not examples.
+        scaling: how inputs are scaled for the model, after the source's own scaling.
 
     Raises:
         ConfigError: for a fraction outside [0, 1), a test split on top of the source's own, or a
-            partition or scaling that these examples don't allow.
-        DataError: if the data can't be read or trained on.
+            partition or scaling that does not fit these examples.
+        DataError: if the data cannot be read or trained on.
     """
     _check_fraction("test_fraction", test_fraction)
     _check_fraction("holdout_fraction", holdout_fraction)
-    data = _scaled(_load(source, test_fraction=test_fraction, seed=seed), scaling)
+    data = source.load(seed=seed)
+    check_source_data(data)
+    if test_fraction > 0:
+        data = take_test_split(data, fraction=test_fraction, seed=seed)
+    data = _scaled(data, scaling)
     chosen = partition if partition is not None else _by_client(data)
     split = chosen.split(data.train.targets, data.columns, seed=seed)
     rows, offsets = check_split(split, examples=len(data.train), partition=chosen)
     holdout_offsets = offsets[1:]
     if holdout_fraction > 0:
         rows, holdout_offsets = hold_out(rows, offsets, fraction=holdout_fraction, seed=seed)
+    columns = {name: _client_column(data.columns, name, rows, offsets) for name in client_columns}
     return FederatedDataset(
         train=data.train,
         rows=rows,
@@ -60,13 +74,25 @@ def build_dataset(
         holdout_offsets=holdout_offsets,
         test=data.test,
         class_names=data.class_names,
-        client_columns={
-            name: _client_column(data.columns, name, rows, offsets) for name in client_columns
-        },
+        client_columns=columns,
     )
 
 
-def _client_column(columns: dict[str, Array], name: str, rows: Array, offsets: Array) -> Array:
+def _check_fraction(name: str, fraction: float) -> None:
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"data.{name} is {fraction}; it must be at least 0 and below 1")
+
+
+def _by_client(data: SourceData) -> Partition:
+    if "client" in data.columns:
+        return Natural()
+    raise DataError(
+        "data.partition is missing, and the source has no column 'client' to go by; "
+        "add a partition, such as iid with a number of clients"
+    )
+
+
+def _client_column(columns: Mapping[str, Array], name: str, rows: Array, offsets: Array) -> Array:
     """Return the column's value for each client.
 
     Raises:
@@ -88,19 +114,14 @@ def _client_column(columns: dict[str, Array], name: str, rows: Array, offsets: A
     return of_client
 
 
-def _load(source: Source, *, test_fraction: float, seed: int) -> SourceData:
-    data = source.load(seed=seed)
-    check_source_data(data)
-    if test_fraction > 0:
-        return take_test_split(data, fraction=test_fraction, seed=seed)
-    return data
+# -- scaling -------------------------------------------------------------------------------
 
 
 def _scaled(data: SourceData, asked: Scaling | None) -> SourceData:
-    scaling = join_scalings(data.train.scaling, asked)
+    scaling = _joined(data.train.scaling, asked)
     if scaling is None:
         return data
-    check_scaling(scaling, [array.shape[1:] for array in arrays_of(data.train.inputs)])
+    _check_scaling(scaling, [array.shape[1:] for array in arrays_of(data.train.inputs)])
     return dataclasses.replace(
         data,
         train=dataclasses.replace(data.train, scaling=scaling),
@@ -108,15 +129,135 @@ def _scaled(data: SourceData, asked: Scaling | None) -> SourceData:
     )
 
 
-def _by_client(data: SourceData) -> Partition:
-    if "client" in data.columns:
-        return Natural()
-    raise DataError(
-        "data.partition is missing, and the source has no column 'client' to go by; "
-        "add a partition, such as iid with a number of clients"
+def _joined(own: Scaling | None, asked: Scaling | None) -> Scaling | None:
+    """Return a source's scaling of its inputs followed by the scenario's.
+
+    Raises:
+        ConfigError: if both divide, or both normalise.
+    """
+    if own is None or asked is None:
+        return own or asked
+    if asked.divide_by != 1 and own.divide_by != 1:
+        raise ConfigError(
+            f"data.divide_by is {asked.divide_by:g}, but the source's inputs are divided by "
+            f"{own.divide_by:g} already; leave it out"
+        )
+    if asked.mean and own.mean:
+        raise ConfigError(
+            "data.normalize is given, but the source normalises already; leave it out"
+        )
+    return Scaling(
+        divide_by=own.divide_by * asked.divide_by,
+        mean=own.mean or asked.mean,
+        std=own.std or asked.std,
     )
 
 
-def _check_fraction(name: str, fraction: float) -> None:
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"data.{name} is {fraction}; it must be at least 0 and below 1")
+def _check_scaling(scaling: Scaling, axes: Sequence[tuple[int, ...]]) -> None:
+    """Check that there is a mean and a deviation for each channel, or one for all.
+
+    Args:
+        scaling: of the inputs.
+        axes: each input's, without the example's.
+
+    Raises:
+        ConfigError: for another number of them, or several inputs.
+    """
+    given = {"mean": scaling.mean, "std": scaling.std}
+    if len(axes) > 1 and any(given.values()):
+        raise ConfigError(
+            f"data.normalize goes with one input, and there are {len(axes)}; normalise them in "
+            "the source"
+        )
+    channels = axes[0][0] if axes[0] else 1
+    for name, numbers in given.items():
+        if len(numbers) not in (0, 1, channels):
+            raise ConfigError(
+                f"data.normalize.{name} has {len(numbers)} numbers, but inputs of shape "
+                f"{list(axes[0])} have {channels} channels; give one for each, or one for all"
+            )
+
+
+# -- examples for evaluation ---------------------------------------------------------------
+
+
+def take_test_split(data: SourceData, *, fraction: float, seed: int) -> SourceData:
+    """Move a random part of the training examples to the test split.
+
+    Raises:
+        ConfigError: if the source has a test split of its own, or the part would be empty.
+    """
+    if data.test is not None:
+        raise ConfigError(
+            f"data.test_fraction is {fraction}, but the source has a test split of its own; "
+            "set it to 0, or leave the source's test split out"
+        )
+    is_test = np.zeros(len(data.train), bool)
+    is_test[draw_test_rows(data.train.targets, fraction=fraction, seed=seed)] = True
+    kept = np.flatnonzero(~is_test)
+    return dataclasses.replace(
+        data,
+        train=_take(data.train, kept),
+        test=_take(data.train, np.flatnonzero(is_test)),
+        columns={name: column[kept] for name, column in data.columns.items()},
+    )
+
+
+def draw_test_rows(targets: Array, *, fraction: float, seed: int) -> Array:
+    """Draw the rows of a test split, stratified where targets are class ids.
+
+    Each class gives its share, rounded so that the whole has ``round(fraction * N)`` rows, and
+    keeps at least one row for training.
+
+    Raises:
+        ConfigError: if no row would be drawn.
+    """
+    shuffled = numpy_generator(seed, "data.test").permutation(len(targets))
+    is_class = targets.ndim == 1 and targets.dtype.kind in "biu"
+    strata = targets[shuffled] if is_class else np.zeros(len(targets), np.int64)
+    codes, counts = np.unique(strata, return_inverse=True, return_counts=True)[1:]
+    wanted = _shares(counts, fraction=fraction)
+    if not wanted.any():
+        raise ConfigError(
+            f"data.test_fraction is {fraction}, which leaves no test example of "
+            f"{len(targets)}; raise it"
+        )
+    by_class = np.argsort(codes, kind="stable")
+    rows: Array = shuffled[by_class[positions_within(counts) < np.repeat(wanted, counts)]]
+    return rows
+
+
+def hold_out(rows: Array, offsets: Array, *, fraction: float, seed: int) -> tuple[Array, Array]:
+    """Shuffle each client's rows and keep the last of them for its own evaluation.
+
+    Args:
+        rows: the clients' rows, client after client.
+        offsets: (C + 1,), where each client's rows begin.
+        fraction: of n rows, ``floor(fraction * n)`` are kept, and at most n - 1.
+        seed: the run's.
+
+    Returns:
+        The rows shuffled within clients, and (C,) where each client's kept rows begin.
+    """
+    sizes = np.diff(offsets)
+    keys = numpy_generator(seed, "data.holdout").random(len(rows))
+    order = np.lexsort((keys, np.repeat(np.arange(len(sizes)), sizes)))
+    # A hair on top: 0.29 * 100 is 28.999999999999996 as a float.
+    kept = np.minimum(np.floor(sizes * fraction + 1e-9).astype(np.int64), sizes - 1)
+    return rows[order], offsets[1:] - kept
+
+
+def _shares(counts: Array, *, fraction: float) -> Array:
+    """Split ``round(fraction * N)`` over the classes by largest remainder."""
+    exact = counts * fraction
+    shares = np.floor(exact + 1e-9).astype(np.int64)
+    beyond = round(fraction * int(counts.sum())) - int(shares.sum())
+    by_remainder = np.argsort(shares - exact, kind="stable")
+    shares[by_remainder[: max(beyond, 0)]] += 1
+    shares_below: Array = np.minimum(shares, counts - 1)
+    return shares_below
+
+
+def _take(examples: Examples, rows: Array) -> Examples:
+    inputs, targets = take_rows(examples.inputs, rows), examples.targets[rows]
+    return dataclasses.replace(examples, inputs=inputs, targets=targets)

@@ -1,4 +1,4 @@
-"""FederatedDataset: whole arrays, and for each client a slice of an index into them."""
+"""FederatedDataset: whole arrays, and for each client a slice of an index into them; Examples."""
 
 from __future__ import annotations
 
@@ -10,11 +10,25 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from simfl.data.scaling import Scaling
-
 Array: TypeAlias = "np.ndarray[Any, Any]"
 ArrayTree: TypeAlias = "Array | tuple[Array, ...] | dict[str, Array]"
 """The inputs of a model: one array, positional arguments, or keyword arguments by name."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How inputs become float32 when a batch is read: (x / divide_by - mean) / std.
+
+    Until then they stay what they are: images of bytes take a quarter of what floats would, on the
+    driver, in the object store and on a GPU. Each operation rounds to float32, in this order, as
+    numpy and torch do.
+    """
+
+    divide_by: float = 1.0
+    mean: tuple[float, ...] = ()
+    """One for each channel, the first axis of an input, or one for all; (): none is taken off."""
+    std: tuple[float, ...] = ()
+    """Likewise; (): nothing is divided once more."""
 
 
 @dataclass(frozen=True)
@@ -139,3 +153,13 @@ def take_rows(tree: ArrayTree, rows: Array) -> ArrayTree:
     if isinstance(tree, tuple):
         return tuple(array.take(rows, axis=0) for array in tree)
     return tree.take(rows, axis=0)
+
+
+def positions_within(sizes: Array) -> Array:
+    """Return 0 to size - 1 for each size, one after another: (sum of sizes,) int64.
+
+    >>> positions_within(np.array([2, 3])).tolist()
+    [0, 1, 0, 1, 2]
+    """
+    positions: Array = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return positions

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from simfl.data.dataset import Array, FederatedDataset
+from simfl.data.dataset import Array, FederatedDataset, positions_within
 from simfl.errors import DataError
 
 _MAX_CELLS: Final = 50_000_000
@@ -110,18 +110,12 @@ def label_counts(dataset: FederatedDataset, clients: Sequence[int] | None = None
             f"{_MAX_CELLS} numbers; ask for fewer clients"
         )
     sizes = np.diff(dataset.offsets)[chosen]
-    rows = dataset.rows[_ranges(dataset.offsets[chosen], sizes)]
+    starts = np.repeat(dataset.offsets[chosen], sizes)
+    rows = dataset.rows[starts + positions_within(sizes)]
     codes = np.searchsorted(classes, dataset.train.targets[rows])
     keys = np.repeat(np.arange(len(chosen)), sizes) * len(classes) + codes
     counts = np.bincount(keys, minlength=len(chosen) * len(classes))
     return counts.reshape(len(chosen), len(classes))
-
-
-def _ranges(starts: Array, sizes: Array) -> Array:
-    """Concatenate ``range(start, start + size)`` of each pair."""
-    shifts = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
-    positions: Array = np.arange(sizes.sum()) + shifts
-    return positions
 
 
 def _label_numbers(dataset: FederatedDataset, sizes_C: Array) -> LabelSummary | None:

@@ -1,19 +1,22 @@
-"""What a partition is: who holds which examples. Partitions are indices only.
+"""What a partition is: an index that assigns examples to clients.
 
 Shapes: N examples, C clients.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-from simfl.component import Component
-from simfl.data.dataset import Array
+from simfl.component import Component, Count
+from simfl.data.dataset import Array, positions_within
 from simfl.errors import ConfigError, DataError
 
 
 class Partition(Component, kind="partition"):
-    """Who holds which examples.
+    """Which client holds which examples.
 
     To write one, override ``split``. It must not depend on anything but its arguments and the
     fields.
@@ -21,12 +24,11 @@ class Partition(Component, kind="partition"):
 
     @property
     def num_clients(self) -> int | None:
-        """The size of the population where it is known before the data are; otherwise None."""
-        clients: int | None = getattr(self, "clients", None)
-        return clients
+        """The size of the population if it is known before the data are loaded, otherwise None."""
+        return None
 
     def split(self, targets: Array, columns: dict[str, Array], *, seed: int) -> tuple[Array, Array]:
-        """Say which rows each client holds.
+        """Assign rows to clients.
 
         Args:
             targets: (N,) or (N, ...), the examples' targets.
@@ -38,10 +40,23 @@ class Partition(Component, kind="partition"):
             holds ``rows[offsets[c] : offsets[c + 1]]``, at least one row.
 
         Raises:
-            ConfigError: if the fields ask for what these examples can't give.
-            DataError: if targets or columns aren't what the partition goes by.
+            ConfigError: if the fields ask for more than these examples allow.
+            DataError: if targets or columns do not fit the partition.
         """
         raise NotImplementedError(f"{type(self).__name__} has no split()")
+
+
+@dataclass(frozen=True)
+class SizedPartition(Partition):
+    """A partition whose number of clients is a field."""
+
+    clients: Count
+    """How many clients there are."""
+
+    @property
+    def num_clients(self) -> int:
+        """The field ``clients``."""
+        return self.clients
 
 
 def rows_by_owner(owners: Array, *, clients: int) -> tuple[Array, Array]:
@@ -56,13 +71,20 @@ def rows_by_owner(owners: Array, *, clients: int) -> tuple[Array, Array]:
     return np.argsort(owners, kind="stable").astype(np.int64, copy=False), offsets
 
 
+def shuffled_by_group(groups: Array, generator: np.random.Generator) -> Array:
+    """Return the rows (N,) group after group, in random order within each."""
+    shuffled = generator.permutation(len(groups))
+    rows: Array = shuffled[np.argsort(groups[shuffled], kind="stable")]
+    return rows
+
+
 def fill_up(
     owners: Array, *, clients: int, min_examples: int, generator: np.random.Generator
 ) -> Array:
-    """Give clients that hold too few rows some that others can spare, drawn at random.
+    """Move rows at random from clients that can spare them to clients that hold too few.
 
     Every row beyond the first ``min_examples`` of a client is as likely to be taken, so large
-    clients give the most and nobody falls below the minimum. There must be enough rows.
+    clients give the most and none falls below the minimum. There must be enough rows.
 
     Args:
         owners: (N,), the client that holds each row.
@@ -77,10 +99,8 @@ def fill_up(
     missing = np.maximum(min_examples - counts, 0)
     if not missing.any():
         return owners
-    shuffled = generator.permutation(len(owners))
-    grouped = shuffled[np.argsort(owners[shuffled], kind="stable")]
-    rank_in_client = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-    spare = generator.permutation(grouped[rank_in_client >= min_examples])
+    by_client = shuffled_by_group(owners, generator)
+    spare = generator.permutation(by_client[positions_within(counts) >= min_examples])
     filled = owners.copy()
     filled[spare[: missing.sum()]] = np.repeat(np.arange(clients), missing)
     return filled
@@ -101,7 +121,7 @@ def class_codes(targets: Array, *, partition: str) -> Array:
 
 
 def require_enough_examples(examples: int, *, clients: int, min_examples: int = 1) -> None:
-    """Check that each client can have its share.
+    """Raise an error unless there are enough examples for all clients.
 
     Raises:
         ConfigError: naming both numbers and which to lower.
@@ -117,3 +137,49 @@ def require_enough_examples(examples: int, *, clients: int, min_examples: int = 
             f"examples for {clients} clients, but there are {examples}; lower it or "
             "data.partition.clients"
         )
+
+
+def check_split(split: Any, *, examples: int, partition: Partition) -> tuple[Array, Array]:
+    """Check the rows and offsets that a partition returned; return them, each (any,) int64.
+
+    Raises:
+        DataError: if they are not such arrays, the number of clients differs from the partition's,
+            a client holds no row, or a row is out of range or held twice.
+    """
+    where = f"data.partition {partition.name!r}"
+    if not isinstance(split, tuple | list) or len(split) != 2:
+        raise DataError(f"{where} returned {type(split).__name__}; it must return (rows, offsets)")
+    rows = _integers(split[0], what=f"{where} returned rows")
+    offsets = _integers(split[1], what=f"{where} returned offsets")
+    sizes, expected = np.diff(offsets), partition.num_clients
+    if len(sizes) == 0 or offsets[0] != 0 or offsets[-1] != len(rows):
+        raise DataError(f"{where} returned offsets that don't go from 0 to its {len(rows)} rows")
+    if expected is not None and len(sizes) != expected:
+        raise DataError(f"{where} made {len(sizes)} clients, but its num_clients is {expected}")
+    if (sizes < 1).any():
+        client = int((sizes < 1).argmax())
+        raise DataError(f"{where} left client {client} without examples; each must hold one")
+    if (is_out := (rows < 0) | (rows >= examples)).any():
+        raise DataError(
+            f"{where} returned row {rows[is_out][0]}, but there are {examples} examples, "
+            "numbered from 0"
+        )
+    uses = np.bincount(rows, minlength=examples)
+    if uses.max() > 1:
+        raise DataError(f"{where} returned row {int(uses.argmax())} {uses.max()} times")
+    return rows, offsets
+
+
+def _integers(values: Any, *, what: str) -> Array:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # a list of lists of several lengths
+        raise DataError(
+            f"{what} of several lengths; they must be a 1-D array of integers"
+        ) from None
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise DataError(
+            f"{what} of {array.dtype} and shape {list(array.shape)}; they must be a 1-D "
+            "array of integers"
+        )
+    return array.astype(np.int64, copy=False)

@@ -1,12 +1,18 @@
-"""What a source is: where examples come from."""
+"""What a source is, and what its data must be like before they are split over clients."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
+
+import numpy as np
 
 from simfl.component import Component
-from simfl.data.dataset import Array, Examples
+from simfl.data.dataset import Array, ArrayTree, Examples
+from simfl.errors import DataError
+
+_CHUNK_CELLS: Final = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -57,3 +63,82 @@ def file_fault(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"there is no file {path}"
     return f"{path} cannot be read: {error.strerror or error}"
+
+
+def check_source_data(data: SourceData) -> None:
+    """Check all that training would trip over later.
+
+    Raises:
+        DataError: if there are no examples, arrays differ in length, a number is NaN or infinite,
+            or the test split is not like the training examples.
+    """
+    _check_examples(data.train, what="training")
+    for name, column in data.columns.items():
+        if len(column) != len(data.train):
+            raise DataError(
+                f"column {name!r} has {len(column)} values, but there are {len(data.train)} "
+                "training examples"
+            )
+    if data.test is not None:
+        _check_examples(data.test, what="test")
+        _check_alike(data.train, data.test)
+
+
+def _check_examples(examples: Examples, *, what: str) -> None:
+    if len(examples) == 0:
+        raise DataError(f"there are no {what} examples")
+    arrays = _named(examples.inputs)
+    for name, array in arrays.items():
+        if len(array) != len(examples):
+            raise DataError(
+                f"the {what} {name} has {len(array)} rows, but there are {len(examples)} targets"
+            )
+    for name, array in {**arrays, "targets": examples.targets}.items():
+        _check_finite(array, what=f"{what} {name}")
+
+
+def _check_finite(array: Array, *, what: str) -> None:
+    if array.dtype.kind != "f" or array.size == 0:
+        return
+    step = max(1, _CHUNK_CELLS // (array.size // len(array) or 1))
+    for start in range(0, len(array), step):
+        finite = np.isfinite(array[start : start + step])
+        if finite.all():
+            continue
+        place = np.unravel_index(int(finite.argmin()), finite.shape)
+        row = start + int(place[0])
+        raise DataError(
+            f"the {what} hold {array[(row, *place[1:])]} at row {row}; "
+            "fill in such values or leave those rows out"
+        )
+
+
+def _check_alike(train: Examples, test: Examples) -> None:
+    if train.scaling != test.scaling:
+        raise DataError(
+            f"the test inputs are scaled by {test.scaling}, but the training inputs by "
+            f"{train.scaling}"
+        )
+    wanted = _layout(train)
+    for name, found in _layout(test).items():
+        if name not in wanted:
+            raise DataError(f"the test examples have {name}, which the training examples lack")
+        if found != wanted[name]:
+            raise DataError(
+                f"the test {name} are {found} per example, but the training {name} {wanted[name]}"
+            )
+    if lacking := wanted.keys() - _layout(test).keys():
+        raise DataError(f"the test examples lack {min(lacking)}, which the training examples have")
+
+
+def _layout(examples: Examples) -> dict[str, str]:
+    arrays = {**_named(examples.inputs), "targets": examples.targets}
+    return {name: f"{array.dtype} of shape {array.shape[1:]}" for name, array in arrays.items()}
+
+
+def _named(inputs: ArrayTree) -> Mapping[str, Array]:
+    if isinstance(inputs, dict):
+        return {f"inputs.{name}": array for name, array in inputs.items()}
+    if isinstance(inputs, tuple):
+        return {f"inputs[{index}]": array for index, array in enumerate(inputs)}
+    return {"inputs": inputs}

@@ -1,9 +1,8 @@
 """The sources that come with simfl; importing this registers them."""
 
+from simfl.data.sources.array_files import Digits, NpzFile
 from simfl.data.sources.csv_file import CsvFile
-from simfl.data.sources.digits import Digits
 from simfl.data.sources.huggingface import HuggingFace
-from simfl.data.sources.npz_file import NpzFile
 from simfl.data.sources.python_function import PythonFunction
 from simfl.data.sources.synthetic import Synthetic
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,11 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from simfl.data.arrays import as_column, as_examples
-from simfl.data.dataset import Array, Examples
-from simfl.data.scaling import Scaling
+from simfl.data.dataset import Array, Examples, Scaling
 from simfl.data.source import Source, SourceData
-from simfl.data.sources.images import decode_images
-from simfl.errors import DataError, MissingExtraError, SimflError, did_you_mean, one_line
+from simfl.errors import DataError, SimflError, did_you_mean, import_extra, one_line
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FORMATS = {
@@ -29,6 +27,8 @@ _FORMATS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
+_GREY = ("1", "L")
+_COLOUR = ("RGB", "RGBA", "P", "PA", "LA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX")
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,7 @@ class HuggingFace(Source):
         # Before version 4 the library would ask on the terminal whether to run code of the data
         # set's author; this is no, unless the user's environment says otherwise.
         os.environ.setdefault("HF_DATASETS_TRUST_REMOTE_CODE", "0")
-        try:
-            import datasets
-        except ImportError as error:
-            raise MissingExtraError(
-                "the 'huggingface' source", package="datasets", extra="hf"
-            ) from error
+        datasets = import_extra("datasets", what="the 'huggingface' source", extra="hf")
         try:
             with _without_references(), without_bars():
                 return self._read(datasets, split)
@@ -155,7 +150,7 @@ class HuggingFace(Source):
 def _decode(data: Any, column: str, *, what: str) -> Array:
     try:
         with _without_references():
-            return decode_images(data[column], what=what)
+            return _decode_images(data[column], what=what)
     except SimflError:
         raise
     # From Pillow, and from whatever file system an image path leads to.
@@ -233,3 +228,46 @@ def _why_objects(column: Array) -> str:
     if len(lengths) > 1 and not any(isinstance(value, str) for value in column):
         return f"holds sequences of {lengths[0]} to {lengths[-1]} values; cut or pad them"
     return "holds empty or mixed values; fill them in or leave those rows out"
+
+
+def _decode_images(images: Iterable[Any], *, what: str) -> Array:
+    """Decode PIL images of one size: (N, C, H, W), bytes.
+
+    Grey images have one channel; where any image has colour all get three. Transparency is
+    dropped.
+
+    Args:
+        images: the images, in order.
+        what: what an error calls them.
+
+    Raises:
+        DataError: for an image of another size than the first, a missing one, or one whose pixels
+            aren't bytes.
+    """
+    pixels: list[Array] = []
+    for row, image in enumerate(images):
+        pixels.append(_pixels(image, what=f"{what}, row {row}"))
+        if pixels[row].shape[:2] != pixels[0].shape[:2]:
+            raise DataError(
+                f"{what}: the image of row {row} is {_size(pixels[row])}, that of row 0 "
+                f"{_size(pixels[0])}; resize them to one size"
+            )
+    channels = max((image.shape[2] for image in pixels), default=1)
+    shape = (len(pixels), channels, *(pixels[0].shape[:2] if pixels else (0, 0)))
+    images_NCHW = np.empty(shape, np.uint8)
+    for row, image in enumerate(pixels):
+        images_NCHW[row] = image.transpose(2, 0, 1)
+    return images_NCHW
+
+
+def _pixels(image: Any, *, what: str) -> Array:
+    if image is None:
+        raise DataError(f"{what} has no image; leave the row out")
+    if image.mode not in _GREY + _COLOUR:
+        raise DataError(f"{what}: images of mode {image.mode!r} can't be used; save it as L or RGB")
+    array = np.asarray(image.convert("L" if image.mode in _GREY else "RGB"), np.uint8)
+    return array[:, :, np.newaxis] if array.ndim == 2 else array
+
+
+def _size(pixels: Array) -> str:
+    return f"{pixels.shape[1]} by {pixels.shape[0]} pixels"

@@ -185,7 +185,7 @@ def test_what_training_would_trip_over_is_refused(data, message):
 
 
 def test_the_row_of_a_nan_is_right_beyond_the_first_chunk(monkeypatch):
-    monkeypatch.setattr("simfl.data.validation._CHUNK_CELLS", 4)
+    monkeypatch.setattr("simfl.data.source._CHUNK_CELLS", 4)
     inputs = np.zeros((7, 2), np.float32)
     inputs[5, 1] = np.inf
     with pytest.raises(DataError, match="hold inf at row 5"):
@@ -238,7 +238,9 @@ def test_a_partition_of_ones_own_that_is_wrong_is_refused(rows, offsets, message
 class Miscounting(Fixed):
     """A partition that makes other clients than it says."""
 
-    clients: int = 3
+    @property
+    def num_clients(self):
+        return 3
 
 
 Miscounting.name = "miscounting"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfl.data.splits import draw_test_rows, hold_out
+from simfl.data.build import draw_test_rows, hold_out
 from simfl.errors import ConfigError
 
 

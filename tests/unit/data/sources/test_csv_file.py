@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simfl.data import CsvFile
-from simfl.data.sources import csv_table
+from simfl.data.sources import csv_file
 from simfl.errors import ConfigError, DataError
 
 
@@ -87,7 +87,7 @@ def test_another_delimiter_can_be_given(load):
 
 
 def test_a_file_longer_than_a_chunk_is_read_whole(load, monkeypatch):
-    monkeypatch.setattr(csv_table, "_CHUNK_ROWS", 2)
+    monkeypatch.setattr(csv_file, "_CHUNK_ROWS", 2)
     data = load("a,c,y\n1,x,0\n2,x,1\n3.5,long,0\n4,x,1\n5,x,2\n")
     assert data.train.inputs[:, 0].tolist() == [1, 2, 3.5, 4, 5]
     assert data.train.targets.tolist() == [0, 1, 0, 1, 2]

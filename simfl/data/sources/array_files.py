@@ -1,15 +1,18 @@
-"""Arrays of a NumPy .npz file."""
+"""Arrays in files: NumPy's .npz, and the handwritten digits that come with scikit-learn."""
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 import numpy as np
 
 from simfl.data.arrays import source_data_from_arrays
-from simfl.data.dataset import Array
+from simfl.data.dataset import Array, Examples
 from simfl.data.source import Source, SourceData, file_fault
 from simfl.errors import DataError, one_line
 from simfl.regular_files import open_regular
@@ -35,10 +38,10 @@ class NpzFile(Source):
 
     def load(self, *, seed: int) -> SourceData:
         """Read the file."""
-        return source_data_from_arrays(read_npz(self.path), origin=self.path)
+        return source_data_from_arrays(_read_npz(self.path), origin=self.path)
 
 
-def read_npz(path: str) -> dict[str, Array]:
+def _read_npz(path: str) -> dict[str, Array]:
     """Read every array of a .npz file.
 
     Raises:
@@ -52,7 +55,7 @@ def read_npz(path: str) -> dict[str, Array]:
         raise
     except OSError as error:
         raise DataError(file_fault(path, error)) from error
-    # numpy, zipfile and zlib raise whatever they come upon, MemoryError for a forged shape too.
+    # numpy, zipfile and zlib raise many exceptions, and MemoryError for a forged shape.
     except Exception as error:
         reason = one_line(error) or type(error).__name__
         raise DataError(f"{path} cannot be read ({reason}); it may be cut short") from error
@@ -76,3 +79,43 @@ def _read_array(file: np.lib.npyio.NpzFile, name: str, *, path: str) -> Array:
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: {name!r} is not an array but a file of other content")
     return array
+
+
+@dataclass(frozen=True)
+class Digits(Source):
+    """1,797 grey images of handwritten digits, 8 by 8 pixels; they need no download.
+
+    Inputs have shape (1797, 1, 8, 8), float32 in [0, 1]; targets are 0 to 9. There is no test
+    split: ``test_fraction`` makes one.
+
+    Source: Alpaydin and Kaynak, 1998, UCI Machine Learning Repository,
+    https://doi.org/10.24432/C50P49, the test part, as in ``sklearn.datasets.load_digits``.
+    """
+
+    name: ClassVar[str] = "digits"
+
+    def load(self, *, seed: int) -> SourceData:
+        """Return the images and their digits."""
+        numbers = _read_digits()
+        inputs = (numbers[:, :-1].reshape(-1, 1, 8, 8) / 16).astype(np.float32)
+        targets = numbers[:, -1].astype(np.int64)
+        return SourceData(Examples(inputs, targets), class_names=tuple("0123456789"))
+
+
+def _read_digits() -> Array:
+    """Return the rows, 64 pixels and a digit, without importing scikit-learn, which takes a second.
+
+    Raises:
+        DataError: if scikit-learn is not installed.
+    """
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("source 'digits' needs scikit-learn; install scikit-learn")
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.exists():
+        with gzip.open(path, "rt") as file:
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target])
