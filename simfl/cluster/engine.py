@@ -21,16 +21,13 @@ from ray.exceptions import RayError
 from simfl.checkpoint import Found, StateFile
 from simfl.cluster.diagnostics import write_profiles
 from simfl.cluster.failures import explain, is_object_loss
-from simfl.cluster.fleet import Fleet
-from simfl.cluster.launch import Worker, launch_server, put_setup
-from simfl.cluster.placement import describe_needs
+from simfl.cluster.launch import Fleet, launch_server, put_setup
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.remote_server import RemoteServer
 from simfl.cluster.saves import Saves
 from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
-from simfl.cluster.starting import start_all
-from simfl.cluster.survey import describe_room
+from simfl.cluster.starting import SERVER, Starter
 from simfl.cluster.wire import open_parcel
 from simfl.cluster.workers import ClientPool, Ended
 from simfl.engine import (
@@ -65,7 +62,6 @@ from simfl.vector import Vector
 T = TypeVar("T")
 
 _MEMORY_TIMEOUT_S = 5.0
-_SERVER = "server"
 
 
 class RayEngine:
@@ -110,64 +106,9 @@ class RayEngine:
             notify=setup.tell,
         )
         self._group_of = setup.group_of
-        self._run_name = setup.run_name
-        self._notify = setup.tell
-        self._take(self._fleet.launch(), with_server=True)
-        if self._fit_to_gpus(setup):
-            self._take(self._fleet.fill(self._pool.workers))
-
-    def _take(self, workers: list[Worker], *, with_server: bool = False) -> None:
-        """Start actors that have been launched, and have them in the pool; some may be late."""
-        actors = {worker.label: worker.actor for worker in workers}
-        by_label = {worker.label: worker for worker in workers}
-        if with_server:
-            actors |= {_SERVER: self._server.actor}
-
-        def start(label: str) -> Ref:
-            return self._server.build() if label == _SERVER else self._pool.start(by_label[label])
-
-        def tell(labels: list[str]) -> None:
-            kinds = sorted({by_label[label].group for label in labels if label in by_label})
-            needs = [describe_needs(self._options.groups[group]) for group in kinds]
-            what = f"each needs {', or '.join(needs)}; " if needs else ""
-            room = describe_room(self._run_name)
-            self._notify(f"waiting for {', '.join(labels)} to start; {what}{room}")
-
-        late = start_all(
-            actors,
-            start,
-            is_enough=lambda labels: (
-                (not with_server or _SERVER in labels)
-                and self._fleet.is_enough(
-                    [w for w in (*self._pool.members, *workers) if w.label in labels]
-                )
-            ),
-            max_retries=self._options.max_retries,
-            timeout_s=self._options.start_timeout_s,
-            # In a cluster started for this run, there are no other jobs.
-            tell=tell if not self._connection.is_local else lambda _: None,
-        )
-        self._pool.join(workers, late)
-
-    def _fit_to_gpus(self, setup: EngineSetup) -> bool:
-        """Have no more actors on a GPU than its memory holds; return whether any group was fitted.
-
-        A single actor of each such group trains a first stack, whose result is not used.
-        """
-        probes = [worker for worker in self._pool.members if self._fleet.is_fitted(worker.group)]
-        for worker in probes:
-            clients: list[int] = np.flatnonzero(setup.group_of == worker.group).tolist()
-            num_examples = setup.dataset.num_train_examples(clients)
-            largest = np.argsort(-num_examples, kind="stable")
-            stack = tuple(clients[n] for n in largest[: self._options.groups[worker.group].stack])
-            chunk = Chunk(1, 0, stack, len(stack), worker.group)
-            handle = self._server.first()
-            use = self._fetch(
-                worker.actor.probe.remote(chunk, handle.broadcast), doing=f"fitting {worker.label}"
-            )
-            if use is not None:
-                self._fleet.limit(worker.group, use.processes_that_fit())
-        return bool(probes)
+        # In a cluster started for this run, there are no other jobs to wait for.
+        notify = setup.tell if not connection.is_local else lambda _: None
+        Starter(setup, self._server, self._fleet, self._pool, notify).start()
 
     def start(self) -> SnapshotRefs:
         """Have the server put what the first round starts from into the object store."""
@@ -272,7 +213,7 @@ class RayEngine:
     def write_profiles(self, folder: Path) -> None:
         """Write each actor's flame graph, and Ray's timeline of all calls."""
         actors = {worker.label: worker.actor for worker in self._pool.members}
-        write_profiles(folder, {_SERVER: self._server.actor} | actors)
+        write_profiles(folder, {SERVER: self._server.actor} | actors)
 
     def describe(self) -> str:
         """Say how many actors train clients."""

@@ -163,7 +163,7 @@ def test_an_actor_whose_gpu_is_full_is_ended_and_the_round_goes_on_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nor is another one started in its place, however often it is looked for room."""
-    monkeypatch.setattr("simfl.cluster.fleet.LOOK_S", 0.0)
+    monkeypatch.setattr("simfl.cluster.launch.LOOK_S", 0.0)
     full = ["full-at", {"folder": str(tmp_path), "client": 3, "round": 2}]
     gpu = {"actors": 2, "num_gpus": 1}
     expected = inline(scenario(tmp_path, cluster=gpu), tmp_path)
@@ -187,7 +187,7 @@ def test_an_actor_joins_with_its_node_in_mid_run(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node joins in round 2, and its actor is there in round 3."""
-    monkeypatch.setattr("simfl.cluster.fleet.LOOK_S", 0.0)
+    monkeypatch.setattr("simfl.cluster.launch.LOOK_S", 0.0)
     on_new_nodes = {"num_cpus": 0.1, "resources": {"elastic": 1}, "max_actors": 2}
     holds = [
         ["hold-at", {"folder": str(tmp_path / f"{n}"), "client": n, "round": n}] for n in (2, 3)

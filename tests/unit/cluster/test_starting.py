@@ -44,7 +44,7 @@ def test_who_is_waited_for_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None
             is_enough=lambda labels: len(labels) == 2,
             max_retries=0,
             timeout_s=100.0,
-            tell=told.append,
+            notify=told.append,
         )
     assert told == [["b"]]
     assert now == [100.0]
