@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from simfl.optimizer import OptimizerState
+from simfl.states import Dropped, Kept, Nothing, OptimizerState, Retained
 from simfl.vector import Vector
 
 __all__ = [
@@ -24,15 +24,11 @@ __all__ = [
     "ClientReports",
     "CohortPart",
     "Contribution",
-    "Dropped",
     "EvaluationChunk",
     "FloatColumn",
     "IntColumn",
-    "Kept",
     "Node",
-    "Nothing",
     "Partial",
-    "Retained",
     "RoundPlan",
     "RoundReport",
     "RoundTrace",
@@ -47,7 +43,7 @@ H = TypeVar("H")
 """What holds a client's state: the value, or a reference to it."""
 
 P = TypeVar("P")
-"""What holds a partial: likewise."""
+"""What holds a partial: the value, or a reference to it."""
 
 NOT_FINITE = "not finite"
 """Why an update with NaN or infinite values was left out."""
@@ -179,29 +175,6 @@ class ClientReports:
     """[K] wall time; clients that are trained together share it by their steps."""
     dropped: dict[int, str]
     """Client id -> why its update was left out."""
-
-
-@dataclass(frozen=True)
-class Kept(Generic[H]):
-    """A client has taken part and keeps a state, which replaces its previous one."""
-
-    state: H
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """A client has taken part and keeps nothing: its previous state is deleted."""
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A client was dropped from the round: its previous state is retained."""
-
-    reason: str
-
-
-Retained: TypeAlias = Kept[H] | Nothing | Dropped
-"""What becomes of the state of a client that has taken part in a round."""
 
 
 @dataclass(frozen=True)

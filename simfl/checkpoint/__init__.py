@@ -14,7 +14,8 @@ The manifest and the owner are JSON, all others safetensors files, whose metadat
 ``simfl``, JSON text.
 
 ``server.safetensors``
-    The value of ``encode_file``: the entry is the skeleton, as the table in ``encoding`` says,
+    The value of ``simfl.states.encode_file``: the entry is the skeleton, as the table in
+    ``simfl/states/codec.py`` says,
     and it refers to the tensors by name. It is a dict of
 
     ==================  ========================================================================
@@ -53,12 +54,9 @@ Nothing is pickled, and nothing is looked up by an import path: a checkpoint run
 from __future__ import annotations
 
 from simfl.checkpoint.checkpoint import Checkpoint, write_checkpoint
-from simfl.checkpoint.files import decode_file, encode_file
 from simfl.checkpoint.latest import Found, Refusal, latest_checkpoint
 from simfl.checkpoint.lease import OWNER_FOLDER, Lease
 from simfl.checkpoint.prune import delete_unused_shards, prune
-from simfl.checkpoint.states import ShardInfo, StateFile, read_state, write_shard
-from simfl.checkpoint.storage import Storage, open_storage
 
 __all__ = [
     "OWNER_FOLDER",
@@ -66,16 +64,8 @@ __all__ = [
     "Found",
     "Lease",
     "Refusal",
-    "ShardInfo",
-    "StateFile",
-    "Storage",
-    "decode_file",
     "delete_unused_shards",
-    "encode_file",
     "latest_checkpoint",
-    "open_storage",
     "prune",
-    "read_state",
     "write_checkpoint",
-    "write_shard",
 ]

@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 
-from simfl.checkpoint.checksums import Checksum
-from simfl.checkpoint.files import encode_pieces
 from simfl.checkpoint.manifest import Manifest, server_file, write_manifest
-from simfl.checkpoint.states import STATES_FOLDER, ShardInfo, shard_file
-from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError
-from simfl.optimizer import OptimizerState
+from simfl.states import (
+    STATES_FOLDER,
+    Checksum,
+    OptimizerState,
+    ShardInfo,
+    Storage,
+    encode_pieces,
+    shard_file,
+)
 from simfl.vector import Vector
 from simfl.version import __version__
 

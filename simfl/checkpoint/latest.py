@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from simfl.checkpoint.checkpoint import Checkpoint
-from simfl.checkpoint.checksums import Checksum, require_size, require_whole
-from simfl.checkpoint.files import decode_file
 from simfl.checkpoint.manifest import (
     Manifest,
     find_manifests,
@@ -16,10 +14,8 @@ from simfl.checkpoint.manifest import (
     round_folder,
     server_file,
 )
-from simfl.checkpoint.states import ShardInfo, shard_file
-from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError
-from simfl.optimizer import OptimizerState
+from simfl.states import Checksum, OptimizerState, ShardInfo, Storage, decode_file, shard_file
 from simfl.vector import Vector
 
 
@@ -83,9 +79,9 @@ def latest_checkpoint(storage: Storage, *, scenario_hash: str | None = None) -> 
 
 def _read(storage: Storage, manifest: Manifest, files: Mapping[str, int]) -> Checkpoint:
     name = server_file(manifest.round)
-    require_size(files, name, manifest.server)
+    _require_size(files, name, manifest.server)
     for shard in manifest.shards:
-        require_size(files, shard_file(shard.name), shard.checksum)
+        _require_size(files, shard_file(shard.name), shard.checksum)
     data = storage.read(name)
     if Checksum.of([data]) != manifest.server:
         raise CheckpointError(f"{name} does not match its checksum")
@@ -94,7 +90,7 @@ def _read(storage: Storage, manifest: Manifest, files: Mapping[str, int]) -> Che
         raise CheckpointError(f"{name} is that of round {checkpoint.round}, or another scenario's")
     _require_clients(checkpoint.states, manifest.shards)
     for shard in manifest.shards:
-        require_whole(storage, shard_file(shard.name), shard.checksum)
+        _require_whole(storage, shard_file(shard.name), shard.checksum)
     return checkpoint
 
 
@@ -130,3 +126,28 @@ def _require_clients(states: Mapping[int, str], shards: tuple[ShardInfo, ...]) -
     for client, shard in states.items():
         if client not in clients.get(shard, ()):
             raise CheckpointError(f"the manifest names no shard {shard!r} with client {client}")
+
+
+def _require_size(files: Mapping[str, int], name: str, expected: Checksum) -> None:
+    """Check that a file has the expected size, before it is read.
+
+    Args:
+        files: name -> number of bytes, as a storage lists them.
+        name: the file's.
+        expected: what it should be.
+
+    Raises:
+        CheckpointError: if not. A missing file is reported when it is read.
+    """
+    if files.get(name, expected.num_bytes) != expected.num_bytes:
+        raise CheckpointError(f"{name} has {files[name]:,} bytes, not {expected.num_bytes:,}")
+
+
+def _require_whole(storage: Storage, name: str, expected: Checksum) -> None:
+    """Read a file, some megabytes at a time, and compare.
+
+    Raises:
+        CheckpointError: if it is another, or cannot be read.
+    """
+    if Checksum.of(storage.read_chunks(name)) != expected:
+        raise CheckpointError(f"{name} does not match its checksum")

@@ -33,8 +33,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError, InputError, LeaseLostError, one_line
+from simfl.states import Storage
 
 OWNER_FOLDER: Final = "owner"
 BEAT_S: Final = 10.0

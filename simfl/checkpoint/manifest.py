@@ -8,10 +8,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from simfl.checkpoint.checksums import Checksum
-from simfl.checkpoint.states import ShardInfo, shard_file
-from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError
+from simfl.states import Checksum, ShardInfo, Storage, shard_file
 
 FORMAT: Final = 1
 """The version of the format that is written, and the only one that is read."""

@@ -12,9 +12,8 @@ from simfl.checkpoint.manifest import (
     read_manifest,
     round_folder,
 )
-from simfl.checkpoint.states import STATES_FOLDER, shard_file
-from simfl.checkpoint.storage import Storage
 from simfl.errors import CheckpointError
+from simfl.states import STATES_FOLDER, Storage, shard_file
 
 _FOLDER = re.compile(r"round-(\d{6,})/.+")
 

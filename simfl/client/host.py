@@ -36,15 +36,12 @@ from simfl.messages import (
     ChunkReport,
     ChunkResult,
     Contribution,
-    Dropped,
     EvaluationChunk,
-    Kept,
     Node,
     Partial,
-    Retained,
 )
 from simfl.models.model import MetricSums
-from simfl.optimizer import KeptState
+from simfl.states import Dropped, Kept, KeptState, Retained
 from simfl.vector import count_bytes, move
 
 

@@ -27,10 +27,11 @@ from simfl.client.updates import (
 )
 from simfl.client.work import StepPlan
 from simfl.data import FederatedDataset
-from simfl.messages import Broadcast, Contribution, Dropped, Kept, Nothing
+from simfl.messages import Broadcast, Contribution
 from simfl.models import Batch, StackedModel, TorchModel
-from simfl.optimizer import KeptState, Optimizer, StackedOptimizer
+from simfl.optimizer import Optimizer, StackedOptimizer
 from simfl.seeding import derive_seed
+from simfl.states import Dropped, Kept, KeptState, Nothing
 from simfl.vector import Vector, is_finite
 
 

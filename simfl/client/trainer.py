@@ -25,10 +25,11 @@ from simfl.client.updates import (
 )
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
-from simfl.messages import NOT_FINITE, Broadcast, Contribution, Dropped, Kept, Nothing
+from simfl.messages import NOT_FINITE, Broadcast, Contribution
 from simfl.models import Model
-from simfl.optimizer import KeptState, Optimizer
+from simfl.optimizer import Optimizer
 from simfl.seeding import derive_seed, global_generators, torch_state
+from simfl.states import Dropped, Kept, KeptState, Nothing
 
 
 class ClientTrainer:

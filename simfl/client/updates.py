@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simfl.messages import ClientReports, Contribution, Dropped, Nothing, Retained
+from simfl.messages import ClientReports, Contribution
 from simfl.models.model import MetricSums
-from simfl.optimizer import KeptState
+from simfl.states import Dropped, KeptState, Nothing, Retained
 from simfl.vector import Vector
 from simfl.vector import is_finite as finite
 

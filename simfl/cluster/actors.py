@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import ray
 import torch
 
-from simfl.checkpoint import ShardInfo, StateFile, delete_unused_shards, open_storage
+from simfl.checkpoint import delete_unused_shards
 from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.code import ModuleSource, install_main, install_sources
 from simfl.cluster.diagnostics import log, log_as, log_client_errors, log_round, log_trained
@@ -31,11 +31,9 @@ from simfl.engine import (
     Sampling,
     commit_checkpoint,
     device_for,
-    load_state,
     measure_use,
     peak_memory,
     prepare_device,
-    write_states,
 )
 from simfl.errors import ImportPathError, SimflError
 from simfl.messages import (
@@ -50,9 +48,9 @@ from simfl.messages import (
     Snapshot,
 )
 from simfl.models.model import MetricSums
-from simfl.optimizer import KeptState
 from simfl.plugins import import_plugins
 from simfl.server import Server, ServerRecipe
+from simfl.states import KeptState, ShardInfo, StateFile, load_state, open_storage, write_shard
 from simfl.vector import Vector, find_vectors
 
 T = TypeVar("T")
@@ -213,7 +211,7 @@ class ServerActor(_Actor):
             client: state if isinstance(state, StateFile) else open_parcel(state)
             for client, state in zip(clients, states, strict=True)
         }
-        return write_states(location, name, known)
+        return write_shard(open_storage(location), name, known)
 
     @ray.method(concurrency_group="read")
     def read_state(self, state: StateFile) -> Parcel:

@@ -18,7 +18,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from simfl.checkpoint import Found, StateFile
+from simfl.checkpoint import Found
 from simfl.cluster.diagnostics import write_profiles
 from simfl.cluster.failures import explain, is_object_loss
 from simfl.cluster.launch import Fleet, launch_server, put_setup
@@ -32,7 +32,6 @@ from simfl.cluster.wire import open_parcel
 from simfl.cluster.workers import ClientPool, Ended
 from simfl.engine import (
     Pace,
-    StateTable,
     Trained,
     Workload,
     equal_chunks,
@@ -51,12 +50,12 @@ from simfl.messages import (
     ChunkTrace,
     CohortPart,
     EvaluationChunk,
-    Retained,
     RoundPlan,
     RoundTrace,
     SaveOrder,
 )
 from simfl.models.model import MetricSums
+from simfl.states import Retained, StateFile, StateTable
 from simfl.vector import Vector
 
 T = TypeVar("T")

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from simfl.checkpoint import StateFile
 from simfl.cluster.failures import explain, is_actor_loss, is_object_loss
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.wire import pack, pack_broadcast
 from simfl.engine.recovery import SILENT_S, Decision, Heartbeats, Limits, Loss, decide
 from simfl.messages import RoundPlan, RoundReport, Snapshot
+from simfl.states import StateFile
 
 T = TypeVar("T")
 

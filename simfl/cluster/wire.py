@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import ray
 
-from simfl.messages import Broadcast, Kept, Retained
-from simfl.optimizer import KeptState
+from simfl.messages import Broadcast
+from simfl.states import Kept, KeptState, Retained
 from simfl.vector import Layout, Vector, find_vectors
 
 Memory: TypeAlias = "list[np.ndarray[Any, Any]]"

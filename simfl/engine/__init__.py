@@ -6,8 +6,7 @@ from simfl.engine.engine import Engine, Handle, Trained
 from simfl.engine.inline import InlineEngine
 from simfl.engine.memory import peak_memory, reset_peak_memory
 from simfl.engine.profiling import Sampling, require_profiler
-from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
-from simfl.engine.states import PlannedShard, StateTable
+from simfl.engine.saving import commit_checkpoint, snapshot_of
 
 __all__ = [
     "DeviceUse",
@@ -15,9 +14,7 @@ __all__ = [
     "Handle",
     "InlineEngine",
     "Pace",
-    "PlannedShard",
     "Sampling",
-    "StateTable",
     "Trained",
     "Work",
     "Workload",
@@ -26,12 +23,10 @@ __all__ = [
     "equal_chunks",
     "guided_chunks",
     "is_memory_full",
-    "load_state",
     "measure_use",
     "peak_memory",
     "prepare_device",
     "require_profiler",
     "reset_peak_memory",
     "snapshot_of",
-    "write_states",
 ]

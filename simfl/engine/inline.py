@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 
-from simfl.checkpoint import Found, delete_unused_shards, open_storage
+from simfl.checkpoint import Found, delete_unused_shards
 from simfl.client import ClientHost
 from simfl.engine.chunks import equal_chunks
 from simfl.engine.engine import Trained
 from simfl.engine.memory import peak_memory
-from simfl.engine.saving import commit_checkpoint, load_state, snapshot_of, write_states
-from simfl.engine.states import StateTable
+from simfl.engine.saving import commit_checkpoint, snapshot_of
 from simfl.errors import ClusterError
 from simfl.messages import (
     Chunk,
@@ -23,15 +22,14 @@ from simfl.messages import (
     ChunkTrace,
     EvaluationChunk,
     Partial,
-    Retained,
     RoundPlan,
     RoundTrace,
     SaveOrder,
     Snapshot,
 )
 from simfl.models.model import MetricSums
-from simfl.optimizer import KeptState
 from simfl.server import Server
+from simfl.states import KeptState, Retained, StateTable, load_state, open_storage, write_shard
 from simfl.vector import Vector
 
 
@@ -141,8 +139,9 @@ class InlineEngine:
         delete_unused_shards(open_storage(self._location), in_use=in_use)
 
     def _write_shards(self, label: str) -> None:
+        storage = open_storage(self._location)
         for plan in self._states.plan_shards(label):
-            self._states.written(plan, write_states(self._location, plan.name, plan.holders))
+            self._states.written(plan, write_shard(storage, plan.name, plan.holders))
 
     def evaluate(self, chunk: EvaluationChunk, handle: Snapshot) -> list[MetricSums]:
         """Evaluate item after item."""

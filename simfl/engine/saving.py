@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from simfl.checkpoint import (
-    Checkpoint,
-    ShardInfo,
-    StateFile,
-    open_storage,
-    prune,
-    write_checkpoint,
-    write_shard,
-)
+from simfl.checkpoint import Checkpoint, prune, write_checkpoint
 from simfl.messages import Broadcast, SaveOrder, Snapshot
-from simfl.optimizer import KeptState
+from simfl.states import ShardInfo, open_storage
 
 
 def commit_checkpoint(
@@ -45,19 +37,6 @@ def commit_checkpoint(
     )
     write_checkpoint(storage, checkpoint, shards=shards)
     prune(storage, keep=order.keep, in_use={shard.name for shard in shards})
-
-
-def write_states(
-    location: str, name: str, states: Mapping[int, KeptState | StateFile]
-) -> ShardInfo:
-    """Write clients' states as a shard; those that lie in other shards are copied from there."""
-    loaded = {client: load_state(state) for client, state in states.items()}
-    return write_shard(open_storage(location), name, loaded)
-
-
-def load_state(state: KeptState | StateFile) -> KeptState:
-    """Return a state, read from its shard if it lies in one."""
-    return state.load() if isinstance(state, StateFile) else state
 
 
 def snapshot_of(checkpoint: Checkpoint) -> Snapshot:

@@ -26,8 +26,8 @@ from simfl.optimizer.schedules import (
     Triangular,
 )
 from simfl.optimizer.stacked import StackedOptimizer
-from simfl.optimizer.state import KeptState, OptimizerState
 from simfl.optimizer.warm_up import WarmUp
+from simfl.states import KeptState, OptimizerState
 
 __all__ = [
     "Adagrad",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from simfl.optimizer.plugin import OptiModule, Regularizer, State
-from simfl.optimizer.state import OptimizerState
+from simfl.states import OptimizerState
 from simfl.vector import Vector
 
 PlugIns: TypeAlias = "Sequence[OptiModule | Regularizer]"

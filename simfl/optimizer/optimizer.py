@@ -22,14 +22,9 @@ from simfl.optimizer.pipeline import (
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer
 from simfl.optimizer.schedule import Rate, build_rate, goes_by_steps, rate_at, rate_config
 from simfl.optimizer.specs import ComponentList, Spec, component_config
-from simfl.optimizer.state import (
-    KeptState,
-    OptimizerState,
-    empty_states,
-    refit_states,
-    require_states,
-)
+from simfl.optimizer.state import empty_states, refit_states, require_states
 from simfl.optimizer.trainable import TrainableModel
+from simfl.states import KeptState, OptimizerState
 from simfl.vector import Vector
 
 

@@ -25,7 +25,6 @@ from simfl.optimizer.pipeline import (
 from simfl.optimizer.plugin import AuxVar, Context, State
 from simfl.optimizer.schedule import Rate, goes_by_steps, rate_at
 from simfl.optimizer.state import (
-    KeptState,
     complete_state,
     empty_states,
     join_states,
@@ -33,6 +32,7 @@ from simfl.optimizer.state import (
     rows_of,
     stack_states,
 )
+from simfl.states import KeptState
 from simfl.vector import Scalar, Vector, move
 
 

@@ -1,9 +1,8 @@
-"""States of plug-ins as values: filled in, moved, stacked and kept."""
+"""States of plug-ins as values: filled in, moved and stacked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -11,42 +10,9 @@ from torch import Tensor
 
 from simfl.errors import VectorError
 from simfl.optimizer.plugin import OptiModule, Regularizer, State
-from simfl.seeding import SERVER
 from simfl.vector import Vector
 
 Leaf = TypeVar("Leaf", Vector, Tensor)
-
-
-@dataclass(frozen=True)
-class KeptState:
-    """What a client's optimizer keeps from one of its rounds to the next."""
-
-    num_steps: int
-    """Steps taken in all rounds; 0 where no schedule goes by steps."""
-    modules: tuple[State, ...]
-    """What each module keeps, in order."""
-    regularizers: tuple[State, ...]
-    """What each regularizer keeps, in order."""
-
-
-@dataclass(frozen=True)
-class OptimizerState:
-    """All that an Optimizer remembers. A value: a step makes a new one and leaves this alone."""
-
-    seed: int = 0
-    """The run's seed."""
-    client: int = SERVER
-    """The client's id; the server's is -1."""
-    round: int = 0
-    """How often ``start_round`` was called."""
-    step: int = 0
-    """Steps taken since then."""
-    num_steps: int = 0
-    """Steps taken in all rounds."""
-    modules: tuple[State, ...] = ()
-    """The state of each module, in order."""
-    regularizers: tuple[State, ...] = ()
-    """The state of each regularizer, in order."""
 
 
 def fill_state(plugin: OptiModule | Regularizer, state: State, like: Vector) -> State:

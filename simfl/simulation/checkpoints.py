@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from simfl.checkpoint import OWNER_FOLDER, Found, Lease, Storage, latest_checkpoint, open_storage
+from simfl.checkpoint import OWNER_FOLDER, Found, Lease, latest_checkpoint
 from simfl.cluster.code import read_sources
 from simfl.engine import Engine, Handle
 from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
@@ -22,6 +22,7 @@ from simfl.scenario import Scenario
 from simfl.scenario.plain import describe_changes
 from simfl.simulation.build import Simulation
 from simfl.simulation.evaluation import without_last_evaluation
+from simfl.states import Storage, open_storage
 from simfl.vector import Vector
 from simfl.version import __version__
 

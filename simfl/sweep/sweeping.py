@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from simfl.checkpoint import Lease, open_storage
+from simfl.checkpoint import Lease
 from simfl.cluster.placement import (
     Need,
     bundles,
@@ -31,6 +31,7 @@ from simfl.scenario.sections import AshaSection, ClusterSection
 from simfl.scenario.sweeps import SweepPlan, Trial, load_sweep
 from simfl.simulation import Backend
 from simfl.simulation.folder import checked_folder, new_folder, require_writable
+from simfl.states import open_storage
 from simfl.sweep.folder import SWEEP_FILE, make_sweep_folder, require_no_sweep
 from simfl.sweep.interruption import Interruption
 from simfl.sweep.ledger import FINISHED, Ledger, Past, read_past

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import simfl
-from simfl.checkpoint import StateFile, latest_checkpoint, open_storage, prune
+from simfl.checkpoint import latest_checkpoint, prune
 from simfl.errors import CheckpointError, InputError
-from tests.unit.checkpoint.checkpoint_cases import bits
+from simfl.states import StateFile, load_state, open_storage
+from tests.unit.states.state_cases import bits
 
 from .fuzzing import altered, altered_tree, fuzzed, require_clear
 
@@ -82,7 +83,7 @@ def found_bits(checkpoints: Path) -> tuple[int, Any] | None:
         return None
     location = str(checkpoints)
     states = {
-        client: bits(StateFile(location, shard, client).load())
+        client: bits(load_state(StateFile(location, shard, client)))
         for client, shard in found.checkpoint.states.items()
     }
     return found.checkpoint.round, (bits(found.checkpoint), states)

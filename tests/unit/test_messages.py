@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from simfl.messages import (
-    ChunkReport,
-    ChunkResult,
-    ClientReports,
-    Dropped,
-    Kept,
-    Nothing,
-    Partial,
-)
+from simfl.messages import ChunkReport, ChunkResult, ClientReports, Partial
+from simfl.states import Dropped, Kept, Nothing
 
 
 def result() -> ChunkResult[Partial, str]:

@@ -11,31 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_cases import (
-    FailingStorage,
-    StorageGoneError,
-    alterations,
-    bits,
-    checkpoint,
-    kept,
-    save_two,
-)
+from checkpoint_cases import FailingStorage, StorageGoneError, checkpoint, save_two
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import simfl
-from simfl.checkpoint import (
-    Found,
-    Storage,
-    encode_file,
-    latest_checkpoint,
-    open_storage,
-    read_state,
-    write_checkpoint,
-    write_shard,
-)
+from simfl.checkpoint import Found, latest_checkpoint, write_checkpoint
 from simfl.checkpoint.manifest import read_manifest
 from simfl.errors import CheckpointError
+from simfl.states import Storage, encode_file, open_storage, read_state, write_shard
+from tests.unit.states.state_cases import alterations, bits, kept
 
 MANIFEST = "round-000002/manifest.json"
 SERVER = "round-000002/server.safetensors"
@@ -403,8 +388,8 @@ WRITER = textwrap.dedent(
     """
     import sys
     from checkpoint_cases import checkpoint, kept
-    from simfl.checkpoint import latest_checkpoint, open_storage, prune
-    from simfl.checkpoint import write_checkpoint, write_shard
+    from simfl.checkpoint import latest_checkpoint, prune, write_checkpoint
+    from simfl.states import open_storage, write_shard
 
     storage = open_storage(sys.argv[1])
     found = latest_checkpoint(storage)
@@ -424,7 +409,8 @@ def test_a_process_that_is_killed_while_it_writes_leaves_its_last_checkpoint(
     tmp_path: Path,
 ) -> None:
     """It keeps one checkpoint only, and is killed at some moment of writing or deleting."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parents[2]}"}
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None

@@ -1,14 +1,9 @@
 import pytest
-from checkpoint_cases import FailingStorage, StorageGoneError, checkpoint, kept, save_two
+from checkpoint_cases import FailingStorage, StorageGoneError, checkpoint, save_two
 
-from simfl.checkpoint import (
-    Storage,
-    delete_unused_shards,
-    latest_checkpoint,
-    prune,
-    write_checkpoint,
-    write_shard,
-)
+from simfl.checkpoint import delete_unused_shards, latest_checkpoint, prune, write_checkpoint
+from simfl.states import Storage, write_shard
+from tests.unit.states.state_cases import kept
 
 
 def files_of_round(round: int) -> set[str]:

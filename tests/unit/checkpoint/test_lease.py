@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from simfl.checkpoint import Lease, Storage, lease, open_storage
+from simfl.checkpoint import Lease, lease
 from simfl.errors import InputError, LeaseLostError
+from simfl.states import Storage, open_storage
 
 FIRST = "owner/000001.json"
 

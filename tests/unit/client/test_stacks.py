@@ -21,7 +21,7 @@ from simfl.aggregation import Mean, Median, TreeSum
 from simfl.client import ClientHost, ClientRecipe, LocalWork
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
-from simfl.messages import Broadcast, Chunk, ChunkResult, Dropped, Kept, Partial
+from simfl.messages import Broadcast, Chunk, ChunkResult, Partial
 from simfl.models import (
     CNN28,
     CNN32,
@@ -39,13 +39,13 @@ from simfl.models.losses import as_loss
 from simfl.models.stacked_layers import batch_by_hand
 from simfl.optimizer import (
     Context,
-    KeptState,
     Optimizer,
     OptiModule,
     State,
     list_optim_modules,
     list_optim_regularizers,
 )
+from simfl.states import Dropped, Kept, KeptState
 from simfl.vector import Vector
 
 Result: TypeAlias = ChunkResult[Partial, KeptState]

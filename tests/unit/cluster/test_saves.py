@@ -10,9 +10,9 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayError
 
 from simfl.cluster.references import SnapshotRefs
 from simfl.cluster.saves import Saves
-from simfl.engine import StateTable
 from simfl.errors import StatesLostError
-from simfl.messages import Kept, SaveOrder
+from simfl.messages import SaveOrder
+from simfl.states import Kept, StateTable
 
 
 def begun(error: RayError) -> Saves:

@@ -4,17 +4,9 @@ from typing import Any, ClassVar
 import pytest
 from toy_models import Quadratic, vector
 
-from simfl.optimizer import (
-    AuxVar,
-    Context,
-    Exponential,
-    KeptState,
-    L2Clipping,
-    Optimizer,
-    OptiModule,
-    State,
-)
+from simfl.optimizer import AuxVar, Context, Exponential, L2Clipping, Optimizer, OptiModule, State
 from simfl.seeding import SERVER
+from simfl.states import KeptState
 from simfl.vector import Vector
 
 

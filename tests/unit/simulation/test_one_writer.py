@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 import simfl
-from simfl.checkpoint import Lease, lease, open_storage
+from simfl.checkpoint import Lease, lease
 from simfl.errors import InputError, LeaseLostError
 from simfl.record import RoundRecord
 from simfl.simulation import run_by_round
 from simfl.simulation.folder import new_folder
+from simfl.states import open_storage
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from simfl.checkpoint import Lease, open_storage
+from simfl.checkpoint import Lease
 from simfl.errors import InputError
+from simfl.states import open_storage
 from simfl.sweep import resume_sweep
 
 BEGIN = """

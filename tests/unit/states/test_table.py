@@ -5,10 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfl.checkpoint import ShardInfo, StateFile
-from simfl.checkpoint.checksums import Checksum
-from simfl.engine import PlannedShard, StateTable
-from simfl.messages import Dropped, Kept, Nothing
+from simfl.states import (
+    Checksum,
+    Dropped,
+    Kept,
+    Nothing,
+    PlannedShard,
+    ShardInfo,
+    StateFile,
+    StateTable,
+)
 
 
 def info(plan: PlannedShard[object]) -> ShardInfo:

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoint_cases import files_below
 
-from simfl.checkpoint import Storage, open_storage
 from simfl.errors import CheckpointError
+from simfl.states import Storage, open_storage
+from tests.unit.states.state_cases import files_below
 
 
 def test_the_home_of_nobody_is_told_in_a_line() -> None:

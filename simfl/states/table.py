@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
-from simfl.checkpoint import ShardInfo, StateFile
-from simfl.messages import Dropped, Kept, Retained
-
-H = TypeVar("H")
-"""What holds a state in memory: the value itself, or a reference to it."""
+from simfl.states.kept import Dropped, H, Kept, Retained
+from simfl.states.shards import ShardInfo, StateFile
 
 SHARD_BYTES = 64 << 20
 """How much of states goes into one shard, and so is held at once by whoever writes it."""

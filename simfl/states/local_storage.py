@@ -1,22 +1,33 @@
-"""Checkpoints in a local folder."""
+"""Files in a local folder, and what the errors of any storage mean to the user."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
 
-from simfl.checkpoint.layout import Piece
-from simfl.checkpoint.storage_faults import explained, require_plain_name
 from simfl.errors import CheckpointError
 from simfl.regular_files import open_regular
+from simfl.states.files import Piece
 
 _UNFINISHED = ".unfinished"
-_CHUNK = 1 << 22
+CHUNK = 1 << 22
+"""How many bytes of a file are read at a time."""
+
+_NO_SPACE = "free some space, keep fewer checkpoints, or choose another place for them"
+_NO_PERMISSION = "check its permissions, or choose another place for checkpoints"
+_MISSING = "every node of the cluster must see the same folder"
+_REMEDIES = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.EROFS: _NO_PERMISSION,
+}
+_ANY_OTHER = "check the storage, or choose another place for checkpoints"
 
 
 class LocalStorage:
@@ -87,7 +98,7 @@ class LocalStorage:
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Iterate over a file's bytes, some megabytes at a time."""
         with explained("read", self._path(name)), open_regular(self._path(name)) as file:
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(CHUNK):
                 yield chunk
 
     def list_files(self, folder: str = "") -> dict[str, int]:
@@ -180,3 +191,34 @@ def _sync_folder(folder: Path) -> None:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+@contextmanager
+def explained(doing: str, place: object) -> Iterator[None]:
+    """Turn any OSError of the block into a CheckpointError with the place and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot {doing} {place}: {_reason(error)}") from None
+
+
+def require_plain_name(name: str) -> None:
+    """Refuse a name that could lead out of the storage's folder.
+
+    >>> require_plain_name("../weights")
+    Traceback (most recent call last):
+    simfl.errors.CheckpointError: '../weights' is no name of a file in a checkpoint
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or any(c in name for c in "\\:\0"):
+        raise CheckpointError(f"{name!r} is no name of a file in a checkpoint")
+
+
+def _reason(error: OSError) -> str:
+    """Say what is wrong, and what to do; not every protocol sets the error's number."""
+    if isinstance(error, FileNotFoundError):
+        return f"it is not there; {_MISSING}"
+    what = error.strerror or str(error) or type(error).__name__
+    if isinstance(error, PermissionError):
+        return f"{what}; {_NO_PERMISSION}"
+    return f"{what}; {_REMEDIES.get(error.errno or 0, _ANY_OTHER)}"

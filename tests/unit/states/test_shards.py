@@ -7,22 +7,23 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from checkpoint_cases import alterations, bits, kept, kept_states
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simfl.checkpoint import (
+from simfl.errors import CheckpointError
+from simfl.states import (
+    KeptState,
     StateFile,
     Storage,
     decode_file,
     encode_file,
+    load_state,
     open_storage,
     read_state,
     write_shard,
 )
-from simfl.errors import CheckpointError
-from simfl.optimizer import KeptState
 from simfl.vector import Vector
+from tests.unit.states.state_cases import alterations, bits, kept, kept_states
 
 # The storage of the fixture is one for all examples: each writes the shard anew.
 on_one_storage = settings(
@@ -58,7 +59,7 @@ def test_a_state_file_pickles_small_and_loads_its_state(tmp_path: Path) -> None:
     write_shard(storage, "a", {7: kept(1.0), 8: kept(2.0)})
     pickled = pickle.dumps(StateFile(storage.location, "a", 8))
     assert len(pickled) < 500
-    assert bits(pickle.loads(pickled).load()) == bits(kept(2.0))
+    assert bits(load_state(pickle.loads(pickled))) == bits(kept(2.0))
 
 
 def test_one_clients_state_is_read_without_the_others(

@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from checkpoint_cases import bits, raw, tensors, values
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from simfl.checkpoint import decode_file, encode_file
-from simfl.checkpoint.decoding import decode_tree
-from simfl.checkpoint.encoding import encode_tree
 from simfl.errors import CheckpointError
-from simfl.optimizer import KeptState, OptimizerState
+from simfl.states import KeptState, OptimizerState, decode_file, encode_file
+from simfl.states.codec import decode_tree, encode_tree
 from simfl.vector import Vector
+from tests.unit.states.state_cases import bits, raw, tensors, values
 
 quick = settings(max_examples=80, deadline=None)
 

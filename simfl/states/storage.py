@@ -1,4 +1,4 @@
-"""Where checkpoints are kept: a local folder, or any storage that fsspec has a protocol for."""
+"""Where checkpoints and states are: a local folder, or any storage that fsspec supports."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from simfl.checkpoint.layout import Piece
-from simfl.checkpoint.local_storage import LocalStorage
-from simfl.checkpoint.remote_storage import RemoteStorage
+from simfl.states.files import Piece
+from simfl.states.local_storage import LocalStorage
+from simfl.states.remote_storage import RemoteStorage
 
 
 class Storage(Protocol):

@@ -13,13 +13,22 @@ from dataclasses import dataclass
 
 import torch
 
-from simfl.checkpoint.checksums import Checksum
-from simfl.checkpoint.files import METADATA_KEY, decode_file, encode_pieces
-from simfl.checkpoint.layout import Header, Piece, Region, build_header, header_length, parse_header
-from simfl.checkpoint.local_storage import LocalStorage
-from simfl.checkpoint.storage import Storage, open_storage
 from simfl.errors import CheckpointError
-from simfl.optimizer import KeptState
+from simfl.states.files import (
+    METADATA_KEY,
+    Checksum,
+    Header,
+    Piece,
+    Region,
+    build_header,
+    decode_file,
+    encode_pieces,
+    header_length,
+    parse_header,
+)
+from simfl.states.kept import KeptState
+from simfl.states.local_storage import LocalStorage
+from simfl.states.storage import Storage, open_storage
 
 STATES_FOLDER = "states"
 _SUFFIX = ".safetensors"
@@ -55,14 +64,6 @@ class StateFile:
         """Whether it is a file of this machine, which others may not see."""
         return isinstance(open_storage(self.location), LocalStorage)
 
-    def load(self) -> KeptState:
-        """Read the state.
-
-        Raises:
-            CheckpointError: if it is not there, damaged, or cannot be read.
-        """
-        return read_state(open_storage(self.location), self.shard, self.client)
-
 
 def shard_file(name: str) -> str:
     """Return the file of a shard within the storage.
@@ -75,22 +76,36 @@ def shard_file(name: str) -> str:
     return f"{STATES_FOLDER}/{name}{_SUFFIX}"
 
 
-def write_shard(storage: Storage, name: str, states: Mapping[int, KeptState]) -> ShardInfo:
+def write_shard(
+    storage: Storage, name: str, states: Mapping[int, KeptState | StateFile]
+) -> ShardInfo:
     """Write clients' states as one shard, whole or not at all; the same states, the same bytes.
 
     Args:
-        storage: where to.
+        storage: where to write.
         name: one that no other shard has: a shard is never changed.
-        states: by client id. Nothing may write to their tensors until this returns.
+        states: by client id; those in other shards are copied from there. Nothing may write to
+            their tensors until this returns.
 
     Raises:
         CheckpointError: if it cannot be written, or a state holds what cannot be stored.
     """
     path = shard_file(name)
-    parts = {int(client): encode_pieces((int(client), state)) for client, state in states.items()}
+    parts = {int(c): encode_pieces((int(c), load_state(state))) for c, state in states.items()}
     pieces = [_build_header(parts), *(piece for part in parts.values() for piece in part)]
     storage.write(path, pieces)
     return ShardInfo(name, Checksum.of(pieces), tuple(parts))
+
+
+def load_state(state: KeptState | StateFile) -> KeptState:
+    """Return a state, read from its shard if it is in one.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or cannot be read.
+    """
+    if isinstance(state, KeptState):
+        return state
+    return read_state(open_storage(state.location), state.shard, state.client)
 
 
 def read_state(storage: Storage, shard: str, client: int) -> KeptState:

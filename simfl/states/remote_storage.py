@@ -1,4 +1,4 @@
-"""Checkpoints in an object store or any other place that fsspec reaches."""
+"""Files in an object store or any other place that fsspec reaches."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from simfl.checkpoint.layout import Piece
-from simfl.checkpoint.storage_faults import explained, require_plain_name
 from simfl.errors import CheckpointError
-
-_CHUNK = 1 << 22
+from simfl.states.files import Piece
+from simfl.states.local_storage import CHUNK, explained, require_plain_name
 
 
 class RemoteStorage:
@@ -63,7 +61,7 @@ class RemoteStorage:
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Iterate over a file's bytes, some megabytes at a time."""
         with self._explained("read", name), self._system.open(self._path(name), "rb") as file:
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(CHUNK):
                 yield chunk
 
     def list_files(self, folder: str = "") -> dict[str, int]:

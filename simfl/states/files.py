@@ -1,18 +1,20 @@
-"""The safetensors format: a length, a JSON header, and the tensors' memory one after the other.
+"""One file, one value: safetensors whose metadata hold the skeleton of what the tensors are in.
 
-Written here rather than by the safetensors package because a checkpoint's tensors are hashed and
-written piece by piece, with no second copy in memory, and one client's part of a file is read with
-no more than its header. Any safetensors reader opens these files.
+The safetensors format is a length, a JSON header, and the tensors' memory one after the other. It
+is written here rather than by the safetensors package because a checkpoint's tensors are hashed
+and written piece by piece, with no second copy in memory, and one client's part of a file is read
+with no more than its header. Any safetensors reader opens these files.
 
 Source: https://github.com/huggingface/safetensors, "Format"
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -20,27 +22,39 @@ import torch
 from torch import Tensor
 
 from simfl.errors import CheckpointError
+from simfl.states.codec import DTYPES, decode_tree, encode_tree, tensor_from, view_bytes
 
 Piece: TypeAlias = "bytes | memoryview"
 """Bytes of a file, written in order."""
 
-DTYPES: Final[dict[torch.dtype, str]] = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""The types that every version of the format has a name for."""
+METADATA_KEY = "simfl"
+"""The entry of a file's metadata that is ours."""
 
 _TORCH_DTYPES: Final = {name: dtype for dtype, name in DTYPES.items()}
 _METADATA = "__metadata__"
 _MAX_HEADER = 100_000_000  # what other readers accept at most
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """How to know a file again."""
+
+    sha256: str
+    """In hex digits."""
+    num_bytes: int
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece]) -> Checksum:
+        """Take the checksum of pieces that follow one another.
+
+        >>> Checksum.of([b"ab", b"c"]) == Checksum.of([b"abc"])
+        True
+        """
+        digest, num_bytes = hashlib.sha256(), 0
+        for piece in pieces:
+            digest.update(piece)
+            num_bytes += len(piece)
+        return cls(digest.hexdigest(), num_bytes)
 
 
 @dataclass(frozen=True)
@@ -65,10 +79,71 @@ class Header:
     """The size that the whole file has if it is whole."""
 
 
-def view_bytes(tensor: Tensor) -> Tensor:
-    """View the memory of a contiguous tensor as bytes: uint8, one axis."""
-    # A single number counts as contiguous with any stride, and then cannot be viewed as bytes.
-    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+def encode_file(value: Any) -> bytes:
+    """Return a value as the bytes of a safetensors file; the same value gives the same bytes.
+
+    Raises:
+        CheckpointError: if the value holds what cannot be stored.
+    """
+    return b"".join(encode_pieces(value))
+
+
+def encode_pieces(value: Any) -> list[Piece]:
+    """Return what ``encode_file`` does, in pieces that share the memory of the value's tensors."""
+    skeleton, found = encode_tree(value)
+    # Wide types first: each tensor then lies where a reader may use it without a copy.
+    tensors = dict(sorted(found.items(), key=lambda item: -item[1].element_size()))
+    described = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    metadata = {METADATA_KEY: _dump(skeleton)}
+    return [build_header(described, metadata), *map(_memory, tensors.values())]
+
+
+def decode_file(data: bytes, *, name: str = "the file") -> Any:
+    """Return the value that ``encode_file`` was given; its tensors have memory of their own.
+
+    Args:
+        data: the file's bytes.
+        name: the file's, for messages.
+
+    Raises:
+        CheckpointError: if the bytes are cut off, damaged, or not of a file that simfl wrote.
+    """
+    try:
+        header = parse_header(data)
+        if header.num_bytes != len(data):
+            raise CheckpointError(f"it has {len(data)} bytes instead of {header.num_bytes}")
+        return decode_tree(_parse_skeleton(header.metadata), _read_all(data, header.regions))
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} is damaged, or no file of simfl's: {error}") from None
+
+
+def _dump(skeleton: Any) -> str:
+    try:
+        return json.dumps(skeleton, separators=(",", ":"), allow_nan=False)
+    except RecursionError:
+        raise CheckpointError("a value that is nested too deeply cannot be stored") from None
+
+
+def _parse_skeleton(metadata: Mapping[str, str]) -> Any:
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(f"its metadata lack {METADATA_KEY!r}")
+    try:
+        return json.loads(metadata[METADATA_KEY])
+    except (ValueError, RecursionError):
+        raise CheckpointError("its skeleton is no JSON") from None
+
+
+def _read_all(data: bytes, regions: Mapping[str, Region]) -> dict[str, Tensor]:
+    view = memoryview(data)
+    return {
+        name: tensor_from(bytearray(view[region.start : region.stop]), region.dtype, region.shape)
+        for name, region in regions.items()
+    }
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    array: Any = view_bytes(tensor).numpy()
+    return memoryview(array)
 
 
 def build_header(

@@ -1,0 +1,45 @@
+"""What clients keep from round to round: the values, their codec and files, and where they are.
+
+``codec`` turns any nested value into JSON and tensors, and ``files`` makes that one safetensors
+file. ``shards`` has the states of many clients in a file, in a ``Storage``, and ``StateTable``
+knows whether a client's state is in memory or in a shard. ``simfl/checkpoint/__init__.py``
+describes the formats.
+"""
+
+from simfl.states.files import Checksum, decode_file, encode_file, encode_pieces
+from simfl.states.kept import Dropped, Kept, KeptState, Nothing, OptimizerState, Retained
+from simfl.states.shards import (
+    STATES_FOLDER,
+    ShardInfo,
+    StateFile,
+    load_state,
+    read_state,
+    shard_file,
+    write_shard,
+)
+from simfl.states.storage import Storage, open_storage
+from simfl.states.table import PlannedShard, StateTable
+
+__all__ = [
+    "STATES_FOLDER",
+    "Checksum",
+    "Dropped",
+    "Kept",
+    "KeptState",
+    "Nothing",
+    "OptimizerState",
+    "PlannedShard",
+    "Retained",
+    "ShardInfo",
+    "StateFile",
+    "StateTable",
+    "Storage",
+    "decode_file",
+    "encode_file",
+    "encode_pieces",
+    "load_state",
+    "open_storage",
+    "read_state",
+    "shard_file",
+    "write_shard",
+]
