@@ -41,6 +41,9 @@ __all__ = [
     "field_types",
 ]
 
+KIND = "kind"
+"""The key of a component's name, where name and fields are one mapping."""
+
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
@@ -195,7 +198,7 @@ class Component:
         return found
 
 
-def field_types(cls: type[Component]) -> dict[str, tuple[Any, Any]]:
+def field_types(cls: type[Any]) -> dict[str, tuple[Any, Any]]:
     """Return ``{field: (annotation with its bounds, default or ...)}``."""
     hints = get_type_hints(cls, include_extras=True)
     return {

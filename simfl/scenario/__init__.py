@@ -2,7 +2,9 @@
 
 from simfl.scenario.loading import load_scenario
 from simfl.scenario.schema import Scenario
-from simfl.scenario.sections import (
+from simfl.scenario.shipped import find_scenario, shipped_scenarios
+from simfl.scenario.trust import Trust, own_address
+from simfl.sections import (
     ClientSection,
     ClusterSection,
     DataSection,
@@ -12,8 +14,6 @@ from simfl.scenario.sections import (
     OutputSection,
     ServerSection,
 )
-from simfl.scenario.shipped import find_scenario, shipped_scenarios
-from simfl.scenario.trust import Trust, own_address
 
 __all__ = [
     "ClientSection",

@@ -10,8 +10,9 @@ from simfl.models.metrics import as_metrics
 from simfl.optimizer import OptiModule
 from simfl.record import require_own_names
 from simfl.scenario.document import show
+from simfl.scenario.fields import keys_of
 from simfl.scenario.schema import Scenario
-from simfl.scenario.sections import ActorsSection, OptimizerSection, SelectionSection
+from simfl.sections import ActorsSection, OptimizerSection, SelectionSection
 
 Fault: TypeAlias = tuple[str, str]
 """The key it is told under, and the message."""
@@ -114,7 +115,7 @@ def _optimizers(scenario: Scenario) -> Iterator[Fault]:
             section.build()
         except InputError as error:
             place, _, message = str(error).partition(": ")
-            is_placed = place.partition("[")[0] in OptimizerSection.model_fields
+            is_placed = place.partition("[")[0] in keys_of(OptimizerSection)
             yield (
                 f"{side}.optimizer.{place}" if is_placed else f"{side}.optimizer",
                 message if is_placed else str(error),
@@ -173,8 +174,8 @@ def _groups(scenario: Scenario) -> Iterator[Fault]:
     cluster = scenario.cluster
     if not cluster.groups:
         return
-    for name in ActorsSection.model_fields:
-        if getattr(cluster, name) != ActorsSection.model_fields[name].default:
+    for name, (_, default) in keys_of(ActorsSection).items():
+        if getattr(cluster, name) != default:
             value = show(getattr(cluster, name))
             yield f"cluster.{name}", f"is {value}, but cluster.groups are given; say it in a group"
     names = [group.name for group in cluster.groups]

@@ -7,14 +7,15 @@ import inspect
 import textwrap
 
 from simfl.component import Component
+from simfl.section import Section
 
 
-def summary(cls: type[Component]) -> str:
+def summary(cls: type[Component | Section]) -> str:
     """Return the first paragraph of the docstring on one line, "" if there is none."""
     return " ".join(full_doc(cls).partition("\n\n")[0].split())
 
 
-def full_doc(cls: type[Component]) -> str:
+def full_doc(cls: type[Component | Section]) -> str:
     """Return the class's own docstring, without its indent; "" if there is none."""
     # A dataclass without a docstring is given its signature for one.
     doc = cls.__doc__ or ""
@@ -26,11 +27,11 @@ def markdown(text: str) -> str:
     return text.replace("``", "`")
 
 
-def field_docs(cls: type[Component]) -> dict[str, str]:
+def field_docs(cls: type[Component | Section]) -> dict[str, str]:
     """Return ``{field: the literal that stands beneath it}``, of the class and its bases."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        if issubclass(base, Component) and base is not Component:
+        if issubclass(base, Component | Section) and base not in (Component, Section):
             docs |= _docs_in_source(base)
     return docs
 

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from simfl.component import Component
 from simfl.scenario.component_docs import markdown
 from simfl.scenario.json_schema import component_schema, section_schema
-from simfl.scenario.section import Section
 from simfl.scenario.yaml_format import flow_yaml
+from simfl.section import Section
 
 JsonSchema: TypeAlias = "dict[str, Any]"
 
@@ -60,7 +60,7 @@ def type_text(schema: JsonSchema) -> str:
     """
     if "x-component" in schema:
         return str(schema["x-component"])
-    if "$ref" in schema:
+    if "x-section" in schema:
         return "section"
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(type_text(option) for option in schema["anyOf"]))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from simfl.errors import ScenarioError, did_you_mean
 from simfl.scenario.document import Document, Path, show
-from simfl.scenario.section import Section, UnknownKey
+from simfl.scenario.fields import UnknownKey, keys_of, metadata_of
 from simfl.scenario.yaml_format import flow_yaml
+from simfl.section import Section
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -156,13 +157,11 @@ def _example(path: Path, schema: type[Section]) -> str:
     if section is None:
         return "it"
     attributes = {section.flat.key: section.flat.attribute} if section.flat else {}
-    field = section.model_fields.get(attributes.get(str(path[-1]), str(path[-1])))
-    if field is None or not field.examples:
-        return "it"
-    return f"for example `{flow_yaml({str(path[-1]): field.examples[0]})[1:-1]}`"
+    key = str(path[-1])
+    examples = metadata_of(section).get(attributes.get(key, key), {}).get("examples")
+    return f"for example `{flow_yaml({key: examples[0]})[1:-1]}`" if examples else "it"
 
 
 def _section_type(schema: type[Section], name: str | int) -> type[Section] | None:
-    field = schema.model_fields.get(str(name))
-    kind = field.annotation if field else None
+    kind, _ = keys_of(schema).get(str(name), (None, None))
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None

@@ -4,54 +4,69 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from simfl.component import Component, field_types
-from simfl.scenario.component_docs import field_docs, markdown, summary
+from simfl.component import KIND, Component
+from simfl.scenario.component_docs import field_docs, full_doc, markdown, summary
+from simfl.scenario.fields import fields_adapter, keys_of
 from simfl.scenario.kinds import component_kinds
-from simfl.scenario.named import KIND, fields_adapter
-from simfl.scenario.plain import to_plain, to_short
+from simfl.scenario.plain import to_short
 from simfl.scenario.schema import Scenario
-from simfl.scenario.section import Section
+from simfl.section import Section
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+_REFERENCES: Final = {"x-component", "x-section"}
+"""Keywords whose value is the name of a definition, until all is put together."""
 
 JsonSchema: TypeAlias = "dict[str, Any]"
 
 
 def scenario_schema() -> JsonSchema:
     """Return the JSON Schema (draft 2020-12) of a scenario, with all that is registered now."""
-    schema = section_schema(Scenario)
-    definitions = schema.pop("$defs")
-    for name, section in _flat_sections():
-        definitions[name] = _flat_schema(definitions[name], section)
+    definitions = {}
+    for section in sorted(set(_sections(Scenario)), key=lambda section: section.__name__):
+        schema = section_schema(section)
+        definitions[section.__name__] = _flat_schema(schema, section) if section.flat else schema
+    # Not both can be given.
+    both = {name: {"type": "integer"} for name in ("epochs", "steps")}
+    definitions["ClientSection"]["not"] = {"properties": both, "required": list(both)}
     kinds = {what: _kind_schema(root) for what, root in component_kinds().items()}
-    schema = {"$schema": DIALECT, "title": "simfl scenario", **schema}
+    schema = {"$schema": DIALECT, **section_schema(Scenario)}
     resolved: JsonSchema = _resolved({**schema, "$defs": {**definitions, **kinds}})
     return resolved
 
 
 def section_schema(section: type[Section]) -> JsonSchema:
-    """Return the JSON Schema of a section, in which components are ``{"x-component": kind}``."""
-    return section.model_json_schema(schema_generator=_Generator)
+    """Return the JSON Schema of a section.
+
+    Components are ``{"x-component": kind}`` in it, and sections ``{"x-section": name}``.
+    """
+    schema = _fields_schema(section)
+    if not schema["required"]:
+        del schema["required"]
+    return {"title": section.__name__, "description": full_doc(section), **schema}
 
 
 def component_schema(cls: type[Component]) -> JsonSchema:
     """Return the JSON Schema of a component's fields, with what each means."""
+    return {"description": summary(cls), **_fields_schema(cls)}
+
+
+def _fields_schema(cls: type[Section | Component]) -> JsonSchema:
     schema = fields_adapter(cls).json_schema(schema_generator=_Generator)
     properties = schema.get("properties", {})
     meanings = field_docs(cls)
-    for name, (_, default) in field_types(cls).items():
+    for name, (_, default) in keys_of(cls).items():
         if default is not ...:
-            properties[name]["default"] = to_plain(default)
+            properties[name]["default"] = to_short(default)
         if name in meanings:
             # What Python calls None is null in a scenario.
             properties[name]["description"] = re.sub(r"\bNone\b", "null", meanings[name])
     return {
         "type": "object",
-        "description": summary(cls),
         "properties": properties,
         "required": schema.get("required", []),
         "additionalProperties": False,
@@ -59,20 +74,19 @@ def component_schema(cls: type[Component]) -> JsonSchema:
 
 
 class _Generator(GenerateJsonSchema):
-    """Writes defaults as a scenario would have them, and leaves out titles made of names."""
-
-    def encode_default(self, dft: Any) -> Any:
-        return super().encode_default(to_short(dft))
+    """Leaves out titles made of names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
-def _flat_sections() -> Iterator[tuple[str, type[Section]]]:
-    for field in Scenario.model_fields.values():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section) and section.flat:
-            yield section.__name__, section
+def _sections(cls: type[Section]) -> Iterator[type[Section]]:
+    """Yield the sections within a section."""
+    for hint, _ in keys_of(cls).values():
+        for part in (hint, *get_args(hint), *(a for arg in get_args(hint) for a in get_args(arg))):
+            if isinstance(part, type) and issubclass(part, Section):
+                yield part
+                yield from _sections(part)
 
 
 def _flat_schema(schema: JsonSchema, section: type[Section]) -> JsonSchema:
@@ -125,11 +139,11 @@ def _resolved(schema: Any) -> Any:
         return [_resolved(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    resolved = {key: _resolved(item) for key, item in schema.items() if key != "x-component"}
+    resolved = {key: _resolved(item) for key, item in schema.items() if key not in _REFERENCES}
     if isinstance(schema.get("description"), str):
         resolved["description"] = markdown(" ".join(schema["description"].split()))
-    if "x-component" in schema:
-        resolved["$ref"] = f"#/$defs/{schema['x-component']}"
+    for key in _REFERENCES & schema.keys():
+        resolved["$ref"] = f"#/$defs/{schema[key]}"
     if "$ref" in resolved and len(resolved) > 1:
         resolved = {"allOf": [{"$ref": resolved.pop("$ref")}], **resolved}
     return resolved

@@ -15,6 +15,7 @@ from simfl.plugins import import_plugins
 from simfl.scenario.checks import check_combinations
 from simfl.scenario.document import Document, show
 from simfl.scenario.faults import scenario_error
+from simfl.scenario.fields import read_section
 from simfl.scenario.overrides import apply_overrides
 from simfl.scenario.reading import read_document
 from simfl.scenario.schema import Origin, Scenario
@@ -105,10 +106,10 @@ def validated(document: Document, folders: tuple[Path, ...], *, trust: Trust) ->
     """
     context = {"folders": folders, "trust": trust}
     try:
-        scenario = Scenario.model_validate(document.values, context=context)
+        scenario = read_section(Scenario, document.values, context=context)
     except ValidationError as error:
         raise scenario_error(error, document, schema=Scenario) from None
-    scenario.set_origin(Origin(document, trust))
+    scenario = replace(scenario, _origin=Origin(document, trust))
     check_combinations(scenario)
     return scenario
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from simfl.component import Component, field_types
+from simfl.component import KIND, Component
 from simfl.errors import one_line
-from simfl.scenario.named import KIND
-from simfl.scenario.section import Section
+from simfl.scenario.fields import keys_of
+from simfl.section import Section
 
 
 def to_plain(value: Any) -> Any:
@@ -28,12 +28,10 @@ def to_plain(value: Any) -> Any:
 def to_short(value: Any) -> Any:
     """Return plain data without defaults; a component that has no others is its name alone."""
     if isinstance(value, Component):
-        config = to_plain(value.get_config())
-        defaults = to_plain(_defaults(type(value)))
-        given = {key: item for key, item in config.items() if item != defaults.get(key, ...)}
+        given = _without_defaults(value)
         return {KIND: value.name, **given} if given else value.name
     if isinstance(value, Section):
-        return {name: to_short(getattr(value, name)) for name in sorted(value.model_fields_set)}
+        return _without_defaults(value)
     if isinstance(value, list | tuple):
         return [to_short(item) for item in value]
     return value
@@ -41,7 +39,7 @@ def to_short(value: Any) -> Any:
 
 def _section(section: Section) -> dict[str, Any]:
     plain: dict[str, Any] = {}
-    for name in type(section).model_fields:
+    for name in keys_of(type(section)):
         value = getattr(section, name)
         if section.flat is not None and name == section.flat.attribute:
             plain |= {section.flat.key: value.name, **to_plain(value.get_config())}
@@ -50,8 +48,10 @@ def _section(section: Section) -> dict[str, Any]:
     return plain
 
 
-def _defaults(cls: type[Component]) -> dict[str, Any]:
-    return {name: default for name, (_, default) in field_types(cls).items()}
+def _without_defaults(value: Component | Section) -> dict[str, Any]:
+    given = {name: getattr(value, name) for name in keys_of(type(value))}
+    defaults = {name: default for name, (_, default) in keys_of(type(value)).items()}
+    return {name: to_plain(item) for name, item in given.items() if item != defaults[name]}
 
 
 def describe_changes(former: Any, present: Any) -> str:

@@ -14,10 +14,9 @@ from simfl.component import Component
 from simfl.scenario.component_docs import full_doc, markdown
 from simfl.scenario.description import KeyDescription, describe_component, describe_section
 from simfl.scenario.kinds import component_kinds
-from simfl.scenario.schema import Scenario
-from simfl.scenario.section import Section
-from simfl.scenario.sections import (
-    AshaSection,
+from simfl.scenario.schema import AshaSection, Scenario, SweepSection
+from simfl.section import Section
+from simfl.sections import (
     ClientSection,
     ClusterSection,
     DataSection,
@@ -30,7 +29,6 @@ from simfl.scenario.sections import (
     SelectionSection,
     ServerOptimizerSection,
     ServerSection,
-    SweepSection,
 )
 
 _INTRODUCTION = """\

@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Final, Literal
 
-from annotated_types import MinLen
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo
+from annotated_types import Gt, MinLen
+from pydantic import AfterValidator
 
 from simfl.component import Count
 from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
-from simfl.scenario.document import Document, parse_path, show
-from simfl.scenario.named import fault
+from simfl.scenario.document import Document, parse_path
 from simfl.scenario.plain import to_plain
-from simfl.scenario.section import Section
-from simfl.scenario.sections import (
+from simfl.scenario.space import checked_searcher, checked_values
+from simfl.scenario.trust import Trust
+from simfl.scenario.validators import check_label, folder_name, trusted_modules
+from simfl.scenario.yaml_format import dump_yaml
+from simfl.section import Section, optional, required
+from simfl.sections import (
     CheckpointSection,
     ClientSection,
     ClusterSection,
@@ -26,14 +29,11 @@ from simfl.scenario.sections import (
     EvaluationSection,
     ModelSection,
     OutputSection,
+    Seed,
     ServerSection,
-    SweepSection,
+    Whole,
 )
-from simfl.scenario.trust import Trust, is_untrusted, refusal
-from simfl.scenario.yaml_format import dump_yaml
 
-_MAX_NAME: Final = 200
-_MAX_LABEL: Final = 60
 _FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "sweep")
 """The sections that do not affect a round's results; for ``cluster`` see ``numbers``."""
 
@@ -48,52 +48,79 @@ class Origin:
     """Whether it was let run code of its author's."""
 
 
-def _require_folder_name(name: str) -> str:
-    """See that a run's folder lies where it should, and that a terminal shows what it is called."""
-    if not name.isprintable() or not 0 < len(name.encode()) <= _MAX_NAME or set(name) & set("/\\"):
-        raise fault(
-            f"is {show(name)}, which is part of a folder's name; use printable characters but "
-            f"'/' and '\\', {_MAX_NAME} bytes at most"
-        )
-    return name
+@dataclass(frozen=True, kw_only=True)
+class AshaSection(Section):
+    """Early stopping by ASHA (Li et al., 2020, https://arxiv.org/abs/1810.05934).
+
+    After ``grace_rounds``, and after ``factor``, ``factor`` squared... times as many, a trial is
+    stopped unless it is among the best ``1 / factor`` of those that have come as far.
+    """
+
+    grace_rounds: Count = 1
+    """How many rounds every trial is given."""
+    factor: Annotated[float, Gt(1)] = 4.0
+    """One in how many trials goes on each time."""
 
 
-def _without_code(named: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Refuse modules, and folders of modules, in an untrusted scenario."""
-    if named and is_untrusted(info.context):
-        raise fault(refusal(f"is {show(named)}"))
-    return named
+@dataclass(frozen=True, kw_only=True)
+class SweepSection(Section):
+    """Trials: runs of this scenario with other values in some of its keys (``simfl sweep``)."""
+
+    cases: dict[str, dict[str, Any]] = optional(
+        dict, example={"plain": {}, "momentum": {"client.optimizer.modules": ["momentum"]}}
+    )
+    """What is tried together: values by key, under the ``label`` that trials with these get. Each
+    case is combined with all of ``over``."""
+    over: dict[str, Annotated[Any, AfterValidator(checked_values)]] = optional(
+        dict, example={"client.optimizer.lrate": [0.01, 0.1]}
+    )
+    """What is tried, by key: a list, whole numbers as ``0..4``, or a draw by chance:
+    ``{uniform: [0, 1]}``, ``{loguniform: [0.001, 1]}``, ``{integers: [1, 9]}`` or
+    ``{choice: [a, b]}``, bounds included. All combinations of what lists hold are tried."""
+    samples: Count = 1
+    """How often each combination is tried, with other draws; with a searcher, the number of
+    trials."""
+    seed: Whole = 0
+    """The seed of the draws, and of the searcher. The trials' own is the scenario's ``seed``."""
+    metric: str | None = None
+    """The metric of ``metrics.jsonl`` whose final value ranks the trials. null: the first metric on
+    the test split, such as ``accuracy``; without a test split, its mean over clients, such as
+    ``client_accuracy``; ``train_loss`` if nothing is evaluated."""
+    mode: Literal["auto", "max", "min"] = "auto"
+    """Which values of the metric are better. auto: the metric knows."""
+    asha: AshaSection | None = None
+    """Early stopping of trials that fall behind. null: every trial runs to its end."""
+    searcher: Annotated[str | dict[str, Any], AfterValidator(checked_searcher)] | None = None
+    """What proposes values by the results so far, instead of lists and draws by chance: the name of
+    one of Ray Tune's, such as ``optuna``, or ``{kind: optuna, ...}`` with its arguments. A list is
+    one of its choices."""
+    concurrent: Count | Literal["auto"] = "auto"
+    """How many trials run at once. auto: as many as there is room for."""
 
 
-def _require_label(label: str) -> str:
-    """Check that a label is a line that fits into a legend."""
-    if not label.isprintable() or not 0 < len(label) <= _MAX_LABEL:
-        raise fault(f"is {show(label)}; use 1 to {_MAX_LABEL} printable characters")
-    return label
-
-
+@dataclass(frozen=True, kw_only=True)
 class Scenario(Section):
     """All that a run is made of. ``load_scenario`` makes one."""
 
-    name: Annotated[str, AfterValidator(_require_folder_name)] | None = None
+    name: Annotated[str, AfterValidator(folder_name)] | None = None
     """What the run is called; it is part of its folder's name. null: "run"."""
-    label: Annotated[str, AfterValidator(_require_label)] | None = None
+    label: Annotated[str, AfterValidator(check_label)] | None = None
     """What reports call the run, and the runs that differ from it only in their seed. null: the
     keys that distinguish it from the others."""
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    seed: Seed = 0
     """All randomness follows from it."""
-    rounds: Count = Field(examples=[100])
+    rounds: Count = required(example=100)
     """How many rounds are run."""
-    plugins: Annotated[tuple[Annotated[str, MinLen(1)], ...], AfterValidator(_without_code)] = ()
+    plugins: Annotated[tuple[Annotated[str, MinLen(1)], ...], AfterValidator(trusted_modules)] = ()
     """Python modules to import, here and in every actor, because they register components."""
-    search: Annotated[tuple[str, ...], AfterValidator(_without_code)] = ()
+    search: Annotated[tuple[str, ...], AfterValidator(trusted_modules)] = ()
     """The folders in which ``plugins`` and ``python`` paths are looked for, before the usual
     places. Left out: the scenario's own folder and the current one."""
-    data: DataSection = Field(examples=[{"source": "digits"}])
+    data: DataSection = required(example={"source": "digits"})
     """The examples, and who holds them."""
-    model: ModelSection = Field(examples=[{"kind": "mlp"}])
+    model: ModelSection = required(example={"kind": "mlp"})
     """The model and the loss."""
-    client: ClientSection = Field(examples=[{"optimizer": {"lrate": 0.1}}])
+    client: ClientSection = required(example={"optimizer": {"lrate": 0.1}})
     """The cohort of a round, and the local training."""
     server: ServerSection = ServerSection()
     """The aggregation of updates, and the server's step."""
@@ -108,11 +135,7 @@ class Scenario(Section):
     sweep: SweepSection | None = None
     """The trials of ``simfl sweep``. null: this is one run."""
 
-    _origin: Origin = PrivateAttr(default_factory=Origin)
-
-    def set_origin(self, origin: Origin) -> None:
-        """Say where the scenario comes from; ``load_scenario`` does."""
-        self._origin = origin
+    _origin: Origin = field(default=Origin(), compare=False, repr=False)
 
     @property
     def trust(self) -> Trust:
@@ -143,14 +166,10 @@ class Scenario(Section):
         """Return the scenario with what ``client.stack`` stands for written out, by group."""
         groups = self.cluster.groups
         if not groups:
-            client = self.client.model_copy(update={"stack": stacks[0]})
-            return self.model_copy(update={"client": client})
-        chosen = tuple(
-            group.model_copy(update={"stack": stack})
-            for group, stack in zip(groups, stacks, strict=True)
-        )
-        cluster = self.cluster.model_copy(update={"groups": chosen})
-        return self.model_copy(update={"cluster": cluster})
+            return replace(self, client=replace(self.client, stack=stacks[0]))
+        pairs = zip(groups, stacks, strict=True)
+        chosen = tuple(replace(group, stack=stack) for group, stack in pairs)
+        return replace(self, cluster=replace(self.cluster, groups=chosen))
 
     def numbers(self) -> dict[str, Any]:
         """Return, as plain data, everything that affects the results of a round.

@@ -10,10 +10,11 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from simfl.component import KIND
 from simfl.errors import did_you_mean
 from simfl.scenario.document import show
-from simfl.scenario.named import KIND, fault
 from simfl.scenario.reading import parse_value
+from simfl.scenario.validators import fault
 
 _RANGE: Final = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _MAX_RANGE: Final = 10_000

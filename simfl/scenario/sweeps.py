@@ -17,14 +17,14 @@ from pydantic import ValidationError
 from simfl.errors import InputError, ScenarioError
 from simfl.scenario.document import Document, Path, Place, format_path, parse_path
 from simfl.scenario.faults import scenario_error
+from simfl.scenario.fields import read_section
 from simfl.scenario.loading import import_plugins_of, read, validated
 from simfl.scenario.overrides import put_values
-from simfl.scenario.schema import Scenario
-from simfl.scenario.section import Section
-from simfl.scenario.sections import SweepSection
+from simfl.scenario.schema import Scenario, SweepSection
 from simfl.scenario.space import Draw, Each, Values, parse_values, read_values
 from simfl.scenario.trust import Trust
 from simfl.scenario.yaml_format import flow_yaml
+from simfl.section import Section
 from simfl.seeding import numpy_generator
 
 _ORIGIN: Final = "--over"
@@ -36,10 +36,11 @@ _MAX_NAME: Final = 100
 """Bytes."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class _SweepOnly(Section):
     """A scenario of which nothing but the sweep is looked at."""
 
-    sweep: SweepSection = SweepSection(cases={}, over={})
+    sweep: SweepSection = SweepSection()
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _section(document: Document) -> SweepSection:
     sweep = document.values.get("sweep")
     alone = {} if sweep is None else {"sweep": sweep}
     try:
-        return _SweepOnly.model_validate(alone).sweep
+        return read_section(_SweepOnly, alone, context={}).sweep
     except ValidationError as error:
         raise scenario_error(error, document, schema=_SweepOnly) from None
 

@@ -16,7 +16,7 @@ from simfl.cluster.references import SharedData
 from simfl.cluster.session import chosen_address
 from simfl.cluster.setup import EngineSetup
 from simfl.engine import Engine, InlineEngine, device_for, prepare_device
-from simfl.scenario.sections import ActorsSection, ClusterSection, GroupSection
+from simfl.sections import ActorsSection, ClusterSection, GroupSection
 from simfl.simulation.build import Simulation
 
 Backend = Literal["inline", "ray"]

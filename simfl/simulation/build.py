@@ -32,7 +32,7 @@ from simfl.models.metrics import adds_up, as_metrics
 from simfl.optimizer import ScaffoldServer
 from simfl.sampling import Sampler, plan_round
 from simfl.scenario import Scenario
-from simfl.scenario.sections import GroupSection
+from simfl.sections import GroupSection
 from simfl.server import ServerRecipe
 from simfl.simulation.grouping import assign_groups, order_by_group
 from simfl.simulation.trial import try_step

@@ -14,7 +14,7 @@ from simfl.messages import EvaluationChunk, FloatColumn
 from simfl.models.model import MetricSums
 from simfl.observers import ClientEvaluation
 from simfl.record import ClientMetric, RoundRecord, client_keys
-from simfl.scenario.sections import EvaluationSection
+from simfl.sections import EvaluationSection
 from simfl.simulation.build import Simulation
 
 WORST_SHARE = 0.1

@@ -11,7 +11,7 @@ from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
 from simfl.messages import CohortPart, RoundPlan
 from simfl.scenario import Scenario
-from simfl.scenario.sections import SelectionSection
+from simfl.sections import SelectionSection
 from simfl.seeding import numpy_generator
 
 _NOBODY = -1

@@ -7,7 +7,7 @@ from typing import Any
 
 from simfl.cluster.searching import Suggestions, require_searcher
 from simfl.cluster.tuning import require_tune
-from simfl.scenario.named import KIND
+from simfl.component import KIND
 from simfl.scenario.space import Each
 from simfl.scenario.sweeps import SweepPlan
 from simfl.sweep.ledger import FINISHED, Past

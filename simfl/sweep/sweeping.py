@@ -27,8 +27,9 @@ from simfl.errors import InputError
 from simfl.observers import RunConsole
 from simfl.report.reading import read_run
 from simfl.scenario import Scenario, Trust, own_address
-from simfl.scenario.sections import AshaSection, ClusterSection
+from simfl.scenario.schema import AshaSection
 from simfl.scenario.sweeps import SweepPlan, Trial, load_sweep
+from simfl.sections import ClusterSection
 from simfl.simulation import Backend
 from simfl.simulation.folder import checked_folder, new_folder, require_writable
 from simfl.states import open_storage

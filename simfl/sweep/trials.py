@@ -8,19 +8,21 @@ import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from simfl.cluster.references import SharedData
 from simfl.cluster.tuning import Report
 from simfl.errors import ClientError, SimflError
 from simfl.record import RoundRecord
 from simfl.scenario import Scenario
-from simfl.scenario.sections import ClusterSection
 from simfl.scenario.sweeps import SweepPlan, Trial
+from simfl.sections import ActorsSection, ClusterSection
 from simfl.simulation import Backend, run_by_round
 from simfl.sweep.ledger import read_past
+
+A = TypeVar("A", bound=ActorsSection)
 
 TRIALS_FOLDER = "trials"
 ERROR_FILE = "error.txt"
@@ -126,15 +128,17 @@ def _in_its_place(scenario: Scenario, trial: Trial, *, actors: Sequence[int]) ->
         cluster = _with_actors(cluster, actors)
     if checkpoint.location is not None:
         location = f"{checkpoint.location.rstrip('/')}/{trial.name}"
-        checkpoint = checkpoint.model_copy(update={"location": location})
-    return scenario.model_copy(update={"cluster": cluster, "checkpoint": checkpoint})
+        checkpoint = replace(checkpoint, location=location)
+    return replace(scenario, cluster=cluster, checkpoint=checkpoint)
 
 
 def _with_actors(cluster: ClusterSection, actors: Sequence[int]) -> ClusterSection:
     """Return the section with so many actors in each group; in a trial they neither come nor go."""
-    fixed = [{"actors": n, "min_actors": None, "max_actors": None} for n in actors]
     if not cluster.groups:
-        return cluster.model_copy(update=fixed[0])
-    pairs = zip(cluster.groups, fixed, strict=True)
-    groups = tuple(group.model_copy(update=changes) for group, changes in pairs)
-    return cluster.model_copy(update={"groups": groups})
+        return _fixed(cluster, actors[0])
+    groups = tuple(map(_fixed, cluster.groups, actors))
+    return replace(cluster, groups=groups)
+
+
+def _fixed(section: A, actors: int) -> A:
+    return replace(section, actors=actors, min_actors=None, max_actors=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -229,7 +230,7 @@ class TestPlugins:
 
 def test_a_scenario_cannot_be_changed(minimal):
     scenario = load_scenario(minimal)
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(FrozenInstanceError):
         scenario.rounds = 5
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from simfl.scenario.fields import keys_of
 from simfl.scenario.kinds import component_kinds
 from simfl.scenario.reference import scenario_reference
 from simfl.scenario.schema import Scenario
@@ -18,7 +19,7 @@ def test_the_page_is_up_to_date():
 
 def test_the_page_has_every_key_and_every_name():
     page = scenario_reference()
-    for key in ("rounds", "per_round", *Scenario.model_fields):
+    for key in ("rounds", "per_round", *keys_of(Scenario)):
         assert f"| `{key}` |" in page
     for what, root in component_kinds().items():
         assert f"### {what}\n" in page

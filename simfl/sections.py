@@ -1,12 +1,16 @@
-"""The sections of a scenario, key by key."""
+"""The sections of a scenario: every key, with its type, bounds, default and meaning.
+
+A new key is declared here and read where it is used; `simfl.scenario` checks its value, and the
+JSON Schema and docs/scenario.md are generated from this file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, model_validator
+from annotated_types import Ge, Interval, MinLen
 
 from simfl.aggregation import Aggregator, Mean
 from simfl.component import Count, NonNegative, Positive
@@ -15,41 +19,59 @@ from simfl.models import CrossEntropy, Loss, Metric, ModelSpec, Precision
 from simfl.observers import Observer
 from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
 from simfl.sampling import Sampler, Uniform
-from simfl.scenario.document import show
-from simfl.scenario.named import Named, Rate, fault
-from simfl.scenario.section import FlatField, Section
-from simfl.scenario.space import checked_searcher, checked_values
-from simfl.scenario.trust import is_plain_location, is_untrusted
+from simfl.section import FlatField, Section, required
 
-Fraction = Annotated[float, Interval(ge=0, lt=1)]
+__all__ = [
+    "ActorsSection",
+    "CheckpointSection",
+    "ClientSection",
+    "ClusterSection",
+    "DataSection",
+    "EvaluationSection",
+    "GroupSection",
+    "ModelSection",
+    "NormalizeSection",
+    "OptimizerSection",
+    "OutputSection",
+    "Seed",
+    "SelectionSection",
+    "ServerOptimizerSection",
+    "ServerSection",
+    "Whole",
+]
+
+BelowOne = Annotated[float, Interval(ge=0, lt=1)]
 Whole = Annotated[int, Ge(0)]
+Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 
 
+@dataclass(frozen=True, kw_only=True)
 class NormalizeSection(Section):
     """What is taken off inputs, and what they are divided by then, when a batch is read."""
 
-    mean: Annotated[tuple[float, ...], MinLen(1)] = Field(examples=[[0.5]])
+    mean: Annotated[tuple[float, ...], MinLen(1)] = required(example=[0.5])
     """One number for each channel, the first axis of an input, or one for all."""
-    std: Annotated[tuple[Positive, ...], MinLen(1)] = Field(examples=[[0.25]])
+    std: Annotated[tuple[Positive, ...], MinLen(1)] = required(example=[0.25])
     """Likewise."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class DataSection(Section):
     """Where examples come from and which client holds which; the source's fields lie beside."""
 
     flat: ClassVar[FlatField | None] = FlatField(attribute="source", key="source")
 
-    source: Annotated[Source, Named(Source)] = Field(examples=["digits"])
+    source: Source = required(example="digits")
     """Where examples come from."""
-    partition: Annotated[Partition, Named(Partition)] | None = None
+    partition: Partition | None = None
     """Which client holds which examples. null: the source's column ``client`` says so."""
-    test_fraction: Fraction = 0.0
+    test_fraction: BelowOne = 0.0
     """The share of all examples set aside, before they are split over clients, as the test split
     of the central evaluation."""
-    holdout_fraction: Fraction = 0.0
+    holdout_fraction: BelowOne = 0.0
     """The share of each client's examples that it keeps for its own evaluation."""
 
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    seed: Seed | None = None
     """The seed for examples and their splits, so that runs with different seeds can have the same
     data. null: the scenario's ``seed``."""
     divide_by: Positive | None = None
@@ -81,27 +103,29 @@ class DataSection(Section):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
 class ModelSection(Section):
     """What is trained, and what training minimises; the model's fields lie beside."""
 
     flat: ClassVar[FlatField | None] = FlatField(attribute="spec", key="kind")
 
-    spec: Annotated[ModelSpec, Named(ModelSpec)] = Field(examples=["mlp"])
+    spec: ModelSpec = required(example="mlp")
     """The kind of model."""
-    loss: Annotated[Loss, Named(Loss)] = CrossEntropy()
+    loss: Loss = CrossEntropy()
     """What training minimises."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class OptimizerSection(Section):
     """An Optimizer: regularizers, then modules, then ``-lrate * (u + w_decay * w)``."""
 
-    lrate: Annotated[float | Schedule, Rate(Schedule)] = Field(examples=[0.1])
+    lrate: float | Schedule = required(example=0.1)
     """The learning rate: a number or a schedule."""
-    w_decay: Annotated[float | Schedule, Rate(Schedule)] = 0.0
+    w_decay: float | Schedule = 0.0
     """The weight decay, decoupled as in AdamW: a number or a schedule."""
-    regularizers: tuple[Annotated[Regularizer, Named(Regularizer)], ...] = ()
+    regularizers: tuple[Regularizer, ...] = ()
     """Terms added to the gradients which depend on the weights, in order."""
-    modules: tuple[Annotated[OptiModule, Named(OptiModule)], ...] = ()
+    modules: tuple[OptiModule, ...] = ()
     """Transformations of the gradients, in order."""
 
     def build(self) -> Optimizer:
@@ -114,27 +138,21 @@ class OptimizerSection(Section):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
 class ServerOptimizerSection(OptimizerSection):
     """The server's Optimizer, which takes the aggregated delta for a gradient."""
 
-    lrate: Annotated[float | Schedule, Rate(Schedule)] = 1.0
+    lrate: float | Schedule = 1.0
     """The learning rate, a number or a schedule; 1.0 and no modules is FedAvg."""
 
 
-def _epochs_or_steps(schema: dict[str, Any]) -> None:
-    """Say in the JSON Schema that not both can be given."""
-    both = {name: {"type": "integer"} for name in ("epochs", "steps")}
-    schema["not"] = {"properties": both, "required": list(both)}
-
-
+@dataclass(frozen=True, kw_only=True)
 class ClientSection(Section):
     """Who takes part in a round, and what each client does in it."""
 
-    model_config = ConfigDict(json_schema_extra=_epochs_or_steps)
-
     per_round: Count | None = None
     """How many clients take part in a round. null: all of them."""
-    sampler: Annotated[Sampler, Named(Sampler)] = Uniform()
+    sampler: Sampler = Uniform()
     """The rule by which they are drawn."""
     epochs: Count | None = None
     """How often a client goes through its examples in a round; 1 unless ``steps`` is given."""
@@ -149,7 +167,7 @@ class ClientSection(Section):
     gradients is divided by ``batch_size``, also in a short batch; without ``batch_size``, by the
     client's number of examples. null or 0: off.
     """
-    optimizer: OptimizerSection = Field(examples=[{"lrate": 0.1}])
+    optimizer: OptimizerSection = required(example={"lrate": 0.1})
     """The clients' Optimizer."""
     precision: Precision = "float32"
     """What models compute in while they train. bf16: matrix products and convolutions in bfloat16,
@@ -167,31 +185,31 @@ class ClientSection(Section):
     """What becomes of an update with NaN or infinite values: it ends the run, or it is left out
     and counted."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_epoch_by_default(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("steps") is not None:
-            return values
-        return values if values.get("epochs") is not None else {**values, "epochs": 1}
+    def __post_init__(self) -> None:
+        """Train for one epoch by default."""
+        if self.epochs is None and self.steps is None:
+            object.__setattr__(self, "epochs", 1)
 
 
+@dataclass(frozen=True, kw_only=True)
 class ServerSection(Section):
     """How the clients' updates become the new weights."""
 
     optimizer: ServerOptimizerSection = ServerOptimizerSection()
     """The server's Optimizer."""
-    aggregator: Annotated[Aggregator, Named(Aggregator)] = Mean()
+    aggregator: Aggregator = Mean()
     """How the clients' deltas become one."""
     weighting: Literal["examples", "steps", "uniform"] = "examples"
     """What a client counts by: the examples it trained on, the steps it took, or 1 each."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class EvaluationSection(Section):
     """What is measured, when, and on which examples."""
 
     every: Whole = 1
     """Evaluate on the test split after every so many rounds, and after the last. 0: never."""
-    metrics: tuple[Annotated[Metric, Named(Metric)], ...] | None = None
+    metrics: tuple[Metric, ...] | None = None
     """What is measured beside the loss. null: what suits the loss."""
     batch_size: Count = 128
     """The examples evaluated at once, of one client or of several small ones."""
@@ -200,6 +218,7 @@ class EvaluationSection(Section):
     what it keeps (``data.holdout_fraction``), or all it has. 0: never."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class ActorsSection(Section):
     """Client actors of one kind: how many, and what each takes of the cluster."""
 
@@ -218,9 +237,9 @@ class ActorsSection(Section):
     train on a GPU if this is more than 0, and on CPUs otherwise."""
     accelerator_type: Annotated[str, MinLen(1)] | None = None
     """The kind of GPU, such as ``A100`` or ``H200``, by Ray's names. null: any."""
-    resources: dict[Annotated[str, MinLen(1)], Positive] = Field(default={})
+    resources: dict[Annotated[str, MinLen(1)], Positive] = field(default_factory=dict)
     """What else each actor takes of what nodes were started with (``ray start --resources``)."""
-    labels: dict[Annotated[str, MinLen(1)], Annotated[str, MinLen(1)]] = Field(default={})
+    labels: dict[Annotated[str, MinLen(1)], Annotated[str, MinLen(1)]] = field(default_factory=dict)
     """The labels of the nodes it may be on, as Ray's label selectors have them: ``zone: a``,
     ``zone: in(a,b)``, ``spot: "!yes"``."""
     strategy: Literal["spread", "pack", "strict_spread", "strict_pack"] = "spread"
@@ -228,6 +247,7 @@ class ActorsSection(Section):
     one. All but ``spread`` reserve a Ray placement group, whose size stays."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class SelectionSection(Section):
     """The clients of a group, by one of ``fraction``, ``range``, ``ids`` and ``column``."""
 
@@ -244,12 +264,11 @@ class SelectionSection(Section):
     """The values of ``column`` that the group's clients have."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class GroupSection(ActorsSection):
     """A group of client actors, and the clients that they alone train, for the whole run."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$")] = Field(
-        examples=["gpu"]
-    )
+    name: str = required(example="gpu", pattern=r"^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$")
     """What the group is called: small letters, digits, ``-`` and ``_``."""
     clients: Literal["rest"] | SelectionSection = "rest"
     """The clients it trains. rest: those that no other group does."""
@@ -258,24 +277,17 @@ class GroupSection(ActorsSection):
     suits the group's kind of device."""
 
 
-def _trusted_address(address: str | None, info: ValidationInfo) -> str | None:
-    """Refuse an address in an untrusted scenario."""
-    if address not in (None, "local") and is_untrusted(info.context):
-        raise fault(
-            f"is {show(address)}, where your Ray token would be sent, and trust is 'none'; remove "
-            "it, and use --address if you trust that cluster"
-        )
-    return address
-
-
+@dataclass(frozen=True, kw_only=True)
 class ClusterSection(ActorsSection):
     """What the run takes of Ray: actors, CPUs and GPUs."""
+
+    address_fields: ClassVar[tuple[str, ...]] = ("address",)
 
     placement: Literal["pool", "dedicated"] = "pool"
     """Whether a pool of actors takes any client, or each client has an actor of its own."""
     groups: tuple[GroupSection, ...] = ()
     """Groups of client actors, instead of a single one that the keys above describe."""
-    address: Annotated[str | None, AfterValidator(_trusted_address)] = None
+    address: str | None = None
     """The address of a running Ray cluster. null: a cluster of its own on this machine."""
     autoscaling: bool = False
     """Whether the cluster starts nodes for what has no room yet. Otherwise a demand that its nodes
@@ -306,28 +318,22 @@ class ClusterSection(ActorsSection):
     """Whether Ray's dashboard runs beside a cluster of its own."""
 
 
-def _trusted_location(location: str | None, info: ValidationInfo) -> str | None:
-    """Refuse a location that may run code in an untrusted scenario."""
-    if location is not None and is_untrusted(info.context) and not is_plain_location(location):
-        raise fault(
-            f"is {show(location)}, which may run code or log in as you elsewhere, and trust is "
-            "'none'; use a folder, or one URL that begins with s3://, gs:// or abfs://"
-        )
-    return location
-
-
+@dataclass(frozen=True, kw_only=True)
 class CheckpointSection(Section):
     """When a run is saved, so that it can go on after it was stopped."""
+
+    location_fields: ClassVar[tuple[str, ...]] = ("location",)
 
     every: Whole = 10
     """Write a checkpoint after every so many rounds, while the next round is trained. 0: never."""
     keep: Count = 2
     """How many checkpoints stay; the one before the last serves if the last is damaged."""
-    location: Annotated[str | None, AfterValidator(_trusted_location)] = None
+    location: str | None = None
     """A folder, or a URL such as s3://bucket/runs/1, for this run alone. null: ``checkpoints`` in
     the run's folder."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class OutputSection(Section):
     """What is written, and where."""
 
@@ -336,53 +342,5 @@ class OutputSection(Section):
     clients: bool = True
     """Whether a row for each client of a round is written, to ``clients.parquet``, and one for each
     client that was evaluated, to ``evaluations.parquet``."""
-    observers: tuple[Annotated[Observer, Named(Observer)], ...] = ()
+    observers: tuple[Observer, ...] = ()
     """What else is told of every round, on the driver: trackers, or your own."""
-
-
-class AshaSection(Section):
-    """Early stopping by ASHA (Li et al., 2020, https://arxiv.org/abs/1810.05934).
-
-    After ``grace_rounds``, and after ``factor``, ``factor`` squared... times as many, a trial is
-    stopped unless it is among the best ``1 / factor`` of those that have come as far.
-    """
-
-    grace_rounds: Count = 1
-    """How many rounds every trial is given."""
-    factor: Annotated[float, Gt(1)] = 4.0
-    """One in how many trials goes on each time."""
-
-
-class SweepSection(Section):
-    """Trials: runs of this scenario with other values in some of its keys (``simfl sweep``)."""
-
-    cases: dict[str, dict[str, Any]] = Field(
-        {}, examples=[{"plain": {}, "momentum": {"client.optimizer.modules": ["momentum"]}}]
-    )
-    """What is tried together: values by key, under the ``label`` that trials with these get. Each
-    case is combined with all of ``over``."""
-    over: dict[str, Annotated[Any, AfterValidator(checked_values)]] = Field(
-        {}, examples=[{"client.optimizer.lrate": [0.01, 0.1]}]
-    )
-    """What is tried, by key: a list, whole numbers as ``0..4``, or a draw by chance:
-    ``{uniform: [0, 1]}``, ``{loguniform: [0.001, 1]}``, ``{integers: [1, 9]}`` or
-    ``{choice: [a, b]}``, bounds included. All combinations of what lists hold are tried."""
-    samples: Count = 1
-    """How often each combination is tried, with other draws; with a searcher, the number of
-    trials."""
-    seed: Whole = 0
-    """The seed of the draws, and of the searcher. The trials' own is the scenario's ``seed``."""
-    metric: str | None = None
-    """The metric of ``metrics.jsonl`` whose final value ranks the trials. null: the first metric on
-    the test split, such as ``accuracy``; without a test split, its mean over clients, such as
-    ``client_accuracy``; ``train_loss`` if nothing is evaluated."""
-    mode: Literal["auto", "max", "min"] = "auto"
-    """Which values of the metric are better. auto: the metric knows."""
-    asha: AshaSection | None = None
-    """Early stopping of trials that fall behind. null: every trial runs to its end."""
-    searcher: Annotated[str | dict[str, Any], AfterValidator(checked_searcher)] | None = None
-    """What proposes values by the results so far, instead of lists and draws by chance: the name of
-    one of Ray Tune's, such as ``optuna``, or ``{kind: optuna, ...}`` with its arguments. A list is
-    one of its choices."""
-    concurrent: Count | Literal["auto"] = "auto"
-    """How many trials run at once. auto: as many as there is room for."""
