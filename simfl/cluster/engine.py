@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.starting import SERVER, Starter
 from simfl.cluster.wire import open_parcel
-from simfl.cluster.workers import ClientPool, Ended
+from simfl.cluster.workers import ClientPool
 from simfl.engine import (
     Pace,
     Trained,
@@ -39,7 +39,7 @@ from simfl.engine import (
     peak_memory,
     snapshot_of,
 )
-from simfl.engine.events import Begin
+from simfl.engine.events import AnyChunk, Assign, Begin
 from simfl.engine.recovery import Decision, Limits, Loss, decide
 from simfl.errors import StatesLostError
 from simfl.messages import (
@@ -125,7 +125,7 @@ class RayEngine:
         return self._repeat(
             lambda: self._train_once(plan, handle),
             # It has received part of a round whose chunks may be cut differently now.
-            before_repeat=lambda: self._server.put_back(handle, ()),
+            before_repeat=lambda: self._server.restore(handle),
             doing=f"round {plan.round}",
         )
 
@@ -145,7 +145,7 @@ class RayEngine:
 
         def once() -> list[MetricSums]:
             begin = Begin(shares, lanes=kinds, lane_of=lambda _: kind)
-            results = {end.chunk: end.result for end in self._pool.run(begin, start)}
+            results = {assign.chunk: sums for assign, sums, _ in self._pool.run(begin, start)}
             return [item for share in shares for item in results[share]]
 
         return self._repeat(once, doing="evaluating")
@@ -197,7 +197,7 @@ class RayEngine:
             self._states.restore({}, ())
             return self._server.start()
         self._states.restore(found.checkpoint.states, found.shards)
-        return self._server.go_back(snapshot_of(found.checkpoint))
+        return self._server.roll_back(snapshot_of(found.checkpoint))
 
     def peak_memory(self) -> dict[str, int | None]:
         """Ask all actors; one that has died since has forgotten."""
@@ -242,40 +242,43 @@ class RayEngine:
     def _train_once(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
         began = time.perf_counter()
         chunks = [chunk for part in plan.split() for chunk in self._cut(plan, part)]
-        partials: list[Ref] = []
-        received: list[Ref] = []
-        retained: dict[int, Retained[Ref]] = {}
-        unasked: list[Chunk] = []
         asks = self._keeps_state and (self._kept_last_round or not self._states.is_empty)
-        traces: list[ChunkTrace] = []
-        by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
-        for end in self._train_chunks(chunks, handle, asks=asks):
-            result: ChunkResult[Ref, Ref] = ChunkResult.join(end.result, end.refs)
-            partials.append(result.partial)
-            retained |= result.states
-            if result.report.keeping and not asks:
-                unasked.append(end.chunk)
-            traces.append(ChunkTrace(result.report, end.actor, end.retries))
-            by_group[end.chunk.group].append(result.report)
+        ended: list[tuple[Assign, ChunkResult[Ref, Ref]]] = []
+        received: list[Ref] = []
+        for assign, result in self._train_chunks(chunks, handle, asks=asks):
+            ended.append((assign, result))
             if not self._pool.is_done:  # the last one comes with end_round: one call less
                 received.append(self._server.receive(result.partial))
-        # This gives the same partials again, bit for bit.
-        for end in self._train_chunks(unasked, handle, asks=True) if unasked else ():
-            retained |= ChunkResult.join(end.result, end.refs).states
+        unasked = [assign.chunk for assign, result in ended if result.report.keeping and not asks]
+        # Repeated chunks give the same partials, bit for bit; only their states are used.
+        repeated = list(self._train_chunks(unasked, handle, asks=True))
         trained = time.perf_counter()
+        partials = [result.partial for _, result in ended]
         report, following = self._server.end_round(plan, handle, partials, received)
+        self._learn_paces(ended)
+        self._commit(plan.round, [result for _, result in ended + repeated])
+        traces = [ChunkTrace(result.report, a.label, a.retries) for a, result in ended]
+        traces.sort(key=lambda trace: trace.report.start)
+        seconds = (trained - began, time.perf_counter() - trained)
+        return Trained(report, RoundTrace(tuple(traces), *seconds, self.num_actors), following)
+
+    def _learn_paces(self, ended: Sequence[tuple[Assign, ChunkResult[Ref, Ref]]]) -> None:
+        by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
+        for assign, result in ended:
+            by_group[assign.chunk.group].append(result.report)
         for group, reports in by_group.items():
             self._paces[group].learn(reports)
-        self._states.commit(retained, num_bytes=sum(t.report.state_bytes for t in traces))
-        self._kept_last_round = any(t.report.keeping for t in traces)
-        if self._states.held_bytes > self._options.state_memory:
-            self._saves.spill(label=f"spill-{plan.round:06d}")
-        traces.sort(key=lambda trace: trace.report.start)
-        ended = time.perf_counter()
-        trace = RoundTrace(tuple(traces), trained - began, ended - trained, self.num_actors)
-        return Trained(report, trace, following)
 
-    def _begin(self, chunks: list[Chunk]) -> Begin:
+    def _commit(self, round: int, results: Sequence[ChunkResult[Ref, Ref]]) -> None:
+        """Store the states that a finished round has produced."""
+        retained = {c: state for result in results for c, state in result.states.items()}
+        num_bytes = sum(result.report.state_bytes for result in results if result.states)
+        self._states.commit(retained, num_bytes=num_bytes)
+        self._kept_last_round = any(result.report.keeping for result in results)
+        if self._states.held_bytes > self._options.state_memory:
+            self._saves.spill(label=f"spill-{round:06d}")
+
+    def _begin(self, chunks: Sequence[AnyChunk]) -> Begin:
         """Return a pass: a group's clients are trained by its actors, or a client by its own."""
         if not self._is_dedicated:
             return Begin(chunks, lanes=[worker.group for worker in self._pool.workers])
@@ -292,9 +295,9 @@ class RayEngine:
         return guided_chunks(plan, part, num_workers, least_work=least_work)
 
     def _train_chunks(
-        self, chunks: list[Chunk], handle: SnapshotRefs, *, asks: bool
-    ) -> Iterator[Ended[Chunk]]:
-        """Train all chunks; yield each as it ends: its report, its partial, its clients' states.
+        self, chunks: Sequence[AnyChunk], handle: SnapshotRefs, *, asks: bool
+    ) -> Iterator[tuple[Assign, ChunkResult[Ref, Ref]]]:
+        """Train all chunks; yield each, and its result, as it ends.
 
         Args:
             chunks: to be trained.
@@ -311,7 +314,8 @@ class RayEngine:
             refs: list[Ref] = method.remote(chunk, handle.broadcast, *states)
             return refs
 
-        yield from self._pool.run(self._begin(chunks), start)
+        for assign, report, others in self._pool.run(self._begin(chunks), start):
+            yield assign, ChunkResult.join(report, others)
 
     def _state(self, client: int) -> Ref | StateFile | None:
         """Return what holds a client's state; a file goes by way of the object store where need be.

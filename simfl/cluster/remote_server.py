@@ -1,4 +1,4 @@
-"""The server's actor, which is put back to where the round started when it dies."""
+"""The server's actor, which is restored to the start of the round when it dies."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from simfl.states import StateFile
 T = TypeVar("T")
 
 LOOK_S = 1.0
-"""How long the driver waits at a time before it checks for stalled actors."""
+"""The interval at which the driver checks for stalled actors, in seconds."""
 
 WARN_S = 30.0
-"""After how many seconds without an answer of the server the driver says so."""
+"""How many seconds without an answer of the server it takes for a message."""
 
 NOTICE_S = 0.2
-"""How long it waits before it calls a dead actor again."""
+"""How long the driver waits before it calls a dead actor again, in seconds."""
 
 
 class RemoteServer:
-    """Calls the server's actor; what dies with it is done again.
+    """Calls the server's actor; what is lost with it is recovered.
 
     Args:
         actor: the server's.
@@ -133,26 +133,6 @@ class RemoteServer:
         self.wait(refs if isinstance(refs, list) else [refs], timeout_s=timeout_s)
         return ray.get(refs)
 
-    def first(self) -> SnapshotRefs:
-        """Return what the first round starts from, of a server that has just been built."""
-        try:
-            return self._settled(self._snapshot(1))
-        except RayError as error:
-            if not is_actor_loss(error):
-                raise explain(error, doing="starting the server") from None
-            return self.start()
-
-    def start(self) -> SnapshotRefs:
-        """Build the server anew, and return what the first round starts from."""
-
-        def fresh() -> SnapshotRefs:
-            built = self.build()
-            refs = self._snapshot(1)
-            self.get(built, timeout_s=self._start_timeout_s)
-            return self._settled(refs)
-
-        return self._until_back(fresh, doing="starting the server")
-
     def build(self) -> Ref:
         """Have the actor build the server; a dead actor is restarted first."""
         self._is_there = False
@@ -160,22 +140,47 @@ class RemoteServer:
         return self._building
 
     def receive(self, partial: Ref) -> Ref:
-        """Hand the server a chunk's partial."""
+        """Send the server a chunk's partial."""
         return self.actor.receive.remote(partial)
 
     def read_state(self, state: StateFile) -> Ref:
         """Read a client's state into the object store."""
         return self.actor.read_state.remote(state)
 
+    def first(self) -> SnapshotRefs:
+        """Return what the first round starts from, of a server that has just been built."""
+        try:
+            return self._snapshot(1)
+        except RayError as error:
+            if not is_actor_loss(error):
+                raise explain(error, doing="starting the server") from None
+            return self.start()
+
+    def start(self) -> SnapshotRefs:
+        """Build the server anew, and return what the first round starts from."""
+        return self._until_back(lambda: self._rebuild(None, round=1), doing="starting the server")
+
+    def roll_back(self, snapshot: Snapshot) -> SnapshotRefs:
+        """Restore the server from a snapshot; return what its round starts from."""
+        round = snapshot.broadcast.round
+        start = SnapshotRefs(
+            ray.put(pack_broadcast(snapshot.broadcast, share_aux=False)),
+            ray.put(pack(snapshot.optimizer, label=round)),
+        )
+        # The server collects auxiliary variables itself, so its own snapshot has them.
+        return self._until_back(
+            lambda: self._rebuild(start, round=round), doing="going back to a checkpoint"
+        )
+
     def end_round(
         self, plan: RoundPlan, start: SnapshotRefs, partials: Sequence[Ref], received: Sequence[Ref]
     ) -> tuple[RoundReport, SnapshotRefs]:
-        """Take the server's step; a server that died is put back, and given the partials again.
+        """Take the server's step; a server that died is restored, and sent the partials again.
 
         Args:
             plan: of the round.
             start: what the round started from.
-            partials: all that its chunks have brought.
+            partials: those of all its chunks.
             received: what ``receive`` has returned for the first of them; the rest goes with the
                 call.
 
@@ -188,7 +193,7 @@ class RemoteServer:
             method = self.actor.end_round.options(num_returns=3)
             report, *following = method.remote(plan, *partials[len(received) :])
             try:
-                # What the call returns is in the object store once one part of it is here.
+                # All that the call returns is in the object store once a part of it is.
                 done = self.get([*received, report])
                 return done[-1], SnapshotRefs(*following)
             except RayError as error:
@@ -197,26 +202,10 @@ class RemoteServer:
                 decision = decide(Loss.SERVER_ACTOR, attempt=attempt, max_retries=self._max_retries)
                 if decision is Decision.ABORT:
                     raise explain(error, doing=f"ending round {plan.round}") from None
-            received = self.put_back(start, partials)
+            received = self.restore(start, partials)
 
-    def go_back(self, snapshot: Snapshot) -> SnapshotRefs:
-        """Become the server of a snapshot; return what its round starts from."""
-        label = snapshot.broadcast.round
-        refs = SnapshotRefs(
-            ray.put(pack_broadcast(snapshot.broadcast, share_aux=False)),
-            ray.put(pack(snapshot.optimizer, label=label)),
-        )
-
-        def restored() -> SnapshotRefs:
-            done = [self.build(), self._restore(refs)]
-            self.get(done, timeout_s=self._start_timeout_s)
-            # Auxiliary variables are the server's to collect, so its own snapshot is the one.
-            return self._settled(self._snapshot(label))
-
-        return self._until_back(restored, doing="going back to a checkpoint")
-
-    def put_back(self, start: SnapshotRefs, partials: Sequence[Ref]) -> list[Ref]:
-        """Restore the server to the start of a round, and have it receive these partials.
+    def restore(self, start: SnapshotRefs, partials: Sequence[Ref] = ()) -> list[Ref]:
+        """Restore the server to the start of a round, and send it these partials.
 
         It discards everything else that it has received.
 
@@ -224,25 +213,31 @@ class RemoteServer:
             RayError: if the snapshot, or a partial, has been lost.
         """
 
-        def again() -> list[Ref]:
-            done = [self.build(), self._restore(start)]
+        def restored() -> list[Ref]:
+            calls = self._restart(start)
             received = [self.receive(partial) for partial in partials]
-            self.get([*done, *received], timeout_s=self._start_timeout_s)
+            self.get([*calls, *received], timeout_s=self._start_timeout_s)
             return received
 
-        return self._until_back(again, doing="restoring the server")
+        return self._until_back(restored, doing="restoring the server")
+
+    def _rebuild(self, start: SnapshotRefs | None, *, round: int) -> SnapshotRefs:
+        self.get(self._restart(start), timeout_s=self._start_timeout_s)
+        return self._snapshot(round)
+
+    def _restart(self, start: SnapshotRefs | None) -> list[Ref]:
+        """Call the actor to build the server, and to restore it from a snapshot if there is one."""
+        calls = [self.build()]
+        if start is not None:
+            calls.append(self.actor.restore.remote(start.broadcast, start.optimizer))
+        return calls
 
     def _snapshot(self, round: int) -> SnapshotRefs:
-        return SnapshotRefs(*self.actor.snapshot.options(num_returns=2).remote(round))
-
-    def _restore(self, refs: SnapshotRefs) -> Ref:
-        return self.actor.restore.remote(refs.broadcast, refs.optimizer)
-
-    def _settled(self, refs: SnapshotRefs) -> SnapshotRefs:
-        """Wait until the snapshot is in the object store, where it outlives the server."""
-        both = [refs.broadcast, refs.optimizer]
+        """Return the server's snapshot, once it is in the object store and outlives the server."""
+        both = self.actor.snapshot.options(num_returns=2).remote(round)
+        refs = SnapshotRefs(*both)
         self.wait(both)
-        ray.get(refs.optimizer)  # raises if the server died before it was there
+        ray.get(refs.optimizer)  # raises an error if the server died before
         return refs
 
     def _until_back(self, call: Callable[[], T], *, doing: str) -> T:

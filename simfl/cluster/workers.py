@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import ray
 from ray.exceptions import RayError
@@ -14,48 +13,16 @@ from simfl.cluster.failures import cause_of, explain, is_actor_loss
 from simfl.cluster.launch import Worker
 from simfl.cluster.references import Ref
 from simfl.cluster.remote_server import LOOK_S, NOTICE_S, RemoteServer
-from simfl.engine import Work
+from simfl.engine import Work, events
 from simfl.engine.controller import Controller
-from simfl.engine.events import (
-    Abort,
-    AnyChunk,
-    Assign,
-    Back,
-    Begin,
-    Cause,
-    DiedAgain,
-    Event,
-    Failed,
-    Finished,
-    Joined,
-    Kill,
-    Notify,
-    Restart,
-    Retire,
-    Tick,
-)
 from simfl.engine.recovery import Limits
 from simfl.errors import ClusterError
-from simfl.messages import Chunk, EvaluationChunk
 
-W = TypeVar("W", Chunk, EvaluationChunk)
-Start: TypeAlias = Callable[[Any, W], list[Ref]]
+Start: TypeAlias = Callable[[Any, Any], list[Ref]]
 """Starts a chunk on an actor; returns the references to its results, the small one first."""
 
-
-@dataclass(frozen=True)
-class Ended(Generic[W]):
-    """A chunk that has been run."""
-
-    chunk: W
-    result: Any
-    """The first of its results, which is small."""
-    refs: list[Ref]
-    """References to the others."""
-    actor: str
-    """The label of the actor that ran it."""
-    retries: int
-    """How often it has brought down an actor before."""
+Ended: TypeAlias = tuple[events.Assign, Any, list[Ref]]
+"""A chunk that has been run: the first of its results, and references to the others."""
 
 
 class ClientPool:
@@ -74,7 +41,7 @@ class ClientPool:
         start_with: tuple[Ref, ...],
         *,
         limits: Limits,
-        workload: Callable[[AnyChunk], Work],
+        workload: Callable[[events.AnyChunk], Work],
         server: RemoteServer,
         notify: Callable[[str], None],
     ) -> None:
@@ -85,11 +52,11 @@ class ClientPool:
         self._server = server
         self._notify = notify
         self._controller = Controller(limits, workload)
-        self._calls: dict[Ref, tuple[Assign, list[Ref]]] = {}
+        self._calls: dict[Ref, tuple[events.Assign, list[Ref]]] = {}
         """By the reference to its first result, each chunk that runs."""
         self._starts: dict[Ref, int] = {}
         """The calls that build the hosts of restarted actors."""
-        self._start_chunk: Start[Any]
+        self._start_chunk: Start
 
     @property
     def members(self) -> list[Worker]:
@@ -117,7 +84,7 @@ class ClientPool:
             if is_starting:
                 self._starts[starting[worker.label]] = len(self.workers)
             self.workers.append(worker)
-            self._report(Joined(worker.label, worker.group, is_starting))
+            self._report(events.Joined(worker.label, worker.group, is_starting))
 
     def await_members(self, least: Callable[[int], int]) -> None:
         """Wait until each group has enough actors for a round to begin.
@@ -143,12 +110,15 @@ class ClientPool:
             for ref in ready:
                 self._report(self._end_start(ref))
 
-    def run(self, begin: Begin, start: Start[W]) -> Iterator[Ended[W]]:
-        """Run all chunks of a pass; yield each as it ends.
+    def run(self, begin: events.Begin, start: Start) -> Iterator[Ended]:
+        """Run all chunks of a pass.
 
         Args:
             begin: the chunks, and who may run them.
             start: starts one of them.
+
+        Yields:
+            Each chunk, as it ends.
 
         Raises:
             RayError: for anything but the death of an actor.
@@ -160,14 +130,14 @@ class ClientPool:
         self._report(begin)
         yield from self._run_until_done()
 
-    def _run_until_done(self) -> Iterator[Ended[Any]]:
+    def _run_until_done(self) -> Iterator[Ended]:
         looked = time.monotonic()
         while not self._controller.is_done:
             ready, _ = ray.wait([*self._calls, *self._starts], num_returns=1, timeout=LOOK_S)
             if time.monotonic() - looked >= LOOK_S:
                 looked = time.monotonic()
                 self._server.look()
-                self._report(Tick(self._server.beats))
+                self._report(events.Tick(self._server.beats))
             for ref in ready:
                 if ref in self._starts:
                     self._report(self._end_start(ref))
@@ -175,28 +145,28 @@ class ClientPool:
                 assign, refs = self._calls.pop(ref)
                 event, result = _end_call(assign, ref)
                 self._report(event)
-                if isinstance(event, Finished):
-                    yield Ended(assign.chunk, result, refs[1:], assign.label, assign.retries)
+                if isinstance(event, events.Finished):
+                    yield assign, result, refs[1:]
 
-    def _report(self, event: Event) -> None:
+    def _report(self, event: events.Event) -> None:
         """Report an event to the controller, and do what it says."""
         for action in self._controller.handle(event, now=time.monotonic()):
             match action:
-                case Assign(_, number, _, chunk):
+                case events.Assign(_, number, _, chunk):
                     refs = self._start_chunk(self.workers[number].actor, chunk)
                     self._calls[refs[0]] = action, refs
-                case Restart(number):
+                case events.Restart(number):
                     self._starts[self.start(self.workers[number])] = number
-                case Kill(number):
+                case events.Kill(number):
                     ray.kill(self.workers[number].actor, no_restart=False)
-                case Retire(number):
+                case events.Retire(number):
                     ray.kill(self.workers[number].actor)
-                case Notify(message):
+                case events.Notify(message):
                     self._notify(message)
-                case Abort(error):
+                case events.Abort(error):
                     raise error
 
-    def _end_start(self, ref: Ref) -> Event:
+    def _end_start(self, ref: Ref) -> events.Event:
         """Return whether an actor is back.
 
         Raises:
@@ -211,15 +181,15 @@ class ClientPool:
                 raise explain(error, doing=f"starting {label} again") from None
             # Until Ray has noticed the death, calls fail at once.
             time.sleep(NOTICE_S)
-            return DiedAgain(number)
-        return Back(number)
+            return events.DiedAgain(number)
+        return events.Back(number)
 
 
-def _end_call(assign: Assign, ref: Ref) -> tuple[Event, Any]:
+def _end_call(assign: events.Assign, ref: Ref) -> tuple[events.Event, Any]:
     """Return how a call has ended, and its result."""
     try:
-        return Finished(assign.task), ray.get(ref)
+        return events.Finished(assign.task), ray.get(ref)
     except RayError as error:
         cause = cause_of(error)
-        ours = error if cause is Cause.OTHER else explain(error, doing=assign.describe())
-        return Failed(assign.task, cause, ours), None
+        ours = error if cause is events.Cause.OTHER else explain(error, doing=assign.describe())
+        return events.Failed(assign.task, cause, ours), None
