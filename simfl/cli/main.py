@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -11,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from simfl.cli.components import list_components, print_schema
-from simfl.cli.huge_pages import restart_with_huge_pages
+from simfl.cli.huge_pages import OWN_PROCESS
 from simfl.cli.output import exit_codes
 from simfl.cli.run import resume_run, run_scenario
 from simfl.cli.runs import compare_runs, list_runs, report_runs
@@ -69,10 +68,8 @@ def _simfl(
 
 def main() -> None:
     """Run the command line, and exit with its code."""
-    if {"inline", "--backend=inline"} & set(sys.argv):
-        restart_with_huge_pages()
     signal.signal(signal.SIGTERM, _interrupt)
-    app()
+    app(obj=OWN_PROCESS)
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

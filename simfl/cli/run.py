@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from simfl.cli.huge_pages import restart_with_huge_pages
 from simfl.cli.options import (
     Address,
     Backend,
@@ -42,6 +43,7 @@ _Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Print the run'
 
 
 def run_scenario(
+    context: typer.Context,
     file: ScenarioFile,
     backend: RunBackend = Backend.ray,
     address: Address = None,
@@ -62,6 +64,8 @@ def run_scenario(
         raise typer.BadParameter("requires --backend ray", param_hint="--address")
     if resume is Resume.auto and out is None:
         raise typer.BadParameter("needs --out, the folder to continue in", param_hint="--resume")
+    if backend is Backend.inline:
+        restart_with_huge_pages(context)
     seeded = [] if seed is None else [f"seed={seed}"]
     scenario = load(file, [*overrides, *seeded], trust=trust, address=address)
 
@@ -81,6 +85,7 @@ def run_scenario(
 
 
 def resume_run(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
     backend: RunBackend = Backend.ray,
     address: Address = None,
@@ -91,6 +96,9 @@ def resume_run(
 
     The numbers are those of a run that was never stopped.
     """
+    if backend is Backend.inline:
+        restart_with_huge_pages(context)
+
     from simfl.simulation import resume
 
     result = resume(

@@ -24,7 +24,6 @@ from simfl.cluster.access import (
     require_cluster,
     token_fault,
 )
-from simfl.cluster.code import read_sources, searched_here
 from simfl.cluster.processes import (
     LastWords,
     ProcessTree,
@@ -124,6 +123,7 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
     Raises:
         ClusterError: if there is no such cluster, or it has no room for the actors.
     """
+    from simfl.cluster.code import read_sources, searched_here
     from simfl.cluster.placement import cpus_to_count
 
     options = setup.options

@@ -104,14 +104,16 @@ def test_the_package_can_be_run():
         (["resume", "no", "--backend=inline"], None, "glibc.malloc.hugetlb=1"),
         (["run", "no.yaml", "--backend", "inline"], "glibc.malloc.check=0", "glibc.malloc.check=0"),
         (["run", "no.yaml"], None, None),
+        (["run", "no.yaml", "--out", "inline"], None, None),
     ],
-    ids=["run", "resume", "told otherwise", "on Ray"],
+    ids=["run", "resume", "set by the user", "on Ray", "another option"],
 )
 def test_a_run_in_this_process_is_one_with_huge_pages(arguments, before, tunables):
-    """The process is the same one, and so are its arguments."""
+    """The process is the same one, and so are its arguments, including those of Python."""
     code = """
 import atexit, os, sys
-atexit.register(lambda: print((os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])))
+tunables = "GLIBC_TUNABLES"
+atexit.register(lambda: print((os.getpid(), os.environ.get(tunables), sys.argv[1:], sys._xoptions)))
 from simfl.cli.main import main
 main()
 """
@@ -119,15 +121,22 @@ main()
     if before is not None:
         environment["GLIBC_TUNABLES"] = before
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-X", "simfl=1", "-c", code, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
     printed, _ = process.communicate(timeout=60)
-    assert printed.strip() == str((process.pid, tunables, arguments))
+    assert printed.strip() == str((process.pid, tunables, arguments, {"simfl": "1"}))
     assert process.returncode == 2
+
+
+def test_a_program_that_calls_a_command_is_not_restarted(simfl, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(os, "execv", lambda *arguments: pytest.fail("the program was replaced"))
+    assert simfl("run", "no.yaml", "--backend", "inline").exit_code == 2
+    assert "GLIBC_TUNABLES" not in os.environ
 
 
 @pytest.mark.parametrize(
