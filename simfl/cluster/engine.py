@@ -55,7 +55,7 @@ from simfl.messages import (
     SaveOrder,
 )
 from simfl.models.model import MetricSums
-from simfl.states import Retained, StateFile, StateTable
+from simfl.states import StateFile, StateTable
 from simfl.vector import Vector
 
 T = TypeVar("T")
