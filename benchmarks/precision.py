@@ -17,7 +17,7 @@ import torch
 import typer
 
 from simfl.models import CNN32, MLP, Batch, CrossEntropy, ModelSpec, ResNet, TorchModel, data_shape
-from simfl.models.call import Precision
+from simfl.models.model import Precision
 
 STEPS = 5
 MODELS: dict[str, tuple[ModelSpec, tuple[int, ...]]] = {

@@ -22,7 +22,7 @@ from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trainer import weigh_ragged
 from simfl.data import FederatedDataset
 from simfl.models import Batch, StackedModel, TorchModel
-from simfl.models.losses import Loss, is_each_its_own
+from simfl.models.losses import Loss, is_per_example
 from simfl.optimizer import Optimizer, StackedOptimizer
 from simfl.seeding import global_generators
 from simfl.vector import Vector
@@ -141,7 +141,7 @@ def find_loss_fault(recipe: ClientRecipe, dataset: FederatedDataset) -> str | No
 
     Only third-party code is tested; its exceptions are left to the run.
     """
-    if is_each_its_own(recipe.loss):
+    if is_per_example(recipe.loss):
         return None
     try:
         with global_generators():
@@ -153,7 +153,7 @@ def find_loss_fault(recipe: ClientRecipe, dataset: FederatedDataset) -> str | No
 
 def _loss_fault(model: TorchModel, batch: Batch, cut: int) -> str | None:
     """Return a message if the loss of an example depends on the other examples; else None."""
-    if is_each_its_own(model.loss):
+    if is_per_example(model.loss):
         return None
     model.enter_training()
     outputs = model.call(batch.inputs)

@@ -20,8 +20,7 @@ from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trial import find_stack_fault
 from simfl.data import FederatedDataset
 from simfl.models import TorchModel
-from simfl.models.clipping import mixes_examples, needs_loop
-from simfl.models.exact_layers import alteration, gradient_hook
+from simfl.models.layers import alteration, gradient_hook, mixes_examples, needs_loop
 from simfl.models.stacked_layers import is_dense_chain
 from simfl.models.stacked_model import chain_of
 from simfl.optimizer.trial import stack_fault

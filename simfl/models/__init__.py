@@ -5,9 +5,6 @@ what a scenario says of a model; importing this package registers the built-in o
 losses and metrics.
 """
 
-from simfl.models.call import Precision
-from simfl.models.char_lstm import CharLSTM
-from simfl.models.data_shape import DataShape, data_shape
 from simfl.models.dropout import Dropout
 from simfl.models.losses import (
     MAE,
@@ -29,12 +26,11 @@ from simfl.models.metrics import (
     TopK,
     as_metrics,
 )
-from simfl.models.model import Batch, Inputs, MetricSums, Model
-from simfl.models.resnet import ResNet
-from simfl.models.spec import ModelSpec, PythonModel, build_module
+from simfl.models.model import Batch, Inputs, MetricSums, Model, Precision
+from simfl.models.spec import DataShape, ModelSpec, PythonModel, build_module, data_shape
 from simfl.models.stacked_model import StackedModel
 from simfl.models.torch_model import TorchModel
-from simfl.models.zoo import CNN28, CNN32, MLP, Logistic
+from simfl.models.zoo import CNN28, CNN32, MLP, CharLSTM, Logistic, ResNet
 
 __all__ = [
     "CNN28",

@@ -130,63 +130,64 @@ class CrossEntropy(Loss):
 
 
 @dataclass(frozen=True)
-class BCEWithLogits(Loss):
+class _Elementwise(Loss):
+    """A loss that compares one output with each target; both have the same shape [B, ...]."""
+
+    takes_numbers: ClassVar[bool] = True
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over the targets of each example: [B]."""
+        return mean_over_axes(self._losses(*match_shapes(self.name, outputs, targets)))
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each target, in their shape."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BCEWithLogits(_Elementwise):
     """Binary cross-entropy of targets in 0..1 under logits of the same shape [B, ...]."""
 
     name: ClassVar[str] = "bce-with-logits"
-    takes_numbers: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
-    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over an example's targets of their binary cross-entropy: [B]."""
-        outputs, targets = match_shapes(self.name, outputs, targets)
-        losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
-        return mean_over_axes(losses)
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
 
 
 @dataclass(frozen=True)
-class MSE(Loss):
+class MSE(_Elementwise):
     """The squared difference of outputs and targets of the same shape [B, ...]."""
 
     name: ClassVar[str] = "mse"
-    takes_numbers: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = ("mae",)
 
-    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean squared difference of each example: [B]."""
-        outputs, targets = match_shapes(self.name, outputs, targets)
-        return mean_over_axes(F.mse_loss(outputs, targets, reduction="none"))
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs, targets, reduction="none")
 
 
 @dataclass(frozen=True)
-class MAE(Loss):
+class MAE(_Elementwise):
     """The absolute difference of outputs and targets of the same shape [B, ...]."""
 
     name: ClassVar[str] = "mae"
-    takes_numbers: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = ("mse",)
 
-    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean absolute difference of each example: [B]."""
-        outputs, targets = match_shapes(self.name, outputs, targets)
-        return mean_over_axes(F.l1_loss(outputs, targets, reduction="none"))
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.l1_loss(outputs, targets, reduction="none")
 
 
 @dataclass(frozen=True)
-class Huber(Loss):
+class Huber(_Elementwise):
     """Half the squared difference up to ``delta``, linear beyond (Huber, 1964)."""
 
     name: ClassVar[str] = "huber"
-    takes_numbers: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = ("mae",)
     delta: Positive = 1.0
     """The difference from which on the loss is linear."""
 
-    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean Huber loss of each example: [B]."""
-        outputs, targets = match_shapes(self.name, outputs, targets)
-        losses = F.huber_loss(outputs, targets, reduction="none", delta=self.delta)
-        return mean_over_axes(losses)
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.huber_loss(outputs, targets, reduction="none", delta=self.delta)
 
 
 @dataclass(frozen=True)
@@ -275,12 +276,12 @@ class PythonLoss(Loss):
         return self.get_config()  # the other process imports it again
 
 
-def is_each_its_own(loss: Loss) -> bool:
-    """Say whether an example's loss is known not to depend on the others of its batch.
+def is_per_example(loss: Loss) -> bool:
+    """Return whether an example's loss is known not to depend on the rest of its batch.
 
-    What calls code of others may do so, whatever it should.
+    Losses that users define, or derive from these, may depend on it although they should not.
     """
-    return type(loss).__module__ == __name__ and not isinstance(loss, CallableLoss | PythonLoss)
+    return type(loss) in _PER_EXAMPLE
 
 
 def as_loss(given: LossLike) -> Loss:
@@ -323,3 +324,6 @@ def _has_reduction(function: Callable[..., Any]) -> bool:
         return "reduction" in inspect.signature(function).parameters
     except ValueError:  # a function written in C has no signature
         return False
+
+
+_PER_EXAMPLE: Final = frozenset({CrossEntropy, BCEWithLogits, MSE, MAE, Huber})

@@ -1,18 +1,24 @@
-"""Model: what an Optimizer and the round need of a model, whatever it is made of."""
+"""Model: the interface of a model to the optimizer and the round; batches; calls of modules."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from simfl.vector import Vector, widened
 
 Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
 """What a model is called with: one tensor, positional arguments, or keyword arguments."""
+
+Precision: TypeAlias = Literal["float32", "bf16"]
+"""The type that layers compute in: that of the weights, or bfloat16 where that is safe."""
+
+Call: TypeAlias = Callable[..., Any]
+"""(inputs, tensors by name that replace the module's own) -> outputs."""
 
 MetricSums: TypeAlias = "dict[str, tuple[float, float]]"
 """Metric -> (sum, weight): metrics as values that add up; a mean is their quotient."""
@@ -134,3 +140,53 @@ def difference(start: Tensor, end: Tensor) -> Tensor:
     if not start.is_floating_point():
         return (start.long() - end.long()).double()
     return torch.where(start == end, 0.0, widened(start) - widened(end))
+
+
+def call_module(
+    module: nn.Module, inputs: Inputs, instead: Mapping[str, Tensor] | None = None
+) -> Any:
+    """Call with one tensor, with positional arguments, or with keyword arguments.
+
+    Args:
+        module: is called.
+        inputs: what with.
+        instead: what takes the place of its parameters and buffers, by name.
+    """
+    keywords = inputs if isinstance(inputs, dict) else {}
+    arguments = inputs if isinstance(inputs, tuple) else () if keywords else (inputs,)
+    if not instead:
+        return module(*arguments, **keywords)
+    from torch.func import functional_call
+
+    return functional_call(module, dict(instead), arguments, keywords)
+
+
+def call_in_precision(
+    precision: Precision,
+    module: nn.Module,
+    inputs: Inputs,
+    instead: Mapping[str, Tensor] | None = None,
+    *,
+    device: torch.device,
+) -> Any:
+    """Call a module as ``call_module`` does; what it returns is as exact as its weights.
+
+    With ``bf16`` matrix products and convolutions take bfloat16, and what needs more, such as
+    norms, float32 (https://docs.pytorch.org/docs/stable/amp.html). Weights and gradients stay in
+    float32, and so do outputs, of which the loss is made.
+    """
+    if precision == "float32":
+        return call_module(module, inputs, instead)
+    with torch.autocast(device.type, torch.bfloat16):
+        outputs = call_module(module, inputs, instead)
+    return _as_float32(outputs)
+
+
+def _as_float32(outputs: Any) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs.float() if outputs.dtype is torch.bfloat16 else outputs
+    if type(outputs) in (tuple, list):
+        return type(outputs)(_as_float32(value) for value in outputs)
+    if type(outputs) is dict:
+        return {name: _as_float32(value) for name, value in outputs.items()}
+    return outputs

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from simfl.errors import ConfigError
+from simfl.errors import ConfigError, VectorError
 from simfl.models.dropout import Dropout
+from simfl.vector import Vector
 
 _TRAINABLE: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -58,6 +59,35 @@ def require_dtypes(state: Mapping[str, Tensor], trainable: Mapping[str, Tensor])
             kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _STORED)
             raise ConfigError(
                 f"{name!r} is {tensor.dtype}, but weights and buffers must be {kinds}"
+            )
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers, each once, in the order of ``state_dict``."""
+    seen: set[int] = set()
+    state = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        if isinstance(value, Tensor) and id(value) not in seen:
+            seen.add(id(value))
+            state[name] = value
+    return state
+
+
+def require_fit(what: str, vector: Vector, tensors: Mapping[str, Tensor]) -> None:
+    """Raise an error unless a vector has the names and shapes of these tensors.
+
+    Raises:
+        VectorError: naming the first difference.
+    """
+    if vector.names != tuple(tensors) and set(vector.names) != set(tensors):
+        missing = sorted(set(tensors) - set(vector.names))
+        unknown = sorted(set(vector.names) - set(tensors))
+        raise VectorError(f"{what} are not the model's: missing {missing}, unknown {unknown}")
+    for name, tensor in tensors.items():
+        if vector[name].shape != tensor.shape:
+            raise VectorError(
+                f"{what}: {name!r} has shape {list(vector[name].shape)}, "
+                f"the model's is {list(tensor.shape)}"
             )
 
 

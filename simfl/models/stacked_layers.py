@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from simfl.models.clipping import clip_factors
 from simfl.models.dropout import Dropout, dropout_layers
-from simfl.models.exact_layers import alteration
 from simfl.models.example_norms import square_norms
+from simfl.models.layers import alteration
 
 _Weights: TypeAlias = "dict[str, Tensor]"
 _RELU_BACKWARD: Final = torch.ops.aten.threshold_backward.default

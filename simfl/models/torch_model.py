@@ -9,15 +9,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from simfl.errors import ConfigError, DataError, VectorError
-from simfl.models.call import Precision, call_in_precision, call_module
-from simfl.models.clipping import clipped_gradients, mixes_examples
+from simfl.errors import ConfigError, DataError
+from simfl.models.clipping import ExampleClipping, layers_with_norms
 from simfl.models.dropout import dropout_layers, seed_dropout
-from simfl.models.ghost_clipping import clip_by_norms, layers_with_norms
-from simfl.models.losses import LossLike, as_loss, is_each_its_own
+from simfl.models.layers import mixes_examples
+from simfl.models.losses import LossLike, as_loss, is_per_example
 from simfl.models.metrics import MetricLike, as_metrics
-from simfl.models.model import Batch, Inputs, MetricSums, Model, difference, take_examples
-from simfl.models.module_state import HeldState, require_dense, require_dtypes
+from simfl.models.model import (
+    Batch,
+    Inputs,
+    MetricSums,
+    Model,
+    Precision,
+    call_in_precision,
+    call_module,
+    difference,
+    take_examples,
+)
+from simfl.models.module_state import (
+    HeldState,
+    named_tensors,
+    require_dense,
+    require_dtypes,
+    require_fit,
+)
 from simfl.models.per_example import sums_of_parts, weighted_mean, weighted_sums
 from simfl.vector import Vector, widened
 
@@ -37,10 +52,10 @@ class TorchModel(Model):
         module: used as it is, not copied.
         loss: a Loss, its name, a pair (name, {hyper-parameters}), a loss module of torch, or a
             function (outputs, targets) -> [B]; see ``as_loss``.
-        metrics: what to evaluate beside the loss; by default what suits the loss.
+        metrics: what to evaluate besides the loss; by default the loss's ``default_metrics``.
         microbatch_size: how many examples' gradients are held at once when each is clipped; see
-            ``clipped_gradients``.
-        precision: what the module computes in while it trains; evaluation is in float32.
+            ``ExampleClipping``.
+        precision: the type that the module computes in during training; evaluation is in float32.
 
     Raises:
         ConfigError: if the module has nothing to train, or a layer that cannot be trained.
@@ -74,43 +89,39 @@ class TorchModel(Model):
         self._read_parameters()
 
     def _read_parameters(self) -> None:
-        self._fixed_state: dict[str, Tensor] | None = None
-        state = self._state()
-        self._trainable = {
-            name: tensor
-            for name, tensor in state.items()
-            if isinstance(tensor, nn.Parameter) and tensor.requires_grad
+        state = named_tensors(self.module)
+        buffers = {
+            name: value for name, value in state.items() if not isinstance(value, nn.Parameter)
+        }
+        self._trainable: dict[str, nn.Parameter] = {
+            name: value
+            for name, value in state.items()
+            if isinstance(value, nn.Parameter) and value.requires_grad
         }
         if not self._trainable:
             raise ConfigError(
                 f"{type(self.module).__name__} has no parameter to train; "
                 "set requires_grad of one at least"
             )
-        self._parameters: list[Tensor] = list(self._trainable.values())
         require_dtypes(state, self._trainable)
-        buffers = [
-            name
-            for name, value in state.items()
-            if not isinstance(value, nn.Parameter) and not value.is_complex()
-        ]
-        self._shared_names = (*self._trainable, *buffers)
+        self._parameters: list[Tensor] = list(self._trainable.values())
+        averaged = [name for name, value in buffers.items() if not value.is_complex()]
+        self._shared_names = (*self._trainable, *averaged)
         self._held = HeldState(self.module, state)
-        has_buffers = any(not isinstance(value, nn.Parameter) for value in state.values())
-        self._fixed_state = None if has_buffers else state
-        is_known = is_each_its_own(self.loss) and not self.is_half
-        self._with_norms = layers_with_norms(self.module) if is_known else []
+        self._fixed_state = None if buffers else state
+        is_known = is_per_example(self.loss) and not self.is_half
+        self._clipping = ExampleClipping(
+            module=self.module,
+            loss=self.loss,
+            trainable=self._trainable,
+            call=self.call,
+            layers=layers_with_norms(self.module) if is_known else [],
+            microbatch_size=self.microbatch_size,
+        )
 
     def _state(self) -> dict[str, Tensor]:
         """Return parameters and persistent buffers; read anew, as modules may rebind buffers."""
-        if self._fixed_state is not None:
-            return self._fixed_state
-        seen: set[int] = set()
-        state = {}
-        for name, value in self.module.state_dict(keep_vars=True).items():
-            if isinstance(value, Tensor) and id(value) not in seen:
-                seen.add(id(value))
-                state[name] = value
-        return state
+        return named_tensors(self.module) if self._fixed_state is None else self._fixed_state
 
     # -- weights ---------------------------------------------------------------------------
 
@@ -151,7 +162,7 @@ class TorchModel(Model):
                 nothing is changed.
         """
         tensors = self._trainable if trainable else self._state()
-        _require_fit("weights", weights, tensors)
+        require_fit("weights", weights, tensors)
         with torch.no_grad():
             values = [_rounded(weights[name], tensor) for name, tensor in tensors.items()]
             torch._foreach_copy_(list(tensors.values()), values)
@@ -177,7 +188,7 @@ class TorchModel(Model):
         Raises:
             VectorError: unless names and shapes are those of the trainable weights.
         """
-        _require_fit("updates", updates, self._trainable)
+        require_fit("updates", updates, self._trainable)
         values = [updates[name] for name in self._trainable]
         with torch.no_grad():
             torch._foreach_add_(self._parameters, values, alpha=scale)
@@ -187,16 +198,16 @@ class TorchModel(Model):
 
         Args:
             start: all weights before training.
-            into: a former delta whose memory is used: fresh memory costs more than the numbers.
+            into: a previous delta whose memory is reused: fresh memory costs more than the numbers.
         """
         tensors = self._state()
         deltas = {}
         with torch.no_grad():
             for name in self._shared_names:
                 if name in self._trainable:
-                    former = into[name] if into else None
+                    reused = into[name] if into else None
                     a, b = widened(start[name]), widened(tensors[name])
-                    deltas[name] = torch.sub(a, b, out=former)
+                    deltas[name] = torch.sub(a, b, out=reused)
                 else:
                     deltas[name] = difference(start[name], tensors[name])
         return Vector(deltas)
@@ -204,7 +215,7 @@ class TorchModel(Model):
     @property
     def clips_by_norms(self) -> bool:
         """Whether the norm of each example's gradient can be found without the gradient."""
-        return bool(self._with_norms)
+        return bool(self._clipping.layers)
 
     # -- training and evaluation -----------------------------------------------------------
 
@@ -236,19 +247,13 @@ class TorchModel(Model):
         return call_in_precision(self.precision, self.module, inputs, instead, device=self.device)
 
     def seed_step(self, keys: Tensor, step: int) -> None:
-        """Set what the module's ``Dropout`` layers make their masks of."""
+        """Set the keys of the module's ``Dropout`` layers."""
         seed_dropout(self._dropouts, keys, step)
 
     def _clipped(self, batch: Batch, max_norm: float) -> tuple[Tensor, Vector]:
         if max_norm < 0:
             raise ConfigError(f"sclip is {max_norm}, but a norm is positive; 0 or None is off")
-        options: dict[str, Any] = {"call": self.call, "max_norm": max_norm}
-        parts = self.module, self.loss, self._trainable, batch
-        if self.microbatch_size is None and self.clips_by_norms:
-            losses, gradients = clip_by_norms(*parts, layers=self._with_norms, **options)
-        else:
-            options["microbatch_size"] = self.microbatch_size
-            losses, gradients = clipped_gradients(*parts, **options)
+        losses, gradients = self._clipping.gradients(batch, max_norm)
         loss = weighted_mean(losses, batch.sample_weights)
         return loss, Vector(dict(zip(self._trainable, gradients, strict=True)))
 
@@ -265,14 +270,14 @@ class TorchModel(Model):
     def evaluate_parts(self, batch: Batch, sizes: Sequence[int]) -> list[MetricSums]:
         """Return the sums for each part of a batch.
 
-        The module is called once for all parts, but for each part where a layer mixes examples or
-        a metric has sums of its own.
+        The module is called once for all parts, or once for each part if a layer mixes examples or
+        a metric overrides ``sums``.
 
         Args:
             batch: B examples.
             sizes: of how many examples each part is, at least 1; together B.
         """
-        if not self._can_tell_apart():
+        if not self._keeps_examples_apart():
             ends = itertools.accumulate(sizes)
             cuts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
             return [self.evaluate(take_examples(batch, cut)) for cut in cuts]
@@ -287,8 +292,8 @@ class TorchModel(Model):
         self._enter_evaluation()
         return call_module(self.module, batch.inputs)
 
-    def _can_tell_apart(self) -> bool:
-        """Say whether what is measured of an example is its own, whatever else is in the batch."""
+    def _keeps_examples_apart(self) -> bool:
+        """Return whether loss and metrics of an example do not depend on the rest of the batch."""
         self._enter_evaluation()
         mixes = any(map(mixes_examples, self.module.modules()))
         return not mixes and not any(metric.has_own_sums for metric in self.metrics)
@@ -298,7 +303,7 @@ class TorchModel(Model):
             self.module.eval()
 
     def enter_training(self) -> None:
-        """Put the module into training mode, but for layers that stay in evaluation mode."""
+        """Put the module into training mode, except layers that stay in evaluation mode."""
         if self.module.training:
             return
         self.module.train()
@@ -309,7 +314,7 @@ class TorchModel(Model):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; batches must be there too."""
+        """The device of the weights; batches must be on it, too."""
         return self._parameters[0].device
 
     def to(self, device: torch.device | str) -> Self:
@@ -361,16 +366,3 @@ def _require_weights(batch: Batch) -> None:
             f"sample weights have shape {list(weights.shape)}, but there are "
             f"{len(batch.targets)} examples; give one number each"
         )
-
-
-def _require_fit(what: str, vector: Vector, tensors: Mapping[str, Tensor]) -> None:
-    if vector.names != tuple(tensors) and set(vector.names) != set(tensors):
-        missing = sorted(set(tensors) - set(vector.names))
-        unknown = sorted(set(vector.names) - set(tensors))
-        raise VectorError(f"{what} are not the model's: missing {missing}, unknown {unknown}")
-    for name, tensor in tensors.items():
-        if vector[name].shape != tensor.shape:
-            raise VectorError(
-                f"{what}: {name!r} has shape {list(vector[name].shape)}, "
-                f"the model's is {list(tensor.shape)}"
-            )

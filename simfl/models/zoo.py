@@ -1,4 +1,7 @@
-"""Feed-forward models: logistic regression, multi-layer perceptron, two small CNNs."""
+"""The models that come with simfl: dense, convolutional, residual, recurrent.
+
+Shapes: B examples, T positions, V characters.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from simfl.component import Count, Fraction
-from simfl.models.data_shape import DataShape
+from simfl.errors import ConfigError
 from simfl.models.dropout import Dropout
-from simfl.models.spec import ModelSpec, image_axes, num_features, num_outputs
+from simfl.models.spec import DataShape, ModelSpec, image_axes, num_features, num_outputs
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "sigmoid": nn.Sigmoid}
 
@@ -77,7 +80,7 @@ class CNN28(ModelSpec):
     def build(self, shape: DataShape) -> nn.Module:
         """Make the module."""
         channels, height, width = image_axes(self.name, shape, smallest=4)
-        layers = image_layers(shape)
+        layers = _image_layers(shape)
         layers["conv1"] = nn.Conv2d(channels, 32, 5, padding=2)
         layers["relu1"] = nn.ReLU()
         layers["pool1"] = nn.MaxPool2d(2)
@@ -113,7 +116,7 @@ class CNN32(ModelSpec):
     def build(self, shape: DataShape) -> nn.Module:
         """Make the module."""
         channels, height, width = image_axes(self.name, shape, smallest=6)
-        layers = image_layers(shape)
+        layers = _image_layers(shape)
         layers["conv1"] = nn.Conv2d(channels, 32, 3)
         layers["relu1"] = nn.ReLU()
         layers["conv2"] = nn.Conv2d(32, 64, 3)
@@ -131,7 +134,171 @@ class CNN32(ModelSpec):
         return nn.Sequential(layers)
 
 
-def image_layers(shape: DataShape) -> OrderedDict[str, nn.Module]:
+@dataclass(frozen=True)
+class ResNet(ModelSpec):
+    """Residual network of three stages, for small images of any size.
+
+    GroupNorm, as batch statistics of clients whose data differ do not fit each other, and as
+    each example's gradient can then be clipped.
+
+    Source: He et al., 2015, section 4.2, https://arxiv.org/abs/1512.03385 (with projections where
+    a stage begins); Hsieh et al., 2020, section 5, https://arxiv.org/abs/1910.00189
+    """
+
+    name: ClassVar[str] = "resnet"
+    depth: Count = 8
+    """The number of weight layers: 6n + 2 for n blocks per stage, as 8, 14, 20."""
+    width: Count = 16
+    """The channels of the first stage; they double in the second and the third."""
+    groups: Count = 8
+    """The groups of each GroupNorm; they must divide the width."""
+    outputs: Count | None = None
+    """How many outputs; by default one per class, or per number of the target."""
+
+    def check(self) -> None:
+        """Check that depth and groups are possible."""
+        if self.depth < 8 or (self.depth - 2) % 6:
+            raise ConfigError(f"resnet: depth is {self.depth}, but must be 6n + 2: 8, 14, 20...")
+        if self.width % self.groups:
+            raise ConfigError(
+                f"resnet: groups is {self.groups}, but must divide the width {self.width}"
+            )
+
+    def build(self, shape: DataShape) -> nn.Module:
+        """Make the module."""
+        channels = image_axes(self.name, shape)[0]
+        layers = _image_layers(shape)
+        layers["stem"] = _convolution(channels, self.width)
+        layers["norm"] = nn.GroupNorm(self.groups, self.width)
+        layers["relu"] = nn.ReLU()
+        size = self.width
+        for stage in range(3):
+            layers[f"stage{stage + 1}"] = self._stage(size, self.width * 2**stage, stage)
+            size = self.width * 2**stage
+        layers["pool"] = nn.AdaptiveAvgPool2d(1)
+        layers["flatten"] = nn.Flatten()
+        layers["output"] = nn.Linear(size, num_outputs(self.name, shape, self.outputs))
+        return nn.Sequential(layers)
+
+    def _stage(self, channels: int, width: int, stage: int) -> nn.Module:
+        num_blocks = (self.depth - 2) // 6
+        first = _Block(channels, width, groups=self.groups, stride=2 if stage else 1)
+        rest = (_Block(width, width, groups=self.groups) for _ in range(num_blocks - 1))
+        return nn.Sequential(first, *rest)
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions, and the input added to what they return."""
+
+    def __init__(self, channels: int, width: int, *, groups: int, stride: int = 1) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            OrderedDict(
+                conv1=_convolution(channels, width, stride=stride),
+                norm1=nn.GroupNorm(groups, width),
+                relu=nn.ReLU(),
+                conv2=_convolution(width, width),
+                norm2=nn.GroupNorm(groups, width),
+            )
+        )
+        self.shortcut = (
+            nn.Identity() if channels == width else _projection(channels, width, groups, stride)
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map [B, channels, H, W] to [B, width, H / stride, W / stride]."""
+        outputs: Tensor = self.residual(inputs) + self.shortcut(inputs)
+        return outputs.relu()
+
+
+def _convolution(channels: int, width: int, *, stride: int = 1) -> nn.Module:
+    return nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+
+
+def _projection(channels: int, width: int, groups: int, stride: int) -> nn.Module:
+    convolution = nn.Conv2d(channels, width, 1, stride=stride, bias=False)
+    return nn.Sequential(OrderedDict(conv=convolution, norm=nn.GroupNorm(groups, width)))
+
+
+@dataclass(frozen=True)
+class CharLSTM(ModelSpec):
+    """Next-character prediction: embedding, stacked LSTM, one logit per character.
+
+    Targets of one character per example are predicted from the last position: [B, V]. Targets of
+    as many characters as the input are predicted at each position: [B, T, V].
+
+    Source: McMahan et al., 2017, section 3, https://arxiv.org/abs/1602.05629; Caldas et al., 2018
+    (LEAF), https://arxiv.org/abs/1812.01097. PyTorch's LSTM has two bias vectors where theirs has
+    one.
+    """
+
+    name: ClassVar[str] = "char-lstm"
+    embedding: Count = 8
+    """The numbers that stand for a character."""
+    hidden: Count = 256
+    """The units of each LSTM layer."""
+    layers: Count = 2
+    """The number of LSTM layers."""
+    dropout: Fraction = 0.0
+    """The share of numbers that are dropped between LSTM layers in training."""
+    vocabulary: Count | None = None
+    """How many characters there are; by default as many as the data use."""
+
+    def check(self) -> None:
+        """Check that there is a place for dropout."""
+        if self.dropout and self.layers == 1:
+            raise ConfigError(
+                f"char-lstm: dropout is {self.dropout}, but acts between layers and there is one; "
+                "set layers to 2 or more, or dropout to 0"
+            )
+
+    def build(self, shape: DataShape) -> nn.Module:
+        """Make the module."""
+        num_characters = self._num_characters(shape)
+        if shape.target_shape not in ((), shape.inputs):
+            raise ConfigError(
+                f"model char-lstm: targets have shape {list(shape.target_shape)}, but it predicts "
+                f"one character, or one per position: [] or {shape.inputs}"
+            )
+        lstm = nn.LSTM(
+            self.embedding, self.hidden, self.layers, batch_first=True, dropout=self.dropout
+        )
+        every_position = shape.target_shape != ()
+        return _CharLSTM(num_characters, lstm, every_position=every_position)
+
+    def _num_characters(self, shape: DataShape) -> int:
+        axes = shape.single_input
+        if axes is None or len(axes) != 1 or None in (shape.vocabulary, shape.num_classes):
+            raise ConfigError(
+                f"model char-lstm: inputs have shape {shape.inputs}, vocabulary "
+                f"{shape.vocabulary} and {shape.num_classes} classes; it takes one sequence of "
+                "integer tokens per example and predicts integer tokens"
+            )
+        used = max(shape.vocabulary or 1, shape.num_classes or 1)
+        if self.vocabulary is not None and self.vocabulary < used:
+            raise ConfigError(
+                f"model char-lstm: vocabulary is {self.vocabulary}, but the data use {used} "
+                f"characters; set it to {used} or more"
+            )
+        return self.vocabulary or used
+
+
+class _CharLSTM(nn.Module):
+    def __init__(self, num_characters: int, lstm: nn.LSTM, *, every_position: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_characters, lstm.input_size)
+        self.lstm = lstm
+        self.output = nn.Linear(lstm.hidden_size, num_characters)
+        self.every_position = every_position
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Return logits, [B, V] or [B, T, V]."""
+        hidden_BTH, _ = self.lstm(self.embedding(tokens_BT))
+        logits: Tensor = self.output(hidden_BTH if self.every_position else hidden_BTH[:, -1])
+        return logits
+
+
+def _image_layers(shape: DataShape) -> OrderedDict[str, nn.Module]:
     """Return the first layers of an image model: a channel axis for images that have none."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if shape.single_input is not None and len(shape.single_input) == 2:

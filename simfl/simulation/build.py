@@ -27,8 +27,8 @@ from simfl.data import Examples, FederatedDataset
 from simfl.errors import ConfigError
 from simfl.messages import RoundPlan
 from simfl.models import BCEWithLogits, DataShape, Loss, data_shape
-from simfl.models.call import call_module
 from simfl.models.metrics import adds_up, as_metrics
+from simfl.models.model import call_module
 from simfl.optimizer import ScaffoldServer
 from simfl.sampling import Sampler, plan_round
 from simfl.scenario import Scenario

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from simfl.errors import ConfigError
 from simfl.models import Batch, Dropout, ResNet, TorchModel, data_shape
-from simfl.models.ghost_clipping import layers_with_norms
+from simfl.models.clipping import layers_with_norms
 from simfl.vector import Vector
 
 # The loop multiplies matrices of other shapes: sums of up to some 100 float32 products in another

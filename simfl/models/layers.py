@@ -1,4 +1,4 @@
-"""Which layers are unmodified instances of their class, and may be computed in another way.
+"""Which layers simfl may compute in another way than by calling them.
 
 Stacks and per-example clipping compute known layers by hand, and differentiate the rest with
 ``torch.func``. Both ignore some of what can be attached to a layer in torch, such as hooks.
@@ -10,6 +10,8 @@ from typing import Final
 
 from torch import nn
 from torch.nn.modules import module as _torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 _HOOKS: Final = (
     "_forward_hooks",
@@ -48,7 +50,7 @@ def own_method(layer: nn.Module) -> str | None:
 
 
 def _is_added_to(layer: nn.Module) -> bool:
-    """Say whether a known layer has additional weights or layers."""
+    """Return whether a known layer has additional weights or layers."""
     if type(layer) is nn.Sequential:
         return bool(layer._parameters)
     if type(layer).__module__.startswith("simfl."):
@@ -69,3 +71,17 @@ def gradient_hook(layer: nn.Module) -> str | None:
         if weight is not None and weight._backward_hooks:
             return f"has a gradient hook on its {name}"
     return None
+
+
+def needs_loop(layer: nn.Module) -> bool:
+    """Return whether vmap has no rule for a layer: recurrent kernels, in-place renormalisation."""
+    if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+        return layer.max_norm is not None
+    return isinstance(layer, nn.RNNBase | nn.RNNCellBase)
+
+
+def mixes_examples(layer: nn.Module) -> bool:
+    """Return whether a layer's output for an example depends on the rest of the batch."""
+    if isinstance(layer, _BatchNorm):
+        return layer.training or layer.running_mean is None
+    return isinstance(layer, _InstanceNorm) and layer.training and layer.track_running_stats
