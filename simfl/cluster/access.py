@@ -14,7 +14,7 @@ import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from simfl.cluster.processes import gcs_addresses
 from simfl.errors import ClusterError
@@ -201,20 +201,15 @@ def keep_token_private() -> None:
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, exist_ok=True)
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
-            _lock(file)
+            with suppress(ImportError, OSError):  # a file system without locks
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)
             if not file.read().strip():  # a new file, or one that was not completely written
                 file.seek(0)
                 file.write(secrets.token_hex(32))
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             path.chmod(0o600)
-
-
-def _lock(file: IO[str]) -> None:
-    """Wait for an exclusive lock on the file, if the file system supports locks."""
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _read_token() -> tuple[str, str]:

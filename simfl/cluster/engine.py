@@ -229,7 +229,7 @@ class RayEngine:
 
     def close(self) -> None:
         """End the actors, and leave the cluster."""
-        if ray.is_initialized() and self._connection.is_well():
+        if ray.is_initialized() and self._connection.watch.is_well():
             for actor in self._actors:
                 ray.kill(actor)
             self._fleet.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -235,11 +236,6 @@ class Need:
     is_inline: bool = False
     """Whether the run's own process trains its clients, with the resources of a single actor."""
 
-    @property
-    def least(self) -> tuple[int, ...]:
-        """By group, the fewest actors."""
-        return tuple(bound.least for bound in self.bounds)
-
 
 def runs_at_once(needs: Sequence[Need], nodes: Sequence[Node], *, asked: int | None) -> int:
     """Return how many runs go on at once.
@@ -260,11 +256,11 @@ def runs_at_once(needs: Sequence[Need], nodes: Sequence[Node], *, asked: int | N
     """
     if asked is not None:
         return min(asked, len(needs))
-    different: list[tuple[tuple[ActorGroup, ...], tuple[int, ...]]] = []
-    for kind in ((need.groups, need.least) for need in needs):
-        if kind not in different:
-            different.append(kind)
-    return max(1, *(_copies(*kind, nodes, most=len(needs)) for kind in different))
+    different: list[Need] = []
+    for need in needs:
+        if need not in different:
+            different.append(need)
+    return max(1, *(_copies(need, nodes, most=len(needs)) for need in different))
 
 
 def num_actors(need: Need, nodes: Sequence[Node], *, at_once: int) -> tuple[int, ...]:
@@ -311,16 +307,12 @@ def _group_of_each(need: Need, actors: Sequence[int]) -> list[ActorGroup]:
     return [group for group, count in pairs if group.needs for _ in range(count)]
 
 
-def _copies(
-    groups: tuple[ActorGroup, ...], least: tuple[int, ...], nodes: Sequence[Node], *, most: int
-) -> int:
-    """Return how many runs with the least numbers of actors fit at once, by bisection."""
-    fits, too_many = 0, most + 1
-    while too_many - fits > 1:
-        tried = (fits + too_many) // 2
-        counts = tuple(tried * count for count in least)
-        if place(groups, [Bounds(count, count) for count in counts], nodes).counts == counts:
-            fits = tried
-        else:
-            too_many = tried
-    return fits
+def _copies(need: Need, nodes: Sequence[Node], *, most: int) -> int:
+    """Return how many runs with the least numbers of actors fit at once."""
+
+    def is_too_many(runs: int) -> bool:
+        counts = tuple(runs * bound.least for bound in need.bounds)
+        bounds = [Bounds(count, count) for count in counts]
+        return place(need.groups, bounds, nodes).counts != counts
+
+    return bisect_left(range(1, most + 1), True, key=is_too_many)

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from simfl.cluster.processes import (
     children,
     vital_processes,
 )
-from simfl.cluster.session_folder import SessionFolder, make_session_folder
+from simfl.cluster.session_folder import make_session_folder
 from simfl.errors import ClusterError, one_line, printable
 
 if TYPE_CHECKING:
@@ -80,16 +80,10 @@ class Connection:
     """Whether this run started the cluster, so that all of it is on this machine."""
     dashboard: str | None = None
     """The address of the session's dashboard, if one is known."""
-    folder: SessionFolder | None = None
-    """The folder with the files of a cluster that was started for this run."""
-    last_words: LastWords | None = None
-    """The message to print if this process is killed before it leaves the session."""
     watch: ProcessWatch = field(default_factory=lambda: ProcessWatch({}))
-    """Watches Ray's processes on this machine."""
-
-    def is_well(self) -> bool:
-        """Return whether Ray's processes run; otherwise, calls to Ray would block."""
-        return self.watch.is_well()
+    """Watches Ray's processes on this machine; if they do not run, calls to Ray would block."""
+    cleanup: ExitStack = field(default_factory=ExitStack)
+    """Kills and removes what Ray's shutdown leaves of a cluster that was started for this run."""
 
     def close(self) -> None:
         """Leave the session; shut down a cluster that was started for this run, and clean up."""
@@ -110,11 +104,7 @@ class Connection:
 
     def _shut_down(self) -> None:
         self.ray.shutdown()
-        self.watch.tree.kill()
-        if self.folder is not None:
-            self.folder.remove()
-        if self.last_words is not None:
-            self.last_words.take_back()
+        self.cleanup.close()
 
 
 def start_ray_engine(setup: EngineSetup) -> RayEngine:
@@ -265,21 +255,30 @@ def _job_config(ray: Any, metadata: Mapping[str, str]) -> Any:
 
 def _start(ray: Any, **options: Any) -> Connection:
     """Start a cluster for this run, with its files in a private folder."""
-    folder = make_session_folder()
-    place = {} if folder is None else {"RAY_TMPDIR": str(folder.path)}
-    last_words = LastWords([] if folder is None else folder.all)
-    before = children()
-    try:
-        with started_with(place):
-            context = _init(ray, "local", **options)
-    except BaseException:
-        ProcessTree(children() - before).kill()
+    with ExitStack() as cleanup:
+        folder = make_session_folder()
+        last_words = LastWords([] if folder is None else folder.all)
+        cleanup.callback(last_words.take_back)
+        place = {}
         if folder is not None:
-            folder.remove()
-        last_words.take_back()
-        raise
-    tree = ProcessTree(children() - before)
-    return _connection(ray, context, last_words, folder=folder, tree=tree)
+            cleanup.callback(folder.remove)
+            place = {"RAY_TMPDIR": str(folder.path)}
+        before = children()
+        try:
+            with started_with(place):
+                context = _init(ray, "local", **options)
+        finally:
+            tree = ProcessTree(children() - before)
+            cleanup.callback(tree.kill)  # before the folder is removed
+        watch = ProcessWatch(vital_processes(context.address_info), tree, notify=last_words.replace)
+        return Connection(
+            ray,
+            is_owned=True,
+            is_local=True,
+            dashboard=context.dashboard_url or None,
+            watch=watch,
+            cleanup=cleanup.pop_all(),
+        )
 
 
 def _attach(ray: Any, where: str, *, job_config: Any) -> Connection:
@@ -294,7 +293,11 @@ def _attach(ray: Any, where: str, *, job_config: Any) -> Connection:
         ray.shutdown()
         raise
     _warn(address_warning(address, answer) or mode_warning())
-    return _connection(ray, context, LastWords(()))
+    cleanup, last_words = ExitStack(), LastWords(())
+    cleanup.callback(last_words.take_back)
+    watch = ProcessWatch(vital_processes(context.address_info), notify=last_words.replace)
+    dashboard = context.dashboard_url or None
+    return Connection(ray, is_owned=True, dashboard=dashboard, watch=watch, cleanup=cleanup)
 
 
 def _init(ray: Any, where: str, **options: Any) -> Any:
@@ -313,26 +316,6 @@ def _init(ray: Any, where: str, **options: Any) -> Any:
     if is_main and callable(on_sigterm):
         signal.signal(signal.SIGTERM, on_sigterm)
     return context
-
-
-def _connection(
-    ray: Any,
-    context: Any,
-    last_words: LastWords,
-    *,
-    folder: SessionFolder | None = None,
-    tree: ProcessTree | None = None,
-) -> Connection:
-    vital = vital_processes(context.address_info)
-    return Connection(
-        ray,
-        is_owned=True,
-        is_local=tree is not None,
-        dashboard=context.dashboard_url or None,
-        folder=folder,
-        last_words=last_words,
-        watch=ProcessWatch(vital, tree, notify=last_words.replace),
-    )
 
 
 def _warn(line: str | None) -> None:

@@ -33,13 +33,20 @@ class SessionFolder:
         self._lock = _lock(path)
 
     @property
+    def is_locked(self) -> bool:
+        """Whether this process has the folder's lock, so that no other process uses it."""
+        return self._lock is not None
+
+    @property
     def all(self) -> list[Path]:
         """The folders to remove: this one, and the target of its link."""
-        return _all_of(self.path)
+        link = self.path / "ray"
+        return [link.resolve().parent, self.path] if link.is_symlink() else [self.path]
 
     def remove(self) -> None:
         """Remove it with all of its files."""
-        _remove(self.path)
+        for part in self.all:
+            shutil.rmtree(part, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -81,18 +88,19 @@ def _make_in_a_short_place() -> Path:
 
 def _make_in(place: str) -> Path:
     _remove_leftovers(place)
-    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))  # for this user alone: mode 0700
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))  # only for this user: mode 0700
 
 
 def _remove_leftovers(place: str) -> None:
-    """Remove the folders of processes that have ended, whose locks are free."""
-    for left in Path(place).glob(f"{_PREFIX}*/lock"):
+    """Remove this user's folders that no process uses."""
+    for lock in Path(place).glob(f"{_PREFIX}*/lock"):
         with suppress(OSError):
-            folder = left.parent
-            is_own = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
-            if is_own and (lock := _lock(folder)) is not None:
-                _remove(folder)
-                lock.close()
+            path = lock.parent
+            if path.is_symlink() or path.stat().st_uid != os.getuid():
+                continue
+            folder = SessionFolder(path)
+            if folder.is_locked:
+                folder.remove()
 
 
 def _lock(folder: Path) -> IO[Any] | None:
@@ -106,13 +114,3 @@ def _lock(folder: Path) -> IO[Any] | None:
         file.close()
         return None
     return file
-
-
-def _remove(folder: Path) -> None:
-    for part in _all_of(folder):
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _all_of(folder: Path) -> list[Path]:
-    link = folder / "ray"
-    return [link.resolve().parent, folder] if link.is_symlink() else [folder]

@@ -16,8 +16,7 @@ from typing import ClassVar
 import pytest
 from ray import cloudpickle
 
-from simfl.cluster.code import install_sources, read_main, read_sources
-from simfl.cluster.session import searched_here
+from simfl.cluster.code import install_sources, read_main, read_sources, searched_here
 from simfl.component import Component
 
 FILES = {
