@@ -1,4 +1,4 @@
-"""What Ray's errors mean: a loss that can be made good, or the end of the run in our words."""
+"""What Ray's errors mean: a loss that can be recovered, or an error that ends the run."""
 
 from __future__ import annotations
 
@@ -21,50 +21,52 @@ _PROCESS_GONE = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryEr
 
 
 class UnbuiltActorError(Exception):
-    """An actor was called that Ray has started again, and that ``start`` has not built yet.
+    """An actor was called whose process Ray has replaced, and ``start`` has not been called yet.
 
-    It died while it had nothing to do, and was back before anyone noticed.
+    It died while it had no work, and Ray replaced it before the driver noticed.
     """
 
 
 def is_actor_loss(error: RayError) -> bool:
-    """Say whether the process that was to answer has gone, or another has taken its place."""
+    """Return whether the called process is gone or has been replaced."""
     if isinstance(error, RayTaskError):
         return is_unbuilt(error)
     return isinstance(error, _PROCESS_GONE)
 
 
 def is_unbuilt(error: RayError) -> bool:
-    """Say whether the actor had died before it was called."""
+    """Return whether the actor had died before it was called."""
     return isinstance(getattr(error, "cause", None), UnbuiltActorError)
 
 
 def is_object_loss(error: RayError) -> bool:
-    """Say whether an object was lost: the one asked for, or an argument of the call."""
-    if isinstance(error, RayTaskError):  # the second: who was to make the argument has died
+    """Return whether an object was lost: the requested one, or an argument of the call."""
+    if isinstance(
+        error, RayTaskError
+    ):  # RayActorError: the actor that should have made the argument has died
         return isinstance(error.cause, (ObjectLostError, RayActorError))
     return isinstance(error, ObjectLostError)
 
 
 def explain(error: RayError, *, doing: str) -> SimflError:
-    """Return our exception for one of Ray's.
+    """Translate one of Ray's errors.
 
     Args:
         error: as Ray raised it.
-        doing: what was under way, such as ``round 3, clients 4, 7 and 9 on client-1``.
+        doing: what the call was for, such as ``round 3, clients 4, 7 and 9 on client-1``.
     """
     cause = getattr(error, "cause", None)
     if isinstance(error, RayTaskError) and isinstance(cause, SimflError):
         return cause
     if is_object_loss(error):
         return ClusterError(
-            f"{doing}: an object was lost with its node; see that the cluster's nodes stay up"
+            f"{doing}: an object was lost with its node; check that the cluster's nodes stay up"
         )
     if isinstance(error, RayTaskError):
         return RunError(f"{doing}: {type(cause).__name__}: {cause}\n{error}")
     if isinstance(error, GetTimeoutError):
         return ClusterError(
-            f"{doing}: no answer in time; see that the cluster has free CPUs and GPUs"
+            f"{doing}: no answer in time; check that the cluster has free CPUs and GPUs"
         )
     if isinstance(error, OutOfMemoryError):
         return ClusterError(

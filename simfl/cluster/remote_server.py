@@ -79,7 +79,7 @@ class RemoteServer:
             return
         ready, _ = ray.wait([self._asked], timeout=0)
         self._note_building(now)
-        # A process may not answer while it imports its modules.
+        # A process may not answer while it imports modules.
         is_starting = self._building is not None or not self._is_there
         limit_s = self._start_timeout_s if is_starting else self._silent_s
         if ready:
@@ -88,27 +88,27 @@ class RemoteServer:
                 counts: dict[str, int] = ray.get(asked)  # type: ignore[assignment]
                 self.beats = self.beats.note(counts, now=now)
                 self._is_there = True
-            except RayError:  # its other calls fail, too, and their callers recover
+            except RayError:  # its other calls fail, too, and their callers handle it
                 self._is_there = False
         elif now - self._asked_at > limit_s:
             self._asked, self._is_there, self._building = None, False, None
             ray.kill(self.actor, no_restart=False)
             self._notify(
                 f"the server's process did not answer for {limit_s:.0f} s and was killed; it is "
-                "started again"
+                "restarted"
             )
         elif now - self._asked_at > WARN_S and not is_starting and self._warned_of != self._asked:
             self._warned_of = self._asked
             self._notify(
                 f"the server's process has not answered for {WARN_S:.0f} s; after {limit_s:.0f} s "
-                "it is killed and started again"
+                "it is killed and restarted"
             )
 
     def _note_building(self, now: float) -> None:
         """Start timing the answers once the actor has built the server."""
         if self._building is not None and ray.wait([self._building], timeout=0)[0]:
             building, self._building = self._building, None
-            with suppress(RayError):  # it has died: its callers recover
+            with suppress(RayError):  # it has died, which its callers handle
                 ray.get(building)
                 self._is_there, self._asked_at = True, now
 

@@ -19,30 +19,30 @@ Work: TypeAlias = tuple[float, ...]
 """An amount of work in several measures, such as steps and examples."""
 
 HANDED_OUT = 0.8
-"""The share of the work that is left which the next chunk of every worker may take together."""
+"""The fraction of the remaining work that the next chunks of all actors take together."""
 
 WORTH_A_CALL_S = 0.1
-"""How much work in a call makes up for what the call itself costs, a few milliseconds."""
+"""The amount of work that is worth a call, in seconds; a call itself costs a few milliseconds."""
 
 UNEVEN = 8
-"""Equal parts may differ by about one in so many."""
+"""Parts of equal work may differ by about one in so many."""
 
 
 class Pace:
-    """Learns how long a step takes a group's actors, and so how much work is worth a call."""
+    """Learns how long a step takes on a group's actors, and so how much work is worth a call."""
 
     def __init__(self) -> None:
         self._seconds_per_step: float | None = None
 
     def learn(self, reports: Sequence[ChunkReport]) -> None:
-        """Take in what the group has done in a round that has ended."""
+        """Learn from what the group has done in a round."""
         seconds = sum(report.seconds for report in reports)
         num_steps = sum(int(report.clients.num_steps.sum()) for report in reports)
         self._seconds_per_step = seconds / num_steps if num_steps else None
 
     @property
     def least_work(self) -> float:
-        """How many steps a chunk should have; 0 until a round has been seen."""
+        """The number of steps that a chunk should have; 0 before the first round."""
         return WORTH_A_CALL_S / self._seconds_per_step if self._seconds_per_step else 0.0
 
 
@@ -77,18 +77,18 @@ def guided_chunks(
 ) -> list[Chunk]:
     """Cut a group's part into contiguous chunks, large ones first and ever smaller ones to the end.
 
-    Each is one whole subtree of the reduction, so that an actor sends one partial for it: few
-    calls and few partials while there is much to do, and small chunks to even out the end, when
-    the workers have turned out to be of different speed. All workers' next chunks are cut from the
-    same share of what is left, as in factoring (Hummel, Schonberg and Flynn, 1992,
-    https://doi.org/10.1145/135226.135232). What would be too little work for small chunks is cut
-    into equal ones, one for each worker.
+    Each chunk is one whole subtree of the reduction, so that an actor sends one partial for it.
+    Large chunks come first, since each costs a call and a partial; small ones even out the end, as
+    actors differ in speed. The next chunks of all actors together are a fixed fraction of what is
+    left, as in factoring (Hummel, Schonberg and Flynn, 1992,
+    https://doi.org/10.1145/135226.135232). Where small chunks would be too little work, the rest is
+    cut into equal ones, one for each actor.
 
     Args:
         plan: of the round.
         part: of its cohort.
-        num_workers: how many there are in the group.
-        least_work: steps below which a chunk costs more than it evens out.
+        num_workers: the number of the group's actors.
+        least_work: the number of steps below which a chunk is not worth a call.
 
     >>> plan = RoundPlan(1, tuple(range(10)))
     >>> (part,) = plan.split()
@@ -117,7 +117,7 @@ def guided_chunks(
 def _equal_ends(
     work: np.ndarray[Any, Any], start: int, num_parts: int, *, smallest: int
 ) -> list[int]:
-    """Return where to cut the rest into parts of equal work, at large subtrees if it is all one."""
+    """Return where to cut the rest into parts of equal work, if possible between large subtrees."""
     num_left = len(work) - 1 - start
     grain = max(smallest, 1 << max(0, (num_left // num_parts // UNEVEN).bit_length() - 1))
     goals = work[start] + (work[-1] - work[start]) * np.arange(1, num_parts) / num_parts
@@ -126,7 +126,7 @@ def _equal_ends(
 
 
 def _chunks(plan: RoundPlan, part: CohortPart, ends: Sequence[int]) -> list[Chunk]:
-    """Return the chunks that begin and end there, counted from the part's first client."""
+    """Return the chunks between these ends, which count from the part's first client."""
     clients = plan.clients[part.begin : part.end]
     return [
         Chunk(plan.round, part.start + start, clients[start:end], plan.num_positions, part.group)
@@ -135,7 +135,7 @@ def _chunks(plan: RoundPlan, part: CohortPart, ends: Sequence[int]) -> list[Chun
 
 
 def _subtree_size(work: np.ndarray[Any, Any], start: int, share: float, part: CohortPart) -> int:
-    """Return the size of the largest subtree that begins here and is no more work than that."""
+    """Return the size of the largest subtree that begins here and is at most a share of work."""
     size = part.stack
     while (
         (part.start + start) % (2 * size) == 0
@@ -152,7 +152,7 @@ def equal_chunks(plan: RoundPlan, part: CohortPart, size: int) -> list[Chunk]:
     Args:
         plan: of the round.
         part: of its cohort.
-        size: clients a chunk, at least; rounded up to whole stacks.
+        size: the number of clients in a chunk, rounded up to whole stacks.
     """
     num_clients, size = part.end - part.begin, -(-size // part.stack) * part.stack
     return _chunks(plan, part, [*range(0, num_clients, size), num_clients])

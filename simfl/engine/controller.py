@@ -42,7 +42,7 @@ from simfl.messages import Chunk, EvaluationChunk
 
 IN_FLIGHT = 2
 """Chunks at an actor: one that runs, and one whose arguments are fetched meanwhile. While another
-actor of the lane is being started, each has one: the rest is left for the one that starts."""
+actor of the lane is being started, each has only one, so that the other one finds work."""
 
 
 @dataclass(eq=False)
@@ -244,8 +244,10 @@ class Controller:
             actions.append(Retire(number))
         self._requeue(task)
         left = self._num_members(actor.group)
-        message = f"{doing}: its GPU's memory is full; it was ended, and {left} of its group go on"
-        return [*actions, Notify(message)]
+        message = (
+            f"{doing}: its GPU's memory is full; the actor was stopped, {left} of its group go on"
+        )
+        return [*actions, Notify(f"{doing}: {message}")]
 
     def _requeue(self, task: _Task) -> None:
         """Make a lost chunk the next one of its lane."""
@@ -286,7 +288,7 @@ class Controller:
         return self._abort(
             ClusterError(
                 f"{labels} died and could not be started again within "
-                f"{self._limits.start_timeout_s:g} s; see that the cluster has room for them"
+                f"{self._limits.start_timeout_s:g} s; check that the cluster has room for them"
             )
         )
 
@@ -313,7 +315,7 @@ def _identity(chunk: AnyChunk) -> Hashable:
 
 def _full_memory_error(doing: str) -> ClusterError:
     return ClusterError(
-        f"{doing}: the GPU's memory is full, with no other of its group's actors left to end; "
+        f"{doing}: the GPU's memory is full, and no other actor of its group is left to stop; "
         "lower client.stack, client.batch_size or the size of the model, or raise num_gpus"
     )
 

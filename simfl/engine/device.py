@@ -1,7 +1,7 @@
 """Which device a process trains on.
 
-It follows from what the scenario asks for, never from what happens to be there: a run is the same
-run everywhere, or says why it cannot be.
+It follows from the scenario and never from the devices of the machine, so that a run is the same
+everywhere, or fails with the reason.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ import torch
 from simfl.errors import ClusterError
 
 _USABLE: Final = 0.9
-"""The share of a GPU's memory that is given out."""
+"""The fraction of a GPU's memory that actors may use."""
 
 
 def device_for(who: str, *, uses_gpu: bool) -> str:
-    """Return the torch device: of the GPUs a process sees, the first.
+    """Return the torch device: the CPU, or the first GPU that is visible to this process.
 
-    Ray shows an actor the GPUs that it was given, and no others.
+    Ray makes only an actor's own GPUs visible to it.
 
     Args:
         who: for the message, ``client-3``.
-        uses_gpu: whether ``cluster.num_gpus`` is more than 0.
+        uses_gpu: whether ``cluster.num_gpus`` is greater than 0.
 
     Raises:
-        ClusterError: if a GPU is asked for that this process's torch cannot use.
+        ClusterError: if a GPU is requested and torch cannot use any.
     """
     if not uses_gpu:
         return "cpu"
     if not torch.cuda.is_available():
         raise ClusterError(
-            f"{who} is to train on a GPU (cluster.num_gpus), but torch {torch.__version__} there "
-            "finds none; install a CUDA build of torch and its driver, or set cluster.num_gpus: 0"
+            f"{who}: cluster.num_gpus asks for a GPU, but torch {torch.__version__} finds none; "
+            "install a CUDA build of torch and its driver, or set cluster.num_gpus: 0"
         )
     return "cuda:0"
 
 
 def prepare_device(device: str, *, deterministic: bool) -> None:
-    """Set up this process for its device; of a CPU there is nothing to set.
+    """Set up this process for its device; does nothing for a CPU.
 
     Args:
         device: as ``device_for`` returns it.
-        deterministic: whether torch is to use kernels that give the same bits each time, and to
-            fail where it has none
+        deterministic: whether torch uses only kernels that give the same bits each time, and fails
+            where it has none
             (https://docs.pytorch.org/docs/stable/notes/randomness.html).
     """
     if deterministic and device != "cpu":
@@ -57,21 +57,21 @@ def prepare_device(device: str, *, deterministic: bool) -> None:
 
 @dataclass(frozen=True)
 class DeviceUse:
-    """What training takes of a GPU's memory, in bytes."""
+    """How much of a GPU's memory training uses, in bytes."""
 
     used: int
-    """By this process at the most, its CUDA context included."""
+    """The peak of this process, its CUDA context included."""
     total: int
 
     def processes_that_fit(self) -> int:
-        """Return for how many such processes there is room, with a tenth to spare."""
+        """Return how many such processes fit, with a tenth of the memory to spare."""
         return max(1, int(self.total * _USABLE / self.used))
 
 
 def measure_use(device: str) -> DeviceUse | None:
-    """Return what this process has taken of its device so far; None of a CPU.
+    """Return how much memory this process has used of its device so far; None for a CPU.
 
-    While no other process uses the device: torch cannot tell whose the rest is.
+    No other process may use the device, since torch does not know which process uses how much.
     """
     if device == "cpu":
         return None
@@ -82,5 +82,5 @@ def measure_use(device: str) -> DeviceUse | None:
 
 
 def is_memory_full(error: BaseException) -> bool:
-    """Say whether an error is that of a GPU whose memory is full."""
+    """Return whether an error says that the memory of a GPU is full."""
     return isinstance(error, torch.cuda.OutOfMemoryError)

@@ -1,4 +1,4 @@
-"""Engine: where a round's work is done. The round loop knows nothing else of it."""
+"""Engine: the protocol by which the round loop has work done."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from simfl.models.model import MetricSums
 from simfl.vector import Vector
 
 Handle: TypeAlias = Any
-"""Stands for a Snapshot, wherever it is; only the engine that gave it can use it."""
+"""Stands for a Snapshot, wherever it is stored; only the engine that returned it can use it."""
 
 
 class Trained(NamedTuple):
     """A round that has been trained."""
 
     report: RoundReport
-    """Its numbers, which are the same on every engine."""
+    """Its numbers, the same on every engine."""
     trace: RoundTrace
-    """Who trained whom, and how long it took."""
+    """Which actor trained which clients, and how long it took."""
     handle: Handle
     """What the next round starts from."""
 
@@ -30,11 +30,11 @@ class Engine(Protocol):
 
     @property
     def num_actors(self) -> int:
-        """How many train clients at once."""
+        """The number of actors that train clients."""
 
     @property
     def dashboard(self) -> str | None:
-        """The address of a dashboard that shows what the engine does, where there is one."""
+        """The address of the engine's dashboard; None without one."""
 
     def start(self) -> Handle:
         """Return what the first round starts from."""
@@ -44,7 +44,7 @@ class Engine(Protocol):
 
         Raises:
             RunError: if a client fails, or the cluster does.
-            StatesLostError: if it takes a checkpoint to go on.
+            StatesLostError: if only a checkpoint can recover what was lost.
         """
 
     def evaluate(self, chunk: EvaluationChunk, handle: Handle) -> list[MetricSums]:
@@ -54,10 +54,10 @@ class Engine(Protocol):
         """Return all weights of a handle."""
 
     def save(self, order: SaveOrder, handle: Handle) -> None:
-        """Write a checkpoint of the handle and of all clients' states; may go on meanwhile."""
+        """Write a checkpoint of the handle and all clients' states; may return before it has."""
 
     def flush(self) -> None:
-        """Wait until what ``save`` has begun is on disk.
+        """Wait until all that ``save`` has begun to write is on disk.
 
         Raises:
             CheckpointError: if it cannot be written.
@@ -70,15 +70,15 @@ class Engine(Protocol):
     def peak_memory(self) -> dict[str, int | None]:
         """Return the peak resident memory in bytes of ``driver``, ``server`` and ``client``.
 
-        Of the client actors, that of the largest; None where it is not known, or where there is
+        For ``client``, the largest of all client actors; None where it is unknown or where there is
         no such process.
         """
 
     def write_profiles(self, folder: Path) -> None:
-        """Write what other processes than this one have done with their time, if they noted it."""
+        """Write the profiles of the engine's other processes, if they were profiled."""
 
     def describe(self) -> str:
-        """Say in a few words where clients are trained."""
+        """Return where clients are trained, in a few words."""
 
     def close(self) -> None:
-        """Give back what the engine holds; may be called twice."""
+        """Release what the engine holds; may be called twice."""

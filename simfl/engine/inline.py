@@ -1,4 +1,4 @@
-"""The inline engine: everything in this process, under a debugger if you like."""
+"""The inline engine: everything in this process, where a debugger can follow it."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from simfl.vector import Vector
 
 
 class InlineEngine:
-    """Runs the server and client hosts in this process, with the numbers of any cluster.
+    """Runs the server and client hosts in this process; the numbers are those of any cluster.
 
     Args:
         server: the run's server.
-        hosts: by group, what trains its clients.
-        chunk_size: clients a chunk; None: what a group trains is one chunk.
+        hosts: by group, the host that trains its clients.
+        chunk_size: the number of clients in a chunk; None: a chunk is all that a group trains.
         threads: torch's threads while the engine is open.
         location: the storage of checkpoints, and of states beyond the budget.
         state_memory: bytes of clients' states that may stay in memory.
@@ -65,7 +65,7 @@ class InlineEngine:
         self._state_memory = state_memory
         self._states = StateTable[KeptState](location)
         self._initial = server.snapshot(1)
-        self._former_threads: int | None = torch.get_num_threads()
+        self._previous_threads: int | None = torch.get_num_threads()
         torch.set_num_threads(threads)
 
     def start(self) -> Snapshot:
@@ -123,7 +123,7 @@ class InlineEngine:
         """Do nothing: ``save`` has written all when it returns."""
 
     def restore(self, found: Found) -> Snapshot:
-        """Go back to a checkpoint, or to the start."""
+        """Restore a checkpoint, or the start."""
         checkpoint = found.checkpoint
         if checkpoint is None:
             self._states.restore({}, ())
@@ -152,18 +152,18 @@ class InlineEngine:
         return handle.broadcast.weights
 
     def peak_memory(self) -> dict[str, int | None]:
-        """Return this process's, which is all of them."""
+        """Return the peak of this process, which is the only one."""
         return {"driver": peak_memory(), "server": None, "client": None}
 
     def write_profiles(self, folder: Path) -> None:
         """Do nothing: there is no other process."""
 
     def describe(self) -> str:
-        """Say where clients are trained."""
+        """Return where clients are trained."""
         return "in this process"
 
     def close(self) -> None:
-        """Give torch its threads back."""
-        if self._former_threads is not None:
-            torch.set_num_threads(self._former_threads)
-            self._former_threads = None
+        """Reset torch's number of threads."""
+        if self._previous_threads is not None:
+            torch.set_num_threads(self._previous_threads)
+            self._previous_threads = None

@@ -14,7 +14,7 @@ from enum import Enum, auto
 from simfl.engine.chunks import Work
 
 SILENT_S = 300.0
-"""How long a process may send no heartbeat if the time of its work is unknown."""
+"""How long a process may send no heartbeat if the time of its work is unknown, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Limits:
 
 
 class Loss(Enum):
-    """What the cluster has lost."""
+    """What was lost."""
 
     CLIENT_ACTOR = auto()
     """The process that trained a chunk, and so the chunk's result."""
@@ -41,18 +41,18 @@ class Loss(Enum):
 
 
 class Decision(Enum):
-    """What is done about it."""
+    """What to do about a loss."""
 
     RETRY = auto()
     """Run the chunk again, on whichever actor is free."""
     RESTORE = auto()
-    """Put the server back to where the round started, and hand it the partials again."""
+    """Restore the server to the start of the round, and send it the partials again."""
     REDO_ROUND = auto()
     """Train the whole round again from its snapshot."""
     ROLL_BACK = auto()
     """Go back to the last checkpoint, or to the start, and replay the rounds since."""
     ABORT = auto()
-    """End the run: it would not help to go on."""
+    """End the run: going on would not help."""
 
 
 def decide(loss: Loss, *, attempt: int, max_retries: int) -> Decision:
@@ -60,9 +60,9 @@ def decide(loss: Loss, *, attempt: int, max_retries: int) -> Decision:
 
     Args:
         loss: what was lost.
-        attempt: how often it has been lost by now, from 1: of a chunk, that this very chunk was
-            running; of the rest, in this round.
-        max_retries: how often is too often.
+        attempt: how often it has been lost, from 1: for a client actor, while it ran this chunk;
+            otherwise, in this round.
+        max_retries: how many losses are tolerated.
 
     >>> decide(Loss.CLIENT_ACTOR, attempt=1, max_retries=3)
     <Decision.RETRY: 1>
@@ -75,7 +75,7 @@ def decide(loss: Loss, *, attempt: int, max_retries: int) -> Decision:
         return Decision.RETRY
     if loss is Loss.SERVER_ACTOR:
         return Decision.RESTORE
-    # What the round itself has made comes back with the round; what is older does not.
+    # Repeating the round recreates only what the round itself has made.
     return Decision.REDO_ROUND if attempt == 1 else Decision.ROLL_BACK
 
 
@@ -102,13 +102,13 @@ class StallWatch:
         self._paces = tuple(map(max, paces, self._paces or paces))
 
     def expected_s(self, work: Work) -> float | None:
-        """Return how long it takes at the slowest pace so far; None if no work has ended yet."""
+        """Return how long it takes at the slowest pace so far; None if no work has finished yet."""
         if not self._paces:
             return None
         return max(pace * amount for pace, amount in zip(self._paces, work, strict=True))
 
     def is_overdue(self, work: Work, *, ran_s: float, silent_s: float) -> bool:
-        """Say whether the process that does this work counts as stalled.
+        """Return whether the process that does this work counts as stalled.
 
         Args:
             work: the amount of work.

@@ -1,4 +1,4 @@
-"""What every engine does to save and to go back: checkpoints of its snapshot and its states."""
+"""Saving and restoring, for every engine: checkpoints of its snapshot and its states."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def commit_checkpoint(
     files: dict[int, str],
     shards: Sequence[ShardInfo],
 ) -> None:
-    """Write a checkpoint whose shards are there already, and remove what is no longer needed.
+    """Write a checkpoint whose shards have been written, and delete what is no longer needed.
 
     Args:
         location: of the storage.
-        order: what to write besides.
+        order: what else to write.
         snapshot: what the next round starts from.
         files: client id -> its shard.
-        shards: all that ``files`` names, and others that are to stay.
+        shards: all that ``files`` names, and any others to be kept.
     """
     storage = open_storage(location)
     checkpoint = Checkpoint(
@@ -40,6 +40,6 @@ def commit_checkpoint(
 
 
 def snapshot_of(checkpoint: Checkpoint) -> Snapshot:
-    """Return what a server is to be restored from; it collects its own auxiliary variables."""
+    """Return the snapshot that restores a server, which collects auxiliary variables itself."""
     broadcast = Broadcast(checkpoint.round + 1, checkpoint.weights, {})
     return Snapshot(broadcast, checkpoint.optimizer)

@@ -30,10 +30,10 @@ LOST = of_ray.ObjectLostError("0" * 56, None, "")
         (of_ray.WorkerCrashedError(), "its process died .*--backend inline"),
         (of_ray.NodeDiedError("gone"), "its process died .*--backend inline"),
         (of_ray.OutOfMemoryError("oom"), "node was out of memory; lower cluster.actors"),
-        (of_ray.GetTimeoutError(), "no answer in time; see that the cluster has free CPUs"),
-        (LOST, "an object was lost with its node; see that"),
-        (raised_by_a_task(LOST), "an object was lost with its node; see that"),
-        (raised_by_a_task(of_ray.RayActorError()), "an object was lost with its node; see that"),
+        (of_ray.GetTimeoutError(), "no answer in time; check that the cluster has free CPUs"),
+        (LOST, "an object was lost with its node; check that"),
+        (raised_by_a_task(LOST), "an object was lost with its node; check that"),
+        (raised_by_a_task(of_ray.RayActorError()), "an object was lost with its node; check that"),
         (of_ray.ObjectStoreFullError("the store is full.\nmore"), "ObjectStoreFullError: the st"),
         (of_ray.RuntimeEnvSetupError("no disk"), "RuntimeEnvSetupError: Failed to set up"),
     ],
@@ -49,7 +49,7 @@ def test_each_kind_is_one_of_ours_with_the_place(error: of_ray.RayError, words: 
 
 
 def test_our_own_exceptions_come_as_they_were_raised() -> None:
-    cause = ClusterError("client-3 is to train on a GPU")
+    cause = ClusterError("client-3: cluster.num_gpus asks for a GPU")
     assert explain(raised_by_a_task(cause), doing="starting") is cause
 
 

@@ -1,4 +1,4 @@
-"""The controller: lists of events, and what it says is to be done."""
+"""The controller: lists of events, and the actions that follow."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def begin(made: Controller, num_chunks: int, now: float = 0.0) -> list[Action]:
 
 
 def assigned(actions: list[Action]) -> list[tuple[int, int]]:
-    """Return (actor, chunk's start) of what is handed out; nothing else may be done."""
+    """Return (actor, chunk's start) of actions that are all Assign."""
     assert all(isinstance(action, Assign) for action in actions), actions
     return [(a.actor, a.chunk.start) for a in actions]  # type: ignore[union-attr]
 
 
 def summary(action: Action) -> Any:
-    """Return what is compared: of what is handed out, (task, actor, chunk's start, retries)."""
+    """Return what is compared: for an Assign, (task, actor, chunk's start, retries)."""
     match action:
         case Assign(task, actor, _, chunk, retries):
             assert isinstance(chunk, Chunk)
@@ -82,7 +82,7 @@ def full(task: int) -> Failed:
     return Failed(task, Cause.DEVICE_FULL, DEATH)
 
 
-FULL = "round 7, clients 0 on client-0: its GPU's memory is full; it was ended, and 1 of its group "
+FULL = "round 7, clients 0 on client-0: its GPU's memory is full; the actor was stopped, 1 of its "
 OTHER = ValueError("an object was lost")
 CASES: dict[str, tuple[int, list[tuple[Event, list[Any]]]]] = {
     "a chunk whose actor died runs first on another, and the actor gets work when it is back": (
@@ -121,10 +121,10 @@ CASES: dict[str, tuple[int, list[tuple[Event, list[Any]]]]] = {
             (Back(0), [(3, 0, 0, 0)]),
         ],
     ),
-    "an actor whose GPU is full is ended for good, and its chunks go to the others": (
+    "an actor whose GPU is full is stopped for good, and its chunks go to the others": (
         4,
         [
-            (full(0), [Retire(0), FULL + "go on"]),
+            (full(0), [Retire(0), FULL + "group go on"]),
             (died(2), []),
             (Finished(1), [(4, 1, 2, 0)]),
             (Finished(3), [(5, 1, 0, 0)]),
@@ -197,7 +197,7 @@ def test_chunks_go_to_idle_actors_before_any_gets_a_second_one() -> None:
     assert assigned(begin(controller(2), 3)) == [(0, 0), (1, 1), (0, 2)]
 
 
-def test_while_an_actor_of_its_lane_is_to_come_none_has_a_second_chunk() -> None:
+def test_while_another_actor_of_its_lane_is_being_started_none_has_a_second_chunk() -> None:
     made = controller(1)
     made.handle(Joined("client-1", 0, is_starting=True), now=0.0)
     assert assigned(begin(made, 4)) == [(0, 0)]
@@ -264,12 +264,12 @@ def test_after_an_abort_chunks_that_still_run_end_without_consequences() -> None
     assert assigned(begin(made, 3)) == [(0, 0)]
 
 
-def test_the_last_actor_of_a_group_is_not_ended_when_its_gpu_is_full() -> None:
+def test_the_last_actor_of_a_group_is_not_stopped_when_its_gpu_is_full() -> None:
     made = controller(0, groups=[0, 1])
     begin(made, 2)
     (action,) = made.handle(full(0), now=0.0)
     assert isinstance(action, Abort)
-    with pytest.raises(ClusterError, match="with no other of its group's actors left to end"):
+    with pytest.raises(ClusterError, match="no other actor of its group is left to stop"):
         raise action.error
 
 
@@ -292,7 +292,7 @@ def test_a_stalled_chunk_is_named_with_its_clients_and_the_time_it_took() -> Non
     made.handle(Begin([Chunk(7, 0, (3, 8), 4)], lanes=[0]), now=0.0)
     tick = Tick(Heartbeats())
     assert made.handle(tick, now=100.0) == [Kill(0)]
-    assert made.handle(tick, now=100.0) == [], "killed once: the second time its time is not up"
+    assert made.handle(tick, now=100.0) == [], "killed only once"
     named = r"round 7, clients 3, 8 on client-0: not done after 100 s, .* cluster\.stall_limit_s"
     (action,) = made.handle(died(0), now=101.0)
     assert isinstance(action, Abort)
@@ -300,8 +300,8 @@ def test_a_stalled_chunk_is_named_with_its_clients_and_the_time_it_took() -> Non
         raise action.error
 
 
-def test_what_training_has_taught_says_nothing_of_an_evaluation() -> None:
-    """No limit but silence: the first evaluation may take hours, whatever chunks have taken."""
+def test_the_times_of_training_are_not_used_for_evaluation() -> None:
+    """Only missing heartbeats count: the first evaluation may take hours, unlike chunks."""
     made = controller(1)
     begin(made, 1)
     made.handle(Finished(0), now=0.1)
@@ -325,6 +325,6 @@ def test_groups_that_a_round_has_to_wait_for_are_named_with_their_actors() -> No
     made = controller(0, groups=[0, 1])
     made.handle(Joined("client-2", 1, is_starting=True), now=0.0)
     assert made.groups_below(lambda group: 1) == {}
-    assert made.groups_below(lambda group: 2) == {1: ["client-2"]}, "nobody comes to group 0"
+    assert made.groups_below(lambda group: 2) == {1: ["client-2"]}, "group 0 has none to wait for"
     made.handle(Back(2), now=0.0)
     assert made.groups_below(lambda group: 2) == {}
