@@ -19,8 +19,8 @@ from simfl.scenario import Scenario
 from simfl.simulation import Simulation, build
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.checkpoints import Checkpoints
-from simfl.simulation.memory import give_back_freed_memory
 from simfl.simulation.rounds import run_rounds
+from simfl.simulation.runner import give_back_freed_memory
 
 __all__ = ["SimflRun"]
 

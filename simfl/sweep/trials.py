@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from simfl.cluster.references import SharedData
 from simfl.cluster.tuning import Report
@@ -19,7 +19,7 @@ from simfl.record import RoundRecord
 from simfl.scenario import Scenario
 from simfl.scenario.sweeps import SweepPlan, Trial
 from simfl.sections import ActorsSection, ClusterSection
-from simfl.simulation import Backend, run_by_round
+from simfl.simulation import Backend, RunOptions, open_run
 from simfl.sweep.ledger import read_past
 
 A = TypeVar("A", bound=ActorsSection)
@@ -29,6 +29,10 @@ ERROR_FILE = "error.txt"
 """In a trial's folder: the traceback of what ended it."""
 
 _SECONDS_BETWEEN = 0.5
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Ends the run of a trial as interrupted."""
 
 
 @dataclass(frozen=True)
@@ -74,30 +78,24 @@ class Trials:
     def _run(self, trial: Trial, *, actors: Sequence[int]) -> Generator[Report, None, None]:
         self.plan.import_plugins()
         scenario = _in_its_place(self.plan.scenario(trial.values), trial, actors=actors)
-        shared = self.shared.get(data_key(scenario))
-        rounds = run_by_round(scenario, self.folder_of(trial), self.backend, shared=shared)
+        options = RunOptions(self.backend, shared=self.shared.get(data_key(scenario)))
         latest: Report = {}
         shown = 0.0
-        try:
-            for record in rounds:
-                report = {"round": record.round, **_numbers(record)}
-                latest |= report
-                is_due = self.reports_metric and self.metric in record
-                if is_due or time.monotonic() - shown > _SECONDS_BETWEEN:
-                    shown = time.monotonic()
-                    yield report
-        except GeneratorExit:
-            self._end(rounds, trial)
-            raise
-        yield {"done": True, "state": "done", **latest}
-
-    def _end(self, rounds: Generator[Any, None, Any], trial: Trial) -> None:
-        """End a run before its time: stopped, if the ledger says so, and interrupted otherwise."""
-        if trial.number in read_past(self.folder).ended:
-            rounds.close()
-            return
-        with suppress(KeyboardInterrupt):
-            rounds.throw(KeyboardInterrupt("the sweep was interrupted"))
+        with suppress(_Interrupted):
+            with open_run(scenario, self.folder_of(trial), options) as run:
+                for record in run.rounds():
+                    report = {"round": record.round, **_numbers(record)}
+                    latest |= report
+                    is_due = self.reports_metric and self.metric in record
+                    if is_due or time.monotonic() - shown > _SECONDS_BETWEEN:
+                        shown = time.monotonic()
+                        try:
+                            yield report
+                        except GeneratorExit:
+                            if trial.number in read_past(self.folder).ended:
+                                return  # stopped before its end
+                            raise _Interrupted("the sweep was interrupted") from None
+            yield {"done": True, "state": "done", **latest}
 
     def _write_error(self, trial: Trial, error: Exception) -> None:
         own = error.client_traceback if isinstance(error, ClientError) else None

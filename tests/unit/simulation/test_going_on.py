@@ -15,8 +15,8 @@ import yaml
 import simfl
 from simfl.errors import CheckpointError, InputError
 from simfl.record import RoundRecord
-from simfl.scenario import load_scenario
-from simfl.simulation import run_by_round
+from simfl.scenario import Scenario, load_scenario
+from simfl.simulation import RunOptions, open_run
 
 GROUPS = [
     {"name": "a", "clients": {"fraction": 0.5}, "num_cpus": 0.5},
@@ -183,12 +183,16 @@ def test_a_run_of_more_rounds_is_evaluated_after_no_other_rounds_than_the_longer
     simfl.run(plain, out=tmp_path / "longer", backend="inline")
     out = tmp_path / "out"
     simfl.run(plain | {"rounds": 5}, out=out, backend="inline")
-    rounds = run_by_round(load_scenario(plain), out, backend="inline")
-    next(rounds)
     with pytest.raises(KeyboardInterrupt):
-        rounds.throw(KeyboardInterrupt())
+        run_one_round(load_scenario(plain), out)
     simfl.resume(out, backend="inline")
     assert read(out) == read(tmp_path / "longer")
+
+
+def run_one_round(scenario: Scenario, out: Path) -> None:
+    with open_run(scenario, out, RunOptions("inline")) as run:
+        next(run.rounds())
+        raise KeyboardInterrupt
 
 
 def read(folder: Path) -> tuple[Any, ...]:

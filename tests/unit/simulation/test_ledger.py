@@ -9,7 +9,7 @@ import numpy as np
 
 from simfl.observers import ClientTable, RunInfo
 from simfl.record import RoundRecord
-from simfl.simulation.ledger import NOT_KNOWN, Ledger
+from simfl.simulation.journal import NOT_KNOWN, Ledger
 
 INFO = RunInfo(
     name="demo",

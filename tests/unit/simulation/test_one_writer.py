@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import simfl
 from simfl.checkpoint import Lease, lease
 from simfl.errors import InputError, LeaseLostError
 from simfl.record import RoundRecord
-from simfl.simulation import run_by_round
+from simfl.simulation import RunOptions, open_run
 from simfl.simulation.folder import new_folder
 from simfl.states import open_storage
 
@@ -52,6 +53,8 @@ def take_over(place: Path | str, monkeypatch: pytest.MonkeyPatch) -> Lease:
         return Lease(open_storage(place), tell=lambda _: None)
 
 
+INLINE = RunOptions("inline")
+
 SECONDS: dict[str, Callable[[dict[str, Any], Path], object]] = {
     "run": lambda scenario, out: simfl.run(scenario, out, "inline"),
     "run --resume auto": lambda scenario, out: simfl.run(scenario, out, "inline", resume="auto"),
@@ -66,15 +69,16 @@ def test_a_second_writer_is_refused_and_the_first_goes_on_undisturbed(
     simfl.run(scenario, out=tmp_path / "alone", backend="inline")
     out = tmp_path / "out"
     loaded = simfl.load_scenario(scenario)
-    first = run_by_round(loaded, out, backend="inline")
-    for _ in range(3):
-        next(first)
-    before = files(out)
-    refusal = rf"{out} (is being written by process {os.getpid()} on |holds a run already)"
-    with pytest.raises(InputError, match=refusal):
-        SECONDS[second](scenario, out)
-    assert files(out) == before
-    assert len(list(first)) == 3
+    with open_run(loaded, out, INLINE) as run:
+        first = run.rounds()
+        for _ in range(3):
+            next(first)
+        before = files(out)
+        refusal = rf"{out} (is being written by process {os.getpid()} on |holds a run already)"
+        with pytest.raises(InputError, match=refusal):
+            SECONDS[second](scenario, out)
+        assert files(out) == before
+        assert len(list(first)) == 3
     assert rounds_of(out) == rounds_of(tmp_path / "alone")
     assert not (out / "owner").exists()
 
@@ -94,12 +98,13 @@ def test_a_place_of_checkpoints_elsewhere_has_one_writer_too(
     place: str, scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     scenario["checkpoint"]["location"] = place.format(tmp=tmp_path)
-    first = run_by_round(simfl.load_scenario(scenario), tmp_path / "a", backend="inline")
-    next(first)
-    with pytest.raises(InputError, match="place is being written by process"):
-        simfl.run(scenario, out=tmp_path / "b", backend="inline", resume="auto")
-    assert not files(tmp_path / "b")
-    list(first)
+    with open_run(simfl.load_scenario(scenario), tmp_path / "a", INLINE) as run:
+        first = run.rounds()
+        next(first)
+        with pytest.raises(InputError, match="place is being written by process"):
+            simfl.run(scenario, out=tmp_path / "b", backend="inline", resume="auto")
+        assert not files(tmp_path / "b")
+        list(first)
 
 
 def test_a_run_whose_folder_was_taken_over_ends_without_writing(
@@ -107,12 +112,13 @@ def test_a_run_whose_folder_was_taken_over_ends_without_writing(
 ) -> None:
     """As one does that was frozen, and then wakes."""
     out = tmp_path / "out"
-    frozen = run_by_round(simfl.load_scenario(scenario), out, backend="inline")
-    for _ in range(3):
-        next(frozen)
-    other = take_over(out, monkeypatch)
-    before = files(out)
-    with pytest.raises(LeaseLostError, match="was taken over"):
+    with ExitStack() as held:
+        held.enter_context(pytest.raises(LeaseLostError, match="was taken over"))
+        frozen = held.enter_context(open_run(simfl.load_scenario(scenario), out, INLINE)).rounds()
+        for _ in range(3):
+            next(frozen)
+        other = take_over(out, monkeypatch)
+        before = files(out)
         next(frozen)
     assert files(out) == before
     other.release()
@@ -126,12 +132,14 @@ def test_a_run_whose_checkpoints_were_taken_over_saves_no_more(
 ) -> None:
     place = tmp_path / "place"
     scenario["checkpoint"]["location"] = str(place)
-    frozen = run_by_round(simfl.load_scenario(scenario), tmp_path / "out", backend="inline")
-    for _ in range(2):
-        next(frozen)
-    take_over(place, monkeypatch)
-    before = files(place)
-    with pytest.raises(LeaseLostError, match="place was taken over"):
+    with ExitStack() as held:
+        held.enter_context(pytest.raises(LeaseLostError, match="place was taken over"))
+        run = held.enter_context(open_run(simfl.load_scenario(scenario), tmp_path / "out", INLINE))
+        frozen = run.rounds()
+        for _ in range(2):
+            next(frozen)
+        take_over(place, monkeypatch)
+        before = files(place)
         list(frozen)
     assert files(place) == before
 
@@ -140,14 +148,18 @@ def test_an_interrupted_run_and_one_that_fails_let_go(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    rounds = run_by_round(simfl.load_scenario(scenario), out, backend="inline")
-    next(rounds)
     with pytest.raises(KeyboardInterrupt):
-        rounds.throw(KeyboardInterrupt())
+        run_one_round(simfl.load_scenario(scenario), out)
     assert not (out / "owner").exists()
     with pytest.raises(InputError, match="holds a run of another scenario"):
         simfl.run(scenario | {"seed": 9}, out=out, backend="inline", resume="auto")
     assert not (out / "owner").exists()
+
+
+def run_one_round(scenario: simfl.Scenario, out: Path) -> None:
+    with open_run(scenario, out, INLINE) as run:
+        next(run.rounds())
+        raise KeyboardInterrupt
 
 
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
@@ -165,10 +177,11 @@ def test_a_run_that_goes_on_has_no_end_yet_and_what_was_cut_off_is_gone(
     out = tmp_path / "out"
     simfl.run(scenario | {"rounds": 2}, out=out, backend="inline")
     (out / ".summary.json.0123abcd.unfinished").write_text("{")
-    rounds = run_by_round(simfl.load_scenario(scenario), out, backend="inline")
-    next(rounds)
-    assert not (out / "summary.json").exists()
-    list(rounds)
+    with open_run(simfl.load_scenario(scenario), out, INLINE) as run:
+        rounds = run.rounds()
+        next(rounds)
+        assert not (out / "summary.json").exists()
+        list(rounds)
     assert (out / "summary.json").exists()
     assert not list(out.glob(".*"))
 

@@ -25,7 +25,7 @@ from simfl.observers import ClientTable, Observer
 from simfl.optimizer import Context, OptiModule, State
 from simfl.record import RoundRecord, require_own_names
 from simfl.sampling import Uniform
-from simfl.simulation import build, run_by_round
+from simfl.simulation import RunOptions, build, open_run
 from simfl.simulation.folder import read_history
 from simfl.vector import Vector
 
@@ -425,9 +425,9 @@ def test_a_run_that_is_closed_is_stopped_there_and_goes_on_to_the_same_end(
 ) -> None:
     scenario |= {"checkpoint": {"every": 1}}
     out = tmp_path / "out"
-    rounds = run_by_round(simfl.load_scenario(scenario), out, "inline")
-    assert [next(rounds)["round"], next(rounds)["round"]] == [1, 2]
-    rounds.close()
+    with open_run(simfl.load_scenario(scenario), out, RunOptions("inline")) as run:
+        rounds = run.rounds()
+        assert [next(rounds)["round"], next(rounds)["round"]] == [1, 2]
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["status"], summary["rounds"]) == ("stopped", 2)
     two_rounds = simfl.run(scenario | {"rounds": 2}, out=tmp_path / "two", backend="inline")
@@ -444,10 +444,10 @@ def test_a_run_that_is_closed_is_stopped_there_and_goes_on_to_the_same_end(
 def test_a_run_that_is_closed_after_its_last_round_is_done(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
-    rounds = run_by_round(simfl.load_scenario(scenario), tmp_path / "out", "inline")
-    for _ in range(scenario["rounds"]):
-        next(rounds)
-    rounds.close()
+    with open_run(simfl.load_scenario(scenario), tmp_path / "out", RunOptions("inline")) as run:
+        rounds = run.rounds()
+        for _ in range(scenario["rounds"]):
+            next(rounds)
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "done"
 
 

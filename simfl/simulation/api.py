@@ -1,0 +1,181 @@
+"""run, resume and open_run: from a scenario to a prepared Run in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from simfl.checkpoint import Lease
+from simfl.engine import require_profiler
+from simfl.errors import InputError
+from simfl.scenario import Scenario, Trust, load_scenario, own_address
+from simfl.simulation.backends import Backend
+from simfl.simulation.build import build
+from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
+from simfl.simulation.evaluation import better_values
+from simfl.simulation.folder import (
+    SCENARIO_FILE,
+    begin_run,
+    checked_folder,
+    extend_run,
+    holds_run,
+    is_done,
+    make_folder,
+    require_writable,
+)
+from simfl.simulation.rounds import PhaseClock
+from simfl.simulation.runner import Result, Run, RunOptions, notify
+
+
+def run(
+    scenario: Scenario | Mapping[str, Any] | str | Path,
+    out: str | Path | None = None,
+    backend: Backend = "ray",
+    *,
+    address: str | None = None,
+    progress: bool = False,
+    resume: Literal["never", "auto"] = "never",
+    profile: bool = False,
+    trust: Trust = "all",
+) -> Result:
+    """Run a scenario to its end.
+
+    Args:
+        scenario: as returned by ``load_scenario``, or an argument for it.
+        out: the run's folder; None: a new one under ``output.dir``.
+        backend: ``ray`` for actors, ``inline`` for this process; the numbers are the same.
+        address: of a Ray cluster, instead of ``cluster.address``.
+        progress: whether to show the progress on the terminal.
+        resume: ``auto`` continues from the last checkpoint if the folder ``out`` holds a run.
+        profile: whether to write flame graphs of all processes, and Ray's timeline, into
+            ``profile`` in the folder.
+        trust: ``none`` refuses a scenario that would run code of its author's. A scenario that is
+            already loaded is taken as it is.
+
+    Raises:
+        InputError: for a scenario that cannot run; nothing has been started then.
+        RunError: if the run fails; its folder holds the rounds before the failure.
+    """
+    if profile:
+        require_profiler()
+    clock = PhaseClock("prepare")
+    if not isinstance(scenario, Scenario):
+        scenario = load_scenario(scenario, overrides=own_address(address, trust), trust=trust)
+    options = RunOptions(backend, address, progress, profile)
+    with ExitStack() as held:
+        return _prepare(scenario, out, options, clock, held, resume=resume).to_end()
+
+
+@contextmanager
+def open_run(
+    scenario: Scenario, out: str | Path, options: RunOptions | None = None
+) -> Iterator[Run]:
+    """Start a run, or continue the one in its folder, for a caller that asks for its rounds.
+
+    At the end of the block the run is finished, or stopped if rounds are left; see ``Run``.
+
+    Args:
+        scenario: the scenario to run.
+        out: the run's folder.
+        options: how to run it.
+
+    Raises:
+        SimflError: as ``run``.
+    """
+    clock = PhaseClock("prepare")
+    with ExitStack() as held:
+        run = _prepare(scenario, out, options or RunOptions(), clock, held, resume="auto")
+        with run.started():
+            yield run
+
+
+def resume(
+    folder: str | Path,
+    backend: Backend = "ray",
+    *,
+    address: str | None = None,
+    progress: bool = False,
+    trust: Trust = "all",
+) -> Result:
+    """Continue a run that was stopped, from its last checkpoint or else from its start.
+
+    The numbers are those of a run that was never stopped.
+
+    Args:
+        folder: the run's.
+        backend: as for ``run``; it may differ from the previous one.
+        address: as for ``run``.
+        progress: as for ``run``.
+        trust: as for ``run``; it concerns the scenario in the folder.
+
+    Raises:
+        InputError: if the folder holds no run, or one that is done.
+        RunError: if the run fails.
+    """
+    clock = PhaseClock("prepare")
+    folder = checked_folder(folder)
+    if not holds_run(folder):
+        raise InputError(f"{folder} holds no run: there is no {SCENARIO_FILE} in it")
+    own = own_address(address, trust)
+    scenario = load_scenario(folder / SCENARIO_FILE, overrides=own, trust=trust)
+    if is_done(folder, scenario):
+        raise InputError(f"the run in {folder} is done; there is nothing to go on with")
+    options = RunOptions(backend, address, progress)
+    with ExitStack() as held:
+        leases = _hold(scenario, folder, held)
+        checkpoints = Checkpoints(scenario, folder, tell=notify, leases=leases)
+        found = checkpoints.find()
+        run = Run(build(scenario), folder, checkpoints, found, options=options, clock=clock)
+        return run.to_end()
+
+
+def _prepare(
+    scenario: Scenario,
+    out: str | Path | None,
+    options: RunOptions,
+    clock: PhaseClock,
+    held: ExitStack,
+    *,
+    resume: Literal["never", "auto"],
+) -> Run:
+    """Check a scenario, and write it into its folder.
+
+    Args:
+        scenario: as written.
+        out: the run's folder; None: a new one.
+        options: how to run it.
+        clock: of the run.
+        held: releases the folder at its end.
+        resume: ``auto`` continues the run in the folder, if there is one.
+    """
+    if scenario.sweep is not None:
+        raise scenario.fault(
+            "sweep",
+            "is there, so these are many runs; start them with 'simfl sweep', "
+            "or set sweep to null for one",
+        )
+    folder = None if out is None or resume == "never" else checked_folder(out)
+    continues = folder is not None and holds_run(folder)
+    if folder is not None and continues:  # before the data is loaded in vain
+        leases = _hold(scenario, folder, held)
+    simulation = build(scenario, options.shared.read() if options.shared else None)
+    resolved = simulation.scenario
+    if folder is None or not continues:
+        folder = make_folder(resolved, out)
+        leases = _hold(resolved, folder, held)
+    checkpoints = Checkpoints(resolved, folder, tell=notify, leases=leases)
+    if resume == "never":
+        checkpoints.require_none()
+    if continues:
+        extend_run(folder, resolved)
+    else:
+        begin_run(folder, resolved, better=better_values(simulation))
+    found = checkpoints.find() if resume == "auto" else NOTHING
+    return Run(simulation, folder, checkpoints, found, options=options, clock=clock)
+
+
+def _hold(scenario: Scenario, folder: Path, held: ExitStack) -> list[Lease]:
+    require_writable(folder)
+    return hold(scenario, folder, held, tell=notify)
