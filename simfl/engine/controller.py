@@ -244,9 +244,7 @@ class Controller:
             actions.append(Retire(number))
         self._requeue(task)
         left = self._num_members(actor.group)
-        message = (
-            f"{doing}: its GPU's memory is full; the actor was stopped, {left} of its group go on"
-        )
+        message = f"its GPU's memory is full; the actor was stopped, {left} of its group go on"
         return [*actions, Notify(f"{doing}: {message}")]
 
     def _requeue(self, task: _Task) -> None:
