@@ -1,6 +1,6 @@
 """The actors: a server and client hosts, each in a process of its own.
 
-They add nothing to ``Server`` and ``ClientHost`` but how messages come in and go out.
+They only pass messages to ``Server`` and ``ClientHost``, and back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ray
 import torch
@@ -61,34 +61,34 @@ BEAT_S = 5.0
 
 @dataclass(frozen=True)
 class ActorSetup:
-    """How an actor becomes what it is, before it may unpickle anything of the user's.
+    """What an actor needs before it may unpickle the user's classes, and its recipe.
 
-    It comes with ``start``, like the data, and not with the constructor: Ray keeps a large argument
-    of a constructor in the object store, and may have let go of it when the actor is to be started
-    again.
+    It is an argument of ``start``, like the data, and not of the constructor: Ray keeps a large
+    argument of a constructor in the object store, and may have deleted it when it restarts the
+    actor.
     """
 
     plugins: tuple[str, ...]
     """Modules to import."""
     search: tuple[str, ...]
-    """Folders to look for them in."""
+    """Folders in which to look for them."""
     recipe: bytes
-    """A pickled ServerRecipe or ClientRecipe, opened once the plug-ins are there."""
+    """A pickled ServerRecipe or ClientRecipe, opened once the plug-ins are imported."""
     threads: int
-    """torch's threads."""
+    """The number of torch's threads."""
     profile: bool = False
-    """Whether to note what the actor does with its time."""
+    """Whether to profile the actor."""
     log_level: int = logging.WARNING
-    """The least that it writes to its log."""
+    """The lowest level that it logs."""
     deterministic: bool = False
     """Whether to use deterministic kernels only."""
     sources: Mapping[str, ModuleSource] = field(default_factory=dict)
-    """Modules of those folders, imported from their text."""
+    """Modules of these folders, imported from their source."""
     main: bytes = b""
-    """What ``read_main`` returned, pickled by value."""
+    """The result of ``read_main``, pickled by value."""
 
     def open_recipe(self, label: str) -> Any:
-        """Prepare this process, that of the actor called so, and return the recipe."""
+        """Prepare this process for the actor with this label, and return the recipe."""
         log_as(label, level=self.log_level)
         torch.set_num_threads(self.threads)
         install_sources(self.sources)
@@ -104,8 +104,8 @@ class ActorSetup:
             ) from error
 
 
-class _Actor:
-    """What all actors have.
+class _Actor(Generic[T]):
+    """What all actors share.
 
     Args:
         label: ``server`` or ``client-3``.
@@ -114,12 +114,13 @@ class _Actor:
     def __init__(self, label: str) -> None:
         self._label = label
         self._sampling: Sampling | None = None
+        self._hosted: T | None = None
 
     def __repr__(self) -> str:
         return self._label
 
     def process_id(self) -> int:
-        """Return the process id, of an actor that is not built yet too."""
+        """Return the process id, also before ``start``."""
         return os.getpid()
 
     def peak_memory(self) -> int | None:
@@ -127,8 +128,14 @@ class _Actor:
         return peak_memory()
 
     def end_profile(self) -> str | None:
-        """Return the page with the flame graph; None if none was asked for."""
+        """Return the page with the flame graph; None without profiling."""
         return self._sampling.render() if self._sampling else None
+
+    @property
+    def _built(self) -> T:
+        if self._hosted is None:
+            raise UnbuiltActorError(f"{self._label} was restarted, and is not built yet")
+        return self._hosted
 
     def _open_recipe(self, setup: ActorSetup) -> Any:
         if setup.profile and self._sampling is None:
@@ -136,12 +143,11 @@ class _Actor:
         return setup.open_recipe(self._label)
 
 
-class ServerActor(_Actor):
-    """The server in a process of its own. After a restart ``restore`` comes first."""
+class ServerActor(_Actor[Server]):
+    """The server in a process of its own. After a restart, ``restore`` comes before other calls."""
 
     def __init__(self, label: str) -> None:
         super().__init__(label)
-        self._server: Server | None = None
         self._shares_partials = False
         self._shares_aux = False
         self._beats: Counter[str] = Counter()
@@ -149,10 +155,11 @@ class ServerActor(_Actor):
     def start(self, setup: ActorSetup) -> int:
         """Build the server; return the process id.
 
-        Not done by the constructor: an error of a method arrives as it was raised.
+        The constructor does not build it, since only the errors of methods arrive as they were
+        raised.
         """
         recipe: ServerRecipe = self._open_recipe(setup)
-        self._server = recipe.build()
+        self._hosted = recipe.build()
         self._shares_partials = recipe.optimizer.accepts_read_only
         self._shares_aux = recipe.client_optimizer.accepts_read_only
         log.info("started")
@@ -161,21 +168,21 @@ class ServerActor(_Actor):
     def snapshot(self, round: int) -> tuple[Parcel, Parcel]:
         """Return what a round starts from: the broadcast, and the server's optimizer.
 
-        Ray puts them in the object store, once for all who need them.
+        Ray puts them into the object store once, for all readers.
         """
         snapshot = self._built.snapshot(round)
         broadcast = pack_broadcast(snapshot.broadcast, share_aux=self._shares_aux)
         return broadcast, pack(snapshot.optimizer, label=round)
 
     def restore(self, broadcast: Parcel, optimizer: Parcel) -> None:
-        """Become the server that the snapshot was taken of."""
+        """Restore the server from its snapshot."""
         self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(optimizer)))
         log.info("round=%d restored", broadcast.label)
 
     def receive(self, partial: Parcel) -> None:
         """Add a chunk's partial to the round.
 
-        Only the built server opens it: its classes may be those of plug-ins.
+        It is opened only once the server is built, since it may hold classes of plug-ins.
         """
         self._built.receive(open_parcel(partial, copy=not self._shares_partials))
 
@@ -184,7 +191,7 @@ class ServerActor(_Actor):
 
         Args:
             plan: of the round.
-            partials: those that ``receive`` has not had.
+            partials: those that were not sent to ``receive``.
         """
         for partial in partials:
             self.receive(partial)
@@ -215,7 +222,7 @@ class ServerActor(_Actor):
 
     @ray.method(concurrency_group="read")
     def read_state(self, state: StateFile) -> Parcel:
-        """Read a client's state, for an actor on a node that may not see the file."""
+        """Read a client's state for an actor on a node that may not have access to the file."""
         return pack(load_state(state), label=state.client)
 
     @ray.method(concurrency_group="io")
@@ -234,7 +241,7 @@ class ServerActor(_Actor):
         shards: Sequence[ShardInfo],
         *new_shards: ShardInfo,
     ) -> None:
-        """Write a checkpoint, whose new shards are written before; rounds go on meanwhile."""
+        """Write a checkpoint whose new shards have been written, while rounds go on."""
         commit_checkpoint(
             location,
             order,
@@ -244,18 +251,13 @@ class ServerActor(_Actor):
         )
         log.info("round=%d saved", order.round)
 
-    @property
-    def _built(self) -> Server:
-        return _require_built(self._server, self._label)
 
-
-class ClientActor(_Actor):
-    """A client host in a process and on a device of its own. ``start`` comes before all else."""
+class ClientActor(_Actor[ClientHost]):
+    """A client host in a process of its own. ``start`` comes before other calls."""
 
     def __init__(self, label: str, uses_gpu: bool) -> None:
         super().__init__(label)
         self._uses_gpu = uses_gpu
-        self._host: ClientHost | None = None
         self._shares_sums = False
         self._shares_states = False
         self._broadcast: Broadcast | None = None
@@ -264,7 +266,7 @@ class ClientActor(_Actor):
     def start(self, setup: ActorSetup, dataset: FederatedDataset, server: Any = None) -> int:
         """Build the host; return the process id.
 
-        If the server actor is given, this one sends it heartbeats from now on.
+        If the server actor is given, this actor sends it heartbeats from now on.
         """
         if server is not None and not self._beats:
             self._beats = True
@@ -272,7 +274,7 @@ class ClientActor(_Actor):
         recipe: ClientRecipe = self._open_recipe(setup)
         device = device_for(self._label, uses_gpu=self._uses_gpu)
         prepare_device(device, deterministic=setup.deterministic)
-        self._host = ClientHost(recipe, dataset, device=device)
+        self._hosted = ClientHost(recipe, dataset, device=device)
         self._shares_sums = recipe.aggregator.accepts_read_only
         self._shares_states = recipe.optimizer.accepts_read_only
         log.info("started on %s", device)
@@ -286,8 +288,8 @@ class ClientActor(_Actor):
         Args:
             chunk: K clients.
             broadcast: what they start from.
-            states: [K] what holds each client's state; or none, if no client has kept a state and
-                what they keep now is not requested.
+            states: [K] what holds each client's state; none if no client has kept a state and new
+                states are not requested.
         """
         known = [_open_state(state) for state in states] or [None] * len(chunk.clients)
         with log_client_errors():
@@ -298,8 +300,8 @@ class ClientActor(_Actor):
         return ChunkResult(result.report, partial, kept).split()
 
     def probe(self, chunk: Chunk, broadcast: Parcel) -> DeviceUse | None:
-        """Train a chunk of new clients for nothing but what it takes of the GPU's memory."""
-        # What goes wrong is told of when it does so in a round.
+        """Train a chunk of new clients, only to measure how much of the GPU's memory it uses."""
+        # An error is reported when it happens in a round.
         with suppress(SimflError, torch.cuda.OutOfMemoryError):
             self._built.train_chunk(chunk, self._open(broadcast), [None] * len(chunk.clients))
         return measure_use(self._built.device)
@@ -319,13 +321,9 @@ class ClientActor(_Actor):
             self._broadcast = open_parcel(parcel)
         return self._broadcast
 
-    @property
-    def _built(self) -> ClientHost:
-        return _require_built(self._host, self._label)
-
 
 def _beat(server: Any, label: str) -> None:
-    """Send heartbeats from a separate thread, which gets its turn in a busy process, too.
+    """Send heartbeats from a separate thread, which also runs while the process is busy.
 
     A second concurrency group would work as well, but with one, Ray no longer runs calls in the
     main thread, where allocating large tensors is cheaper.
@@ -341,9 +339,3 @@ def _open_state(state: Parcel | StateFile | None) -> KeptState | None:
         return None
     opened: KeptState = load_state(state) if isinstance(state, StateFile) else open_parcel(state)
     return opened
-
-
-def _require_built(what: T | None, label: str) -> T:
-    if what is None:
-        raise UnbuiltActorError(f"{label} was started again, and is not built yet")
-    return what

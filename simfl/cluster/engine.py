@@ -89,12 +89,12 @@ class RayEngine:
             launch_server(setup),
             put_setup(setup, setup.server),
             limits=limits,
-            notify=setup.tell,
+            notify=setup.notify,
             require_cluster=connection.watch.require_all,
         )
         self._saves = Saves(options.location, self._states, self._server)
         dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
-        # What is kept of the setup is not to keep the examples.
+        # So that the examples are freed.
         setup = replace(setup, dataset=setup.dataset.without_examples())
         self._fleet = Fleet(setup)
         self._pool = ClientPool(
@@ -102,21 +102,21 @@ class RayEngine:
             limits=limits,
             workload=Workload(setup.client.work, setup.dataset).of,
             server=self._server,
-            notify=setup.tell,
+            notify=setup.notify,
         )
         self._group_of = setup.group_of
         # In a cluster started for this run, there are no other jobs to wait for.
-        notify = setup.tell if not connection.is_local else lambda _: None
+        notify = setup.notify if not connection.is_local else lambda _: None
         Starter(setup, self._server, self._fleet, self._pool, notify).start()
 
     def start(self) -> SnapshotRefs:
-        """Have the server put what the first round starts from into the object store."""
+        """Have the server put its first snapshot into the object store."""
         return self._server.first()
 
     def train(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
         """Train the cohort's chunks on whichever actors are free, then take the server's step.
 
-        Clients' states count as soon as the whole round does: until then it can be done again.
+        Clients' new states are stored when the whole round is done; until then it can be repeated.
         """
         if not self._is_dedicated:
             joining = self._fleet.grow(self._pool.workers)
@@ -130,7 +130,7 @@ class RayEngine:
         )
 
     def evaluate(self, chunk: EvaluationChunk, handle: SnapshotRefs) -> list[MetricSums]:
-        """Evaluate the items, a share each on all actors with the group's kind of device."""
+        """Evaluate the items, in equal parts on all actors with the group's kind of device."""
         kinds = [self._options.groups[worker.group].device for worker in self._pool.workers]
         kind = self._options.groups[chunk.group].device
         num_actors = max(1, kinds.count(kind))
@@ -191,7 +191,7 @@ class RayEngine:
         self._saves.finish()
 
     def restore(self, found: Found) -> SnapshotRefs:
-        """Go back to a checkpoint, or to the start."""
+        """Restore a checkpoint, or the start."""
         self._saves.forget()
         if found.checkpoint is None:
             self._states.restore({}, ())
@@ -200,7 +200,7 @@ class RayEngine:
         return self._server.roll_back(snapshot_of(found.checkpoint))
 
     def peak_memory(self) -> dict[str, int | None]:
-        """Ask all actors; one that has died since has forgotten."""
+        """Ask all actors; a process that was restarted does not know the previous one's peak."""
         asked = [actor.peak_memory.remote() for actor in self._actors]
         try:
             server, *clients = ray.get(asked, timeout=_MEMORY_TIMEOUT_S)
@@ -215,7 +215,7 @@ class RayEngine:
         write_profiles(folder, {SERVER: self._server.actor} | actors)
 
     def describe(self) -> str:
-        """Say how many actors train clients."""
+        """Return how many actors train clients."""
         counts = Counter(worker.group for worker in self._pool.members)
         names = [self._options.groups[group].name for group in sorted(counts)]
         by_group = ", ".join(f"{counts[g]} {name}" for g, name in enumerate(names) if name)
@@ -224,7 +224,7 @@ class RayEngine:
 
     @property
     def num_actors(self) -> int:
-        """How many client actors there are, those included that are being started again."""
+        """The number of client actors, those included that are being restarted."""
         return len(self._pool.members)
 
     def close(self) -> None:
@@ -279,7 +279,7 @@ class RayEngine:
             self._saves.spill(label=f"spill-{round:06d}")
 
     def _begin(self, chunks: Sequence[AnyChunk]) -> Begin:
-        """Return a pass: a group's clients are trained by its actors, or a client by its own."""
+        """Return a pass in which a group's actors train its clients, or an actor its own client."""
         if not self._is_dedicated:
             return Begin(chunks, lanes=[worker.group for worker in self._pool.workers])
         own_clients = np.argsort(self._group_of, kind="stable").tolist()
@@ -304,8 +304,8 @@ class RayEngine:
             handle: what the round starts from.
             asks: whether to send clients their states, and to request new ones; Ray needs to know
                 the number of results beforehand. If no client has kept a state, they are not
-                requested: a reference per client costs more than training a small client. If a
-                client does keep one, the chunk is run again.
+                requested, since a reference per client costs more than training a small client. If
+                a client does keep one, the chunk is run again.
         """
 
         def start(actor: Any, chunk: Chunk) -> list[Ref]:
@@ -318,9 +318,9 @@ class RayEngine:
             yield assign, ChunkResult.join(report, others)
 
     def _state(self, client: int) -> Ref | StateFile | None:
-        """Return what holds a client's state; a file goes by way of the object store where need be.
+        """Return what holds a client's state; a file is read into the object store if necessary.
 
-        The server's actor has written it, and so can read it; other nodes may not see the folder.
+        The server's actor has written it, and so can read it; other nodes may not have the folder.
         """
         state = self._states.get(client)
         if self._connection.is_local or not isinstance(state, StateFile) or not state.is_local:

@@ -1,4 +1,4 @@
-"""Checkpoints that the server's actor writes while rounds go on."""
+"""Saving clients' states and checkpoints, while rounds go on; the server's actor writes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Pending:
     planned: Sequence[PlannedShard[Ref]]
     shards: Sequence[Ref]
     last: Ref
-    """Ends with all of it: the checkpoint, or the deletion of what is no longer needed."""
+    """The last call: it writes the checkpoint, or deletes what is no longer needed."""
 
 
 class Saves:
@@ -33,7 +33,7 @@ class Saves:
 
     Args:
         location: the storage.
-        states: where clients' states are; it lets go of those that have been written.
+        states: where clients' states are; it drops from memory those that have been written.
         server: its actor writes the files.
     """
 
@@ -44,7 +44,7 @@ class Saves:
         self._pending: _Pending | None = None
 
     def begin(self, order: SaveOrder, handle: SnapshotRefs) -> None:
-        """Start to write the states that have changed, and then the checkpoint."""
+        """Begin to write the states that have changed, and then the checkpoint."""
         self.finish()
         planned = self._states.plan_shards(f"round-{order.round:06d}")
         shards = self._write(planned)
@@ -60,11 +60,11 @@ class Saves:
         self._pending = _Pending(planned, shards, checkpoint)
 
     def spill(self, *, label: str) -> None:
-        """Start to move all states out of memory."""
+        """Begin to move all states out of memory."""
         self.finish()
         planned = self._states.plan_shards(label)
         shards = self._write(planned)
-        # Chunks of the next round still read from the shards that these take the place of.
+        # Chunks of the next round still read the shards that these replace.
         in_use = {shard.name for shard in self._states.shards} | {plan.name for plan in planned}
         deletion = self._server.actor.delete_unused_shards.remote(self._location, frozenset(in_use))
         self._pending = _Pending(planned, shards, deletion)
@@ -90,7 +90,7 @@ class Saves:
                 raise explain(error, doing="writing a checkpoint") from None
 
     def forget(self) -> None:
-        """Leave what is being written to itself."""
+        """Do not wait for what is being written."""
         self._pending = None
 
     def _write(self, planned: Sequence[PlannedShard[Ref]]) -> list[Ref]:

@@ -1,4 +1,4 @@
-"""All that a Ray engine is made from, but for the session."""
+"""What a Ray engine runs, in the session that it is given."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from simfl.server import ServerRecipe
 
 @dataclass(frozen=True)
 class EngineSetup:
-    """What is run, by whom, and where."""
+    """What is run, by which actors, and where."""
 
     options: ClusterOptions
     server: ServerRecipe
-    """What the server's actor is made from."""
+    """Builds the server in its actor."""
     client: ClientRecipe
-    """What the client actors are made from."""
+    """Builds the hosts in the client actors."""
     dataset: FederatedDataset
     """Put into the object store once."""
     cohort_size: int
-    """Clients a round."""
+    """The number of clients in a round."""
     group_of: np.ndarray[Any, Any]
     """[population] which of the options' groups each client belongs to."""
     bounds: tuple[Bounds, ...]
@@ -39,22 +39,22 @@ class EngineSetup:
     scenario: str = "run"
     """The scenario's name."""
     logs_events: bool = True
-    """Whether actors log what they do, and not only what goes wrong."""
+    """Whether actors log what they do, and not only warnings."""
     plugins: Sequence[str] = ()
     """Modules that every actor imports."""
     search: Sequence[str] = ()
     """Folders in which they are looked for."""
     sources: Mapping[str, ModuleSource] = field(default_factory=dict)
-    """What the driver has imported from there."""
+    """The modules that the driver has imported from there."""
     shared: SharedData | None = None
-    """Where the data set lies in the object store already; None: nowhere yet."""
-    tell: Callable[[str], None] = lambda _: None
-    """Is told what a user should know while it runs, a line each."""
+    """The data set, if it is in the object store already."""
+    notify: Callable[[str], None] = lambda _: None
+    """Called with each message for the user during the run."""
 
     def recipe_of(self, group: ActorGroup) -> ClientRecipe:
-        """Return what the group's actors are made from."""
+        """Return the recipe of the group's hosts."""
         return replace(self.client, stack=group.stack)
 
     def bounds_are_open(self, group: int) -> bool:
-        """Say whether a group has as many actors as there is room for."""
+        """Return whether a group has as many actors as there is room for."""
         return self.options.placement == "pool" and self.options.groups[group].actors is None

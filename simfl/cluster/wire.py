@@ -1,10 +1,9 @@
-"""Parcels: messages as Ray moves them, opened once however often they arrive.
+"""Parcels: messages in the form in which Ray moves them, opened only once.
 
-Ray hands an actor its arguments anew with each call, and what lies in the object store is
-read-only memory that torch would write through. A parcel keeps a message's arrays apart from the
-rest, so that the object store serves them without a copy, and a receiver copies them into memory
-of its own when it opens the parcel; except those of shared Vectors, which are
-read-only.
+Ray unpickles an actor's arguments with each call, and the object store's memory is read-only,
+although torch would write to it. A parcel keeps a message's arrays apart from the rest, so that
+the object store serves them without a copy, and a receiver copies them into memory of its own when
+it opens the parcel; except those of shared Vectors, which are read-only.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def _ray(
             scenario=simulation.scenario.name or "run",
             plugins=simulation.scenario.plugins,
             search=simulation.scenario.search,
-            tell=tell,
+            notify=tell,
             shared=shared,
         )
     )

@@ -85,7 +85,7 @@ def test_a_server_that_is_not_built_yet_does_not_open_what_it_receives(
     monkeypatch.delitem(sys.modules, "a_plugin")
     arrived = pickle.loads(pickle.dumps(parcel))
     server = ServerActor("server")
-    with pytest.raises(UnbuiltActorError, match="server was started again"):
+    with pytest.raises(UnbuiltActorError, match="server was restarted"):
         server.receive(arrived)
     with pytest.raises(ModuleNotFoundError):
         open_parcel(arrived)
