@@ -1,1 +1,1 @@
-"""Grafana's dashboards of simfl, and what builds them."""
+"""Builds simfl's dashboards for Grafana."""

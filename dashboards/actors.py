@@ -1,4 +1,4 @@
-"""A run's actors: who is busy, who holds up the others, and what they take."""
+"""The dashboard of a run's actors: busy and slow actors, and the resources that they use."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def actors() -> Dashboard:
     return dashboard(
         "simfl-actors",
         "simfl: actors",
-        "Work, stragglers and memory of a run's actors.",
+        "Work, slow actors, memory and machines of a run.",
         variables=[run_variable(), session_variable()],
         rows={
             "Work": _work(),
             "Memory": _memory(),
             "Machines": _machines(),
-            "GPUs, where there are any": _gpus(),
+            "GPUs, if there are any": _gpus(),
         },
     )
 
@@ -36,8 +36,8 @@ def _work() -> list[Panel]:
             (RUN.rate(Metric.BUSY_SECONDS, SERVER, by="run, actor"), "{{actor}}"),
             top=1,
             width=12,
-            help="Share of the time an actor trains clients, or the server takes its step. Actors "
-            "that have trained nobody for five minutes are not shown: they may have gone.",
+            help="Fraction of the time in which an actor trains clients, or the server takes its "
+            "step. Actors without clients for five minutes are not shown: they may not exist.",
         ),
         graph(
             "Clients trained",
@@ -53,7 +53,7 @@ def _work() -> list[Panel]:
             help="An actor that is always above the others is on a slower or busier machine.",
         ),
         graph(
-            "How far the slowest actor is behind",
+            "Slowest actor relative to the mean",
             "none",
             (f"max({_SLOWEST}) / avg({_SLOWEST})", "slowest / mean"),
             width=12,
@@ -68,7 +68,7 @@ def _memory() -> list[Panel]:
             "decmbytes",
             (_actor_memory("Server"), "server {{ip}}"),
             (_actor_memory("Client"), "client actors {{ip}}"),
-            help="What only these processes hold (USS), all of a kind on a node together.",
+            help="Memory used by these processes only (USS), summed by node and kind of actor.",
         ),
         graph(
             "Object store in use",
@@ -82,7 +82,7 @@ def _memory() -> list[Panel]:
             "Memory of the nodes",
             "bytes",
             (NODE.now("ray_node_mem_used", by="ip"), "{{ip}} used"),
-            (NODE.now("ray_node_mem_total", by="ip"), "{{ip}} in all"),
+            (NODE.now("ray_node_mem_total", by="ip"), "{{ip}} total"),
         ),
     ]
 
@@ -141,5 +141,5 @@ def _gpus() -> list[Panel]:
 
 
 def _actor_memory(kind: str) -> str:
-    # A process is called ray::ClientActor, or ray::ClientActor.train_chunk while it does so.
+    # A process is named ray::ClientActor, or ray::ClientActor.train_chunk during that call.
     return NODE.now("ray_component_uss_mb", f'Component=~"ray::{kind}Actor.*"', by="ip")

@@ -1,6 +1,6 @@
-"""Writes Grafana's dashboards: ``python -m dashboards.build``, from the project's folder.
+"""Writes Grafana's dashboards: ``python -m dashboards.build``, in the project's folder.
 
-What is written is checked in, since Grafana reads it.
+The files are under version control, since Grafana reads them.
 """
 
 from __future__ import annotations

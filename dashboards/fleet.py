@@ -1,4 +1,4 @@
-"""All runs of some scenarios beside each other."""
+"""The dashboard of all runs of some scenarios, side by side."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _now() -> list[Panel]:
                 ("Clients lost", "none", f"{lost} or 0 * {RUNS.last(Metric.ROUND)}"),
             ],
             link="/d/simfl-run?var-run=${__value.text}&${__url_time_range}",
-            help="Of the time range above. A click on a run leads to its own dashboard.",
+            help="In the selected time range. A click on a run opens its dashboard.",
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""One run: how far it is, how well it does, how fast it goes, what it has lost."""
+"""The dashboard of one run: progress, learning, speed, and lost clients."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def one_run() -> Dashboard:
     return dashboard(
         "simfl-run",
         "simfl: one run",
-        "Progress, speed, phases and losses of a run.",
+        "Progress, learning, speed and lost clients of a run.",
         variables=[run_variable(), session_variable()],
         rows={
             "Progress": _progress(),
             "Learning": _learning(),
             "Speed": _speed(),
-            "Losses": _losses(),
+            "Lost clients and checkpoints": _losses(),
         },
     )
 
@@ -42,13 +42,13 @@ def _progress() -> list[Panel]:
             "Time left",
             "s",
             (f"({left}) / ({RUN.rate(Metric.ROUNDS)} > 0)", ""),
-            help="At the present pace.",
+            help="At the current speed.",
         ),
         number(
             "Since the last round",
             "s",
             (f"time() - {RUN.last(Metric.ROUND_TIMESTAMP_SECONDS)}", ""),
-            help="Much more than a round takes: the run has ended, or stands still.",
+            help="If it is much longer than a round, the run has ended or is stuck.",
         ),
         number(
             "Last measured",
@@ -77,7 +77,7 @@ def _learning() -> list[Panel]:
     return [
         graph("Loss", "none", (RUN.now(Metric.MEASURE, _LOSSES, by="metric"), "{{metric}}")),
         graph(
-            "Accuracy and the like",
+            "Accuracy and other scores",
             "none",
             (RUN.now(Metric.MEASURE, _SCORES, by="metric"), "{{metric}}"),
         ),
@@ -104,8 +104,8 @@ def _speed() -> list[Panel]:
             "percentunit",
             (RUN.rate(Metric.PHASE_SECONDS, by="phase"), "{{phase}}"),
             stacked=StackingMode.NORMAL,
-            help="Of the driver's time. Broadcasting is in 'aggregate' (the server puts the "
-            "weights out) and in 'train' (the actors take them in).",
+            help="Fractions of the driver's time. Broadcasting is part of 'aggregate' (the server "
+            "publishes the weights) and of 'train' (the actors fetch them).",
         ),
         graph(
             "Busy and idle actors",
@@ -114,21 +114,21 @@ def _speed() -> list[Panel]:
             (f"1 - {busy_share(RUN)}", "client actors, idle"),
             (RUN.rate(Metric.BUSY_SECONDS, SERVER), "server"),
             top=1,
-            help="Share of their time. Idle client actors wait for the slowest of them, for "
-            "the server's step or for the evaluation.",
+            help="Fraction of their time. Idle client actors wait for the slowest one, for the "
+            "server's step or for the evaluation.",
         ),
         graph(
             "Bytes of a real federation",
             "binBps",
             (RUN.rate(Metric.BYTES, by="direction"), "{{direction}}"),
             (RUN.rate(Metric.AUX_BYTES), "auxiliary variables"),
-            help="Weights to each client and deltas back; auxiliary variables are in both.",
+            help="Weights to each client and deltas back, both including auxiliary variables.",
         ),
         graph(
             "Object store",
             "bytes",
             (NODE.now("ray_object_store_memory", by="Location"), "{{Location}}"),
-            help="Of the run's Ray session, all nodes together. SPILLED is on disk.",
+            help="All nodes of the run's Ray session. SPILLED is on disk.",
         ),
     ]
 
@@ -143,20 +143,20 @@ def _losses() -> list[Panel]:
             (RUN.total_or_0(Metric.RETRIED_CLIENTS), "trained again"),
             width=8,
             named=BigValueTextMode.VALUE_AND_NAME,
-            help="Failed: their own code. Dropped: an update that is not finite. Trained "
-            "again: an actor died with them; nothing is lost but time.",
+            help="Failed: an error in their own code. Dropped: an update that is not finite. "
+            "Trained again: their actor died, which costs only time.",
         ),
         number(
             "Age of the last checkpoint",
             "s",
             (f"time() - {RUN.last(Metric.CHECKPOINT_TIMESTAMP_SECONDS)}", ""),
-            help="What a run that is stopped now would have to do again.",
+            help="The time that would be lost if the run stopped now.",
         ),
         number(
             "Clients",
             "none",
-            (RUN.last(Metric.COHORT), "a round"),
-            (RUN.last(Metric.POPULATION), "in all"),
+            (RUN.last(Metric.COHORT), "per round"),
+            (RUN.last(Metric.POPULATION), "total"),
             named=BigValueTextMode.VALUE_AND_NAME,
         ),
         graph(

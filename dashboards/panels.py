@@ -1,4 +1,4 @@
-"""Panels as simfl's dashboards have them, on top of Grafana's own library."""
+"""The kinds of panels in simfl's dashboards, built with Grafana's own library."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def dashboard(
     """Return a dashboard.
 
     Args:
-        uid: its address, which links and bookmarks keep.
+        uid: its part of the URL, which must not change.
         title: its name.
-        description: what it is for.
-        variables: what one chooses by, after the data source.
+        description: its purpose.
+        variables: the choices at its top, after the data source.
         rows: panels by the title of their row.
     """
     others = DashboardLink("simfl").type(DashboardLinkType.DASHBOARDS).tags(["simfl"])
@@ -80,7 +80,7 @@ def dashboard(
 
 
 def variable(name: str, query: str, *, label: str = "", multi: bool = False) -> QueryVariable:
-    """Return a variable whose values Prometheus knows; the newest run comes first."""
+    """Return a variable with the values of a query to Prometheus; the newest run comes first."""
     built = (
         QueryVariable(name)
         .label(label or name)
@@ -104,7 +104,7 @@ def graph(
     stacked: StackingMode | None = None,
     top: float | None = None,
 ) -> timeseries.Panel:
-    """Return a panel of curves; ``help`` appears at its title."""
+    """Return a panel of curves; ``help`` is shown at its title."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -138,13 +138,13 @@ def number(
 
     Args:
         title: of the panel.
-        unit: Grafana's name for it.
-        queries: what is shown.
-        help: appears at the title.
+        unit: by Grafana's name.
+        queries: of the numbers.
+        help: shown at the title.
         width: of 24.
-        decimals: how many digits after the point; None: as needed.
-        links: title and URL of where a click leads.
-        named: whether the series' names are shown as well, or instead.
+        decimals: the number of digits after the point; None: as needed.
+        links: title and URL of the links that a click opens.
+        named: whether to show the numbers, the names of the series, or both.
     """
     panel = (
         stat.Panel()
@@ -170,13 +170,13 @@ def number(
 def run_table(
     title: str, columns: Sequence[tuple[str, str, str]], *, link: str, help: str = ""
 ) -> table.Panel:
-    """Return a table with a row for each run.
+    """Return a table with one row per run.
 
     Args:
         title: of the panel.
-        columns: name, unit and PromQL ``by (run)`` of each.
-        link: URL to which a run's name leads.
-        help: appears at the title.
+        columns: the name, the unit and the PromQL ``by (run)`` of each.
+        link: the URL of a run's name.
+        help: shown at the title.
     """
     values = {f"Value #{_ref_id(i)}": name for i, (name, _, _) in enumerate(columns)}
     times = {"Time": True, **{f"Time {i}": True for i in range(1, len(columns) + 1)}}

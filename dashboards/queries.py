@@ -1,4 +1,4 @@
-"""PromQL over simfl's metrics: a metric is given as an object, so no name is written twice."""
+"""PromQL over simfl's metrics, which are given as ``Metric``, not by name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dashboards.panels import variable
 from simfl.cluster.telemetry import Metric
 
 CLIENT = 'role="client"'
-"""Matches the actors that train clients."""
+"""Matches client actors."""
 
 SERVER = 'role="server"'
 """Matches the server."""
 
 NEEDS_GPU = ("ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available")
-"""Ray's own series that exist only on nodes with a GPU."""
+"""Series of Ray's that exist only on nodes with a GPU."""
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,30 @@ class Selection:
     """PromQL matchers."""
 
     def now(self, gauge: Metric, where: str = "", *, by: str = "run", op: str = "max") -> str:
-        """Return the present value; nothing once the run has ended."""
+        """Return the current value; none after the end of the run."""
         return f"{op} by ({by}) ({self._series(gauge, where)})"
 
     def last(self, gauge: Metric, where: str = "", *, by: str = "run") -> str:
-        """Return the last value in the dashboard's time range, of ended runs too."""
+        """Return the last value in the dashboard's time range, also of runs that have ended."""
         return f"max by ({by}) (last_over_time({self._series(gauge, where)}[$__range]))"
 
     def recent(self, gauge: Metric) -> str:
-        """Return the series that there have been within five minutes."""
+        """Return the series of the last five minutes."""
         return f"last_over_time({self._series(gauge, '')}[5m])"
 
     def rate(self, counter: Metric, where: str = "", *, by: str = "run") -> str:
-        """Return how much is counted in a second."""
+        """Return the increase per second."""
         return f"sum by ({by}) (rate({self._series(counter, where)}[$__rate_interval]))"
 
     def total(self, counter: Metric, where: str = "", *, by: str = "run") -> str:
-        """Return what has been counted in the dashboard's time range; 0 before there is anything.
+        """Return the count in the dashboard's time range.
 
-        Not ``increase``, which misses a counter's first count.
+        ``increase`` would miss a counter's first increment.
         """
         return f"sum by ({by}) (max_over_time({self._series(counter, where)}[$__range]))"
 
     def total_or_0(self, counter: Metric, where: str = "") -> str:
-        """Return the total over all that is shown, 0 if nothing was ever counted."""
+        """Return the sum of the counts of all selected runs, or 0 if there are none."""
         return f"sum(max_over_time({self._series(counter, where)}[$__range])) or vector(0)"
 
     def _series(self, metric: Metric, where: str) -> str:
@@ -59,13 +59,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class RayNode:
-    """Ray's own series, of the Ray session that a dashboard shows."""
+    """Ray's own series, for the Ray session of a dashboard."""
 
     labels: str
     """PromQL matchers."""
 
     def now(self, name: str, where: str = "", *, by: str) -> str:
-        """Return the present value."""
+        """Return the current value."""
         labels = ",".join(filter(None, (self.labels, where)))
         return f"sum by ({by}) ({name}{{{labels}}})"
 
@@ -76,27 +76,26 @@ NODE = RayNode('SessionName="$session"')
 
 
 def busy_share(runs: Selection) -> str:
-    """Return which share of their time a run's client actors train clients.
+    """Return the fraction of their time in which a run's client actors train clients.
 
-    Not the mean over actors: the counter of one that has gone stands still as long as the run goes
-    on, for Ray cannot forget a counter.
+    This is not a mean over actors, since the counters of removed actors exist until the run ends.
     """
     busy = runs.rate(Metric.BUSY_SECONDS, CLIENT)
     return f"{busy} / ({busy} + {runs.rate(Metric.IDLE_SECONDS)})"
 
 
 def busy_actors(runs: Selection) -> str:
-    """Return which share of its time each client actor is busy that has trained anybody lately."""
+    """Return the busy fraction of the time of each client actor that had clients recently."""
     busy = runs.rate(Metric.BUSY_SECONDS, CLIENT, by="run, actor")
     return f"{busy} and on (run, actor) {runs.recent(Metric.SLOWEST_CLIENT_SECONDS)}"
 
 
 def run_variable() -> QueryVariable:
-    """Return the choice of a run."""
+    """Return the variable for the run."""
     return variable("run", f"label_values({Metric.ROUND.series}, run)")
 
 
 def session_variable() -> QueryVariable:
-    """Return the Ray session that the run is in: its nodes' series are told apart by it."""
+    """Return the variable for the run's Ray session, by which the series of nodes are selected."""
     sessions = f"label_values({Metric.ROUND.series}{{{RUN.labels}}}, SessionName)"
     return variable("session", sessions, label="Ray session")
