@@ -53,8 +53,13 @@ Nothing is pickled, and nothing is looked up by an import path: a checkpoint run
 
 from __future__ import annotations
 
-from simfl.checkpoint.checkpoint import Checkpoint, write_checkpoint
-from simfl.checkpoint.latest import Found, Refusal, latest_checkpoint
+from simfl.checkpoint.checkpoint import (
+    Checkpoint,
+    Found,
+    Refusal,
+    latest_checkpoint,
+    write_checkpoint,
+)
 from simfl.checkpoint.lease import OWNER_FOLDER, Lease
 from simfl.checkpoint.prune import delete_unused_shards, prune
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from simfl.optimizer.plugin import OptiModule, Regularizer, State
-from simfl.states import OptimizerState
+from simfl.states import OptimizerState, tensor_from, view_bytes
 from simfl.vector import Vector
 
 PlugIns: TypeAlias = "Sequence[OptiModule | Regularizer]"
@@ -33,10 +33,7 @@ def encode_optimizer_state(
 ) -> dict[str, Any]:
     """Return the state as JSON values: counts as they are, and ``[name, state]`` per plug-in.
 
-            raise KeyError(f"optimizer state: {name} is {encoded[name]!r}, not an integer")
-        if name in ("round", "step", "num_steps") and encoded[name] < 0:
-            raise KeyError(f"optimizer state: {name} is {encoded[name]}, which is negative")
-    state = OptimizerState(
+    Its digest covers all of them.
     """
     counts = {field.name: getattr(state, field.name) for field in fields(state)}
     encoded = {
@@ -60,10 +57,8 @@ def decode_optimizer_state(
     """Return the state that ``encode_optimizer_state`` was given, on the CPU.
 
     Raises:
-            raise KeyError(f"optimizer state: {name} is {encoded[name]!r}, not an integer")
-        if name in ("round", "step", "num_steps") and encoded[name] < 0:
-            raise KeyError(f"optimizer state: {name} is {encoded[name]}, which is negative")
-    state = OptimizerState(
+        KeyError: if an entry is missing, unknown, damaged, or not as it was saved, or if the
+            plug-ins are others.
     """
     if not isinstance(encoded, Mapping):
         raise KeyError(f"optimizer state: is a {type(encoded).__name__}, not a dict")
@@ -160,9 +155,8 @@ def _decode(encoded: Any, key: str) -> Vector | Tensor:
 
 
 def _encode_tensor(tensor: Tensor) -> list[Any]:
-    # A single number counts as contiguous with any stride, and then cannot be viewed as bytes.
-    flat = tensor.detach().cpu().contiguous().as_strided((tensor.numel(),), (1,))
-    data = base64.b64encode(flat.view(torch.uint8).numpy().tobytes()).decode("ascii")
+    memory = view_bytes(tensor.detach().cpu().contiguous()).numpy().tobytes()
+    data = base64.b64encode(memory).decode("ascii")
     return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape), data]
 
 
@@ -173,6 +167,4 @@ def _decode_tensor(dtype: str, shape: list[int], data: str) -> Tensor:
     memory = bytearray(base64.b64decode(data, validate=True))
     if min(shape, default=0) < 0 or len(memory) != kind.itemsize * math.prod(shape):
         raise ValueError(f"{len(memory)} bytes do not match {dtype} with shape {shape}")
-    if not memory:
-        return torch.empty(shape, dtype=kind)
-    return torch.frombuffer(memory, dtype=torch.uint8).view(kind).reshape(shape)
+    return tensor_from(memory, kind, shape)

@@ -6,6 +6,7 @@ knows whether a client's state is in memory or in a shard. ``simfl/checkpoint/__
 describes the formats.
 """
 
+from simfl.states.codec import tensor_from, view_bytes
 from simfl.states.files import Checksum, decode_file, encode_file, encode_pieces
 from simfl.states.kept import Dropped, Kept, KeptState, Nothing, OptimizerState, Retained
 from simfl.states.shards import (
@@ -41,5 +42,7 @@ __all__ = [
     "open_storage",
     "read_state",
     "shard_file",
+    "tensor_from",
+    "view_bytes",
     "write_shard",
 ]
