@@ -155,9 +155,12 @@ class Partial:
 
 @dataclass(frozen=True)
 class ClientReports:
-    """Numbers of K clients' rounds: a column each, so that thousands of clients stay cheap."""
+    """What K clients did in a round: a column for each fact, so that thousands stay cheap.
 
-    clients: IntColumn
+    All but ``seconds`` are the same bits on every backend.
+    """
+
+    client: IntColumn
     """[K] ids, in the order of the cohort."""
     num_examples: IntColumn
     """[K] how many examples each trains on."""
@@ -174,7 +177,10 @@ class ClientReports:
     seconds: FloatColumn
     """[K] wall time; clients that are trained together share it by their steps."""
     dropped: dict[int, str]
-    """Client id -> why its update was left out."""
+    """Client id -> why its update was dropped; only of clients whose update was."""
+
+    def __len__(self) -> int:
+        return len(self.client)
 
 
 @dataclass(frozen=True)
@@ -310,6 +316,6 @@ class ChunkResult(Generic[P, H]):
                 return Kept(holder)
             return Dropped(dropped[client]) if client in dropped else Nothing()
 
-        clients: list[int] = report.clients.clients.tolist() if holders else []
+        clients: list[int] = report.clients.client.tolist() if holders else []
         pairs = zip(clients, holders, strict=True)
         return ChunkResult(report, partial, {c: retained(c, holder) for c, holder in pairs})

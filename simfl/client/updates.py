@@ -120,7 +120,7 @@ def to_columns(rows: Sequence[ClientRow]) -> ClientReports:
         return np.array(values, dtype=np.float64)
 
     return ClientReports(
-        clients=np.array([row.client for row in rows], dtype=np.int64),
+        client=np.array([row.client for row in rows], dtype=np.int64),
         num_examples=np.array([row.num_examples for row in rows], dtype=np.int64),
         num_steps=np.array([row.losses.num_steps for row in rows], dtype=np.int64),
         train_loss=column([row.losses.mean for row in rows]),

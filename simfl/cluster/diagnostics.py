@@ -49,7 +49,7 @@ def log_as(label: str, *, level: int) -> None:
 
 def log_trained(report: ChunkReport) -> None:
     """Log a chunk that was trained, and each of its clients that was dropped."""
-    clients = [int(client) for client in report.clients.clients]
+    clients = [int(client) for client in report.clients.client]
     log.info("round=%d clients=%s trained in %.3f s", report.round, _ids(clients), report.seconds)
     for client, why in report.clients.dropped.items():
         log.warning("round=%d client=%d dropped: %s", report.round, client, why)

@@ -163,7 +163,7 @@ def test_a_round_reports_a_row_of_numbers_for_each_client() -> None:
     one, other = (trace.report.clients for trace in trained.trace.chunks)
     assert [trace.actor for trace in trained.trace.chunks] == ["inline", "inline"]
     for column, expected in {
-        "clients": (0, 1),
+        "client": (0, 1),
         "num_examples": (3, 1),
         "num_steps": (3, 1),
         "train_loss": (-1.0, 0.0),

@@ -119,7 +119,7 @@ def assert_same(stacked: Result, single: Result) -> None:
         assert value == pytest.approx(other.sums[name], rel=2e-5), name
     assert_close(stacked.states, single.states)
     ours, theirs = stacked.report.clients, single.report.clients
-    for column in ("clients", "num_examples", "num_steps"):
+    for column in ("client", "num_examples", "num_steps"):
         assert getattr(ours, column).tolist() == getattr(theirs, column).tolist()
     for column in ("train_loss", "first_loss", "last_loss", "delta_norm"):
         np.testing.assert_allclose(getattr(ours, column), getattr(theirs, column), rtol=2e-5)

@@ -12,7 +12,7 @@ def reports(clients: list[int], dropped: dict[int, str] | None = None) -> Client
     ids = np.array(clients, dtype=np.int64)
     losses = ids.astype(np.float64)
     return ClientReports(
-        clients=ids,
+        client=ids,
         num_examples=10 * ids,
         num_steps=2 * ids,
         train_loss=losses,
