@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import time
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError
 
 from simfl.cluster import starting
+from simfl.cluster.launch import Worker
+from simfl.cluster.pool import ActorGroup
 from simfl.cluster.survey import describe_room
+from simfl.engine import DeviceUse
 from simfl.errors import ClusterError
+from simfl.messages import Chunk
 
 
 def test_an_actor_that_fails_at_once_each_time_is_given_up_when_time_is_up(
@@ -24,7 +30,9 @@ def test_an_actor_that_fails_at_once_each_time_is_given_up_when_time_is_up(
         starting._await_process(MagicMock(), "client-1", deadline=time.monotonic())
 
 
-def test_who_is_waited_for_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_is_notified_once_of_actors_that_do_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two actors; one has room at once, the other never."""
     now, told = [0.0], []
     monkeypatch.setattr(starting.time, "monotonic", lambda: now[0])
@@ -50,7 +58,9 @@ def test_who_is_waited_for_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert now == [100.0]
 
 
-def test_room_is_told_with_who_has_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_room_is_described_with_the_jobs_that_use_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def actor(job: str, namespace: str, **needs: float) -> SimpleNamespace:
         return SimpleNamespace(job_id=job, ray_namespace=namespace, required_resources=needs)
 
@@ -62,3 +72,45 @@ def test_room_is_told_with_who_has_the_rest(monkeypatch: pytest.MonkeyPatch) -> 
     free, taken = describe_room("mine").split("; ")
     assert free == "free in the cluster: 0 of 4 CPU, 0.5 of 1 GPU"
     assert taken == "other jobs use: job 02 (another) 3 CPU, 0.5 GPU"
+
+
+def test_a_group_gets_as_many_actors_on_a_gpu_as_its_memory_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first actor trains the two clients with the most examples, in 10 of 80 bytes."""
+    monkeypatch.setattr(starting.ray, "wait", lambda refs, **_: (refs[:1], refs[1:]))
+    monkeypatch.setattr(starting.ray, "get", lambda ref: None)
+    probed, limits, workers = [], [], []
+    probe = SimpleNamespace(remote=lambda chunk, broadcast: probed.append((chunk, broadcast)))
+    first, second = (
+        Worker(SimpleNamespace(probe=probe), f"client-{number}", 0, setup=None) for number in (0, 1)
+    )
+    group = ActorGroup(num_gpus=0.1, stack=2)
+    setup: Any = SimpleNamespace(
+        options=SimpleNamespace(groups=(group,), max_retries=0, start_timeout_s=1.0),
+        group_of=np.zeros(3, int),
+        dataset=SimpleNamespace(num_train_examples=lambda ids: np.array([5, 9, 7])[ids]),
+    )
+    server: Any = SimpleNamespace(
+        actor=None,
+        build=lambda: "building",
+        first=lambda: SimpleNamespace(broadcast="weights"),
+        get=lambda ref: DeviceUse(used=10, total=80),
+    )
+    fleet: Any = SimpleNamespace(
+        launch=lambda: [first],
+        is_fitted=lambda group: True,
+        is_enough=lambda ready: True,
+        limit=lambda *limit: limits.append(limit),
+        fill=lambda launched: [second],
+    )
+    pool: Any = SimpleNamespace(
+        members=workers,
+        workers=workers,
+        start=lambda worker: f"starting {worker.label}",
+        join=lambda joining, late: workers.extend(joining),
+    )
+    starting.Starter(setup, server, fleet, pool, notify=print).start()
+    assert probed == [(Chunk(1, 0, (1, 2), 2, 0), "weights")]
+    assert limits == [(0, 7)], "seven times 10 bytes, and a tenth to spare"
+    assert workers == [first, second]
