@@ -1,20 +1,25 @@
-"""What reads a run as it goes: files, progress, TensorBoard."""
+"""What receives the events of a run: files, progress, trackers."""
 
-from simfl.observers.client_files import CLIENTS_FILE, EVALUATIONS_FILE, ClientFiles
 from simfl.observers.clients import ClientEvaluation, ClientTable, client_table
 from simfl.observers.console import RunConsole
-from simfl.observers.files import METRICS_FILE, SUMMARY_FILE, JsonLines, SummaryFile, write_whole
-from simfl.observers.guarded import LOG_FILE, Guarded
-from simfl.observers.mlflow import MLflow
-from simfl.observers.observer import Observer, RunInfo, Summary
+from simfl.observers.files import (
+    CLIENTS_FILE,
+    EVALUATIONS_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    ClientFiles,
+    JsonLines,
+    SummaryFile,
+    write_whole,
+)
+from simfl.observers.observer import LOG_FILE, FailSafeObserver, Observer, RunInfo, Summary
 from simfl.observers.progress import (
     ProgressBar,
     ProgressLines,
     ProgressNotebook,
     make_progress,
 )
-from simfl.observers.tensorboard import TensorBoard
-from simfl.observers.wandb import WandB
+from simfl.observers.trackers import MLflow, TensorBoard, WandB
 from simfl.record import RoundRecord
 
 __all__ = [
@@ -26,7 +31,7 @@ __all__ = [
     "ClientEvaluation",
     "ClientFiles",
     "ClientTable",
-    "Guarded",
+    "FailSafeObserver",
     "JsonLines",
     "MLflow",
     "Observer",

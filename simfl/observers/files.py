@@ -1,86 +1,107 @@
-"""What a run leaves in its folder as text: a line a round, and a summary."""
+"""Files in a run's folder: a line per round, tables of clients, and a summary."""
 
 from __future__ import annotations
 
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from simfl.observers.clients import ClientTable
+import numpy as np
+
+from simfl.observers.clients import ClientEvaluation, ClientTable
 from simfl.observers.observer import Observer, RunInfo, Summary
+from simfl.observers.parts import PartFiles
 from simfl.record import RoundRecord
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 METRICS_FILE = "metrics.jsonl"
+CLIENTS_FILE = "clients.parquet"
+EVALUATIONS_FILE = "evaluations.parquet"
 SUMMARY_FILE = "summary.json"
+
+_TYPES = {
+    "client": "int32",
+    "num_examples": "int32",
+    "num_steps": "int32",
+    "train_loss": "float32",
+    "first_loss": "float32",
+    "last_loss": "float32",
+    "delta_norm": "float32",
+    "seconds": "float32",
+    "retries": "int16",
+}
 
 
 class JsonLines(Observer):
     """Writes ``metrics.jsonl``, one object a round.
 
-    What cannot be written is kept, and tried again after the next round: a disk may have room
-    again, and a checkpoint is of no use without the rounds before it.
+    Rounds that cannot be written are retried after the next round: the disk may have space again,
+    and a checkpoint is of no use without the rounds before it.
 
     Args:
         out: the run's folder.
-        tell: is told a line when rounds cannot be written, and when they are.
+        notify: called with a message when rounds cannot be written, and when they can be again.
     """
 
-    def __init__(self, out: Path, *, tell: Callable[[str], None]) -> None:
+    def __init__(self, out: Path, *, notify: Callable[[str], None]) -> None:
         self._path = out / METRICS_FILE
-        self._tell = tell
+        self._notify = notify
         self._written: list[RoundRecord] = []
         self._waiting: list[RoundRecord] = []
         self._whole_bytes = 0
         self._error: OSError | None = None
 
     def on_run_start(self, info: RunInfo) -> None:
-        """Write the rounds that are done; what came after them, whole or not, is done again."""
+        """Write the finished rounds; those after them, complete or not, will be repeated."""
         self._written = list(info.history)
         self._write_all()
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
-        """Append the round, and those that are still waiting."""
+        """Append the round, and those that could not be written before."""
         self._waiting.append(record)
         self.flush()
 
     def flush(self) -> None:
-        """Append what is waiting, whole or not at all."""
+        """Append all waiting rounds or none."""
         data = "".join(map(_line, self._waiting)).encode()
         try:
-            self._mend()
+            self._restore()
             self._whole_bytes = _append(self._path, data, after=self._whole_bytes)
         except OSError as error:
             if self._error is None:
-                self._tell(f"{self._path} cannot be written: {error.strerror}; the run goes on")
+                self._notify(f"{self._path} cannot be written: {error.strerror}; the run continues")
             self._error = error
             return
         if self._error is not None:
-            self._tell(f"{self._path} can be written again; no round is missing")
+            self._notify(f"{self._path} can be written again; no round is missing")
         self._written += self._waiting
         self._waiting, self._error = [], None
 
     def on_run_end(self, summary: Summary) -> None:
-        """Try what is waiting for a last time."""
+        """Try once more to write what is waiting."""
         if self._waiting:
             self.flush()
 
     def lost(self) -> str | None:
-        """Say which rounds are not in the file."""
+        """Return which rounds are not in the file."""
         if self._error is None:
             return None
         first = len(self._written) + 1
         last = first + len(self._waiting) - 1
         return f"rounds {first} to {last}: {self._error.strerror}"
 
-    def _mend(self) -> None:
-        """Restore what another process has truncated or deleted."""
+    def _restore(self) -> None:
+        """Rewrite the file if another process has truncated or deleted it."""
         size = self._path.stat().st_size if self._path.exists() else 0
         if size < self._whole_bytes:
             self._write_all()
-            self._tell(f"another process truncated {self._path}; it has been restored")
+            self._notify(f"another process truncated {self._path}; it has been restored")
 
     def _write_all(self) -> None:
         text = "".join(map(_line, self._written))
@@ -88,8 +109,45 @@ class JsonLines(Observer):
         self._whole_bytes = len(text.encode())
 
 
+class ClientFiles(Observer):
+    """Writes a row for each client of a round, and a row for each client that was evaluated.
+
+    Args:
+        out: the run's folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._clients = PartFiles[ClientTable](
+            out / CLIENTS_FILE, to_table=_to_table, count_rows=len
+        )
+        self._evaluations = PartFiles[tuple[int, ClientEvaluation]](
+            out / EVALUATIONS_FILE, to_table=_evaluations_to_table, count_rows=lambda e: len(e[1])
+        )
+
+    def on_run_start(self, info: RunInfo) -> None:
+        """Remove the rows of rounds that will be repeated."""
+        self._clients.begin(done=len(info.history))
+        evaluated = [record.round for record in info.history if record.client_metrics]
+        self._evaluations.begin(done=max(evaluated, default=0))
+
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
+        """Add the round's rows."""
+        self._clients.add(clients)
+        if clients.evaluation is not None:
+            self._evaluations.add((clients.round, clients.evaluation))
+
+    def flush(self) -> None:
+        """Write all rows."""
+        self._clients.flush()
+        self._evaluations.flush()
+
+    def on_run_end(self, summary: Summary) -> None:
+        """Write all rows."""
+        self.flush()
+
+
 class SummaryFile(Observer):
-    """Writes ``summary.json`` at the end, also of a run that could not start.
+    """Writes ``summary.json`` at the end, even of a run that could not start.
 
     Args:
         out: the run's folder.
@@ -104,10 +162,10 @@ class SummaryFile(Observer):
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all, over the former one if there is one.
+    """Write a file atomically, replacing the previous one if there is one.
 
     Raises:
-        OSError: if it cannot be written; the former one is still there.
+        OSError: if it cannot be written; the previous one still exists then.
     """
     # A unique name, and only a new file: in a shared folder, there may be a link at a known name.
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
@@ -122,7 +180,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _append(path: Path, data: bytes, *, after: int) -> int:
-    """Write behind so many bytes, all or nothing; return how many there are then."""
+    """Write all or nothing after this many bytes of a file; return its new size."""
     with path.open("ab", buffering=0) as file:
         start = min(after, file.seek(0, os.SEEK_END))
         try:
@@ -142,3 +200,69 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def _line(record: RoundRecord) -> str:
     return json.dumps(record.line, allow_nan=False) + "\n"
+
+
+def _to_table(rounds: Sequence[ClientTable]) -> pa.Table:
+    import pyarrow as pa
+
+    joined = {
+        name: np.concatenate([getattr(table, name) for table in rounds]).astype(dtype)
+        for name, dtype in _TYPES.items()
+    }
+    numbers = _repeat([(table.round, len(table)) for table in rounds])
+    return pa.table(
+        {"round": numbers, **joined, "actor": _actors(rounds), "dropped": _dropped(rounds)}
+    )
+
+
+def _evaluations_to_table(rounds: Sequence[tuple[int, ClientEvaluation]]) -> pa.Table:
+    import pyarrow as pa
+
+    evaluations = [evaluation for _, evaluation in rounds]
+
+    def floats(columns: Sequence[np.ndarray[Any, Any]], mask: Any = None) -> pa.Array:
+        return pa.array(np.concatenate(columns).astype(np.float32), mask=mask)
+
+    metrics = {
+        name: floats(
+            [evaluation.metrics[name] for evaluation in evaluations],
+            mask=np.concatenate([evaluation.weights[name] == 0 for evaluation in evaluations]),
+        )
+        for name in evaluations[0].metrics
+    }
+    columns = {
+        "round": pa.array(_repeat([(round, len(evaluation)) for round, evaluation in rounds])),
+        "client": pa.array(np.concatenate([e.client for e in evaluations]).astype(np.int32)),
+        "weight": floats([evaluation.weight for evaluation in evaluations]),
+    }
+    return pa.table(columns | metrics)
+
+
+def _repeat(numbers: Sequence[tuple[int, int]]) -> np.ndarray[Any, Any]:
+    """Return each number, the first of a pair, as often as the second."""
+    values, counts = np.array(numbers).T
+    return np.repeat(values.astype(np.int32), counts)
+
+
+def _actors(rounds: Sequence[ClientTable]) -> pa.DictionaryArray:
+    import pyarrow as pa
+
+    names = sorted({name for table in rounds for name in table.actors})
+    codes = [
+        np.array([names.index(name) for name in table.actors], dtype=np.int32)[table.actor]
+        for table in rounds
+    ]
+    return pa.DictionaryArray.from_arrays(np.concatenate(codes), names)
+
+
+def _dropped(rounds: Sequence[ClientTable]) -> pa.Array:
+    """Return why each client was dropped; loops over dropped clients only."""
+    import pyarrow as pa
+
+    reasons = np.full(sum(map(len, rounds)), None, dtype=object)
+    start = 0
+    for table in rounds:
+        for client, reason in table.dropped.items():
+            reasons[start + np.flatnonzero(table.client == client)] = reason
+        start += len(table)
+    return pa.array(reasons, type=pa.string())

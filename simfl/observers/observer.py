@@ -1,8 +1,9 @@
-"""Observer: reads a run as it goes, and changes nothing about it."""
+"""Observer: receives the events of a run, and does not change it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -14,6 +15,11 @@ from simfl.record import RoundRecord
 Summary: TypeAlias = "dict[str, Any]"
 """The whole run as plain data: ``summary.json``."""
 
+LOG_FILE = "observers.log"
+"""The tracebacks of failed observers, in the run's folder."""
+
+_AT_THE_END = "at the end"
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -21,7 +27,7 @@ class RunInfo:
 
     name: str
     rounds: int
-    """How many there will be."""
+    """The number of rounds of the whole run."""
     population: int
     cohort_size: int
     out: Path
@@ -29,51 +35,121 @@ class RunInfo:
     workers: str
     """Where clients are trained, in words: ``2 client actors``."""
     num_actors: int = 1
-    """How many train clients at once."""
+    """The number of actors that train clients."""
     backend: str = "inline"
     """``ray`` or ``inline``."""
     run_id: str = ""
-    """Names this run among all others; a resumed run keeps it."""
+    """A unique id; a resumed run keeps it."""
     scenario: Mapping[str, Any] = field(default_factory=dict)
-    """As plain data, defaults written out."""
+    """As plain data, including defaults."""
     dashboard: str | None = None
-    """The address of Ray's dashboard, where there is one."""
+    """The address of Ray's dashboard, if it runs."""
     history: tuple[RoundRecord, ...] = ()
-    """The rounds that a resumed run has behind it."""
+    """The rounds before a resumed run was stopped."""
 
 
 class Observer(Component, kind="observer"):
     """Does nothing at each event; subclasses override what they need.
 
-    One that a scenario can name is a dataclass, whose fields are its config; each run makes one of
-    its own, which may set further attributes. The training waits for an observer, so it is quick:
-    nothing for each client in a loop.
+    An observer for scenarios is a dataclass, whose fields are its config; each run has an instance
+    of its own, which may set further attributes. Training waits for observers, so they should be
+    quick: no loops over clients.
     """
 
     is_frozen: ClassVar[bool] = False
 
     def prepare(self) -> None:
-        """Is called before anything is started; what it raises ends the run.
+        """Check what the observer needs, before the run starts; an exception ends the run.
 
         Raises:
             MissingExtraError: if a package that it needs is not installed.
         """
 
     def on_run_start(self, info: RunInfo) -> None:
-        """Is called once everything has been set up."""
+        """Receive the start of a run, when everything is set up."""
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
-        """Is called after each round, evaluation included, and before it is saved."""
+        """Receive a round, after its evaluation and before it is saved."""
 
     def flush(self) -> None:
-        """Is called before a checkpoint: a resumed run is not told of the rounds before it again.
+        """Write all rounds to permanent storage, before a checkpoint.
 
-        So what has been told is to be where it lasts.
+        A resumed run does not repeat the calls for the rounds before its checkpoint.
         """
 
     def on_run_end(self, summary: Summary) -> None:
-        """Is called at the end of a run that has started, however it ends."""
+        """Receive the end of a run that was started, however it ends."""
 
     def lost(self) -> str | None:
-        """Say what could not be kept, for the summary; None if all was."""
+        """Return what could not be written, for the summary; None if everything was."""
         return None
+
+
+class FailSafeObserver(Observer):
+    """Forwards events to an observer until it raises an exception, after which the run continues.
+
+    Args:
+        observer: receives the events.
+        label: what it is called in messages.
+        out: the run's folder.
+        notify: called with a message when the observer fails.
+    """
+
+    def __init__(
+        self, observer: Observer, label: str, *, out: Path, notify: Callable[[str], None]
+    ) -> None:
+        self.observer = observer
+        self.label = label
+        self._log = out / LOG_FILE
+        self._notify = notify
+        self._failure: str | None = None
+        self._has_begun = False
+
+    def on_run_start(self, info: RunInfo) -> None:
+        """Forward it."""
+        self._has_begun = True
+        self._try(lambda: self.observer.on_run_start(info), when="at the start")
+
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
+        """Forward it."""
+        self._try(lambda: self.observer.on_round(record, clients), when=f"in round {record.round}")
+
+    def flush(self) -> None:
+        """Forward it."""
+        self._try(self.observer.flush, when="at a checkpoint")
+
+    def on_run_end(self, summary: Summary) -> None:
+        """Forward it, if the run was started."""
+        if self._has_begun:
+            self.sum_up(summary)
+
+    def sum_up(self, summary: Summary) -> None:
+        """Forward the end of a run, even of one that could not start."""
+        self._try(lambda: self.observer.on_run_end(summary), when=_AT_THE_END)
+
+    def lost(self) -> str | None:
+        """Return when it failed and why, or what the observer itself reports as lost."""
+        return self._failure or self.observer.lost()
+
+    def _try(self, call: Callable[[], None], *, when: str) -> None:
+        if self._failure is not None:
+            return
+        try:
+            call()
+        except Exception as error:
+            message = " ".join(str(error).split())
+            self._failure = f"failed {when}: {type(error).__name__}: {message}"
+            disabled = "; it is disabled from now on, and the run continues"
+            self._notify(
+                f"{self.label} {self._failure}{'' if when == _AT_THE_END else disabled}"
+                f"{self._log_traceback(when)}"
+            )
+
+    def _log_traceback(self, when: str) -> str:
+        """Write the traceback of the current exception; return where it is, for the message."""
+        try:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(f"{self.label} {when}\n{traceback.format_exc()}\n")
+        except OSError:
+            return ""
+        return f" (its traceback is in {self._log})"

@@ -125,7 +125,7 @@ def resume(
     options = RunOptions(backend, address, progress)
     with ExitStack() as held:
         leases = _hold(scenario, folder, held)
-        checkpoints = Checkpoints(scenario, folder, tell=notify, leases=leases)
+        checkpoints = Checkpoints(scenario, folder, notify=notify, leases=leases)
         found = checkpoints.find()
         run = Run(build(scenario), folder, checkpoints, found, options=options, clock=clock)
         return run.to_end()
@@ -165,7 +165,7 @@ def _prepare(
     if folder is None or not continues:
         folder = make_folder(resolved, out)
         leases = _hold(resolved, folder, held)
-    checkpoints = Checkpoints(resolved, folder, tell=notify, leases=leases)
+    checkpoints = Checkpoints(resolved, folder, notify=notify, leases=leases)
     if resume == "never":
         checkpoints.require_none()
     if continues:
@@ -178,4 +178,4 @@ def _prepare(
 
 def _hold(scenario: Scenario, folder: Path, held: ExitStack) -> list[Lease]:
     require_writable(folder)
-    return hold(scenario, folder, held, tell=notify)
+    return hold(scenario, folder, held, notify=notify)

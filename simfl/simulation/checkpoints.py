@@ -1,4 +1,4 @@
-"""When a run is saved, and where it goes on from."""
+"""When a run is saved, and from which checkpoint it continues."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from simfl.vector import Vector
 from simfl.version import __version__
 
 NOTHING = Found(None, (), (), {})
-"""What is found before there is anything."""
+"""The result of a search before there are checkpoints."""
 
 
 def hold(
-    scenario: Scenario, folder: Path, held: ExitStack, *, tell: Callable[[str], None]
+    scenario: Scenario, folder: Path, held: ExitStack, *, notify: Callable[[str], None]
 ) -> list[Lease]:
     """Keep other processes from a run's folder and its checkpoint location.
 
     Args:
-        scenario: says where checkpoints are.
+        scenario: defines where checkpoints are.
         folder: the run's.
         held: releases both at its end.
-        tell: receives a message if it takes time to find out whether another process is writing.
+        notify: called with a message if it takes time to determine whether another process writes.
 
     Raises:
         InputError: if another process writes there; nothing has been written then.
@@ -47,7 +47,7 @@ def hold(
     places = [open_storage(folder), _place(scenario, folder)]
     if Path(places[1].location).is_relative_to(places[0].location):
         places.pop()
-    return [held.enter_context(Lease(place, tell=tell)) for place in places]
+    return [held.enter_context(Lease(place, tell=notify)) for place in places]
 
 
 def _place(scenario: Scenario, folder: Path) -> Storage:
@@ -59,9 +59,9 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        scenario: says how often, and how many stay.
+        scenario: defines how often the run is saved, and how many checkpoints are kept.
         folder: the run's.
-        tell: is told a line for each checkpoint that cannot be used.
+        notify: called with a message for each checkpoint that cannot be used.
         leases: the result of ``hold``, if other processes could write there, too.
     """
 
@@ -70,7 +70,7 @@ class Checkpoints:
         scenario: Scenario,
         folder: Path,
         *,
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
         leases: Sequence[Lease] = (),
     ) -> None:
         section = scenario.checkpoint
@@ -79,7 +79,7 @@ class Checkpoints:
         self._keep = section.keep
         self._evaluation = scenario.evaluation
         self._fingerprint = scenario.fingerprint()
-        self._tell = tell
+        self._notify = notify
         self._digest = _Digest()
         self._positions: dict[str, Any] = {}
         self._facts: dict[str, Any] = {"scenario": scenario.numbers()}
@@ -100,7 +100,7 @@ class Checkpoints:
         return any(lease.is_lost for lease in self._leases)
 
     def find(self) -> Found:
-        """Find the last whole checkpoint.
+        """Find the last complete checkpoint.
 
         Raises:
             CheckpointError: if it is of another scenario, or cannot be read.
@@ -109,19 +109,19 @@ class Checkpoints:
         storage.delete_leftovers()
         found = self._latest(storage)
         for refusal in found.refusals:
-            self._tell(str(refusal))
+            self._notify(str(refusal))
         if found.refusals and found.checkpoint is None:
-            self._tell(f"no checkpoint in {self.location} can be used; the run starts anew")
+            self._notify(f"no checkpoint in {self.location} can be used; the run starts over")
         return found
 
     def _latest(self, storage: Storage) -> Found:
-        """Find the last whole checkpoint; if it is another scenario's, say what differs."""
+        """Find the last complete checkpoint; if it is another scenario's, report the difference."""
         try:
             return latest_checkpoint(storage, scenario_hash=self._fingerprint)
         except CheckpointError:
             other = latest_checkpoint(storage).checkpoint
-            former = other.positions.get("scenario") if other else None
-            changes = describe_changes(former, self._facts["scenario"]) if former else ""
+            previous = other.positions.get("scenario") if other else None
+            changes = describe_changes(previous, self._facts["scenario"]) if previous else ""
             if not changes:
                 raise
             raise CheckpointError(
@@ -136,7 +136,7 @@ class Checkpoints:
         need not change the results, and the user may have fixed a bug.
 
         Args:
-            found: what the run goes on from.
+            found: the checkpoint from which the run continues.
             simulation: the run, with its data.
 
         Raises:
@@ -157,25 +157,25 @@ class Checkpoints:
                 f"{self.location} was written with different data of the same shapes; "
                 "restore the data, or start a new run in another folder"
             )
-        former = saved.get("code")
-        former = former if isinstance(former, dict) else {}
-        changed = [name for name in code if former.get(name, code[name]) != code[name]]
+        previous = saved.get("code")
+        previous = previous if isinstance(previous, dict) else {}
+        changed = [name for name in code if previous.get(name, code[name]) != code[name]]
         changed += [
             f"{package} ({then} then, {now} now)"
             for package, now in (("simfl", __version__), ("torch", str(torch.__version__)))
             if (then := found.versions.get(package, now)) != now
         ]
         if changed:
-            self._tell(
+            self._notify(
                 f"changed since the checkpoint of round {found.checkpoint.round}: "
                 f"{', '.join(changed)}; results may differ from here on"
             )
 
     def require_fit(self, found: Found, model: Vector) -> None:
-        """See that what was saved belongs to the model; its sizes come from the data.
+        """Check that the saved weights fit the model, whose sizes come from the data.
 
         Args:
-            found: what the run goes on from.
+            found: the checkpoint from which the run continues.
             model: weights of the model as it is now.
 
         Raises:
@@ -189,48 +189,48 @@ class Checkpoints:
             name = differing[0][0]
             raise CheckpointError(
                 f"{self.location} was written with other data: its weights {name!r} are "
-                f"{_described(saved, name)}, and the model's {_described(model, name)}; put the "
-                "data back, or run the scenario anew in another folder"
+                f"{_described(saved, name)}, and the model's {_described(model, name)}; restore "
+                "the data, or run the scenario in another folder"
             )
 
     def require_none(self) -> None:
-        """See that a new run does not write among the checkpoints of another.
+        """Check that a new run does not write to the checkpoints of another run.
 
         Raises:
-            InputError: if there are some.
+            InputError: if there are checkpoints already.
         """
         files = open_storage(self.location).list_files()
         if any(not name.startswith(f"{OWNER_FOLDER}/") for name in files):
             raise InputError(
                 f"{self.location} holds checkpoints already; choose another checkpoint.location, "
-                "or go on from them with --resume auto"
+                "or continue from them with --resume auto"
             )
 
     def require_history(self, found: Found, history: Sequence[RoundRecord]) -> None:
-        """See that the rounds' records are those that the checkpoint was written after.
+        """Check that the rounds' records are those that the checkpoint was written after.
 
         Raises:
-            CheckpointError: if a number is another one.
+            CheckpointError: if a number differs.
         """
         saved = found.checkpoint.positions.get(METRICS_FILE) if found.checkpoint else None
         known = without_last_evaluation(history, self._evaluation)
         if saved is not None and saved != self._digest.of(known):
             raise CheckpointError(
                 f"the numbers of {METRICS_FILE} are not those that {self.location} was written "
-                "after; put the file back, or run the scenario anew in another folder"
+                "after; restore the file, or run the scenario in another folder"
             )
 
     def note_history(self, history: Sequence[RoundRecord]) -> None:
-        """Have the next checkpoint know the records of its rounds again."""
+        """Have the next checkpoint identify the records of its rounds."""
         known = without_last_evaluation(history, self._evaluation)
         self._positions = {METRICS_FILE: self._digest.of(known)}
 
     def is_due(self, round: int) -> bool:
-        """Say whether the run is saved after this round."""
+        """Return whether the run is saved after this round."""
         return self._every > 0 and round % self._every == 0
 
     def save_if_due(self, engine: Engine, handle: Handle, *, round: int) -> None:
-        """Have the engine save, after every so many rounds."""
+        """Have the engine save, if it is due after this round."""
         if self.is_due(round):
             self.require_held()
             positions = self._facts | self._positions
@@ -245,7 +245,7 @@ class Checkpoints:
 
     def go_back(self, engine: Engine) -> tuple[int, Handle]:
         """Return the last saved round, 0 for the start, and what the next one starts from."""
-        with suppress(StatesLostError):  # what was not saved is trained again
+        with suppress(StatesLostError):  # rounds that were not saved are trained again
             self.finish(engine)
         found = self.find() if self._every else NOTHING
         checkpoint = found.checkpoint
@@ -253,14 +253,14 @@ class Checkpoints:
 
 
 class _Digest:
-    """The sha256 of a run's records, which takes in only those that have come since."""
+    """The sha256 of a run's records, which hashes only the new ones."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._num_records = 0
 
     def of(self, history: Sequence[RoundRecord]) -> str:
-        """Return the digest of these, the first of a history that only grows."""
+        """Return the digest of the first records of a history that only grows."""
         if len(history) < self._num_records:  # the run has gone back
             self._hash, self._num_records = hashlib.sha256(), 0
         for record in history[self._num_records :]:
@@ -280,8 +280,8 @@ def _described(weights: Vector, name: str) -> str:
 
 @contextmanager
 def _failing_the_run() -> Iterator[None]:
-    """Make a checkpoint that can't be written a failure of the run, and not of its input."""
+    """Turn the error of a checkpoint that cannot be written into a failure of the run."""
     try:
         yield
     except CheckpointError as error:
-        raise RunError(f"the run ends, since a checkpoint can't be written: {error}") from error
+        raise RunError(f"the run ends, since a checkpoint cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""The history of a run, and who is told of it."""
+"""The history of a run and its costs, passed on to its observers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from simfl.observers import ClientTable, Guarded, RunInfo, Summary
+from simfl.observers import ClientTable, FailSafeObserver, RunInfo, Summary
 from simfl.record import RoundRecord
 from simfl.simulation.rounds import PhaseClock
 
@@ -20,25 +20,25 @@ Memory: TypeAlias = "Mapping[str, int | None]"
 """The peak memory in bytes by role: ``driver``, ``server``, ``client``; None if not known."""
 
 NOT_KNOWN: Memory = {"driver": None, "server": None, "client": None}
-"""Of a run that has ended before it could be asked for."""
+"""The memory of a run that ended before it could be measured."""
 
 _COUNTED = ("steps", "examples_seen", "sent_bytes", "received_bytes", "retries", "dropped")
 
 
 class Journal:
-    """Keeps the history, and tells the observers of it.
+    """Keeps the history, and notifies the observers.
 
     Args:
-        observers: are told in their order.
-        last: is told of the end, after them and even if there was no start.
-        history: the rounds that a resumed run has behind it.
+        observers: notified in this order.
+        last: notified of the end, after the others and even if the run could not start.
+        history: the rounds before a resumed run was stopped.
         clock: of the run.
     """
 
     def __init__(
         self,
-        observers: Sequence[Guarded],
-        last: Guarded,
+        observers: Sequence[FailSafeObserver],
+        last: FailSafeObserver,
         *,
         history: Sequence[RoundRecord],
         clock: PhaseClock,
@@ -52,13 +52,13 @@ class Journal:
         self.history: list[RoundRecord] = list(history)
 
     def start(self, info: RunInfo) -> None:
-        """Tell that everything has been set up."""
+        """Notify observers that everything is set up."""
         self._ledger.begin(info)
         for observer in self._observers:
             observer.on_run_start(info)
 
     def add(self, record: RoundRecord, clients: ClientTable) -> None:
-        """Take in a round, unless it is one that was only replayed."""
+        """Add a round, unless it was only repeated after a rollback."""
         self._ledger.add(record, clients)
         if record.round <= len(self.history):
             return
@@ -69,12 +69,12 @@ class Journal:
             observer.on_round(record, clients)
 
     def flush(self) -> None:
-        """Have all that was told put where it lasts."""
+        """Have the observers write all rounds to permanent storage."""
         for observer in self._observers:
             observer.flush()
 
     def end(self, status: str, *, error: str | None = None, memory: Memory = NOT_KNOWN) -> Summary:
-        """Sum up, and tell of it."""
+        """Sum up the run, and notify the observers."""
         summary = self._summary(status, memory)
         if error is not None:
             summary["error"] = error
@@ -112,7 +112,7 @@ class Journal:
 
 
 def _final(history: Sequence[RoundRecord]) -> dict[str, float | None]:
-    """Return the train loss and each metric as they were last measured."""
+    """Return the training loss and each metric as last measured."""
     latest: dict[str, float | None] = {}
     for record in history:
         latest |= record.measures
@@ -120,7 +120,7 @@ def _final(history: Sequence[RoundRecord]) -> dict[str, float | None]:
 
 
 class Ledger:
-    """Counts what this process does: no round before it was resumed, but replayed ones too."""
+    """Counts the work of this process: no rounds before it resumed, but repeated rounds, too."""
 
     def __init__(self) -> None:
         self._num_actors = 0
@@ -130,7 +130,7 @@ class Ledger:
         self._counts: Counter[str] = Counter()
 
     def begin(self, info: RunInfo) -> None:
-        """Note who trains."""
+        """Note which actors train."""
         self._num_actors = info.num_actors
         self._gpus = _gpus_by_kind(info.scenario["cluster"])
 
@@ -169,7 +169,7 @@ class Ledger:
 
 
 def _gpus_by_kind(cluster: Mapping[str, Any]) -> dict[str, float]:
-    """Return how many GPUs an actor has, by what its kind is called."""
+    """Return how many GPUs an actor has, by the name of its kind."""
     of_all = dict.fromkeys(("client", "inline"), cluster["num_gpus"])
     return of_all | {f"client-{g['name']}": g["num_gpus"] for g in cluster.get("groups", ())}
 

@@ -1,4 +1,4 @@
-"""The round loop."""
+"""The round loop, its clock, and the record of a round."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PHASES = ("sample", "train", "aggregate", "evaluate", "checkpoint", "observe")
 
 
 class PhaseClock:
-    """Is in one phase at any time, so that the phases' seconds add up to the wall time.
+    """Measures the phases of a run, one at any time, so that they add up to the wall time.
 
     Args:
         phase: the first one.
-        now: tells the time in seconds.
+        now: returns the time in seconds.
 
     >>> ticks = iter([0.0, 2.0, 5.0, 6.0])
     >>> clock = PhaseClock("sample", now=lambda: next(ticks))
@@ -45,13 +45,13 @@ class PhaseClock:
         self._at_lap: dict[str, float] = {}
 
     def enter(self, phase: str) -> None:
-        """End the present phase, and begin another, or the same again."""
+        """End the current phase, and begin another, or the same again."""
         now = self._now()
         self._totals[self._phase] += now - self._since
         self._phase, self._since = phase, now
 
     def move(self, seconds: float, source: str, target: str) -> None:
-        """Say that some of the seconds of one phase were another's."""
+        """Count some of the seconds of one phase as another's."""
         self._totals[source] -= seconds
         self._totals[target] += seconds
 
@@ -90,25 +90,25 @@ def run_rounds(
     round: int = 0,
     clock: PhaseClock | None = None,
 ) -> Iterator[Done]:
-    """Run the rounds that are left; yield each when it is done, and then save it if that is due.
+    """Run the remaining rounds; yield each when it is done, and then save it if that is due.
 
-    Where states are lost with a node, the run goes back to its last checkpoint, and rounds that
-    were yielded before are yielded again, with the same numbers. The run ends after rolling back to
-    the same one more than ``cluster.max_retries`` times.
+    If states are lost with a node, the run rolls back to its last checkpoint, and rounds that were
+    yielded before are yielded again, with the same numbers. It fails after rolling back to the same
+    checkpoint more than ``cluster.max_retries`` times.
 
     Args:
-        simulation: what is run.
-        engine: where it is run.
-        checkpoints: where to save to.
+        simulation: resolved and checked.
+        engine: does the work.
+        checkpoints: where to save.
         handle: what the next round starts from.
         round: how many rounds are done.
-        clock: is told of each phase; left in ``observe`` while a round is yielded.
+        clock: enters each phase; it is in ``observe`` while a round is yielded.
     """
     clock = clock or PhaseClock("sample")
     clock.enter("sample")
     clock.lap()
     scenario = simulation.scenario
-    setbacks, saved = 0, round
+    rollbacks, saved = 0, round
     while round < scenario.rounds:
         try:
             done = _run_round(simulation, engine, handle, round=round + 1, clock=clock)
@@ -120,10 +120,10 @@ def run_rounds(
                 checkpoints.finish(engine)
         except StatesLostError:
             clock.enter("checkpoint")
-            former, (round, handle) = saved, checkpoints.go_back(engine)
+            previous, (round, handle) = saved, checkpoints.go_back(engine)
             saved = round
-            setbacks = setbacks + 1 if saved <= former else 1
-            if setbacks > scenario.cluster.max_retries:
+            rollbacks = rollbacks + 1 if saved <= previous else 1
+            if rollbacks > scenario.cluster.max_retries:
                 raise
 
 
@@ -132,7 +132,7 @@ def _run_round(
 ) -> Done:
     """Train and evaluate.
 
-    The handle that training returns serves the evaluation and the next round alike, so weights are
+    The handle that training returns is used by the evaluation and by the next round, so weights are
     put into the object store once a round.
     """
     clock.enter("sample")

@@ -21,7 +21,7 @@ from simfl.observers import (
     METRICS_FILE,
     SUMMARY_FILE,
     ClientFiles,
-    Guarded,
+    FailSafeObserver,
     JsonLines,
     Observer,
     RunConsole,
@@ -184,7 +184,9 @@ class Run:
         for note in self._simulation.notes:
             notify(note)
         observers = _make_observers(self._simulation.scenario, self._folder, self._options)
-        last = Guarded(SummaryFile(self._folder), SUMMARY_FILE, out=self._folder, tell=notify)
+        last = FailSafeObserver(
+            SummaryFile(self._folder), SUMMARY_FILE, out=self._folder, notify=notify
+        )
         return Journal(observers, last, history=history, clock=self._clock)
 
     @contextmanager
@@ -268,9 +270,11 @@ def give_back_freed_memory() -> None:
     trim(0)
 
 
-def _make_observers(scenario: Scenario, folder: Path, options: RunOptions) -> list[Guarded]:
+def _make_observers(
+    scenario: Scenario, folder: Path, options: RunOptions
+) -> list[FailSafeObserver]:
     """Return a run's observers in the order of their calls; ``metrics.jsonl`` comes first."""
-    observers: dict[str, Observer] = {METRICS_FILE: JsonLines(folder, tell=notify)}
+    observers: dict[str, Observer] = {METRICS_FILE: JsonLines(folder, notify=notify)}
     if scenario.output.clients:
         observers[CLIENTS_FILE] = ClientFiles(folder)
     for index, named in enumerate(scenario.output.observers):
@@ -283,7 +287,8 @@ def _make_observers(scenario: Scenario, folder: Path, options: RunOptions) -> li
     if options.progress:
         observers[PROGRESS] = make_progress(RunConsole())
     return [
-        Guarded(observer, label, out=folder, tell=notify) for label, observer in observers.items()
+        FailSafeObserver(observer, label, out=folder, notify=notify)
+        for label, observer in observers.items()
     ]
 
 

@@ -114,7 +114,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path: Path, undisturbed: Pa
     assert "File too large" in summary["lost"]["clients.parquet"]
     told = done.stderr.splitlines()
     assert len(told) == 2, done.stderr
-    assert told[0] == f"{out}/metrics.jsonl cannot be written: File too large; the run goes on"
+    assert told[0] == f"{out}/metrics.jsonl cannot be written: File too large; the run continues"
     assert told[1].startswith("clients.parquet failed at the end: OSError:")
     assert (out / "weights.safetensors").read_bytes() == (
         undisturbed / "weights.safetensors"
@@ -150,7 +150,7 @@ def test_an_observer_of_ones_own_that_fails_is_told_and_left_out(
     assert result.summary["lost"] == {label: failure}
     assert json.loads((out / "summary.json").read_text()) == result.summary
     assert capsys.readouterr().err.splitlines() == [
-        f"{label} {failure}; it is left out from now on, and the run goes on "
+        f"{label} {failure}; it is disabled from now on, and the run continues "
         f"(its traceback is in {out / 'observers.log'})"
     ]
     assert list((out / "tensorboard").iterdir())

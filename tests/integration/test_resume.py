@@ -227,7 +227,7 @@ def test_where_all_checkpoints_are_damaged_each_is_named_and_the_run_starts_anew
     assert "round-000008 cannot be used: its manifest is damaged" in told
     damaged = "round-000006 cannot be used: round-000006/server.safetensors has 0 bytes, not "
     assert damaged in told
-    assert "can be used; the run starts anew" in told
+    assert "can be used; the run starts over" in told
     assert "resumed_after_round" not in result.summary
     assert numbers(out) == undisturbed
 

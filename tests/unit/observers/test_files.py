@@ -19,7 +19,7 @@ def rounds_in(out: Path) -> list[int]:
 
 
 def test_each_round_is_on_disk_when_it_has_ended(tmp_path: Path) -> None:
-    observer = JsonLines(tmp_path, tell=print)
+    observer = JsonLines(tmp_path, notify=print)
     observer.on_run_start(info(tmp_path))
     for number in (1, 2):
         observer.on_round(
@@ -32,7 +32,7 @@ def test_each_round_is_on_disk_when_it_has_ended(tmp_path: Path) -> None:
 
 def test_a_half_written_line_is_gone_when_the_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"round": 1}\n{"round": 2}\n{"round": 3}\n{"rou')
-    observer = JsonLines(tmp_path, tell=print)
+    observer = JsonLines(tmp_path, notify=print)
     observer.on_run_start(info(tmp_path, done=2))
     observer.on_round(RoundRecord.parse({"round": 3}), table(3, [0]))
     assert rounds_in(tmp_path) == [1, 2, 3]
@@ -41,7 +41,7 @@ def test_a_half_written_line_is_gone_when_the_run_goes_on(tmp_path: Path) -> Non
 def test_rounds_that_cannot_be_written_are_told_once_and_written_later(tmp_path: Path) -> None:
     """A folder in the file's place stands for a full disk."""
     told: list[str] = []
-    observer = JsonLines(tmp_path, tell=told.append)
+    observer = JsonLines(tmp_path, notify=told.append)
     observer.on_run_start(info(tmp_path))
     observer.on_round(RoundRecord.parse({"round": 1}), table(1, [0]))
     file = tmp_path / "metrics.jsonl"
@@ -49,7 +49,7 @@ def test_rounds_that_cannot_be_written_are_told_once_and_written_later(tmp_path:
     file.mkdir()
     for number in (2, 3):
         observer.on_round(RoundRecord.parse({"round": number}), table(number, [0]))
-    assert told == [f"{file} cannot be written: Is a directory; the run goes on"]
+    assert told == [f"{file} cannot be written: Is a directory; the run continues"]
     assert observer.lost() == "rounds 2 to 3: Is a directory"
     file.rmdir()
     # Half of a line has got through before the disk was full.
@@ -65,7 +65,7 @@ def test_a_file_that_somebody_has_cut_off_is_whole_again_and_it_is_told(
     what_is_left: bytes | None, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    observer = JsonLines(tmp_path, tell=told.append)
+    observer = JsonLines(tmp_path, notify=told.append)
     observer.on_run_start(info(tmp_path, done=2))
     observer.on_round(RoundRecord.parse({"round": 3}), table(3, [0]))
     file = tmp_path / "metrics.jsonl"
@@ -85,7 +85,7 @@ def test_a_link_that_waits_in_a_folder_for_all_is_not_written_through(tmp_path: 
 
 
 def test_the_last_try_is_at_the_end(tmp_path: Path) -> None:
-    observer = JsonLines(tmp_path, tell=print)
+    observer = JsonLines(tmp_path, notify=print)
     observer.on_run_start(info(tmp_path))
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()

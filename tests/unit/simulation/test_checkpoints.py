@@ -30,5 +30,5 @@ def test_the_place_is_the_same_for_an_actor_in_another_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     scenario = simfl.load_scenario(SCENARIO | {"checkpoint": {"location": given}})
-    checkpoints = Checkpoints(scenario, Path("runs/a"), tell=print)
+    checkpoints = Checkpoints(scenario, Path("runs/a"), notify=print)
     assert checkpoints.location == expected.format(here=tmp_path)

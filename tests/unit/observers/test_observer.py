@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from client_tables import info, table
 
-from simfl.observers import ClientTable, Guarded, Observer, RoundRecord, RunInfo, Summary
+from simfl.observers import ClientTable, FailSafeObserver, Observer, RoundRecord, RunInfo, Summary
 
 
 class FailsAt(Observer):
@@ -44,9 +44,9 @@ MOMENTS = {
 }
 
 
-def observed(observer: Observer, out: Path) -> tuple[Guarded, list[str]]:
+def observed(observer: Observer, out: Path) -> tuple[FailSafeObserver, list[str]]:
     told: list[str] = []
-    guarded = Guarded(observer, "own 'x'", out=out, tell=told.append)
+    guarded = FailSafeObserver(observer, "own 'x'", out=out, notify=told.append)
     guarded.on_run_start(info(out))
     guarded.on_round(RoundRecord.parse({"round": 1}), table(1, [0]))
     guarded.flush()
@@ -62,7 +62,7 @@ def test_it_is_told_once_in_a_line_and_nothing_more_is_asked_of_it(
     observer = FailsAt(moment)
     guarded, told = observed(observer, tmp_path)
     assert observer.calls == list(MOMENTS)[: list(MOMENTS).index(moment) + 1]
-    left_out = "; it is left out from now on, and the run goes on" if moment != "end" else ""
+    left_out = "; it is disabled from now on, and the run continues" if moment != "end" else ""
     assert told == [
         f"own 'x' failed {when}: ConnectionError: nobody answers{left_out} "
         f"(its traceback is in {tmp_path / 'observers.log'})"
@@ -84,12 +84,12 @@ def test_one_that_does_not_fail_is_told_all(tmp_path: Path) -> None:
 def test_where_no_traceback_can_be_written_the_line_does_not_name_it(tmp_path: Path) -> None:
     _, told = observed(FailsAt("start"), tmp_path / "gone")
     assert len(told) == 1
-    assert told[0].endswith("the run goes on")
+    assert told[0].endswith("the run continues")
 
 
 def test_the_end_of_a_run_that_never_started_is_for_those_who_ask_for_it(tmp_path: Path) -> None:
     observer = FailsAt("never")
-    guarded = Guarded(observer, "x", out=tmp_path, tell=print)
+    guarded = FailSafeObserver(observer, "x", out=tmp_path, notify=print)
     guarded.on_run_end({})
     assert observer.calls == []
     guarded.sum_up({})
@@ -102,4 +102,6 @@ def test_whoever_interrupts_a_run_is_not_held_up(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Guarded(Interrupted(), "x", out=tmp_path, tell=print).on_run_start(info(tmp_path))
+        FailSafeObserver(Interrupted(), "x", out=tmp_path, notify=print).on_run_start(
+            info(tmp_path)
+        )
