@@ -221,7 +221,7 @@ def split_metrics(keys: Iterable[str]) -> tuple[list[str], list[str]]:
     return [k for k in metrics if k not in over_clients], [k[len(_CLIENT) :] for k in means]
 
 
-def units(phases: Iterable[str]) -> dict[str, str]:
+def record_units(phases: Iterable[str]) -> dict[str, str]:
     """Return the unit of each number of a line that has one.
 
     Args:

@@ -32,7 +32,9 @@ class Metric(Component, kind="metric"):
     """A number per example, averaged over the examples by their weights."""
 
     larger_is_better: ClassVar[bool] = True
-    """Whether a client with a large value is well off."""
+    """Whether large values are better than small ones."""
+    unit: ClassVar[str | None] = None
+    """The unit of its values, such as ``"USD"``, for reports; None: they have no unit."""
 
     @property
     def key(self) -> str:

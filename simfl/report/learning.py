@@ -78,7 +78,9 @@ def _over_rounds(study: Study, key: str) -> Lines:
         found = curve(group.runs, key)
         if found is not None:
             lines.append(_line(study, group, found, found.rounds))
-    return Lines(title_of(key), x="round", y=key.replace("_", " "), lines=tuple(lines))
+    unit = next((f" [{run.units[key]}]" for run in study.runs if key in run.units), "")
+    label = f"{key.replace('_', ' ')}{unit}"
+    return Lines(title_of(key), x="round", y=label, lines=tuple(lines))
 
 
 def _over_time(study: Study, key: str) -> Lines:

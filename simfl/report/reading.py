@@ -47,6 +47,8 @@ class Run:
     better: dict[str, str]
     """``max`` or ``min`` by metric, from ``run.json``; the metric that ranks runs comes first.
     Empty for runs of earlier versions."""
+    units: dict[str, str]
+    """The unit of each number that has one, from ``run.json``; empty for earlier versions."""
     state: str
     """``running``, or how it ended: ``done``, ``failed``, ``interrupted``; ``stopped``: early,
     by a sweep, or without a word."""
@@ -140,13 +142,16 @@ def read_run(folder: Path, *, now: float) -> Run:
     has_ended = _modified(folder / SUMMARY_FILE) > 0
     summary = _read_object(folder / SUMMARY_FILE, faults) if has_ended else {}
     changed = _changed(folder)
+    about = _read_object(folder / RUN_FILE, faults) if (folder / RUN_FILE).is_file() else {}
+    better, units = _mapping(about.get("better")), _mapping(about.get("units"))
     return Run(
         folder=folder,
         scenario=_read_scenario(folder / SCENARIO_FILE, faults),
         records=records,
         summary=summary,
         versions=_read_object(folder / VERSIONS_FILE, faults),
-        better=_read_better(folder / RUN_FILE, faults),
+        better={key: side for key, side in better.items() if side in ("max", "min")},
+        units={key: unit for key, unit in units.items() if isinstance(unit, str)},
         state=_state(summary, records, quiet_s=now - changed),
         changed=changed,
         faults=tuple(faults),
@@ -216,12 +221,8 @@ def _read_object(path: Path, faults: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _read_better(path: Path, faults: list[str]) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    said = _read_object(path, faults).get("better")
-    metrics = said.items() if isinstance(said, dict) else ()
-    return {name: side for name, side in metrics if side in ("max", "min")}
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _read_records(path: Path, faults: list[str]) -> tuple[Record, ...]:

@@ -10,11 +10,12 @@ from typing import Any, Literal
 from simfl.checkpoint import Lease
 from simfl.engine import require_profiler
 from simfl.errors import InputError
+from simfl.record import record_units
 from simfl.scenario import Scenario, Trust, load_scenario, own_address
 from simfl.simulation.backends import Backend
 from simfl.simulation.build import build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
-from simfl.simulation.evaluation import better_values
+from simfl.simulation.evaluation import better_values, metric_units
 from simfl.simulation.folder import (
     SCENARIO_FILE,
     begin_run,
@@ -25,7 +26,7 @@ from simfl.simulation.folder import (
     make_folder,
     require_writable,
 )
-from simfl.simulation.rounds import PhaseClock
+from simfl.simulation.rounds import PHASES, PhaseClock
 from simfl.simulation.runner import Result, Run, RunOptions, notify
 
 
@@ -171,7 +172,8 @@ def _prepare(
     if continues:
         extend_run(folder, resolved)
     else:
-        begin_run(folder, resolved, better=better_values(simulation))
+        units = record_units(PHASES) | metric_units(simulation)
+        begin_run(folder, resolved, better=better_values(simulation), units=units)
     found = checkpoints.find() if resume == "auto" else NOTHING
     return Run(simulation, folder, checkpoints, found, options=options, clock=clock)
 

@@ -163,6 +163,16 @@ def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:
     return better
 
 
+def metric_units(simulation: Simulation) -> dict[str, str]:
+    """Return the unit of each metric that has one, by the keys of its numbers in records."""
+    known: dict[str, str] = {}
+    for metric in simulation.client.build_metrics():
+        if metric.unit is not None:
+            keys = [key for part, key in client_keys(metric.key).items() if part != "count"]
+            known |= dict.fromkeys([metric.key, *keys], metric.unit)
+    return known
+
+
 def over_clients(
     clients: ClientEvaluation, *, ascending: Collection[str]
 ) -> dict[str, ClientMetric]:

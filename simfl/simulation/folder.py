@@ -50,14 +50,17 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
     return folder
 
 
-def begin_run(folder: Path, scenario: Scenario, *, better: Mapping[str, str]) -> None:
-    """Write the resolved scenario into the folder, and the versions of what runs it.
+def begin_run(
+    folder: Path, scenario: Scenario, *, better: Mapping[str, str], units: Mapping[str, str]
+) -> None:
+    """Write the resolved scenario and ``run.json`` into the folder, and the packages' versions.
 
     Args:
         folder: a folder that no other process writes to.
         scenario: resolved.
         better: ``max`` or ``min`` for each metric, for readers of the folder; the metric that ranks
             runs comes first.
+        units: by the key of a record, of the numbers that have a unit.
 
     Raises:
         InputError: if the folder already holds a run, or cannot be written.
@@ -65,7 +68,7 @@ def begin_run(folder: Path, scenario: Scenario, *, better: Mapping[str, str]) ->
     _require_no_run(folder)
     with _explained(folder):
         write_whole(folder / VERSIONS_FILE, _versions())
-        write_whole(folder / RUN_FILE, _new_run(better))
+        write_whole(folder / RUN_FILE, _new_run(better, units))
         # The last one: a folder holds a run if this is in it.
         write_whole(folder / SCENARIO_FILE, scenario.to_yaml())
 
@@ -267,10 +270,10 @@ def write_weights(folder: Path, weights: Vector) -> None:
         ) from None
 
 
-def _new_run(better: Mapping[str, str]) -> str:
+def _new_run(better: Mapping[str, str], units: Mapping[str, str]) -> str:
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    run = {"id": uuid.uuid4().hex[:12], "began": began, "better": dict(better)}
-    return json.dumps(run, indent=2) + "\n"
+    known = {"better": dict(better), "units": dict(units)}
+    return json.dumps({"id": uuid.uuid4().hex[:12], "began": began, **known}, indent=2) + "\n"
 
 
 def _versions() -> str:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from simfl.record import ClientMetric, RoundRecord, is_reproducible, split_metrics, units
+from simfl.record import ClientMetric, RoundRecord, is_reproducible, record_units, split_metrics
 
 RECORD = RoundRecord(
     round=3,
@@ -86,6 +86,6 @@ def test_a_metric_whose_name_ends_like_a_statistic_is_a_metric() -> None:
 
 
 def test_seconds_and_bytes_have_units() -> None:
-    known = units(["train"])
+    known = record_units(["train"])
     assert (known["seconds"], known["seconds_train"], known["sent_bytes"]) == ("s", "s", "B")
     assert "train_loss" not in known

@@ -105,7 +105,8 @@ def test_the_folder_says_which_values_are_better_and_what_the_run_is_judged_by(
     metrics = [{"kind": "top-k", "k": 1}, "accuracy"]
     scenario["evaluation"] = {"clients_every": 1, "metrics": metrics}
     result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
-    better = json.loads((tmp_path / "out" / "run.json").read_text())["better"]
+    written = json.loads((tmp_path / "out" / "run.json").read_text())
+    better = written["better"]
     assert list(better)[:3] == ["top-1", "accuracy", "loss"]
     assert [better[key] for key in ("top-1", "loss", "client_loss_worst")] == ["max", "min", "min"]
     evaluated = {
@@ -114,6 +115,31 @@ def test_the_folder_says_which_values_are_better_and_what_the_run_is_judged_by(
         if not name.endswith("_count")
     }
     assert evaluated == better.keys()
+    assert written["units"]["sent_bytes"] == "B"
+    assert {key for key, unit in written["units"].items() if unit == "s"} == {
+        key for key in result.history[0] if key.startswith("seconds")
+    }
+
+
+@dataclass(frozen=True)
+class Dollars(Metric):
+    """A metric with a unit."""
+
+    name: ClassVar[str] = "dollars"
+    unit: ClassVar[str | None] = "USD"
+
+    def per_example(self, outputs: Any, targets: Any) -> Any:
+        return outputs.sum(-1)
+
+
+def test_the_folder_has_the_units_of_metrics(scenario: dict[str, Any], tmp_path: Path) -> None:
+    scenario |= {"rounds": 1, "evaluation": {"clients_every": 1, "metrics": ["dollars"]}}
+    simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    units = json.loads((tmp_path / "out" / "run.json").read_text())["units"]
+    assert {key for key, unit in units.items() if unit == "USD"} == {
+        *("dollars", "client_dollars", "client_dollars_by_examples"),
+        *("client_dollars_std", "client_dollars_worst"),
+    }
 
 
 def sorted_by_rank(weights: dict[str, torch.Tensor]) -> list[torch.Tensor]:
