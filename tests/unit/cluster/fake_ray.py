@@ -1,6 +1,6 @@
-"""Ray's calls in this process, so that what is lost and when is up to the test.
+"""Ray's calls in this process, so that the test decides what is lost, and when.
 
-A call runs at once; what it returns is a reference, which may be made a lost one.
+A call runs at once; its results are references, which the test may turn into lost objects.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class FakeActor:
 
 
 class FakeFleet:
-    """Two client actors, and never any more."""
+    """Two client actors."""
 
     def __init__(self, setup: EngineSetup, actors: Sequence[FakeActor]) -> None:
         recipe = simfl.cluster.engine.put_setup(setup, setup.client)
@@ -109,9 +109,9 @@ def fake_engine(
 
     Args:
         simulation: what it runs.
-        monkeypatch: takes Ray away.
+        monkeypatch: replaces Ray's functions.
         location: of checkpoints.
-        spoil: is shown what each call returns: the actor's label, the method, the references.
+        spoil: called with the actor's label, the method and the references that it returns.
     """
 
     def get(refs: Any, timeout: float | None = None) -> Any:
@@ -122,7 +122,7 @@ def fake_engine(
 
     for name, stand_in in {"get": get, "wait": wait, "put": FakeRef, "kill": None}.items():
         monkeypatch.setattr(ray, name, stand_in)
-    # Signs of life would come from a thread.
+    # A thread would send heartbeats.
     monkeypatch.setattr(simfl.cluster.actors, "_beat", lambda server, label: None)
     server = FakeActor(ServerActor("server"), "server", spoil)
     clients = [FakeActor(ClientActor(f"client-{n}", False), f"client-{n}", spoil) for n in (0, 1)]
@@ -148,6 +148,6 @@ def fake_engine(
 
 
 def lose(refs: list[FakeRef], name: str) -> None:
-    """Have a call fail since an object that it was given has been lost."""
+    """Make a call fail because one of its arguments is lost."""
     for ref in refs:
         ref.error = RayTaskError(name, "lost", LOST)

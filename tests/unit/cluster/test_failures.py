@@ -1,4 +1,4 @@
-"""Ray's errors in our words: none reaches a user as it is."""
+"""Ray's errors are translated: none reaches a user untranslated."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def test_each_kind_is_one_of_ours_with_the_place(error: of_ray.RayError, words: 
     assert len(str(ours).splitlines()) == 1
 
 
-def test_our_own_exceptions_come_as_they_were_raised() -> None:
+def test_our_own_exceptions_arrive_as_they_were_raised() -> None:
     cause = ClusterError("client-3: cluster.num_gpus asks for a GPU")
     assert explain(raised_by_a_task(cause), doing="starting") is cause
 
 
-def test_any_other_exception_comes_with_its_traceback() -> None:
+def test_any_other_exception_arrives_with_its_traceback() -> None:
     ours = explain(raised_by_a_task(KeyError("w")), doing="ending round 3")
     assert type(ours) is RunError
     assert "ending round 3: KeyError: 'w'" in str(ours)
@@ -67,12 +67,12 @@ def test_any_other_exception_comes_with_its_traceback() -> None:
         of_ray.WorkerCrashedError(),
     ],
 )
-def test_a_process_that_has_gone_is_a_loss(error: of_ray.RayError) -> None:
+def test_a_process_that_is_gone_is_a_loss(error: of_ray.RayError) -> None:
     assert is_actor_loss(error)
     assert not is_object_loss(error)
 
 
-def test_an_actor_that_is_back_but_not_built_is_a_loss_that_no_chunk_is_to_blame_for() -> None:
+def test_an_actor_that_was_restarted_and_not_built_is_a_loss_that_no_chunk_has_caused() -> None:
     error = raised_by_a_task(UnbuiltActorError("client-1 was started again"))
     assert is_actor_loss(error)
     assert is_unbuilt(error)

@@ -29,7 +29,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Killed:
     return killed
 
 
-def test_a_server_that_gives_no_sign_of_life_is_killed_and_another_has_time_to_start(
+def test_a_server_that_does_not_answer_is_killed_and_the_next_one_has_time_to_start(
     killed: Killed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, answers, told = [0.0], {}, []
@@ -48,11 +48,11 @@ def test_a_server_that_gives_no_sign_of_life_is_killed_and_another_has_time_to_s
     look_at(0)
     answers[0] = {"client-0": 1}
     look_at(100, 101, 105)
-    assert killed == [], "it has answered, and been asked again 4 s ago"
+    assert killed == [], "it has answered, and was asked again 4 s ago"
     look_at(107)
     assert killed == [actor]
     look_at(108, 200)
-    assert killed == [actor], "it is being started again"
+    assert killed == [actor], "it is being restarted"
     answers[2] = {}
     look_at(201, 202, 208)
     assert killed == [actor, actor]
@@ -60,7 +60,7 @@ def test_a_server_that_gives_no_sign_of_life_is_killed_and_another_has_time_to_s
     assert "did not answer for 5 s" in told[0]
 
 
-def test_that_a_server_does_not_answer_is_said_once_long_before_it_is_killed(
+def test_a_message_says_once_that_a_server_does_not_answer_long_before_it_is_killed(
     killed: Killed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, told = [0.0], []
@@ -72,7 +72,7 @@ def test_that_a_server_does_not_answer_is_said_once_long_before_it_is_killed(
     server = RemoteServer(actor, "setup", limits=Limits(), notify=told.append)
     for now[0] in (0, 1, 2, 20, 31):
         server.look()
-    assert told == [], "it has been asked again 29 s ago"
+    assert told == [], "it was asked again 29 s ago"
     for now[0] in (33, 34, 200):
         server.look()
     (line,) = told
@@ -82,7 +82,7 @@ def test_that_a_server_does_not_answer_is_said_once_long_before_it_is_killed(
     assert killed == []
 
 
-def test_a_server_that_dies_while_it_is_asked_is_waited_for(
+def test_a_server_that_dies_when_it_is_polled_is_waited_for(
     killed: Killed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(ref: Any) -> None:
@@ -100,10 +100,10 @@ def test_a_server_that_dies_while_it_is_asked_is_waited_for(
     assert killed == []
 
 
-def test_a_server_that_stands_still_before_it_was_ever_asked_is_killed_in_its_time(
+def test_a_server_that_stalls_before_it_was_first_polled_is_killed_after_the_limit(
     killed: Killed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has built its server, and was stopped in the first round."""
+    """Its process was stopped in the first round."""
     now, answers = [0.0], {}
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(ray, "wait", lambda refs, timeout: ([r for r in refs if r in answers], []))

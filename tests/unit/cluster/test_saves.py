@@ -1,4 +1,4 @@
-"""A save whose states are lost with a node takes the run back; one of a dead server does not."""
+"""A save whose states are lost with a node takes the run back; a dead server does not."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from simfl.engine.recovery import SILENT_S, Decision, Heartbeats, Loss, StallWat
         (Loss.OBJECT, 3, Decision.ABORT),
     ],
 )
-def test_what_is_lost_once_is_made_again_and_what_is_lost_too_often_ends_the_run(
+def test_a_loss_is_recovered_and_too_many_losses_end_the_run(
     loss: Loss, attempt: int, decision: Decision
 ) -> None:
     assert decide(loss, attempt=attempt, max_retries=2) is decision
@@ -34,26 +34,26 @@ def overdue(watch: StallWatch, *work: float, ran_s: float, silent_s: float = 0.0
     return watch.is_overdue(work, ran_s=ran_s, silent_s=silent_s)
 
 
-def test_before_anything_has_ended_only_silence_counts() -> None:
+def test_before_any_work_has_finished_only_missing_heartbeats_count() -> None:
     watch = StallWatch(None)
     assert not overdue(watch, 10, ran_s=1e9, silent_s=SILENT_S)
     assert overdue(watch, 10, ran_s=1e9, silent_s=SILENT_S + 1)
 
 
-def test_a_client_with_far_more_data_than_those_before_it_is_no_stall() -> None:
+def test_a_client_with_far_more_data_than_the_previous_ones_has_not_stalled() -> None:
     """20 steps took 30 s, and so 2,000 are expected to take 3,000 s: a hundred times that."""
     watch = StallWatch(None)
     watch.learn((20, 400), seconds=30.0)
     assert not overdue(watch, 2000, 40_000, ran_s=299_000)
     assert overdue(watch, 2000, 40_000, ran_s=301_000)
-    # Larger batches and no more of them: by the examples it is as much work.
+    # Larger batches, and not more of them: by the number of examples it is as much work.
     assert not overdue(watch, 20, 40_000, ran_s=299_000)
     assert overdue(watch, 20, 40_000, ran_s=301_000)
-    # However little work it is, an hour is granted to who gives signs of life.
+    # With heartbeats, even the least work may take an hour.
     assert [overdue(watch, 1, 20, ran_s=ran_s) for ran_s in (3599, 3601)] == [False, True]
 
 
-def test_who_is_silent_is_a_stall_after_twenty_times_what_was_expected_and_two_minutes() -> None:
+def test_without_heartbeats_the_limit_is_twenty_times_the_expected_time_and_two_minutes() -> None:
     watch = StallWatch(None)
     watch.learn((10,), seconds=100.0)
     watch.learn((10,), seconds=5.0)
@@ -62,7 +62,7 @@ def test_who_is_silent_is_a_stall_after_twenty_times_what_was_expected_and_two_m
         assert overdue(watch, amount, ran_s=limit_s + 2, silent_s=limit_s + 1)
 
 
-def test_work_of_which_there_was_none_has_taught_nothing() -> None:
+def test_a_measure_of_which_there_was_no_work_has_no_pace() -> None:
     watch = StallWatch(None)
     watch.learn((0, 0), seconds=3.0)
     watch.learn((1, 0), seconds=3.0)
@@ -75,14 +75,14 @@ def test_a_given_limit_is_the_limit() -> None:
     assert (overdue(watch, 1, ran_s=4.9), overdue(watch, 1, ran_s=5.1)) == (False, True)
 
 
-def test_silence_is_counted_up_to_when_signs_of_life_were_last_asked_for() -> None:
+def test_the_time_without_heartbeats_counts_up_to_the_last_poll() -> None:
     beats = Heartbeats()
     beats = beats.note({"client-0": 3}, now=10.0)
     beats = beats.note({"client-0": 4}, now=20.0)
     beats = beats.note({"client-0": 4}, now=50.0)
     assert beats.silent_s("client-0", since=0.0) == 30.0
-    assert beats.silent_s("client-0", since=45.0) == 5.0, "it was given what it does after that"
-    assert beats.silent_s("client-1", since=15.0) == 35.0, "of whom nothing was heard"
+    assert beats.silent_s("client-0", since=45.0) == 5.0, "it received its work after that"
+    assert beats.silent_s("client-1", since=15.0) == 35.0, "which has never sent one"
     assert beats.silent_s("client-0", since=60.0) == 0.0
     beats = beats.note({"client-0": 1}, now=60.0)
-    assert beats.silent_s("client-0", since=0.0) == 0.0, "who counts them has begun anew"
+    assert beats.silent_s("client-0", since=0.0) == 0.0, "the server has been restarted"

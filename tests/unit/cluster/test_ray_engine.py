@@ -1,4 +1,4 @@
-"""What is lost with an object is done again, whatever had come of it by then."""
+"""A lost object is recreated, or the run is rolled back; the numbers stay the same."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class Losses:
                 lose(refs, method)
 
 
-def test_a_round_that_is_redone_in_other_chunks_counts_nothing_twice(
+def test_a_round_that_is_repeated_in_other_chunks_counts_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Numbers
 ) -> None:
-    """The first chunk of three has been received when the second's inputs turn out to be lost."""
+    """The first chunk of three has been received when the second turns out to lack an input."""
     sizes = iter([2, 2, 3, 1])
 
     def cut(engine: RayEngine, plan: Any, part: Any) -> Any:
@@ -80,7 +80,7 @@ def test_a_round_that_is_redone_in_other_chunks_counts_nothing_twice(
 
 
 @pytest.mark.parametrize("numbers", [(2,), (2, 4)])
-def test_what_is_lost_in_an_evaluation_is_done_again_or_taken_back(
+def test_an_evaluation_that_loses_an_object_is_repeated_or_the_run_rolled_back(
     numbers: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Numbers
 ) -> None:
     losses = Losses("evaluate_chunk", *numbers)
@@ -88,10 +88,10 @@ def test_what_is_lost_in_an_evaluation_is_done_again_or_taken_back(
     assert losses.count > max(numbers)
 
 
-def test_a_snapshot_that_is_lost_takes_the_run_back(
+def test_a_lost_snapshot_takes_the_run_back_to_its_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Numbers
 ) -> None:
-    """So that the server cannot be put back to it for a round that is to be redone."""
+    """The server cannot be restored from it to repeat the round."""
     trained, restored = Losses("train_chunk", 5), Losses("restore", 1)
 
     def spoil(label: str, method: str, refs: list[FakeRef]) -> None:
