@@ -41,7 +41,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Numbers:
 
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path, spoil: Any) -> Numbers:
     loaded = simfl.load_scenario(SCENARIO)
-    simulation, checkpoints = build(loaded), Checkpoints(loaded, folder, tell=print)
+    simulation, checkpoints = build(loaded), Checkpoints(loaded, folder, notify=print)
     engine = fake_engine(simulation, monkeypatch, location=checkpoints.location, spoil=spoil)
     records: dict[int, Any] = {}
     for done in run_rounds(simulation, engine, checkpoints, handle=engine.start()):
