@@ -1,37 +1,34 @@
-"""Progress: a bar that lives on a terminal, a text that lives in a notebook, or plain lines."""
+"""The progress of a run: a bar on a terminal, a text in a notebook, or plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from itertools import starmap
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar as Bar
-from rich.table import Table
-from rich.text import Text
 
 from simfl.observers.clients import ClientTable
+from simfl.observers.console import LiveBlock, bar, clipped, grid, say
 from simfl.observers.observer import Observer, RunInfo, Summary
 from simfl.record import RoundRecord
 
 _SHOWN = ("train_loss", "loss", "accuracy")
 _BAR_WIDTH = 30
 _WEIGHT = 0.1
-"""Of the latest round, in the moving average of how long a round takes."""
+"""The latest round's, in the moving average of the seconds per round."""
 
 
 def make_progress(console: Console) -> Observer:
-    """Return what suits a terminal, a notebook, or a file or pipe."""
+    """Return the display that suits a terminal, a notebook, or a file or pipe."""
     if console.is_jupyter:
         return ProgressNotebook()
     return ProgressBar(console) if console.is_terminal else ProgressLines(console)
 
 
 class _Progress:
-    """Where a run is: counted from what this process has done of it, not a resumed run's past."""
+    """How far a run is; its pace is that of this process, without a resumed run's past."""
 
     def __init__(self, info: RunInfo, now: Callable[[], float] = time.perf_counter) -> None:
         self.info = info
@@ -42,19 +39,19 @@ class _Progress:
         self._latest_s = 0.0
         self._round_s = 0.0
         self._latest: dict[str, float | None] = {}
-        self._num_left_out = 0
+        self._num_dropped = 0
 
     def add(self, record: RoundRecord) -> None:
         # A round that was not evaluated shows the metrics of the last one that was.
         self._latest |= record.measures
         self.round = record.round
-        self._num_left_out += record.dropped
+        self._num_dropped += record.dropped
         self._time_round()
 
     def _time_round(self) -> None:
-        """Average how long rounds take: all alike at first, the latest ones later."""
+        """Update the seconds per round: the mean of the first ones, and then a moving average."""
         elapsed_s = self.elapsed_s
-        # The second takes the first one's place, in which much is done for the first time.
+        # The second round replaces the first one, which includes one-time work.
         weight = max(_WEIGHT, 1 / max(self._num_done, 1))
         self._round_s += weight * (elapsed_s - self._latest_s - self._round_s)
         self._num_done += 1
@@ -68,7 +65,7 @@ class _Progress:
         return f"round {self.round}/{self.info.rounds}"
 
     def pace(self) -> str:
-        """Return the rounds a second and the time left; nothing before there is a round."""
+        """Return the rounds per second and the time left; nothing before the first round ends."""
         if not self._num_done:
             return ""
         left_s = (self.info.rounds - self.round) * self._round_s
@@ -80,145 +77,129 @@ class _Progress:
         shown = [name for name in _SHOWN if name in numbers]
         shown += [name for name in numbers if name.endswith("accuracy") and name not in shown]
         texts = [_number(name, numbers[name]) for name in shown]
-        if self._num_left_out:
-            texts.append(f"updates left out {self._num_left_out}")
+        if self._num_dropped:
+            texts.append(f"updates dropped {self._num_dropped}")
         return "  ".join(texts)
 
 
-class ProgressBar(Observer):
-    """Shows a bar with the round, the pace and the time left, and beneath it how well it goes."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live: Live | None = None
-
-    def on_run_start(self, info: RunInfo) -> None:
-        """Say what begins, and draw the bar."""
-        self._progress = _Progress(info)
-        self._console.print(_headline(info), highlight=False, markup=False, soft_wrap=True)
-        self._live = Live(console=self._console, get_renderable=self._draw, refresh_per_second=8)
-        self._live.start()
-
-    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
-        """Move the bar, the next time it is drawn."""
-        self._progress.add(record)
-
-    def on_run_end(self, summary: Summary) -> None:
-        """Leave the bar as it is, and sum up."""
-        if self._live is not None:
-            self._live.stop()
-            closing = _closing(self._progress.info, summary)
-            self._console.print(closing, highlight=False, markup=False, soft_wrap=True)
-
-    def _draw(self) -> Group:
-        progress = self._progress
-        line = Table.grid(padding=(0, 1))
-        line.add_row(
-            Text(progress.place(), no_wrap=True),
-            Bar(total=progress.info.rounds, completed=progress.round, width=_BAR_WIDTH),
-            Text(progress.pace(), no_wrap=True, overflow="ellipsis"),
-        )
-        return Group(line, Text(progress.numbers(), no_wrap=True, overflow="ellipsis"))
-
-
-class ProgressNotebook(Observer):
-    """Shows the same in a notebook, as text in one place; it needs no widgets."""
-
-    _SECONDS_BETWEEN = 0.2
-
-    def __init__(self) -> None:
-        self._progress: _Progress | None = None
-        self._display: Any = None
-
-    def on_run_start(self, info: RunInfo) -> None:
-        """Say what begins."""
-        import IPython.display as notebook
-
-        self._progress = _Progress(info)
-        self._shown_s = 0.0
-        display: Any = notebook.display
-        self._display = display(self._bundle(_headline(info)), raw=True, display_id=True)
-
-    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
-        """Show the round, unless something has just been shown."""
-        assert self._progress is not None, "the run has not started"
-        progress = self._progress
-        progress.add(record)
-        is_last = progress.round == progress.info.rounds
-        if not is_last and progress.elapsed_s - self._shown_s < self._SECONDS_BETWEEN:
-            return
-        self._shown_s = progress.elapsed_s
-        self._show(self._state())
-
-    def on_run_end(self, summary: Summary) -> None:
-        """Sum up."""
-        if self._progress is not None:
-            self._show(f"{self._state()}\n{_closing(self._progress.info, summary)}")
-
-    def _state(self) -> str:
-        assert self._progress is not None, "the run has not started"
-        progress = self._progress
-        filled = round(_BAR_WIDTH * progress.round / max(progress.info.rounds, 1))
-        bar = "━" * filled + "┈" * (_BAR_WIDTH - filled)
-        lines = [
-            _headline(progress.info),
-            f"{progress.place()} {bar} {progress.pace()}",
-            progress.numbers(),
-        ]
-        return "\n".join(lines)
-
-    def _show(self, text: str) -> None:
-        self._display.update(self._bundle(text), raw=True)
-
-    @staticmethod
-    def _bundle(text: str) -> dict[str, str]:
-        return {"text/plain": text}
-
-
-class ProgressLines(Observer):
-    """Prints a line every couple of seconds, ever fewer of them, and the first round and the last.
-
-    One every 1 % of the time that has gone by, so that the log of a long run stays short.
+class _View(Observer):
+    """Follows a run's progress; each of the views shows it in its own way.
 
     Args:
-        console: where to.
-        now: tells the time in seconds.
+        console: where to show it.
+        now: returns the time in seconds.
     """
 
-    _SECONDS_BETWEEN = 2.0
-    _SHARE_BETWEEN = 0.01
+    SECONDS_BETWEEN: ClassVar[float] = 0.0
+    """The shortest time between two updates."""
+    FRACTION_BETWEEN: ClassVar[float] = 0.0
+    """The same, as a fraction of the time since the start."""
 
     def __init__(self, console: Console, now: Callable[[], float] = time.perf_counter) -> None:
         self._console = console
         self._now = now
         self._progress: _Progress | None = None
+        self._shown_s = 0.0
 
     def on_run_start(self, info: RunInfo) -> None:
-        """Say what begins."""
-        self._print(_headline(info))
+        """Show the headline."""
         self._progress = _Progress(info, self._now)
-        self._printed_s = 0.0
+        self._begin(self._progress)
 
     def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
-        """Print the round, unless a line has just been printed."""
-        assert self._progress is not None, "the run has not started"
+        """Show the round, unless the last update was just before; the last round always."""
         progress = self._progress
+        assert progress is not None, "the run has not started"
         progress.add(record)
-        is_edge = progress.round in (len(progress.info.history) + 1, progress.info.rounds)
         elapsed_s = progress.elapsed_s
-        pause_s = max(self._SECONDS_BETWEEN, self._SHARE_BETWEEN * elapsed_s)
-        if not is_edge and elapsed_s - self._printed_s < pause_s:
-            return
-        self._printed_s = elapsed_s
-        self._print(f"{progress.place()}  {progress.numbers()}  {progress.pace()}")
+        pause_s = max(self.SECONDS_BETWEEN, self.FRACTION_BETWEEN * elapsed_s)
+        is_edge = progress.round in (len(progress.info.history) + 1, progress.info.rounds)
+        if is_edge or elapsed_s - self._shown_s >= pause_s:
+            self._shown_s = elapsed_s
+            self._update(progress)
 
     def on_run_end(self, summary: Summary) -> None:
-        """Sum up, if the run got as far as to start."""
+        """Show the summary, unless the run never started."""
         if self._progress is not None:
-            self._print(_closing(self._progress.info, summary))
+            self._end(self._progress, _closing(self._progress.info, summary))
 
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+    def _begin(self, progress: _Progress) -> None:
+        raise NotImplementedError
+
+    def _update(self, progress: _Progress) -> None:
+        raise NotImplementedError
+
+    def _end(self, progress: _Progress, closing: str) -> None:
+        raise NotImplementedError
+
+
+class ProgressBar(_View):
+    """Shows a bar with the round, the pace and the time left, and the metrics beneath it."""
+
+    def _begin(self, progress: _Progress) -> None:
+        say(self._console, _headline(progress.info))
+
+        def draw() -> Group:
+            full = bar(progress.round, progress.info.rounds, width=_BAR_WIDTH)
+            line = grid([(clipped(progress.place()), full, clipped(progress.pace()))])
+            return Group(line, clipped(progress.numbers()))
+
+        self._block = LiveBlock(self._console, draw, per_second=8)
+
+    def _update(self, progress: _Progress) -> None:
+        """Do nothing: the block is drawn anew by itself."""
+
+    def _end(self, progress: _Progress, closing: str) -> None:
+        self._block.stop()
+        say(self._console, closing)
+
+
+class ProgressNotebook(_View):
+    """Shows the same in a notebook, as a text that is updated in place; it needs no widgets."""
+
+    SECONDS_BETWEEN = 0.2
+
+    def __init__(self) -> None:
+        super().__init__(Console())
+
+    def _begin(self, progress: _Progress) -> None:
+        import IPython.display as notebook
+
+        display: Any = notebook.display
+        headline = {"text/plain": _headline(progress.info)}
+        self._display: Any = display(headline, raw=True, display_id=True)
+
+    def _update(self, progress: _Progress) -> None:
+        self._show(progress)
+
+    def _end(self, progress: _Progress, closing: str) -> None:
+        self._show(progress, closing)
+
+    def _show(self, progress: _Progress, *closing: str) -> None:
+        filled = round(_BAR_WIDTH * progress.round / max(progress.info.rounds, 1))
+        bar = "━" * filled + "┈" * (_BAR_WIDTH - filled)
+        state = f"{progress.place()} {bar} {progress.pace()}"
+        lines = [_headline(progress.info), state, progress.numbers(), *closing]
+        self._display.update({"text/plain": "\n".join(lines)}, raw=True)
+
+
+class ProgressLines(_View):
+    """Prints a line every two seconds, and later every 1 % of the time since the start.
+
+    So the log of a long run stays short. The first round and the last one always have a line.
+    """
+
+    SECONDS_BETWEEN = 2.0
+    FRACTION_BETWEEN = 0.01
+
+    def _begin(self, progress: _Progress) -> None:
+        say(self._console, _headline(progress.info))
+
+    def _update(self, progress: _Progress) -> None:
+        say(self._console, f"{progress.place()}  {progress.numbers()}  {progress.pace()}")
+
+    def _end(self, progress: _Progress, closing: str) -> None:
+        say(self._console, closing)
 
 
 def _headline(info: RunInfo) -> str:
@@ -236,7 +217,7 @@ def _rounds(number: int) -> str:
 
 def _closing(info: RunInfo, summary: Summary) -> str:
     lasted = _duration(summary["wall_seconds"], digits=1)
-    if before := summary.get("resumed_after_round", 0):  # the seconds are counted from then
+    if before := summary.get("resumed_after_round", 0):  # the seconds count from there
         own = f"{_rounds(summary['rounds'] - before)} since round {before}"
         lines = [f"{summary['status']} after round {summary['rounds']}: {own} in {lasted}"]
     else:
@@ -246,9 +227,7 @@ def _closing(info: RunInfo, summary: Summary) -> str:
     if summary["final"]:
         lines.append("  ".join(starmap(_number, summary["final"].items())))
     if summary["dropped"]:
-        lines.append(
-            f"updates left out: {summary['dropped']}, not finite or of clients that failed"
-        )
+        lines.append(f"updates dropped: {summary['dropped']}, not finite or of clients that failed")
     return "\n".join([*lines, f"results in {info.out}"])
 
 
@@ -264,7 +243,7 @@ def _number(name: str, value: float | None) -> str:
 
 
 def _rate(round_s: float) -> str:
-    """Return how fast rounds go that take so long.
+    """Return the pace of rounds that take this long.
 
     >>> _rate(0.003), _rate(0.04), _rate(2.5)
     ('333 rounds/s', '25.0 rounds/s', '2.5 s/round')
@@ -276,7 +255,7 @@ def _rate(round_s: float) -> str:
 
 
 def _duration(seconds: float, *, digits: int = 0) -> str:
-    """Return a time as a person says it.
+    """Return a time in the units that suit it.
 
     >>> _duration(41.2), _duration(41.2, digits=1), _duration(200), _duration(7500)
     ('41 s', '41.2 s', '3 min 20 s', '2 h 5 min')

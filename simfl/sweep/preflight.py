@@ -1,55 +1,57 @@
-"""What is found out before the first trial: whether all can run, what of, and how they compare."""
+"""What is checked before the first trial: that all can run, by what they rank, and their room."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from simfl.cluster.placement import Bounds, Need
+from simfl.cluster.placement import (
+    Bounds,
+    Need,
+    bundles,
+    labels_of_bundles,
+    num_actors,
+    require_room_for_run,
+    runs_at_once,
+)
 from simfl.cluster.references import SharedData, share
+from simfl.cluster.survey import Cluster, present_cluster
 from simfl.errors import ScenarioError, did_you_mean
 from simfl.scenario import Scenario
-from simfl.scenario.sweeps import SweepPlan
+from simfl.scenario.sweeps import SweepPlan, Trial
 from simfl.simulation import Backend, Simulation, build
 from simfl.simulation.backends import actor_bounds, actor_groups
 from simfl.simulation.evaluation import better_values
-from simfl.sweep.trials import data_key
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What trials are judged by."""
-
-    metric: str
-    mode: str
-    """``max`` or ``min``."""
-
-    def is_better(self, one: float, other: float) -> bool:
-        """Say whether the first is better than the second."""
-        return one > other if self.mode == "max" else one < other
+from simfl.sweep.results import Goal
+from simfl.sweep.trials import Order, Trials, data_key
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What trials need that they have in common."""
+    """What trials have in common, and what each needs."""
 
     shared: Mapping[str, SharedData]
-    """Each data set of theirs, by ``data_key``, in the object store once."""
-    needs: list[Need]
-    """Of each trial."""
+    """Each data set, by ``data_key``, in the object store once."""
+    needs: Sequence[Need]
+    """By trial; of the first one alone where a searcher proposes the trials."""
     goal: Goal
     max_rounds: int
     notes: tuple[str, ...]
     """What a user should know, each once."""
 
 
-def prepare(plan: SweepPlan, scenarios: Iterable[Scenario], *, backend: Backend) -> Prepared:
-    """Load each data set once, check each trial against its own, and put it in the object store.
+def prepare(plan: SweepPlan, scenarios: Sequence[Scenario], *, backend: Backend) -> Prepared:
+    """Load each data set once, check each trial with its data, and put it in the object store.
+
+    Args:
+        plan: what is tried.
+        scenarios: of ``plan.tried``.
+        backend: of the trials.
 
     Raises:
         InputError: if a trial cannot run.
     """
-    scenarios, tried = list(scenarios), plan.tried
+    tried = plan.tried
     by_key: dict[str, list[int]] = {}
     for index, scenario in enumerate(scenarios):
         by_key.setdefault(data_key(scenario), []).append(index)
@@ -75,15 +77,13 @@ def prepare(plan: SweepPlan, scenarios: Iterable[Scenario], *, backend: Backend)
 
 
 def goal_of(plan: SweepPlan, simulation: Simulation) -> Goal:
-    """Return what trials are judged by.
+    """Return the metric that ranks the trials.
 
     Raises:
-        ScenarioError: if the scenario does not measure that.
+        ScenarioError: if the scenario does not measure it.
     """
     known = better_values(simulation)
-    metric = plan.section.metric
-    if metric is None:
-        metric = next(iter(known))
+    metric = plan.section.metric or next(iter(known))
     if metric not in known:
         hint = did_you_mean(metric, known)
         fault = f"is {metric!r}, which this scenario does not measure. {hint}"
@@ -97,3 +97,41 @@ def _need(simulation: Simulation, *, backend: Backend) -> Need:
     if backend == "inline":
         return Need(groups[:1], (Bounds(1, 1),), is_inline=True)
     return Need(groups, tuple(actor_bounds(simulation)))
+
+
+@dataclass(frozen=True)
+class Room:
+    """How trials share the cluster."""
+
+    cluster: Cluster
+    needs: Sequence[Need]
+    """As in ``Prepared``."""
+    at_once: int
+    """How many trials run at the same time."""
+
+    def order(self, trial: Trial, trials: Trials) -> Order:
+        """Return how a trial is to be run: its actors, and the resources that they take."""
+        need = self.needs[trial.number if len(self.needs) > 1 else 0]
+        actors = num_actors(need, self.cluster.nodes, at_once=self.at_once)
+        return Order(
+            number=trial.number,
+            text=trials.order(trial, actors=actors),
+            bundles=bundles(need, actors, beside={self.cluster.here: 0.0001}),
+            labels=labels_of_bundles(need, actors),
+            earlier=trials.earlier_reports(trial),
+        )
+
+
+def find_room(plan: SweepPlan, needs: Sequence[Need]) -> Room:
+    """Return how trials share the cluster of this process's session.
+
+    Raises:
+        ClusterError: if the cluster can never hold one of the trials.
+    """
+    cluster, asked = present_cluster(), plan.section.concurrent
+    of_all = list(needs) * (1 if plan.trials else plan.num_trials)
+    at_once = runs_at_once(of_all, cluster.nodes, asked=None if asked == "auto" else asked)
+    for need in needs:
+        actors = num_actors(need, cluster.nodes, at_once=at_once)
+        require_room_for_run(need, actors, cluster.nodes)
+    return Room(cluster, needs, at_once)

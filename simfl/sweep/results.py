@@ -1,4 +1,4 @@
-"""What a sweep has brought: a row a trial, as a table, a CSV file and a report."""
+"""The results of a sweep: by trial and by combination of values, as a CSV file and a report."""
 
 from __future__ import annotations
 
@@ -21,21 +21,36 @@ from simfl.report.study import make_study
 from simfl.report.wording import deviation_of, mean_of, value_text
 from simfl.report.writing import write_report
 from simfl.scenario.sweeps import Trial
-from simfl.sweep.preflight import Goal
+from simfl.sweep.ledger import Past
 
 TABLE_FILE = "sweep.csv"
 REPORT_FILE = "report.html"
 SEED = "seed"
-"""The key that repeats a trial, rather than to try something else."""
+"""The key that repeats a trial, rather than trying something else."""
+
+_OWN_COLUMNS = ("trial", "state", "rounds", "seconds", "folder", "error")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The metric that ranks trials."""
+
+    metric: str
+    mode: str
+    """``max`` or ``min``."""
+
+    def is_better(self, one: float, other: float) -> bool:
+        """Return whether the first value is better than the second."""
+        return one > other if self.mode == "max" else one < other
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What one trial has brought."""
+    """The result of one trial."""
 
     number: int
     values: Mapping[str, Any]
-    """By key: what it had in place of the scenario's own; of a case its ``label`` alone."""
+    """By key: its values in place of the scenario's own; of a case its ``label`` alone."""
     out: Path
     """The folder of its run."""
     state: str
@@ -43,15 +58,15 @@ class TrialResult:
     rounds: int
     """How many are done."""
     metrics: Mapping[str, float]
-    """As they were last measured; what had no finite value then is not there."""
+    """As last measured, without those that had no finite value then."""
     seconds: float | None
     error: str | None
-    """Why it has failed, in one line."""
+    """Why it failed, on one line."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """Trials that have the same values but for the seed."""
+    """Trials with the same values but for the seed."""
 
     values: Mapping[str, Any]
     """By key, without the seed."""
@@ -67,7 +82,7 @@ class Combination:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep has brought."""
+    """The results of a sweep."""
 
     out: Path
     """The sweep's folder."""
@@ -77,7 +92,7 @@ class SweepResult:
 
     @property
     def failed(self) -> tuple[TrialResult, ...]:
-        """Those that have failed."""
+        """The trials that failed."""
         return tuple(trial for trial in self.trials if trial.state == "failed")
 
     @property
@@ -88,10 +103,10 @@ class SweepResult:
 
     @property
     def ranked(self) -> list[Combination]:
-        """What was tried, best first by the mean over seeds.
+        """The combinations, best first by the mean over seeds.
 
-        After those of which each trial has the metric come those of which only some have it: the
-        ones that failed are perhaps the bad ones. Those without it are last.
+        Those in which only some trials have the metric come after those in which all have it, since
+        the trials that failed may be the bad ones. Those without it are last.
         """
         sign = -1 if self.goal.mode == "max" else 1
 
@@ -132,31 +147,28 @@ def _combination(trials: Sequence[TrialResult]) -> Combination:
     )
 
 
-def read_trial(trial: Trial, folder: Path, *, state: str, error: str | None) -> TrialResult:
-    """Read what a trial has left in its folder."""
+def read_trial(trial: Trial, folder: Path, past: Past) -> TrialResult:
+    """Read the result of a trial from its folder, and its state from the ledger's past."""
     run = _run(folder)
     latest: dict[str, float | None] = {}
     for record in run.records if run else ():
         latest |= RoundRecord.parse(record).measures
+    ended = past.ended.get(trial.number, {})
+    unfinished = "interrupted" if trial.number in past.started else "waiting"
     return TrialResult(
         number=trial.number,
         values=trial.values,
         out=folder,
-        state=state,
+        state=ended.get("state", unfinished),
         rounds=run.rounds if run else 0,
         metrics={k: v for k, v in latest.items() if v is not None and math.isfinite(v)},
         seconds=run.seconds if run else None,
-        error=error,
+        error=ended.get("error"),
     )
 
 
 def write_results(result: SweepResult, *, with_report: bool) -> list[str]:
-    """Write ``sweep.csv`` and ``report.html``; return a line for each that could not be.
-
-    Args:
-        result: what to write.
-        with_report: whether to write the report.
-    """
+    """Write ``sweep.csv`` and ``report.html``; return a message for each that cannot be written."""
     missing = []
     try:
         write_whole(result.out / TABLE_FILE, _csv(result))
@@ -183,9 +195,12 @@ def _run(folder: Path) -> Run | None:
 def _csv(result: SweepResult) -> str:
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.values))
     names = list(dict.fromkeys(name for trial in result.trials for name in trial.metrics))
+    key_columns = _distinct(keys, "over", taken=_OWN_COLUMNS)
+    metric_columns = _distinct(names, "metric", taken=(*_OWN_COLUMNS, *key_columns))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("trial", *keys, "state", "rounds", *names, "seconds", "folder", "error"))
+    header = ("trial", *key_columns, "state", "rounds", *metric_columns)
+    table.writerow((*header, "seconds", "folder", "error"))
     for trial in result.trials:
         table.writerow(
             (
@@ -200,3 +215,12 @@ def _csv(result: SweepResult) -> str:
             )
         )
     return text.getvalue()
+
+
+def _distinct(names: Sequence[str], prefix: str, *, taken: Sequence[str]) -> list[str]:
+    """Return names of columns, with a prefix for those that are taken.
+
+    >>> _distinct(["state", "accuracy"], "metric", taken=["state"])
+    ['metric.state', 'accuracy']
+    """
+    return [f"{prefix}.{name}" if name in taken else name for name in names]

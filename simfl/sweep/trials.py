@@ -1,4 +1,4 @@
-"""A trial in its process: an ordinary run, which says now and then how far it is."""
+"""A trial in its process: an ordinary run, which reports its progress now and then."""
 
 from __future__ import annotations
 
@@ -6,33 +6,47 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from simfl.cluster.references import SharedData
-from simfl.cluster.tuning import Report
-from simfl.errors import ClientError, SimflError
+from simfl.errors import ClientError, InputError, SimflError
 from simfl.record import RoundRecord
+from simfl.report.reading import read_run
 from simfl.scenario import Scenario
 from simfl.scenario.sweeps import SweepPlan, Trial
 from simfl.sections import ActorsSection, ClusterSection
 from simfl.simulation import Backend, RunOptions, open_run
-from simfl.sweep.ledger import read_past
+from simfl.sweep.ledger import TRIALS_FOLDER, read_past
 
 A = TypeVar("A", bound=ActorsSection)
 
-TRIALS_FOLDER = "trials"
 ERROR_FILE = "error.txt"
-"""In a trial's folder: the traceback of what ended it."""
+"""In a trial's folder: the traceback of the error that ended it."""
 
 _SECONDS_BETWEEN = 0.5
 
+Report: TypeAlias = "dict[str, Any]"
+"""The progress of a trial: its ``round``, and the ``value`` of the metric if it was measured. The
+last one has ``done``, the trial's ``state`` and its ``error``."""
 
-class _Interrupted(KeyboardInterrupt):
-    """Ends the run of a trial as interrupted."""
+
+@dataclass(frozen=True)
+class Order:
+    """A trial that is to run now."""
+
+    number: int
+    text: str
+    """For ``Trials.begin``."""
+    bundles: Sequence[Mapping[str, float]]
+    """The resources of its own process, then of each of its actors."""
+    labels: Sequence[Mapping[str, str]]
+    """The nodes that each of these may be on, as Ray's label selectors."""
+    earlier: Sequence[Report] = ()
+    """Its reports so far, if it continues and may be stopped early."""
 
 
 @dataclass(frozen=True)
@@ -44,75 +58,114 @@ class Trials:
     """The sweep's, absolute."""
     backend: Backend
     metric: str
-    reports_metric: bool
-    """Whether each value of the metric is reported, and not only what a person can follow."""
+    stops_early: bool
+    """Whether each value of the metric is reported, and not only enough to show progress."""
     shared: Mapping[str, SharedData]
-    """Where data lies in the object store, by ``data_key``."""
+    """Where data is in the object store, by ``data_key``."""
 
     def order(self, trial: Trial, *, actors: Sequence[int]) -> str:
-        """Write down a trial, for ``__call__`` in its process."""
+        """Return a trial's order as text.
+
+        Args:
+            trial: the trial.
+            actors: how many client actors it has, by group.
+        """
         return json.dumps(
             {"number": trial.number, "values": dict(trial.values), "actors": [*actors]}
+        )
+
+    def begin(self, order: str) -> RunningTrial:
+        """Return a trial, to be run or continued in this process."""
+        found = json.loads(order)
+        return RunningTrial(
+            self, self.plan.trial(found["number"], found["values"]), actors=found["actors"]
         )
 
     def folder_of(self, trial: Trial) -> Path:
         """Return the folder of a trial's run."""
         return self.folder / TRIALS_FOLDER / trial.name
 
-    def __call__(self, order: str) -> Generator[Report, None, None]:
-        """Run a trial, or go on with it; the last report says how it has ended.
+    def earlier_reports(self, trial: Trial) -> list[Report]:
+        """Return what a trial has reported so far, by which trials are stopped early."""
+        if not self.stops_early:
+            return []
+        with suppress(InputError):
+            records = read_run(self.folder_of(trial), now=0.0).records
+            return [self.report(record) for record in records if self.metric in record]
+        return []
 
-        An error of the trial's is in its report: it ends this trial alone.
-        """
-        found = json.loads(order)
-        trial = self.plan.trial(found["number"], found["values"])
+    def report(self, record: Mapping[str, Any]) -> Report:
+        """Return the report of a round, with NaN for an undefined value: Ray Tune compares them."""
+        report = {"round": record["round"]}
+        if self.metric in record:
+            value = record[self.metric]
+            report["value"] = math.nan if value is None else value
+        return report
+
+
+class RunningTrial:
+    """Runs a trial from one report to the next. Its errors end this trial alone."""
+
+    def __init__(self, trials: Trials, trial: Trial, *, actors: Sequence[int]) -> None:
+        self._trials = trials
+        self._trial = trial
+        self._actors = actors
+        self._run = ExitStack()
+        self._rounds: Iterator[RoundRecord] | None = None
+        self._latest: Report = {}
+        self._reported_s = -math.inf
+
+    def step(self) -> Report:
+        """Run until the next report is due, and return it."""
         try:
-            yield from self._run(trial, actors=found["actors"])
+            return self._next_report()
         except Exception as error:
-            self._write_error(trial, error)
+            self._write_error(error)
             what = (
                 str(error) if isinstance(error, SimflError) else f"{type(error).__name__}: {error}"
             )
-            yield {"done": True, "state": "failed", "error": what}
+            return {"done": True, "state": "failed", "error": what}
 
-    def _run(self, trial: Trial, *, actors: Sequence[int]) -> Generator[Report, None, None]:
-        self.plan.import_plugins()
-        scenario = _in_its_place(self.plan.scenario(trial.values), trial, actors=actors)
-        options = RunOptions(self.backend, shared=self.shared.get(data_key(scenario)))
-        latest: Report = {}
-        shown = 0.0
-        with suppress(_Interrupted):
-            with open_run(scenario, self.folder_of(trial), options) as run:
-                for record in run.rounds():
-                    report = {"round": record.round, **_numbers(record)}
-                    latest |= report
-                    is_due = self.reports_metric and self.metric in record
-                    if is_due or time.monotonic() - shown > _SECONDS_BETWEEN:
-                        shown = time.monotonic()
-                        try:
-                            yield report
-                        except GeneratorExit:
-                            if trial.number in read_past(self.folder).ended:
-                                return  # stopped before its end
-                            raise _Interrupted("the sweep was interrupted") from None
-            yield {"done": True, "state": "done", **latest}
+    def stop(self) -> None:
+        """End the run early: as stopped if the ledger says so, and as interrupted otherwise."""
+        with suppress(KeyboardInterrupt), self._run:
+            if self._trial.number not in read_past(self._trials.folder).ended:
+                raise KeyboardInterrupt("the sweep was interrupted")
 
-    def _write_error(self, trial: Trial, error: Exception) -> None:
+    def _next_report(self) -> Report:
+        with self._run as run:
+            if self._rounds is None:
+                self._rounds = self._start(run)
+            for record in self._rounds:
+                report = self._trials.report(record)
+                self._latest |= report
+                is_due = self._trials.stops_early and "value" in report
+                if is_due or time.monotonic() - self._reported_s > _SECONDS_BETWEEN:
+                    self._reported_s = time.monotonic()
+                    self._run = run.pop_all()  # stays open until the next step
+                    return report
+        return {"done": True, "state": "done", **self._latest}
+
+    def _start(self, run: ExitStack) -> Iterator[RoundRecord]:
+        trials = self._trials
+        trials.plan.import_plugins()
+        scenario = trials.plan.scenario(self._trial.values)
+        scenario = _in_its_place(scenario, self._trial, actors=self._actors)
+        options = RunOptions(trials.backend, shared=trials.shared.get(data_key(scenario)))
+        opened = open_run(scenario, trials.folder_of(self._trial), options)
+        return run.enter_context(opened).rounds()
+
+    def _write_error(self, error: Exception) -> None:
         own = error.client_traceback if isinstance(error, ClientError) else None
         with suppress(OSError):
-            folder = self.folder_of(trial)
+            folder = self._trials.folder_of(self._trial)
             folder.mkdir(parents=True, exist_ok=True)
             text = own or "".join(traceback.format_exception(error))
             (folder / ERROR_FILE).write_text(text, encoding="utf-8")
 
 
-def _numbers(record: RoundRecord) -> dict[str, float]:
-    """Return what was measured; NaN for what has no value, as Ray Tune compares numbers."""
-    return {name: math.nan if v is None else v for name, v in record.measures.items()}
-
-
 def data_key(scenario: Scenario) -> str:
-    """Return what two scenarios have in common whose data are the same."""
+    """Return a key that is the same for scenarios with the same data."""
     data = scenario.to_dict()["data"]
     seed = scenario.seed if data["seed"] is None else None
     own = [data, seed, scenario.client_columns]
@@ -120,7 +173,7 @@ def data_key(scenario: Scenario) -> str:
 
 
 def _in_its_place(scenario: Scenario, trial: Trial, *, actors: Sequence[int]) -> Scenario:
-    """Return the scenario with what is the trial's own: its actors, and its checkpoints' place."""
+    """Return the scenario with the trial's number of actors and location of checkpoints."""
     cluster, checkpoint = scenario.cluster, scenario.checkpoint
     if cluster.placement == "pool":
         cluster = _with_actors(cluster, actors)
@@ -131,11 +184,10 @@ def _in_its_place(scenario: Scenario, trial: Trial, *, actors: Sequence[int]) ->
 
 
 def _with_actors(cluster: ClusterSection, actors: Sequence[int]) -> ClusterSection:
-    """Return the section with so many actors in each group; in a trial they neither come nor go."""
+    """Return the section with this many actors in each group; in a trial they are fixed."""
     if not cluster.groups:
         return _fixed(cluster, actors[0])
-    groups = tuple(map(_fixed, cluster.groups, actors))
-    return replace(cluster, groups=groups)
+    return replace(cluster, groups=tuple(map(_fixed, cluster.groups, actors)))
 
 
 def _fixed(section: A, actors: int) -> A:

@@ -172,7 +172,7 @@ def test_an_interrupted_sweep_goes_on_to_what_it_would_have_brought(
     cases = {"short": {"rounds": 2}, "long": {"rounds": 40}}
     slow = scenario(tmp_path, rounds=3, sweep={"concurrent": 1, "cases": cases})
     slow["client"]["optimizer"]["modules"] = [["slow-while", {"file": str(hold)}]]
-    with pytest.raises(KeyboardInterrupt, match="go on with: simfl sweep --resume"):
+    with pytest.raises(KeyboardInterrupt, match="continue with: simfl sweep --resume"):
         simfl.run_sweep(slow, tmp_path / "swept", "inline", over=["seed=3"])
     before = json.loads((next(tmp_path.glob("swept/trials/1-*")) / "summary.json").read_text())
     assert before["status"] == "interrupted"
@@ -190,7 +190,7 @@ def test_an_interrupted_sweep_goes_on_to_what_it_would_have_brought(
     table = (result.out / "sweep.csv").read_text().splitlines()
     assert table[0].startswith("trial,label,seed,state,")
     assert table[1].startswith("0,short,3,done,2,")
-    with pytest.raises(InputError, match="is done; there is nothing to go on with"):
+    with pytest.raises(InputError, match="is done; there is nothing to continue"):
         simfl.resume_sweep(tmp_path / "swept", "inline")
 
 

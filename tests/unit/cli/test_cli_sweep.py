@@ -9,7 +9,7 @@ import pytest
 
 from simfl.errors import MissingExtraError
 from simfl.sweep import SweepResult, TrialResult
-from simfl.sweep.preflight import Goal
+from simfl.sweep.results import Goal
 
 
 def trial(number: int, *, state: str = "done", error: str | None = None, **metrics: float):
@@ -102,7 +102,7 @@ def test_a_failed_trial_is_named_and_exits_with_1(simfl, scenario, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (KeyboardInterrupt("interrupted; go on with: simfl sweep --resume out"), 130),
+        (KeyboardInterrupt("interrupted; continue with: simfl sweep --resume out"), 130),
         (MissingExtraError("simfl sweep", package="pandas", extra="tune"), 2),
     ],
 )

@@ -64,13 +64,13 @@ def test_without_a_terminal_there_are_plain_lines_that_keep_the_last_accuracy() 
     assert not set(text) & {"\x1b", "\r", "\b"}
     lines = text.splitlines()
     assert lines[0] == "demo: 2 rounds, 10 of 100 clients a round, here"
-    evaluated = "loss 1.9000  accuracy 0.5000  updates left out 3"
+    evaluated = "loss 1.9000  accuracy 0.5000  updates dropped 3"
     assert lines[1].startswith(f"round 1/2  train_loss 2.0000  {evaluated}  ")
     assert lines[2].startswith(f"round 2/2  train_loss 1.0000  {evaluated}  ")
     assert lines[3:] == [
         "done: 2 rounds in 3.2 s, the first after 1.5 s",
         "accuracy 0.9000",
-        "updates left out: 3, not finite or of clients that failed",
+        "updates dropped: 3, not finite or of clients that failed",
         "results in runs/demo",
     ]
 

@@ -46,7 +46,7 @@ def test_a_last_line_that_was_cut_off_is_left_out_and_any_other_is_told(tmp_path
     path.write_text('{"event": "began", "folders": []}\n{"event": "ended", "tri')
     assert read_past(tmp_path).ended == {}
     path.write_text('{"event": "ended", "tri\n{"event": "began"}\n')
-    with pytest.raises(InputError, match=r"trials.jsonl:1 is damaged; take the line out"):
+    with pytest.raises(InputError, match=r"trials.jsonl:1 is damaged; remove the line"):
         read_past(tmp_path)
 
 

@@ -11,7 +11,8 @@ from simfl.errors import InputError
 from simfl.models import Accuracy
 from simfl.scenario.sweeps import load_sweep
 from simfl.simulation import build
-from simfl.sweep.preflight import Goal, goal_of, prepare
+from simfl.sweep.preflight import goal_of, prepare
+from simfl.sweep.results import Goal
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from simfl.sweep.preflight import Goal
-from simfl.sweep.results import SweepResult, TrialResult, write_results
+from simfl.sweep.results import Goal, SweepResult, TrialResult, write_results
 
 
 def trial(number: int, *, state: str = "done", error: str | None = None, **metrics: float):

@@ -1,15 +1,23 @@
-"""Suggestions: what a searcher of Ray Tune's would try next."""
+"""Searchers: Ray Tune's, which propose values from the results so far. Needs simfl[tune]."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from simfl.errors import ConfigError, InputError, did_you_mean
+from ray import tune
+from ray.tune.search import create_searcher
 
-# What each searcher needs, that Ray Tune does not install.
+from simfl.component import KIND
+from simfl.errors import ConfigError, InputError, did_you_mean
+from simfl.scenario.space import Each
+from simfl.scenario.sweeps import SweepPlan
+from simfl.sweep.ledger import FINISHED, Past
+from simfl.sweep.results import Goal
+
+# The packages that each searcher needs, and that Ray Tune does not install.
 _PACKAGES: Final = {
     "ax": "ax-platform",
     "bayesopt": "bayesian-optimization",
@@ -24,25 +32,16 @@ _SEEDS: Final = ("seed", "random_state_seed", "random_state")
 _OURS: Final = ("space", "metric", "mode")
 
 
-def require_searcher(kind: str, arguments: Mapping[str, Any]) -> None:
-    """See that there is such a searcher, that what it needs is installed, and its arguments.
-
-    Raises:
-        InputError: if not.
-    """
-    _create(kind, arguments, seed=0)
-
-
 class Suggestions:
-    """Asks a searcher for values, and tells it what they have brought.
+    """Asks a searcher for values, and tells it their results.
 
     Args:
         kind: the searcher's name.
         arguments: of the searcher.
         space: what it may choose, by key: ``(uniform, (0, 1))`` and the like.
-        metric: what is maximised or minimised.
+        metric: what to maximise or minimise.
         mode: ``max`` or ``min``.
-        seed: of its own random draws.
+        seed: of the searcher's random draws.
 
     Raises:
         InputError: if there is no such searcher, or it does not take these arguments.
@@ -61,7 +60,7 @@ class Suggestions:
         self._choices = {key: values for key, (draw, values) in space.items() if draw == "choice"}
         self._metric = metric
         self._told: set[int] = set()
-        self._searcher = _create(kind, arguments, seed=seed)
+        self._searcher = make_searcher(kind, arguments, seed=seed)
         config = {key: _domain(draw, values) for key, (draw, values) in space.items()}
         try:
             is_set = self._searcher.set_search_properties(metric, mode, config)
@@ -73,20 +72,20 @@ class Suggestions:
             )
 
     def suggest(self, number: int) -> dict[str, Any] | None:
-        """Return a trial's values by key; None: not now, more results are needed first."""
+        """Return a trial's values by key; None if the searcher needs more results first."""
         found = self._searcher.suggest(str(number))
         if not isinstance(found, dict):
             return None
         return {
-            # Which of the values it is, since values may be lists, which searchers do not know.
+            # A choice is an index, since values may be lists, which searchers do not know.
             key: self._choices[key][int(value)] if key in self._choices else _plain(value)
             for key, value in found.items()
         }
 
     def tell(self, number: int, value: float | None) -> None:
-        """Tell what a trial has brought; None: it failed.
+        """Tell the searcher a trial's result; None if the trial failed.
 
-        What it brings when it is tried again is not told, since searchers take one answer.
+        The result of a second attempt is not told, since searchers take one answer per trial.
         """
         if number in self._told:
             return
@@ -95,9 +94,69 @@ class Suggestions:
         self._searcher.on_trial_complete(str(number), result=result, error=value is None)
 
 
-def _create(kind: str, arguments: Mapping[str, Any], *, seed: int) -> Any:
-    from ray.tune.search import create_searcher
+def require_searcher(plan: SweepPlan) -> None:
+    """Check that the searcher that a sweep names, if any, exists, is installed, and its arguments.
 
+    Raises:
+        InputError: if not.
+    """
+    if (chosen := _chosen(plan)) is not None:
+        make_searcher(*chosen, seed=0)
+
+
+def make_suggestions(
+    plan: SweepPlan, goal: Goal, past: Past, *, notify: Callable[[str], None]
+) -> Suggestions | None:
+    """Return the searcher in the state in which the sweep was interrupted.
+
+    Args:
+        plan: names it; without one, None is returned.
+        goal: what it searches for.
+        past: what it proposed and was told before.
+        notify: is called with a message if its state cannot be restored.
+    """
+    chosen = _chosen(plan)
+    if chosen is None:
+        return None
+    space = {
+        key: ("choice" if isinstance(values, Each) else values.kind, values.values)
+        for key, values in plan.space.items()
+    }
+    suggestions = Suggestions(
+        *chosen, space=space, metric=goal.metric, mode=goal.mode, seed=plan.section.seed
+    )
+    _replay(suggestions, past, notify)
+    return suggestions
+
+
+def _chosen(plan: SweepPlan) -> tuple[str, dict[str, Any]] | None:
+    """Return the searcher's name and arguments."""
+    chosen = plan.section.searcher
+    if chosen is None or isinstance(chosen, str):
+        return None if chosen is None else (chosen, {})
+    return chosen[KIND], {key: value for key, value in chosen.items() if key != KIND}
+
+
+def _replay(suggestions: Suggestions, past: Past, notify: Callable[[str], None]) -> None:
+    """Ask the searcher for the same trials as before, and tell it the same results."""
+    for event in past.searched:
+        number = event["trial"]
+        if event["event"] == "ended":
+            suggestions.tell(number, event["value"] if event["state"] in FINISHED else None)
+        elif suggestions.suggest(number) != event["values"]:
+            notify(
+                "the searcher proposes other values than before; it continues without the results "
+                f"of trial {number} and of those after it"
+            )
+            return
+
+
+def make_searcher(kind: str, arguments: Mapping[str, Any], *, seed: int) -> Any:
+    """Return Ray Tune's searcher of that name.
+
+    Raises:
+        InputError: if there is none, it is not installed, or it does not take the arguments.
+    """
     seeds = dict.fromkeys(_SEEDS, seed)
     try:
         searcher = create_searcher(kind, **{**seeds, **arguments})
@@ -111,13 +170,13 @@ def _create(kind: str, arguments: Mapping[str, Any], *, seed: int) -> Any:
         hint = did_you_mean(kind, _PACKAGES) if kind not in _PACKAGES else str(error)
         raise InputError(f"sweep.searcher is {kind!r}. {hint}") from error
     _check_arguments(kind, arguments, taken=inspect.signature(type(searcher)).parameters)
-    # Some tell of every study that they begin, on the terminal.
+    # Some print a message on the terminal at the start of every study.
     logging.getLogger(kind).setLevel(logging.WARNING)
     return searcher
 
 
 def _check_arguments(kind: str, arguments: Mapping[str, Any], *, taken: Any) -> None:
-    """See that none is left out silently, as Ray Tune does."""
+    """Check that the searcher has these arguments: Ray Tune ignores unknown ones silently."""
     known = [name for name in taken if name not in _OURS]
     for name in arguments:
         if name not in known:
@@ -126,8 +185,6 @@ def _check_arguments(kind: str, arguments: Mapping[str, Any], *, taken: Any) -> 
 
 
 def _domain(draw: str, values: Sequence[Any]) -> Any:
-    from ray import tune
-
     if draw == "choice":
         return tune.choice(list(range(len(values))))
     low, high = values
@@ -137,4 +194,5 @@ def _domain(draw: str, values: Sequence[Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    """Return a number of numpy as Python's, and any other value as it is."""
     return value.item() if hasattr(value, "item") else value

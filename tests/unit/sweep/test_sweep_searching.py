@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import statistics
 import warnings
+from typing import Any
 
 import pytest
 
 from simfl.errors import InputError
+from simfl.scenario.sweeps import SweepPlan, load_sweep
+from simfl.sweep.ledger import Past
+from simfl.sweep.results import Goal
 
 pytest.importorskip("optuna")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from simfl.cluster.searching import Suggestions, require_searcher
+    from simfl.sweep.searching import Suggestions, make_searcher, make_suggestions
 
 SPACE = {
     "client.optimizer.lrate": ("loguniform", (1e-4, 1.0)),
@@ -75,11 +79,55 @@ def test_proposals_go_by_what_they_are_told(sign):
 )
 def test_a_mistake_is_told(kind, arguments, fault):
     with pytest.raises(InputError) as error:
-        require_searcher(kind, arguments)
+        make_searcher(kind, arguments, seed=0)
     assert fault in str(error.value)
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "zoopt", None)
     with pytest.raises(InputError, match=r"install it with: pip install zoopt"):
-        require_searcher("zoopt", {"algo": "asracos", "budget": 3})
+        make_searcher("zoopt", {"algo": "asracos", "budget": 3}, seed=0)
+
+
+GOAL = Goal("accuracy", "max")
+
+
+@pytest.fixture
+def plan() -> SweepPlan:
+    overrides = ["sweep.searcher=optuna", "sweep.samples=20"]
+    over = ["client.optimizer.lrate={loguniform: [0.001, 1.0]}"]
+    return load_sweep("quickstart", overrides=overrides, over=over)
+
+
+def told(plan: SweepPlan, number: int) -> tuple[Any, Past]:
+    """Ask for so many proposals and tell of each; return the searcher, and the ledger of it."""
+    asked, past = make_suggestions(plan, GOAL, Past(), notify=pytest.fail), Past()
+    assert asked is not None
+    for trial in range(number):
+        values = asked.suggest(trial)
+        value = -values["client.optimizer.lrate"]
+        asked.tell(trial, value)
+        past.add({"event": "proposed", "trial": trial, "values": values})
+        past.add({"event": "ended", "trial": trial, "state": "done", "value": value})
+    return asked, past
+
+
+def test_a_resumed_searcher_proposes_what_it_would_have_proposed(plan):
+    undisturbed, past = told(plan, 12)
+    resumed = make_suggestions(plan, GOAL, past, notify=pytest.fail)
+    fresh = make_suggestions(plan, GOAL, Past(), notify=pytest.fail)
+    expected = undisturbed.suggest(12)
+    assert resumed.suggest(12) == expected
+    assert fresh.suggest(12) != expected
+
+
+def test_one_that_proposes_otherwise_than_before_says_so(plan):
+    _, past = told(plan, 2)
+    past.searched[2]["values"] = {"client.optimizer.lrate": 0.5}
+    lines: list[str] = []
+    make_suggestions(plan, GOAL, past, notify=lines.append)
+    (line,) = lines
+    assert line.startswith(
+        "the searcher proposes other values than before; it continues without the results"
+    )
+    assert "trial 1 and of those after it" in line
