@@ -19,6 +19,7 @@ from simfl.scenario.sweeps import SweepPlan, load_sweep
 from simfl.sections import ClusterSection
 from simfl.simulation import Backend
 from simfl.simulation.folder import checked_folder, new_folder, require_writable
+from simfl.simulation.runner import notify
 from simfl.states import open_storage
 from simfl.sweep.ledger import (
     SWEEP_FILE,
@@ -150,7 +151,7 @@ class _Sweep:
         with closing(self._connect(scenarios[0])):
             prepared = prepare(plan, scenarios, backend=self.backend)
             room = find_room(plan, prepared.needs)
-            searcher = make_suggestions(plan, prepared.goal, self.past, notify=_notify)
+            searcher = make_suggestions(plan, prepared.goal, self.past, notify=notify)
             folder = make_folder(scenarios[0])
             trials = self._trials(folder, prepared)
             console = RunConsole(quiet=not progress)
@@ -196,7 +197,7 @@ class _Sweep:
         from simfl.sweep.tuning import run_trials
 
         for note in prepared.notes:
-            _notify(note)
+            notify(note)
         finished = schedule.finished
         with schedule.running(self._headline(len(finished), at_once=at_once)):
             run_trials(
@@ -243,7 +244,7 @@ def _results(folder: Path, schedule: Schedule, goal: Goal) -> SweepResult:
     found = [read_trial(t, folder / TRIALS_FOLDER / t.name, schedule.past) for t in trials]
     result = SweepResult(out=folder, goal=goal, trials=tuple(found))
     for message in write_results(result, with_report=not schedule.is_stopped):
-        _notify(message)
+        notify(message)
     if schedule.is_stopped:
         raise KeyboardInterrupt(f"interrupted; continue with: simfl sweep --resume {folder}")
     return result
@@ -258,8 +259,4 @@ def _least_cpus(cluster: ClusterSection) -> float:
 def _hold(folder: Path, held: ExitStack) -> None:
     """Keep other processes from writing to the sweep's folder."""
     require_writable(folder)
-    held.enter_context(Lease(open_storage(folder), tell=_notify))
-
-
-def _notify(message: str) -> None:
-    RunConsole(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+    held.enter_context(Lease(open_storage(folder), tell=notify))

@@ -84,3 +84,27 @@ def test_values_of_which_a_seed_has_failed_come_after_those_of_which_none_has():
     swept = result(*trials)
     assert [tried.values["lrate"] for tried in swept.ranked] == [0.5, 0.1, 1.0]
     assert [tried.counts.get("accuracy", 0) for tried in swept.ranked] == [2, 1, 0]
+
+
+def test_no_two_columns_of_the_csv_have_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    values, metrics = {"rounds": 9, "seed": 1}, {"state": 0.5, "seed": 0.25, "accuracy": 0.75}
+    swept = result(TrialResult(0, values, Path("out/0"), "done", 5, metrics, 1.25, None))
+    assert write_results(swept, with_report=False) == []
+    with Path("out/sweep.csv").open(newline="") as file:
+        header, row = csv.reader(file)
+    assert len(set(header)) == len(header)
+    assert dict(zip(header, row, strict=True)) == {
+        "trial": "0",
+        "over.rounds": "9",
+        "seed": "1",
+        "state": "done",
+        "rounds": "5",
+        "metric.state": "0.5",
+        "metric.seed": "0.25",
+        "accuracy": "0.75",
+        "seconds": "1.250",
+        "folder": "0",
+        "error": "",
+    }
