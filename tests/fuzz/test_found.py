@@ -124,7 +124,7 @@ def test_going_on_with_data_of_another_shape_is_refused(run: Path) -> None:
     assert "features: 3" in scenario.read_text()
     (run / "summary.json").unlink()
     saved = simfl.load_scenario(scenario)
-    checkpoints = Checkpoints(saved, run, tell=print)
+    checkpoints = Checkpoints(saved, run, notify=print)
     wider = load_scenario(SCENARIO, overrides=["data.features=5"])
     model = build(wider).server.build_model().get_weights()
     with pytest.raises(CheckpointError, match=r"'output.weight' are of shape \[2, 3\].*\[2, 5\]"):

@@ -157,7 +157,7 @@ def test_actors_that_die_with_nothing_to_do_are_put_back_before_they_work_again(
 ) -> None:
     """Between two rounds all actors die, and are alive again by the time of the next call."""
     loaded = simfl.load_scenario(scenario())
-    simulation, checkpoints = build(loaded), Checkpoints(loaded, tmp_path, tell=print)
+    simulation, checkpoints = build(loaded), Checkpoints(loaded, tmp_path, notify=print)
     engine = make_engine(simulation, "ray", address=None, location=checkpoints.location)
     assert isinstance(engine, RayEngine)
     records = []
