@@ -16,23 +16,20 @@ from torch import Tensor
 
 from simfl.client.batches import ReadBatch
 from simfl.client.recipe import ClientRecipe
-from simfl.client.trainer import refuse_or_drop
+from simfl.client.trainer import to_outcome
 from simfl.client.updates import (
     ClientRow,
     Outcome,
     StepLosses,
-    aux_values,
-    count_sent_bytes,
-    count_sums,
 )
 from simfl.client.work import StepPlan
 from simfl.data import FederatedDataset
-from simfl.messages import Broadcast, Contribution
+from simfl.messages import Broadcast
 from simfl.models import Batch, StackedModel, TorchModel
-from simfl.optimizer import Optimizer, StackedOptimizer
+from simfl.optimizer import LocalOptimizer, Optimizer
 from simfl.seeding import derive_seed
-from simfl.states import Dropped, Kept, KeptState, Nothing
-from simfl.vector import Vector, is_finite
+from simfl.states import KeptState
+from simfl.vector import Vector
 
 
 class StackTrainer:
@@ -59,7 +56,7 @@ class StackTrainer:
     ) -> None:
         self._recipe = recipe
         self._model = StackedModel(model, recipe.stack)
-        self._optimizer = StackedOptimizer(optimizer)
+        self._optimizer = LocalOptimizer(optimizer, stacked=True)
         self._dataset = dataset
         self._read_rows = read
         self._device = device
@@ -89,10 +86,10 @@ class StackTrainer:
             like=self._model.like,
         )
         losses_TC = self._run_steps(plan, clients, broadcast.round)
-        self._optimizer.end_round()
+        self._optimizer.end_steps()
         delta = self._model.compute_delta(broadcast.weights)
         rows = self._rows(clients, plan, losses_TC, delta, time.perf_counter() - began)
-        return self._outcome(rows, delta, round=broadcast.round)
+        return to_outcome(self._recipe, self._optimizer, rows, delta, round=broadcast.round)
 
     def _plan(self, clients: Sequence[int], round: int) -> StepPlan:
         rows = [self._dataset.train_rows(client) for client in clients]
@@ -164,47 +161,6 @@ class StackTrainer:
             )
         ]
 
-    def _outcome(self, rows: list[ClientRow], delta: Vector, *, round: int) -> Outcome:
-        aux = self._optimizer.collect_aux_var()
-        finite_rows = _finite_rows(delta, [row.delta_norm for row in rows], aux)
-        if not all(finite_rows):
-            rows = [
-                row if finite else refuse_or_drop(row, self._recipe, round=round)
-                for row, finite in zip(rows, finite_rows, strict=True)
-            ]
-        rows = self._with_states(rows)
-        used = [index for index, finite in enumerate(finite_rows) if finite]
-        if not used:
-            return Outcome(None, rows)
-        used_rows = [rows[index] for index in used]
-        weights = [self._recipe.weigh(row) for row in used_rows]
-        deltas = delta if len(used) == len(rows) else delta.rows(torch.tensor(used))
-        aux_bytes = count_sent_bytes(aux_values(aux), num_clients=len(rows))
-        delta_bytes = count_sent_bytes([delta], num_clients=len(rows))
-        contribution = Contribution(
-            total=self._recipe.aggregator.lift_stack(deltas, weights),
-            weight=sum(weights),
-            aux=self._optimizer.merge_rows(aux, used),
-            sums=count_sums(
-                used_rows,
-                delta_bytes=len(used) * delta_bytes,
-                aux_bytes=len(used) * aux_bytes,
-            ),
-        )
-        return Outcome(contribution, rows)
-
-    def _with_states(self, rows: list[ClientRow]) -> list[ClientRow]:
-        """Return the rows with what the optimizer keeps of those clients that are not dropped."""
-        if not self._recipe.keep_state:
-            return rows
-        kept = self._optimizer.end_clients([row.losses.num_steps for row in rows])
-        return [
-            row
-            if isinstance(row.retained, Dropped)
-            else row._replace(retained=Kept(state) if state else Nothing())
-            for row, state in zip(rows, kept, strict=True)
-        ]
-
 
 def weigh_ragged(batch: Batch, sizes_A: np.ndarray[Any, Any]) -> Batch:
     """Give weight 0 to padding in short batches, and larger weights to their other examples.
@@ -219,16 +175,3 @@ def weigh_ragged(batch: Batch, sizes_A: np.ndarray[Any, Any]) -> Batch:
     is_own = np.arange(size) < sizes_A[:, None]
     weights_AB = torch.from_numpy((is_own * (size / sizes_A[:, None])).astype(np.float32))
     return batch._replace(sample_weights=weights_AB.to(batch.targets.device))
-
-
-def _finite_rows(
-    delta: Vector, norms: Sequence[float], aux: dict[str, dict[str, Any]]
-) -> list[bool]:
-    """Say of each client whether no number of what it sends is NaN or infinite."""
-    rows = np.isfinite(norms)
-    if not rows.all():  # numbers whose square overflows are finite all the same
-        rows = delta.is_finite().cpu().numpy()
-    for value in aux_values(aux):
-        rows = rows & is_finite(value).cpu().numpy()
-    finite: list[bool] = rows.tolist()
-    return finite

@@ -23,7 +23,7 @@ from simfl.client.stack_trainer import weigh_ragged
 from simfl.data import FederatedDataset
 from simfl.models import Batch, StackedModel, TorchModel
 from simfl.models.losses import Loss, is_per_example
-from simfl.optimizer import Optimizer, StackedOptimizer
+from simfl.optimizer import LocalOptimizer, Optimizer
 from simfl.seeding import global_generators
 from simfl.vector import Vector
 
@@ -207,7 +207,7 @@ def _optimizer_fault(
     optimizer.seed = recipe.seed
     starts, rows = stack.get_weights().unstack(), gradients.unstack()
     ends = [_steps_alone(optimizer, model, *own) for own in zip(starts, rows, (0, 1), strict=True)]
-    stacked = StackedOptimizer(optimizer)
+    stacked = LocalOptimizer(optimizer, stacked=True)
     try:
         stacked.begin((0, 1), round=1, kept=[None] * 2, aux={}, like=stack.like)
         for _ in range(2):
@@ -230,11 +230,10 @@ def _steps_alone(
 ) -> Vector:
     """Return the weights after two steps of one client."""
     model.set_weights(start, trainable=True)
-    optimizer.begin_client(client=client, round=1, kept=None)
-    optimizer.process_aux_var({})
-    optimizer.start_round()
+    local = LocalOptimizer(optimizer, stacked=False)
+    local.begin((client,), round=1, kept=[None], aux={})
     for _ in range(2):
-        optimizer.apply_gradients(model, gradients)
+        local.apply_gradients(model, gradients)
     return model.get_weights(trainable=True)
 
 

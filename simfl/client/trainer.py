@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -20,16 +20,17 @@ from simfl.client.updates import (
     aux_values,
     count_sent_bytes,
     count_sums,
-    is_finite,
+    finite_rows,
     sum_losses,
 )
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, NonFiniteUpdateError
 from simfl.messages import NOT_FINITE, Broadcast, Contribution
 from simfl.models import Model
-from simfl.optimizer import Optimizer
+from simfl.optimizer import LocalOptimizer, Optimizer
 from simfl.seeding import derive_seed, global_generators, torch_state
-from simfl.states import Dropped, Kept, KeptState, Nothing
+from simfl.states import Dropped, Kept, KeptState
+from simfl.vector import Vector
 
 
 class ClientTrainer:
@@ -58,7 +59,7 @@ class ClientTrainer:
     ) -> None:
         self._recipe = recipe
         self._model = model
-        self._optimizer = optimizer
+        self._optimizer = LocalOptimizer(optimizer, stacked=False)
         self._dataset = dataset
         self._read = read
         self._spare = spare
@@ -85,28 +86,12 @@ class ClientTrainer:
     def _train(self, client: int, broadcast: Broadcast, state: KeptState | None) -> Outcome:
         """Do what a client does in a round: weights and aux in, steps, delta and aux out."""
         self._model.set_weights(broadcast.weights)
-        self._optimizer.begin_client(client=client, round=broadcast.round, kept=state)
-        self._optimizer.process_aux_var(broadcast.aux)
-        self._optimizer.start_round()
+        self._optimizer.begin((client,), round=broadcast.round, kept=(state,), aux=broadcast.aux)
         losses = self._run_steps(client, broadcast.round)
         delta = self._model.compute_delta(broadcast.weights, into=self._spare.take())
-        aux = self._optimizer.collect_aux_var()
-
-        norm = float(delta.norm())
         num_examples = len(self._dataset.train_rows(client))
-        row = ClientRow(client, num_examples, losses, delta_norm=norm)
-        if not is_finite(delta, norm, aux):
-            return Outcome(None, [refuse_or_drop(row, self._recipe, round=broadcast.round)])
-        weight = self._recipe.weigh(row)
-        total = self._recipe.aggregator.lift(delta, weight)
-        kept = self._optimizer.end_client() if self._recipe.keep_state else None
-        sums = count_sums(
-            [row],
-            delta_bytes=count_sent_bytes([delta]),
-            aux_bytes=count_sent_bytes(aux_values(aux)),
-        )
-        row = row._replace(retained=Kept(kept) if kept else Nothing())
-        return Outcome(Contribution(total, weight, aux, sums), [row])
+        row = ClientRow(client, num_examples, losses, delta_norm=float(delta.norm()))
+        return to_outcome(self._recipe, self._optimizer, [row], delta, round=broadcast.round)
 
     def _run_steps(self, client: int, round: int) -> StepLosses:
         """Train; return the losses of the steps."""
@@ -139,7 +124,64 @@ class ClientTrainer:
         ) from error
 
 
-def refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> ClientRow:
+def to_outcome(
+    recipe: ClientRecipe,
+    optimizer: LocalOptimizer,
+    rows: Sequence[ClientRow],
+    delta: Vector,
+    *,
+    round: int,
+) -> Outcome:
+    """Return what clients contribute and keep after their last steps.
+
+    Args:
+        recipe: the scenario's part of it.
+        optimizer: of the clients, whose steps have ended.
+        rows: [C] of the clients, not yet with what they keep; one of a single client.
+        delta: theirs: a stack, or one client's. The contribution takes it over.
+        round: which round.
+
+    Raises:
+        NonFiniteUpdateError: if an update is not finite and the scenario says to raise.
+    """
+    aux = optimizer.collect_aux_var()
+    finite = finite_rows(delta, [row.delta_norm for row in rows], aux)
+    checked = [
+        row if is_finite else _refuse_or_drop(row, recipe, round=round)
+        for row, is_finite in zip(rows, finite, strict=True)
+    ]
+    used = [index for index, is_finite in enumerate(finite) if is_finite]
+    if not used:
+        return Outcome(None, checked)
+    used_rows = [rows[index] for index in used]
+    weights = [recipe.weigh(row) for row in used_rows]
+    sums = count_sums(
+        used_rows,
+        delta_bytes=len(used) * count_sent_bytes([delta], num_clients=len(rows)),
+        aux_bytes=len(used) * count_sent_bytes(aux_values(aux), num_clients=len(rows)),
+    )
+    if delta.stacked:
+        deltas = delta if len(used) == len(rows) else delta.rows(torch.tensor(used))
+        total = recipe.aggregator.lift_stack(deltas, weights)
+    else:
+        total = recipe.aggregator.lift(delta, weights[0])
+    merged = optimizer.merge_rows(aux, used)
+    if recipe.keep_state:
+        checked = _with_states(checked, optimizer.end([row.losses.num_steps for row in rows]))
+    return Outcome(Contribution(total, sum(weights), merged, sums), checked)
+
+
+def _with_states(rows: Sequence[ClientRow], states: Sequence[KeptState | None]) -> list[ClientRow]:
+    """Return the rows with what clients keep that are not dropped."""
+    return [
+        row
+        if state is None or isinstance(row.retained, Dropped)
+        else row._replace(retained=Kept(state))
+        for row, state in zip(rows, states, strict=True)
+    ]
+
+
+def _refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> ClientRow:
     """Return the row of a client whose update is not finite.
 
     Raises:

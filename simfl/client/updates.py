@@ -14,9 +14,9 @@ from torch import Tensor
 
 from simfl.messages import ClientReports, Contribution
 from simfl.models.model import MetricSums
+from simfl.optimizer import AuxVar
 from simfl.states import Dropped, KeptState, Nothing, Retained
-from simfl.vector import Vector
-from simfl.vector import is_finite as finite
+from simfl.vector import Vector, is_finite
 
 
 class StepLosses(NamedTuple):
@@ -134,18 +134,23 @@ def to_columns(rows: Sequence[ClientRow]) -> ClientReports:
     )
 
 
-def is_finite(delta: Vector, norm: float, aux: dict[str, dict[str, Any]]) -> bool:
-    """Say whether no number of what a client sends is NaN or infinite.
+def finite_rows(delta: Vector, norms: Sequence[float], aux: Mapping[str, AuxVar]) -> list[bool]:
+    """Return for each client whether what it sends has no NaN or infinity.
 
     Args:
-        delta: its update.
-        norm: the L2 norm of it, finite only if all its numbers are; the exception, numbers too
-            large to be squared, is looked at one by one.
-        aux: its auxiliary variables.
+        delta: the update of a stack of C clients, or of one.
+        norms: [C] its L2 norms: finite only if all numbers are. The exception, numbers too large to
+            be squared, is looked at one by one.
+        aux: auxiliary variables, likewise of all clients.
     """
-    if not math.isfinite(norm) and not bool(delta.is_finite()):
-        return False
-    return all(bool(finite(value).all()) for value in aux_values(aux))
+    rows = np.isfinite(norms)
+    if not rows.all():
+        rows = delta.is_finite().cpu().numpy().reshape(-1)
+    for value in aux_values(aux):
+        finite = is_finite(value).cpu().numpy()
+        rows = rows & (finite if delta.stacked else finite.all())
+    finite_C: list[bool] = rows.tolist()
+    return finite_C
 
 
 def sum_losses(losses: list[Tensor], sizes: list[int]) -> StepLosses:

@@ -7,6 +7,7 @@ from typing import Any
 from simfl.errors import ContractError
 from simfl.optimizer.adaptive import Adagrad, Adam, RmsProp, Yogi
 from simfl.optimizer.clipping import L2Clipping, L2GlobalClipping
+from simfl.optimizer.local import LocalOptimizer
 from simfl.optimizer.momentum import Ewma, Momentum, YogiMomentum
 from simfl.optimizer.noise import GaussianNoise
 from simfl.optimizer.optimizer import Optimizer
@@ -25,7 +26,6 @@ from simfl.optimizer.schedules import (
     Polynomial,
     Triangular,
 )
-from simfl.optimizer.stacked import StackedOptimizer
 from simfl.optimizer.warm_up import WarmUp
 from simfl.states import KeptState, OptimizerState
 
@@ -48,6 +48,7 @@ __all__ = [
     "L2GlobalClipping",
     "Lasso",
     "Linear",
+    "LocalOptimizer",
     "Momentum",
     "OptiModule",
     "Optimizer",
@@ -60,7 +61,6 @@ __all__ = [
     "ScaffoldClient",
     "ScaffoldServer",
     "Schedule",
-    "StackedOptimizer",
     "State",
     "Triangular",
     "WarmUp",

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from simfl.optimizer.encoding import decode_optimizer_state, encode_optimizer_state
-from simfl.optimizer.exchange import AuxExchange
-from simfl.optimizer.pipeline import (
-    fill_states,
-    keep_states,
-    keeps_nothing,
-    run_modules,
-    run_regularizers,
-    scale_updates,
-    start_rounds,
-)
+from simfl.optimizer.pipeline import Pipeline, States, SteppedModel, apply_step, scale_updates
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer
-from simfl.optimizer.schedule import Rate, build_rate, goes_by_steps, rate_at, rate_config
+from simfl.optimizer.schedule import Rate, Rates, build_rate, goes_by_steps, rate_at, rate_config
 from simfl.optimizer.specs import ComponentList, Spec, component_config
-from simfl.optimizer.state import empty_states, refit_states, require_states
-from simfl.optimizer.trainable import TrainableModel
-from simfl.states import KeptState, OptimizerState
+from simfl.states import OptimizerState
 from simfl.vector import Vector
+
+
+class TrainableModel(SteppedModel, Protocol):
+    """What an Optimizer needs of a model."""
+
+    def compute_batch_gradients(self, batch: Any, max_norm: float | None = None) -> Vector:
+        """Return the gradients of the trainable weights."""
 
 
 class Optimizer:
@@ -38,7 +34,8 @@ class Optimizer:
         updates = -lrate * (u + w_decay * w)    to be added to the weights
 
     Decay is decoupled, as in ``torch.optim.AdamW`` (https://arxiv.org/abs/1711.05101). All that
-    changes is one value, ``export_state``; a call that raises leaves it as it was.
+    changes is one value, ``export_state``; a call that raises an exception leaves it as it was. In
+    a round, a ``LocalOptimizer`` trains clients with the same plug-ins.
 
     Args:
         lrate: the learning rate: a number, or a schedule as an instance, a name or a pair.
@@ -65,17 +62,21 @@ class Optimizer:
         self.lrate: Rate = build_rate(lrate, place="lrate")
         self.w_decay: Rate = build_rate(w_decay, place="w_decay")
         self._regularizers = ComponentList(
-            Regularizer, regularizers, place="regularizers", refit=self._refit_regularizers
+            Regularizer,
+            regularizers,
+            place="regularizers",
+            refit=self._refit_regularizers,
         )
         self._modules = ComponentList(
-            OptiModule, modules, place="modules", refit=self._refit_modules
+            OptiModule,
+            modules,
+            place="modules",
+            refit=self._refit_modules,
         )
-        self._exchange = AuxExchange(self.modules)
+        self.pipeline = Pipeline(self.regularizers, self.modules)
+        """The plug-ins in the order of a step; a new one whenever they change."""
         self._filled_on: torch.device | None = None
-        self._is_on_loan = self._owns_state = False
-        self._state = self._blank = OptimizerState(
-            modules=empty_states(self.modules), regularizers=empty_states(self.regularizers)
-        )
+        self._state = OptimizerState(**self.pipeline.by_kind(self.pipeline.empty()))
 
     @property
     def regularizers(self) -> MutableSequence[Regularizer]:
@@ -101,7 +102,7 @@ class Optimizer:
     # -- steps -----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def compute_updates_from_gradients(self, model: TrainableModel, gradients: Vector) -> Vector:
+    def compute_updates_from_gradients(self, model: SteppedModel, gradients: Vector) -> Vector:
         """Return the updates of one step, to be added to the trainable weights.
 
         Args:
@@ -112,29 +113,21 @@ class Optimizer:
             Updates with the names, order, shapes and dtypes of the gradients.
 
         Raises:
-            VectorError: if names differ from those of the weights or of former gradients.
+            VectorError: if names differ from those of the weights or of previous gradients.
         """
         rates = self._rates()
-        values, weights, state = self._run_plugins(model, gradients, decays=bool(rates["w_decay"]))
-        decaying = weights if rates["w_decay"] else None
-        updates = scale_updates(values, decaying, like=gradients, **rates)
+        values, weights, state = self._run_plugins(model, gradients, rates)
+        updates = scale_updates(values, weights, rates=rates, like=gradients)
         self._state = state
         return updates
 
     @torch.no_grad()
-    def apply_gradients(self, model: TrainableModel, gradients: Vector) -> None:
-        """Run one step with these gradients, and update the model.
-
-        A model with ``apply_scaled_updates`` is updated in one pass over its weights where there
-        is no decay: w + (-lrate) u, rounded once, as ``torch.optim.SGD`` does it.
-        """
+    def apply_gradients(self, model: SteppedModel, gradients: Vector) -> None:
+        """Run one step with these gradients, and update the model; see ``apply_step``."""
         rates = self._rates()
-        apply_scaled = getattr(model, "apply_scaled_updates", None)
-        if apply_scaled is None or rates["w_decay"]:
-            model.apply_updates(self.compute_updates_from_gradients(model, gradients))
-            return
-        values, _, self._state = self._run_plugins(model, gradients, decays=False)
-        apply_scaled(values, -rates["lrate"])
+        values, weights, state = self._run_plugins(model, gradients, rates)
+        apply_step(model, values, weights, rates=rates, like=gradients)
+        self._state = state
 
     def run_train_step(self, model: TrainableModel, batch: Any, sclip: float | None = None) -> None:
         """Run one step on a batch, and update the model.
@@ -152,16 +145,14 @@ class Optimizer:
 
     def start_round(self) -> None:
         """Tell plug-ins and schedules that a round begins."""
-        modules = start_rounds(self.modules, self._state.modules)
-        regularizers = start_rounds(self.regularizers, self._state.regularizers)
-        self._set(round=self.round + 1, step=0, modules=modules, regularizers=regularizers)
+        self._set(self.pipeline.start_round(self._states), round=self.round + 1, step=0)
 
     def collect_aux_var(self) -> dict[str, AuxVar]:
         """Return what the modules share, by aux name; it changes nothing.
 
-        Modules with nothing to share are left out. Values are numbers and Vectors that add up.
+        Modules with nothing to share are not in it. Values are numbers and Vectors that add up.
         """
-        return self._exchange.collect(self.export_state().modules)
+        return self.pipeline.collect_aux_var(self._states)
 
     def process_aux_var(self, aux_var: Mapping[str, AuxVar]) -> None:
         """Hand each module what the other side has shared.
@@ -169,7 +160,7 @@ class Optimizer:
         Raises:
             KeyError: where a key has no module, or a module lacks an entry; nothing is changed.
         """
-        self._set(modules=self._exchange.process(self._state.modules, aux_var))
+        self._set(self.pipeline.process_aux_var(self._states, aux_var))
 
     # -- config and state --------------------------------------------------------------------
 
@@ -204,18 +195,17 @@ class Optimizer:
         )
 
     def set_state(self, states: Mapping[str, Any]) -> None:
-        """Become what the Optimizer was that the states were got from.
+        """Take over the states that ``get_state`` returned.
 
         Raises:
             KeyError: where states and plug-ins don't match. All of it is checked before anything
-                is set, so the former states stay.
+                is set, so the previous states stay.
         """
         state = decode_optimizer_state(states, modules=self.modules, regularizers=self.regularizers)
         self.import_state(state)
 
     def export_state(self) -> OptimizerState:
         """Return all that it remembers, as a value that later steps leave alone."""
-        self._owns_state = False
         return self._state
 
     def import_state(self, state: OptimizerState) -> None:
@@ -224,11 +214,8 @@ class Optimizer:
         Raises:
             KeyError: if it has not one state for each plug-in; nothing is changed.
         """
-        require_states(state.modules, self.modules, place="modules")
-        require_states(state.regularizers, self.regularizers, place="regularizers")
-        self._filled_on = None
-        self._is_on_loan = self._owns_state = False
-        self._state = state
+        self.pipeline.states_of(state)
+        self._state, self._filled_on = state, None
 
     def for_population(self, num_clients: int) -> Optimizer:
         """Return an Optimizer for a run with this population, without a state."""
@@ -273,105 +260,65 @@ class Optimizer:
     @property
     def aux_names(self) -> frozenset[str]:
         """The names of the auxiliary variables that its modules send or take."""
-        return self._exchange.names
+        return self.pipeline.exchange.names
 
     def merge_aux(
         self, left: Mapping[str, AuxVar], right: Mapping[str, AuxVar]
     ) -> dict[str, AuxVar]:
-        """Merge what two sets of clients share; what one only shares stays as it is.
+        """Merge what two sets of clients share; what only one of them shares stays as it is.
 
         It may reuse the memory of the left one. KeyError: no module has a name that both have.
         """
-        return self._exchange.merge(left, right)
+        return self.pipeline.exchange.merge(left, right)
 
     @property
     def keeps_state(self) -> bool:
-        """Whether a client may have anything to keep from a round to its next: ``end_client``."""
-        by_steps = goes_by_steps(self.lrate, self.w_decay)
-        plugins: list[OptiModule | Regularizer] = [*self.regularizers, *self.modules]
-        return by_steps or not all(map(keeps_nothing, plugins))
+        """Whether a client may have anything to keep from a round to its next one."""
+        return goes_by_steps(self.lrate, self.w_decay) or not self.pipeline.keeps_nothing
 
     @property
     def accepts_read_only(self) -> bool:
         """Whether kept states and auxiliary variables may be ``read_only`` Vectors."""
-        return all(plugin.accepts_read_only for plugin in (*self.regularizers, *self.modules))
-
-    def begin_client(self, *, client: int, round: int, kept: KeptState | None) -> None:
-        """Become the optimizer of a client whose next round is about to begin.
-
-        Until ``end_client`` steps may overwrite what former steps of the round have left, so that
-        one that raises ends the client's round.
-
-        Args:
-            client: the client's id.
-            round: the run's round, from 1, that the next ``start_round`` begins.
-            kept: what ``end_client`` returned after the client's last round; None before its
-                first, or if that was None.
-
-        Raises:
-            KeyError: if it has not one state for each plug-in; nothing is changed.
-        """
-        begun = replace(self._blank, seed=self.seed, client=client, round=round - 1)
-        self.import_state(replace(begun, **vars(kept)) if kept else begun)
-        self._is_on_loan = True
-
-    def end_client(self) -> KeptState | None:
-        """Return what the client must keep until its next round; None if that is nothing."""
-        self._is_on_loan = False
-        state = self.export_state()
-        modules = keep_states(self.modules, state.modules)
-        regularizers = keep_states(self.regularizers, state.regularizers)
-        num_steps = state.num_steps if goes_by_steps(self.lrate, self.w_decay) else 0
-        kept = KeptState(num_steps, modules, regularizers)
-        return kept if kept.num_steps or any(modules) or any(regularizers) else None
+        return all(plugin.accepts_read_only for plugin in self.pipeline.plugins)
 
     # -- inside ----------------------------------------------------------------------------
 
+    @property
+    def _states(self) -> States:
+        return self.pipeline.states_of(self._state)
+
     def _run_plugins(
-        self, model: TrainableModel, gradients: Vector, *, decays: bool
+        self, model: SteppedModel, gradients: Vector, rates: Rates
     ) -> tuple[Vector, Vector | None, OptimizerState]:
-        """Return what the pipeline gives out, the weights if they were read, and the new state."""
-        state = self._filled(gradients)
-        needs_weights = decays or bool(self.regularizers)
-        weights = model.get_weights(trainable=True) if needs_weights else None
-        state = replace(state, step=state.step + 1, num_steps=state.num_steps + 1)
-        if not self.regularizers and not self.modules:
-            return gradients, weights, state
-        context = Context(
-            state.seed, (state.client,), state.round, state.step, owns_state=self._owns_state
-        )
-        values, regularizers = run_regularizers(
-            self.regularizers, gradients, weights, state.regularizers, context
-        )
-        values, modules = run_modules(self.modules, values, state.modules, context)
-        self._owns_state = self._is_on_loan
-        return values, weights, replace(state, modules=modules, regularizers=regularizers)
-
-    def _refit_regularizers(self, plugins: Sequence[Regularizer]) -> None:
-        self._blank = replace(self._blank, regularizers=empty_states(plugins))
-        former = self._state.regularizers
-        self._set(regularizers=refit_states(former, self.regularizers, plugins))
-
-    def _refit_modules(self, plugins: Sequence[OptiModule]) -> None:
-        self._exchange = AuxExchange(plugins)
-        self._blank = replace(self._blank, modules=empty_states(plugins))
-        self._set(modules=refit_states(self._state.modules, self.modules, plugins))
-
-    def _set(self, **changes: Any) -> None:
-        """Change the state; what it lacks is filled in at the next step."""
-        self._filled_on = None
-        self._owns_state = False
-        self._state = replace(self._state, **changes)
-
-    def _filled(self, gradients: Vector) -> OptimizerState:
+        """Return the result of all plug-ins, the weights if they were read, and the new state."""
         device = gradients.tensors[0].device
         if self._filled_on != device:
-            modules = fill_states(self.modules, self._state.modules, gradients)
-            regularizers = fill_states(self.regularizers, self._state.regularizers, gradients)
-            self._set(modules=modules, regularizers=regularizers)
+            self._set(self.pipeline.fill(self._states, gradients))
             self._filled_on = device
-        return self._state
+        weights = self.pipeline.read_weights(model, rates)
+        at = self._state
+        context = Context(at.seed, (at.client,), at.round, at.step + 1)
+        values, states = self.pipeline.run(gradients, weights, self._states, context)
+        new = replace(at, step=at.step + 1, num_steps=at.num_steps + 1)
+        return values, weights, replace(new, **self.pipeline.by_kind(states))
 
-    def _rates(self) -> dict[str, float]:
+    def _refit_regularizers(self, plugins: Sequence[Regularizer]) -> None:
+        self._refit(Pipeline(plugins, self.modules))
+
+    def _refit_modules(self, plugins: Sequence[OptiModule]) -> None:
+        self._refit(Pipeline(self.regularizers, plugins))
+
+    def _refit(self, pipeline: Pipeline) -> None:
+        states = pipeline.refit(self._states, self.pipeline)
+        self.pipeline = pipeline
+        self._set(states)
+
+    def _set(self, states: States | None = None, **changes: Any) -> None:
+        """Change the state; the next step fills in what it lacks."""
+        by_kind = self.pipeline.by_kind(self._states if states is None else states)
+        self._state = replace(self._state, **by_kind, **changes)
+        self._filled_on = None
+
+    def _rates(self) -> Rates:
         at = {"round": self._state.round, "num_steps": self._state.num_steps}
-        return {"lrate": rate_at(self.lrate, **at), "w_decay": rate_at(self.w_decay, **at)}
+        return Rates(rate_at(self.lrate, **at), rate_at(self.w_decay, **at))

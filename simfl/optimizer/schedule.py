@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from torch import Tensor
 
 from simfl.component import Component
 from simfl.errors import ConfigError
 from simfl.optimizer.specs import build_component, component_config
+from simfl.vector import Scalar
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,18 @@ class Schedule(Component, kind="schedule"):
 
 Rate: TypeAlias = "float | Schedule"
 """A learning rate or a weight decay."""
+
+
+class Rates(NamedTuple):
+    """The rates of one step: numbers, or for a stack tensors of shape [C]."""
+
+    lrate: Scalar
+    w_decay: Scalar
+
+    @property
+    def decays(self) -> bool:
+        """Whether there is a weight decay."""
+        return isinstance(self.w_decay, Tensor) or self.w_decay != 0
 
 
 def build_rate(spec: Any, *, place: str) -> Rate:
@@ -65,7 +80,7 @@ def rate_at(rate: Rate, *, round: int, num_steps: int) -> float:
 
 
 def goes_by_steps(*rates: Rate) -> bool:
-    """Say whether a rate depends on how many steps there have been in all rounds."""
+    """Return whether a rate depends on how many steps there have been in all rounds."""
     return any(isinstance(rate, Schedule) and rate.unit == "step" for rate in rates)
 
 

@@ -42,33 +42,6 @@ def complete_state(state: State, fresh: State) -> State:
     return {**fresh, **own, **state}
 
 
-def empty_states(plugins: Sequence[OptiModule | Regularizer]) -> tuple[State, ...]:
-    """Return the states of plug-ins before anything has happened."""
-    return tuple({} for _ in plugins)
-
-
-def refit_states(
-    states: Sequence[State],
-    former: Sequence[OptiModule | Regularizer],
-    plugins: Sequence[OptiModule | Regularizer],
-) -> tuple[State, ...]:
-    """Return the states for a new list of plug-ins; those that were in the old list keep theirs."""
-    left = list(zip(former, states, strict=True))
-    fitted = []
-    for plugin in plugins:
-        index = next((n for n, (known, _) in enumerate(left) if known is plugin), None)
-        fitted.append({} if index is None else left.pop(index)[1])
-    return tuple(fitted)
-
-
-def require_states(
-    states: Sequence[State], plugins: Sequence[OptiModule | Regularizer], *, place: str
-) -> None:
-    """Raise KeyError unless there is one state for each plug-in."""
-    if len(states) != len(plugins):
-        raise KeyError(f"{place}: {len(states)} states for {len(plugins)} plug-ins")
-
-
 def repeat_tensors(state: State, num_clients: int) -> State:
     """Return the state of a stack of C clients with equal states.
 

@@ -19,7 +19,7 @@ from simfl.data import Examples, FederatedDataset
 from simfl.messages import Broadcast, Chunk
 from simfl.models import PythonModel, data_shape
 from simfl.models.losses import as_loss
-from simfl.optimizer import Optimizer, StackedOptimizer
+from simfl.optimizer import LocalOptimizer, Optimizer
 from simfl.scenario.shipped import find_scenario
 from simfl.vector import Vector
 
@@ -32,8 +32,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[Vector]:
     def note(self: Any, model: Any, gradients: Vector) -> None:
         seen.append(gradients)
 
-    monkeypatch.setattr(Optimizer, "apply_gradients", note)
-    monkeypatch.setattr(StackedOptimizer, "apply_gradients", note)
+    monkeypatch.setattr(LocalOptimizer, "apply_gradients", note)
     return seen
 
 

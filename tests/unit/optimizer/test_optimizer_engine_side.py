@@ -4,7 +4,16 @@ from typing import Any, ClassVar
 import pytest
 from toy_models import Quadratic, vector
 
-from simfl.optimizer import AuxVar, Context, Exponential, L2Clipping, Optimizer, OptiModule, State
+from simfl.optimizer import (
+    AuxVar,
+    Context,
+    Exponential,
+    L2Clipping,
+    LocalOptimizer,
+    Optimizer,
+    OptiModule,
+    State,
+)
 from simfl.seeding import SERVER
 from simfl.states import KeptState
 from simfl.vector import Vector
@@ -35,6 +44,30 @@ def run_round(optimizer: Optimizer, gradients: list[float]) -> list[float]:
     ]
 
 
+class Client:
+    """A client in a round, which may have kept a state."""
+
+    def __init__(
+        self, optimizer: Optimizer, client: int, *, round: int = 1, kept: KeptState | None = None
+    ) -> None:
+        self.local = LocalOptimizer(optimizer, stacked=False)
+        self.local.begin((client,), round=round, kept=[kept], aux={})
+        self.num_steps = 0
+
+    def run(self, gradients: list[float]) -> list[float]:
+        """Return the updates of some steps."""
+        return [self.step(g) for g in gradients]
+
+    def step(self, gradient: float) -> float:
+        self.num_steps += 1
+        model = Quadratic({"w": [0.0]})
+        self.local.apply_gradients(model, vector(w=[gradient]))
+        return model.weights["w"].item()
+
+    def end(self) -> KeptState | None:
+        return self.local.end([self.num_steps])[0]
+
+
 def test_an_optimizer_is_at_first_the_server_s() -> None:
     optimizer = Optimizer(1.0)
     assert (optimizer.client, optimizer.seed, optimizer.round) == (SERVER, 0, 0)
@@ -46,36 +79,30 @@ def test_a_client_goes_on_where_it_ended_whoever_came_between() -> None:
     Client 1: v = 4, 6 | 3. Client 2: v = 8.
     """
     optimizer = Optimizer(1.0, modules=[("momentum", {"beta": 0.5})])
-    optimizer.begin_client(client=1, round=1, kept=None)
-    assert run_round(optimizer, [4.0, 4.0]) == [-4.0, -6.0]
-    kept = optimizer.end_client()
-    optimizer.begin_client(client=2, round=1, kept=None)
-    assert run_round(optimizer, [8.0]) == [-8.0]
-    optimizer.begin_client(client=1, round=2, kept=kept)
-    assert run_round(optimizer, [0.0]) == [-3.0]
-    assert optimizer.client == 1
+    client = Client(optimizer, 1)
+    assert client.run([4.0, 4.0]) == [-4.0, -6.0]
+    kept = client.end()
+    assert Client(optimizer, 2).run([8.0]) == [-8.0]
+    assert Client(optimizer, 1, round=2, kept=kept).run([0.0]) == [-3.0]
 
 
 def test_schedules_by_rounds_follow_the_run_for_a_client_that_comes_late() -> None:
     # Round 3 has the rate 1 · 0.5²
     optimizer = Optimizer(Exponential(base=1.0, factor=0.5))
-    optimizer.begin_client(client=1, round=3, kept=None)
-    assert run_round(optimizer, [-1.0, -1.0]) == [0.25, 0.25]
-    assert optimizer.round == 3
-    assert optimizer.end_client() is None
+    client = Client(optimizer, 1, round=3)
+    assert client.run([-1.0, -1.0]) == [0.25, 0.25]
+    assert client.end() is None
 
 
 def test_schedules_by_steps_follow_each_client_s_own_steps() -> None:
     # Client 1 takes steps 1, 2 | 3 whatever round it is in, with the rates 1, 1/2 | 1/4.
     optimizer = Optimizer(Exponential(base=1.0, factor=0.5, unit="step"))
-    optimizer.begin_client(client=1, round=1, kept=None)
-    assert run_round(optimizer, [-1.0, -1.0]) == [1.0, 0.5]
-    kept = optimizer.end_client()
+    client = Client(optimizer, 1)
+    assert client.run([-1.0, -1.0]) == [1.0, 0.5]
+    kept = client.end()
     assert kept == KeptState(num_steps=2, modules=(), regularizers=())
-    optimizer.begin_client(client=2, round=4, kept=None)
-    assert run_round(optimizer, [-1.0]) == [1.0]
-    optimizer.begin_client(client=1, round=5, kept=kept)
-    assert run_round(optimizer, [-1.0]) == [0.25]
+    assert Client(optimizer, 2, round=4).run([-1.0]) == [1.0]
+    assert Client(optimizer, 1, round=5, kept=kept).run([-1.0]) == [0.25]
 
 
 def test_a_client_s_noise_depends_on_its_id_and_the_round_alone() -> None:
@@ -83,8 +110,8 @@ def test_a_client_s_noise_depends_on_its_id_and_the_round_alone() -> None:
     optimizer.seed = 3
     drawn = {}
     for client, number in [(1, 1), (2, 1), (1, 2), (1, 1)]:
-        optimizer.begin_client(client=client, round=number, kept=None)
-        drawn.setdefault((client, number), []).append(run_round(optimizer, [0.0])[0])
+        one = Client(optimizer, client, round=number)
+        drawn.setdefault((client, number), []).append(one.step(0.0))
     assert drawn[1, 1][0] == drawn[1, 1][1]
     assert len({values[0] for values in drawn.values()}) == 3
     assert optimizer.seed == 3
@@ -104,10 +131,9 @@ def test_a_client_s_noise_depends_on_its_id_and_the_round_alone() -> None:
 def test_what_is_to_be_kept_is_known_beforehand(options: dict[str, Any], keeps: bool) -> None:
     optimizer = Optimizer(0.1, **options)
     assert optimizer.keeps_state is keeps
-    optimizer.begin_client(client=1, round=1, kept=None)
-    optimizer.start_round()
-    optimizer.run_train_step(Quadratic({"w": [1.0]}), None)
-    assert (optimizer.end_client() is not None) is keeps
+    client = Client(optimizer, 1)
+    client.step(1.0)
+    assert (client.end() is not None) is keeps
 
 
 @dataclass(frozen=True)
@@ -130,16 +156,16 @@ def test_what_is_kept_is_what_the_class_itself_says_and_no_weight_is_made_up_to_
     for plugin, keeps in ((Averaging(), True), (Forgetful(), False)):
         optimizer = Optimizer(0.1, modules=[plugin])
         assert optimizer.keeps_state is keeps
-        optimizer.begin_client(client=1, round=1, kept=None)
-        run_round(optimizer, [1.0])
-        assert (optimizer.end_client() is not None) is keeps
+        client = Client(optimizer, 1)
+        client.step(1.0)
+        assert (client.end() is not None) is keeps
 
 
 def test_what_scaffold_keeps_is_one_vector() -> None:
     optimizer = Optimizer(0.1, modules=["scaffold-client"])
-    optimizer.begin_client(client=1, round=1, kept=None)
-    run_round(optimizer, [2.0, 4.0])
-    kept = optimizer.end_client()
+    client = Client(optimizer, 1)
+    client.run([2.0, 4.0])
+    kept = client.end()
     assert kept is not None
     assert kept.modules[0]["own"] == vector(w=[3.0])
     assert kept.modules[0].keys() == {"own", "is_new"}
@@ -148,8 +174,7 @@ def test_what_scaffold_keeps_is_one_vector() -> None:
 def test_a_kept_state_of_other_plug_ins_is_a_key_error() -> None:
     optimizer = Optimizer(0.1, modules=["momentum"])
     with pytest.raises(KeyError, match="modules: 0 states for 1 plug-ins"):
-        optimizer.begin_client(client=1, round=1, kept=KeptState(0, (), ()))
-    assert optimizer.client == SERVER
+        Client(optimizer, 1, kept=KeptState(0, (), ()))
 
 
 def test_variables_come_and_go_by_aux_name() -> None:
@@ -201,29 +226,24 @@ class Owner(OptiModule):
 
 
 def test_steps_of_a_client_s_round_own_what_the_step_before_them_left() -> None:
-    """Unless something came between that may have handed it on."""
     optimizer = Optimizer(1.0, modules=[Owner()])
-    assert run_round(optimizer, [0.0, 0.0]) == [0, 0]  # a round that nobody has begun
-    optimizer.begin_client(client=1, round=1, kept=None)
-    assert run_round(optimizer, [0.0] * 3) == [0, 1, 1]
-    optimizer.collect_aux_var()
-    assert run_step(optimizer) == 0
-    assert run_step(optimizer) == 1
-    optimizer.export_state()
-    assert run_step(optimizer) == 0
-    optimizer.end_client()
-    assert [run_step(optimizer), run_step(optimizer)] == [0, 0]
+    assert run_round(optimizer, [0.0, 0.0]) == [0, 0]
+    assert Client(optimizer, 1).run([0.0] * 3) == [0, 1, 1]
 
 
-def run_step(optimizer: Optimizer) -> float:
-    return optimizer.compute_updates_from_gradients(Quadratic({}), vector(w=[0.0]))["w"].item()
-
-
-def test_an_exported_state_outlives_steps_that_overwrite_theirs() -> None:
+def test_an_exported_state_outlives_later_steps() -> None:
     optimizer = Optimizer(1.0, modules=["scaffold-client", "adam", ("rmsprop", {"beta": 0.5})])
-    optimizer.begin_client(client=1, round=1, kept=None)
     run_round(optimizer, [1.0, 2.0])
     exported = optimizer.export_state()
-    ahead = [run_step(optimizer) for _ in range(3)]
+    ahead = run_round(optimizer, [0.0] * 3)
     optimizer.import_state(exported)
-    assert [run_step(optimizer) for _ in range(3)] == ahead
+    assert run_round(optimizer, [0.0] * 3) == ahead
+
+
+def test_a_kept_state_outlives_rounds_that_overwrite_theirs() -> None:
+    optimizer = Optimizer(1.0, modules=["scaffold-client", "adam", ("rmsprop", {"beta": 0.5})])
+    first = Client(optimizer, 1)
+    first.run([1.0, 2.0])
+    kept = first.end()
+    ahead = Client(optimizer, 1, round=2, kept=kept).run([0.0] * 3)
+    assert Client(optimizer, 1, round=2, kept=kept).run([0.0] * 3) == ahead

@@ -3,7 +3,7 @@
 import pytest
 from toy_models import Quadratic, vector
 
-from simfl.optimizer import Context, Optimizer, Regularizer
+from simfl.optimizer import Context, LocalOptimizer, Optimizer, Regularizer
 
 GRADIENTS, WEIGHTS = vector(w=[1.0, 1.0, 1.0]), vector(w=[2.0, 0.0, -4.0])
 
@@ -39,9 +39,10 @@ def test_fedprox_pulls_towards_the_weights_of_the_round_s_first_step() -> None:
 def test_fedprox_keeps_nothing_between_rounds() -> None:
     model = Quadratic({"w": [1.0]})
     optimizer = Optimizer(0.1, regularizers=["fedprox"])
-    optimizer.start_round()
-    optimizer.run_train_step(model, None)
-    assert optimizer.end_client() is None
+    local = LocalOptimizer(optimizer, stacked=False)
+    local.begin((1,), round=1, kept=[None], aux={})
+    local.apply_gradients(model, vector(w=[1.0]))
+    assert local.end([1]) == [None]
     assert not optimizer.keeps_state
 
 

@@ -1,0 +1,193 @@
+"""LocalOptimizer: the clients' Optimizer in a round, for one client or for a stack of them.
+
+Shapes: C clients of a stack, A those that still have steps to do, a prefix of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from simfl.optimizer.optimizer import Optimizer
+from simfl.optimizer.pipeline import PlugIn, States, SteppedModel, apply_step, keep_rows, keep_state
+from simfl.optimizer.plugin import AuxVar, Context, State
+from simfl.optimizer.schedule import Rate, Rates, goes_by_steps, rate_at
+from simfl.optimizer.state import (
+    complete_state,
+    join_states,
+    repeat_tensors,
+    rows_of,
+    stack_states,
+)
+from simfl.states import KeptState
+from simfl.vector import Scalar, Vector, move
+
+
+class LocalOptimizer:
+    """Trains clients with an Optimizer's plug-ins and rates, from ``begin`` to ``end``.
+
+    The states of a round are seen by nothing else until it has ended: so a step may overwrite what
+    the step before it made (``Context.owns_state``), which saves large models fresh memory. A
+    step that raises an exception may leave states half changed; they count only after ``end``.
+
+    Clients of a stack end in order from the last one; the others go on as a narrower stack
+    (``narrow``).
+
+    Args:
+        optimizer: the clients'; it is read, and stays as it is.
+        stacked: whether Vectors have a client axis.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, stacked: bool) -> None:
+        self._optimizer = optimizer
+        self._stacked = stacked
+
+    def begin(
+        self,
+        clients: Sequence[int],
+        *,
+        round: int,
+        kept: Sequence[KeptState | None],
+        aux: Mapping[str, AuxVar],
+        like: Vector | None = None,
+    ) -> None:
+        """Begin a round.
+
+        Args:
+            clients: [C] ids; one without a stack.
+            round: which round, from 1.
+            kept: [C] what each has kept; None of a new one.
+            aux: what the server shares.
+            like: for a stack, a Vector with the names, shapes and dtypes of one client's gradients.
+
+        Raises:
+            KeyError: unless a kept state has a state for each plug-in, and ``aux`` has a module.
+        """
+        self._pipeline = self._optimizer.pipeline
+        self._clients, self._round, self._step = tuple(clients), round, 0
+        self._num_steps = [state.num_steps if state else 0 for state in kept]
+        self._ended: list[States] = []
+        self._is_filled = False
+        if not self._stacked:
+            self._states = self._begun(kept[0], aux)
+        elif any(kept):
+            assert like is not None, "a stack of clients that have kept a state needs like"
+            self._states = self._stack(kept, aux, like)
+            self._is_filled = True
+        else:
+            # All are alike until the first gradients, which fill in what is missing for each.
+            begun = self._begun(None, aux)
+            self._states = tuple(repeat_tensors(state, len(clients)) for state in begun)
+
+    def narrow(self, num_active: int) -> None:
+        """Let the clients after the first so many end."""
+        self._ended.append(_rows(self._states, slice(num_active, None)))
+        self._states = _rows(self._states, slice(num_active))
+        self._clients = self._clients[:num_active]
+
+    @torch.no_grad()
+    def apply_gradients(self, model: SteppedModel, gradients: Vector) -> None:
+        """Run a step of the active clients, and update the model.
+
+        Args:
+            model: of one client, or of the A active clients.
+            gradients: likewise; of a stack [A, ...].
+        """
+        device = gradients.tensors[0].device
+        rates = Rates(
+            self._rate(self._optimizer.lrate, device), self._rate(self._optimizer.w_decay, device)
+        )
+        self._step += 1
+        weights = self._pipeline.read_weights(model, rates)
+        values = gradients
+        if self._pipeline.plugins:
+            if not self._is_filled:
+                self._states = self._pipeline.fill(self._states, gradients)
+                self._is_filled = True
+            owns = self._step > 1 and not self._stacked  # rows of a stack may share leaves
+            context = Context(
+                self._optimizer.seed, self._clients, self._round, self._step, owns_state=owns
+            )
+            values, self._states = self._pipeline.run(gradients, weights, self._states, context)
+        apply_step(model, values, weights, rates=rates, like=gradients)
+
+    def end_steps(self) -> None:
+        """Join the rows of all clients of a stack, in order; no step follows."""
+        if self._ended:
+            parts = [self._states, *reversed(self._ended)]
+            self._states, self._ended = _for_each_plugin(join_states, parts), []
+
+    def collect_aux_var(self) -> dict[str, AuxVar]:
+        """Return what the clients share, by aux name: of a stack a row for each, or one value."""
+        return self._pipeline.collect_aux_var(self._states)
+
+    def merge_rows(self, aux: dict[str, AuxVar], rows: Sequence[int]) -> dict[str, AuxVar]:
+        """Merge what some clients of a stack share, in order, by each module's rule."""
+        return self._pipeline.exchange.merge_rows(aux, rows) if self._stacked else aux
+
+    def end(self, steps: Sequence[int]) -> list[KeptState | None]:
+        """Return what each client keeps; None if that is nothing.
+
+        Args:
+            steps: [C] how many steps each has taken in the round.
+        """
+        if not self._optimizer.keeps_state:
+            return [None] * len(steps)
+        counts = goes_by_steps(self._optimizer.lrate, self._optimizer.w_decay)
+        totals = [n + new if counts else 0 for n, new in zip(self._num_steps, steps, strict=True)]
+        pairs = zip(self._pipeline.plugins, self._states, strict=True)
+        by_plugin = [self._kept(plugin, state, len(steps)) for plugin, state in pairs]
+        return [
+            KeptState(total, **self._pipeline.by_kind(states)) if total or any(states) else None
+            for total, states in zip(totals, _by_client(by_plugin, len(steps)), strict=True)
+        ]
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _begun(self, kept: KeptState | None, aux: Mapping[str, AuxVar]) -> States:
+        """Return the states of one client, or of all that are alike, when the round begins."""
+        states = self._pipeline.states_of(kept) if kept else self._pipeline.empty()
+        return self._pipeline.start_round(self._pipeline.process_aux_var(states, aux))
+
+    def _stack(
+        self, kept: Sequence[KeptState | None], aux: Mapping[str, AuxVar], like: Vector
+    ) -> States:
+        """Return the states of clients of which some have kept theirs, filled in."""
+        fresh = self._pipeline.fill(self._pipeline.empty(), like)
+        device = like.tensors[0].device
+        known = kept if device.type == "cpu" else move(list(kept), device)
+        each = [tuple(map(complete_state, self._begun(state, aux), fresh)) for state in known]
+        return _for_each_plugin(stack_states, each)
+
+    def _kept(self, plugin: PlugIn, state: State, num_clients: int) -> list[State]:
+        """Return what each client keeps of a plug-in's state, in memory of its own."""
+        if not self._stacked:
+            return [keep_state(plugin, state)]
+        rows = keep_rows(plugin, state, num_clients)
+        return [{key: leaf.clone() for key, leaf in row.items()} for row in rows]
+
+    def _rate(self, rate: Rate, device: torch.device) -> Scalar:
+        """Return the rate of the step: one number, or [A] where it goes by a client's own steps."""
+        if not goes_by_steps(rate):
+            return rate_at(rate, round=self._round, num_steps=0)
+        counts = [before + self._step for before in self._num_steps[: len(self._clients)]]
+        rates = [rate_at(rate, round=self._round, num_steps=count) for count in counts]
+        if not self._stacked:
+            return rates[0]
+        return torch.tensor(rates, dtype=torch.float64, device=device)
+
+
+def _rows(states: States, rows: slice) -> States:
+    return tuple(rows_of(state, rows) for state in states)
+
+
+def _for_each_plugin(
+    function: Callable[[Sequence[State]], State], parts: Sequence[States]
+) -> States:
+    """Make one state for each plug-in of those that clients, or parts of a stack, have."""
+    return tuple(map(function, zip(*parts, strict=True)))
+
+
+def _by_client(by_plugin: Sequence[list[State]], num_clients: int) -> list[States]:
+    return [tuple(rows[c] for rows in by_plugin) for c in range(num_clients)]
