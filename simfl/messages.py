@@ -46,55 +46,57 @@ P = TypeVar("P")
 """What holds a partial: the value, or a reference to it."""
 
 NOT_FINITE = "not finite"
-"""Why an update with NaN or infinite values was left out."""
+"""The reason for dropping an update with NaN or infinite values."""
 
 Node: TypeAlias = tuple[int, int]
-"""A node (level, index) of the reduction tree: cohort positions index * 2**level and on."""
+"""A node (level, index) of the reduction tree; its first cohort position is index * 2**level."""
 
 
 @dataclass(frozen=True)
 class CohortPart:
-    """The clients of a cohort that one group of actors trains: neighbours in its order."""
+    """The contiguous clients of a cohort that one group of actors trains."""
 
     group: int
     begin: int
-    """Which of the cohort's clients is its first."""
+    """The index of its first client in the cohort."""
     end: int
-    """Which is the first that is not."""
+    """The index after its last client."""
     start: int
-    """The cohort position of its first client: ``begin``, and what stacks before it leave free."""
+    """The cohort position of its first client: ``begin`` plus the positions that the stacks
+    before it leave empty."""
     stack: int
-    """How many clients are trained in one computation, from ``start`` on; a power of two. Chunks
+    """The number of clients trained in one computation, from ``start`` on; a power of two. Chunks
     begin and end where stacks do."""
 
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Who takes part in a round, in the order of the reduction."""
+    """The clients that take part in a round, in the order of the reduction."""
 
     round: int
     """Counts from 1."""
     clients: tuple[int, ...]
     """[N] ids: those of a group together, longest local work first."""
     num_steps: tuple[int, ...] = ()
-    """[N] how many steps each is to do; empty: as many as the others."""
+    """[N] the number of steps of each; empty: all have the same number."""
     parts: tuple[CohortPart, ...] = ()
-    """Who trains whom, in order; empty: one group trains all, one client at a time."""
+    """Which group trains which clients, in order; empty: one group trains all, one client at a
+    time."""
 
     def split(self) -> tuple[CohortPart, ...]:
-        """Return the parts that the cohort is made of."""
+        """Return the parts of the cohort."""
         return self.parts or (CohortPart(0, 0, len(self.clients), 0, 1),)
 
     @property
     def num_positions(self) -> int:
-        """Where the reduction tree ends: N, and the positions that stacks leave free."""
+        """The width of the reduction tree: N plus the positions that stacks leave empty."""
         last = self.split()[-1]
         return last.start + last.end - last.begin
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A contiguous slice of the cohort, given to an actor in one call."""
+    """A contiguous slice of the cohort, trained by an actor in one call."""
 
     round: int
     start: int
@@ -102,9 +104,9 @@ class Chunk:
     clients: tuple[int, ...]
     """[K] ids."""
     cohort_size: int
-    """How many positions there are, which says where the reduction tree ends."""
+    """The number of positions in the whole cohort: the width of the reduction tree."""
     group: int = 0
-    """Whose actors train it."""
+    """The group whose actors train it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Broadcast:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a round starts from: all that a server must be given to be as it was."""
+    """What a round starts from: all that a server needs to be restored."""
 
     broadcast: Broadcast
     optimizer: OptimizerState
@@ -134,7 +136,7 @@ class Contribution:
     total: Any
     """In the aggregator's own form: a weighted sum of deltas, or all of them."""
     weight: float
-    """What the deltas were weighted with, added up."""
+    """The sum of the deltas' weights."""
     aux: dict[str, dict[str, Any]]
     """Auxiliary variables by aux name, merged."""
     sums: dict[str, float]
@@ -143,19 +145,19 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Partial:
-    """The part of the reduction that one chunk could complete."""
+    """The part of the reduction that one chunk completes."""
 
     start: int
-    """The chunk's first cohort position, by which a second copy is known."""
+    """The chunk's first cohort position, by which the server recognizes a second copy."""
     cohort_size: int
-    """How many positions there are, which says where the reduction tree ends."""
+    """The number of positions in the whole cohort: the width of the reduction tree."""
     nodes: dict[Node, Contribution | None]
-    """The roots of the chunk's subtrees. None: no client below it has contributed."""
+    """The roots of the chunk's subtrees. None: no client below has contributed."""
 
 
 @dataclass(frozen=True)
 class ClientReports:
-    """What K clients did in a round: a column for each fact, so that thousands stay cheap.
+    """Numbers of K clients' rounds, as columns: cheap for thousands of clients.
 
     All but ``seconds`` are the same bits on every backend.
     """
@@ -163,9 +165,9 @@ class ClientReports:
     client: IntColumn
     """[K] ids, in the order of the cohort."""
     num_examples: IntColumn
-    """[K] how many examples each trains on."""
+    """[K] the number of examples each trains on."""
     num_steps: IntColumn
-    """[K] how many steps each took."""
+    """[K] the number of steps each took."""
     train_loss: FloatColumn
     """[K] the mean over its steps of the loss before the step, by examples; 0 without any."""
     first_loss: FloatColumn
@@ -173,11 +175,11 @@ class ClientReports:
     last_loss: FloatColumn
     """[K] the loss of the last step's batch, before that step; NaN without any."""
     delta_norm: FloatColumn
-    """[K] the L2 norm of all that the delta holds; NaN where the client itself has failed."""
+    """[K] the L2 norm of the whole delta; NaN where the client itself has failed."""
     seconds: FloatColumn
     """[K] wall time; clients that are trained together share it by their steps."""
     dropped: dict[int, str]
-    """Client id -> why its update was dropped; only of clients whose update was."""
+    """Client id -> why its update was dropped; only those clients."""
 
     def __len__(self) -> int:
         return len(self.client)
@@ -194,18 +196,18 @@ class ChunkReport:
     seconds: float
     """Wall time on the actor."""
     state_bytes: int = 0
-    """The size of what its clients' optimizers keep."""
+    """The total size of its clients' new states."""
     keeping: tuple[int, ...] = ()
-    """The ids of the clients that keep something."""
+    """The ids of the clients that keep a state."""
 
 
 @dataclass(frozen=True)
 class ChunkTrace:
-    """A chunk, and what it took to have it trained."""
+    """A chunk's report, and how the chunk was trained."""
 
     report: ChunkReport
     actor: str
-    """Who trained it: ``client-3``, or ``inline``."""
+    """The actor that trained it: ``client-3``, or ``inline``."""
     retries: int = 0
     """How often it was lost with an actor before."""
 
@@ -217,60 +219,60 @@ class RoundTrace:
     chunks: tuple[ChunkTrace, ...]
     """By cohort position."""
     train_s: float
-    """Wall time until the last chunk had ended."""
+    """Wall time until the last chunk ended."""
     aggregate_s: float
     """Wall time of the server's step after that."""
     num_actors: int = 1
-    """How many were there to train clients."""
+    """The number of actors that train clients."""
 
 
 @dataclass(frozen=True)
 class RoundReport:
-    """Numbers of a whole round, as the server has counted them."""
+    """Numbers of a whole round, counted by the server."""
 
     round: int
     num_clients: int
-    """How many contributed."""
+    """Those that contributed."""
     num_dropped: int
     num_examples: int
-    """How many they hold, once each."""
+    """The examples these clients hold."""
     num_seen: int
-    """How many they have trained on, each as often as it was."""
+    """The examples in all their batches; one counts as often as it was trained on."""
     num_steps: int
     train_loss: float
     delta_norm: float
     """The L2 norm of the aggregated delta, trainable weights only."""
     sent_bytes: int
-    """What the server has sent to the cohort's clients: weights and auxiliary variables."""
+    """Sent by the server to the cohort's clients: weights and auxiliary variables."""
     received_bytes: int
-    """What those who contributed have sent back: deltas and auxiliary variables."""
+    """Sent by the clients that contributed: deltas and auxiliary variables."""
     aux_bytes: int
     """The part of both that is auxiliary variables."""
 
 
 @dataclass(frozen=True)
 class EvaluationChunk:
-    """What an actor is to evaluate in one call."""
+    """What an actor evaluates in one call."""
 
     split: Literal["test", "clients"]
-    """The central test split, or what clients hold."""
+    """The central test split, or the clients' own examples."""
     items: tuple[tuple[int, ...], ...]
     """Of the test split: numbers of batches. Of clients: ids. An item is never cut."""
     group: int = 0
-    """Whose actors evaluate it."""
+    """The group whose actors evaluate it."""
 
 
 @dataclass(frozen=True)
 class SaveOrder:
-    """What is to be written besides the server's snapshot and the clients' states."""
+    """What to write in a checkpoint besides the server's snapshot and the clients' states."""
 
     round: int
-    """The last round that the checkpoint holds."""
+    """The last round in the checkpoint."""
     scenario_hash: str
     positions: dict[str, Any]
     """What identifies the run and its files on resume; JSON values by name."""
     keep: int
-    """How many checkpoints stay."""
+    """The number of checkpoints to keep."""
 
 
 @dataclass(frozen=True)
@@ -302,11 +304,11 @@ class ChunkResult(Generic[P, H]):
 
     @staticmethod
     def join(report: ChunkReport, others: Sequence[H]) -> ChunkResult[H, H]:
-        """Return the result again.
+        """Return the result whose parts ``split`` returned.
 
         Args:
             report: the first part.
-            others: what holds the other parts, in their order.
+            others: the holders of the other parts, in order.
         """
         partial, *holders = others
         keeping, dropped = set(report.keeping), report.clients.dropped

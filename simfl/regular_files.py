@@ -26,7 +26,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     """Open a file for reading its bytes.
 
     Raises:
-        OSError: if it cannot be read, or is not a regular file; ``strerror`` says what it is.
+        OSError: if it cannot be read, or is not a regular file; ``strerror`` names the kind.
     """
     _require_regular(os.stat(path), path)  # before it is opened: some devices react to that
     # If it was replaced by a pipe in the meantime, opening it does not block.

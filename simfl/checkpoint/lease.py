@@ -3,9 +3,9 @@
 The writer keeps a file ``owner/000001.json`` there, which identifies it, and rewrites it every
 ``BEAT_S`` seconds as a heartbeat. A process that comes later reads it:
 
-- On the same machine, it can see whether the process with that pid and start time still runs, and
-  is refused or takes over immediately.
-- From another machine it cannot, and clocks may differ. So it watches the file: if it changes, its
+- On the same machine, it can see whether the process with that pid and start time is still
+  running, and is refused or takes over immediately.
+- On another machine it cannot, and clocks may differ. So it watches the file: if it changes, its
   writer is alive; if it does not change for ``LIMIT_S`` seconds, the writer counts as dead, as
   after a crash of its machine.
 
@@ -71,17 +71,17 @@ class Lease:
 
     Args:
         storage: the location.
-        tell: receives a message if it takes time to find out whether another process is writing.
+        notify: receives a message if it takes time to find out whether another process is writing.
 
     Raises:
         InputError: if another process writes there.
         CheckpointError: if the storage fails.
     """
 
-    def __init__(self, storage: Storage, *, tell: Callable[[str], None]) -> None:
+    def __init__(self, storage: Storage, *, notify: Callable[[str], None]) -> None:
         self._storage = storage
         self._owner = _this_process()
-        self._name = _take(storage, self._owner, tell=tell)
+        self._name = _take(storage, self._owner, notify=notify)
         self._is_lost = False
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -139,12 +139,12 @@ class Lease:
                 self._storage.write(self._name, [replace(self._owner, seen=time.time()).encode()])
 
 
-def _take(storage: Storage, owner: _Owner, *, tell: Callable[[str], None]) -> str:
+def _take(storage: Storage, owner: _Owner, *, notify: Callable[[str], None]) -> str:
     """Create the file with the next number; return its name."""
     for _ in range(_MAX_TRIES):
-        former = _read(storage)
-        _require_stale(storage, former, tell=tell)
-        number = max((int(Path(name).stem) for name in former), default=0) + 1
+        previous = _read(storage)
+        _require_stale(storage, previous, notify=notify)
+        number = max((int(Path(name).stem) for name in previous), default=0) + 1
         name = f"{OWNER_FOLDER}/{number:06d}.json"
         if not storage.create(name, owner.encode()):
             time.sleep(_RETRY_S)
@@ -153,22 +153,22 @@ def _take(storage: Storage, owner: _Owner, *, tell: Callable[[str], None]) -> st
         mine = _parse(present.pop(name, b""))
         if mine is None or mine.token != owner.token:
             continue
-        if not present.keys() <= former.keys():  # another process came at the same moment
+        if not present.keys() <= previous.keys():  # another process came at the same moment
             storage.delete(name)
             continue
         for stale in present:
             storage.delete(stale)
         return name
     raise InputError(
-        f"{storage.location}/{name} cannot be created: other processes want the place, too, or "
-        "what has that name is not a regular file; delete it, or choose another place"
+        f"{storage.location}/{name} cannot be created: other processes use this location, too, or "
+        "it exists and is not a regular file; delete it, or use another location"
     )
 
 
 def _require_stale(
-    storage: Storage, files: Mapping[str, bytes], *, tell: Callable[[str], None]
+    storage: Storage, files: Mapping[str, bytes], *, notify: Callable[[str], None]
 ) -> None:
-    """Raise an error if one of these files belongs to a process that still writes."""
+    """Raise an error if one of these files belongs to a process that is still writing."""
     doubtful = {}
     for name, text in files.items():
         is_alive = _is_alive(_parse(text))
@@ -179,7 +179,7 @@ def _require_stale(
     if not doubtful:
         return
     who = _named(_parse(next(iter(doubtful.values()))))
-    tell(f"{storage.location} belongs to {who}; waiting {LIMIT_S:.0f} s for a heartbeat")
+    notify(f"{storage.location} belongs to {who}; waiting {LIMIT_S:.0f} s for a heartbeat")
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         time.sleep(_LOOK_S)
@@ -242,7 +242,7 @@ def _this_process() -> _Owner:
 
 
 def _is_alive(owner: _Owner | None) -> bool | None:
-    """Say whether a process still runs; None if this cannot be determined from here."""
+    """Return whether a process is still running; None if this machine cannot determine it."""
     if owner is None or owner.machine != _machine():
         return None
     if began := _start_of(owner.pid):
@@ -252,7 +252,7 @@ def _is_alive(owner: _Owner | None) -> bool | None:
             os.kill(owner.pid, 0)
         except (ProcessLookupError, OverflowError):
             return False
-    return None  # this process, or another one that has got its pid since
+    return None  # this process, or a later one with the same pid
 
 
 def _machine() -> str:

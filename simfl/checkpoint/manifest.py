@@ -1,4 +1,4 @@
-"""The manifest: a checkpoint's last file, without which it does not count."""
+"""The manifest: a checkpoint's last file, which makes it count; and the names of its files."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from simfl.errors import CheckpointError
 from simfl.states import Checksum, ShardInfo, Storage, shard_file
 
 FORMAT: Final = 1
-"""The version of the format that is written, and the only one that is read."""
+"""The version of the format that is written, and the only one that can be read."""
 
 _MAX_BYTES: Final = 1 << 28
-"""No more is read; the manifest of ten million clients is a third of that."""
+"""The maximum size that is read; the manifest of ten million clients has a third of that."""
 _MANIFEST = re.compile(r"round-(\d{6,})/manifest\.json")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint consists of."""
+    """Lists the files of a checkpoint."""
 
     round: int
-    """How many rounds have been committed."""
+    """The number of rounds that have been committed."""
     scenario_hash: str
     simfl: str
     """The version of simfl that wrote it."""
     torch: str
     """The version of torch that wrote it."""
     server: Checksum
-    """Of the file with all but the clients' states."""
+    """Of the file with everything but the clients' states."""
     shards: tuple[ShardInfo, ...]
-    """Every shard that holds a state the checkpoint uses; they may hold others too."""
+    """All shards with a state that the checkpoint uses; they may hold others, too."""
 
 
 def round_folder(round: int) -> str:
@@ -63,7 +63,7 @@ def find_manifests(files: dict[str, int]) -> list[int]:
 
 
 def write_manifest(storage: Storage, manifest: Manifest) -> None:
-    """Write the manifest: from here on the checkpoint counts."""
+    """Write the manifest; the checkpoint counts from now on."""
     storage.write(manifest_file(manifest.round), [_encode(manifest)])
 
 
@@ -71,7 +71,7 @@ def read_manifest(storage: Storage, round: int) -> Manifest:
     """Read a manifest and check it against its own checksum.
 
     Raises:
-        CheckpointError: if it is damaged, of an unknown format, or names files elsewhere.
+        CheckpointError: if it is damaged, has an unknown format, or names files elsewhere.
     """
     data = storage.read_range(manifest_file(round), 0, _MAX_BYTES)
     try:
@@ -87,7 +87,7 @@ def read_manifest(storage: Storage, round: int) -> Manifest:
 def _decode(body: dict[str, Any], data: bytes, round: int) -> Manifest:
     try:
         manifest = _parse(body)
-        is_whole = _encode(manifest) == data  # any other bytes, even other spaces, are not ours
+        is_whole = _encode(manifest) == data  # other bytes, even other spaces, are not by simfl
     except (ValueError, KeyError, TypeError):
         is_whole = False
     if not is_whole:

@@ -1,4 +1,4 @@
-"""Old checkpoints are deleted, and the shards that nothing refers to any more."""
+"""Delete old checkpoints, and shards that are no longer in use."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FOLDER = re.compile(r"round-(\d{6,})/.+")
 def prune(storage: Storage, *, keep: int, in_use: Collection[str] = ()) -> None:
     """Delete all but the newest checkpoints, and the shards that none of those uses.
 
-    Manifests go first: an interruption leaves files that nothing refers to, which the next call
-    deletes, and never a checkpoint without its files.
+    Manifests are deleted first. So an interruption may leave unused files, which the next call
+    deletes, but never a checkpoint without its files.
 
     Args:
         storage: where checkpoints are.
         keep: how many to keep, at least 1. Those with a damaged manifest do not count.
-        in_use: names of shards to spare: those that are being written, that a run's states lie
-            in now, or that the next checkpoint will use.
+        in_use: names of shards to keep: those being written, those with a run's current states,
+            and those that the next checkpoint will use.
 
     Raises:
         CheckpointError: if the storage fails.
@@ -51,7 +51,7 @@ def prune(storage: Storage, *, keep: int, in_use: Collection[str] = ()) -> None:
 def delete_unused_shards(storage: Storage, *, in_use: Collection[str]) -> None:
     """Delete the shards that no checkpoint refers to and that are not in use.
 
-    While a checkpoint's manifest cannot be read, nobody knows what it refers to, and all stay.
+    If a checkpoint's manifest cannot be read, its shards are unknown, and all are kept.
 
     Args:
         storage: where checkpoints are.
@@ -72,7 +72,7 @@ def _try_read(storage: Storage, round: int) -> Manifest | None:
 
 
 def _delete_folders(storage: Storage, files: Iterable[str], oldest: int) -> None:
-    """Delete what is left of the rounds before the oldest that is kept."""
+    """Delete the remaining files of the rounds before the oldest that is kept."""
     matches = map(_FOLDER.fullmatch, files)
     for round in sorted({int(match[1]) for match in matches if match is not None}):
         if round < oldest:
@@ -84,7 +84,7 @@ def _delete_shards(
 ) -> None:
     used = {shard_file(name) for name in in_use}
     for manifest in kept:
-        if manifest is None:  # it may be a later version's, and no one knows what it refers to
+        if manifest is None:  # perhaps of a later version, with unknown shards
             return
         used |= {shard_file(shard.name) for shard in manifest.shards}
     for name in storage.list_files(STATES_FOLDER):

@@ -1,8 +1,8 @@
-"""Raw states to and from JSON, bit for bit, and checked against the plug-ins they are for.
+"""States to and from JSON, bit for bit, and checked against the plug-ins they belong to.
 
 A tensor becomes ``{"tensor": [dtype, shape, data]}`` and a Vector ``{"vector": [[name, dtype,
-shape, data], ...], "stacked": bool}``, data being the little-endian memory in base 64. Text is not
-used for numbers, so NaN, infinities, -0.0 and denormals come back as they were.
+shape, data], ...], "stacked": bool}``, data being the little-endian memory in base 64. Numbers are
+not converted to text, so NaN, infinities, -0.0 and denormals are restored exactly.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def decode_optimizer_state(
     )
     try:
         digest = _digest({name: encoded[name] for name in names - {"digest"}})
-    except (TypeError, ValueError):  # what is no JSON is not as it was written
+    except (TypeError, ValueError):  # not JSON, so not as it was saved
         digest = None
     if digest is None or encoded["digest"] != digest:
-        raise KeyError("optimizer state: is damaged: its digest is not that of what it holds")
+        raise KeyError("optimizer state: is damaged: its digest does not match its contents")
     return state
 
 

@@ -16,12 +16,12 @@ Leaf = TypeVar("Leaf", Vector, Tensor)
 
 
 def fill_state(plugin: OptiModule | Regularizer, state: State, like: Vector) -> State:
-    """Return the state with what it still lacks filled in, on the device of the gradients.
+    """Return the state with missing entries filled in by ``init``, on the gradients' device.
 
     Args:
-        plugin: whose state it is.
-        state: the empty dict, a former state, or what auxiliary variables have put in.
-        like: the gradients; for a stack of C clients each leaf that is filled in gets an axis C.
+        plugin: the plug-in whose state it is.
+        state: the empty dict, a previous state, or the entries set by auxiliary variables.
+        like: the gradients; for a stack of C clients, each new leaf gets a leading axis C.
     """
     if like.num_clients is None:
         fresh = plugin.init(like)
@@ -32,9 +32,9 @@ def fill_state(plugin: OptiModule | Regularizer, state: State, like: Vector) -> 
 
 
 def complete_state(state: State, fresh: State) -> State:
-    """Return a client's state with what it lacks of a fresh one, as Vectors of its own.
+    """Return a client's state with missing entries from a fresh one, as Vectors of its own.
 
-    Their memory is the same for all clients, until they are stacked.
+    All clients share their memory until they are stacked.
     """
     missing = fresh.keys() - state.keys()
     own = {key: fresh[key] for key in missing}
@@ -56,11 +56,11 @@ def repeat_tensors(state: State, num_clients: int) -> State:
 def stack_states(states: Sequence[State]) -> State:
     """Stack the states of C clients: every leaf gets a leading axis C.
 
-    A Vector that is one and the same object for all clients, as what the server sends them is,
-    stays one Vector: arithmetic broadcasts it.
+    A Vector that is the same object for all clients, such as one sent by the server, stays one
+    Vector, which arithmetic broadcasts.
 
     Raises:
-        VectorError: unless all have the same entries; ``fill_state`` sees to that.
+        VectorError: unless all have the same entries, as ``fill_state`` ensures.
     """
     for state in states[1:]:
         if state.keys() != states[0].keys():
@@ -72,23 +72,23 @@ def stack_states(states: Sequence[State]) -> State:
 
 
 def rows_of(state: State, rows: slice) -> State:
-    """Return some rows of a stack's state: views, and what all clients share."""
+    """Return some rows of a stack's state: views, and the leaves that all clients share."""
     return {key: _rows(leaf, rows) for key, leaf in state.items()}
 
 
 def join_states(parts: Sequence[State]) -> State:
-    """Put the rows of several stacks after one another; what all share must be the same object."""
+    """Concatenate the rows of several stacks; leaves that all share must be the same object."""
     return {key: _join([part[key] for part in parts]) for key in parts[0]}
 
 
 def unstack_state(state: State, num_clients: int) -> list[State]:
-    """Return each client's state: views of the stack, and what all share."""
+    """Return each client's state: views of the stack, and the leaves that all share."""
     columns = {key: _each(leaf, num_clients) for key, leaf in state.items()}
     return [{key: column[c] for key, column in columns.items()} for c in range(num_clients)]
 
 
 def move_beside(leaf: Leaf, like: Vector) -> Leaf:
-    """Return the leaf on the device of the other Vector; itself where it is there already."""
+    """Return the leaf on the device of the other Vector; itself if it is already there."""
     if isinstance(leaf, Tensor):
         return leaf.to(like.tensors[0].device)
     if all(tensor.device == like[name].device for name, tensor in leaf.items()):

@@ -47,7 +47,7 @@ def hold(
     places = [open_storage(folder), _place(scenario, folder)]
     if Path(places[1].location).is_relative_to(places[0].location):
         places.pop()
-    return [held.enter_context(Lease(place, tell=notify)) for place in places]
+    return [held.enter_context(Lease(place, notify=notify)) for place in places]
 
 
 def _place(scenario: Scenario, folder: Path) -> Storage:

@@ -37,7 +37,7 @@ _MAX_HEADER = 100_000_000  # what other readers accept at most
 
 @dataclass(frozen=True)
 class Checksum:
-    """How to know a file again."""
+    """Identifies a file's contents."""
 
     sha256: str
     """In hex digits."""
@@ -45,7 +45,7 @@ class Checksum:
 
     @classmethod
     def of(cls, pieces: Iterable[Piece]) -> Checksum:
-        """Take the checksum of pieces that follow one another.
+        """Return the checksum of consecutive pieces.
 
         >>> Checksum.of([b"ab", b"c"]) == Checksum.of([b"abc"])
         True
@@ -59,7 +59,7 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Region:
-    """Where a tensor lies in a file."""
+    """Where a tensor is in a file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -71,12 +71,12 @@ class Region:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself."""
+    """A file's description of itself."""
 
     metadata: dict[str, str]
     regions: dict[str, Region]
     num_bytes: int
-    """The size that the whole file has if it is whole."""
+    """The size of the file if it is whole."""
 
 
 def encode_file(value: Any) -> bytes:
@@ -91,7 +91,7 @@ def encode_file(value: Any) -> bytes:
 def encode_pieces(value: Any) -> list[Piece]:
     """Return what ``encode_file`` does, in pieces that share the memory of the value's tensors."""
     skeleton, found = encode_tree(value)
-    # Wide types first: each tensor then lies where a reader may use it without a copy.
+    # Wide types first: each tensor is then aligned, and a reader need not copy it.
     tensors = dict(sorted(found.items(), key=lambda item: -item[1].element_size()))
     described = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     metadata = {METADATA_KEY: _dump(skeleton)}
@@ -106,7 +106,7 @@ def decode_file(data: bytes, *, name: str = "the file") -> Any:
         name: the file's, for messages.
 
     Raises:
-        CheckpointError: if the bytes are cut off, damaged, or not of a file that simfl wrote.
+        CheckpointError: if the bytes are truncated, damaged, or not those of a file by simfl.
     """
     try:
         header = parse_header(data)
@@ -114,7 +114,7 @@ def decode_file(data: bytes, *, name: str = "the file") -> Any:
             raise CheckpointError(f"it has {len(data)} bytes instead of {header.num_bytes}")
         return decode_tree(_parse_skeleton(header.metadata), _read_all(data, header.regions))
     except CheckpointError as error:
-        raise CheckpointError(f"{name} is damaged, or no file of simfl's: {error}") from None
+        raise CheckpointError(f"{name} is damaged, or was not written by simfl: {error}") from None
 
 
 def _dump(skeleton: Any) -> str:
@@ -130,7 +130,7 @@ def _parse_skeleton(metadata: Mapping[str, str]) -> Any:
     try:
         return json.loads(metadata[METADATA_KEY])
     except (ValueError, RecursionError):
-        raise CheckpointError("its skeleton is no JSON") from None
+        raise CheckpointError("its skeleton is not JSON") from None
 
 
 def _read_all(data: bytes, regions: Mapping[str, Region]) -> dict[str, Tensor]:
@@ -152,11 +152,11 @@ def build_header(
     """Return the bytes that come before the tensors.
 
     Args:
-        described: name -> (type, shape), in the order in which the memory follows.
+        described: name -> (type, shape), in the order of the memory.
         metadata: text by name.
 
     Raises:
-        CheckpointError: if other readers would find it too long.
+        CheckpointError: if it is longer than other readers accept.
     """
     header: dict[str, Any] = {_METADATA: dict(metadata)}
     end = 0
@@ -175,13 +175,16 @@ def build_header(
 
 
 def header_length(start: bytes) -> int:
-    """Return how long length and header are together, from the first 8 bytes of a file.
+    """Return the length of the header, including the length's own 8 bytes.
+
+    Args:
+        start: at least the first 8 bytes of a file.
 
     Raises:
         CheckpointError: if these are not the first bytes of a safetensors file.
     """
     if len(start) < 8:
-        raise CheckpointError("it is cut off")
+        raise CheckpointError("it is truncated")
     (length,) = struct.unpack("<Q", start[:8])
     if length > _MAX_HEADER:
         raise CheckpointError("it is not a safetensors file")
@@ -189,15 +192,15 @@ def header_length(start: bytes) -> int:
 
 
 def parse_header(head: bytes) -> Header:
-    """Read a header: the tensors' memory need not follow.
+    """Read a header; the tensors' memory need not follow.
 
     Raises:
-        CheckpointError: if it is cut off, or its tensors are not of known types and one after the
-            other without gaps.
+        CheckpointError: if it is truncated, or its tensors are of unknown types, overlap or leave
+            gaps.
     """
     end = header_length(head)
     if len(head) < end:
-        raise CheckpointError("it is cut off")
+        raise CheckpointError("it is truncated")
     try:
         header = json.loads(head[8:end].decode("ascii"), parse_constant=_refuse_constant)
         metadata = header.pop(_METADATA, {})
@@ -215,7 +218,7 @@ def _parse_region(entry: dict[str, Any], offset: int) -> Region:
     if any(type(number) is not int or number < 0 for number in (*shape, start, stop)):
         raise ValueError("shapes and offsets are whole numbers")
     if stop - start != _num_bytes(dtype, shape):
-        raise ValueError("a tensor's memory and its shape do not fit")
+        raise ValueError("a tensor's memory and its shape do not match")
     return Region(dtype, shape, offset + start, offset + stop)
 
 
@@ -233,4 +236,4 @@ def _num_bytes(dtype: torch.dtype, shape: Sequence[int]) -> int:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -33,11 +33,11 @@ _ANY_OTHER = "check the storage, or choose another place for checkpoints"
 class LocalStorage:
     """Files below a folder; see ``Storage``.
 
-    A file is written aside, flushed to the disk, and then renamed: after a crash, of the machine
-    too, it is there as a whole or as it was before.
+    A file is written under a temporary name, flushed to the disk and renamed. So after a crash,
+    even of the machine, there is either the new file or the previous one.
 
     Args:
-        folder: made when first written to.
+        folder: created by the first write.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,7 +67,7 @@ class LocalStorage:
             _sync_folder(target.parent)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless one of that name exists; say whether it was written."""
+        """Write a file unless one of that name exists; return whether it was written."""
         target = self._path(name)
         aside = _aside(target)
         with explained("write", target):
@@ -90,7 +90,7 @@ class LocalStorage:
             return file.read()
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """Return the bytes from start to stop, fewer where the file ends before."""
+        """Return the bytes from start to stop, or to the end of the file."""
         with explained("read", self._path(name)), open_regular(self._path(name)) as file:
             file.seek(start)
             return file.read(stop - start)
@@ -102,7 +102,7 @@ class LocalStorage:
                 yield chunk
 
     def list_files(self, folder: str = "") -> dict[str, int]:
-        """Return name -> number of bytes, of all files below a folder; none if there is none."""
+        """Return name -> number of bytes of all files below a folder, which may be missing."""
         files = (path for path in self._walk(folder) if not path.name.endswith(_UNFINISHED))
         with explained("list", self._folder):
             found = {p.relative_to(self._folder).as_posix(): p.stat() for p in files}
@@ -121,14 +121,14 @@ class LocalStorage:
                 _sync_folder(path.parent)
 
     def delete_tree(self, folder: str) -> None:
-        """Delete a folder with all that is in it, if it is there."""
+        """Delete a folder and its contents, if it exists."""
         path = self._path(folder)
         with explained("delete", path):
             if path.is_dir():
                 shutil.rmtree(path)
 
     def delete_leftovers(self) -> None:
-        """Delete what interrupted writes have left; only while nobody writes."""
+        """Delete the leftovers of interrupted writes; only while no process writes."""
         with explained("delete", self._folder):
             for path in self._walk(""):
                 if path.name.endswith(_UNFINISHED):
@@ -170,7 +170,7 @@ def _write_through(path: Path, pieces: Iterable[Piece]) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder and those above it, so that they too outlast a power failure."""
+    """Create the folder and its parents, so that they survive a power failure, too."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -179,7 +179,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush the folder's entries to the disk, where the system lets one open a folder."""
+    """Flush the folder's entries to the disk, on systems where a folder can be opened."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -203,21 +203,21 @@ def explained(doing: str, place: object) -> Iterator[None]:
 
 
 def require_plain_name(name: str) -> None:
-    """Refuse a name that could lead out of the storage's folder.
+    """Refuse a name that could be outside the storage's folder.
 
     >>> require_plain_name("../weights")
     Traceback (most recent call last):
-    simfl.errors.CheckpointError: '../weights' is no name of a file in a checkpoint
+    simfl.errors.CheckpointError: '../weights' is not a valid name of a file in a checkpoint
     """
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts) or any(c in name for c in "\\:\0"):
-        raise CheckpointError(f"{name!r} is no name of a file in a checkpoint")
+        raise CheckpointError(f"{name!r} is not a valid name of a file in a checkpoint")
 
 
 def _reason(error: OSError) -> str:
-    """Say what is wrong, and what to do; not every protocol sets the error's number."""
+    """Describe the error and its remedy; not every protocol sets the error's number."""
     if isinstance(error, FileNotFoundError):
-        return f"it is not there; {_MISSING}"
+        return f"it does not exist; {_MISSING}"
     what = error.strerror or str(error) or type(error).__name__
     if isinstance(error, PermissionError):
         return f"{what}; {_NO_PERMISSION}"

@@ -1,4 +1,4 @@
-"""Files in an object store or any other place that fsspec reaches."""
+"""Files in an object store or any other storage that fsspec supports."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from simfl.states.local_storage import CHUNK, explained, require_plain_name
 class RemoteStorage:
     """Files below a URL; see ``Storage``.
 
-    A file is written in one put. Object stores make that atomic; where a protocol does not, a
-    file that was cut off is found by its checksum.
+    A file is written by one put, which is atomic in object stores. With other protocols, a
+    truncated file is detected by its checksum.
 
     Args:
         location: the URL of a folder or prefix.
@@ -40,7 +40,7 @@ class RemoteStorage:
             self._put(name, b"".join(pieces), mode="overwrite")
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless one of that name exists; say whether it was written."""
+        """Write a file unless one of that name exists; return whether it was written."""
         with self._explained("write", name):
             try:
                 self._put(name, data, mode="create")
@@ -54,7 +54,7 @@ class RemoteStorage:
             return bytes(self._system.cat_file(self._path(name)))
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """Return the bytes from start to stop, fewer where the file ends before."""
+        """Return the bytes from start to stop, or to the end of the file."""
         with self._explained("read", name):
             return bytes(self._system.cat_file(self._path(name), start=start, end=stop))
 
@@ -65,35 +65,35 @@ class RemoteStorage:
                 yield chunk
 
     def list_files(self, folder: str = "") -> dict[str, int]:
-        """Return name -> number of bytes, of all files below a folder; none if there is none."""
+        """Return name -> number of bytes of all files below a folder, which may be missing."""
         path = self._path(folder) if folder else self._root
         with self._explained("list", folder):
             self._system.invalidate_cache()
             try:
-                self._system.ls(path, detail=False)  # `find` takes a refusal for an empty folder
+                self._system.ls(path, detail=False)  # `find` hides errors
             except FileNotFoundError:
                 return {}
             found = self._system.find(path, detail=True)
             return {self._name(file): int(info["size"]) for file, info in found.items()}
 
     def delete(self, name: str) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file, if it exists."""
         with self._explained("delete", name), suppress(FileNotFoundError):
             self._system.rm_file(self._path(name))
 
     def delete_tree(self, folder: str) -> None:
-        """Delete a folder with all that is in it, if it is there."""
+        """Delete a folder and its contents, if it exists."""
         with self._explained("delete", folder), suppress(FileNotFoundError):
             self._system.rm(self._path(folder), recursive=True)
 
     def delete_leftovers(self) -> None:
-        """Do nothing: a put that is interrupted leaves nothing of its own."""
+        """Do nothing: an interrupted put leaves nothing behind."""
 
     def _put(self, name: str, data: bytes, *, mode: str) -> None:
         path = self._path(name)
         try:
             self._system.pipe_file(path, data, mode=mode)
-        except FileNotFoundError:  # a protocol with real folders
+        except FileNotFoundError:  # with some protocols, folders have to be created
             self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._system.pipe_file(path, data, mode=mode)
 
@@ -112,7 +112,7 @@ class RemoteStorage:
                 yield
         except CheckpointError:
             raise
-        except Exception as error:  # each protocol has error classes of its own
+        except Exception as error:  # each protocol has its own error classes
             raise CheckpointError(
                 f"cannot {doing} {place}: {type(error).__name__}: {error}; "
                 "check the address, the credentials and the network"
@@ -120,7 +120,7 @@ class RemoteStorage:
 
 
 def _connect(location: str) -> tuple[Any, str]:
-    """Return fsspec's file system and the path in it."""
+    """Return fsspec's file system and the path within it."""
     import fsspec.core  # type: ignore[import-untyped]
 
     protocol = location.partition("://")[0]
@@ -132,7 +132,7 @@ def _connect(location: str) -> tuple[Any, str]:
         raise CheckpointError(
             f"{location}: {error}; give a folder, or a URL such as s3://bucket/folder"
         ) from None
-    except Exception as error:  # credentials and endpoints, in the words of each protocol
+    except Exception as error:  # credentials and endpoints, by each protocol's own classes
         raise CheckpointError(
             f"cannot open {location}: {type(error).__name__}: {error}; "
             "check the address, the credentials and the network"
@@ -144,6 +144,6 @@ def _missing_package(location: str, protocol: str, error: ImportError) -> str:
     from fsspec.registry import known_implementations  # type: ignore[import-untyped]
 
     package = known_implementations.get(protocol, {}).get("class", "fsspec").partition(".")[0]
-    if package == "fsspec":  # fsspec's own protocols name what they lack
+    if package == "fsspec":  # fsspec's own protocols name the missing package
         return f"{location}: {error}"
     return f"{location} needs the package {package!r}; install it with: pip install {package}"

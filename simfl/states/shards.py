@@ -1,4 +1,4 @@
-"""Clients' states in shards: a file holds the states of many clients, and one can be read alone.
+"""Clients' states in shards: a file holds those of many clients, and each can be read alone.
 
 A shard is a safetensors file with one tensor of bytes per client, named by its id: the client's
 own file as ``encode_file`` makes it, of the tuple (id, state). The metadata hold each one's sha256.
@@ -38,10 +38,10 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What a shard holds, and how to know that it is whole."""
+    """What a shard holds, and how to check that it is whole."""
 
     name: str
-    """As its writer has called it."""
+    """Chosen by its writer."""
     checksum: Checksum
     """Of the whole file."""
     clients: tuple[int, ...]
@@ -50,10 +50,10 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class StateFile:
-    """Stands for a client's state on disk: small, and it pickles."""
+    """Refers to a client's state in a shard; small, and can be pickled."""
 
     location: str
-    """Of the storage, as ``open_storage`` takes it."""
+    """The storage's, as ``open_storage`` takes it."""
     shard: str
     """The shard's name."""
     client: int
@@ -61,7 +61,7 @@ class StateFile:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a file of this machine, which others may not see."""
+        """Whether it is a file on this machine, which other nodes may not see."""
         return isinstance(open_storage(self.location), LocalStorage)
 
 
@@ -72,7 +72,9 @@ def shard_file(name: str) -> str:
     'states/round-7-a.safetensors'
     """
     if not _NAME.fullmatch(name):
-        raise CheckpointError(f"{name!r} is no name of a shard; use letters, digits, '-', '_', '.'")
+        raise CheckpointError(
+            f"{name!r} is not a valid name of a shard; use letters, digits, '-', '_', '.'"
+        )
     return f"{STATES_FOLDER}/{name}{_SUFFIX}"
 
 

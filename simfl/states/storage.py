@@ -14,39 +14,39 @@ from simfl.states.remote_storage import RemoteStorage
 class Storage(Protocol):
     """Files by name. Names are relative, with ``/`` between folders.
 
-    Every method raises ``CheckpointError``, with the place and a remedy, where the storage fails.
+    If the storage fails, every method raises ``CheckpointError`` with the place and a remedy.
     """
 
     @property
     def location(self) -> str:
-        """What ``open_storage`` takes to open it anywhere."""
+        """What ``open_storage`` takes to open it in any process."""
 
     def write(self, name: str, pieces: Iterable[Piece]) -> None:
         """Write a file, whole or not at all; one of that name is replaced."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless one of that name exists; say whether it was written."""
+        """Write a file unless one of that name exists; return whether it was written."""
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """Return the bytes from start to stop, fewer where the file ends before."""
+        """Return the bytes from start to stop, or to the end of the file."""
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Iterate over a file's bytes, some megabytes at a time."""
 
     def list_files(self, folder: str = "") -> dict[str, int]:
-        """Return name -> number of bytes, of all files below a folder; none if there is none."""
+        """Return name -> number of bytes of all files below a folder, which may be missing."""
 
     def delete(self, name: str) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file, if it exists."""
 
     def delete_tree(self, folder: str) -> None:
-        """Delete a folder with all that is in it, if it is there."""
+        """Delete a folder and its contents, if it exists."""
 
     def delete_leftovers(self) -> None:
-        """Delete what interrupted writes have left; only while nobody writes."""
+        """Delete the leftovers of interrupted writes; only while no process writes."""
 
 
 def open_storage(location: str | Path) -> Storage:

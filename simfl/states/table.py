@@ -1,4 +1,4 @@
-"""StateTable: where what each client keeps is, in memory or in a shard on disk."""
+"""StateTable: where each client's state is, in memory or in a shard."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Generic
 from simfl.states.kept import Dropped, H, Kept, Retained
 from simfl.states.shards import ShardInfo, StateFile
 
-SHARD_BYTES = 64 << 20
-"""How much of states goes into one shard, and so is held at once by whoever writes it."""
+MAX_SHARD_BYTES = 64 << 20
+"""The size of states in one shard; the process that writes it has all of them in memory."""
 
-FULL_SHARE = 0.5
-"""A shard of which a smaller share is present states is sparse: its rest is written anew."""
+MIN_CURRENT_FRACTION = 0.5
+"""A shard is sparse if a smaller fraction of its states is current; those are then rewritten."""
 
 
 @dataclass(frozen=True)
 class PlannedShard(Generic[H]):
-    """States that are to be written together."""
+    """States to be written together."""
 
     name: str
     holders: dict[int, H | StateFile]
@@ -27,10 +27,10 @@ class PlannedShard(Generic[H]):
 
 
 class StateTable(Generic[H]):
-    """Maps clients to their kept states, which are values: a new round's replaces the former.
+    """Maps clients to their states, which are values: a new round's replaces the previous one.
 
     Args:
-        location: the storage in which shards are.
+        location: the storage of the shards.
     """
 
     def __init__(self, location: str) -> None:
@@ -73,19 +73,20 @@ class StateTable(Generic[H]):
 
     @property
     def held_bytes(self) -> int:
-        """About how much of the states is in memory and in no shard."""
+        """The approximate size of the states that are in memory and in no shard."""
         return len(self._held) * self._bytes_per_client
 
     def plan_shards(self, label: str) -> list[PlannedShard[H]]:
-        """Say which states to write, and in which shards.
+        """Return which states to write, and in which shards.
 
-        All that are in memory only, and with them what is left of sparse shards, so that disk use
-        stays below ``1 / FULL_SHARE`` times the states. Nothing if nothing is in memory.
+        These are all that are only in memory, and the current states of sparse shards, so that
+        disk use stays below ``1 / MIN_CURRENT_FRACTION`` times the states. If none are in memory,
+        there is nothing to write.
         """
         if not self._held:
             return []
         holders: dict[int, H | StateFile] = {**self._held, **self._in_sparse_shards()}
-        size = max(1, SHARD_BYTES // self._bytes_per_client)
+        size = max(1, MAX_SHARD_BYTES // self._bytes_per_client)
         clients = sorted(holders)
         return [
             PlannedShard(
@@ -95,40 +96,40 @@ class StateTable(Generic[H]):
         ]
 
     def shards_with(self, planned: Iterable[PlannedShard[H]]) -> dict[int, str]:
-        """Return each client's shard, once the planned ones are written."""
+        """Return each client's shard as it is once the planned ones are written."""
         return self._files | {client: plan.name for plan in planned for client in plan.holders}
 
     @property
     def shards(self) -> Sequence[ShardInfo]:
-        """The shards that hold somebody's present state."""
+        """The shards that hold at least one current state."""
         used = set(self._files.values())
         return [shard for name, shard in self._shards.items() if name in used]
 
     def written(self, plan: PlannedShard[H], info: ShardInfo) -> None:
-        """Let go of what is in the new shard now, unless a newer state has come meanwhile."""
+        """Release the states that the new shard holds, unless a newer one has come meanwhile."""
         self._shards[info.name] = info
         for client, holder in plan.holders.items():
-            if self._is_present(client, holder):
+            if self._is_current(client, holder):
                 self._held.pop(client, None)
                 self._files[client] = info.name
         self._shards = {shard.name: shard for shard in self.shards}
 
     def restore(self, files: Mapping[int, str], shards: Iterable[ShardInfo]) -> None:
-        """Become what a checkpoint says; whatever is in memory is of rounds to be replayed."""
+        """Return to a checkpoint's states; those in memory are of rounds to be repeated."""
         self._held = {}
         self._files = dict(files)
         self._shards = {shard.name: shard for shard in shards}
 
-    def _is_present(self, client: int, holder: H | StateFile) -> bool:
+    def _is_current(self, client: int, holder: H | StateFile) -> bool:
         if isinstance(holder, StateFile):
             return client not in self._held and self.get(client) == holder
         return self._held.get(client) is holder
 
     def _in_sparse_shards(self) -> dict[int, StateFile]:
-        """Return the present states that lie among too many former ones."""
-        present = Counter(self._files.values())
+        """Return the current states in shards that mostly hold outdated ones."""
+        num_current = Counter(self._files.values())
         return {
             client: StateFile(self._location, name, client)
             for client, name in self._files.items()
-            if present[name] < FULL_SHARE * len(self._shards[name].clients)
+            if num_current[name] < MIN_CURRENT_FRACTION * len(self._shards[name].clients)
         }

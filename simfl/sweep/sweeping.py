@@ -259,4 +259,4 @@ def _least_cpus(cluster: ClusterSection) -> float:
 def _hold(folder: Path, held: ExitStack) -> None:
     """Keep other processes from writing to the sweep's folder."""
     require_writable(folder)
-    held.enter_context(Lease(open_storage(folder), tell=notify))
+    held.enter_context(Lease(open_storage(folder), notify=notify))

@@ -220,10 +220,10 @@ def test_a_manifest_that_points_outside_its_folder_is_refused(storage: Storage, 
     shards = json.loads(storage.read(MANIFEST))["shards"]
     shards.append(shard_entry(name, b"", []))
     rewrite_manifest(storage, shards=shards)
-    with pytest.raises(CheckpointError, match="is no name of a shard"):
+    with pytest.raises(CheckpointError, match="is not a valid name of a shard"):
         read_manifest(storage, 2)
     found = latest_checkpoint(storage)
-    assert "is no name of a shard" in found.refusals[0].reason
+    assert "is not a valid name of a shard" in found.refusals[0].reason
     assert round_of(found) == 1
 
 

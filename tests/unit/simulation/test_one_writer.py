@@ -50,7 +50,7 @@ def take_over(place: Path | str, monkeypatch: pytest.MonkeyPatch) -> Lease:
         patch.setattr(lease, "_machine", lambda: "another machine")
         patch.setattr(lease.time, "sleep", lambda _: None)
         patch.setattr(lease, "LIMIT_S", 0.0)
-        return Lease(open_storage(place), tell=lambda _: None)
+        return Lease(open_storage(place), notify=lambda _: None)
 
 
 INLINE = RunOptions("inline")
@@ -87,7 +87,7 @@ def test_a_run_that_has_written_nothing_yet_has_its_folder_already(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     with (
-        Lease(open_storage(tmp_path / "out"), tell=print),
+        Lease(open_storage(tmp_path / "out"), notify=print),
         pytest.raises(InputError, match="is being written by process"),
     ):
         simfl.run(scenario, out=tmp_path / "out", backend="inline")

@@ -206,7 +206,9 @@ def test_a_skeleton_without_end_is_refused() -> None:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_pickled_bytes_are_refused(protocol: int) -> None:
     data = pickle.dumps({"weights": list(range(100))}, protocol=protocol)
-    with pytest.raises(CheckpointError, match=r"^old\.pt is damaged, or no file of simfl's: "):
+    with pytest.raises(
+        CheckpointError, match=r"^old\.pt is damaged, or was not written by simfl: "
+    ):
         decode_file(data, name="old.pt")
 
 

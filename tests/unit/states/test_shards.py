@@ -109,9 +109,9 @@ def test_a_state_does_not_share_memory_with_the_shard(storage: Storage) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "", ".hidden", "ü", "a b", "x\n"])
 def test_a_shard_with_a_name_that_is_a_path_is_refused(storage: Storage, name: str) -> None:
-    with pytest.raises(CheckpointError, match="is no name of a shard"):
+    with pytest.raises(CheckpointError, match="is not a valid name of a shard"):
         write_shard(storage, name, {7: kept(1.0)})
-    with pytest.raises(CheckpointError, match="is no name of a shard"):
+    with pytest.raises(CheckpointError, match="is not a valid name of a shard"):
         read_state(storage, name, 7)
 
 

@@ -86,7 +86,7 @@ def test_a_file_that_is_not_there_is_a_checkpoint_error(storage: Storage) -> Non
         lambda name: list(storage.read_chunks(name)),
     ):
         with pytest.raises(
-            CheckpointError, match=r"cannot read .*/absent: it is not there; every node"
+            CheckpointError, match=r"cannot read .*/absent: it does not exist; every node"
         ):
             read("absent")
 
@@ -102,7 +102,7 @@ def test_a_name_that_leads_elsewhere_is_refused(storage: Storage, name: str) -> 
         lambda name: storage.write(name, [b"x"]),
         lambda name: storage.read_range(name, 0, 1),
     ):
-        with pytest.raises(CheckpointError, match="is no name of a file in a checkpoint"):
+        with pytest.raises(CheckpointError, match="is not a valid name of a file in a checkpoint"):
             use(name)
 
 

@@ -29,7 +29,7 @@ sweeping.run_sweep("quickstart", out=sys.argv[1], over=["seed=0..1"])
 def test_a_sweep_that_goes_on_is_not_gone_on_with_by_another_process(tmp_path: Path) -> None:
     (tmp_path / "trials.jsonl").write_text('{"event": "began"}\n')
     with (
-        Lease(open_storage(tmp_path), tell=print),
+        Lease(open_storage(tmp_path), notify=print),
         pytest.raises(InputError, match=f"{tmp_path} is being written by process"),
     ):
         resume_sweep(tmp_path)
