@@ -75,16 +75,16 @@ class RayEngine:
     """
 
     def __init__(self, connection: Connection, setup: EngineSetup) -> None:
-        options = setup.options
+        cluster = setup.cluster
         self._connection = connection
-        self._options = options
+        self._cluster, self._groups = cluster, setup.groups
         self._keeps_state = setup.client.keep_state and setup.client.optimizer.keeps_state
         self._kept_last_round = True
-        self._is_dedicated = options.placement == "dedicated"
+        self._is_dedicated = cluster.placement == "dedicated"
         self._paces: defaultdict[int, Pace] = defaultdict(Pace)
-        self._states = StateTable[Ref](options.location)
+        self._states = StateTable[Ref](setup.location)
         self.dashboard = connection.dashboard
-        limits = Limits(options.max_retries, options.start_timeout_s, options.stall_limit_s)
+        limits = Limits(cluster.max_retries, cluster.start_timeout_s, cluster.stall_limit_s)
         self._server = RemoteServer(
             launch_server(setup),
             put_setup(setup, setup.server),
@@ -92,7 +92,7 @@ class RayEngine:
             notify=setup.notify,
             require_cluster=connection.watch.require_all,
         )
-        self._saves = Saves(options.location, self._states, self._server)
+        self._saves = Saves(setup.location, self._states, self._server)
         dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
         # So that the examples are freed.
         setup = replace(setup, dataset=setup.dataset.without_examples())
@@ -131,8 +131,8 @@ class RayEngine:
 
     def evaluate(self, chunk: EvaluationChunk, handle: SnapshotRefs) -> list[MetricSums]:
         """Evaluate the items, in equal parts on all actors with the group's kind of device."""
-        kinds = [self._options.groups[worker.group].device for worker in self._pool.workers]
-        kind = self._options.groups[chunk.group].device
+        kinds = [self._groups[worker.group].device for worker in self._pool.workers]
+        kind = self._groups[chunk.group].device
         num_actors = max(1, kinds.count(kind))
         size = -(-len(chunk.items) // num_actors)
         shares = [
@@ -169,7 +169,7 @@ class RayEngine:
             except RayError as error:
                 if not is_object_loss(error):
                     raise explain(error, doing=doing) from None
-                limit = self._options.max_retries
+                limit = self._cluster.max_retries
                 decision = decide(Loss.OBJECT, attempt=attempt, max_retries=limit)
                 if decision is Decision.ROLL_BACK:
                     raise StatesLostError(f"{doing}: an object was lost with its node") from None
@@ -217,7 +217,7 @@ class RayEngine:
     def describe(self) -> str:
         """Return how many actors train clients."""
         counts = Counter(worker.group for worker in self._pool.members)
-        names = [self._options.groups[group].name for group in sorted(counts)]
+        names = [self._groups[group].name for group in sorted(counts)]
         by_group = ", ".join(f"{counts[g]} {name}" for g, name in enumerate(names) if name)
         all_of_them = f"{self.num_actors} client actor{'s' if self.num_actors > 1 else ''}"
         return f"{all_of_them} ({by_group}) on Ray" if by_group else f"{all_of_them} on Ray"
@@ -275,7 +275,7 @@ class RayEngine:
         num_bytes = sum(result.report.state_bytes for result in results if result.states)
         self._states.commit(retained, num_bytes=num_bytes)
         self._kept_last_round = any(result.report.keeping for result in results)
-        if self._states.held_bytes > self._options.state_memory:
+        if self._states.held_bytes > self._cluster.state_memory:
             self._saves.spill(label=f"spill-{round:06d}")
 
     def _begin(self, chunks: Sequence[AnyChunk]) -> Begin:
@@ -288,8 +288,8 @@ class RayEngine:
     def _cut(self, plan: RoundPlan, part: CohortPart) -> list[Chunk]:
         if self._is_dedicated:
             return equal_chunks(plan, part, 1)
-        if self._options.chunk_size is not None:
-            return equal_chunks(plan, part, self._options.chunk_size)
+        if isinstance(self._cluster.chunk_size, int):
+            return equal_chunks(plan, part, self._cluster.chunk_size)
         num_workers = sum(worker.group == part.group for worker in self._pool.members)
         least_work = self._paces[part.group].least_work
         return guided_chunks(plan, part, num_workers, least_work=least_work)

@@ -36,7 +36,7 @@ class Worker(NamedTuple):
     actor: Any
     label: str
     group: int
-    """The number of its group in the options."""
+    """The index of its group."""
     setup: Ref
     """What it is started with."""
 
@@ -62,11 +62,11 @@ def put_setup(setup: EngineSetup, recipe: object) -> Ref:
         # cloudpickle, so that classes of a notebook travel by value.
         recipe=ray.cloudpickle.dumps(recipe),
         main=ray.cloudpickle.dumps(read_main(vars(recipe).values())),
-        threads=setup.options.threads,
-        profile=setup.options.profile,
+        threads=setup.cluster.threads,
+        profile=setup.profile,
         sources=setup.sources,
         log_level=logging.INFO if setup.logs_events else logging.WARNING,
-        deterministic=setup.options.deterministic,
+        deterministic=setup.cluster.deterministic,
     )
     return ray.put(made)
 
@@ -83,7 +83,7 @@ class Fleet:
 
     def __init__(self, setup: EngineSetup) -> None:
         self._setup = setup
-        self._groups = setup.options.groups
+        self._groups = setup.groups
         self._bounds = list(setup.bounds)
         self._reserved: list[Any] = []
         self._numbers = [itertools.count() for _ in self._groups]
@@ -91,7 +91,7 @@ class Fleet:
         self._looked = time.monotonic()
         nodes = nodes_of(ray.nodes())
         self._placement = place(self._groups, self._bounds, nodes)
-        if not setup.options.autoscaling:
+        if not setup.cluster.autoscaling:
             require_room(self._groups, self._bounds, self._placement, nodes)
 
     def launch(self) -> list[Worker]:
@@ -101,7 +101,7 @@ class Fleet:
         started on demand, all actors that the groups can use are launched.
         """
         counts = self._placement.counts
-        if self._setup.options.autoscaling:
+        if self._setup.cluster.autoscaling:
             counts = tuple(bound.most for bound in self._bounds)
         return [
             worker
@@ -196,7 +196,7 @@ class Fleet:
                 PlacementGroupSchedulingStrategy(reserved, placement_group_bundle_index=number)
                 for number in itertools.count()
             )
-        if self._setup.options.placement == "dedicated":
+        if self._setup.cluster.placement == "dedicated":
             on = self._placement.by_node[group]
             nodes = itertools.chain(*map(itertools.repeat, on, on.values()))
             return (NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes)
@@ -211,7 +211,7 @@ class Fleet:
             bundles, strategy=kind.strategy.upper(), **selectors
         )
         self._reserved.append(reserved)
-        if not reserved.wait(self._setup.options.start_timeout_s):
+        if not reserved.wait(self._setup.cluster.start_timeout_s):
             what = f"reserving room for {count} actors, {kind.strategy}"
             raise explain(GetTimeoutError(), doing=what) from None
         return reserved

@@ -84,7 +84,7 @@ def bounds_of(
 
 
 def _bounds(group: ActorGroup, useful: int) -> Bounds:
-    if group.actors is not None:
+    if isinstance(group.actors, int):
         return Bounds(group.min_actors or group.actors, group.actors)
     least = group.min_actors or 1
     return Bounds(least, max(least, min(useful, group.max_actors or useful)))
@@ -109,7 +109,7 @@ def place(
     resources.
 
     >>> node = Node("a", "10.0.0.1", {"CPU": 4, "GPU": 1})
-    >>> groups = [ActorGroup("cpu"), ActorGroup("gpu", num_gpus=0.5)]
+    >>> groups = [ActorGroup(name="cpu"), ActorGroup(name="gpu", num_gpus=0.5)]
     >>> place(groups, [Bounds(1, 9), Bounds(1, 9)], [node]).counts
     (2, 2)
     """

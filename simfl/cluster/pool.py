@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
-Strategy: TypeAlias = Literal["spread", "pack", "strict_spread", "strict_pack"]
+from simfl.sections import ActorsSection, ClusterSection, GroupSection
 
 
-@dataclass(frozen=True)
-class ActorGroup:
+@dataclass(frozen=True, kw_only=True)
+class ActorGroup(ActorsSection):
     """Client actors of one kind, and the clients that they alone train."""
 
     name: str | None = None
     """None: the only group."""
     key: str = "cluster"
     """Where it stands in the scenario, for messages."""
-    actors: int | None = None
-    """How many there are; None: as many as there is room for."""
-    min_actors: int | None = None
-    """How many must be there for a round to begin; None: one, and all of a fixed number at the
-    start."""
-    max_actors: int | None = None
-    """How many there may be, where they are as many as there is room for."""
-    num_cpus: float = 1.0
-    """CPUs an actor takes of Ray's account."""
-    num_gpus: float = 0.0
-    """GPUs an actor takes; a share puts several on a device."""
-    accelerator_type: str | None = None
-    """The kind of GPU, by Ray's names."""
-    resources: Mapping[str, float] = field(default_factory=dict)
-    """What else an actor takes of what nodes were started with."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """Which nodes it may be on, as Ray's label selectors have it."""
-    strategy: Strategy = "spread"
-    """How actors are laid over the nodes."""
     stack: int = 1
     """How many of its clients are trained in one computation."""
 
@@ -66,37 +47,25 @@ class ActorGroup:
         return "" if self.name is None else f"group {self.name!r}: "
 
 
-@dataclass(frozen=True)
-class ClusterOptions:
-    """The scenario's ``cluster`` section, as this layer needs it."""
+def actor_groups(cluster: ClusterSection, stacks: Sequence[int]) -> tuple[ActorGroup, ...]:
+    """Return the groups of client actors that a scenario asks for; one if it names none.
 
-    groups: tuple[ActorGroup, ...] = (ActorGroup(),)
-    placement: Literal["pool", "dedicated"] = "pool"
-    """A pool hosts any client on any actor; dedicated gives each client one of its own."""
-    address: str | None = None
-    autoscaling: bool = False
-    """Whether the cluster starts nodes for actors that have no room yet."""
-    threads: int = 1
-    """torch's threads in each actor."""
-    deterministic: bool = False
-    """Whether GPUs use deterministic kernels only."""
-    chunk_size: int | None = None
-    """Clients a chunk; None: a rule's choice. It has no part in the result."""
-    dashboard: bool = False
-    object_store_memory: int | None = None
-    """Bytes of a new cluster's object store; None: Ray's choice."""
-    location: str = "checkpoints"
-    """The storage of checkpoints, and of states beyond the budget."""
-    state_memory: int = 1 << 30
-    """Bytes of clients' states that may stay in the object store."""
-    max_retries: int = 3
-    """How often the same chunk may bring down its actor before the run ends."""
-    stall_limit_s: float | None = None
-    """How long a chunk may take before its actor is taken for stalled; None: learned."""
-    profile: bool = False
-    """Whether to note what all processes do with their time."""
-    start_timeout_s: float = 180.0
-    """How long the actors may take to start."""
+    Args:
+        cluster: the scenario's section.
+        stacks: by group, how many clients are trained in one computation.
+    """
+    if not cluster.groups:
+        return (ActorGroup(stack=stacks[0], **_actor_keys(cluster)),)
+    return tuple(
+        ActorGroup(
+            name=group.name, key=f"cluster.groups[{index}]", stack=stack, **_actor_keys(group)
+        )
+        for index, (group, stack) in enumerate(zip(cluster.groups, stacks, strict=True))
+    )
+
+
+def _actor_keys(section: ClusterSection | GroupSection) -> dict[str, Any]:
+    return {field.name: getattr(section, field.name) for field in fields(ActorsSection)}
 
 
 def cpus_of_this_machine() -> int:

@@ -116,13 +116,13 @@ def start_ray_engine(setup: EngineSetup) -> RayEngine:
     from simfl.cluster.code import read_sources, searched_here
     from simfl.cluster.placement import cpus_to_count
 
-    options = setup.options
+    cluster = setup.cluster
     connection = connect(
-        address=options.address,
-        num_cpus=cpus_to_count(options.groups, setup.bounds),
-        dashboard=options.dashboard,
-        object_store_memory=options.object_store_memory,
-        keeps_events=options.dashboard or options.profile,
+        address=setup.address,
+        num_cpus=cpus_to_count(setup.groups, setup.bounds),
+        dashboard=cluster.dashboard,
+        object_store_memory=cluster.object_store_memory,
+        keeps_events=cluster.dashboard or setup.profile,
         # The dashboard shows `job_name`.
         metadata={"scenario": setup.scenario, "job_name": setup.scenario},
     )

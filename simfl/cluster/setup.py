@@ -11,9 +11,10 @@ import numpy as np
 from simfl.client import ClientRecipe
 from simfl.cluster.code import ModuleSource
 from simfl.cluster.placement import Bounds
-from simfl.cluster.pool import ActorGroup, ClusterOptions
+from simfl.cluster.pool import ActorGroup
 from simfl.cluster.references import SharedData
 from simfl.data import FederatedDataset
+from simfl.sections import ClusterSection
 from simfl.server import ServerRecipe
 
 
@@ -21,7 +22,11 @@ from simfl.server import ServerRecipe
 class EngineSetup:
     """What is run, by which actors, and where."""
 
-    options: ClusterOptions
+    cluster: ClusterSection
+    groups: tuple[ActorGroup, ...]
+    """The groups of client actors, resolved from the section."""
+    location: str
+    """The storage of checkpoints, and of clients' states beyond ``cluster.state_memory``."""
     server: ServerRecipe
     """Builds the server in its actor."""
     client: ClientRecipe
@@ -31,11 +36,15 @@ class EngineSetup:
     cohort_size: int
     """The number of clients in a round."""
     group_of: np.ndarray[Any, Any]
-    """[population] which of the options' groups each client belongs to."""
+    """[population] which of the groups each client belongs to."""
     bounds: tuple[Bounds, ...]
     """By group, how many actors it needs and can use."""
     run_name: str
     """The namespace of the actors' names."""
+    address: str | None = None
+    """Of the Ray cluster; None: one that is started on this machine."""
+    profile: bool = False
+    """Whether to record what all processes do with their time."""
     scenario: str = "run"
     """The scenario's name."""
     logs_events: bool = True
@@ -57,4 +66,4 @@ class EngineSetup:
 
     def bounds_are_open(self, group: int) -> bool:
         """Return whether a group has as many actors as there is room for."""
-        return self.options.placement == "pool" and self.options.groups[group].actors is None
+        return self.cluster.placement == "pool" and self.groups[group].actors == "auto"

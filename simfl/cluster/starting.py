@@ -74,15 +74,15 @@ class Starter:
             actors,
             lambda label: starts[label](),
             is_enough=is_enough,
-            max_retries=self.setup.options.max_retries,
-            timeout_s=self.setup.options.start_timeout_s,
+            max_retries=self.setup.cluster.max_retries,
+            timeout_s=self.setup.cluster.start_timeout_s,
             notify=lambda labels: self._notify_of(labels, workers),
         )
         self.pool.join(workers, late)
 
     def _notify_of(self, labels: list[str], workers: list[Worker]) -> None:
         groups = sorted({worker.group for worker in workers if worker.label in labels})
-        needs = [describe_needs(self.setup.options.groups[group]) for group in groups]
+        needs = [describe_needs(self.setup.groups[group]) for group in groups]
         what = f"each needs {', or '.join(needs)}; " if needs else ""
         room = describe_room(self.setup.run_name)
         self.notify(f"waiting for {', '.join(labels)} to start; {what}{room}")
@@ -108,7 +108,7 @@ class Starter:
         """Return a stack of the group's clients with the most examples."""
         clients: list[int] = np.flatnonzero(self.setup.group_of == group).tolist()
         largest = np.argsort(-self.setup.dataset.num_train_examples(clients), kind="stable")
-        stack = tuple(clients[n] for n in largest[: self.setup.options.groups[group].stack])
+        stack = tuple(clients[n] for n in largest[: self.setup.groups[group].stack])
         return Chunk(1, 0, stack, len(stack), group)
 
 

@@ -23,6 +23,7 @@ from simfl.client import (
     find_loss_fault,
     read_batch,
 )
+from simfl.cluster.pool import ActorGroup, actor_groups
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ConfigError
 from simfl.messages import RoundPlan
@@ -67,6 +68,11 @@ class Simulation:
     def population(self) -> int:
         """How many clients there are."""
         return self.dataset.num_clients
+
+    @property
+    def groups(self) -> tuple[ActorGroup, ...]:
+        """The groups of client actors; one if the scenario names none."""
+        return actor_groups(self.scenario.cluster, self.stacks)
 
     def without_examples(self) -> Simulation:
         """Return what the round loop needs, which is all but the examples: those the engine has."""

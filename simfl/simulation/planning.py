@@ -22,7 +22,7 @@ from simfl.cluster.session import chosen_address
 from simfl.cluster.survey import survey
 from simfl.engine import peak_memory, reset_peak_memory
 from simfl.messages import Chunk
-from simfl.simulation.backends import actor_bounds, actor_groups
+from simfl.simulation.backends import actor_bounds
 from simfl.simulation.build import Simulation
 from simfl.vector import count_bytes
 
@@ -105,7 +105,7 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
         ClusterError: if there is no cluster at the address.
         ClientError: if a client's own code raises.
     """
-    groups = actor_groups(simulation)
+    groups = simulation.groups
     bounds = actor_bounds(simulation)
     where = chosen_address(address, simulation.scenario.cluster.address)
     nodes, free = survey(where, num_cpus=cpus_to_count(groups, bounds))
@@ -163,7 +163,7 @@ def _plan_group(
     is_own = simulation.group_of == index
     mean_steps = float(simulation.num_steps[is_own].mean())
     return GroupPlan(
-        group=actor_groups(simulation)[index],
+        group=simulation.groups[index],
         bounds=bounds,
         num_clients=int(is_own.sum()),
         by_node=dict(placement.by_node[index]),

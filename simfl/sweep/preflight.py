@@ -20,7 +20,7 @@ from simfl.errors import ScenarioError, did_you_mean
 from simfl.scenario import Scenario
 from simfl.scenario.sweeps import SweepPlan, Trial
 from simfl.simulation import Backend, Simulation, build
-from simfl.simulation.backends import actor_bounds, actor_groups
+from simfl.simulation.backends import actor_bounds
 from simfl.simulation.evaluation import better_values
 from simfl.sweep.results import Goal
 from simfl.sweep.trials import Order, Trials, data_key
@@ -93,7 +93,7 @@ def goal_of(plan: SweepPlan, simulation: Simulation) -> Goal:
 
 
 def _need(simulation: Simulation, *, backend: Backend) -> Need:
-    groups = actor_groups(simulation)
+    groups = simulation.groups
     if backend == "inline":
         return Need(groups[:1], (Bounds(1, 1),), is_inline=True)
     return Need(groups, tuple(actor_bounds(simulation)))

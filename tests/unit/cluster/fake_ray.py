@@ -19,9 +19,10 @@ import simfl.cluster.engine
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
 from simfl.cluster.engine import RayEngine
 from simfl.cluster.launch import Worker
-from simfl.cluster.pool import ActorGroup, ClusterOptions
+from simfl.cluster.pool import ActorGroup
 from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
+from simfl.sections import ClusterSection
 from simfl.simulation.build import Simulation
 
 LOST = ObjectLostError("0" * 56, None, "")
@@ -135,7 +136,9 @@ def fake_engine(
     monkeypatch.setattr(module, "launch_server", lambda setup: server)
     monkeypatch.setattr(module, "Fleet", lambda setup: FakeFleet(setup, clients))
     setup = EngineSetup(
-        options=ClusterOptions(groups=(ActorGroup(),), location=location, chunk_size=2),
+        cluster=ClusterSection(chunk_size=2),
+        groups=(ActorGroup(),),
+        location=location,
         server=simulation.server,
         client=simulation.client,
         dataset=simulation.dataset,

@@ -64,7 +64,7 @@ def test_a_node_without_the_label_meets_no_condition_but_a_negated_one() -> None
 
 
 def test_what_every_group_needs_comes_before_what_one_can_use() -> None:
-    groups = [ActorGroup("cpu"), ActorGroup("gpu", num_gpus=1)]
+    groups = [ActorGroup(name="cpu"), ActorGroup(name="gpu", num_gpus=1)]
     assert place(groups, [Bounds(1, MANY), Bounds(1, MANY)], [GPU_NODE]).counts == (6, 2)
     assert place(groups, [Bounds(7, 7), Bounds(1, 2)], [GPU_NODE]).counts == (7, 1)
 
@@ -99,7 +99,7 @@ def test_a_strategy_says_how_actors_lie_over_nodes(strategy: Any, expected: dict
             r"5 client actors with 1 CPU each .* room for 4; lower cluster\.actors",
         ),
         (
-            ActorGroup("fast", "cluster.groups[1]", num_gpus=1, accelerator_type="T4"),
+            ActorGroup(name="fast", key="cluster.groups[1]", num_gpus=1, accelerator_type="T4"),
             1,
             r"group 'fast': 1 client actor with 1 CPU, 1 GPU, accelerator type T4 each needs .*"
             r"set cluster\.groups\[1\]\.num_gpus: 0",
@@ -157,7 +157,7 @@ def test_the_scarcer_resource_decides():
 
 
 def test_groups_of_a_run_share_what_there_is():
-    own = need(ActorGroup("gpu", num_gpus=0.5), ActorGroup("cpu", actors=2))
+    own = need(ActorGroup(name="gpu", num_gpus=0.5), ActorGroup(name="cpu", actors=2))
     assert runs_at_once([own] * 9, nodes(8, GPU=2.0), asked=None) == 2
     assert num_actors(own, nodes(8, GPU=2.0), at_once=2) == (2, 2)
 
