@@ -1,7 +1,7 @@
 """One seed per (purpose, round, client, step): randomness that depends on nothing else.
 
-No global generator is ever drawn from, so that a lost piece of work can be done again, anywhere,
-with the same numbers.
+simfl never draws from a global generator, so lost work can be repeated anywhere with the same
+numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,8 @@ __all__ = [
     "torch_generator",
     "torch_state",
 ]
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _GENERATORS: Final = threading.RLock()
 
@@ -49,7 +51,7 @@ _WORDS: Final = slice(24, 24 + 8 * _NUM_WORDS)
 
 
 def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = 0, step: int = 0) -> int:
-    """Hash what the randomness is for into a seed of 63 bits.
+    """Hash the purpose of the randomness into a seed of 63 bits.
 
     >>> derive_seed(0, "shuffle", round=1, client=7) == derive_seed(0, "shuffle", round=1, client=7)
     True
@@ -60,12 +62,12 @@ def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = 0, ste
     return int.from_bytes(digest, "little") >> 1
 
 
-def derive_seeds(seeds: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]) -> Any:
-    """Derive a seed of 63 bits for each pair: many at once, where ``derive_seed`` would be slow.
+def derive_seeds(seeds: Array, steps: Array) -> Any:
+    """Derive a seed of 63 bits for each pair: many at once, for which ``derive_seed`` is slow.
 
     Args:
         seeds: any integers of 63 bits, int64.
-        steps: what is drawn for, from 0, of the same shape.
+        steps: from 0, of the same shape.
 
     Source: SplitMix64, see ``hashed_orders``.
     """
@@ -74,7 +76,7 @@ def derive_seeds(seeds: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]) -> An
 
 
 def derive_child(seed: int, step: int) -> int:
-    """Derive one of the seeds of ``derive_seeds``, without numpy: faster for a few.
+    """Derive one seed as ``derive_seeds`` does, without numpy, which is faster for a few.
 
     >>> derive_child(7, 3) == int(derive_seeds(np.array([7]), np.array([3]))[0])
     True
@@ -85,17 +87,15 @@ def derive_child(seed: int, step: int) -> int:
     return (bits ^ (bits >> 31)) >> 1
 
 
-def hashed_orders(
-    seeds_K: np.ndarray[Any, Any], lengths_K: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    """Draw K random orders at once: much faster than K generators where they are short.
+def hashed_orders(seeds_K: Array, lengths_K: Array) -> Array:
+    """Draw K random orders at once: for short ones much faster than K generators.
 
     The numbers of an order are sorted by their hashes, those of SplitMix64 under its seed; ties
     have a probability below length² / 2^65.
 
     Args:
         seeds_K: one for each order, int64, not negative.
-        lengths_K: how many numbers each has.
+        lengths_K: the length of each order.
 
     Returns:
         The orders after one another, each a permutation of 0 to length - 1: int64.
@@ -107,7 +107,7 @@ def hashed_orders(
     ([0, 1, 2], [0, 1])
     """
     seeds = seeds_K.astype(np.uint64)
-    orders: np.ndarray[Any, Any]
+    orders: Array
     if len(lengths_K) and (lengths_K == lengths_K[0]).all():
         # The same as below, and ten times as fast for a hundred orders.
         hashes_KL = _splitmix(seeds[:, None], np.arange(lengths_K[0], dtype=np.uint64))
@@ -120,7 +120,7 @@ def hashed_orders(
     return orders
 
 
-def _splitmix(seeds: np.ndarray[Any, Any], positions: np.ndarray[Any, Any]) -> Any:
+def _splitmix(seeds: Array, positions: Array) -> Any:
     """Return the numbers at these positions of the sequences with these seeds; all are uint64."""
     bits = seeds + (positions + np.uint64(1)) * np.uint64(_GAMMA)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(_MIX_1)
@@ -179,11 +179,11 @@ def global_generators(devices: Sequence[int] = ()) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _blank_torch_state() -> np.ndarray[Any, Any]:
+def _blank_torch_state() -> Array:
     """Return the state of a torch generator that has been seeded and has drawn nothing."""
     import torch
 
-    state: np.ndarray[Any, Any] = torch.Generator().manual_seed(0).get_state().numpy()
+    state: Array = torch.Generator().manual_seed(0).get_state().numpy()
     return state
 
 

@@ -1,6 +1,6 @@
 """Data: sources, partitions, and the data set of a federation.
 
-Importing this registers the sources and partitions that come with simfl.
+Importing this package registers the built-in sources and partitions.
 """
 
 from simfl.data.build import build_dataset

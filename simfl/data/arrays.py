@@ -1,6 +1,6 @@
-"""From named arrays to a source's data: dtypes, class ids, and the names that arrays may have.
+"""From named arrays to a source's data: dtypes, class ids, and the names of arrays.
 
-Dtypes: floats become float32, whatever their width. Integer inputs stay integers: uint8, int32
+Dtypes: all floats become float32. Integer inputs stay integers: uint8, int32
 and int64 as they are, the others become int64. Targets are int64 class ids (or counts) or float32;
 text targets become class ids in the sorted order of the text.
 """
@@ -26,13 +26,13 @@ def as_examples(
     """Return examples with the dtypes above, and the names of the classes.
 
     Args:
-        inputs: an array, a tuple of them (positional arguments of the model), or a dict of them.
+        inputs: an array, a tuple of them (positional arguments of the model), or a dict.
         targets: an array.
-        what: where they come from, for errors.
-        class_names: those already known.
+        what: their origin, for errors.
+        class_names: the known ones.
 
     Raises:
-        DataError: for an array that can't be used, saying which and why.
+        DataError: for an array that cannot be used, with the reason.
     """
     tree = as_inputs(inputs, what=f"{what}inputs")
     array, names = as_targets(targets, what=f"{what}targets", class_names=class_names)
@@ -40,7 +40,7 @@ def as_examples(
 
 
 def as_inputs(inputs: Any, *, what: str) -> ArrayTree:
-    """Return inputs as float32, bool, or integers as they are.
+    """Return inputs as float32, bool or integers.
 
     Raises:
         DataError: if an array holds text or objects, or has no axis.
@@ -55,12 +55,12 @@ def as_inputs(inputs: Any, *, what: str) -> ArrayTree:
 def as_targets(
     value: Any, *, what: str, class_names: tuple[str, ...] = ()
 ) -> tuple[Array, tuple[str, ...]]:
-    """Return targets as int64 or float32, and the names of the classes where they were text.
+    """Return targets as int64 or float32, and the names of the classes if they were text.
 
     Args:
-        value: an array or anything that numpy makes one of.
-        what: what an error calls it.
-        class_names: those already known, as when these are the targets of the test split.
+        value: an array, or what numpy converts to one.
+        what: its name in errors.
+        class_names: the known ones, such as those of the training examples.
 
     Raises:
         DataError: if it holds objects, or a class that is not among ``class_names``.
@@ -77,7 +77,7 @@ def as_column(value: Any, *, what: str) -> Array:
     """Return one value per example, numbers or text.
 
     Raises:
-        DataError: if it has another number of axes than one, or holds objects.
+        DataError: unless it has one axis, or if it holds objects.
     """
     array = np.asarray(value)
     if array.dtype.kind in "OVcmM":
@@ -93,10 +93,10 @@ def source_data_from_arrays(arrays: Mapping[str, Any], *, origin: str) -> Source
     Args:
         arrays: ``inputs`` (or ``inputs.NAME`` for each of several), ``targets``, and optionally
             ``test_inputs``, ``test_targets``, ``class_names``; any other is a column.
-        origin: where they come from, for errors.
+        origin: their origin, for errors.
 
     Raises:
-        DataError: if one is missing, has a dtype that can't be used, or is of another length.
+        DataError: if one is missing, has a dtype that cannot be used, or another length.
     """
     named = tuple(map(str, np.asarray(arrays.get("class_names", ())).reshape(-1).tolist()))
     train, names = _split_of(arrays, "", class_names=named, origin=origin)
@@ -175,7 +175,7 @@ def _text(array: Array, *, what: str) -> Array:
 
 
 def _as_float32(array: Array) -> Array:
-    # Too large a number becomes infinite here, and is reported as such with its row.
+    # Numbers that are too large become infinite here, and are reported later with their row.
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)
 

@@ -1,4 +1,4 @@
-"""FederatedDataset: whole arrays, and for each client a slice of an index into them; Examples."""
+"""FederatedDataset: whole arrays of examples, and for each client a slice of an index into them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ ArrayTree: TypeAlias = "Array | tuple[Array, ...] | dict[str, Array]"
 class Scaling:
     """How inputs become float32 when a batch is read: (x / divide_by - mean) / std.
 
-    Until then they stay what they are: images of bytes take a quarter of what floats would, on the
-    driver, in the object store and on a GPU. Each operation rounds to float32, in this order, as
-    numpy and torch do.
+    Until then they keep their type: images of bytes take a quarter of the memory of floats on the
+    driver, in the object store and on a GPU. Each operation rounds to float32, in this order, as in
+    numpy and torch.
     """
 
     divide_by: float = 1.0
     mean: tuple[float, ...] = ()
-    """One for each channel, the first axis of an input, or one for all; (): none is taken off."""
+    """One for each channel, the first axis of an input, or one for all; (): none."""
     std: tuple[float, ...] = ()
-    """Likewise; (): nothing is divided once more."""
+    """Likewise."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N examples: inputs and targets whose first axis is the example's."""
+    """N examples: inputs and targets; the first axis is the example."""
 
     inputs: ArrayTree
     targets: Array
     scaling: Scaling | None = None
-    """How inputs become float32 when a batch is read; None: they are what the model is given."""
+    """How inputs become float32 when a batch is read; None: the model gets them as they are."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,13 +60,13 @@ class FederatedDataset:
     offsets: Array
     """[clients + 1] int64, where each client's rows begin."""
     holdout_offsets: Array
-    """[clients] int64, where the rows begin that a client evaluates on; its end if it has none."""
+    """[clients] int64, where each client's rows for evaluation begin; their end if it has none."""
     test: Examples | None = None
     """The central test split, or None."""
     class_names: tuple[str, ...] = ()
-    """What each class id is called; empty where targets are not class ids or have no names."""
+    """The names of the class ids; empty if targets are not class ids or have no names."""
     client_columns: Mapping[str, Array] = field(default_factory=dict)
-    """Name -> [clients], what is known of each client, such as the class of its device."""
+    """Name -> [clients], properties of clients, such as the class of the device."""
 
     @property
     def num_clients(self) -> int:
@@ -75,7 +75,7 @@ class FederatedDataset:
 
     @property
     def num_bytes(self) -> int:
-        """What all arrays take together."""
+        """The size of all arrays together."""
         parts = [self.train] if self.test is None else [self.train, self.test]
         arrays = [self.rows, self.offsets, self.holdout_offsets]
         for part in parts:
@@ -98,18 +98,18 @@ class FederatedDataset:
         return held_out if len(held_out) else self.train_rows(client)
 
     def num_train_examples(self, clients: Sequence[int] | None = None) -> Array:
-        """Return how many examples each client trains on, int64: of these clients, or of all."""
+        """Return the number of examples that each of these clients, or of all, trains on: int64."""
         which = slice(self.num_clients) if clients is None else np.asarray(clients)
         counts: Array = self.holdout_offsets[which] - self.offsets[which]
         return counts
 
     def num_evaluation_examples(self) -> Array:
-        """Return how many examples each client is evaluated on, int64."""
+        """Return the number of examples that each client is evaluated on: int64."""
         held_out = self.offsets[1:] - self.holdout_offsets
         return np.where(held_out > 0, held_out, self.num_train_examples())
 
     def digest(self) -> str:
-        """Return the sha256 of all data and of who holds it; takes about a second per gigabyte."""
+        """Return the sha256 of all data and their assignment to clients; takes about 1 s per GB."""
         total = hashlib.sha256()
         for part in [self.train] if self.test is None else [self.train, self.test]:
             names = list(part.inputs) if isinstance(part.inputs, dict) else []
@@ -122,7 +122,7 @@ class FederatedDataset:
         return total.hexdigest()
 
     def without_examples(self) -> FederatedDataset:
-        """Return how many clients hold how much, and nothing of what they hold."""
+        """Return the data set with the clients' numbers of examples, but without the examples."""
         nothing = Examples(np.empty(0, np.float32), np.empty(0, np.int64))
         return dataclasses.replace(self, train=nothing, rows=np.empty(0, np.int64), test=None)
 

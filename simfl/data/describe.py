@@ -1,7 +1,6 @@
-"""What a data set looks like: numbers per client and over all clients.
+"""Statistics of a data set, per client and over all clients.
 
-Shapes: C clients, K classes. A client's examples are those it trains on and those it keeps for its
-own evaluation, together.
+Shapes: C clients, K classes. A client's examples include those it keeps for its own evaluation.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _MAX_CELLS: Final = 50_000_000
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """Numbers that describe how labels are spread over clients."""
+    """How labels are distributed over clients."""
 
     num_classes: int
     """How many classes the clients' examples have."""
@@ -34,7 +33,7 @@ class LabelSummary:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Numbers that describe a data set."""
+    """Statistics of a data set."""
 
     num_clients: int
     """The size of the population."""
@@ -53,14 +52,11 @@ class DatasetSummary:
     max_examples: int
     """How many examples the largest client holds."""
     labels: LabelSummary | None
-    """Numbers of the labels; None where targets are not class ids."""
+    """The labels; None if targets are not class ids."""
 
 
 def summarize(dataset: FederatedDataset) -> DatasetSummary:
-    """Count a data set's clients, examples and labels.
-
-    Takes memory in proportion to the examples, however many clients and classes there are.
-    """
+    """Count a data set's clients, examples and labels; memory is proportional to the examples."""
     sizes_C = np.diff(dataset.offsets)
     num_train = int(dataset.num_train_examples().sum())
     return DatasetSummary(
@@ -77,10 +73,7 @@ def summarize(dataset: FederatedDataset) -> DatasetSummary:
 
 
 def class_ids(dataset: FederatedDataset) -> Array | None:
-    """Return the class ids that the clients' examples have, sorted: (K,).
-
-    Returns None where targets are not one class id per example.
-    """
+    """Return the clients' class ids, sorted: (K,); None if targets are not class ids."""
     targets = dataset.train.targets
     if targets.ndim != 1 or targets.dtype.kind not in "biu":
         return None

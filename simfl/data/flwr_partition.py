@@ -26,10 +26,10 @@ _ABSTRACT = ("Partitioner", "IdToSizeFncPartitioner")
 class FlwrPartition(Partition):
     """A partitioner of the package flwr-datasets, named as its class.
 
-    It sees the class ids as a column "label", beside the source's other columns. A partitioner
-    with a ``seed`` that ``arguments`` does not set gets one that is derived from the run's. Those
-    which split columns instead of rows ("Vertical...") can't be used. Each partition is loaded by
-    itself: for a large population the partitions of simfl are faster.
+    It gets the class ids as a column "label", in addition to the source's other columns. If it has
+    a parameter ``seed`` that ``arguments`` does not set, it gets one derived from the run's seed.
+    Partitioners that split columns instead of rows ("Vertical...") are not supported. Each
+    partition is loaded separately: for large populations, simfl's own partitions are faster.
 
     Source: https://flower.ai/docs/datasets/
     """
@@ -39,13 +39,13 @@ class FlwrPartition(Partition):
     partitioner: str
     """The class, such as "DirichletPartitioner"."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """What it is built with, such as num_partitions, partition_by: label, alpha."""
+    """Its arguments, such as num_partitions, partition_by: label, alpha."""
     shuffle: bool = True
-    """Whether examples are shuffled first, as Flower does: some partitioners cut them in order."""
+    """Whether examples are shuffled first, as in Flower: some partitioners cut them in order."""
 
     @property
     def num_clients(self) -> int | None:
-        """The argument ``num_partitions``, where it is given."""
+        """The argument ``num_partitions``, if it is given."""
         clients = self.arguments.get("num_partitions")
         return clients if isinstance(clients, int) else None
 
@@ -59,7 +59,7 @@ class FlwrPartition(Partition):
         """
         partitioner = self._build(_flwr_module("flwr_datasets.partitioner"), seed=seed)
         try:
-            # It prints its progress in several ways, and warnings with their source lines.
+            # It prints its progress and warnings in several ways.
             with (
                 without_bars(),
                 redirect_stderr(io.StringIO()),
@@ -110,7 +110,7 @@ class FlwrPartition(Partition):
 
 
 def _wants_array(parameter: inspect.Parameter | None, value: object) -> bool:
-    """Say whether a list, as read from YAML, must become an array."""
+    """Return whether a list, as read from YAML, must become an array."""
     kinds = "" if parameter is None else str(parameter.annotation)
     is_array = ("ndarray" in kinds or "NDArray" in kinds) and "list" not in kinds
     return is_array and isinstance(value, list | tuple)

@@ -1,4 +1,4 @@
-"""What a partition is: an index that assigns examples to clients.
+"""The contract of partitions, which assign examples to clients by index; tools to write one.
 
 Shapes: N examples, C clients.
 """
@@ -18,8 +18,7 @@ from simfl.errors import ConfigError, DataError
 class Partition(Component, kind="partition"):
     """Which client holds which examples.
 
-    To write one, override ``split``. It must not depend on anything but its arguments and the
-    fields.
+    To write one, override ``split``. It must depend only on its arguments and the fields.
     """
 
     @property
@@ -32,7 +31,7 @@ class Partition(Component, kind="partition"):
 
         Args:
             targets: (N,) or (N, ...), the examples' targets.
-            columns: name -> (N,), other values known of each example.
+            columns: name -> (N,), other values of each example.
             seed: the run's.
 
         Returns:
@@ -51,7 +50,7 @@ class SizedPartition(Partition):
     """A partition whose number of clients is a field."""
 
     clients: Count
-    """How many clients there are."""
+    """The number of clients."""
 
     @property
     def num_clients(self) -> int:

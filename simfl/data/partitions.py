@@ -51,7 +51,7 @@ class _Skewed(SizedPartition):
     alpha: Concentration
     """The concentration: 0.1 is strong skew, 100 is nearly none."""
     min_examples: Count = 1
-    """How many examples each client holds at least."""
+    """The minimum number of examples of a client."""
 
     def split(self, targets: Array, columns: dict[str, Array], *, seed: int) -> tuple[Array, Array]:
         """Draw each row's client, then move rows to clients below the minimum."""
@@ -84,7 +84,7 @@ class Dirichlet(_Skewed):
     """Each class is split over the clients in proportions drawn from Dirichlet(alpha).
 
     Small alpha: few clients hold most of a class; large alpha: all hold the same share. Sizes are
-    skewed too. A share of p of n examples is p n examples on average, rounded at random. Clients
+    skewed, too. A share of p of n examples is p n examples on average, rounded at random. Clients
     left with fewer than ``min_examples`` get examples that others can spare, drawn at random.
 
     Source: Yurochkin et al., 2019, section 4, https://arxiv.org/abs/1905.12022 (there without a
@@ -136,7 +136,7 @@ class Shards(SizedPartition):
     name: ClassVar[str] = "shards"
 
     shards_per_client: Count = 2
-    """How many shards each client gets."""
+    """The number of shards of each client."""
 
     def split(self, targets: Array, columns: dict[str, Array], *, seed: int) -> tuple[Array, Array]:
         """Cut the shards and assign them to clients at random."""
@@ -172,7 +172,7 @@ class Natural(Partition):
     name: ClassVar[str] = "natural"
 
     column: str = "client"
-    """The column that says whose each example is."""
+    """The column with each example's client."""
 
     def split(self, targets: Array, columns: dict[str, Array], *, seed: int) -> tuple[Array, Array]:
         """Group the rows by the column's values."""

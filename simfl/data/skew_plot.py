@@ -1,4 +1,4 @@
-"""A picture of how labels and examples are spread over clients.
+"""A plot of the distribution of labels and examples over clients.
 
 Shapes: S clients shown, K classes shown.
 """
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 _MAX_CLIENTS: Final = 30
 _MAX_CLASSES: Final = 20
-_WIDE: Final = 10  # a ratio of the largest to the smallest client that calls for a log axis
+_WIDE: Final = (
+    10  # the ratio of the largest to the smallest client from which on an axis is logarithmic
+)
 _TEN: Final = (  # Tableau 10
     *("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f"),
     *("#edc948", "#b07aa1", "#ff9da7", "#9c755f", "#bab0ac"),
@@ -35,23 +37,23 @@ _INK: Final = "#333333"
 
 @dataclass(frozen=True)
 class LabelShares:
-    """What the clients that can be shown hold of the classes that can be shown."""
+    """The numbers of examples by client and class that a plot shows."""
 
     clients: Array
     """[S] ids, evenly spaced over the population."""
     counts: Array
     """[S, K] examples."""
     names: list[str]
-    """[K] what each class is called; the last may stand for the rarest together."""
+    """[K] the names of the classes; the last may combine the rarest."""
     colours: list[Any]
-    """[K] as matplotlib takes them."""
+    """[K] matplotlib colours."""
 
 
 def label_shares(dataset: FederatedDataset) -> LabelShares | None:
-    """Count labels for a picture: of up to 30 clients, and up to 20 classes.
+    """Count labels for a plot: of up to 30 clients, and up to 20 classes.
 
     Of more clients, 30 evenly spaced ids are shown; of more than 20 classes, the 19 most frequent
-    and the rest together. Returns None where targets are not class ids.
+    and the sum of the others. Returns None if targets are not class ids.
     """
     if class_ids(dataset) is None:
         return None
@@ -63,11 +65,11 @@ def label_shares(dataset: FederatedDataset) -> LabelShares | None:
 def plot_label_skew(dataset: FederatedDataset, path: str | os.PathLike[str]) -> None:
     """Draw the label shares of up to 30 clients, and how many examples clients hold, as a PNG.
 
-    Which clients and classes are shown, ``label_shares`` says. Where targets are not class ids
-    there is only the histogram.
+    ``label_shares`` selects the clients and classes. If targets are not class ids, there is only
+    the histogram.
 
     Args:
-        dataset: what to draw.
+        dataset: the data set.
         path: the file to write.
 
     Raises:
@@ -84,7 +86,7 @@ def plot_label_skew(dataset: FederatedDataset, path: str | os.PathLike[str]) -> 
     else:
         figure = _shares_and_sizes(labels, sizes_C)
     with warnings.catch_warnings():
-        # A character that no font has is drawn as a box.
+        # Characters that are missing from the font are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(path, dpi=120, format="png", facecolor="white")
 
@@ -179,12 +181,12 @@ def _mark_median(axes: Axes, median: float) -> None:
 
 
 def is_wide(sizes_C: Array) -> bool:
-    """Say whether sizes lie so far apart that a log axis shows them better."""
+    """Return whether the range of sizes calls for a logarithmic axis."""
     return bool(sizes_C.max() > _MAX_BINS and sizes_C.max() / sizes_C.min() > _WIDE)
 
 
 def size_bins(sizes_C: Array) -> Array:
-    """Return the edges of bins for counts, evenly spaced or, for a wide range, by ratio."""
+    """Return the edges of bins for counts, evenly spaced or, for a wide range, logarithmic."""
     low, high = int(sizes_C.min()), int(sizes_C.max())
     num_bins = min(_MAX_BINS, 8 + int(np.sqrt(len(sizes_C))))
     if is_wide(sizes_C):

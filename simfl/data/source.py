@@ -1,4 +1,4 @@
-"""What a source is, and what its data must be like before they are split over clients."""
+"""The contract of sources, and checks of their data before these are split over clients."""
 
 from __future__ import annotations
 
@@ -17,33 +17,32 @@ _CHUNK_CELLS: Final = 1 << 22
 
 @dataclass(frozen=True)
 class SourceData:
-    """What a source holds, before it is split over clients.
+    """A source's data before they are split over clients.
 
     Arrays have the dtypes of ``simfl.data.arrays``: floats are float32, class ids int64.
     """
 
     train: Examples
-    """The examples that clients are to hold."""
+    """The examples that are split over clients."""
     test: Examples | None = None
-    """The test split that the source comes with, or None."""
+    """The source's own test split, or None."""
     columns: dict[str, Array] = field(default_factory=dict)
-    """Name -> one value per train example, such as "client"; what a partition can go by."""
+    """Name -> one value per training example, such as "client", for partitions to use."""
     class_names: tuple[str, ...] = ()
-    """What each class id is called; empty where targets are not class ids or have no names."""
+    """The names of the class ids; empty if targets are not class ids or have no names."""
 
 
 class Source(Component, kind="source"):
-    """Where examples come from.
+    """A source of examples.
 
-    To write one, override ``load``. It must not depend on anything but the fields, the seed and
-    the files that the fields name.
+    To write one, override ``load``. It must depend only on the fields, the seed and the files that
+    the fields name.
     """
 
     file_fields: ClassVar[tuple[str, ...]] = ()
-    """The fields that name a file. A scenario takes them relative to its own folder, if the file
-    is there; otherwise they stay as they are, for a source may know other names."""
+    """The fields that name a file, relative to the scenario's folder or to the current one."""
     file_or_name_fields: ClassVar[tuple[str, ...]] = ()
-    """The fields that may hold the path of a file or folder, or a name."""
+    """The fields that hold the path of a file or folder, or a name."""
 
     def load(self, *, seed: int) -> SourceData:
         """Read or generate the examples.
@@ -52,7 +51,7 @@ class Source(Component, kind="source"):
             seed: the run's; a source without randomness ignores it.
 
         Raises:
-            DataError: for a file that is missing or does not hold what it should.
+            DataError: for a file that is missing or invalid.
             MissingExtraError: if the package that reads it is not installed.
         """
         raise NotImplementedError(f"{type(self).__name__} has no load()")
@@ -66,11 +65,11 @@ def file_fault(path: str, error: OSError) -> str:
 
 
 def check_source_data(data: SourceData) -> None:
-    """Check all that training would trip over later.
+    """Check data that training would fail on later.
 
     Raises:
         DataError: if there are no examples, arrays differ in length, a number is NaN or infinite,
-            or the test split is not like the training examples.
+            or the test split does not match the training examples.
     """
     _check_examples(data.train, what="training")
     for name, column in data.columns.items():

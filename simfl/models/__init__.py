@@ -1,8 +1,7 @@
 """Models: weights, gradients of a loss with respect to them, and evaluation.
 
-``Model`` is the contract, ``TorchModel`` makes one of any ``torch.nn.Module``. A ``ModelSpec`` is
-what a scenario says of a model; importing this package registers the built-in ones, and the
-losses and metrics.
+``Model`` is the contract, ``TorchModel`` wraps any ``torch.nn.Module``. A ``ModelSpec`` is a
+scenario's model; importing this package registers the built-in ones, and the losses and metrics.
 """
 
 from simfl.models.dropout import Dropout

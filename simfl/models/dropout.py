@@ -1,4 +1,4 @@
-"""Dropout whose masks are counted out rather than drawn: the same in a stack and on any device.
+"""Dropout whose masks are hashed rather than drawn: the same in a stack and on any device.
 
 Shapes: C clients of a stack, ... a tensor's own axes.
 """
@@ -22,14 +22,14 @@ _MIX_2: Final = 0x846CA68B - (1 << 32)
 
 
 class Dropout(nn.Module):
-    """Sets a share of the numbers to zero in training, and scales the rest to make up for it.
+    """Sets a fraction of the numbers to zero in training, and scales the rest to compensate.
 
     ``torch.nn.Dropout`` draws from a generator, and a stack of clients would draw other numbers
-    than its clients one at a time. Here the mask is a hash of (key, position), and the key is set
-    before each step, see ``seed_dropout``.
+    than clients trained one at a time. Here the mask is a hash of (key, position), and the key is
+    set before each step; see ``seed_dropout``.
 
     Args:
-        share: of the numbers that are set to zero, from 0 to 1.
+        share: the fraction of numbers that are set to zero, from 0 to 1.
 
     Source: Srivastava et al., 2014, https://jmlr.org/papers/v15/srivastava14a.html; the hash is
     two rounds of ``lowbias32``, https://github.com/skeeto/hash-prospector
@@ -44,15 +44,15 @@ class Dropout(nn.Module):
         self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def extra_repr(self) -> str:
-        """Return the share, as it is printed with the layer."""
+        """Return the text that torch prints with the layer."""
         return f"share={self.share}"
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the inputs, of which some are zero in training."""
+        """Return the inputs, some of them set to zero in training."""
         return self.drop(inputs, self.key)
 
     def drop(self, inputs: Tensor, key: Tensor) -> Tensor:
-        """Do it with a given key: 0-d for inputs of any shape, or [C] for inputs [C, ...]."""
+        """Apply dropout with a given key: 0-d for inputs of any shape, [C] for inputs [C, ...]."""
         if not self.training or not self.share:
             return inputs
         if self.share == 1.0:
@@ -64,15 +64,15 @@ class Dropout(nn.Module):
 
 
 def dropout_layers(module: nn.Module) -> dict[str, Dropout]:
-    """Return a module's dropout layers by name, in its order."""
+    """Return a module's dropout layers by name, in the module's order."""
     return {n: layer for n, layer in module.named_modules() if isinstance(layer, Dropout)}
 
 
 def example_keys(layers: Mapping[str, Dropout], num_examples: int) -> dict[str, Tensor]:
-    """Return a key for each example of a batch, [B], by the name of the layer's buffer.
+    """Return keys for the examples of a batch, [B], by the name of the layer's buffer.
 
-    [C, B] for a stack. For who has to do with one example at a time: with the layer's own key all
-    of them would lose the same numbers.
+    [C, B] for a stack. They are for computing one example at a time, where the layer's own key
+    would drop the same numbers of all examples.
     """
     steps = torch.tensor([_signed(_EXAMPLE * (b + 1)) for b in range(num_examples)])
     return {
@@ -82,7 +82,7 @@ def example_keys(layers: Mapping[str, Dropout], num_examples: int) -> dict[str, 
 
 
 def seed_dropout(layers: Iterable[Dropout], keys: Tensor, step: int) -> None:
-    """Give each layer its key of a step.
+    """Set each layer's key for a step.
 
     Args:
         layers: in the module's order.
@@ -106,7 +106,7 @@ def _hashed(key: Tensor, count: int, device: torch.device) -> Tensor:
 
 
 def _halves(key: Tensor) -> tuple[Tensor, Tensor]:
-    # Converted by hand: what a cast does with numbers out of range is the device's affair.
+    # Converted by hand, since casts of numbers out of range differ between devices.
     low = ((key & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
     return low.to(torch.int32), (key >> 32).to(torch.int32)
 

@@ -1,10 +1,11 @@
-"""The norm of each example's gradient, found without the gradient itself.
+"""The norm of each example's gradient, computed without the gradient itself.
 
-What a layer's weights get from one example is a product of what went in and of what came back, and
-so its norm follows from those two, which are far smaller than the gradients of a batch.
+The gradient of a layer's weights for one example is a product of the layer's inputs and the
+gradient of its outputs. So its norm follows from these two, which are far smaller than a batch's
+gradients.
 
-Shapes: B examples, L positions of an example (one, but for sequences and images), F numbers in and
-G out at each position.
+Shapes: B examples, L positions of an example (one, except in sequences and images), F inputs and G
+outputs at each position.
 
 Source: Goodfellow, 2015, https://arxiv.org/abs/1510.01799; for several positions Li et al., 2021,
 section 4 ("ghost clipping"), https://arxiv.org/abs/2110.05679, and the choice between the two ways
@@ -22,14 +23,14 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.grad import conv2d_weight
 
 _PATCHES_COST: Final = 32
-"""How much dearer a number is that is made of patches than one of a gradient, measured on a CPU."""
+"""The cost of a number computed from patches, relative to one of a gradient; measured on a CPU."""
 
 _Rule: TypeAlias = "Callable[[Any, Tensor, Tensor], Tensor]"
-"""(layer, inputs [B, ...], gradients of the outputs [B, ...]) -> that of the weight, [B]."""
+"""(layer, inputs [B, ...], gradients of outputs [B, ...]) -> the squared norms of weights, [B]."""
 
 
 def has_square_norms(layer: nn.Module) -> bool:
-    """Say whether ``square_norms`` knows a layer."""
+    """Return whether ``square_norms`` supports a layer."""
     if type(layer) is nn.Conv2d:
         return layer.groups == 1 and layer.padding_mode == "zeros" and layer.padding != "same"
     if type(layer) is nn.Embedding:
@@ -38,12 +39,12 @@ def has_square_norms(layer: nn.Module) -> bool:
 
 
 def square_norms(layer: nn.Module, inputs: Tensor, outer: Tensor) -> Tensor:
-    """Return the squared L2 norm of what each example gives a layer's trained weights: [B].
+    """Return the squared L2 norm of each example's gradient of a layer's trained weights: [B].
 
     Args:
-        layer: of which ``has_square_norms`` is true.
-        inputs: [B, ...] what it was called with.
-        outer: [B, ...] the gradients of what it returned.
+        layer: one that ``has_square_norms``.
+        inputs: [B, ...] its inputs.
+        outer: [B, ...] the gradients of its outputs.
     """
     inputs, outer = _in_full(inputs), _in_full(outer)
     weight, bias = layer.weight, getattr(layer, "bias", None)
@@ -83,10 +84,10 @@ def _convolution(layer: nn.Conv2d, inputs: Tensor, outer: Tensor) -> Tensor:
     padding = 0 if isinstance(layer.padding, str) else layer.padding
     shape = {"stride": layer.stride, "padding": padding, "dilation": layer.dilation}
     if _PATCHES_COST * positions * positions <= sizes:
-        # A dense layer on the patch of inputs that each output is made of.
+        # A dense layer on the patch of inputs of each output.
         patches_BFL = F.unfold(inputs, layer.kernel_size, **shape)
         return dense_square_norms(patches_BFL.mT, outer.flatten(2).mT)
-    # One convolution with a group of channels for each example has a gradient for each of them.
+    # One convolution with a group of channels per example has a gradient for each of them.
     gradients: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         inputs.reshape(1, num * channels, *inputs.shape[2:]),
         (num * layer.out_channels, channels, *layer.kernel_size),
@@ -125,12 +126,12 @@ def _bias(layer: nn.Module, outer: Tensor) -> Tensor:
 
 
 def _channel_sums(values: Tensor, num_channels: int) -> Tensor:
-    """Sum over all but examples and channels, which are the second axis."""
+    """Sum over all axes but the first two, examples and channels."""
     return values.reshape(len(values), num_channels, -1).sum(2)
 
 
 def _position_sums(values: Tensor, size: int) -> Tensor:
-    """Sum over positions, of which each has the last ``size`` numbers."""
+    """Sum over positions; each has ``size`` numbers."""
     return values.reshape(len(values), -1, size).sum(1)
 
 

@@ -35,19 +35,19 @@ _MANY_ROWS: Final = 256
 
 
 class Loss(Component, kind="loss"):
-    """What is minimised: a differentiable number per example."""
+    """The objective: a differentiable number per example."""
 
     default_metrics: ClassVar[tuple[str, ...]] = ()
-    """The names of the metrics that are evaluated beside it unless others are asked for."""
+    """The names of the metrics that are evaluated with it by default."""
 
     takes_numbers: ClassVar[bool] = False
-    """Whether it compares one output with each target; integer targets are then not classes."""
+    """Whether it compares one output with each target, so that integer targets are no classes."""
 
     def per_example(self, outputs: Any, targets: Tensor) -> Tensor:
         """Return the loss of each example: [B].
 
         Args:
-            outputs: what the module returned for B examples.
+            outputs: the module's outputs for B examples.
             targets: [B, ...].
 
         Raises:
@@ -56,10 +56,10 @@ class Loss(Component, kind="loss"):
         raise NotImplementedError(f"{type(self).__name__} has no per_example()")
 
     def to(self, device: torch.device | str) -> None:
-        """Move what the loss holds, such as class weights, to a device."""
+        """Move the loss's tensors, such as class weights, to a device."""
 
     def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Return ``per_example``, whose shape is checked.
+        """Return ``per_example`` and check its shape.
 
         Raises:
             ConfigError: unless it is one number per example.
@@ -70,9 +70,9 @@ class Loss(Component, kind="loss"):
         """Return the mean over the batch of weight_i times loss i: 0-d.
 
         Args:
-            outputs: what the module returned for B examples.
+            outputs: the module's outputs for B examples.
             targets: [B, ...].
-            sample_weights: [B] or None, which is 1 for all.
+            sample_weights: [B]; None is 1 for all.
         """
         return weighted_mean(self(outputs, targets), sample_weights)
 
@@ -80,24 +80,24 @@ class Loss(Component, kind="loss"):
 LossLike: TypeAlias = (
     "Loss | str | tuple[str, Mapping[str, Any]] | nn.Module | Callable[[Any, Tensor], Tensor]"
 )
-"""A loss, its name, its name and hyper-parameters, or something of torch's form to call."""
+"""A loss, its name, its name and hyper-parameters, or a torch loss: a module or a function."""
 
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
     """Minus the log-likelihood of integer targets [B, ...] under logits [B, ..., V].
 
-    Classes are the last axis, as a sequence model yields them; ``torch.nn.CrossEntropyLoss`` has
-    them second.
+    The classes are the last axis, as sequence models return them; in ``torch.nn.CrossEntropyLoss``
+    they are the second.
     """
 
     name: ClassVar[str] = "cross-entropy"
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     label_smoothing: Fraction = 0.0
-    """The share of the target's probability that is spread over all classes."""
+    """The fraction of the target's probability that is distributed over all classes."""
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over an example's positions of its cross-entropy: [B]."""
+        """Return each example's mean cross-entropy over its positions: [B]."""
         outputs, targets = match_classes(self.name, outputs, targets)
         if targets.dim() == 1:
             return self._flat(outputs, targets)
@@ -107,7 +107,7 @@ class CrossEntropy(Loss):
     def mean(
         self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
     ) -> Tensor:
-        """Return the mean over the batch, in torch's fused form where there are no weights."""
+        """Return the mean over the batch, with torch's fused kernel if there are no weights."""
         if sample_weights is not None or targets.dim() != 1:
             return super().mean(outputs, targets, sample_weights)
         return self._flat(*match_classes(self.name, outputs, targets), reduction="mean")
@@ -121,7 +121,7 @@ class CrossEntropy(Loss):
             )
         is_tall = num_rows >= _MANY_ROWS and num_classes < _FEW_CLASSES
         if is_tall and outputs.device.type == "cpu" and not self.label_smoothing:
-            # torch goes along the rows, which are shorter than a processor's vectors.
+            # torch works along the rows, which are shorter than a processor's vectors.
             log_shares = outputs.T.contiguous().log_softmax(dim=0).T
             return F.nll_loss(log_shares, targets, reduction=reduction)
         return F.cross_entropy(
@@ -192,15 +192,15 @@ class Huber(_Elementwise):
 
 @dataclass(frozen=True)
 class CallableLoss(Loss):
-    """A loss given as something to call with (outputs, targets)."""
+    """A loss given as a callable of (outputs, targets)."""
 
     function: Callable[..., Any]
-    """Returns one number per example: [B], or [B, ...] if ``axes`` says what becomes of these."""
+    """Returns one number per example: [B], or [B, ...] if ``axes`` is set."""
     axes: Literal["mean", "sum"] | None = None
-    """What is done with the axes after the first; None: there must be none."""
+    """How the axes after the first are reduced; None: there must be none."""
 
     def per_example(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Return what the function returns, reduced to [B]."""
+        """Return the function's losses, reduced to [B]."""
         losses: Tensor = self.function(outputs, targets)
         if self.axes is None or not isinstance(losses, Tensor) or losses.dim() < 2:
             return losses
@@ -215,7 +215,7 @@ class CallableLoss(Loss):
         return losses.flatten(1).sum(dim=1) if self.axes == "sum" else mean_over_axes(losses)
 
     def to(self, device: torch.device | str) -> None:
-        """Move the function, where it is a module."""
+        """Move the function if it is a module."""
         if isinstance(self.function, nn.Module):
             self.function.to(device)
 
@@ -224,8 +224,8 @@ class CallableLoss(Loss):
 class PythonLoss(Loss):
     """A function of yours: (outputs, targets, arguments by name) to one number per example.
 
-    One that has a parameter ``reduction``, as those of ``torch.nn.functional`` do, is called with
-    "none", and the mean is taken over the axes of an example. A module class, such as those of
+    A function with a parameter ``reduction``, such as those of ``torch.nn.functional``, is called
+    with "none", and the mean is taken over the axes of an example. A module class, such as those of
     ``torch.nn``, is instantiated with the arguments, and the module is called in the same way.
     """
 
@@ -233,20 +233,20 @@ class PythonLoss(Loss):
     runs_code: ClassVar[bool] = True
 
     path: str
-    """Where it is: package.module:function."""
+    """Its import path: package.module:function."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments besides outputs and targets; for a class, those of its constructor."""
 
     def check(self) -> None:
-        """Import the function, so that a wrong path is told of before anything runs."""
+        """Import the function, so that a wrong path is reported before anything runs."""
         _ = self._loss
 
     def per_example(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Return what the function returns, reduced to [B]."""
+        """Return the function's losses, reduced to [B]."""
         return self._loss.per_example(outputs, targets)
 
     def to(self, device: torch.device | str) -> None:
-        """Move the module, where it is one."""
+        """Move the module if it is one."""
         self._loss.to(device)
 
     @cached_property
@@ -273,7 +273,7 @@ class PythonLoss(Loss):
             raise ConfigError(f"loss: {self.path!r} with {self.arguments}: {what}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.get_config()  # the other process imports it again
+        return self.get_config()  # the receiving process imports it again
 
 
 def is_per_example(loss: Loss) -> bool:
@@ -285,14 +285,14 @@ def is_per_example(loss: Loss) -> bool:
 
 
 def as_loss(given: LossLike) -> Loss:
-    """Make a loss of whatever stands for one.
+    """Build a loss from any of the forms of ``LossLike``.
 
-    A module of torch with a ``reduction`` is copied and set to "none"; its former reduction is
-    taken over an example's own axes, so that ``torch.nn.MSELoss()`` is the mean over them.
+    A torch module with a ``reduction`` is copied and set to "none"; its previous reduction is
+    applied to each example's own axes: ``torch.nn.MSELoss()`` is the mean over them.
 
     Raises:
         UnknownNameError: (a KeyError) for a name that is not registered.
-        ConfigError: for what is no loss.
+        ConfigError: for anything else.
     """
     if isinstance(given, nn.Module):
         return _from_module(given)
@@ -322,7 +322,7 @@ def _from_callable(
 def _has_reduction(function: Callable[..., Any]) -> bool:
     try:
         return "reduction" in inspect.signature(function).parameters
-    except ValueError:  # a function written in C has no signature
+    except ValueError:  # functions written in C have no signature
         return False
 
 

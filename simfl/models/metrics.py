@@ -1,4 +1,4 @@
-"""Metrics: what is measured when a model is evaluated, as sums that add up.
+"""Metrics: measures of a model's outputs, as sums that add up over batches.
 
 Shapes: B examples, ... the axes of one target (none, or the positions of a sequence), V classes.
 """
@@ -38,7 +38,7 @@ class Metric(Component, kind="metric"):
 
     @property
     def key(self) -> str:
-        """What it is called in reports."""
+        """Its name in reports."""
         return self.name
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -47,11 +47,11 @@ class Metric(Component, kind="metric"):
 
     @property
     def has_own_sums(self) -> bool:
-        """Whether ``sums`` is overridden: then it is all that tells what the metric is."""
+        """Whether ``sums`` is overridden, so that it alone defines the metric."""
         return type(self).sums is not Metric.sums
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return ``per_example``, whose shape is checked.
+        """Return ``per_example`` and check its shape.
 
         Raises:
             ConfigError: unless it is one number per example.
@@ -64,14 +64,14 @@ class Metric(Component, kind="metric"):
     ) -> tuple[float, float]:
         """Return the weighted sum over the examples, and the sum of the weights.
 
-        Both are added up over batches, and the metric is their quotient. So they must be sums over
-        examples, such as true positives and predictions for a precision. If the weight is 0, the
-        metric is undefined.
+        Both are added up over batches, and the metric is their quotient. They must be sums over
+        examples, such as the true positives and the predictions for a precision. If the weight is
+        0, the metric is undefined.
 
         Args:
-            outputs: what the module returned for B examples.
+            outputs: the module's outputs for B examples.
             targets: [B, ...].
-            sample_weights: [B] or None, which is 1 for all.
+            sample_weights: [B]; None is 1 for all.
 
         Raises:
             ConfigError: if the outputs' shape does not fit the targets'.
@@ -85,17 +85,17 @@ MetricLike: TypeAlias = "Metric | str | tuple[str, Mapping[str, Any]]"
 
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """The share of right predictions.
+    """The fraction of correct predictions.
 
     Outputs [B, ..., V] predict the class of the largest number; outputs of the targets' shape, or
-    with one axis of length 1 more, are logits that predict 1 if positive. With a NaN output, the
-    prediction counts as wrong. The value of a sequence is the share over its positions.
+    with an additional axis of length 1, are logits that predict 1 if positive. A prediction with a
+    NaN output counts as wrong. The value of a sequence is the fraction over its positions.
     """
 
     name: ClassVar[str] = "accuracy"
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the share of right predictions of each example: [B]."""
+        """Return the fraction of correct predictions of each example: [B]."""
         require_tensor(self.name, outputs)
         if is_elementwise(outputs, targets):
             logits = outputs.reshape(targets.shape)
@@ -108,9 +108,9 @@ class Accuracy(Metric):
 
 @dataclass(frozen=True)
 class TopK(Metric):
-    """The share of targets among the k classes of the largest outputs [B, ..., V].
+    """The fraction of targets among the k classes of the largest outputs [B, ..., V].
 
-    With a NaN output, the prediction counts as wrong.
+    A prediction with a NaN output counts as wrong.
     """
 
     name: ClassVar[str] = "top-k"
@@ -119,11 +119,11 @@ class TopK(Metric):
 
     @property
     def key(self) -> str:
-        """What it is called in reports: top-5 and the like."""
+        """Its name in reports, such as top-5."""
         return f"top-{self.k}"
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the share of targets among the first k of each example: [B]."""
+        """Return the fraction of targets among the first k of each example: [B]."""
         outputs, targets = match_classes(self.name, outputs, targets)
         # Among equal outputs the first counts as the largest, as in accuracy; topk may pick any.
         own = outputs.gather(-1, targets.unsqueeze(-1))
@@ -160,9 +160,9 @@ class MeanAbsoluteError(Metric):
 
 
 def adds_up(metric: Metric, outputs: Tensor, targets: Tensor) -> bool:
-    """Say whether the sums over parts of a batch add up to those over all of it.
+    """Return whether the sums over parts of a batch add up to those over all of it.
 
-    Also True if this cannot be determined, since the metric raises or has no finite sums.
+    Also True if this cannot be determined because the metric raises or has no finite sums.
 
     Args:
         metric: a metric that overrides ``sums``.
@@ -189,7 +189,7 @@ def _cut_at(cut: int) -> tuple[slice, slice]:
 
 
 def as_metrics(given: Iterable[MetricLike]) -> tuple[Metric, ...]:
-    """Build the metrics that are given by name.
+    """Build metrics that may be given by name.
 
     Raises:
         UnknownNameError: (a KeyError) for a name that is not registered.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from simfl.vector import Vector, widened
 
 Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
-"""What a model is called with: one tensor, positional arguments, or keyword arguments."""
+"""A model's inputs: one tensor, positional arguments, or keyword arguments."""
 
 Precision: TypeAlias = Literal["float32", "bf16"]
 """The type that layers compute in: that of the weights, or bfloat16 where that is safe."""
@@ -21,20 +21,20 @@ Call: TypeAlias = Callable[..., Any]
 """(inputs, tensors by name that replace the module's own) -> outputs."""
 
 MetricSums: TypeAlias = "dict[str, tuple[float, float]]"
-"""Metric -> (sum, weight): metrics as values that add up; a mean is their quotient."""
+"""Metric -> (sum, weight); both add up over batches, and the metric is their quotient."""
 
 
 class Batch(NamedTuple):
-    """Examples to train on or to evaluate; each tensor's first axis is the example's."""
+    """Examples to train on or to evaluate; the first axis of each tensor is the example."""
 
     inputs: Inputs
     targets: Tensor
     sample_weights: Tensor | None = None
-    """[B] what each example's loss is multiplied by; None is 1 for all."""
+    """[B] factors of the examples' losses; None is 1 for all."""
 
 
 def map_inputs(inputs: Any, function: Callable[[Any], Tensor]) -> Inputs:
-    """Apply a function to each tensor of the inputs, or to each array of what is to become them."""
+    """Apply a function to each tensor or array of the inputs."""
     if isinstance(inputs, dict):
         return {name: function(tensor) for name, tensor in inputs.items()}
     if isinstance(inputs, tuple):
@@ -43,7 +43,7 @@ def map_inputs(inputs: Any, function: Callable[[Any], Tensor]) -> Inputs:
 
 
 def take_examples(batch: Batch, which: slice) -> Batch:
-    """Return some of a batch's examples; not copies."""
+    """Return some of a batch's examples, without copies."""
     inputs, targets, weights = batch
     return Batch(
         map_inputs(inputs, lambda tensor: tensor[which]),
@@ -53,14 +53,14 @@ def take_examples(batch: Batch, which: slice) -> Batch:
 
 
 class Model(ABC):
-    """Weights, and gradients of a loss with respect to them."""
+    """Weights, and the gradients of a loss with respect to them."""
 
     @abstractmethod
     def get_weights(self, trainable: bool = False) -> Vector:
         """Return a copy of the weights.
 
         Args:
-            trainable: only those that are trained; otherwise frozen ones and buffers too.
+            trainable: only the trained ones; otherwise frozen ones and buffers, too.
         """
 
     @abstractmethod
@@ -74,7 +74,7 @@ class Model(ABC):
     @property
     @abstractmethod
     def shared_names(self) -> tuple[str, ...]:
-        """The weights that training changes: the trainable ones, then the averaged buffers."""
+        """The names of what training changes: trainable weights, then averaged buffers."""
 
     @abstractmethod
     def compute_loss_and_gradients(
@@ -82,10 +82,8 @@ class Model(ABC):
     ) -> tuple[Tensor, Vector]:
         """Return the batch's loss (0-d, detached) and the gradients of the trainable weights.
 
-        Gradients of float16 and bfloat16 weights are float32, and so is all that is computed from
-        them.
-
-        Both are the mean over the batch of weight_i times the example's own.
+        Both are the mean over the batch of weight_i times the example's own. Gradients of float16
+        and bfloat16 weights are float32.
 
         Args:
             batch: B examples.
@@ -96,11 +94,11 @@ class Model(ABC):
         """
 
     def compute_batch_gradients(self, batch: Batch, max_norm: float | None = None) -> Vector:
-        """Return the gradients alone; see ``compute_loss_and_gradients``."""
+        """Return only the gradients; see ``compute_loss_and_gradients``."""
         return self.compute_loss_and_gradients(batch, max_norm)[1]
 
     def seed_step(self, keys: Tensor, step: int) -> None:
-        """Set what the next step's randomness depends on; a model may have none.
+        """Set the keys of the next step's random numbers; models without any ignore them.
 
         Args:
             keys: 0-d int64, the client's seed of the round; [C] for a stack.
@@ -121,7 +119,7 @@ class Model(ABC):
 
         Args:
             start: all weights before training.
-            into: a former delta whose memory may be used.
+            into: a previous delta whose memory may be reused.
         """
         end = self.get_weights()
         return Vector({name: difference(start[name], end[name]) for name in self.shared_names})
@@ -132,7 +130,7 @@ class Model(ABC):
 
 
 def difference(start: Tensor, end: Tensor) -> Tensor:
-    """Return start - end, and 0 where both are the same infinity.
+    """Return start - end; 0 where both are the same infinity.
 
     Float16 and bfloat16 become float32, since sums of many would overflow; integers and booleans
     become float64, exact up to 2^53.
@@ -148,9 +146,9 @@ def call_module(
     """Call with one tensor, with positional arguments, or with keyword arguments.
 
     Args:
-        module: is called.
-        inputs: what with.
-        instead: what takes the place of its parameters and buffers, by name.
+        module: the module to call.
+        inputs: its inputs.
+        instead: tensors by name that replace its parameters and buffers.
     """
     keywords = inputs if isinstance(inputs, dict) else {}
     arguments = inputs if isinstance(inputs, tuple) else () if keywords else (inputs,)
@@ -169,11 +167,11 @@ def call_in_precision(
     *,
     device: torch.device,
 ) -> Any:
-    """Call a module as ``call_module`` does; what it returns is as exact as its weights.
+    """Call a module as ``call_module`` does; the outputs have the precision of its weights.
 
-    With ``bf16`` matrix products and convolutions take bfloat16, and what needs more, such as
-    norms, float32 (https://docs.pytorch.org/docs/stable/amp.html). Weights and gradients stay in
-    float32, and so do outputs, of which the loss is made.
+    With ``bf16``, matrix products and convolutions use bfloat16, and operations that need more,
+    such as norms, float32 (https://docs.pytorch.org/docs/stable/amp.html). Weights, gradients and
+    outputs stay float32.
     """
     if precision == "float32":
         return call_module(module, inputs, instead)

@@ -1,4 +1,4 @@
-"""A module's state: which weights it may have, and what is reset between clients."""
+"""A module's state: its weights, and the rest, which is reset between clients."""
 
 from __future__ import annotations
 

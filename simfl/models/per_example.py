@@ -1,4 +1,4 @@
-"""Shapes of outputs and targets, as losses and metrics share them.
+"""Shapes of outputs and targets, and weighted sums, for losses and metrics.
 
 Shapes: B examples, ... the axes of one target (none, or the positions of a sequence), V classes.
 """
@@ -22,10 +22,10 @@ def mean_over_axes(values: Tensor) -> Tensor:
 
 
 def require_one_each(what: str, values: Any, targets: Tensor) -> Tensor:
-    """Return the values if they are [B], one for each of the targets [B, ...].
+    """Return the values if their shape is [B], for targets [B, ...].
 
     Raises:
-        ConfigError: if they are not.
+        ConfigError: if it is not.
     """
     if not isinstance(values, Tensor) or values.shape != targets.shape[:1]:
         returned = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -47,7 +47,7 @@ def require_tensor(name: str, outputs: Any) -> None:
     """Raise an error unless the module returned a tensor.
 
     Raises:
-        ConfigError: with what it returned.
+        ConfigError: with the type that it returned.
     """
     if not isinstance(outputs, Tensor):
         names = f" of {', '.join(map(repr, outputs))}" if isinstance(outputs, Mapping) else ""
@@ -59,18 +59,18 @@ def require_tensor(name: str, outputs: Any) -> None:
 
 
 def is_elementwise(outputs: Tensor, targets: Tensor) -> bool:
-    """Say whether there is one output per target, perhaps with an axis of length 1 at the end."""
+    """Return whether there is one output per target; a last axis of length 1 is allowed."""
     return outputs.shape in (targets.shape, (*targets.shape, 1))
 
 
 def match_shapes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return outputs [B, ...] and targets [B, ...] of one shape and dtype.
 
-    Outputs may have a last axis of length 1 that the targets lack: it is dropped, as otherwise
-    [B, 1] and [B] would broadcast to [B, B].
+    A last axis of length 1 that only the outputs have is dropped, since [B, 1] and [B] would
+    broadcast to [B, B].
 
     Raises:
-        ConfigError: if the shapes do not match, or outputs are not a tensor.
+        ConfigError: unless the shapes match and the outputs are a tensor.
     """
     require_tensor(name, outputs)
     if not is_elementwise(outputs, targets):
@@ -86,7 +86,7 @@ def match_classes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, 
     """Return outputs [B, ..., V] and targets [B, ...] as int64.
 
     Raises:
-        ConfigError: if targets are not integers, shapes do not match, or outputs are not a tensor.
+        ConfigError: unless targets are integers, shapes match, and the outputs are a tensor.
     """
     require_tensor(name, outputs)
     if targets.is_floating_point():
@@ -100,13 +100,13 @@ def match_classes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, 
 
 
 def weighted_mean(values_B: Tensor, sample_weights_B: Tensor | None) -> Tensor:
-    """Return the mean over B of weight_i times value i; not divided by the sum of the weights."""
+    """Return the mean over B of weight_i times value i, without normalising the weights."""
     return (values_B if sample_weights_B is None else values_B * sample_weights_B).mean()
 
 
 def weighted_sums(values_B: Tensor, sample_weights_B: Tensor | None) -> tuple[float, float]:
     """Return the weighted sum of the values, and the sum of the weights."""
-    # float64: sums over many batches must not depend on how the examples were cut into batches.
+    # float64: sums over batches should not depend on where batches begin and end.
     values_B = values_B.double()
     if sample_weights_B is None:
         return values_B.sum().item(), float(len(values_B))
@@ -117,15 +117,15 @@ def weighted_sums(values_B: Tensor, sample_weights_B: Tensor | None) -> tuple[fl
 def sums_of_parts(
     values: Mapping[str, Tensor], sample_weights_B: Tensor | None, sizes: Sequence[int]
 ) -> list[MetricSums]:
-    """Return the weighted sums of the values [B] over parts of the examples, part by part.
+    """Return the weighted sums of the values [B] over each part of the examples.
 
     Args:
         values: by name, one number per example.
-        sample_weights_B: [B] or None, which is 1 for all.
-        sizes: of how many examples each part is, at least 1; together B.
+        sample_weights_B: [B]; None is 1 for all.
+        sizes: the number of examples of each part, at least 1; their sum is B.
     """
     assert min(sizes) > 0, "an empty part has no sum here"
-    # M values of an example, P parts. One transfer for all, where they are on a GPU.
+    # M values of an example, P parts. One transfer for all, if they are on a GPU.
     values_MB = torch.stack([value.double() for value in values.values()]).cpu()
     weights_B = torch.ones(values_MB.shape[1]) if sample_weights_B is None else sample_weights_B
     weights_B = weights_B.double().cpu()

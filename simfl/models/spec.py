@@ -23,16 +23,16 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 
 @dataclass(frozen=True)
 class DataShape:
-    """The shapes of one example, and how many symbols its integers are drawn from."""
+    """The shapes of one example, and the number of distinct integers it may hold."""
 
     inputs: Axes | tuple[Axes, ...] | dict[str, Axes]
-    """The input's axes; of several inputs each one's, by position or by name."""
+    """The input's axes; those of each input, by position or by name, if there are several."""
     target_shape: Axes = ()
     """The target's axes; () is one number per example."""
     num_classes: int | None = None
-    """The largest target + 1 where targets are integers, else None."""
+    """The largest target + 1 if targets are integers, otherwise None."""
     vocabulary: int | None = None
-    """The largest input + 1, over the inputs that are integers; None where none is."""
+    """The largest input + 1, over all integer inputs; None if there are none."""
 
     @property
     def single_input(self) -> Axes | None:
@@ -46,13 +46,13 @@ class DataShape:
 def data_shape(
     inputs: Array | tuple[Array, ...] | dict[str, Array], targets: Array, *, is_scaled: bool = False
 ) -> DataShape:
-    """Read the shape of the data off its arrays.
+    """Return the shape of the data.
 
     Args:
-        inputs: [N, ...] arrays of N examples, one at least: a single one, or several by position
-            or by name.
-        targets: [N, ...] classes if integer or boolean, otherwise the numbers to predict.
-        is_scaled: whether the model is given floats, whatever the inputs are.
+        inputs: [N, ...] arrays of N >= 1 examples: a single one, or several by position or by
+            name.
+        targets: [N, ...] classes if integers or booleans, otherwise the numbers to predict.
+        is_scaled: whether inputs are scaled to floats for the model.
 
     Raises:
         DataError: if there is no example, or a class or token is negative.
@@ -105,15 +105,13 @@ def _num_symbols(what: str, array: Array) -> int | None:
 
 
 class ModelSpec(Component, kind="model"):
-    """What a scenario says of a model; its sizes come from the data."""
+    """A scenario's model; its input and output sizes come from the data."""
 
     def build(self, shape: DataShape) -> nn.Module:
-        """Make the module with fresh random weights, from torch's global generator.
-
-        The caller seeds that generator, and puts it back where it matters.
+        """Build the module with random weights from torch's global generator, which is seeded.
 
         Args:
-            shape: of the data that the module is to be trained on.
+            shape: the shape of the data that the module is trained on.
 
         Raises:
             ConfigError: if the model cannot take such data.
@@ -130,25 +128,25 @@ def build_module(spec: ModelSpec, shape: DataShape, *, seed: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class PythonModel(ModelSpec):
-    """A function of yours that returns a ``torch.nn.Module``; a class will do.
+    """A function of yours, or a class, that returns a ``torch.nn.Module``.
 
-    The module's weights are kept as they are returned, pre-trained ones for instance.
+    The weights of the returned module, such as pre-trained ones, are kept.
     """
 
     name: ClassVar[str] = "python"
     runs_code: ClassVar[bool] = True
 
     path: str
-    """Where it is: package.module:function."""
+    """Its import path: package.module:function."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """What it is called with, by name."""
+    """Its arguments, by name."""
 
     def build(self, shape: DataShape) -> nn.Module:
         """Call the function.
 
         Raises:
             ImportPathError: if it cannot be imported.
-            ConfigError: if it raises, or returns something else than a module.
+            ConfigError: if it raises, or does not return a module.
         """
         function = import_object(self.path)
         if not callable(function):
@@ -169,7 +167,7 @@ class PythonModel(ModelSpec):
 
 
 def num_features(model: str, shape: DataShape) -> int:
-    """Return how many numbers an example's input holds.
+    """Return the number of values of an example's input.
 
     Raises:
         ConfigError: if there are several inputs, or they are integers.
@@ -188,7 +186,7 @@ def image_axes(model: str, shape: DataShape, *, smallest: int = 1) -> tuple[int,
     """Return (channels, height, width); images of two axes have one channel.
 
     Raises:
-        ConfigError: if inputs are no images, or smaller than ``smallest`` in height or width.
+        ConfigError: if inputs are not images, or smaller than ``smallest`` in height or width.
     """
     axes = _single_input(model, shape)
     _require_floats(model, shape)
@@ -212,15 +210,15 @@ def image_axes(model: str, shape: DataShape, *, smallest: int = 1) -> tuple[int,
 
 
 def num_outputs(model: str, shape: DataShape, outputs: int | None = None) -> int:
-    """Return how many numbers the module is to put out for an example.
+    """Return the number of outputs of the module for an example.
 
     Args:
         model: its name, for the error.
         shape: of the data.
-        outputs: what the scenario asks for; None is one per class, or per number of the target.
+        outputs: the scenario's number; None is one per class, or per number of the target.
 
     Raises:
-        ConfigError: if targets are more than a class or a row of numbers.
+        ConfigError: if a target is more than a class or a row of numbers.
     """
     if outputs is not None:
         return outputs

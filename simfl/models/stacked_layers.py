@@ -1,9 +1,9 @@
 """Layers for a stack of clients at once: one batched product instead of one per client.
 
-Each is a function that returns its outputs and how gradients go back through it. Most of a small
-model's step is bookkeeping, and this is a third less of it than autograd needs.
+Each is a function that returns its outputs and the functions of its backward pass. Most of a small
+model's step is bookkeeping, of which this needs a third less than autograd.
 
-Shapes: C clients of a stack, B examples of a batch, F numbers in, G numbers out, ... other axes.
+Shapes: C clients of a stack, B examples of a batch, F inputs, G outputs, ... other axes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _ELEMENTWISE: Final = frozenset(
 
 
 class _Pass(NamedTuple):
-    """What a layer has made of its inputs."""
+    """A layer's outputs, and its backward pass."""
 
     outputs: Tensor
     """[C, B, ...]"""
     to_inputs: Callable[[Tensor], Tensor]
     """The gradient of the outputs -> that of the inputs."""
     to_weights: Callable[[Tensor], _Weights] = lambda _: {}
-    """The gradient of the outputs -> those of the layer's own weights that are trained."""
+    """The gradient of the outputs -> those of the layer's trained weights."""
     to_square_norms: Callable[[Tensor], Tensor] | None = None
-    """The gradient of the outputs -> the squared norm of what each example gives the layer's
-    weights, [C, B]; None of a layer without weights that are trained."""
+    """The gradient of the outputs -> the squared norm of each example's gradient of the layer's
+    weights, [C, B]; None for a layer without trained weights."""
 
 
 _Layer: TypeAlias = "Callable[[Mapping[str, Tensor], Tensor], _Pass]"
@@ -48,20 +48,17 @@ _Layer: TypeAlias = "Callable[[Mapping[str, Tensor], Tensor], _Pass]"
 
 @dataclass(frozen=True)
 class StackedChain:
-    """A chain of layers for a stack of clients: the function, and its gradients.
-
-    It is the same function as ``torch.func.vmap`` makes of the module.
-    """
+    """A chain of layers for a stack of clients, with its gradients: ``torch.func.vmap`` by hand."""
 
     layers: Sequence[_Layer]
     first: int
-    """The index of the first layer with weights that are trained."""
+    """The index of the first layer with trained weights."""
 
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> list[_Pass]:
         """Return every layer's pass; the outputs of the last one are the chain's.
 
         Args:
-            weights: [C, ...] by name, those that are trained, and keys for dropout by example.
+            weights: [C, ...] by name: the trained ones, and keys for dropout by example.
             inputs: [C, B, ...].
         """
         passes: list[_Pass] = []
@@ -83,13 +80,13 @@ class StackedChain:
     ) -> _Weights:
         """Return the sums over each client's examples of their clipped gradients.
 
-        No layer may be in the chain twice.
+        The chain must not hold a layer twice.
 
         Args:
             passes: from ``forward``.
             outer: the gradient of each example's own loss with respect to the chain's outputs.
             max_norm: the L2 norm that an example's gradient has at most.
-            share_CB: what each clipped gradient is multiplied with.
+            share_CB: the factors of the clipped gradients.
         """
         outers = dict(self._outers(passes, outer))
         norms = (passes[index].to_square_norms for index in outers)
@@ -111,18 +108,18 @@ def _weight_gradients(passes: Sequence[_Pass], outers: Iterable[tuple[int, Tenso
     gradients: _Weights = {}
     for index, outer in outers:
         for name, own in passes[index].to_weights(outer).items():
-            # A layer may be in the chain twice.
+            # The chain may hold a layer twice.
             gradients[name] = gradients[name] + own if name in gradients else own
     return gradients
 
 
 def _with_axes(values: Tensor, like: Tensor) -> Tensor:
-    """Return values [C, B] with the axes that it takes to be multiplied with [C, B, ...]."""
+    """Return values [C, B] with axes of length 1 added, to be multiplied with [C, B, ...]."""
     return values.reshape(*values.shape, *[1] * (like.dim() - 2))
 
 
 def batch_by_hand(module: nn.Module) -> StackedChain | None:
-    """Return a module for a stack, if it is a chain of layers that are known here.
+    """Return a module's chain for a stack; None unless it is a chain of known layers.
 
     Dense layers, ``Flatten``, element-wise activations and ``Dropout``, unmodified: see
     ``alteration``.
@@ -140,7 +137,7 @@ def batch_by_hand(module: nn.Module) -> StackedChain | None:
 
 
 def is_dense_chain(module: nn.Module) -> bool:
-    """Say whether a module is a chain of layers of the classes known here."""
+    """Return whether a module is a chain of layers of known classes."""
     return all(map(_is_known, _chain(module)))
 
 
@@ -180,7 +177,7 @@ def _linear(layer: nn.Linear, names: Mapping[int, str]) -> _Layer:
 
     def forward(weights: Mapping[str, Tensor], inputs: Tensor) -> _Pass:
         rows = _as_rows(inputs)
-        # What is not trained is the same for all clients.
+        # Weights that are not trained are the same for all clients.
         weight = weights.get(weight_name, layer.weight).expand(len(rows), -1, -1)
 
         def to_inputs(outer: Tensor) -> Tensor:
@@ -240,7 +237,7 @@ def _relu(_: Mapping[str, Tensor], inputs: Tensor) -> _Pass:
 
 
 def _differentiated(function: Callable[[Tensor], Tensor]) -> _Layer:
-    """Return a layer without weights, whose gradient autograd finds."""
+    """Return a layer without weights, differentiated by autograd."""
 
     def forward(_: Mapping[str, Tensor], inputs: Tensor) -> _Pass:
         leaf = inputs.detach().requires_grad_()
@@ -256,7 +253,7 @@ def _differentiated(function: Callable[[Tensor], Tensor]) -> _Layer:
 
 
 def _out_of_place(layer: nn.Module) -> nn.Module:
-    """Return an activation that leaves its inputs alone; some are told not to."""
+    """Return an activation that does not work in place."""
     if not getattr(layer, "inplace", False):
         return layer
     own: Any = copy.copy(layer)

@@ -1,6 +1,6 @@
 """StackedModel: C clients' copies of one model, trained in one computation.
 
-Shapes: C clients of a stack, A those that still have steps to do, a prefix of it, B examples of a
+Shapes: C clients of a stack, A those with steps left to do, a prefix of them, B examples of a
 batch, ... a tensor's own axes.
 """
 
@@ -23,20 +23,20 @@ _Weights: TypeAlias = "dict[str, Tensor]"
 
 
 def chain_of(model: TorchModel) -> StackedChain | None:
-    """Return the model's module for a stack, if it is one that is batched by hand."""
+    """Return the model's chain of layers for a stack; None if it is batched by vmap."""
     return batch_by_hand(model.module) if model.precision == "float32" else None
 
 
 class StackedModel:
     """The trainable weights of up to C clients, resident and updated in place.
 
-    Clients have nothing to do with each other: a row's numbers are those of the client trained
-    alone, up to rounding. Chains of dense layers are batched by hand, all else by
+    Clients do not influence each other: a row's numbers are those of the client trained alone, up
+    to rounding. Chains of dense layers are batched by hand, all else by
     ``torch.func.vmap`` (https://docs.pytorch.org/docs/stable/func.html).
 
     Args:
-        model: whose module and loss are used; its own weights stay, and are what is not trained.
-        max_clients: C; memory is that of as many models, and of their gradients.
+        model: its module and loss are used; its own weights provide those that are not trained.
+        max_clients: C; takes the memory of C models and their gradients.
     """
 
     def __init__(self, model: TorchModel, max_clients: int) -> None:
@@ -57,30 +57,30 @@ class StackedModel:
 
     @property
     def num_active(self) -> int:
-        """A, how many clients the next step is for."""
+        """A, the number of clients of the next step."""
         return self._num_active
 
     @property
     def like(self) -> Vector:
-        """The trainable weights of the first client, as they are now; not a copy."""
+        """The current trainable weights of the first client, not copied."""
         return Vector({name: rows[0] for name, rows in self._rows.items()})
 
     def begin(self, weights: Vector, num_clients: int) -> None:
-        """Have the first ``num_clients`` rows start from these weights."""
+        """Start the first ``num_clients`` rows from these weights."""
         self._num_clients = num_clients
         self.narrow(num_clients)
-        if len(weights) > len(self._rows):  # what is not trained stays in the model
+        if len(weights) > len(self._rows):  # weights that are not trained are in the model
             self._model.set_weights(weights)
         for name, rows in self._rows.items():
             rows[:num_clients].copy_(weights[name])
 
     def narrow(self, num_active: int) -> None:
-        """Leave the clients after the first so many as they are from now on."""
+        """Train only the first ``num_active`` clients from now on."""
         self._num_active = num_active
         self._active = {name: rows[:num_active] for name, rows in self._rows.items()}
 
     def seed_step(self, keys_A: Tensor, step: int) -> None:
-        """Set what the step's dropout depends on; see ``Model.seed_step``."""
+        """Set the keys of the step's dropout; see ``Model.seed_step``."""
         self._model.seed_step(keys_A, step)
 
     def compute_loss_and_gradients(
@@ -91,20 +91,20 @@ class StackedModel:
         Args:
             batch: tensors of shape [A, B, ...]. A shorter batch is padded with its own examples,
                 with weight 0; its other examples have weight B divided by their number.
-            max_norm: as for ``Model.compute_loss_and_gradients``; of a chain of dense
-                layers that ``clips_by_norms``.
+            max_norm: as for ``Model.compute_loss_and_gradients``; only for a chain of dense layers
+                of a model that ``clips_by_norms``.
         """
         self._model.enter_training()
         if self._by_hand is not None and isinstance(batch.inputs, Tensor):
             losses_A, gradients = self._differentiate(self._by_hand, batch.inputs, batch, max_norm)
         else:
-            assert not max_norm, "only what is batched by hand is clipped"
+            assert not max_norm, "only chains that are batched by hand are clipped"
             losses_A, gradients = self._differentiate_mapped(batch)
         return losses_A, Vector({name: gradients[name] for name in self._rows}, stacked=True)
 
     def get_weights(self, trainable: bool = True) -> Vector:
         """Return a copy of the active clients' trainable weights, a stack."""
-        assert trainable, "what is not trained is the same for all"
+        assert trainable, "weights that are not trained are the same for all clients"
         return Vector({name: rows.clone() for name, rows in self._active.items()}, stacked=True)
 
     def apply_updates(self, updates: Vector) -> None:
@@ -112,14 +112,14 @@ class StackedModel:
         self.apply_scaled_updates(updates, 1.0)
 
     def apply_scaled_updates(self, updates: Vector, scale: float | Tensor) -> None:
-        """Add scale times the updates; the scale is one number, or [A] with one for each client."""
+        """Add scale times the updates; the scale is one number, or [A], one per client."""
         if isinstance(scale, Tensor):
             updates, scale = updates * scale, 1.0
         values = [updates[name] for name in self._active]
         torch._foreach_add_(list(self._active.values()), values, alpha=scale)
 
     def compute_delta(self, start: Vector) -> Vector:
-        """Return start minus the weights of all clients that began, a stack."""
+        """Return start minus the weights of all clients of ``begin``, a stack."""
         return Vector(
             {name: start[name] - rows[: self._num_clients] for name, rows in self._rows.items()},
             stacked=True,
@@ -132,8 +132,8 @@ class StackedModel:
         keys = example_keys(self._dropouts, num_examples) if max_norm else {}
         passes = chain.forward({**self._active, **keys}, inputs)
         outputs = passes[-1].outputs
-        # No client's loss depends on another's weights, so the gradients of their means are those
-        # of each example's share in its own client's.
+        # No client's loss depends on another's weights, so the gradients of all clients' means are
+        # those of the sum of all examples' shares in their own client's mean.
         share_AB = outputs.new_full(batch.targets.shape[:2], 1.0 / num_examples)
         if batch.sample_weights is not None:
             share_AB = share_AB * batch.sample_weights
@@ -150,12 +150,11 @@ class StackedModel:
     def _differentiate_loss(
         self, outputs: Tensor, targets: Tensor, share_AB: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return each example's loss, [A, B], and the gradient of its share in the outputs."""
+        """Return the losses [A, B], and the outputs' gradient of the losses times the shares."""
         rows = outputs.flatten(0, 1).detach().requires_grad_()
         losses = self._model.loss(rows, targets.flatten(0, 1))
         shared = losses if share_AB is None else losses * share_AB.flatten()
-        # A sum, and not grad's own weights of outputs: for those torch imports sympy, which takes a
-        # quarter of a second in each process.
+        # A sum instead of grad_outputs, for which torch imports sympy: 0.25 s in each process.
         (gradient,) = torch.autograd.grad(shared.sum(), rows)
         return losses.detach().reshape(targets.shape[:2]), gradient.reshape(outputs.shape)
 
@@ -170,7 +169,7 @@ class StackedModel:
 
         keys = {f"{name}.key": layer.key for name, layer in self._dropouts.items()}
         in_dims = (0, 0, 0, 0, None if batch.sample_weights is None else 0)
-        # What draws from a generator would draw for the stack, and not for each client.
+        # A layer that draws from a generator would draw for the stack, not for each client.
         differentiate = vmap(grad_and_value(loss_of_client), in_dims=in_dims, randomness="error")
         gradients, losses_A = differentiate(self._active, keys, *batch)
         return losses_A, gradients

@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 class TorchModel(Model):
     """A ``torch.nn.Module`` and the loss it is trained on.
 
-    Which parameters are trained (``requires_grad``), and which layers stay in evaluation mode
-    although the module is in training mode, is read when the TorchModel is made. A tensor that
-    the module holds under two names counts once, under the first. Non-persistent buffers and
-    attributes that are plain data are recorded, too, and reset by ``set_weights``.
+    The constructor records which parameters are trained (``requires_grad``), and which layers of
+    a module in training mode are in evaluation mode and stay so. A tensor that the module holds
+    under two names counts once, under the first. Non-persistent buffers and attributes that are
+    plain data are recorded, too, and reset by ``set_weights``.
 
     Args:
-        module: used as it is, not copied.
+        module: used without copying it.
         loss: a Loss, its name, a pair (name, {hyper-parameters}), a loss module of torch, or a
             function (outputs, targets) -> [B]; see ``as_loss``.
         metrics: what to evaluate besides the loss; by default the loss's ``default_metrics``.
@@ -58,7 +58,7 @@ class TorchModel(Model):
         precision: the type that the module computes in during training; evaluation is in float32.
 
     Raises:
-        ConfigError: if the module has nothing to train, or a layer that cannot be trained.
+        ConfigError: if the module has no trained parameter, or a layer that cannot be trained.
 
     >>> model = TorchModel(nn.Linear(2, 1, bias=False), "mse")
     >>> model.set_weights(Vector({"weight": torch.tensor([[1.0, 2.0]])}))
@@ -140,14 +140,14 @@ class TorchModel(Model):
 
     @property
     def trainable(self) -> Mapping[str, nn.Parameter]:
-        """The parameters that are trained, by name; not copies."""
+        """The trained parameters by name, not copied."""
         return self._trainable
 
     def get_weights(self, trainable: bool = False) -> Vector:
         """Return a copy of parameters and persistent buffers, in the order of ``state_dict``.
 
         Args:
-            trainable: only the parameters that are trained.
+            trainable: only the trained parameters.
         """
         tensors = self._trainable if trainable else self._state()
         return Vector({name: tensor.detach().clone() for name, tensor in tensors.items()})
@@ -158,8 +158,8 @@ class TorchModel(Model):
         If all weights are given, the module's other state is reset, too.
 
         Raises:
-            VectorError: unless names and shapes are those of ``get_weights(trainable)``; then
-                nothing is changed.
+            VectorError: unless names and shapes are those of ``get_weights(trainable)``; nothing
+                is changed in this case.
         """
         tensors = self._trainable if trainable else self._state()
         require_fit("weights", weights, tensors)
@@ -183,7 +183,7 @@ class TorchModel(Model):
         self.apply_scaled_updates(updates, 1.0)
 
     def apply_scaled_updates(self, updates: Vector, scale: float) -> None:
-        """Add scale times the updates to the trainable weights, in one pass, each rounded once.
+        """Add scale times the updates to the trainable weights, in one pass with one rounding.
 
         Raises:
             VectorError: unless names and shapes are those of the trainable weights.
@@ -224,8 +224,8 @@ class TorchModel(Model):
     ) -> tuple[Tensor, Vector]:
         """Return the loss (0-d, detached) and the gradients of the trainable weights.
 
-        The module is called in training mode. A parameter that the loss does not depend on has
-        a gradient of zeros.
+        The module is called in training mode. Parameters that the loss does not depend on have
+        gradients of zeros.
 
         Raises:
             ConfigError: if the loss is not one number per example, ``max_norm`` is negative, or
@@ -243,7 +243,7 @@ class TorchModel(Model):
         return loss.detach(), Vector(dict(zip(self._trainable, owned, strict=True)))
 
     def call(self, inputs: Inputs, instead: Mapping[str, Tensor] | None = None) -> Any:
-        """Call the module as training does, with tensors by name in place of its own."""
+        """Call the module as in training; ``instead`` replaces its own tensors by name."""
         return call_in_precision(self.precision, self.module, inputs, instead, device=self.device)
 
     def seed_step(self, keys: Tensor, step: int) -> None:
@@ -258,7 +258,7 @@ class TorchModel(Model):
         return loss, Vector(dict(zip(self._trainable, gradients, strict=True)))
 
     def evaluate(self, batch: Batch) -> MetricSums:
-        """Return the sums of "loss" and of the metrics, the module being in evaluation mode."""
+        """Return the sums of "loss" and of the metrics, in evaluation mode."""
         with torch.no_grad():
             outputs = self._evaluation_outputs(batch)
             losses = self.loss(outputs, batch.targets)
@@ -275,7 +275,7 @@ class TorchModel(Model):
 
         Args:
             batch: B examples.
-            sizes: of how many examples each part is, at least 1; together B.
+            sizes: the number of examples of each part, at least 1; their sum is B.
         """
         if not self._keeps_examples_apart():
             ends = itertools.accumulate(sizes)
@@ -335,7 +335,7 @@ def _rounded(value: Tensor, like: Tensor) -> Tensor:
 def _with_own_memory(
     gradients: Iterable[Tensor | None], parameters: Iterable[Tensor]
 ) -> list[Tensor]:
-    """Replace missing gradients by zeros; copy those that are expanded or share memory.
+    """Replace missing gradients with zeros; copy those that are expanded or share memory.
 
     Float16 and bfloat16 become float32.
     """

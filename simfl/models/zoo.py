@@ -25,10 +25,10 @@ class Logistic(ModelSpec):
 
     name: ClassVar[str] = "logistic"
     outputs: Count | None = None
-    """How many outputs; by default one per class, or per number of the target."""
+    """The number of outputs; by default one per class, or per number of the target."""
 
     def build(self, shape: DataShape) -> nn.Module:
-        """Make the module."""
+        """Build the module."""
         return MLP(hidden=(), outputs=self.outputs)._build(self.name, shape)
 
 
@@ -40,14 +40,14 @@ class MLP(ModelSpec):
     hidden: tuple[Count, ...] = (64,)
     """The widths of the hidden layers."""
     activation: Literal["relu", "tanh", "gelu", "sigmoid"] = "relu"
-    """What follows each hidden layer."""
+    """The function after each hidden layer."""
     dropout: Fraction = 0.0
-    """The share of hidden numbers that are dropped in training."""
+    """The fraction of hidden units that are dropped in training."""
     outputs: Count | None = None
-    """How many outputs; by default one per class, or per number of the target."""
+    """The number of outputs; by default one per class, or per number of the target."""
 
     def build(self, shape: DataShape) -> nn.Module:
-        """Make the module."""
+        """Build the module."""
         return self._build(self.name, shape)
 
     def _build(self, model: str, shape: DataShape) -> nn.Module:
@@ -65,7 +65,7 @@ class MLP(ModelSpec):
 
 @dataclass(frozen=True)
 class CNN28(ModelSpec):
-    """The CNN that FedAvg was presented with, for 28x28 images; 4x4 or larger will do.
+    """The CNN that FedAvg was presented with, for images of 28x28 pixels; 4x4 at least.
 
     Two 5x5 convolutions of 32 and 64 channels, each followed by ReLU and 2x2 max pooling, then a
     dense layer of 512: 1,663,370 parameters for 28x28 images of one channel and 10 classes.
@@ -75,10 +75,10 @@ class CNN28(ModelSpec):
 
     name: ClassVar[str] = "cnn-28"
     outputs: Count | None = None
-    """How many outputs; by default one per class, or per number of the target."""
+    """The number of outputs; by default one per class, or per number of the target."""
 
     def build(self, shape: DataShape) -> nn.Module:
-        """Make the module."""
+        """Build the module."""
         channels, height, width = image_axes(self.name, shape, smallest=4)
         layers = _image_layers(shape)
         layers["conv1"] = nn.Conv2d(channels, 32, 5, padding=2)
@@ -96,7 +96,7 @@ class CNN28(ModelSpec):
 
 @dataclass(frozen=True)
 class CNN32(ModelSpec):
-    """The CNN of the pfl-research benchmarks on CIFAR-10, for 32x32 images; 6x6 or larger will do.
+    """The CNN of the pfl-research benchmarks on CIFAR-10, for 32x32 pixels; 6x6 at least.
 
     Two 3x3 convolutions of 32 and 64 channels without padding, 2x2 max pooling, a dense layer of
     128: 1,626,442 parameters for 32x32 images of three channels and 10 classes. Weights are drawn
@@ -107,14 +107,14 @@ class CNN32(ModelSpec):
 
     name: ClassVar[str] = "cnn-32"
     dropout1: Fraction = 0.25
-    """The share of pooled features that are dropped in training."""
+    """The fraction of pooled features that are dropped in training."""
     dropout2: Fraction = 0.5
-    """The share of the dense layer's numbers that are dropped in training."""
+    """The fraction of the dense layer's units that are dropped in training."""
     outputs: Count | None = None
-    """How many outputs; by default one per class, or per number of the target."""
+    """The number of outputs; by default one per class, or per number of the target."""
 
     def build(self, shape: DataShape) -> nn.Module:
-        """Make the module."""
+        """Build the module."""
         channels, height, width = image_axes(self.name, shape, smallest=6)
         layers = _image_layers(shape)
         layers["conv1"] = nn.Conv2d(channels, 32, 3)
@@ -138,11 +138,11 @@ class CNN32(ModelSpec):
 class ResNet(ModelSpec):
     """Residual network of three stages, for small images of any size.
 
-    GroupNorm, as batch statistics of clients whose data differ do not fit each other, and as
-    each example's gradient can then be clipped.
+    It uses GroupNorm, because batch statistics of clients with different data do not fit together,
+    and because it allows clipping each example's gradient.
 
-    Source: He et al., 2015, section 4.2, https://arxiv.org/abs/1512.03385 (with projections where
-    a stage begins); Hsieh et al., 2020, section 5, https://arxiv.org/abs/1910.00189
+    Source: He et al., 2015, section 4.2, https://arxiv.org/abs/1512.03385 (with projections at the
+    start of a stage); Hsieh et al., 2020, section 5, https://arxiv.org/abs/1910.00189
     """
 
     name: ClassVar[str] = "resnet"
@@ -153,7 +153,7 @@ class ResNet(ModelSpec):
     groups: Count = 8
     """The groups of each GroupNorm; they must divide the width."""
     outputs: Count | None = None
-    """How many outputs; by default one per class, or per number of the target."""
+    """The number of outputs; by default one per class, or per number of the target."""
 
     def check(self) -> None:
         """Check that depth and groups are possible."""
@@ -165,7 +165,7 @@ class ResNet(ModelSpec):
             )
 
     def build(self, shape: DataShape) -> nn.Module:
-        """Make the module."""
+        """Build the module."""
         channels = image_axes(self.name, shape)[0]
         layers = _image_layers(shape)
         layers["stem"] = _convolution(channels, self.width)
@@ -188,7 +188,7 @@ class ResNet(ModelSpec):
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions, and the input added to what they return."""
+    """Two 3x3 convolutions, and the input added to their output."""
 
     def __init__(self, channels: int, width: int, *, groups: int, stride: int = 1) -> None:
         super().__init__()
@@ -234,18 +234,18 @@ class CharLSTM(ModelSpec):
 
     name: ClassVar[str] = "char-lstm"
     embedding: Count = 8
-    """The numbers that stand for a character."""
+    """The size of a character's embedding."""
     hidden: Count = 256
     """The units of each LSTM layer."""
     layers: Count = 2
     """The number of LSTM layers."""
     dropout: Fraction = 0.0
-    """The share of numbers that are dropped between LSTM layers in training."""
+    """The fraction of units that are dropped between LSTM layers in training."""
     vocabulary: Count | None = None
-    """How many characters there are; by default as many as the data use."""
+    """The number of characters; by default that of the data."""
 
     def check(self) -> None:
-        """Check that there is a place for dropout."""
+        """Check that there are layers for dropout to act between."""
         if self.dropout and self.layers == 1:
             raise ConfigError(
                 f"char-lstm: dropout is {self.dropout}, but acts between layers and there is one; "
@@ -253,7 +253,7 @@ class CharLSTM(ModelSpec):
             )
 
     def build(self, shape: DataShape) -> nn.Module:
-        """Make the module."""
+        """Build the module."""
         num_characters = self._num_characters(shape)
         if shape.target_shape not in ((), shape.inputs):
             raise ConfigError(
@@ -299,7 +299,7 @@ class _CharLSTM(nn.Module):
 
 
 def _image_layers(shape: DataShape) -> OrderedDict[str, nn.Module]:
-    """Return the first layers of an image model: a channel axis for images that have none."""
+    """Return the first layers of an image model: they add a channel axis to images without."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if shape.single_input is not None and len(shape.single_input) == 2:
         layers["channel"] = nn.Unflatten(1, (1, shape.single_input[0]))

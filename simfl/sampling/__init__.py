@@ -1,4 +1,4 @@
-"""Who takes part in a round."""
+"""Sampling: which clients take part in a round."""
 
 from simfl.sampling.sampler import Proportional, Sampler, Uniform, Weighted, plan_round
 

@@ -1,4 +1,4 @@
-"""Sampler: who takes part in a round. A cohort depends on the seed and the round alone.
+"""Sampler: which clients take part in a round. A cohort depends on the seed and the round alone.
 
 Shapes: N clients of the population, K of a round.
 """
@@ -6,7 +6,7 @@ Shapes: N clients of the population, K of a round.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -15,13 +15,13 @@ from simfl.errors import ConfigError
 from simfl.messages import RoundPlan
 from simfl.seeding import numpy_generator
 
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
 
 class Sampler(Component, kind="sampler"):
     """A rule by which a round's cohort is drawn."""
 
-    def sample(
-        self, num_examples: np.ndarray[Any, Any], size: int, *, rng: np.random.Generator
-    ) -> np.ndarray[Any, Any]:
+    def sample(self, num_examples: Array, size: int, *, rng: np.random.Generator) -> Array:
         """Return the ids of ``size`` different clients, in any order.
 
         Args:
@@ -41,19 +41,17 @@ class Uniform(Sampler):
 
     name: ClassVar[str] = "uniform"
 
-    def sample(
-        self, num_examples: np.ndarray[Any, Any], size: int, *, rng: np.random.Generator
-    ) -> np.ndarray[Any, Any]:
+    def sample(self, num_examples: Array, size: int, *, rng: np.random.Generator) -> Array:
         """Return ids drawn uniformly."""
         return rng.choice(len(num_examples), size, replace=False, shuffle=False)
 
 
 @dataclass(frozen=True)
 class Weighted(Sampler):
-    """Draw clients one after another, each in proportion to its examples among those left.
+    """Draw clients one after another, each in proportion to its examples among the remaining ones.
 
-    With one client per round, each takes part in proportion to its examples. With more, this is not
-    so: large clients take part less often than that, and small ones more often. When two of three
+    With one client per round, each takes part in proportion to its examples. With more, large
+    clients take part less often than that, and small ones more often. When two of three
     clients with 2, 1 and 1 examples are drawn, the probabilities are 5/6, 7/12 and 7/12. Use
     ``proportional`` to get 1, 1/2 and 1/2.
 
@@ -62,9 +60,7 @@ class Weighted(Sampler):
 
     name: ClassVar[str] = "weighted"
 
-    def sample(
-        self, num_examples: np.ndarray[Any, Any], size: int, *, rng: np.random.Generator
-    ) -> np.ndarray[Any, Any]:
+    def sample(self, num_examples: Array, size: int, *, rng: np.random.Generator) -> Array:
         """Return ids drawn by the Gumbel-top-k trick, which needs no normalised weights."""
         with np.errstate(divide="ignore"):
             keys = np.log(num_examples) + rng.gumbel(size=len(num_examples))
@@ -90,9 +86,7 @@ class Proportional(Sampler):
 
     name: ClassVar[str] = "proportional"
 
-    def sample(
-        self, num_examples: np.ndarray[Any, Any], size: int, *, rng: np.random.Generator
-    ) -> np.ndarray[Any, Any]:
+    def sample(self, num_examples: Array, size: int, *, rng: np.random.Generator) -> Array:
         """Return ids by systematic sampling, in integers, so that nothing is rounded."""
         order_N = rng.permutation(len(num_examples))
         counts_N = num_examples[order_N].astype(np.int64)
@@ -101,7 +95,7 @@ class Proportional(Sampler):
             is_certain_N |= more_N
             left, total = left - int(more_N.sum()), total - int(counts_N[more_N].sum())
         certain, rest = order_N[is_certain_N], order_N[~is_certain_N]
-        if not total:  # the clients that are left have no examples; take any of them
+        if not total:  # the remaining clients have no examples; take any of them
             return np.concatenate([certain, rest[:left]])
         ends = np.cumsum(left * num_examples[rest].astype(np.int64))
         points = int(rng.integers(total)) + total * np.arange(left)
@@ -111,13 +105,13 @@ class Proportional(Sampler):
 def plan_round(
     sampler: Sampler,
     *,
-    num_examples: np.ndarray[Any, Any],
-    num_steps: np.ndarray[Any, Any],
+    num_examples: Array,
+    num_steps: Array,
     size: int,
     seed: int,
     round: int,
 ) -> RoundPlan:
-    """Draw a round's cohort and put it in order: longest local work first, then by id.
+    """Draw a round's cohort and sort it: longest local work first, then by id.
 
     Args:
         sampler: the rule.
@@ -128,7 +122,7 @@ def plan_round(
         round: which round, from 1.
 
     Raises:
-        ConfigError: if the sampler returns anything but ``size`` different ids.
+        ConfigError: unless the sampler returns ``size`` different ids.
     """
     rng = numpy_generator(seed, "cohort", round=round)
     drawn = sampler.sample(num_examples, size, rng=rng)
@@ -138,11 +132,11 @@ def plan_round(
     return RoundPlan(round, tuple(clients.tolist()), tuple(num_steps[clients].tolist()))
 
 
-def _checked(drawn: Any, name: str, *, size: int, population: int) -> np.ndarray[Any, Any]:
-    """Return what a sampler has drawn as ids.
+def _checked(drawn: Any, name: str, *, size: int, population: int) -> Array:
+    """Return the ids that a sampler returned, as int64.
 
     Raises:
-        ConfigError: if it is anything but ``size`` different ids.
+        ConfigError: unless it is ``size`` different ids.
     """
     where = f"sampler {name!r}"
     wanted = f"it must return {size} different ids from 0 to {population - 1}"

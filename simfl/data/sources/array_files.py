@@ -23,9 +23,9 @@ class NpzFile(Source):
     """Named arrays of a file written by ``numpy.savez`` or ``savez_compressed``.
 
     ``inputs`` and ``targets`` are needed; ``test_inputs`` and ``test_targets`` are the test split,
-    ``client`` the id of whom each example belongs to, and any other array with one value per
-    example is a column too. A model with several inputs gets them from ``inputs.NAME`` and
-    ``test_inputs.NAME``. ``class_names`` holds what the class ids are called.
+    ``client`` holds the client of each example, and any other array with one value per example is
+    a column, too. A model with several inputs gets them from ``inputs.NAME`` and
+    ``test_inputs.NAME``. ``class_names`` holds the names of the class ids.
 
     Floats become float32; integer inputs stay integers, see ``data.divide_by`` for images of bytes.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 _MISSING: Final = ("", "?", "-", "na", "n/a", "nan", "null", "none")
-_CHUNK_ROWS: Final = 20_000  # cells are Python strings only for as long as a chunk lasts
+_CHUNK_ROWS: Final = 20_000  # limits how many cells are Python strings at a time
 
 _Lines: TypeAlias = list[tuple[int, list[str]]]
 """Line number and cells of each row."""
@@ -51,11 +51,11 @@ class CsvFile(Source):
     features: tuple[str, ...] | None = None
     """The columns that are the inputs; None: all other numeric ones."""
     client: str | None = None
-    """The column that says whose each example is; None: "client", if there is one."""
+    """The column with each example's client; None: "client", if there is one."""
     test_path: str | None = None
-    """A file with the same features and target, the test split; None: no test split."""
+    """A file with the same features and target for the test split; None: no test split."""
     delimiter: str = ","
-    """What separates cells."""
+    """The character between cells."""
 
     def check(self) -> None:
         """Check the delimiter."""
@@ -76,7 +76,7 @@ class CsvFile(Source):
         return SourceData(train, self._test(train, features, names), columns, names)
 
     def _check_names(self, header: tuple[str, ...]) -> str | None:
-        """Check that the columns are there, and return the one of the clients."""
+        """Check that the columns exist, and return the clients' column."""
         _require(self.target, header, field="target", path=self.path)
         for name in self.features or ():
             _require(name, header, field="features", path=self.path)
@@ -145,11 +145,11 @@ class Table:
         return self.columns[name]
 
     def is_numeric(self, name: str) -> bool:
-        """Say whether the column holds numbers."""
+        """Return whether the column holds numbers."""
         return self.columns[name].dtype.kind in "if"
 
     def describe(self, name: str) -> str:
-        """Return what an error calls the column."""
+        """Return the column's name in errors."""
         return f"{self.path}: column {name!r}"
 
 
@@ -168,9 +168,9 @@ def _read_table(path: str, *, delimiter: str = ",", text: Collection[str] = froz
 
     Args:
         path: the file.
-        delimiter: what separates cells.
-        text: columns that are ids or text whatever their first cells look like; if all cells are
-            whole numbers they become int64.
+        delimiter: the character between cells.
+        text: columns that are ids or text even if their first cells are numbers; if all cells
+            are whole numbers, they become int64.
 
     Raises:
         DataError: if there is no such file, it has no header or no rows, a row has too few or too
@@ -234,7 +234,7 @@ def _columns(
             row = int(np.isfinite(column).argmin())
             raise DataError(
                 f"{path}, line {lines[row][0]}, column {name!r}: {cells[row]!r} is not a finite "
-                "number, as the column needs; mend the cell or leave out the column"
+                "number, as the column needs; fix the cell or leave out the column"
             )
         yield name, column
 
@@ -246,7 +246,7 @@ def _require_width(lines: _Lines, width: int, *, path: str) -> None:
 
 
 def _numbers(cells: tuple[str, ...]) -> Array:
-    """Return int64 where all are whole numbers, otherwise float64, NaN for what is no number."""
+    """Return int64 if all are whole numbers, otherwise float64 with NaN for other text."""
     try:
         if not _is_plain("".join(cells)):
             raise ValueError
@@ -265,9 +265,9 @@ def _ids(column: Array) -> Array:
 
 
 def _is_numeric(cells: tuple[str, ...]) -> bool:
-    """Say whether the first cell that is not missing is a number, or all are missing.
+    """Return whether the first cell that is not missing is a number, or all are missing.
 
-    One that only Python reads as a number counts, so that it is refused and not taken for text.
+    Cells that only Python reads as a number count, so that they are refused, not read as text.
     """
     known = (cell for cell in cells if cell.strip().lower() not in _MISSING)
     try:
@@ -284,5 +284,5 @@ def _number(cell: str) -> float:
 
 
 def _is_plain(text: str) -> bool:
-    """Say whether all numbers are plain, unlike 1_000, which only Python accepts."""
+    """Return whether numbers are in plain digits, unlike 1_000, which only Python accepts."""
     return text.isascii() and "_" not in text

@@ -1,4 +1,7 @@
-"""Data sets of the Hugging Face hub, or of its library on disk."""
+"""Data sets of the Hugging Face hub, or on disk in its library's formats.
+
+Shapes: N images, H height, W width, C channels.
+"""
 
 from __future__ import annotations
 
@@ -47,17 +50,17 @@ class HuggingFace(Source):
     path: str
     """The name on the hub, such as "ylecun/mnist", or a folder, or a csv, json or parquet file."""
     inputs: str | tuple[str, ...]
-    """The column or columns that are the inputs."""
+    """The column or columns of the inputs."""
     target: str = "label"
     """The column to predict."""
     config: str | None = None
-    """Which configuration of a data set on the hub; None: its only or default one."""
+    """The configuration of a data set on the hub; None: its only or default one."""
     split: str = "train"
-    """The split that clients are to hold."""
+    """The split that is distributed over clients."""
     test_split: str | None = None
     """The split to test on; None: no test split."""
     client: str | None = None
-    """The column that says whose each example is."""
+    """The column with each example's client."""
     columns: tuple[str, ...] = ()
     """Further columns with one value per example, for a partition or ``cluster.groups``."""
 
@@ -66,7 +69,7 @@ class HuggingFace(Source):
 
         Raises:
             MissingExtraError: if the package datasets is not installed.
-            DataError: if the data can't be read, or a split or column is not there.
+            DataError: if the data cannot be read, or a split or column does not exist.
         """
         train = self._read_split(self.split)
         names = tuple(getattr(train.features.get(self.target), "names", None) or ())
@@ -118,8 +121,8 @@ class HuggingFace(Source):
         return column
 
     def _read_split(self, split: str) -> Any:
-        # Before version 4 the library would ask on the terminal whether to run code of the data
-        # set's author; this is no, unless the user's environment says otherwise.
+        # Before version 4 the library asks on the terminal whether to run code of the data set's
+        # author; this answers no, unless the user's environment sets it.
         os.environ.setdefault("HF_DATASETS_TRUST_REMOTE_CODE", "0")
         datasets = import_extra("datasets", what="the 'huggingface' source", extra="hf")
         try:
@@ -128,7 +131,7 @@ class HuggingFace(Source):
         except SimflError:
             raise
         except Exception as error:
-            # The library raises exceptions of many packages; all mean that it can't be read.
+            # The library raises exceptions of many packages when data cannot be read.
             reason = one_line(str(error).partition("\n")[0])
             raise DataError(f"{self.path}, split {split!r}, cannot be read: {reason}") from error
 
@@ -153,7 +156,7 @@ def _decode(data: Any, column: str, *, what: str) -> Array:
             return _decode_images(data[column], what=what)
     except SimflError:
         raise
-    # From Pillow, and from whatever file system an image path leads to.
+    # From Pillow, or from the file system of an image path.
     except Exception as error:
         raise DataError(f"{what}: an image cannot be read: {one_line(error)}") from error
 
@@ -188,9 +191,9 @@ def without_bars() -> Iterator[None]:
 
 @contextmanager
 def _without_references() -> Iterator[None]:
-    """Have fsspec refuse reference file systems in this block.
+    """Make fsspec refuse reference file systems in this block.
 
-    Their templates can run code, and a data set's README or an image path in it may name one.
+    Their templates can run code, and a data set's README or image paths may name one.
     """
     import fsspec  # type: ignore[import-untyped]
 
@@ -198,12 +201,12 @@ def _without_references() -> Iterator[None]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             raise ValueError("it names an fsspec reference file system, which could run code")
 
-    former = fsspec.get_filesystem_class("reference")
+    previous = fsspec.get_filesystem_class("reference")
     fsspec.register_implementation("reference", Refused, clobber=True)
     try:
         yield
     finally:
-        fsspec.register_implementation("reference", former, clobber=True)
+        fsspec.register_implementation("reference", previous, clobber=True)
 
 
 def _holds_images(data: Any, column: str) -> bool:
@@ -233,16 +236,15 @@ def _why_objects(column: Array) -> str:
 def _decode_images(images: Iterable[Any], *, what: str) -> Array:
     """Decode PIL images of one size: (N, C, H, W), bytes.
 
-    Grey images have one channel; where any image has colour all get three. Transparency is
-    dropped.
+    Grey images have one channel; if any image has colour, all get three. Transparency is dropped.
 
     Args:
         images: the images, in order.
-        what: what an error calls them.
+        what: their name in errors.
 
     Raises:
-        DataError: for an image of another size than the first, a missing one, or one whose pixels
-            aren't bytes.
+        DataError: for a missing image, one of another size than the first, or one whose pixels are
+            not bytes.
     """
     pixels: list[Array] = []
     for row, image in enumerate(images):

@@ -17,10 +17,10 @@ from simfl.plugins import import_object
 
 @dataclass(frozen=True)
 class PythonFunction(Source):
-    """Whatever a function of yours returns.
+    """The examples that a function of yours returns.
 
     It returns a ``SourceData``, ``Examples``, a pair (inputs, targets), or a dict of arrays with
-    the names that the ``npz`` source knows. If it has a parameter ``seed`` that ``arguments`` does
+    the names of the ``npz`` source. If it has a parameter ``seed`` that ``arguments`` does
     not set, it gets the run's seed. Inputs may be a dict of arrays by name.
     """
 
@@ -30,7 +30,7 @@ class PythonFunction(Source):
     path: str
     """The function, as package.module:function."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """The keyword arguments it is called with."""
+    """Its keyword arguments."""
 
     def load(self, *, seed: int) -> SourceData:
         """Call the function.
@@ -38,7 +38,7 @@ class PythonFunction(Source):
         Raises:
             ImportPathError: if there is no such function.
             ConfigError: if it is not callable, or not with these arguments.
-            DataError: if it returns something else. What the function raises is passed on.
+            DataError: if it returns anything else. Exceptions of the function propagate.
         """
         function = import_object(self.path)
         arguments = _bound(function, {**self.arguments}, seed=seed, path=self.path)

@@ -20,7 +20,7 @@ from simfl.seeding import SERVER, numpy_generator
 
 _PURPOSE = "data.synthetic"
 _WIDTH = 8
-"""Bytes of a number while it is drawn."""
+"""Bytes per number while drawing."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Synthetic(Source):
     number on top. As u moves the scores of all classes alike, alpha leaves y as it is: clients'
     models differ because each draws W, whatever alpha.
 
-    Each client draws from a generator of its own: client k is the same in a larger population.
+    Each client has its own generator: client k is the same in a larger population.
     Columns: "client". There is no test split: ``test_fraction`` makes one.
 
     Source: Li et al., 2020, section 5.1, https://arxiv.org/abs/1812.06127
@@ -42,7 +42,7 @@ class Synthetic(Source):
     name: ClassVar[str] = "synthetic"
 
     clients: Count = 30
-    """How many clients there are."""
+    """The number of clients."""
     alpha: NonNegative = 1.0
     """The standard deviation over clients of the mean of their models' weights."""
     beta: NonNegative = 1.0
@@ -54,16 +54,16 @@ class Synthetic(Source):
     classes: Count = 10
     """The number K of classes."""
     min_examples: Count = 50
-    """How many examples each client has at least."""
+    """The minimum number of examples of a client."""
     max_examples: Count | None = None
-    """How many examples a client has at most; None: no bound."""
+    """The maximum number of examples of a client; None: no limit."""
     size_log_mean: float = 4.0
     """The mean of the logarithm of the number of examples beyond ``min_examples``."""
     size_log_std: NonNegative = 2.0
     """The standard deviation of that logarithm."""
 
     def check(self) -> None:
-        """Check that the bounds on sizes leave room."""
+        """Check that the bounds on sizes are consistent."""
         if self.max_examples is not None and self.max_examples < self.min_examples:
             raise ConfigError(
                 f"{self.name}: max_examples is {self.max_examples}, less than min_examples, "
@@ -74,7 +74,7 @@ class Synthetic(Source):
         """Generate the examples of all clients, client after client.
 
         Raises:
-            ConfigError: if they would not fit into this machine's memory.
+            ConfigError: if they do not fit into this machine's memory.
         """
         self._require_memory(self.clients * self.min_examples)
         shared = self._model(numpy_generator(seed, _PURPOSE, client=SERVER), mean=0.0)
@@ -127,5 +127,5 @@ class Synthetic(Source):
 def _memory_bytes() -> float:
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # this system does not say
+    except (AttributeError, OSError, ValueError):  # not available on this system
         return math.inf
