@@ -7,6 +7,7 @@ text targets become class ids in the sorted order of the text.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,25 +19,6 @@ from simfl.errors import DataError, did_you_mean, one_line
 
 _KEPT_INTEGERS = (np.uint8, np.int32, np.int64)
 _NAMES = ("inputs", "targets", "test_inputs", "test_targets", "class_names")
-
-
-def as_examples(
-    inputs: Any, targets: Any, *, what: str, class_names: tuple[str, ...] = ()
-) -> tuple[Examples, tuple[str, ...]]:
-    """Return examples with the dtypes above, and the names of the classes.
-
-    Args:
-        inputs: an array, a tuple of them (positional arguments of the model), or a dict.
-        targets: an array.
-        what: their origin, for errors.
-        class_names: the known ones.
-
-    Raises:
-        DataError: for an array that cannot be used, with the reason.
-    """
-    tree = as_inputs(inputs, what=f"{what}inputs")
-    array, names = as_targets(targets, what=f"{what}targets", class_names=class_names)
-    return Examples(tree, array), names
 
 
 def as_inputs(inputs: Any, *, what: str) -> ArrayTree:
@@ -87,6 +69,27 @@ def as_column(value: Any, *, what: str) -> Array:
     return _text(array, what=what) if array.dtype.kind == "S" else array
 
 
+def with_our_dtypes(data: SourceData, *, origin: str) -> SourceData:
+    """Return source data with the dtypes above, and class ids for text targets.
+
+    Args:
+        data: arrays of any dtype, or values that numpy converts to arrays.
+        origin: their origin, for errors.
+
+    Raises:
+        DataError: for an array that cannot be used, with the reason.
+    """
+    train, names = _examples(data.train, what=f"{origin}: ", class_names=data.class_names)
+    columns = {
+        name: as_column(array, what=f"{origin}: column {name!r}")
+        for name, array in data.columns.items()
+    }
+    if data.test is None:
+        return SourceData(train, None, columns, names)
+    test, _ = _examples(data.test, what=f"{origin}: test_", class_names=names)
+    return SourceData(train, test, columns, names)
+
+
 def source_data_from_arrays(arrays: Mapping[str, Any], *, origin: str) -> SourceData:
     """Sort named arrays into train and test examples and columns.
 
@@ -98,25 +101,30 @@ def source_data_from_arrays(arrays: Mapping[str, Any], *, origin: str) -> Source
     Raises:
         DataError: if one is missing, has a dtype that cannot be used, or another length.
     """
-    named = tuple(map(str, np.asarray(arrays.get("class_names", ())).reshape(-1).tolist()))
-    train, names = _split_of(arrays, "", class_names=named, origin=origin)
+    names = tuple(map(str, np.asarray(arrays.get("class_names", ())).reshape(-1).tolist()))
+    has_test = any(name.startswith(("test_inputs", "test_targets")) for name in arrays)
+    train = _split_of(arrays, "", origin=origin)
+    test = _split_of(arrays, "test_", origin=origin) if has_test else None
+    data = with_our_dtypes(SourceData(train, test, class_names=names), origin=origin)
     columns = {
-        name: _column_of_length(name, array, len(train), origin=origin)
+        name: _column_of_length(name, array, len(data.train), origin=origin)
         for name, array in arrays.items()
         if name not in _NAMES and not name.startswith(("inputs.", "test_inputs."))
     }
-    if not any(name.startswith(("test_inputs", "test_targets")) for name in arrays):
-        return SourceData(train, None, columns, names)
-    test, _ = _split_of(arrays, "test_", class_names=names, origin=origin)
-    return SourceData(train, test, columns, names)
+    return dataclasses.replace(data, columns=columns)
 
 
-def _split_of(
-    arrays: Mapping[str, Any], prefix: str, *, class_names: tuple[str, ...], origin: str
+def _examples(
+    examples: Examples, *, what: str, class_names: tuple[str, ...]
 ) -> tuple[Examples, tuple[str, ...]]:
+    inputs = as_inputs(examples.inputs, what=f"{what}inputs")
+    targets, names = as_targets(examples.targets, what=f"{what}targets", class_names=class_names)
+    return Examples(inputs, targets, examples.scaling), names
+
+
+def _split_of(arrays: Mapping[str, Any], prefix: str, *, origin: str) -> Examples:
     inputs = _inputs_named(arrays, f"{prefix}inputs", origin=origin)
-    targets = _required(arrays, f"{prefix}targets", origin=origin)
-    return as_examples(inputs, targets, what=f"{origin}: {prefix}", class_names=class_names)
+    return Examples(inputs, _required(arrays, f"{prefix}targets", origin=origin))
 
 
 def _inputs_named(arrays: Mapping[str, Any], name: str, *, origin: str) -> Any:

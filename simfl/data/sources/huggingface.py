@@ -5,7 +5,6 @@ Shapes: N images, H height, W width, C channels.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from simfl.data.arrays import as_column, as_examples
+from simfl.data.arrays import with_our_dtypes
 from simfl.data.dataset import Array, Examples, Scaling
 from simfl.data.source import Source, SourceData
 from simfl.errors import DataError, SimflError, did_you_mean, import_extra, one_line
@@ -72,24 +71,19 @@ class HuggingFace(Source):
             DataError: if the data cannot be read, or a split or column does not exist.
         """
         train = self._read_split(self.split)
-        names = tuple(getattr(train.features.get(self.target), "names", None) or ())
-        examples, names = self._examples(train, names, what=f"{self.path}: ")
         columns = {}
         if self.client is not None:
-            what = f"{self.path}: column {self.client!r}"
-            columns["client"] = as_column(self._column(train, self.client, "client"), what=what)
-        for name in self.columns:
-            what = f"{self.path}: column {name!r}"
-            columns[name] = as_column(self._column(train, name, "columns"), what=what)
-        if self.test_split is None:
-            return SourceData(examples, None, columns, names)
-        test = self._read_split(self.test_split)
-        what = f"{self.path}, split {self.test_split!r}: "
-        return SourceData(examples, self._examples(test, names, what=what)[0], columns, names)
+            columns["client"] = self._column(train, self.client, "client")
+        columns |= {name: self._column(train, name, "columns") for name in self.columns}
+        names = tuple(getattr(train.features.get(self.target), "names", None) or ())
+        examples = self._examples(train, self.split, names)
+        tests = None
+        if self.test_split is not None:
+            test = self._read_split(self.test_split)
+            tests = self._examples(test, self.test_split, names)
+        return with_our_dtypes(SourceData(examples, tests, columns, names), origin=self.path)
 
-    def _examples(
-        self, data: Any, names: tuple[str, ...], *, what: str
-    ) -> tuple[Examples, tuple[str, ...]]:
+    def _examples(self, data: Any, split: str, class_names: tuple[str, ...]) -> Examples:
         scaling = None
         if isinstance(self.inputs, str):
             inputs: Any = self._read_column(data, self.inputs, "inputs")
@@ -97,11 +91,11 @@ class HuggingFace(Source):
         else:
             inputs = {name: self._column(data, name, "inputs") for name in self.inputs}
         targets = self._column(data, self.target, "target")
-        if names and targets.dtype.kind == "i" and (targets < 0).any():
+        if class_names and targets.dtype.kind == "i" and (targets < 0).any():
             row = int((targets < 0).argmax())
-            raise DataError(f"{what}row {row} has no label in column {self.target!r}")
-        examples, names = as_examples(inputs, targets, what=what, class_names=names)
-        return dataclasses.replace(examples, scaling=scaling), names
+            where = f"{self.path}, split {split!r}"
+            raise DataError(f"{where}: row {row} has no label in column {self.target!r}")
+        return Examples(inputs, targets, scaling)
 
     def _column(self, data: Any, name: str, field: str) -> Array:
         column = self._read_column(data, name, field)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from simfl.data.arrays import as_column, as_examples, source_data_from_arrays
+from simfl.data.arrays import source_data_from_arrays, with_our_dtypes
 from simfl.data.dataset import Examples
 from simfl.data.source import Source, SourceData
 from simfl.errors import ConfigError, DataError
@@ -72,26 +71,7 @@ def _as_source_data(value: Any, *, origin: str) -> SourceData:
             f"{origin} returned {_described(value)}; it must return SourceData, Examples, "
             "(inputs, targets), or a dict with 'inputs' and 'targets'"
         )
-    return _with_our_dtypes(value, origin=origin)
-
-
-def _with_our_dtypes(data: SourceData, *, origin: str) -> SourceData:
-    train, names = _examples(data.train, what=f"{origin}: ", class_names=data.class_names)
-    columns = {
-        name: as_column(array, what=f"{origin}: column {name!r}")
-        for name, array in data.columns.items()
-    }
-    if data.test is None:
-        return SourceData(train, None, columns, names)
-    test, _ = _examples(data.test, what=f"{origin}: test_", class_names=names)
-    return SourceData(train, test, columns, names)
-
-
-def _examples(
-    examples: Examples, *, what: str, class_names: tuple[str, ...]
-) -> tuple[Examples, tuple[str, ...]]:
-    ours, names = as_examples(examples.inputs, examples.targets, what=what, class_names=class_names)
-    return dataclasses.replace(ours, scaling=examples.scaling), names
+    return with_our_dtypes(value, origin=origin)
 
 
 def _described(value: Any) -> str:

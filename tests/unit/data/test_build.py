@@ -55,7 +55,7 @@ def test_without_test_split_or_holdout_clients_train_on_every_example():
     assert dataset.class_names == tuple("0123456789")
 
 
-def test_without_a_partition_the_clients_of_the_source_are_taken():
+def test_without_a_partition_the_sources_column_client_is_used():
     dataset = build(SourceData(examples(), columns={"client": np.array([5, 3, 5, 5])}))
     assert dataset.num_clients == 2
     assert dataset.train_rows(0).tolist() == [1]
@@ -119,12 +119,12 @@ def test_a_test_fraction_on_top_of_a_test_split_is_refused():
         build(data, IID(clients=1), test_fraction=0.5)
 
 
-def test_a_missing_partition_is_told_what_to_write():
+def test_a_missing_partition_is_reported_with_what_to_write():
     with pytest.raises(DataError, match=r"data\.partition is missing, .* such as iid with a"):
         build(SourceData(examples()))
 
 
-def test_a_partition_is_told_of_the_examples_that_are_left_after_the_test_split():
+def test_a_partition_gets_the_examples_that_remain_after_the_test_split():
     with pytest.raises(ConfigError, match="clients is 80, but there are 50 training examples"):
         build(SourceData(examples(100)), IID(clients=80), test_fraction=0.5)
 
@@ -179,7 +179,7 @@ BAD = np.array([[0, 0], [1, 1], [2, np.nan]], np.float32)
         ),
     ],
 )
-def test_what_training_would_trip_over_is_refused(data, message):
+def test_data_that_training_would_fail_on_are_refused(data, message):
     with pytest.raises(DataError, match=message):
         build(data, IID(clients=1))
 
@@ -246,7 +246,7 @@ class Miscounting(Fixed):
 Miscounting.name = "miscounting"
 
 
-def test_a_partition_that_makes_other_clients_than_it_says_is_refused():
+def test_a_partition_with_another_number_of_clients_than_declared_is_refused():
     with pytest.raises(DataError, match=r"'miscounting' made 2 clients, but its num_clients is 3"):
         build(SourceData(examples()), Miscounting((0, 1), (0, 1, 2)))
 
@@ -264,7 +264,7 @@ def test_a_partition_may_leave_rows_out():
     assert dataset.train_rows(1).tolist() == [0]
 
 
-def test_natural_clients_can_be_asked_for_by_another_column():
+def test_natural_clients_can_be_those_of_another_column():
     data = SourceData(examples(), columns={"site": np.array(["b", "a", "b", "a"])})
     assert build(data, Natural(column="site")).train_rows(0).tolist() == [1, 3]
 

@@ -29,7 +29,7 @@ def test_labels_are_counted_by_client_and_class():
     assert label_counts(data).tolist() == [[1, 2, 0], [1, 0, 0], [0, 0, 2]]
 
 
-def test_labels_of_some_clients_come_in_the_order_asked_for():
+def test_labels_of_some_clients_are_in_the_requested_order():
     data = dataset([0, 2, 2, 0, 5, 5], [3, 1, 2])
     assert label_counts(data, [2, 0]).tolist() == [[0, 0, 2], [1, 2, 0]]
 

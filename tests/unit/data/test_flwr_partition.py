@@ -65,7 +65,7 @@ def test_a_pathological_partitioner_limits_the_classes_of_each_client():
         assert len(set(TARGETS[client].tolist())) == 2
 
 
-def test_a_natural_partitioner_goes_by_another_column():
+def test_a_natural_partitioner_uses_another_column():
     columns = {"region": np.array(["n", "s"] * 100)}
     arguments = {"partition_by": "region"}
     north, south = held(*split("NaturalIdPartitioner", arguments, columns=columns))
@@ -89,12 +89,12 @@ def test_a_partitioner_of_columns_is_not_among_the_known():
         split("VerticalEvenPartitioner", {"num_partitions": 2})
 
 
-def test_wrong_arguments_are_told_with_the_partitioner():
+def test_wrong_arguments_are_reported_with_the_partitioner():
     with pytest.raises(ConfigError, match=r"IidPartitioner cannot be built with .*'partitions'"):
         split("IidPartitioner", {"partitions": 2})
 
 
-def test_what_the_partitioner_raises_is_passed_on_as_one_line():
+def test_an_error_of_the_partitioner_is_one_line():
     arguments = {"num_partitions": 500, "partition_by": "label", "alpha": 1.0}
     with pytest.raises(ConfigError, match="DirichletPartitioner: The number of partitions needs"):
         split("DirichletPartitioner", arguments)
@@ -150,7 +150,7 @@ def test_all_row_wise_partitioners_are_tried():
 
 
 @pytest.mark.parametrize("name", list(ROW_WISE))
-def test_a_partitioner_runs_on_what_yaml_has_and_says_nothing(name, capfd):
+def test_a_partitioner_runs_on_values_from_yaml_and_prints_nothing(name, capfd):
     """No bars, and no warnings, which are errors here."""
     columns = {
         "owner": np.array([f"owner-{row % 8}" for row in range(200)]),

@@ -24,7 +24,7 @@ def test_numbers_are_sorted_as_numbers_and_may_have_gaps():
     assert clients_of(*Natural().split(np.zeros(4), columns, seed=0)) == [[2], [1, 3], [0]]
 
 
-def test_another_column_can_be_gone_by():
+def test_another_column_can_be_used():
     columns = {"client": np.array([0, 1]), "region": np.array(["north", "north"])}
     assert clients_of(*Natural(column="region").split(np.zeros(2), columns, seed=0)) == [[0, 1]]
 
@@ -37,7 +37,7 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest():
     )
 
 
-def test_a_source_without_columns_is_told():
+def test_a_source_without_columns_is_reported():
     with pytest.raises(DataError, match=r"no column named 'client'\. The source has no columns"):
         Natural().split(np.zeros(1), {}, seed=0)
 

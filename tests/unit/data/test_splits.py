@@ -16,7 +16,7 @@ def test_each_class_gives_its_share():
     assert len(set(rows.tolist())) == 115
 
 
-def test_what_rounding_leaves_goes_to_the_classes_with_the_largest_remainder():
+def test_rounding_favours_the_classes_with_the_largest_remainder():
     """0.3 of 13, 11 and 8 is 3.9, 3.3 and 2.4: 3 + 3 + 2 = 8 of round(9.6) = 10.
 
     The remainders are 0.9, 0.3 and 0.4, so the first and the third class give one more.

@@ -30,7 +30,7 @@ def test_in_evaluation_and_without_a_share_nothing_is_dropped() -> None:
     assert torch.equal(Dropout(1.0)(inputs), inputs * 0)
 
 
-def test_steps_layers_and_clients_have_masks_of_their_own() -> None:
+def test_steps_layers_and_clients_have_different_masks() -> None:
     """Masks of 10,000 numbers agree in half of them, with a standard deviation of 50."""
     layers = [Dropout(0.5), Dropout(0.5)]
     masks = []

@@ -43,7 +43,7 @@ def test_several_inputs_keep_their_form() -> None:
     ("inputs", "single"),
     [((4, 5), (4, 5)), ((), ()), (((4,), (5,)), None), ({"a": (4,)}, None)],
 )
-def test_a_single_input_is_told_from_several(inputs, single) -> None:
+def test_a_single_input_is_distinguished_from_several(inputs, single) -> None:
     assert DataShape(inputs=inputs).single_input == single
 
 

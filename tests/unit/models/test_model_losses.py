@@ -168,7 +168,7 @@ def test_an_unknown_loss_suggests_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize("given", [3, None, nn.MSELoss, ("mse",)])
-def test_what_is_no_loss_is_refused(given) -> None:
+def test_values_that_are_not_losses_are_refused(given) -> None:
     with pytest.raises(ConfigError, match="loss: "):
         as_loss(given)
 
@@ -270,7 +270,7 @@ def test_a_python_loss_of_a_class_of_torch_is_made_with_the_arguments_and_called
         ("fractions:Fraction", {}, "'fractions:Fraction' is a class; name a function of outputs"),
     ],
 )
-def test_a_class_that_cannot_be_a_loss_is_told_of_when_it_is_named(
+def test_a_class_that_cannot_be_a_loss_is_reported_when_it_is_named(
     path: str, arguments: dict[str, float], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -23,7 +23,7 @@ print([name for name in ("torch._dynamo", "pandas", "sklearn", "ray") if name in
 """
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     assert all(hasattr(simfl.models, name) for name in simfl.models.__all__)
 
 

@@ -504,7 +504,7 @@ class Span(Metric):
 
 
 @pytest.mark.parametrize("what", ["a metric's own sums", "statistics of the batch"])
-def test_parts_are_evaluated_one_by_one_where_examples_cannot_be_told_apart(what: str) -> None:
+def test_parts_are_evaluated_one_by_one_if_examples_are_mixed(what: str) -> None:
     batch, module = class_batch(7), classifier()
     if what == "statistics of the batch":
         module = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), module)
@@ -598,7 +598,7 @@ class LeavingThingsBehind(nn.Linear):
         return super().forward(inputs)
 
 
-def test_what_vmap_has_left_in_a_module_is_put_back() -> None:
+def test_tensors_that_vmap_leaves_in_a_module_are_reset() -> None:
     """It can be neither read nor compared."""
     module = LeavingThingsBehind()
     model = TorchModel(module, "mse")

@@ -161,7 +161,7 @@ def test_what_a_sampler_returns_is_checked(returned: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_client_that_is_drawn_twice_is_told_of() -> None:
+def test_a_client_that_is_drawn_twice_is_reported() -> None:
     RETURNED.append([1, 1])
     with pytest.raises(ConfigError, match="returned client 1 2 times"):
         plan(Returning(), [1, 1, 1], 2)

@@ -52,7 +52,7 @@ def test_targets_with_a_decimal_point_are_numbers_in_both_splits(load):
     assert data.test.targets.dtype == np.float32
 
 
-def test_a_column_of_text_may_begin_with_what_marks_a_missing_value(load):
+def test_a_column_of_text_may_start_with_a_marker_of_missing_values(load):
     data = load("a,country,y\n1,NA,?\n2,US,no\n3,?,yes\n")
     assert data.train.inputs.tolist() == [[1], [2], [3]]
     assert data.columns["country"].tolist() == ["NA", "US", "?"]

@@ -60,7 +60,7 @@ def test_colour_images_stay_bytes_with_channels_first_to_be_divided_by_255(load)
     assert train.targets.dtype == np.int64
 
 
-def test_images_beside_other_inputs_are_in_unit_range(load):
+def test_images_with_other_inputs_are_in_unit_range(load):
     columns = {"image": [image("L", 0, 51)], "age": [40], "label": [3]}
     types = {"image": datasets.Image(), "age": datasets.Value("int64")}
     features = datasets.Features(**types, label=datasets.Value("int64"))
@@ -194,7 +194,7 @@ def test_a_data_file_of_another_kind_is_refused(tmp_path):
         HuggingFace(path=str(path), inputs="x").load(seed=0)
 
 
-def test_what_cannot_be_found_is_named_with_its_split():
+def test_a_data_set_that_cannot_be_found_is_named_with_its_split():
     with pytest.raises(DataError, match=r"nobody/nothing, split 'train', cannot be read: "):
         HuggingFace(path="nobody/nothing", inputs="x").load(seed=0)
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_found_is_named_with_its_split():
 @pytest.mark.parametrize(
     "path", ["/tmp/not/there", "https://host/d.csv", "reference::file:///refs.json", "csv", "a/b/c"]
 )
-def test_what_is_no_name_of_a_data_set_is_not_looked_up(path):
+def test_invalid_names_of_data_sets_are_not_looked_up(path):
     with pytest.raises(DataError, match=r"is neither a file, a folder, nor the name of a data set"):
         HuggingFace(path=path, inputs="x").load(seed=0)
 
@@ -288,7 +288,7 @@ def test_without_the_library_the_extra_to_install_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(("said", "kept"), [(None, "0"), ("1", "1")])
-def test_a_data_sets_own_code_is_run_only_where_the_user_has_said_so(load, monkeypatch, said, kept):
+def test_a_data_sets_own_code_runs_only_if_the_user_allows_it(load, monkeypatch, said, kept):
     """What datasets before version 4 goes by; later ones know no such code."""
     name = "HF_DATASETS_TRUST_REMOTE_CODE"
     monkeypatch.setenv(name, said or "")

@@ -46,7 +46,7 @@ def test_floats_become_float32_and_class_ids_int64(load):
         ("bool", "bool"),
     ],
 )
-def test_inputs_keep_integers_and_widen_what_torch_cannot_use(load, before, after):
+def test_inputs_keep_integers_and_widen_those_that_torch_lacks(load, before, after):
     assert load({"inputs": INPUTS.astype(before), "targets": TARGETS}).train.inputs.dtype == after
 
 
@@ -146,7 +146,7 @@ def test_bytes_stay_bytes(load):
         ),
     ],
 )
-def test_a_file_that_does_not_hold_what_it_should_is_refused(load, arrays, message):
+def test_a_file_with_invalid_arrays_is_refused(load, arrays, message):
     with pytest.raises(DataError, match=message):
         load(arrays)
 

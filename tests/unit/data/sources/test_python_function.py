@@ -78,7 +78,7 @@ def test_positional_and_named_inputs_are_kept_apart(load):
     assert sorted(named) == ["x", "z"]
 
 
-def test_what_the_function_raises_is_passed_on(load):
+def test_exceptions_of_the_function_propagate(load):
     def fails():
         raise ZeroDivisionError("by hand")
 
@@ -100,7 +100,7 @@ def test_other_returns_are_refused(load, value, message):
         load(lambda: value)
 
 
-def test_arguments_that_do_not_fit_are_told_with_the_signature(load):
+def test_arguments_that_do_not_fit_are_reported_with_the_signature(load):
     with pytest.raises(ConfigError, match=r"mine:load\(n\) cannot be called: missing .* 'n'"):
         load(lambda n: n)
 
