@@ -19,20 +19,12 @@ from simfl.models.model import (
     Batch,
     Inputs,
     MetricSums,
-    Model,
     Precision,
     call_in_precision,
     call_module,
-    difference,
     take_examples,
 )
-from simfl.models.module_state import (
-    HeldState,
-    named_tensors,
-    require_dense,
-    require_dtypes,
-    require_fit,
-)
+from simfl.models.module_weights import ModuleWeights
 from simfl.models.per_example import sums_of_parts, weighted_mean, weighted_sums
 from simfl.vector import Vector, widened
 
@@ -40,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class TorchModel(Model):
+class TorchModel(ModuleWeights):
     """A ``torch.nn.Module`` and the loss it is trained on.
 
     The constructor records which parameters are trained (``requires_grad``), and which layers of
@@ -76,39 +68,18 @@ class TorchModel(Model):
         microbatch_size: int | None = None,
         precision: Precision = "float32",
     ) -> None:
-        self.module = module
         self.precision: Precision = precision
         self.loss = as_loss(loss)
         self.metrics = as_metrics(self.loss.default_metrics if metrics is None else metrics)
         if microbatch_size is not None and microbatch_size < 1:
             raise ConfigError(f"microbatch_size is {microbatch_size}, but must be 1 or more")
         self.microbatch_size = microbatch_size
-        require_dense(module)
         self._always_eval = _layers_in_eval(module)
         self._dropouts = list(dropout_layers(module).values())
-        self._read_parameters()
+        super().__init__(module)
 
     def _read_parameters(self) -> None:
-        state = named_tensors(self.module)
-        buffers = {
-            name: value for name, value in state.items() if not isinstance(value, nn.Parameter)
-        }
-        self._trainable: dict[str, nn.Parameter] = {
-            name: value
-            for name, value in state.items()
-            if isinstance(value, nn.Parameter) and value.requires_grad
-        }
-        if not self._trainable:
-            raise ConfigError(
-                f"{type(self.module).__name__} has no parameter to train; "
-                "set requires_grad of one at least"
-            )
-        require_dtypes(state, self._trainable)
-        self._parameters: list[Tensor] = list(self._trainable.values())
-        averaged = [name for name, value in buffers.items() if not value.is_complex()]
-        self._shared_names = (*self._trainable, *averaged)
-        self._held = HeldState(self.module, state)
-        self._fixed_state = None if buffers else state
+        super()._read_parameters()
         is_known = is_per_example(self.loss) and not self.is_half
         self._clipping = ExampleClipping(
             module=self.module,
@@ -119,105 +90,10 @@ class TorchModel(Model):
             microbatch_size=self.microbatch_size,
         )
 
-    def _state(self) -> dict[str, Tensor]:
-        """Return parameters and persistent buffers; read anew, as modules may rebind buffers."""
-        return named_tensors(self.module) if self._fixed_state is None else self._fixed_state
-
-    # -- weights ---------------------------------------------------------------------------
-
-    @property
-    def shared_names(self) -> tuple[str, ...]:
-        """The trainable parameters, then the persistent buffers that are averaged.
-
-        Frozen parameters and complex buffers are excluded.
-        """
-        return self._shared_names
-
-    @property
-    def is_half(self) -> bool:
-        """Whether any trained parameter is float16 or bfloat16."""
-        return any(widened(parameter) is not parameter for parameter in self._parameters)
-
-    @property
-    def trainable(self) -> Mapping[str, nn.Parameter]:
-        """The trained parameters by name, not copied."""
-        return self._trainable
-
-    def get_weights(self, trainable: bool = False) -> Vector:
-        """Return a copy of parameters and persistent buffers, in the order of ``state_dict``.
-
-        Args:
-            trainable: only the trained parameters.
-        """
-        tensors = self._trainable if trainable else self._state()
-        return Vector({name: tensor.detach().clone() for name, tensor in tensors.items()})
-
-    def set_weights(self, weights: Vector, trainable: bool = False) -> None:
-        """Copy the weights into the module's own memory.
-
-        If all weights are given, the module's other state is reset, too.
-
-        Raises:
-            VectorError: unless names and shapes are those of ``get_weights(trainable)``; nothing
-                is changed in this case.
-        """
-        tensors = self._trainable if trainable else self._state()
-        require_fit("weights", weights, tensors)
-        with torch.no_grad():
-            values = [_rounded(weights[name], tensor) for name, tensor in tensors.items()]
-            torch._foreach_copy_(list(tensors.values()), values)
-        if not trainable:
-            self._held.restore()
-
-    @property
-    def held(self) -> HeldState:
-        """The module's state besides its weights, which is reset for each client."""
-        return self._held
-
-    def apply_updates(self, updates: Vector) -> None:
-        """Add the updates to the trainable weights, in place.
-
-        Raises:
-            VectorError: unless names and shapes are those of the trainable weights.
-        """
-        self.apply_scaled_updates(updates, 1.0)
-
-    def apply_scaled_updates(self, updates: Vector, scale: float) -> None:
-        """Add scale times the updates to the trainable weights, in one pass with one rounding.
-
-        Raises:
-            VectorError: unless names and shapes are those of the trainable weights.
-        """
-        require_fit("updates", updates, self._trainable)
-        values = [updates[name] for name in self._trainable]
-        with torch.no_grad():
-            torch._foreach_add_(self._parameters, values, alpha=scale)
-
-    def compute_delta(self, start: Vector, *, into: Vector | None = None) -> Vector:
-        """Return start minus the weights of ``shared_names``, in the type of ``difference``.
-
-        Args:
-            start: all weights before training.
-            into: a previous delta whose memory is reused: fresh memory costs more than the numbers.
-        """
-        tensors = self._state()
-        deltas = {}
-        with torch.no_grad():
-            for name in self._shared_names:
-                if name in self._trainable:
-                    reused = into[name] if into else None
-                    a, b = widened(start[name]), widened(tensors[name])
-                    deltas[name] = torch.sub(a, b, out=reused)
-                else:
-                    deltas[name] = difference(start[name], tensors[name])
-        return Vector(deltas)
-
     @property
     def clips_by_norms(self) -> bool:
         """Whether the norm of each example's gradient can be found without the gradient."""
         return bool(self._clipping.layers)
-
-    # -- training and evaluation -----------------------------------------------------------
 
     def compute_loss_and_gradients(
         self, batch: Batch, max_norm: float | None = None
@@ -310,26 +186,12 @@ class TorchModel(Model):
         for layer in self._always_eval:
             layer.training = False
 
-    # -- device ----------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights; batches must be on it, too."""
-        return self._parameters[0].device
-
     def to(self, device: torch.device | str) -> Self:
         """Move module and loss to a device, in place, and return self."""
         self.module.to(device)
         self.loss.to(device)
         self._read_parameters()
         return self
-
-
-def _rounded(value: Tensor, like: Tensor) -> Tensor:
-    # Averaged counts, such as num_batches_tracked, come back as floats a rounding error off.
-    if value.is_floating_point() and not like.is_floating_point():
-        return value.round()
-    return value
 
 
 def _with_own_memory(

@@ -1,4 +1,4 @@
-"""A module's state: its weights, and the rest, which is reset between clients."""
+"""The state that a module holds besides its weights, which is reset between clients."""
 
 from __future__ import annotations
 
@@ -10,85 +10,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
-from simfl.errors import ConfigError, VectorError
 from simfl.models.dropout import Dropout
-from simfl.vector import Vector
-
-_TRAINABLE: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-_STORED: Final = (*_TRAINABLE, *_INTEGERS, torch.complex64)
-"""The dtypes that ``weights.safetensors`` and checkpoints can store."""
 
 _OF_TORCH: Final = frozenset(vars(nn.Module()))
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _MISSING: Final = object()
-
-
-def require_dense(module: nn.Module) -> None:
-    """Raise an error for layers that cannot be trained.
-
-    Raises:
-        ConfigError: for sparse gradients, and for parameters that have no shape yet.
-    """
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.sparse:
-            raise ConfigError(f"layer {name!r} has sparse gradients; create it with sparse=False")
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, UninitializedParameter):
-            raise ConfigError(f"{name!r} has no shape yet; call the module with a batch first")
-
-
-def require_dtypes(state: Mapping[str, Tensor], trainable: Mapping[str, Tensor]) -> None:
-    """Raise an error for weights and buffers that cannot be trained, averaged or stored.
-
-    Raises:
-        ConfigError: naming the tensor and its type.
-    """
-    for name, tensor in state.items():
-        if name in trainable and tensor.dtype not in _TRAINABLE:
-            hint = (
-                "; store its real and imaginary parts as two tensors" if tensor.is_complex() else ""
-            )
-            raise ConfigError(
-                f"{name!r} is {tensor.dtype}, but trained weights must be float32, float64, "
-                f"bfloat16 or float16{hint}"
-            )
-        if tensor.dtype not in _STORED:
-            kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _STORED)
-            raise ConfigError(
-                f"{name!r} is {tensor.dtype}, but weights and buffers must be {kinds}"
-            )
-
-
-def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers, each once, in the order of ``state_dict``."""
-    seen: set[int] = set()
-    state = {}
-    for name, value in module.state_dict(keep_vars=True).items():
-        if isinstance(value, Tensor) and id(value) not in seen:
-            seen.add(id(value))
-            state[name] = value
-    return state
-
-
-def require_fit(what: str, vector: Vector, tensors: Mapping[str, Tensor]) -> None:
-    """Raise an error unless a vector has the names and shapes of these tensors.
-
-    Raises:
-        VectorError: naming the first difference.
-    """
-    if vector.names != tuple(tensors) and set(vector.names) != set(tensors):
-        missing = sorted(set(tensors) - set(vector.names))
-        unknown = sorted(set(vector.names) - set(tensors))
-        raise VectorError(f"{what} are not the model's: missing {missing}, unknown {unknown}")
-    for name, tensor in tensors.items():
-        if vector[name].shape != tensor.shape:
-            raise VectorError(
-                f"{what}: {name!r} has shape {list(vector[name].shape)}, "
-                f"the model's is {list(tensor.shape)}"
-            )
 
 
 class _Entry(NamedTuple):

@@ -1,0 +1,226 @@
+"""The weights of a torch module: which it may have, reading, writing and updating them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from simfl.errors import ConfigError, VectorError
+from simfl.models.held_state import HeldState
+from simfl.models.model import Model, difference
+from simfl.vector import Vector, widened
+
+_TRAINABLE: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_STORED: Final = (*_TRAINABLE, *_INTEGERS, torch.complex64)
+"""The dtypes that ``weights.safetensors`` and checkpoints can store."""
+
+
+class ModuleWeights(Model):
+    """The part of a model that holds a module's weights.
+
+    Args:
+        module: used without copying it.
+
+    Raises:
+        ConfigError: if the module has no trained parameter, or a layer that cannot be trained.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        _require_dense(module)
+        self._read_parameters()
+
+    def _read_parameters(self) -> None:
+        state = _named_tensors(self.module)
+        buffers = {
+            name: value for name, value in state.items() if not isinstance(value, nn.Parameter)
+        }
+        self._trainable: dict[str, nn.Parameter] = {
+            name: value
+            for name, value in state.items()
+            if isinstance(value, nn.Parameter) and value.requires_grad
+        }
+        if not self._trainable:
+            raise ConfigError(
+                f"{type(self.module).__name__} has no parameter to train; "
+                "set requires_grad of one at least"
+            )
+        _require_dtypes(state, self._trainable)
+        self._parameters: list[Tensor] = list(self._trainable.values())
+        averaged = [name for name, value in buffers.items() if not value.is_complex()]
+        self._shared_names = (*self._trainable, *averaged)
+        self._held = HeldState(self.module, state)
+        self._fixed_state = None if buffers else state
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return parameters and persistent buffers; read anew, as modules may rebind buffers."""
+        return _named_tensors(self.module) if self._fixed_state is None else self._fixed_state
+
+    @property
+    def shared_names(self) -> tuple[str, ...]:
+        """The trainable parameters, then the persistent buffers that are averaged.
+
+        Frozen parameters and complex buffers are excluded.
+        """
+        return self._shared_names
+
+    @property
+    def is_half(self) -> bool:
+        """Whether any trained parameter is float16 or bfloat16."""
+        return any(widened(parameter) is not parameter for parameter in self._parameters)
+
+    @property
+    def trainable(self) -> Mapping[str, nn.Parameter]:
+        """The trained parameters by name, not copied."""
+        return self._trainable
+
+    def get_weights(self, trainable: bool = False) -> Vector:
+        """Return a copy of parameters and persistent buffers, in the order of ``state_dict``.
+
+        Args:
+            trainable: only the trained parameters.
+        """
+        tensors = self._trainable if trainable else self._state()
+        return Vector({name: tensor.detach().clone() for name, tensor in tensors.items()})
+
+    def set_weights(self, weights: Vector, trainable: bool = False) -> None:
+        """Copy the weights into the module's own memory.
+
+        If all weights are given, the module's other state is reset, too.
+
+        Raises:
+            VectorError: unless names and shapes are those of ``get_weights(trainable)``; nothing
+                is changed in this case.
+        """
+        tensors = self._trainable if trainable else self._state()
+        _require_fit("weights", weights, tensors)
+        with torch.no_grad():
+            values = [_rounded(weights[name], tensor) for name, tensor in tensors.items()]
+            torch._foreach_copy_(list(tensors.values()), values)
+        if not trainable:
+            self._held.restore()
+
+    @property
+    def held(self) -> HeldState:
+        """The module's state besides its weights, which is reset for each client."""
+        return self._held
+
+    def apply_updates(self, updates: Vector) -> None:
+        """Add the updates to the trainable weights, in place.
+
+        Raises:
+            VectorError: unless names and shapes are those of the trainable weights.
+        """
+        self.apply_scaled_updates(updates, 1.0)
+
+    def apply_scaled_updates(self, updates: Vector, scale: float) -> None:
+        """Add scale times the updates to the trainable weights, in one pass with one rounding.
+
+        Raises:
+            VectorError: unless names and shapes are those of the trainable weights.
+        """
+        _require_fit("updates", updates, self._trainable)
+        values = [updates[name] for name in self._trainable]
+        with torch.no_grad():
+            torch._foreach_add_(self._parameters, values, alpha=scale)
+
+    def compute_delta(self, start: Vector, *, into: Vector | None = None) -> Vector:
+        """Return start minus the weights of ``shared_names``, in the type of ``difference``.
+
+        Args:
+            start: all weights before training.
+            into: a previous delta whose memory is reused: fresh memory costs more than the numbers.
+        """
+        tensors = self._state()
+        deltas = {}
+        with torch.no_grad():
+            for name in self._shared_names:
+                if name in self._trainable:
+                    reused = into[name] if into else None
+                    a, b = widened(start[name]), widened(tensors[name])
+                    deltas[name] = torch.sub(a, b, out=reused)
+                else:
+                    deltas[name] = difference(start[name], tensors[name])
+        return Vector(deltas)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights; batches must be on it, too."""
+        return self._parameters[0].device
+
+
+def _require_dense(module: nn.Module) -> None:
+    """Raise an error for layers that cannot be trained.
+
+    Raises:
+        ConfigError: for sparse gradients, and for parameters that have no shape yet.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.sparse:
+            raise ConfigError(f"layer {name!r} has sparse gradients; create it with sparse=False")
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ConfigError(f"{name!r} has no shape yet; call the module with a batch first")
+
+
+def _require_dtypes(state: Mapping[str, Tensor], trainable: Mapping[str, Tensor]) -> None:
+    """Raise an error for weights and buffers that cannot be trained, averaged or stored.
+
+    Raises:
+        ConfigError: naming the tensor and its type.
+    """
+    for name, tensor in state.items():
+        if name in trainable and tensor.dtype not in _TRAINABLE:
+            hint = (
+                "; store its real and imaginary parts as two tensors" if tensor.is_complex() else ""
+            )
+            raise ConfigError(
+                f"{name!r} is {tensor.dtype}, but trained weights must be float32, float64, "
+                f"bfloat16 or float16{hint}"
+            )
+        if tensor.dtype not in _STORED:
+            kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _STORED)
+            raise ConfigError(
+                f"{name!r} is {tensor.dtype}, but weights and buffers must be {kinds}"
+            )
+
+
+def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers, each once, in the order of ``state_dict``."""
+    seen: set[int] = set()
+    state = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        if isinstance(value, Tensor) and id(value) not in seen:
+            seen.add(id(value))
+            state[name] = value
+    return state
+
+
+def _require_fit(what: str, vector: Vector, tensors: Mapping[str, Tensor]) -> None:
+    """Raise an error unless a vector has the names and shapes of these tensors.
+
+    Raises:
+        VectorError: naming the first difference.
+    """
+    if vector.names != tuple(tensors) and set(vector.names) != set(tensors):
+        missing = sorted(set(tensors) - set(vector.names))
+        unknown = sorted(set(vector.names) - set(tensors))
+        raise VectorError(f"{what} are not the model's: missing {missing}, unknown {unknown}")
+    for name, tensor in tensors.items():
+        if vector[name].shape != tensor.shape:
+            raise VectorError(
+                f"{what}: {name!r} has shape {list(vector[name].shape)}, "
+                f"the model's is {list(tensor.shape)}"
+            )
+
+
+def _rounded(value: Tensor, like: Tensor) -> Tensor:
+    # Averaged counts, such as num_batches_tracked, come back as floats a rounding error off.
+    if value.is_floating_point() and not like.is_floating_point():
+        return value.round()
+    return value
