@@ -1,9 +1,9 @@
-"""PartFiles: a table on disk that grows, and is whole at any moment.
+"""PartFiles: a table on disk that grows, and can be read at any moment.
 
-A Parquet file can be read only when its footer is there, so a single file would be lost with the
-process that writes it. This is a folder of whole files instead, which readers take for one table.
-The last one is written anew, aside and renamed, until it is large enough to be left alone: so
-there are few files however often a run is saved, and never a row twice.
+A Parquet file cannot be read without its footer, so a process that is killed would lose a single
+file. Instead this is a folder of complete files, which readers treat as one table. The last file is
+rewritten aside and renamed until it is large enough; so there are few files however often a run
+saves, and no row appears twice.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 from simfl.regular_files import open_regular
 
 T = TypeVar("T")
-"""The rows of a round, in whatever form."""
+"""The rows of a round, in any form."""
 
 CLOSED_ROWS = 1 << 14
-"""A file of as many rows is left alone; a smaller one takes milliseconds to write anew."""
+"""A file with this many rows is not rewritten; a smaller one takes milliseconds to rewrite."""
 
 WAITING_ROWS = 1 << 17
-"""As many rows are written at the latest."""
+"""The number of waiting rows that are written at the latest."""
 
 WAITING_S = 10.0
-"""For so long rows wait at most, if more come: a process that is killed takes them with it."""
+"""The time after which the next rows are written with those that wait, which a kill would lose."""
 
 
 class PartFiles(Generic[T]):
     """Writes rounds as Parquet files ``part-000001.parquet`` and on.
 
     Args:
-        folder: made when there is something to write.
-        to_table: turns rounds into a table, one of whose columns is ``round``.
-        count_rows: of a round.
-        now: tells the time in seconds.
+        folder: created with the first file.
+        to_table: returns the table of rounds; one of its columns is ``round``.
+        count_rows: returns the number of rows of a round.
+        now: returns the time in seconds.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class PartFiles(Generic[T]):
         self._num_waiting = 0
 
     def begin(self, *, done: int) -> None:
-        """Keep the rows of so many rounds, and go on after them.
+        """Keep the rows of the first ``done`` rounds, and continue after them.
 
         Raises:
             OSError: if a file cannot be read or written.
@@ -80,7 +80,7 @@ class PartFiles(Generic[T]):
         self._head = None if is_closed else table
 
     def add(self, rows: T) -> None:
-        """Take in a round, and write what is waiting if it is time to."""
+        """Add a round, and write what is waiting if it is due."""
         self._waiting.append(rows)
         self._num_waiting += self._count_rows(rows)
         if self._num_waiting >= WAITING_ROWS or self._now() - self._written_at >= WAITING_S:
@@ -90,7 +90,7 @@ class PartFiles(Generic[T]):
         """Write what is waiting.
 
         Raises:
-            OSError: if that cannot be done; what was written before is still there.
+            OSError: if it fails; earlier files are intact.
         """
         if not self._waiting:
             return
@@ -103,7 +103,7 @@ class PartFiles(Generic[T]):
         self._head = None if is_closed else table
 
     def _keep(self, number: int, *, done: int) -> bool:
-        """Take from a file the rows of later rounds; say whether some are left."""
+        """Remove the rows of later rounds from a file; return whether rows are left."""
         import pyarrow.compute as pc
 
         path = self._path(number)
@@ -137,7 +137,7 @@ def _read(path: Path) -> pa.Table:
 
 
 def _rounds(path: Path) -> tuple[int, int]:
-    """Return the first round of a file and the last, which its footer has."""
+    """Return the first and the last round of a file, from its footer."""
     import pyarrow.parquet as pq
 
     with open_regular(path) as raw:

@@ -1,4 +1,4 @@
-"""What a sweep may put in a key's place: each of some values, or a random draw."""
+"""The values that a sweep tries for a key: each of a list, or random draws."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 
@@ -22,32 +22,34 @@ _MAX_RANGE: Final = 10_000
 
 @dataclass(frozen=True)
 class Each:
-    """Each of some values: one trial for each, in their order."""
+    """A list of values: one trial for each, in this order."""
 
+    kind: ClassVar[str] = "choice"
+    """What a searcher takes it for."""
     values: tuple[Any, ...]
 
     @property
     def extremes(self) -> tuple[Any, ...]:
-        """The values that show whether all can be."""
+        """The values to check, which show whether all are valid."""
         return self.values
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One value a trial, by chance."""
+    """One random value per trial."""
 
     kind: str
     """``uniform``, ``loguniform``, ``integers`` or ``choice``."""
     values: tuple[Any, ...]
-    """What is chosen from, or the lowest and the highest value."""
+    """The choices, or the lowest and the highest value."""
 
     @property
     def extremes(self) -> tuple[Any, ...]:
-        """The values that show whether all can be."""
+        """The values to check, which show whether all are valid."""
         return self.values
 
     def draw(self, generator: np.random.Generator) -> Any:
-        """Return a value as YAML would have it."""
+        """Return a random value of a type that YAML has."""
         return _DRAWS[self.kind](generator, *self.values)
 
 
@@ -55,7 +57,7 @@ Values: TypeAlias = "Each | Draw"
 
 
 def read_values(value: Any) -> Values:
-    """Read what stands beneath a key of ``sweep.over``.
+    """Read the values of a key of ``sweep.over``.
 
     >>> read_values("0..2").values, read_values([0.1, 1]).values
     ((0, 1, 2), (0.1, 1))
@@ -63,7 +65,7 @@ def read_values(value: Any) -> Values:
     'loguniform'
 
     Raises:
-        PydanticCustomError: saying what is wrong with it.
+        PydanticCustomError: with a message for the user.
     """
     if isinstance(value, Mapping):
         return _draw(value)
@@ -74,20 +76,20 @@ def read_values(value: Any) -> Values:
 
 
 def checked_values(value: Any) -> Any:
-    """Return the value as it is, if ``read_values`` can read it."""
+    """Return the value unchanged if ``read_values`` can read it."""
     read_values(value)
     return value
 
 
 def checked_searcher(value: Any) -> Any:
-    """Return the value as it is, if it is a name, or a mapping with one."""
+    """Return the value unchanged if it names a searcher."""
     if isinstance(value, dict) and not isinstance(value.get(KIND), str):
         raise fault("should be the name of a searcher, or {kind: name, argument: value}")
     return value
 
 
 def parse_values(text: str, *, origin: str) -> Any:
-    """Read what the command line has after ``--over KEY=``, for ``read_values``.
+    """Read the text after ``--over KEY=``, for ``read_values``.
 
     >>> parse_values("0.01,0.1", origin="--over")
     [0.01, 0.1]
@@ -114,7 +116,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _ranged(item: Any) -> tuple[Any, ...]:
-    """Write out ``0..4``, both ends included."""
+    """Expand ``0..4``, both ends included."""
     match = _RANGE.fullmatch(item) if isinstance(item, str) else None
     if match is None:
         return (item,)
@@ -157,7 +159,7 @@ def _uniform(generator: np.random.Generator, low: float, high: float) -> float:
 
 
 def _loguniform(generator: np.random.Generator, low: float, high: float) -> float:
-    # Clipped: exp(log(high)) may be a hair above high.
+    # Clipped: exp(log(high)) may exceed high by rounding.
     value = math.exp(generator.uniform(math.log(low), math.log(high)))
     return min(max(value, low), high)
 

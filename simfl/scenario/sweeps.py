@@ -1,4 +1,4 @@
-"""From a scenario with a sweep to its trials, all of them checked."""
+"""SweepPlan: the trials of a scenario with a sweep, checked."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _ORIGIN: Final = "--over"
 _MAX_TRIALS: Final = 10_000
 _NOT_SWEPT: Final = ("sweep", "plugins", "search", "output")
 _LABEL: Final = "label"
-"""The key that a trial's case sets to its label; it stands for all of the case's values."""
+"""The key of a case's label, which stands for all of the case's values."""
 _MAX_NAME: Final = 100
 """Bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _SweepOnly(Section):
-    """A scenario of which nothing but the sweep is looked at."""
+    """A scenario of which only the sweep is read."""
 
     sweep: SweepSection = SweepSection()
 
@@ -50,9 +50,9 @@ class Trial:
     number: int
     """From 0."""
     values: Mapping[str, Any]
-    """By key: what it has in place of the scenario's own; of a case its label alone."""
+    """By key, in place of the scenario's own; of a case its label alone."""
     name: str
-    """That of its folder: ``3-lrate=0.1,seed=0``."""
+    """The name of its folder: ``3-lrate=0.1,seed=0``."""
 
     @property
     def label(self) -> str:
@@ -62,42 +62,42 @@ class Trial:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What is tried."""
+    """The trials of a sweep, and the scenario that they are derived from."""
 
     document: Document
-    """The scenario and its sweep, unchecked but for the latter."""
+    """The scenario with its sweep; only the sweep is checked."""
     folders: tuple[FilePath, ...]
-    """Where the scenario's files are looked up."""
+    """Folders in which the scenario's files are looked up."""
     section: SweepSection
     num_trials: int
     trust: Trust = "all"
     trials: tuple[Trial, ...] = ()
-    """All of them; none where a searcher proposes them."""
+    """All trials; none if a searcher proposes them."""
 
     @property
     def space(self) -> dict[str, Values]:
-        """What is tried, by key."""
+        """The values to try, by key."""
         cases = self.section.cases
         over = {key: read_values(value) for key, value in self.section.over.items()}
         return {_LABEL: Each(tuple(cases)), **over} if cases else over
 
     @property
     def tried(self) -> list[Mapping[str, Any]]:
-        """The values of each trial, or some that a searcher may propose."""
+        """The values of each trial; with a searcher, one example of what it may propose."""
         first = {key: values.extremes[0] for key, values in self.space.items()}
         return [trial.values for trial in self.trials] or [first]
 
     def import_plugins(self) -> None:
-        """Import the scenario's plug-ins, as each process has to that checks one of its trials."""
+        """Import the scenario's plug-ins; each process that checks a trial needs them."""
         import_plugins_of(self.document)
 
     def trial(self, number: int, values: Mapping[str, Any]) -> Trial:
-        """Return a trial that has these values."""
+        """Return the trial with these values."""
         width = len(str(self.num_trials - 1))
         return Trial(number, values, f"{number:0{width}}{_label(values)}")
 
     def all_values(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a trial has in place of the scenario's own, those of its case among them."""
+        """Return the values of a trial including those of its case."""
         label = values.get(_LABEL)
         case = self.section.cases.get(label, {}) if isinstance(label, str) else {}
         return {**case, **values}
@@ -123,7 +123,7 @@ class SweepPlan:
 
     @contextmanager
     def naming(self, values: Mapping[str, Any]) -> Iterator[None]:
-        """Name the trial that has these values in errors that are no single value's."""
+        """Name the trial in errors within this block, unless it has a single value."""
         try:
             yield
         except InputError as error:
@@ -143,13 +143,13 @@ def load_sweep(
     folders: Sequence[FilePath] | None = None,
     trust: Trust = "all",
 ) -> SweepPlan:
-    """Read a scenario with a sweep, and check each trial as far as it can be without its data.
+    """Read a scenario with a sweep, and check each trial as far as possible without its data.
 
     Args:
         path_or_mapping: as for ``load_scenario``.
         overrides: as for ``load_scenario``.
         over: ``key.path=values`` each: ``0.01,0.1``, ``0..4`` or ``{uniform: [0, 1]}``.
-        folders: where the scenario's files are looked up, if not beside it.
+        folders: where the scenario's files are looked up. Default: the scenario's own folder.
         trust: as for ``load_scenario``.
 
     Raises:
@@ -177,7 +177,7 @@ def _with_over(document: Document, over: Sequence[str]) -> Document:
         return document
     sweep = document.values.get("sweep") or {}
     if not isinstance(sweep, dict):
-        return document  # told of with the section's faults
+        return document  # reported with the section's faults
     swept = dict(sweep.get("over") or {})
     places = dict(document.places)
     for text in over:
@@ -218,12 +218,13 @@ def _check_keys(document: Document, section: SweepSection) -> None:
 
 
 def _check_together(document: Document, keys: Sequence[Path], *, before: dict[Path, str]) -> None:
-    """Refuse keys that cannot be swept, and those that would undo what is set before them.
+    """Refuse keys that cannot be swept, and keys that would override what is set before them.
 
     Args:
-        document: for the place.
+        document: for the places in errors.
         keys: where each is written, in the order in which they are set.
-        before: what is set before them, by the part of the sweep that does it; they are added.
+        before: the paths that are set before them -> the part of the sweep that sets them. The keys
+            are added to it.
     """
     for written in keys:
         key = str(written[-1])
@@ -234,13 +235,13 @@ def _check_together(document: Document, keys: Sequence[Path], *, before: dict[Pa
         undone = next((known for known in before if known[: len(path)] == path), None)
         if undone is not None:
             what = f"{format_path(undone)} of sweep.{before[undone]}"
-            message = f"would undo {what}; leave one of the two out"
+            message = f"would override {what}; remove one of the two"
             raise ScenarioError([document.fault_line(written, message)])
         before[path] = str(written[1])
 
 
 def _combinations(plan: SweepPlan) -> Iterator[dict[str, Any]]:
-    """Yield the values of each trial; the last list's change fastest."""
+    """Yield the values of each trial; those of the last list change fastest."""
     space = plan.space
     grid = {key: values.values for key, values in space.items() if isinstance(values, Each)}
     draws = {key: values for key, values in space.items() if isinstance(values, Draw)}
@@ -257,17 +258,17 @@ def _combinations(plan: SweepPlan) -> Iterator[dict[str, Any]]:
 
 
 def _corners(plan: SweepPlan) -> list[Mapping[str, Any]]:
-    """Return the ends of what a searcher may propose, one key at a time."""
+    """Return the bounds of what a searcher may propose, one key at a time."""
     (first,) = plan.tried
     return [{**first, key: end} for key, values in plan.space.items() for end in values.extremes]
 
 
 def _label(values: Mapping[str, Any]) -> str:
-    """Return ``-lrate=0.1,seed=0``, which any file system takes."""
+    """Return ``-lrate=0.1,seed=0``, as any file system accepts it."""
     short = _short_keys(list(values))
     text = ",".join(f"{short[key]}={_text(value)}" for key, value in values.items())
     safe = re.sub(r"[^\w.,=+-]+", "_", text).strip("_")
-    # File systems count bytes, of which a letter may have four.
+    # File systems limit bytes; a character may have four.
     return f"-{safe.encode()[:_MAX_NAME].decode(errors='ignore')}" if safe else ""
 
 
@@ -278,7 +279,7 @@ def _text(value: Any) -> str:
 
 
 def _short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Return the last part of each key, or the whole of it where another ends so too."""
+    """Return the last part of each key, or the whole key if another one ends alike."""
     last = {key: str(parse_path(key)[-1]) for key in keys}
     counts = Counter(last.values())
     return {key: part if counts[part] == 1 else key for key, part in last.items()}

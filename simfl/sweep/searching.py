@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ray import tune
@@ -12,7 +12,7 @@ from ray.tune.search import create_searcher
 
 from simfl.component import KIND
 from simfl.errors import ConfigError, InputError, did_you_mean
-from simfl.scenario.space import Each
+from simfl.scenario.space import Values
 from simfl.scenario.sweeps import SweepPlan
 from simfl.sweep.ledger import FINISHED, Past
 from simfl.sweep.results import Goal
@@ -33,37 +33,25 @@ _OURS: Final = ("space", "metric", "mode")
 
 
 class Suggestions:
-    """Asks a searcher for values, and tells it their results.
+    """Asks the searcher that a sweep names for values, and tells it their results.
 
     Args:
-        kind: the searcher's name.
-        arguments: of the searcher.
-        space: what it may choose, by key: ``(uniform, (0, 1))`` and the like.
-        metric: what to maximise or minimise.
-        mode: ``max`` or ``min``.
-        seed: of the searcher's random draws.
+        plan: what is tried, and the searcher.
+        goal: what to maximise or minimise.
 
     Raises:
-        InputError: if there is no such searcher, or it does not take these arguments.
+        InputError: if the searcher does not take what the sweep tries.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        arguments: Mapping[str, Any],
-        *,
-        space: Mapping[str, tuple[str, Sequence[Any]]],
-        metric: str,
-        mode: str,
-        seed: int,
-    ) -> None:
-        self._choices = {key: values for key, (draw, values) in space.items() if draw == "choice"}
-        self._metric = metric
+    def __init__(self, plan: SweepPlan, goal: Goal) -> None:
+        kind, arguments = _chosen(plan)
+        self._metric = goal.metric
         self._told: set[int] = set()
-        self._searcher = make_searcher(kind, arguments, seed=seed)
-        config = {key: _domain(draw, values) for key, (draw, values) in space.items()}
+        self._searcher = make_searcher(kind, arguments, seed=plan.section.seed)
+        self._choices = {k: v.values for k, v in plan.space.items() if v.kind == "choice"}
+        space = {key: _domain(values) for key, values in plan.space.items()}
         try:
-            is_set = self._searcher.set_search_properties(metric, mode, config)
+            is_set = self._searcher.set_search_properties(goal.metric, goal.mode, space)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise InputError(f"sweep.searcher {kind!r} cannot take sweep.over: {error}") from error
         if not is_set:
@@ -100,8 +88,9 @@ def require_searcher(plan: SweepPlan) -> None:
     Raises:
         InputError: if not.
     """
-    if (chosen := _chosen(plan)) is not None:
-        make_searcher(*chosen, seed=0)
+    if plan.section.searcher is not None:
+        kind, arguments = _chosen(plan)
+        make_searcher(kind, arguments, seed=0)
 
 
 def make_suggestions(
@@ -115,25 +104,18 @@ def make_suggestions(
         past: what it proposed and was told before.
         notify: is called with a message if its state cannot be restored.
     """
-    chosen = _chosen(plan)
-    if chosen is None:
+    if plan.section.searcher is None:
         return None
-    space = {
-        key: ("choice" if isinstance(values, Each) else values.kind, values.values)
-        for key, values in plan.space.items()
-    }
-    suggestions = Suggestions(
-        *chosen, space=space, metric=goal.metric, mode=goal.mode, seed=plan.section.seed
-    )
+    suggestions = Suggestions(plan, goal)
     _replay(suggestions, past, notify)
     return suggestions
 
 
-def _chosen(plan: SweepPlan) -> tuple[str, dict[str, Any]] | None:
+def _chosen(plan: SweepPlan) -> tuple[str, dict[str, Any]]:
     """Return the searcher's name and arguments."""
     chosen = plan.section.searcher
-    if chosen is None or isinstance(chosen, str):
-        return None if chosen is None else (chosen, {})
+    if not isinstance(chosen, dict):
+        return str(chosen), {}
     return chosen[KIND], {key: value for key, value in chosen.items() if key != KIND}
 
 
@@ -184,13 +166,13 @@ def _check_arguments(kind: str, arguments: Mapping[str, Any], *, taken: Any) -> 
             raise ConfigError(f"sweep.searcher: {kind!r} has no argument {name!r}. {hint}")
 
 
-def _domain(draw: str, values: Sequence[Any]) -> Any:
-    if draw == "choice":
-        return tune.choice(list(range(len(values))))
-    low, high = values
-    if draw == "integers":
+def _domain(values: Values) -> Any:
+    if values.kind == "choice":
+        return tune.choice(list(range(len(values.values))))
+    low, high = values.values
+    if values.kind == "integers":
         return tune.randint(low, high + 1)
-    return tune.loguniform(low, high) if draw == "loguniform" else tune.uniform(low, high)
+    return tune.loguniform(low, high) if values.kind == "loguniform" else tune.uniform(low, high)
 
 
 def _plain(value: Any) -> Any:

@@ -147,6 +147,7 @@ class _Sweep:
         import_ray(self.address or cluster.address, keeps_events=cluster.dashboard)
         require_packages(plan)
         from simfl.sweep.searching import make_suggestions
+        from simfl.sweep.tuning import run_trials
 
         with closing(self._connect(scenarios[0])):
             prepared = prepare(plan, scenarios, backend=self.backend)
@@ -155,15 +156,17 @@ class _Sweep:
             folder = make_folder(scenarios[0])
             trials = self._trials(folder, prepared)
             console = RunConsole(quiet=not progress)
-            shown = make_progress(console, prepared.goal, total=plan.num_trials)
             schedule = Schedule(
                 plan,
                 Ledger(folder, self.past),
                 searcher=searcher,
                 make_order=lambda trial: room.order(trial, trials),
-                progress=shown,
+                progress=make_progress(console, prepared.goal, total=plan.num_trials),
             )
-            self._run_trials(trials, schedule, prepared, at_once=room.at_once)
+            for note in prepared.notes:
+                notify(note)
+            with schedule.running(self._headline(len(schedule.finished), at_once=room.at_once)):
+                run_trials(trials, schedule, prepared, at_once=room.at_once)
         return _results(folder, schedule, prepared.goal)
 
     def _connect(self, first: Scenario) -> Connection:
@@ -190,25 +193,6 @@ class _Sweep:
             stops_early=self.plan.section.asha is not None,
             shared=prepared.shared,
         )
-
-    def _run_trials(
-        self, trials: Trials, schedule: Schedule, prepared: Prepared, *, at_once: int
-    ) -> None:
-        from simfl.sweep.tuning import run_trials
-
-        for note in prepared.notes:
-            notify(note)
-        finished = schedule.finished
-        with schedule.running(self._headline(len(finished), at_once=at_once)):
-            run_trials(
-                trials,
-                schedule,
-                mode=prepared.goal.mode,
-                at_once=at_once,
-                asha=self.plan.section.asha,
-                max_rounds=prepared.max_rounds,
-                finished=[trials.earlier_reports(trial) for trial in finished],
-            )
 
     def _headline(self, num_finished: int, *, at_once: int) -> str:
         plan = self.plan

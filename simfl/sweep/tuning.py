@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from simfl.cluster.session import started_with
 from simfl.scenario.schema import AshaSection
+from simfl.sweep.preflight import Prepared
 from simfl.sweep.schedule import Schedule
-from simfl.sweep.trials import Order, Report, Trials
+from simfl.sweep.trials import Report, Trials
 
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -34,32 +35,20 @@ _MAX_RETRIES = 3
 """How often a trial's process may die before the trial is lost."""
 
 
-def run_trials(
-    trials: Trials,
-    schedule: Schedule,
-    *,
-    mode: str,
-    at_once: int,
-    asha: AshaSection | None,
-    max_rounds: int,
-    finished: Iterable[Sequence[Report]],
-) -> None:
+def run_trials(trials: Trials, schedule: Schedule, prepared: Prepared, *, at_once: int) -> None:
     """Run trials until there are no more, in the Ray session of this process.
 
     Args:
         trials: begins a trial, in a process of its own.
         schedule: chooses the next trial, and is told what becomes of each.
-        mode: ``max`` or ``min``: which values of the metric are better.
+        prepared: says what ranks trials, and how many rounds they have.
         at_once: how many run at the same time.
-        asha: when to stop trials early.
-        max_rounds: of any trial.
-        finished: the reports of trials that ended before, which count for early stopping, too.
     """
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    scheduler = FIFOScheduler() if asha is None else _asha(asha, mode, max_rounds=max_rounds)
-    for index, reports in enumerate(finished if asha else ()):
-        _recall(scheduler, f"finished-{index}", reports)
+    scheduler = _scheduler(trials.plan.section.asha, prepared)
+    for trial in schedule.finished:
+        _recall(scheduler, f"finished-{trial.number}", trials.earlier_reports(trial))
     config = tune.TuneConfig(
         search_alg=_Orders(schedule, scheduler),
         scheduler=scheduler,
@@ -84,20 +73,24 @@ def _run_config(schedule: Schedule, folder: str) -> tune.RunConfig:
     )
 
 
-def _asha(asha: AshaSection, mode: str, *, max_rounds: int) -> ASHAScheduler:
+def _scheduler(asha: AshaSection | None, prepared: Prepared) -> TrialScheduler:
+    if asha is None:
+        return FIFOScheduler()
     return ASHAScheduler(
         time_attr="round",
         metric="value",
-        mode=mode,
-        max_t=max_rounds,
-        grace_period=min(asha.grace_rounds, max_rounds),
+        mode=prepared.goal.mode,
+        max_t=prepared.max_rounds,
+        grace_period=min(asha.grace_rounds, prepared.max_rounds),
         reduction_factor=asha.factor,
         stop_last_trials=False,
     )
 
 
 def _recall(scheduler: Any, trial_id: str, reports: Sequence[Report]) -> None:
-    """Tell the scheduler what a trial reported before the sweep was interrupted."""
+    """Tell the scheduler what a trial reported before the sweep was interrupted, if anything."""
+    if not reports:
+        return
     trial = SimpleNamespace(trial_id=trial_id)
     scheduler.on_trial_add(None, trial)
     for report in reports:
@@ -151,11 +144,10 @@ class _Orders(_NotSaved, Searcher):
         self._scheduler = scheduler
 
     def suggest(self, trial_id: str) -> Any:
-        order: Order | None = self._schedule.next_order()
+        order = self._schedule.next_order()
         if order is None:
             return Searcher.FINISHED if self._schedule.has_all else None
-        if order.earlier:
-            _recall(self._scheduler, trial_id, order.earlier)
+        _recall(self._scheduler, trial_id, order.earlier)
         room = {"bundles": order.bundles, "labels": order.labels}
         return {"number": order.number, "order": order.text, **room}
 

@@ -196,17 +196,20 @@ def test_a_searcher_chooses_among_cases_and_each_is_checked(path):
 @pytest.mark.parametrize(
     ("sweep", "fault"),
     [
-        ("{cases: {a: {seed: 3}}, over: {seed: [0]}}", "over.seed: would undo seed of sweep.cases"),
+        (
+            "{cases: {a: {seed: 3}}, over: {seed: [0]}}",
+            "over.seed: would override seed of sweep.cases",
+        ),
         (
             "{cases: {a: {model.kind: mlp}}, over: {model: [{kind: logistic}]}}",
-            "over.model: would undo model.kind of sweep.cases; leave one of the two out",
+            "over.model: would override model.kind of sweep.cases; remove one of the two",
         ),
         (
             "{over: {model.kind: [mlp], model: [{kind: logistic}]}}",
-            "over.model: would undo model.kind of sweep.over; leave one of the two out",
+            "over.model: would override model.kind of sweep.over; remove one of the two",
         ),
-        ("{cases: {a: {label: b}}}", "cases.a.label: would undo label of sweep.cases"),
-        ("{cases: {a: {}}, over: {label: [b]}}", "over.label: would undo label of sweep.cases"),
+        ("{cases: {a: {label: b}}}", "cases.a.label: would override label of sweep.cases"),
+        ("{cases: {a: {}}, over: {label: [b]}}", "over.label: would override label of sweep.cases"),
         ("{cases: {a: {plugins: [os]}}}", "cases.a.plugins: cannot be swept; set plugins for all"),
         ("{cases: {a: {search: [.]}}}", "cases.a.search: cannot be swept; set search for all"),
         ("{cases: {a: {output.dir: b}}}", "cases.a.output.dir: cannot be swept; set output for"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import warnings
 from typing import Any
@@ -19,17 +20,21 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from simfl.sweep.searching import Suggestions, make_searcher, make_suggestions
 
+GOAL = Goal("accuracy", "max")
+
 SPACE = {
-    "client.optimizer.lrate": ("loguniform", (1e-4, 1.0)),
-    "client.batch_size": ("integers", (1, 3)),
-    "model.hidden": ("choice", ([32], [64, 32])),
+    "client.optimizer.lrate": {"loguniform": [1e-4, 1.0]},
+    "client.batch_size": {"integers": [1, 3]},
+    "model.hidden": {"choice": [[32], [64, 32]]},
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def suggestions(seed: int = 0) -> Suggestions:
-    return Suggestions("optuna", {}, space=SPACE, metric="accuracy", mode="max", seed=seed)
+    chosen = ["model.kind=mlp", "sweep.searcher=optuna", "sweep.samples=99", f"sweep.seed={seed}"]
+    over = [f"{key}={json.dumps(values)}" for key, values in SPACE.items()]
+    return Suggestions(load_sweep("quickstart", overrides=chosen, over=over), GOAL)
 
 
 def test_proposals_are_values_of_the_space():
@@ -87,9 +92,6 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "zoopt", None)
     with pytest.raises(InputError, match=r"install it with: pip install zoopt"):
         make_searcher("zoopt", {"algo": "asracos", "budget": 3}, seed=0)
-
-
-GOAL = Goal("accuracy", "max")
 
 
 @pytest.fixture
