@@ -1,3 +1,3 @@
-"""Ray: the only place that imports it. ``RayEngine`` lies in ``simfl.cluster.engine``."""
+"""Runs on Ray; no other package imports it. ``RayEngine`` is in ``simfl.cluster.engine``."""
 
 __all__: list[str] = []

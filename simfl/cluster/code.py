@@ -89,7 +89,8 @@ def _is_from(folders: Sequence[Path], top: str) -> bool:
     if (path := _file(module)) is not None:
         home = path.parent.parent if path.name == "__init__.py" else path.parent
         return home.resolve() in folders
-    return any(Path(where).resolve().parent in folders for where in _places(module))
+    places = getattr(module, "__path__", [])
+    return any(Path(place).resolve().parent in folders for place in places)
 
 
 def _file(module: ModuleType | None) -> Path | None:
@@ -100,10 +101,6 @@ def _file(module: ModuleType | None) -> Path | None:
         return None
     path = Path(origin).absolute()
     return path if path.is_file() else None
-
-
-def _places(module: ModuleType | None) -> list[str]:
-    return list(getattr(module, "__path__", []))
 
 
 def _read_package(name: str, path: Path) -> dict[str, ModuleSource]:

@@ -70,7 +70,7 @@ def jobs(cluster: Cluster) -> Any:
 
 @dataclass(frozen=True)
 class Watched:
-    """A run that goes on as long as it is looked at."""
+    """A run that continues while it is watched."""
 
     job: str
     out: Path
@@ -78,7 +78,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(jobs: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Submit a run in which everything goes wrong that may."""
+    """Submit a run with all kinds of faults."""
     folder = tmp_path_factory.mktemp("watched")
     kill = f"[kill-at, {{folder: {folder}, client: 1, round: 3}}]"
     mishaps = "[mishaps, {failing: 3, diverging: 5}]"
@@ -193,7 +193,7 @@ def test_a_jobs_exit_code_is_the_runs(per_round: int, code: int, jobs: Any, tmp_
     assert info.status == ("FAILED" if code else "SUCCEEDED")
 
 
-def test_a_driver_that_attaches_is_a_job_with_its_scenarios_name_and_says_where_to_look(
+def test_a_driver_that_attaches_is_a_job_named_after_its_scenario_and_prints_the_dashboard(
     cluster: Cluster, jobs: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "scenario.yaml"
@@ -234,12 +234,12 @@ def test_every_panel_shows_something_of_a_run(
         assert {float(value) for row in scraped for _, value in row["values"]} <= accuracies
 
 
-def test_no_metric_is_left_out_of_the_dashboards() -> None:
+def test_the_dashboards_use_every_metric() -> None:
     shown = {name for _, expression in expressions() for name in re.findall(r"ray_\w+", expression)}
     assert {metric.series for metric in Metric} <= shown
 
 
-def test_rays_dashboard_knows_the_actors_by_name_and_what_they_did(
+def test_rays_dashboard_shows_the_actors_by_name_with_their_logs(
     cluster: Cluster, watched: Watched
 ) -> None:
     from ray.util.state import list_actors

@@ -22,7 +22,9 @@ SCENARIO: dict[str, Any] = {
 }
 
 
-def test_a_profile_has_every_process_and_ray_s_timeline(tmp_path: Path, ray_cluster: None) -> None:
+def test_a_profile_covers_every_process_and_rays_timeline(
+    tmp_path: Path, ray_cluster: None
+) -> None:
     began_us = time.time() * 1e6  # other runs on the same cluster are in its timeline too
     simfl.run(SCENARIO, out=tmp_path / "run", profile=True)
     profile = tmp_path / "run" / "profile"

@@ -1,4 +1,4 @@
-"""A run whose Ray dies or stands still ends with a line, and leaves nothing but its folder."""
+"""If Ray dies or is stopped, a run ends with a message, and leaves only its folder."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ SILENT = "the run's process was killed, or Ray ended it"
         pytest.param("driver", signal.SIGKILL, -9, SILENT, marks=pytest.mark.slow),
     ],
 )
-def test_what_is_hit_in_mid_round_ends_the_run_with_a_line_and_nothing_is_left(
+def test_a_fault_of_rays_processes_ends_the_run_with_a_message_and_nothing_is_left(
     victim: str, number: int, code: int, said: str, tmp_path: Path
 ) -> None:
-    """And it goes on from its checkpoint to the numbers of a run that nothing has happened to."""
+    """A resume then gives the numbers of an undisturbed run."""
     scenario, pids, out = tmp_path / "scenario.yaml", tmp_path / "pids", tmp_path / "out"
     temporary = tmp_path / "tmp"
     temporary.mkdir()

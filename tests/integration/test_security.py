@@ -147,18 +147,18 @@ ON_LOOPBACK = {
 }
 
 
-def test_a_local_cluster_listens_on_loopback_alone(host: Host) -> None:
+def test_a_local_cluster_listens_on_loopback_only(host: Host) -> None:
     found = listening_addresses(descendants(host.process.pid))
     assert found
     assert found <= ON_LOOPBACK
 
 
-def test_the_other_cluster_would_have_been_noticed(open_host: Host) -> None:
-    """Without what simfl sets, Ray listens on all interfaces: the test above can fail."""
+def test_the_open_cluster_listens_on_all_interfaces(open_host: Host) -> None:
+    """This is Ray's default, so the test above can fail."""
     assert not listening_addresses(descendants(open_host.process.pid)) <= ON_LOOPBACK
 
 
-def test_the_token_can_be_read_by_its_owner_alone(host: Host) -> None:
+def test_the_token_is_readable_by_its_owner_only(host: Host) -> None:
     assert stat.S_IMODE(host.token_file.stat().st_mode) == 0o600
     assert len(host.token_file.read_text()) >= 32
 
@@ -180,7 +180,7 @@ def test_the_dashboard_asks_for_the_token(host: Host) -> None:
     assert ask_dashboard(host, host.token_file.read_text()) == 200
 
 
-def test_one_with_the_token_is_let_in(host: Host) -> None:
+def test_a_client_with_the_token_is_accepted(host: Host) -> None:
     env = environment(host.home)
     command = [sys.executable, "-W", "ignore", "-c", ATTACH, host.gcs]
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
@@ -188,7 +188,7 @@ def test_one_with_the_token_is_let_in(host: Host) -> None:
 
 
 @pytest.mark.parametrize("metadata", [(), (("authorization", f"Bearer {'0' * 64}"),)])
-def test_ray_itself_answers_nobody_without_the_token(
+def test_ray_does_not_answer_without_the_token(
     host: Host, metadata: tuple[tuple[str, str], ...]
 ) -> None:
     with grpc.insecure_channel(host.gcs) as channel:
@@ -198,7 +198,7 @@ def test_ray_itself_answers_nobody_without_the_token(
     assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_whether_a_cluster_is_open_shows_from_outside(host: Host, open_host: Host) -> None:
+def test_the_status_tells_open_clusters_from_others(host: Host, open_host: Host) -> None:
     assert ask(host.gcs) == ASKS_FOR_TOKEN
     assert ask(open_host.gcs) == IS_OPEN
 
@@ -211,10 +211,10 @@ def start_on(
     return subprocess.run(simfl, env=env, capture_output=True, text=True, timeout=60)
 
 
-def test_an_open_cluster_is_refused_with_a_token_as_no_run_would_begin(
+def test_an_open_cluster_is_refused_if_this_process_uses_a_token(
     open_host: Host, tmp_path: Path
 ) -> None:
-    """The token is simfl's own, as the user sets nothing."""
+    """simfl creates the token, since the user sets none."""
     result = start_on(open_host, "run", home=tmp_path)
     assert result.returncode == 1
     refusal = f"the Ray cluster at {open_host.gcs} asks for no token, but this process uses one"
@@ -222,7 +222,7 @@ def test_an_open_cluster_is_refused_with_a_token_as_no_run_would_begin(
     assert result.stderr.count("\n") == 1
 
 
-def test_attaching_to_an_open_cluster_on_the_network_draws_a_warning(
+def test_attaching_to_an_open_cluster_on_the_network_gives_a_warning(
     open_host: Host, tmp_path: Path
 ) -> None:
     result = start_on(open_host, "plan", home=tmp_path, RAY_AUTH_MODE="disabled")
@@ -239,10 +239,10 @@ def test_attaching_to_an_open_cluster_on_the_network_draws_a_warning(
         ({}, "none can be read in "),
     ],
 )
-def test_whom_a_cluster_refuses_is_told_why_in_a_line(
+def test_a_refusal_is_explained_in_one_line(
     host: Host, tmp_path: Path, variables: dict[str, str], reason: str
 ) -> None:
-    """Ray itself would try for 20 s and say that it has failed to connect."""
+    """Ray itself would try for 20 s and report that it failed to connect."""
     result = start_on(host, "run", home=tmp_path, **variables)
     assert result.returncode == 1
     assert f"the Ray cluster at {host.gcs} asks for a token: {reason}" in result.stderr
@@ -250,7 +250,7 @@ def test_whom_a_cluster_refuses_is_told_why_in_a_line(
 
 
 def test_switching_tokens_off_is_never_silent(hosts: tuple[Host, Host]) -> None:
-    """Said by the host that was started so, before anything else."""
+    """The warning is the first line of the host that was started this way."""
     process = hosts[1].process
     assert process.stderr is not None
     os.set_blocking(process.stderr.fileno(), False)
@@ -269,7 +269,7 @@ SHADOWS = ("torch", "numpy", "json", "yaml", "typer", "ray", "pydantic", "simfl"
     ],
     ids=["run", "sweep"],
 )
-def test_no_process_takes_a_file_beside_the_scenario_for_a_package(
+def test_no_process_imports_a_file_next_to_the_scenario_as_a_package(
     tmp_path: Path, command: tuple[str, ...], trust: str
 ) -> None:
     # With trust, what is imported late in the driver is looked for beside the scenario first.

@@ -31,7 +31,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def unshared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder that the node does not see."""
+    """Return a folder that the node cannot see."""
     return tmp_path_factory.mktemp("unshared")
 
 
@@ -113,10 +113,10 @@ def run(machines: RayOnTwoMachines, tmp_path: Path, request: pytest.FixtureReque
 
 
 @pytest.mark.parametrize("run", [{"rounds": (3, 6)}], indirect=True)
-def test_delay_loss_a_short_cut_and_a_long_one_leave_the_bits_as_they_are(
+def test_delay_loss_and_interruptions_do_not_change_the_bits(
     machines: RayOnTwoMachines, run: HeldRun, undisturbed: Any
 ) -> None:
-    """After the long one the node is there again, and is told that it was given up."""
+    """After the long interruption the node is back, and learns that it was declared lost."""
     machines.wire.set("delay 0.02", "loss 0.015")
     run.until_held(3)
     machines.wire.set("cut")
@@ -138,7 +138,7 @@ ON_THE_NODE = {"rounds": (6,), "actors": 1, "num_cpus": 2, "start_timeout_s": 15
 
 
 @pytest.mark.parametrize("run", [ON_THE_NODE], indirect=True)
-def test_a_run_cut_off_for_good_from_all_its_actors_ends_in_time_and_goes_on_from_a_checkpoint(
+def test_a_run_that_loses_all_actors_ends_in_time_and_can_be_resumed(
     machines: RayOnTwoMachines, run: HeldRun, undisturbed: Any
 ) -> None:
     run.until_held(6)
@@ -152,7 +152,7 @@ def test_a_run_cut_off_for_good_from_all_its_actors_ends_in_time_and_goes_on_fro
     assert numbers(run.out) == undisturbed
 
 
-def test_a_node_that_sees_neither_plug_ins_nor_states_is_sent_both(
+def test_a_node_without_the_drivers_folders_is_sent_plug_ins_and_states(
     machines: RayOnTwoMachines, unshared: Path, undisturbed: Any
 ) -> None:
     """All states are moved to files of the driver's machine after each round."""

@@ -39,15 +39,15 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_token_is_made_for_its_owner_alone(home: Path) -> None:
+def test_a_new_token_is_readable_by_its_owner_only(home: Path) -> None:
     keep_token_private()
     path = home / ".ray" / "auth_token"
     assert mode(path) == 0o600
     assert len(path.read_text()) == 64
 
 
-def test_a_token_that_is_there_stays_and_is_closed_to_others(home: Path) -> None:
-    """Ray makes it for all to read."""
+def test_an_existing_token_is_kept_and_made_private(home: Path) -> None:
+    """Ray creates it readable by all users."""
     path = home / ".ray" / "auth_token"
     path.parent.mkdir()
     path.write_text("mine")
@@ -56,8 +56,8 @@ def test_a_token_that_is_there_stays_and_is_closed_to_others(home: Path) -> None
     assert (path.read_text(), mode(path)) == ("mine", 0o600)
 
 
-def test_a_token_that_was_left_empty_is_made_anew(home: Path) -> None:
-    """By a process that was killed between making the file and writing it."""
+def test_an_empty_token_file_is_completed(home: Path) -> None:
+    """A process may be killed between creating the file and writing it."""
     path = home / ".ray" / "auth_token"
     path.parent.mkdir()
     path.touch()
@@ -65,7 +65,7 @@ def test_a_token_that_was_left_empty_is_made_anew(home: Path) -> None:
     assert (len(path.read_text()), mode(path)) == (64, 0o600)
 
 
-def test_first_runs_that_come_at_once_find_the_same_token(home: Path) -> None:
+def test_simultaneous_first_runs_use_the_same_token(home: Path) -> None:
     path = home / ".ray" / "auth_token"
     found: list[str] = []
     barrier = threading.Barrier(8)
@@ -85,7 +85,7 @@ def test_first_runs_that_come_at_once_find_the_same_token(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
-def test_a_token_elsewhere_is_the_users_own_affair(
+def test_a_token_elsewhere_is_left_alone(
     home: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "x")
@@ -94,7 +94,7 @@ def test_a_token_elsewhere_is_the_users_own_affair(
 
 
 @pytest.mark.parametrize("name", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
-def test_an_empty_variable_is_none_as_in_ray(
+def test_an_empty_variable_counts_as_unset_as_in_ray(
     home: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "")
@@ -109,8 +109,8 @@ def test_a_home_that_cannot_be_written_is_left_to_ray(home: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["disabled", "DISABLED", "off", ""])
-def test_anything_but_token_is_told(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """Ray 2.60 takes any other word for disabled; so a misspelt one is told, too."""
+def test_any_mode_but_token_gives_a_warning(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Ray 2.60 treats any other value as disabled, including misspelt ones."""
     monkeypatch.setenv("RAY_AUTH_MODE", value)
     line = mode_warning()
     assert line is not None
@@ -120,7 +120,7 @@ def test_anything_but_token_is_told(monkeypatch: pytest.MonkeyPatch, value: str)
 
 
 @pytest.mark.parametrize("value", ["token", "TOKEN", None])
-def test_tokens_are_nothing_to_tell_of(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_token_mode_gives_no_warning(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     if value is None:
         monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     else:
@@ -132,7 +132,7 @@ TOKEN = "0123456789abcdef"
 
 
 class _Asking(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Answers those who show the token with nothing, as a Ray cluster answers."""
+    """Answers requests with the token by an empty message, as a Ray cluster does."""
 
     def service(self, details: grpc.HandlerCallDetails) -> object:
         is_known = ("authorization", f"Bearer {TOKEN}") in details.invocation_metadata
@@ -154,20 +154,20 @@ def asking() -> Iterator[str]:
     server.stop(None).wait()
 
 
-def test_a_cluster_is_open_that_answers_without_a_token(asking: str) -> None:
+def test_the_status_shows_whether_a_cluster_requires_a_token(asking: str) -> None:
     assert (ask(asking), ask(asking, token=TOKEN)) == ("UNAUTHENTICATED", "OK")
 
 
-def test_where_nobody_answers_nothing_is_claimed() -> None:
+def test_the_status_is_unavailable_if_nothing_listens() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # and does not listen
         assert ask(f"127.0.0.1:{bound.getsockname()[1]}") == "UNAVAILABLE"
 
 
-def test_the_clusters_token_is_let_in_wherever_it_is_kept(
+def test_the_right_token_is_accepted_from_each_place(
     asking: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With white space around it, which Ray strips; the variables come before the home folder."""
+    """Ray strips white space; the variables take precedence over the home folder."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     keep_token_private()
     fault = refusal_fault(asking)
@@ -183,7 +183,7 @@ def test_the_clusters_token_is_let_in_wherever_it_is_kept(
 
 
 @pytest.mark.parametrize("content", [None, "", "t\xf6ken", "to\0ken"])
-def test_a_token_that_cannot_be_sent_is_told(
+def test_a_token_that_cannot_be_sent_is_reported(
     home: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
     """Ray would raise for the first two, and gRPC would abort the process for the others."""
@@ -198,7 +198,7 @@ def test_a_token_that_cannot_be_sent_is_told(
 
 
 @pytest.mark.parametrize("mode", ["disabled", None])
-def test_sending_no_token_to_a_cluster_that_asks_is_told(
+def test_a_missing_token_is_reported_if_the_cluster_requires_one(
     monkeypatch: pytest.MonkeyPatch, mode: str | None
 ) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
@@ -208,7 +208,7 @@ def test_sending_no_token_to_a_cluster_that_asks_is_told(
     assert f"RAY_AUTH_MODE is {shown} here; set it to 'token'" in (refusal_fault("x:1") or "")
 
 
-def test_the_warning_says_where_why_and_what_to_do() -> None:
+def test_the_warning_names_place_reason_and_remedy() -> None:
     line = address_warning("192.0.2.7:6379", "OK")
     assert line is not None
     assert "\n" not in line
@@ -226,7 +226,7 @@ def test_the_warning_says_where_why_and_what_to_do() -> None:
         ("192.0.2.7:6379", "DEADLINE_EXCEEDED"),
     ],
 )
-def test_loopback_and_what_is_not_known_draw_none(address: str, answer: str) -> None:
+def test_loopback_and_unclear_statuses_give_no_warning(address: str, answer: str) -> None:
     assert address_warning(address, answer) is None
 
 
@@ -239,7 +239,7 @@ def listening() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_an_address_where_nobody_listens_is_an_error_within_seconds() -> None:
+def test_an_address_where_nothing_listens_is_an_error_within_seconds() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{bound.getsockname()[1]}"
@@ -247,7 +247,7 @@ def test_an_address_where_nobody_listens_is_an_error_within_seconds() -> None:
             require_cluster(address)
 
 
-def test_one_who_listens_and_never_answers_is_no_cluster(
+def test_a_listener_that_never_answers_is_no_cluster(
     listening: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("simfl.cluster.access._ANSWER_S", 0.2)
@@ -255,12 +255,12 @@ def test_one_who_listens_and_never_answers_is_no_cluster(
         require_cluster(listening)
 
 
-def test_what_speaks_tls_is_left_to_ray(listening: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_is_left_to_ray(listening: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USE_TLS", "1")
     require_cluster(listening)
 
 
-def test_an_open_cluster_is_refused_with_a_token_and_taken_without(
+def test_an_open_cluster_is_refused_with_a_token_and_accepted_without(
     listening: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access, "ask", lambda address: "OK")
@@ -280,7 +280,7 @@ def test_a_cluster_that_refuses_the_token_is_refused(
         require_cluster(listening)
 
 
-def test_what_to_do_about_an_open_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remedy_for_an_open_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     with pytest.raises(ClusterError) as raised:
         refuse_open(ADDRESS, "OK")
@@ -290,7 +290,7 @@ def test_what_to_do_about_an_open_cluster_is_one_line(monkeypatch: pytest.Monkey
         assert part in line
 
 
-def test_auto_where_nothing_runs_is_left_to_ray(
+def test_auto_is_left_to_ray_if_no_cluster_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access, "gcs_addresses", set)
@@ -300,7 +300,7 @@ def test_auto_where_nothing_runs_is_left_to_ray(
     require_cluster("auto")
 
 
-def test_auto_is_the_cluster_that_runs_here_and_of_several_the_last_one(
+def test_auto_is_the_local_cluster_or_the_last_of_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -32,7 +32,7 @@ FILES = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Make modules that are importable, and forgotten afterwards."""
+    """Create importable modules, and remove them afterwards."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="latin-1")
@@ -49,7 +49,7 @@ def _forget() -> None:
 
 
 def elsewhere(folder: Path) -> None:
-    """Forget the modules, and take away what they were imported from."""
+    """Remove the modules and their folder."""
     sources = read_sources([str(folder)])
     _forget()
     for file in folder.rglob("*.py"):
@@ -57,7 +57,7 @@ def elsewhere(folder: Path) -> None:
     install_sources(sources)
 
 
-def test_a_module_and_what_it_imports_are_found_where_their_folder_is_not_there(
+def test_a_module_and_its_imports_are_found_without_their_folder(
     folder: Path,
 ) -> None:
     importlib.import_module("own_rule")
@@ -65,19 +65,19 @@ def test_a_module_and_what_it_imports_are_found_where_their_folder_is_not_there(
     assert importlib.import_module("own_rule").apply(2) == 6
 
 
-def test_a_packages_modules_come_along_before_they_are_imported(folder: Path) -> None:
+def test_a_packages_modules_are_sent_before_they_are_imported(folder: Path) -> None:
     importlib.import_module("own_parts")
     elsewhere(folder)
     assert importlib.import_module("own_parts.late").NAME == "late"
 
 
-def test_a_folder_without_init_is_a_package_too_and_encodings_are_kept(folder: Path) -> None:
+def test_namespace_packages_and_encodings_are_supported(folder: Path) -> None:
     importlib.import_module("own_space.inner")
     elsewhere(folder)
     assert importlib.import_module("own_space.inner").WORD == "caf\xe9"
 
 
-def test_what_was_not_sent_is_found_in_its_folder_where_that_is_there(folder: Path) -> None:
+def test_modules_that_were_not_sent_are_found_in_an_existing_folder(folder: Path) -> None:
     importlib.import_module("own_space.inner")
     sources = read_sources([str(folder)])
     _forget()
@@ -85,8 +85,8 @@ def test_what_was_not_sent_is_found_in_its_folder_where_that_is_there(folder: Pa
     assert importlib.import_module("own_space.other").WORD == "tea"
 
 
-def test_a_packages_other_files_are_read_where_its_folder_is_there(folder: Path) -> None:
-    """They are not sent: a folder may hold data of any size."""
+def test_a_packages_other_files_are_read_from_an_existing_folder(folder: Path) -> None:
+    """They are not sent, since a folder may contain data of any size."""
     for package in ("own_parts", "own_space"):
         (folder / package / "table.txt").write_text("12")
     importlib.import_module("own_parts")
@@ -114,8 +114,8 @@ class Named(Component, kind="named-of-a-test"):
     count: int = 3
 
 
-def test_what_is_named_in_main_travels_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process's ``__main__`` has it then."""
+def test_objects_of_main_are_sent_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are added to another process's ``__main__``."""
     build = eval("lambda width: FACTOR * width", {"FACTOR": 2, "__name__": "__main__"})
     monkeypatch.setattr(sys.modules["__main__"], "build_net", build, raising=False)
     values = [Named("__main__:build_net"), Named("simfl.seeding:SERVER"), 3, "__main__:other"]
@@ -141,7 +141,7 @@ def test_a_linked_module_is_sent_and_one_that_cannot_be_read_is_not(folder: Path
     assert "own_parts.old" not in sources
 
 
-def test_a_traceback_shows_the_lines_that_are_not_there(folder: Path) -> None:
+def test_a_traceback_shows_lines_of_modules_that_were_sent(folder: Path) -> None:
     importlib.import_module("own_parts.deep")
     elsewhere(folder)
     with pytest.raises(ValueError, match="own mistake") as caught:
@@ -149,7 +149,7 @@ def test_a_traceback_shows_the_lines_that_are_not_there(folder: Path) -> None:
     assert "raise ValueError('own mistake')" in "".join(traceback.format_exception(caught.value))
 
 
-def test_what_was_sent_comes_before_what_a_node_has_under_that_name(folder: Path) -> None:
+def test_modules_that_were_sent_take_precedence_on_a_node(folder: Path) -> None:
     importlib.import_module("own_parts")
     sources = read_sources([str(folder)])
     (folder / "own_parts" / "deep.py").write_text("FACTOR = 4\n")
@@ -158,7 +158,7 @@ def test_what_was_sent_comes_before_what_a_node_has_under_that_name(folder: Path
     assert importlib.import_module("own_parts.deep").FACTOR == 3
 
 
-def test_only_what_was_imported_from_right_below_the_folders_is_read(folder: Path) -> None:
+def test_only_modules_imported_directly_from_the_folders_are_read(folder: Path) -> None:
     importlib.import_module("own_rule")
     assert set(read_sources([str(folder)])) == {
         "own_rule", "own_parts", "own_parts.deep", "own_parts.late",
@@ -166,7 +166,7 @@ def test_only_what_was_imported_from_right_below_the_folders_is_read(folder: Pat
     assert read_sources([str(folder.parent)]) == {}
 
 
-def test_what_is_installed_is_not_sent() -> None:
+def test_installed_packages_are_not_sent() -> None:
     assert read_sources([str(Path(pytest.__file__).parents[1])]) == {}
 
 
@@ -175,7 +175,7 @@ def test_modules_without_a_file_are_left_alone(folder: Path) -> None:
     assert read_sources([str(folder)]) == {}
 
 
-def test_a_process_that_has_none_of_the_folders_runs_what_it_was_sent(folder: Path) -> None:
+def test_a_process_without_the_folders_runs_the_modules_that_were_sent(folder: Path) -> None:
     importlib.import_module("own_rule")
     sources = read_sources([str(folder)])
     script = f"""
@@ -189,10 +189,10 @@ def test_a_process_that_has_none_of_the_folders_runs_what_it_was_sent(folder: Pa
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd="/")
 
 
-def test_the_current_folder_counts_only_where_this_process_looks_for_modules(
+def test_the_current_folder_is_sent_only_if_it_is_on_the_module_path(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Workers do not look there, and are sent what the driver has imported from there."""
+    """Workers do not search it; they are sent what the driver imported from it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["/elsewhere"])
     assert searched_here() == []

@@ -34,7 +34,7 @@ def room(*nodes: Node, **group: Any) -> int:
     return count
 
 
-def test_room_is_what_the_scarcest_resource_allows() -> None:
+def test_the_scarcest_resource_limits_the_room() -> None:
     assert room(CPU_NODE) == 4
     assert room(CPU_NODE, num_cpus=3) == 1
     assert room(GPU_NODE, num_gpus=0.25) == 8
@@ -63,7 +63,7 @@ def test_a_node_without_the_label_meets_no_condition_but_a_negated_one() -> None
     assert matches({}, {"zone": "!a"})
 
 
-def test_what_every_group_needs_comes_before_what_one_can_use() -> None:
+def test_needs_of_all_groups_come_before_options_of_one() -> None:
     groups = [ActorGroup(name="cpu"), ActorGroup(name="gpu", num_gpus=1)]
     assert place(groups, [Bounds(1, MANY), Bounds(1, MANY)], [GPU_NODE]).counts == (6, 2)
     assert place(groups, [Bounds(7, 7), Bounds(1, 2)], [GPU_NODE]).counts == (7, 1)
@@ -78,7 +78,7 @@ def test_what_every_group_needs_comes_before_what_one_can_use() -> None:
         ("strict_spread", {"a": 1, "b": 1}),
     ],
 )
-def test_a_strategy_says_how_actors_lie_over_nodes(strategy: Any, expected: dict[str, int]) -> None:
+def test_a_strategy_distributes_actors_over_nodes(strategy: Any, expected: dict[str, int]) -> None:
     nodes = [Node(name, name, {"CPU": 4}) for name in "ab"]
     placement = place([ActorGroup(strategy=strategy)], [Bounds(1, 4)], nodes)
     assert placement.by_node == (expected,)
@@ -107,7 +107,7 @@ def test_a_strategy_says_how_actors_lie_over_nodes(strategy: Any, expected: dict
         (ActorGroup(labels={"zone": "c"}), 1, r"label zone=c each needs more"),
     ],
 )
-def test_what_has_no_room_is_an_error_with_what_is_needed_and_what_there_is(
+def test_a_lack_of_room_is_an_error_with_need_and_supply(
     group: ActorGroup, least: int, message: str
 ) -> None:
     bounds = [Bounds(least, least)]
@@ -156,7 +156,7 @@ def test_the_scarcer_resource_decides():
     assert runs_at_once([need(num_gpus=0.5)] * 9, nodes(64, GPU=2.0), asked=None) == 4
 
 
-def test_groups_of_a_run_share_what_there_is():
+def test_groups_of_a_run_share_the_resources():
     own = need(ActorGroup(name="gpu", num_gpus=0.5), ActorGroup(name="cpu", actors=2))
     assert runs_at_once([own] * 9, nodes(8, GPU=2.0), asked=None) == 2
     assert num_actors(own, nodes(8, GPU=2.0), at_once=2) == (2, 2)
@@ -183,7 +183,7 @@ def test_a_run_in_one_process_has_one_bundle():
         ({"num_gpus": 1.0}, "the cluster has 4 CPU, 0 GPU on 2 nodes.* set cluster.num_gpus: 0"),
     ],
 )
-def test_what_can_never_run_is_an_error_at_once(options, fault):
+def test_a_run_that_can_never_fit_is_an_error_at_once(options, fault):
     own = need(**options)
     with pytest.raises(ClusterError, match=fault):
         require_room_for_run(own, num_actors(own, nodes(2, 2), at_once=1), nodes(2, 2))

@@ -1,4 +1,4 @@
-"""Processes that die or stand still are seen, and all of a cluster's own can be ended."""
+"""Dead and stopped processes are noticed, and a cluster's processes can be killed."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_a_process_that_has_died_is_named(sleeper: Sleeper) -> None:
     assert f"the raylet (process {sleeper.pid}) has died" in str(watch.look(1.0))
 
 
-def test_a_process_that_stands_still_is_given_time(sleeper: Sleeper) -> None:
-    """Whoever suspends all of them together does not have the run ended."""
+def test_a_stopped_process_is_given_time(sleeper: Sleeper) -> None:
+    """Suspending all processes together does not end the run."""
     watch = ProcessWatch({sleeper.pid: "the raylet"}, watches=False)
     sleeper.send(signal.SIGSTOP)
     assert not watch.is_well()
@@ -80,7 +80,7 @@ def test_a_process_that_stands_still_is_given_time(sleeper: Sleeper) -> None:
     assert "has been stopped for 30 s" in str(watch.look(301.0 + STOPPED_S))
 
 
-def test_a_watch_ends_what_is_left_and_tells_who_asks(sleeper: Sleeper) -> None:
+def test_a_fault_kills_the_tree_and_is_raised_on_request(sleeper: Sleeper) -> None:
     other = Sleeper()
     watch = ProcessWatch({sleeper.pid: "the raylet"}, ProcessTree([other.pid]))
     watch.require_all()
@@ -92,7 +92,7 @@ def test_a_watch_ends_what_is_left_and_tells_who_asks(sleeper: Sleeper) -> None:
     other.end()
 
 
-def test_a_tree_has_those_too_whose_parent_has_died() -> None:
+def test_a_tree_includes_orphans() -> None:
     before = children()
     code = (
         "import subprocess, time;"
@@ -111,7 +111,7 @@ def test_a_tree_has_those_too_whose_parent_has_died() -> None:
     parent.end()
 
 
-def test_rays_processes_are_known_by_the_session_they_are_of() -> None:
+def test_rays_processes_are_found_by_their_session() -> None:
     addresses = {"raylet_socket_name": "/a/sockets/raylet", "session_dir": "/a"}
     raylet = Sleeper("/ray/raylet", "--raylet_socket_name=/a/sockets/raylet", "--gcs-address=h:1")
     other = Sleeper("/ray/raylet", "--raylet_socket_name=/a/sockets/raylet.1", "--gcs-address=h:2")
@@ -126,7 +126,7 @@ def test_rays_processes_are_known_by_the_session_they_are_of() -> None:
 
 
 def last_words(code: str, folder: Path) -> str:
-    """Return what is said of a process that is killed after it has run some code."""
+    """Return the message about a process that runs some code and is killed."""
     start = (
         "import os, sys; from pathlib import Path; from simfl.cluster.processes import LastWords"
     )
@@ -136,7 +136,7 @@ def last_words(code: str, folder: Path) -> str:
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False).stderr
 
 
-def test_a_process_that_was_killed_has_something_said_and_its_folder_removed(
+def test_after_a_kill_a_message_is_printed_and_the_folder_removed(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "a folder"

@@ -42,12 +42,12 @@ def listening() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_an_address_of_ray_client_is_refused_with_what_to_do_instead() -> None:
+def test_an_address_of_ray_client_is_refused_with_a_remedy() -> None:
     with pytest.raises(ClusterError, match=r"'ray://head:10001'.*HOST:6379.*ray job submit"):
         connect(address="ray://head:10001", num_cpus=1, dashboard=False)
 
 
-def test_the_host_that_a_scenario_names_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scenarios_address_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """The user's token is sent there."""
     assert chosen_address(None, "10.0.0.5:6379\x1b") == "10.0.0.5:6379\x1b"
     (line,) = capsys.readouterr().err.splitlines()
@@ -60,10 +60,10 @@ def test_the_host_that_a_scenario_names_is_told(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == ""
 
 
-def test_auto_is_refused_as_soon_as_an_address_where_nobody_answers(
+def test_auto_is_refused_at_once_if_the_cluster_does_not_answer(
     listening: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray itself would wait for minutes: a control service that was stopped listens still."""
+    """Ray itself would wait for minutes, since a stopped control service still listens."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("simfl.cluster.access._ANSWER_S", 0.2)
     monkeypatch.setattr(access, "gcs_addresses", lambda: {listening})
@@ -83,20 +83,20 @@ def has_huge_pages() -> bool:
 
 @pytest.mark.skipif(not has_huge_pages(), reason="this machine has no huge pages to ask for")
 def test_large_tensors_cost_few_page_faults() -> None:
-    """100 MB are 24,414 pages of 4 KiB, or 47 of 2 MiB with what lies before and behind them."""
+    """100 MB are 24,414 pages of 4 KiB, or 47 of 2 MiB and small ones at both ends."""
     with started_with(HUGE_PAGES):
         assert page_faults_of_a_tensor_of_100_megabytes() < 2_000
     assert page_faults_of_a_tensor_of_100_megabytes() > 20_000
 
 
-def test_this_process_s_environment_is_as_it_was() -> None:
+def test_this_process_environment_is_restored() -> None:
     before = dict(os.environ)
     with started_with(HUGE_PAGES | NO_EVENTS):
         assert dict(os.environ) == before | HUGE_PAGES | NO_EVENTS
     assert dict(os.environ) == before
 
 
-def test_what_the_user_tunes_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_tunables_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
     with started_with(HUGE_PAGES):
         assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=3"

@@ -1,4 +1,4 @@
-"""The files of a cluster of one's own are nobody else's, and go with it."""
+"""The files of a cluster that a run starts are private, and removed with it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_folder_is_private_and_short_enough_for_sockets(place: Path) -> None
     assert not list(place.iterdir())
 
 
-def test_where_the_path_of_temporary_files_is_long_there_is_a_link_to_it(
+def test_a_long_path_of_temporary_files_gets_a_short_link(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = place / ("scratch-of-a-job-" * 6)
@@ -53,7 +53,7 @@ def test_where_the_path_of_temporary_files_is_long_there_is_a_link_to_it(
     assert not list(long.iterdir())
 
 
-def test_what_a_killed_run_has_left_goes_with_the_next_and_that_of_a_living_one_stays(
+def test_folders_of_killed_runs_are_removed_and_those_in_use_are_kept(
     place: Path,
 ) -> None:
     dead = place / "simfl-dead"
@@ -70,14 +70,16 @@ def test_what_a_killed_run_has_left_goes_with_the_next_and_that_of_a_living_one_
         folder.remove()
 
 
-def test_a_place_that_the_user_names_for_ray_is_left_to_it(
+def test_a_folder_that_the_user_set_for_ray_is_used(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/elsewhere")
     assert make_session_folder() is None
 
 
-def test_no_place_is_said_in_a_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_is_reported_in_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(place / "none"))
     with pytest.raises(
         ClusterError, match=r"cannot create a folder for the files of a Ray cluster: .*TMPDIR"

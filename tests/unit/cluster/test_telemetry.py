@@ -1,4 +1,4 @@
-"""What a run exports for Prometheus, number by number."""
+"""The numbers that a run exports for Prometheus."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RECORD: dict[str, Any] = {
 
 
 class Exported:
-    """Keeps what would have gone to Ray, by metric and tags, as text."""
+    """Stores exported values by the text of metric and tags."""
 
     def __init__(self, tags: Mapping[str, str]) -> None:
         self.tags = dict(tags)
@@ -70,7 +70,7 @@ class Exported:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Exported]:
-    """Return the exporters that are made, in their order."""
+    """Return the exporters, in the order of their creation."""
     made: list[Exported] = []
 
     def make(tags: Mapping[str, str]) -> Exported:
@@ -83,7 +83,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Exported]:
 
 
 def told(made: list[Exported], **changes: Any) -> dict[str, float]:
-    """Return what is exported of one round of a run."""
+    """Return the values exported for one round of a run."""
     observer = RayMetrics(notify=pytest.fail)
     observer.on_run_start(info(Path("runs/a"), done=3))
     columns = {
@@ -98,7 +98,7 @@ def told(made: list[Exported], **changes: Any) -> dict[str, float]:
     return exported.values
 
 
-def test_a_metric_is_tagged_with_the_folder_as_the_user_knows_it(made: list[Exported]) -> None:
+def test_metrics_are_tagged_with_the_folder_as_the_user_gave_it(made: list[Exported]) -> None:
     told(made)
     assert made[0].tags == {"run": "runs/a", "scenario": "demo"}
 
@@ -120,8 +120,8 @@ def test_an_actor_is_busy_as_long_as_its_clients_take(made: list[Exported]) -> N
     assert values["simfl_slowest_client_seconds client client-2"] == 0.75
 
 
-def test_client_actors_are_idle_when_they_train_nobody(made: list[Exported]) -> None:
-    """Two of them in a round of 3 s, in which clients took 2.5 s."""
+def test_client_actors_are_idle_when_they_train_no_client(made: list[Exported]) -> None:
+    """Two actors in a round of 3 s, in which clients took 2.5 s."""
     assert told(made)["simfl_idle_seconds"] == 3.5
 
 
@@ -129,7 +129,7 @@ def test_examples_count_as_often_as_they_were_trained_on(made: list[Exported]) -
     assert told(made)["simfl_examples"] == 300
 
 
-def test_what_was_measured_and_the_phases_keep_the_names_of_metrics_jsonl(
+def test_measures_and_phases_have_the_names_of_metrics_jsonl(
     made: list[Exported],
 ) -> None:
     values = told(made)
@@ -139,7 +139,7 @@ def test_what_was_measured_and_the_phases_keep_the_names_of_metrics_jsonl(
     assert values["simfl_phase_seconds aggregate"] == 1.0
 
 
-def test_what_has_no_value_shows_no_former_one(made: list[Exported]) -> None:
+def test_a_missing_value_ends_the_series(made: list[Exported]) -> None:
     observer = RayMetrics(notify=pytest.fail)
     observer.on_run_start(info(Path("runs/a")))
     observer.on_round(RoundRecord.parse(RECORD), table(1, [5]))
@@ -164,13 +164,13 @@ def test_the_exporter_forgets_the_series_with_the_tags() -> None:
     assert list(exporter._values.values()) == [3.0]
 
 
-def test_a_resumed_run_begins_at_the_round_it_goes_on_from(made: list[Exported]) -> None:
+def test_a_resumed_run_starts_at_its_last_round(made: list[Exported]) -> None:
     RayMetrics(notify=pytest.fail).on_run_start(info(Path("runs/a"), done=3))
     assert made[0].values["simfl_round"] == 3
     assert made[0].values["simfl_planned_rounds"] == 9
 
 
-def test_an_actor_without_clients_in_the_last_round_has_no_slowest_one(
+def test_an_actor_without_clients_in_the_last_round_has_no_slowest_client(
     made: list[Exported],
 ) -> None:
     observer = RayMetrics(notify=pytest.fail)
@@ -181,7 +181,7 @@ def test_an_actor_without_clients_in_the_last_round_has_no_slowest_one(
     assert slowest == ["simfl_slowest_client_seconds client client-1"]
 
 
-def test_without_rays_metrics_agent_a_line_says_so_and_nothing_is_exported(
+def test_without_rays_metrics_agent_there_is_a_message_and_no_export(
     made: list[Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(telemetry, "_missing_agent", lambda: "Ray's metrics are switched off")
@@ -197,7 +197,7 @@ def test_without_rays_metrics_agent_a_line_says_so_and_nothing_is_exported(
     assert made == []
 
 
-def test_every_metric_has_a_name_of_its_own_a_unit_and_a_help_and_no_tag_by_client() -> None:
+def test_every_metric_has_a_unique_name_unit_and_help_and_no_client_tag() -> None:
     assert len({metric.series for metric in Metric}) == len(Metric) > 15
     for metric in Metric:
         assert metric.ray_name.startswith("simfl_")
@@ -207,7 +207,7 @@ def test_every_metric_has_a_name_of_its_own_a_unit_and_a_help_and_no_tag_by_clie
         assert metric.series in (f"ray_{metric.ray_name}", f"ray_{metric.ray_name}_total")
 
 
-def test_the_documentation_has_every_metric_as_it_is_defined() -> None:
+def test_the_documentation_lists_every_metric() -> None:
     page = Path(__file__).parents[3] / "docs" / "dashboards.md"
     documented = [
         line for line in page.read_text().splitlines() if line.startswith("| `ray_simfl_")

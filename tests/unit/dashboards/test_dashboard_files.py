@@ -22,18 +22,18 @@ def load(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_what_is_checked_in_is_what_is_built(name: str, tmp_path: Path) -> None:
+def test_the_dashboards_in_the_repository_are_up_to_date(name: str, tmp_path: Path) -> None:
     main(tmp_path)
     built = (tmp_path / f"{name}.json").read_text()
     assert built == (FOLDER / f"{name}.json").read_text(), "run python -m dashboards.build"
 
 
-def test_dashboards_have_addresses_of_their_own_that_do_not_change() -> None:
+def test_dashboards_have_unique_constant_addresses() -> None:
     assert [load(name)["uid"] for name in BOARDS] == ["simfl-run", "simfl-actors", "simfl-fleet"]
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_panels_have_ids_of_their_own_and_lie_side_by_side(name: str) -> None:
+def test_panels_have_unique_ids_and_do_not_overlap(name: str) -> None:
     panels = load(name)["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     for one, other in combinations([panel["gridPos"] for panel in panels], 2):
@@ -48,7 +48,7 @@ def test_panels_have_ids_of_their_own_and_lie_side_by_side(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_every_query_is_promql_once_its_variables_are_put_in(name: str) -> None:
+def test_every_query_is_promql_with_its_variables_replaced(name: str) -> None:
     for panel in load(name)["panels"]:
         for target in panel.get("targets", ()):
             expression = target["expr"]
@@ -58,7 +58,7 @@ def test_every_query_is_promql_once_its_variables_are_put_in(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_queries_go_to_the_chosen_prometheus_and_have_letters_of_their_own(name: str) -> None:
+def test_queries_use_the_selected_prometheus_and_unique_letters(name: str) -> None:
     for panel in load(name)["panels"]:
         targets = panel.get("targets", ())
         assert len({target["refId"] for target in targets}) == len(targets)
@@ -67,13 +67,13 @@ def test_queries_go_to_the_chosen_prometheus_and_have_letters_of_their_own(name:
             assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
-def test_links_lead_to_the_runs_folder_to_rays_dashboard_and_from_the_fleet_to_a_run() -> None:
+def test_links_open_the_runs_folder_rays_dashboard_and_a_runs_dashboard() -> None:
     assert "file://${__field.labels.folder}" in json.dumps(load("run"))
     assert "http://${__field.labels.dashboard}" in json.dumps(load("run"))
     assert f"/d/{load('run')['uid']}?var-run=" in json.dumps(load("fleet"))
 
 
-def test_grafana_and_prometheus_are_told_of_the_same_places() -> None:
+def test_grafana_and_prometheus_use_the_same_places() -> None:
     root = FOLDER.parent
     compose = yaml.safe_load((root / "docker-compose.yaml").read_text())["services"]
     (source,) = yaml.safe_load((root / "provisioning/datasources/prometheus.yaml").read_text())[

@@ -47,8 +47,8 @@ def check(folder: Path, *tests: dict[str, Any]) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
 
 
-def test_the_share_of_busy_client_actors_is_of_those_that_are_there(tmp_path: Path) -> None:
-    """Half of the time with two of them, and with the one that is left."""
+def test_the_busy_fraction_is_of_existing_client_actors(tmp_path: Path) -> None:
+    """The fraction is a half with two actors, and with the remaining one."""
     check(
         tmp_path,
         expected(busy_share(RUN), TWO_ACTORS, {'{run="a"}': 0.5}),
@@ -56,7 +56,7 @@ def test_the_share_of_busy_client_actors_is_of_those_that_are_there(tmp_path: Pa
     )
 
 
-def test_an_actor_that_has_gone_is_shown_no_more(tmp_path: Path) -> None:
+def test_a_removed_actor_is_no_longer_shown(tmp_path: Path) -> None:
     first, second = (f'{{run="a",actor="client-{n}"}}' for n in (0, 1))
     check(
         tmp_path,
@@ -67,7 +67,7 @@ def test_an_actor_that_has_gone_is_shown_no_more(tmp_path: Path) -> None:
     )
 
 
-def test_rays_series_that_need_a_gpu_are_called_so_in_the_installed_ray() -> None:
+def test_rays_gpu_series_have_these_names_in_the_installed_ray() -> None:
     """No machine without a GPU has them; Ray's own dashboards ask for the same names and labels."""
     panels = Path(ray.__file__).parent / "dashboard" / "modules" / "metrics" / "dashboards"
     asked = "".join(path.read_text() for path in panels.glob("*.py"))
