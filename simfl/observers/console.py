@@ -36,7 +36,7 @@ def say(console: Console, text: str) -> None:
 
 
 class LiveBlock:
-    """A block at the bottom of a terminal, drawn anew several times a second until it is stopped.
+    """A block at the bottom of a terminal, redrawn several times a second until it is stopped.
 
     Args:
         console: of a terminal. What is printed on it meanwhile appears above the block.

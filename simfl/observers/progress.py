@@ -147,7 +147,7 @@ class ProgressBar(_View):
         self._block = LiveBlock(self._console, draw, per_second=8)
 
     def _update(self, progress: _Progress) -> None:
-        """Do nothing: the block is drawn anew by itself."""
+        """Do nothing: the block redraws itself."""
 
     def _end(self, progress: _Progress, closing: str) -> None:
         self._block.stop()
@@ -203,10 +203,10 @@ class ProgressLines(_View):
 
 
 def _headline(info: RunInfo) -> str:
-    going_on = f", going on after round {len(info.history)}" if info.history else ""
+    resumed = f", continuing after round {len(info.history)}" if info.history else ""
     headline = (
         f"{info.name}: {_rounds(info.rounds)}, {info.cohort_size} of {info.population} clients "
-        f"a round, {info.workers}{going_on}"
+        f"a round, {info.workers}{resumed}"
     )
     return f"{headline}\nRay's dashboard: http://{info.dashboard}" if info.dashboard else headline
 

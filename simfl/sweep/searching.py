@@ -73,7 +73,7 @@ class Suggestions:
     def tell(self, number: int, value: float | None) -> None:
         """Tell the searcher a trial's result; None if the trial failed.
 
-        The result of a second attempt is not told, since searchers take one answer per trial.
+        A second attempt's result is ignored, since searchers take one result per trial.
         """
         if number in self._told:
             return

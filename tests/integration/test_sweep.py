@@ -1,4 +1,4 @@
-"""Sweeps: trials beside each other, which have the numbers of single runs."""
+"""Sweeps: parallel trials have the numbers of single runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Behind ``| head``: nobody reads on, which ends what only prints, and no training."""
+"""Behind ``| head``, whose end ends commands that only print, but no training."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def on_terminal(*arguments: str) -> bytes:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 1 << 16)
-    except OSError:  # on Linux, where nobody has the other end any more
+    except OSError:  # on Linux, when the other end is closed
         return b""
 
 

@@ -37,7 +37,7 @@ def test_what_a_searcher_was_asked_and_told_comes_back_in_its_order(tmp_path: Pa
     assert [(event["event"], event["trial"]) for event in past.searched] == [
         ("proposed", 0),
         ("proposed", 1),
-        ("ended", 1),  # the searcher is told of 0 when that has gone on to its end
+        ("ended", 1),  # the searcher gets 0's result when that trial has been resumed to its end
     ]
 
 

@@ -1,4 +1,4 @@
-"""By what trials are judged, where nobody has said it."""
+"""Which metric ranks trials by default, and errors that appear only with the data."""
 
 from __future__ import annotations
 

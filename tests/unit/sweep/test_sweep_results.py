@@ -1,4 +1,4 @@
-"""What trials have brought, in order and on paper."""
+"""The results of trials: their ranking and the CSV file."""
 
 from __future__ import annotations
 

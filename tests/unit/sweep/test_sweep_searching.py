@@ -1,4 +1,4 @@
-"""What a searcher of Ray Tune's is asked and told; no cluster is needed for that."""
+"""Ray Tune's searchers, which need no cluster: their proposals, and how they are resumed."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def plan() -> SweepPlan:
 
 
 def told(plan: SweepPlan, number: int) -> tuple[Any, Past]:
-    """Ask for so many proposals and tell of each; return the searcher, and the ledger of it."""
+    """Ask for this many proposals, tell their results, and return the searcher and its ledger."""
     asked, past = make_suggestions(plan, GOAL, Past(), notify=pytest.fail), Past()
     assert asked is not None
     for trial in range(number):
