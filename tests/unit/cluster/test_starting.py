@@ -87,7 +87,8 @@ def test_a_group_gets_as_many_actors_on_a_gpu_as_its_memory_holds(
     )
     group = ActorGroup(num_gpus=0.1, stack=2)
     setup: Any = SimpleNamespace(
-        options=SimpleNamespace(groups=(group,), max_retries=0, start_timeout_s=1.0),
+        cluster=SimpleNamespace(max_retries=0, start_timeout_s=1.0),
+        groups=(group,),
         group_of=np.zeros(3, int),
         dataset=SimpleNamespace(num_train_examples=lambda ids: np.array([5, 9, 7])[ids]),
     )
