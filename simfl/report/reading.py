@@ -1,4 +1,4 @@
-"""Read a run's folder, whatever state it is in: done, going on, broken off, or damaged."""
+"""Read a run's folder in any state: done, running, interrupted or damaged."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _MAX_METRICS: Final = 1 << 29
 
 @dataclass(frozen=True)
 class Run:
-    """What is left of a run in its folder."""
+    """A run, as read from its folder."""
 
     folder: Path
     scenario: dict[str, Any]
     """The resolved scenario as plain data; empty if it cannot be read."""
     records: tuple[Record, ...]
-    """Of each round that is there, in order."""
+    """Of each round in the file, in order."""
     summary: dict[str, Any]
     """``summary.json``; empty if the run has not ended, or it cannot be read."""
     versions: dict[str, Any]
@@ -50,12 +50,12 @@ class Run:
     units: dict[str, str]
     """The unit of each number that has one, from ``run.json``; empty for earlier versions."""
     state: str
-    """``running``, or how it ended: ``done``, ``failed``, ``interrupted``; ``stopped``: early,
-    by a sweep, or without a word."""
+    """``running``, or how it ended: ``done``, ``failed``, ``interrupted``; ``stopped``: early, by
+    a sweep, or without a summary."""
     changed: float
     """When it was last written to, in seconds since the epoch."""
     faults: tuple[str, ...] = ()
-    """What is missing or damaged, a line each."""
+    """Messages about what is missing or damaged."""
 
     @property
     def name(self) -> str:
@@ -80,12 +80,12 @@ class Run:
 
     @property
     def progress(self) -> str:
-        """How far the run is: ``12/200``."""
+        """The progress of the run: ``12/200``."""
         return f"{self.rounds}/{self.planned_rounds or '?'}"
 
     @property
     def is_resumed(self) -> bool:
-        """Whether the summary is of a part of the run only, since it was resumed."""
+        """Whether the summary covers only a part of the run, since it was resumed."""
         return "resumed_after_round" in self.summary
 
     @property
@@ -98,7 +98,7 @@ class Run:
         return total(spent) if spent else wall
 
     def latest(self, key: str) -> float | None:
-        """Return a number as it was last measured."""
+        """Return a number as last measured."""
         return next((record[key] for record in reversed(self.records) if key in record), None)
 
 
@@ -121,16 +121,16 @@ def find_runs(folder: Path) -> list[Path]:
         InputError: if there is no such folder.
     """
     if not os.path.isdir(folder):  # also False for a name that is too long
-        raise InputError(f"{folder}: there is no such folder; give the one that holds the runs")
+        raise InputError(f"{folder} does not exist; give the folder that holds the runs")
     return sorted(_find(folder, depth=0))
 
 
 def read_run(folder: Path, *, now: float) -> Run:
-    """Read what there is; what is missing or damaged becomes a line in ``faults``.
+    """Read a run's files; what is missing or damaged is reported in ``faults``.
 
     Args:
         folder: the run's.
-        now: seconds since the epoch, by which a run that goes on is told from one that stopped.
+        now: seconds since the epoch, to distinguish a running run from one that has stopped.
 
     Raises:
         InputError: if the folder holds nothing of a run.
@@ -226,7 +226,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _read_records(path: Path, faults: list[str]) -> tuple[Record, ...]:
-    """Read the rounds that are whole; of a round that is there twice, the later."""
+    """Read the complete rounds; if a round is in the file twice, the later one."""
     by_round: dict[float, Record] = {}
     damaged = []
     text = _read_text(path, faults, limit=_MAX_METRICS) or ""
@@ -239,7 +239,7 @@ def _read_records(path: Path, faults: list[str]) -> tuple[Record, ...]:
     if damaged:
         shown = ", ".join(map(str, damaged[:3])) + (", ..." if len(damaged) > 3 else "")
         what = "line" if len(damaged) == 1 else "lines"
-        faults.append(f"{path.name}: {what} {shown} damaged or cut off, and left out")
+        faults.append(f"{path.name}: {what} {shown} damaged or incomplete, and ignored")
     return tuple(by_round[round] for round in sorted(by_round))
 
 
@@ -258,7 +258,7 @@ def _read_text(path: Path, faults: list[str], *, limit: int = _MAX_BYTES) -> str
     try:
         return read_regular(path, limit=limit).decode(errors="replace")
     except FileNotFoundError:
-        faults.append(f"{path.name} is not there")
+        faults.append(f"{path.name} is missing")
     except OSError as error:
         faults.append(f"{path.name} cannot be read: {error.strerror}")
     return None
@@ -274,7 +274,7 @@ def _number(value: Any) -> float | None:
 
 
 def is_number(value: Any) -> bool:
-    """Say whether a JSON value is a number that a float can hold."""
+    """Return whether a JSON value is a number that a float can represent."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return isinstance(value, float) or abs(value) <= _MAX_INT

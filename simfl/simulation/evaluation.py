@@ -1,4 +1,4 @@
-"""When weights are evaluated, and what becomes of the sums."""
+"""When weights are evaluated, and the metrics that follow from the sums."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from simfl.record import ClientMetric, RoundRecord, client_keys
 from simfl.sections import EvaluationSection
 from simfl.simulation.build import Simulation
 
-WORST_SHARE = 0.1
-"""The share of clients whose mean is reported as the worst."""
+WORST_FRACTION = 0.1
+"""The fraction of clients whose mean is reported as the worst."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation has brought."""
+    """The result of an evaluation."""
 
     metrics: dict[str, float | None]
     """``loss`` and each metric on the test split; empty if that was not due."""
@@ -34,7 +34,7 @@ class Evaluated:
 
 
 def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: int) -> Evaluated:
-    """Evaluate what was broadcast, where the round is one to evaluate after."""
+    """Evaluate the weights that the next round starts from, if an evaluation is due."""
     options, is_last = simulation.scenario.evaluation, round == simulation.scenario.rounds
     metrics, client_metrics, clients = {}, {}, None
     num_examples = simulation.num_test_examples
@@ -52,11 +52,11 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
 def without_last_evaluation(
     history: Sequence[RoundRecord], options: EvaluationSection
 ) -> list[RoundRecord]:
-    """Return the records that a longer run would have, without evaluations for the last round only.
+    """Return the records that a longer run would have: without evaluations only due at the end.
 
     Args:
         history: of the first rounds.
-        options: define which rounds are evaluated anyway.
+        options: define which rounds are evaluated in any case.
     """
     if not history:
         return []
@@ -67,7 +67,7 @@ def without_last_evaluation(
 
 
 def _evaluate_clients(simulation: Simulation, engine: Engine, handle: Handle) -> list[MetricSums]:
-    """Evaluate every client where it is trained; one entry per client, by id."""
+    """Evaluate every client on the actors of its group; one entry per client, by id."""
     by_client: dict[int, MetricSums] = {}
     num_rows = simulation.dataset.num_evaluation_examples()
     most = simulation.scenario.evaluation.batch_size
@@ -82,15 +82,14 @@ def _evaluate_clients(simulation: Simulation, engine: Engine, handle: Handle) ->
 def join_small_clients(
     clients: Sequence[int], num_rows: Sequence[int], *, most: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Cut clients, in their order, into those whose examples make one batch together.
+    """Group clients, in their order, so that the examples of each group fit into one batch.
 
-    The cut follows from the scenario alone, as an example's loss has other last bits in another
-    batch.
+    The groups follow from the scenario alone, since the batch affects floating-point rounding.
 
     Args:
         clients: their ids.
-        num_rows: how many examples each is evaluated on; one with more than a batch is alone.
-        most: examples of a batch.
+        num_rows: how many examples each is evaluated on; a client with more than a batch is alone.
+        most: the number of examples in a batch.
 
     >>> join_small_clients([0, 1, 2, 3, 4], [2, 3, 9, 1, 1], most=5)
     ((0, 1), (2,), (3, 4))
@@ -115,9 +114,9 @@ def _means(parts: Sequence[MetricSums]) -> dict[str, float | None]:
 
 
 def _mean(sums: Iterable[float], weights: Iterable[float]) -> float | None:
-    """Divide the sums by the weights; ``fsum`` is exact, so they may come in any order.
+    """Divide the sums by the weights; ``fsum`` is exact, so their order is irrelevant.
 
-    None: the weight is 0, as for the precision of a class that is never predicted, or a sum is
+    None if the weight is 0, as for the precision of a class that is never predicted, or if a sum is
     infinite or NaN.
     """
     try:
@@ -128,7 +127,7 @@ def _mean(sums: Iterable[float], weights: Iterable[float]) -> float | None:
 
 
 def _by_client(parts: Sequence[MetricSums]) -> ClientEvaluation:
-    """Make a table of what each client was evaluated to, by id."""
+    """Return the table of the clients' metrics, by id."""
     names = list(parts[0])
     sums = np.array([[part[name] for name in names] for part in parts], dtype=np.float64)
     totals, weights = sums[..., 0], sums[..., 1]
@@ -198,7 +197,7 @@ def _spread(values: FloatColumn, *, is_ascending: bool) -> tuple[float | None, .
     """Return mean, standard deviation and the mean of the worst tenth of sorted values."""
     if not len(values) or not np.isfinite(values).all():
         return None, None, None
-    worst = max(1, round(WORST_SHARE * len(values)))
+    worst = max(1, round(WORST_FRACTION * len(values)))
     tail = values[:worst] if is_ascending else values[-worst:]
     with np.errstate(over="ignore"):
         found = float(values.mean()), float(values.std()), float(tail.mean())

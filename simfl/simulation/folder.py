@@ -1,4 +1,4 @@
-"""The run's folder: one per run, and never two runs in one."""
+"""The run's folder, which holds one run only."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def begin_run(
     with _explained(folder):
         write_whole(folder / VERSIONS_FILE, _versions())
         write_whole(folder / RUN_FILE, _new_run(better, units))
-        # The last one: a folder holds a run if this is in it.
+        # Last: a folder holds a run if it holds this file.
         write_whole(folder / SCENARIO_FILE, scenario.to_yaml())
 
 
 def checked_folder(path: str | Path) -> Path:
-    """Return the path of a folder as it was given, with ``~`` expanded.
+    """Return the path of a folder as given, with ``~`` expanded.
 
     Raises:
         InputError: if no folder can have that name.
@@ -99,7 +99,7 @@ def new_folder(parent: Path, name: str) -> Path:
     """Create a new folder in ``parent``, named by name and time.
 
     Raises:
-        InputError: if it cannot be made.
+        InputError: if it cannot be created.
     """
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in itertools.count(1):
@@ -127,7 +127,7 @@ def _require_no_run(folder: Path) -> None:
         if (folder / name).exists():
             raise InputError(
                 f"{folder} holds a run already ({name}); choose another folder, or "
-                "go on with it by --resume auto"
+                "continue it with --resume auto"
             )
 
 
@@ -143,7 +143,7 @@ def _explained(place: Path) -> Iterator[None]:
 
 
 def tidy(folder: Path) -> None:
-    """Delete what a resumed run makes obsolete: its previous summary and unfinished files.
+    """Delete a resumed run's previous summary and unfinished files.
 
     Raises:
         InputError: if that cannot be done.
@@ -154,29 +154,28 @@ def tidy(folder: Path) -> None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Say whether a run was begun in the folder."""
+    """Return whether the folder holds a run."""
     return os.path.exists(folder / SCENARIO_FILE)
 
 
 def extend_run(folder: Path, scenario: Scenario) -> None:
-    """Make the scenario, which may have more rounds than before, that of the folder's run.
+    """Replace the scenario of the folder's run by one that may have more rounds.
 
     Raises:
-        InputError: if it differs from the former one in what has a part in the numbers, or has
-            fewer rounds.
+        InputError: if it differs in a way that affects the numbers, or has fewer rounds.
     """
     path = folder / SCENARIO_FILE
-    former = load_scenario(path, trust=scenario.trust)
-    if changes := describe_changes(former.numbers(), scenario.numbers()):
+    previous = load_scenario(path, trust=scenario.trust)
+    if changes := describe_changes(previous.numbers(), scenario.numbers()):
         raise InputError(
             f"{folder} holds a run of another scenario: {changes}; "
             "use the previous values, or another folder"
         )
-    if scenario.rounds < former.rounds:
+    if scenario.rounds < previous.rounds:
         raise InputError(
-            f"{folder} holds a run of {former.rounds} "
-            f"round{'s' if former.rounds != 1 else ''}, and rounds is {scenario.rounds}; "
-            f"give at least {former.rounds}, or another folder"
+            f"{folder} holds a run of {previous.rounds} "
+            f"round{'s' if previous.rounds != 1 else ''}, and rounds is {scenario.rounds}; "
+            f"give at least {previous.rounds}, or another folder"
         )
     if scenario.to_yaml() == read_regular(path).decode():
         return
@@ -185,33 +184,33 @@ def extend_run(folder: Path, scenario: Scenario) -> None:
 
 
 def read_run_id(folder: Path) -> str:
-    """Return what names the folder's run among all others.
+    """Return the unique id of the folder's run.
 
     Raises:
-        InputError: if ``run.json`` does not say.
+        InputError: if ``run.json`` has none.
     """
     path = folder / RUN_FILE
     try:
         return str(json.loads(read_regular(path))["id"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
-            f"{path} does not say the run's id; put the file back, or write "
+            f"{path} does not have the run's id; restore the file, or write "
             '{"id": "any name"} to it'
         ) from None
 
 
 def is_done(folder: Path, scenario: Scenario) -> bool:
-    """Say whether the folder's run has come to the end of the scenario."""
+    """Return whether the folder's run has finished all rounds of the scenario."""
     try:
         summary = json.loads(read_regular(folder / SUMMARY_FILE))
         return bool(summary["status"] == "done" and summary["rounds"] >= scenario.rounds)
-    # There is none, or it is damaged: going on from the last checkpoint writes it anew.
+    # There is none, or it is damaged: continuing from the last checkpoint rewrites it.
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
 def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
-    """Return the records of the first rounds, of which a checkpoint says that they are done.
+    """Return the records of the first rounds, which a checkpoint says are done.
 
     Raises:
         CheckpointError: if ``metrics.jsonl`` does not hold them.
@@ -230,7 +229,7 @@ def read_history(folder: Path, rounds: int) -> list[RoundRecord]:
         raise CheckpointError(
             f"{path} does not hold the {rounds} "
             f"round{'s' if rounds != 1 else ''} that the checkpoint has; "
-            "put the file back, or run the scenario anew in another folder"
+            "restore the file, or run the scenario in another folder"
         )
     return history
 
@@ -245,7 +244,7 @@ def _is_count(value: object) -> bool:
 
 
 def write_weights(folder: Path, weights: Vector) -> None:
-    """Write ``weights.safetensors``, whole or not at all.
+    """Write ``weights.safetensors`` atomically.
 
     Raises:
         RunError: if it cannot be written.
@@ -266,7 +265,7 @@ def write_weights(folder: Path, weights: Vector) -> None:
             aside.unlink()
         raise RunError(
             f"all rounds are done, but {path} cannot be written: {error}; "
-            "see that it can, and resume the run"
+            "make it writable, and resume the run"
         ) from None
 
 

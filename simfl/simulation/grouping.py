@@ -1,4 +1,4 @@
-"""Which group of client actors trains which client, decided once for the whole run."""
+"""Which group of client actors trains each client, decided once for the whole run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from simfl.scenario import Scenario
 from simfl.sections import SelectionSection
 from simfl.seeding import numpy_generator
 
-_NOBODY = -1
+_UNASSIGNED = -1
 
 
 def assign_groups(scenario: Scenario, dataset: FederatedDataset) -> np.ndarray[Any, Any]:
-    """Return each client's group, [population] int64; 0 for all where there are no groups.
+    """Return each client's group, [population] int64; 0 for all if there are no groups.
 
-    Those that are named come first, then fractions, drawn by the seed from those that are left, and
-    then the rest. All of it follows from the scenario, so that a run of another day or on another
-    cluster has the same groups.
+    Groups by id or column are assigned first, then fractions, drawn by the seed from the remaining
+    clients, and then the rest. All follows from the scenario, so the groups are the same on any
+    cluster.
 
     Raises:
         ScenarioError: if a client is in two groups or in none, or a group has no clients.
@@ -31,11 +31,11 @@ def assign_groups(scenario: Scenario, dataset: FederatedDataset) -> np.ndarray[A
     population = dataset.num_clients
     if not groups:
         return np.zeros(population, np.int64)
-    owner = np.full(population, _NOBODY)
+    owner = np.full(population, _UNASSIGNED)
     for index, group in enumerate(groups):
         if group.clients != "rest" and group.clients.fraction is None:
             _take_named(scenario, dataset, owner, index)
-    free = _shuffled(np.flatnonzero(owner == _NOBODY), seed=scenario.seed)
+    free = _shuffled(np.flatnonzero(owner == _UNASSIGNED), seed=scenario.seed)
     for index, group in enumerate(groups):
         if group.clients != "rest" and group.clients.fraction is not None:
             count = round(group.clients.fraction * population)
@@ -44,7 +44,7 @@ def assign_groups(scenario: Scenario, dataset: FederatedDataset) -> np.ndarray[A
             owner[free[:count]], free = index, free[count:]
     for index, group in enumerate(groups):
         if group.clients == "rest":
-            owner[owner == _NOBODY] = index
+            owner[owner == _UNASSIGNED] = index
     _require_whole(scenario, owner)
     return owner
 
@@ -52,15 +52,15 @@ def assign_groups(scenario: Scenario, dataset: FederatedDataset) -> np.ndarray[A
 def order_by_group(
     plan: RoundPlan, group_of: np.ndarray[Any, Any], stacks: tuple[int, ...]
 ) -> RoundPlan:
-    """Put the clients of a group together; within it their order stays.
+    """Make the clients of a group neighbours; their order within the group stays.
 
-    Groups with larger stacks come first, so that the positions that their last stack leaves free
-    lie below a leaf of the reduction tree.
+    Groups with larger stacks come first, so that the unused positions of their last stack are below
+    a leaf of the reduction tree.
 
     Args:
         plan: of the round, longest local work first.
         group_of: [population] each client's group.
-        stacks: by group, how many clients are trained in one computation.
+        stacks: by group, the number of clients trained in one computation.
     """
     if len(stacks) == 1:
         return replace(plan, parts=(CohortPart(0, 0, len(plan.clients), 0, stacks[0]),))
@@ -90,7 +90,7 @@ def _take_named(
     selection = scenario.cluster.groups[index].clients
     assert isinstance(selection, SelectionSection)
     chosen = _chosen(scenario, selection, dataset, index)
-    if (taken := chosen[owner[chosen] != _NOBODY]).size:
+    if (taken := chosen[owner[chosen] != _UNASSIGNED]).size:
         other = scenario.cluster.groups[owner[taken[0]]].name
         raise _fault(scenario, index, f"has client {taken[0]}, which group {other!r} has too")
     owner[chosen] = index
@@ -119,14 +119,14 @@ def _shuffled(clients: np.ndarray[Any, Any], *, seed: int) -> np.ndarray[Any, An
 
 
 def _require_whole(scenario: Scenario, owner: np.ndarray[Any, Any]) -> None:
-    if (left := np.flatnonzero(owner == _NOBODY)).size:
+    if (left := np.flatnonzero(owner == _UNASSIGNED)).size:
         raise scenario.fault(
             "cluster.groups",
             f"leaves out {left.size} clients, such as {left[0]}; add a group with clients: rest",
         )
     for index in range(len(scenario.cluster.groups)):
         if not (owner == index).any():
-            raise _fault(scenario, index, "has no client of the population; leave the group out")
+            raise _fault(scenario, index, "has no client of the population; remove the group")
 
 
 def _fault(scenario: Scenario, index: int, message: str) -> ScenarioError:

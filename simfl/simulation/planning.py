@@ -1,4 +1,4 @@
-"""What a run would take of a cluster, before it takes it: ``simfl plan``."""
+"""The resources that a run would use on a cluster: ``simfl plan``."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from simfl.simulation.build import Simulation
 from simfl.vector import count_bytes
 
 PROCESS_BYTES: Final = 172 << 20
-"""What a process takes with Ray and torch in it and nothing else, its own alone; measured."""
+"""Measured private memory of a process that has imported Ray and torch."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What training took in this process, on its CPU."""
+    """What training cost in this process, on its CPU."""
 
     clients: tuple[int, ...]
-    """Who was trained: the largest client of the group, or its largest in a stack."""
+    """The trained clients: the largest of the group, or the largest in a stack."""
     memory_bytes: int | None
-    """What it added to this process's memory; None where that can't be had."""
+    """What it added to this process's memory; None if that is not available."""
     seconds_per_step: float
     """Of one client."""
     sent_bytes: int
@@ -46,7 +46,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """A group of client actors as it would be."""
+    """A planned group of client actors."""
 
     group: ActorGroup
     bounds: Bounds
@@ -59,7 +59,7 @@ class GroupPlan:
 
     @property
     def num_actors(self) -> int:
-        """How many there would be."""
+        """The number of actors."""
         return sum(self.by_node.values())
 
     @property
@@ -70,35 +70,35 @@ class GroupPlan:
 
     @property
     def seconds(self) -> float | None:
-        """How long a round's training would take, on processors like this one's."""
+        """The expected time of a round's training, on processors like this one."""
         return self.steps * self.trial.seconds_per_step / self.num_actors if self.by_node else None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run as it would be on a cluster."""
+    """A planned run on a cluster."""
 
     nodes: tuple[Node, ...]
     free: Mapping[str, float] | None
-    """The free resources of all nodes together; None if there is no cluster yet."""
+    """The free resources of all nodes in total; None if there is no cluster yet."""
     groups: tuple[GroupPlan, ...]
     dataset_bytes: int
     """The examples, once on each node."""
     weights_bytes: int
     """The weights and auxiliary variables, once on each node and round."""
     sent_bytes: int
-    """What the cohort's clients send in a round, before it is added up."""
+    """What the cohort's clients send in a round, before aggregation."""
     lacks: tuple[str, ...]
-    """What does not fit, with the remedy; a line each."""
+    """Messages about what does not fit, with remedies."""
 
 
 def make_plan(simulation: Simulation, address: str | None) -> Plan:
-    """Find out who would be where, and what it would take.
+    """Plan where actors would be placed, and the resources that they would use.
 
-    Trains a client of each group in this process, or a stack of them, to see what that takes.
+    Trains a client of each group in this process, or a stack of them, to measure memory and time.
 
     Args:
-        simulation: what would be run.
+        simulation: to be run.
         address: of a Ray cluster; None: ``cluster.address``, or this machine.
 
     Raises:
@@ -129,7 +129,7 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
     )
 
 
-def _try_out(simulation: Simulation, group: int) -> Trial:
+def _measure(simulation: Simulation, group: int) -> Trial:
     """Train the largest client of a group, or a stack of its largest, for round 1.
 
     Raises:
@@ -167,7 +167,7 @@ def _plan_group(
         bounds=bounds,
         num_clients=int(is_own.sum()),
         by_node=dict(placement.by_node[index]),
-        trial=_try_out(simulation, index),
+        trial=_measure(simulation, index),
         steps=mean_steps * _cohort_shares(simulation)[index],
     )
 
@@ -191,7 +191,7 @@ def _lacks(plans: Sequence[GroupPlan], placement: Placement, nodes: Sequence[Nod
 def _memory_lacks(
     plans: Sequence[GroupPlan], nodes: Sequence[Node], dataset_bytes: int
 ) -> list[str]:
-    """Say which nodes lack memory for the actors that would be there."""
+    """Return messages about nodes that lack memory for their actors."""
     lacks = []
     for node in nodes:
         sizes = [(plan.by_node.get(node.id, 0), plan.actor_bytes or 0) for plan in plans]
@@ -201,7 +201,7 @@ def _memory_lacks(
             lacks.append(
                 f"{node.name}: {actors} actors take {_gib(needed)} of memory, and it has "
                 f"{_gib(has)}; lower actors or max_actors, or raise num_cpus, so that fewer "
-                "are there at once"
+                "run at once"
             )
         store = node.resources.get("object_store_memory", 0)
         if any(n for n, _ in sizes) and dataset_bytes > store:

@@ -38,7 +38,7 @@ def try_step(
     Raises:
         ScenarioError: if something fails, with the line of the user's code if it was the cause.
     """
-    with _told(scenario, "model", "it cannot be built"):
+    with _explained(scenario, "model", "it cannot be built"):
         start = server.build().snapshot(1).broadcast
         usual = as_metrics(client.loss.default_metrics)
         model = replace(client, metrics=usual, precision="float32").build_model()
@@ -49,7 +49,7 @@ def try_step(
     if any(section.num_gpus for section in sections) or not num_examples.any():
         return
     rows = np.arange(min(_MOST_ROWS, len(dataset.train)))
-    with global_generators(), _told(scenario, "model", "a first evaluation fails"):
+    with global_generators(), _explained(scenario, "model", "a first evaluation fails"):
         model.evaluate(read_batch(dataset.train, rows))
     if client.work.sclip:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
@@ -59,21 +59,21 @@ def try_step(
     size = min(client.work.batch_size or _MOST_ROWS, _MOST_ROWS)
     takes_several = min(size, num_examples[some]) > 1
     if takes_several:
-        with _told(scenario, "model", "a first step of training fails"):
+        with _explained(scenario, "model", "a first step of training fails"):
             _train(client, dataset, start, some, size)
     alone = np.flatnonzero(_trains_on_one(client.work, num_examples))
     if len(alone):
-        told: AbstractContextManager[None] = _told(
+        explained: AbstractContextManager[None] = _explained(
             scenario, "model", "a first step of training fails"
         )
         if takes_several or _needs_two(model, read_batch(dataset.train, rows[:2])):
-            told = _told_of_one(scenario, int(alone[0]), int(num_examples[alone[0]]))
-        with told:
+            explained = _explained_for_one(scenario, int(alone[0]), int(num_examples[alone[0]]))
+        with explained:
             _train(client, dataset, start, int(alone[0]), 1)
 
 
 def _needs_two(model: TorchModel, batch: Batch) -> bool:
-    """Say whether the model can be trained on two examples, whatever it does with one."""
+    """Return whether the model can be trained on two examples, but not on one."""
     try:
         with global_generators():
             model.compute_loss_and_gradients(batch)
@@ -85,16 +85,16 @@ def _needs_two(model: TorchModel, batch: Batch) -> bool:
     return len(batch.targets) > 1
 
 
-def _told_of_one(
+def _explained_for_one(
     scenario: Scenario, client: int, num_examples: int
 ) -> AbstractContextManager[None]:
-    """Make the error of a batch of one example, with what there is to be done about it."""
+    """Turn an exception for a batch of one example into an error with a remedy."""
     if scenario.client.batch_size == 1:
-        return _told(
+        return _explained(
             scenario,
             "client.batch_size",
             "is 1, and training on a single example fails",
-            "raise it, or have GroupNorm instead of BatchNorm",
+            "raise it, or use GroupNorm instead of BatchNorm",
         )
     if num_examples == 1:
         least = getattr(scenario.data.partition, "min_examples", None)
@@ -102,8 +102,8 @@ def _told_of_one(
         if least is not None:
             remedy = f"set data.partition.min_examples: {max(2, least + 1)}"
         what = f"client {client} has 1 example, and training on a single one fails"
-        return _told(scenario, "data", what, remedy)
-    return _told(
+        return _explained(scenario, "data", what, remedy)
+    return _explained(
         scenario,
         "client.batch_size",
         f"client {client} has {num_examples} examples, so that one batch is a single one, on which "
@@ -113,9 +113,9 @@ def _told_of_one(
 
 
 def _require_fixed_buffers(scenario: Scenario, model: TorchModel, batch: Batch) -> None:
-    """Check that no buffer takes in examples in training, of which clipping knows nothing."""
+    """Check that training changes no buffer, which clipping would not bound."""
     before = model.get_weights()
-    with global_generators(), suppress(Exception):  # what fails shows in the step that follows
+    with global_generators(), suppress(Exception):  # a failure shows in the step that follows
         model.compute_loss_and_gradients(batch)
     after = model.get_weights()
     buffers = [name for name in model.shared_names if name not in model.trainable]
@@ -140,7 +140,7 @@ def _train(
 
 
 def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
-    """Say for each client whether one of its batches is a single example."""
+    """Return for each client whether one of its batches is a single example."""
     sizes = np.minimum(work.batch_size or num_examples, num_examples)
     left = num_examples % np.maximum(sizes, 1)
     whole = num_examples // np.maximum(sizes, 1)
@@ -150,8 +150,8 @@ def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
 
 
 @contextmanager
-def _told(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iterator[None]:
-    """Turn any exception into a ScenarioError at this key, or at the loss's if that raised it."""
+def _explained(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iterator[None]:
+    """Turn any exception into a ScenarioError at this key, or at the loss's if the loss raised it."""
     try:
         yield
     except Exception as error:
@@ -170,7 +170,7 @@ def _told(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iterator
 
 
 def _is_of_loss(error: BaseException | None) -> bool:
-    """Say whether an error, or what caused it, came up in a loss."""
+    """Return whether an error or its cause was raised in a loss."""
     while error is not None:
         frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
         if any(isinstance(frame.f_locals.get("self"), Loss) for frame in frames):

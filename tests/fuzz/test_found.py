@@ -114,7 +114,7 @@ def test_a_run_that_was_resumed_twice_is_still_known(run: Path, original: Path) 
 def test_an_identity_that_is_nested_without_end_is_told(run: Path) -> None:
     (run / "run.json").write_text("[" * 100_000)
     (run / "summary.json").unlink()
-    with pytest.raises(InputError, match=r"run\.json does not say the run's id"):
+    with pytest.raises(InputError, match=r"run\.json does not have the run's id"):
         simfl.resume(run, backend="inline")
 
 

@@ -102,7 +102,7 @@ def test_a_folder_without_runs_is_no_mistake_and_one_that_is_not_there_is(simfl)
     assert simfl("ls").stdout == "no runs in runs\n"
     result = simfl("ls", "run")
     assert result.exit_code == 2
-    assert result.stderr == "run: there is no such folder; give the one that holds the runs\n"
+    assert result.stderr == "run does not exist; give the folder that holds the runs\n"
 
 
 def test_two_runs_are_compared_scenarios_first(simfl):

@@ -83,8 +83,8 @@ def test_a_line_that_was_cut_off_is_left_out_and_told_of(tmp_path):
     assert (
         run.faults
         == (
-            "metrics.jsonl: line 3 damaged or cut off, and left out",
-            "summary.json is not there",
+            "metrics.jsonl: line 3 damaged or incomplete, and ignored",
+            "summary.json is missing",
         )[:1]
     )
 
@@ -99,7 +99,7 @@ def test_what_is_missing_is_told(tmp_path):
     folder = write_run(tmp_path / "a", records([0.5]), scenario=None)
     (folder / "versions.json").unlink()
     run = read(folder)
-    assert run.faults == ("scenario.yaml is not there", "versions.json is not there")
+    assert run.faults == ("scenario.yaml is missing", "versions.json is missing")
     assert (run.name, run.planned_rounds, run.seed) == ("a", None, None)
 
 
@@ -153,7 +153,7 @@ def test_a_folder_that_is_a_run_is_found_itself(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no such folder; give the one that holds"):
+    with pytest.raises(InputError, match="does not exist; give the folder that holds"):
         find_runs(tmp_path / "runs")
 
 
