@@ -83,7 +83,7 @@ class _Progress:
 
 
 class _View(Observer):
-    """Follows a run's progress; each of the views shows it in its own way.
+    """Follows a run's progress, and prints a headline and a summary.
 
     Args:
         console: where to show it.
@@ -124,20 +124,20 @@ class _View(Observer):
             self._end(self._progress, _closing(self._progress.info, summary))
 
     def _begin(self, progress: _Progress) -> None:
-        raise NotImplementedError
+        say(self._console, _headline(progress.info))
 
     def _update(self, progress: _Progress) -> None:
-        raise NotImplementedError
+        """Do nothing."""
 
     def _end(self, progress: _Progress, closing: str) -> None:
-        raise NotImplementedError
+        say(self._console, closing)
 
 
 class ProgressBar(_View):
     """Shows a bar with the round, the pace and the time left, and the metrics beneath it."""
 
     def _begin(self, progress: _Progress) -> None:
-        say(self._console, _headline(progress.info))
+        super()._begin(progress)
 
         def draw() -> Group:
             full = bar(progress.round, progress.info.rounds, width=_BAR_WIDTH)
@@ -146,12 +146,9 @@ class ProgressBar(_View):
 
         self._block = LiveBlock(self._console, draw, per_second=8)
 
-    def _update(self, progress: _Progress) -> None:
-        """Do nothing: the block redraws itself."""
-
     def _end(self, progress: _Progress, closing: str) -> None:
         self._block.stop()
-        say(self._console, closing)
+        super()._end(progress, closing)
 
 
 class ProgressNotebook(_View):
@@ -177,8 +174,8 @@ class ProgressNotebook(_View):
 
     def _show(self, progress: _Progress, *closing: str) -> None:
         filled = round(_BAR_WIDTH * progress.round / max(progress.info.rounds, 1))
-        bar = "━" * filled + "┈" * (_BAR_WIDTH - filled)
-        state = f"{progress.place()} {bar} {progress.pace()}"
+        drawn = "━" * filled + "┈" * (_BAR_WIDTH - filled)
+        state = f"{progress.place()} {drawn} {progress.pace()}"
         lines = [_headline(progress.info), state, progress.numbers(), *closing]
         self._display.update({"text/plain": "\n".join(lines)}, raw=True)
 
@@ -192,14 +189,8 @@ class ProgressLines(_View):
     SECONDS_BETWEEN = 2.0
     FRACTION_BETWEEN = 0.01
 
-    def _begin(self, progress: _Progress) -> None:
-        say(self._console, _headline(progress.info))
-
     def _update(self, progress: _Progress) -> None:
         say(self._console, f"{progress.place()}  {progress.numbers()}  {progress.pace()}")
-
-    def _end(self, progress: _Progress, closing: str) -> None:
-        say(self._console, closing)
 
 
 def _headline(info: RunInfo) -> str:
