@@ -151,7 +151,7 @@ def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
 
 @contextmanager
 def _explained(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iterator[None]:
-    """Turn any exception into a ScenarioError at this key, or at the loss's if the loss raised it."""
+    """Turn any exception into a ScenarioError at this key, or at the loss that raised it."""
     try:
         yield
     except Exception as error:

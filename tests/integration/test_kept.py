@@ -97,7 +97,7 @@ def test_the_tables_of_a_killed_run_can_be_read_and_those_of_a_resumed_one_are_w
     assert json.loads((out / "run.json").read_text()).keys() == {"id", "began", "better"}
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path: Path, undisturbed: Path) -> None:
+def test_a_full_disk_is_reported_and_the_run_continues(tmp_path: Path, undisturbed: Path) -> None:
     """No file may have more than 4 KiB: metrics.jsonl does not hold nine rounds, nor does the
     table of clients; the weights fit."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
@@ -136,7 +136,7 @@ class FailsInRoundTwo(Observer):
             raise KeyError(self.key)
 
 
-def test_an_observer_of_ones_own_that_fails_is_told_and_left_out(
+def test_a_users_observer_that_fails_is_reported_and_disabled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     observers = ["tensorboard", ["fails-in-round-two", {"key": "speed"}]]
@@ -178,7 +178,7 @@ def test_weights_that_cannot_be_written_fail_the_run_in_a_line(tmp_path: Path) -
     assert (summary["status"], summary["rounds"]) == ("failed", 1)
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_before_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write .*Not a directory"):
         simfl.run(scenario(), out=tmp_path / "file" / "out", backend="inline")

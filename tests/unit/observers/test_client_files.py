@@ -26,7 +26,7 @@ def started(out: Path, *, done: int = 0) -> ClientFiles:
     return files
 
 
-def test_a_row_says_what_a_client_did_and_who_trained_it(tmp_path: Path) -> None:
+def test_a_row_holds_what_a_client_did_and_which_actor_trained_it(tmp_path: Path) -> None:
     files = started(tmp_path)
     clients = table(
         1,
@@ -86,7 +86,7 @@ def test_evaluations_have_a_column_for_each_metric(tmp_path: Path) -> None:
     ]
 
 
-def test_what_was_flushed_can_be_read_by_others_meanwhile(tmp_path: Path) -> None:
+def test_flushed_rows_can_be_read_while_the_run_continues(tmp_path: Path) -> None:
     files = started(tmp_path)
     for number in range(1, 6):
         files.on_round(RoundRecord.parse({"round": number}), table(number, [number]))
@@ -107,7 +107,7 @@ def write_rounds(files: ClientFiles, numbers: range) -> None:
         files.flush()
 
 
-def test_a_file_that_is_large_enough_is_left_alone(tmp_path: Path, small_files: None) -> None:
+def test_a_file_that_is_large_enough_is_not_rewritten(tmp_path: Path, small_files: None) -> None:
     """3 rows a round: a file is left alone when it has 6, so 7 rounds are three of 6 and one."""
     write_rounds(started(tmp_path), range(1, 8))
     found = sorted((tmp_path / "clients.parquet").iterdir())
@@ -115,7 +115,7 @@ def test_a_file_that_is_large_enough_is_left_alone(tmp_path: Path, small_files: 
 
 
 @pytest.mark.parametrize("done", range(8))
-def test_a_resumed_run_leaves_out_the_rounds_that_are_done_again(
+def test_a_resumed_run_removes_the_rows_of_rounds_that_it_repeats(
     done: int, tmp_path: Path, small_files: None
 ) -> None:
     """Wherever the files end: at the round, within it, or before."""
@@ -128,7 +128,7 @@ def test_a_resumed_run_leaves_out_the_rounds_that_are_done_again(
     assert [pq.read_metadata(path).num_rows for path in found] == [6, 6, 6, 6, 3]
 
 
-def test_many_rows_are_written_without_being_asked_for(
+def test_many_rows_are_written_without_a_flush(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "WAITING_ROWS", 5)
@@ -139,7 +139,7 @@ def test_many_rows_are_written_without_being_asked_for(
     assert len(rounds_of(tmp_path / "clients.parquet")) == 6
 
 
-def test_rows_do_not_wait_for_longer_than_some_seconds(tmp_path: Path) -> None:
+def test_rows_wait_for_a_few_seconds_at_most(tmp_path: Path) -> None:
     seconds = iter([0.0, 9.9, 10.0, 10.0])
     files: Any = parts.PartFiles(
         tmp_path / "x.parquet",
@@ -153,7 +153,7 @@ def test_rows_do_not_wait_for_longer_than_some_seconds(tmp_path: Path) -> None:
     assert rounds_of(tmp_path / "x.parquet") == [1, 2]
 
 
-def test_what_a_client_has_no_value_of_is_null_and_an_infinite_one_is_kept(tmp_path: Path) -> None:
+def test_a_missing_value_is_null_and_an_infinite_one_is_kept(tmp_path: Path) -> None:
     files = started(tmp_path)
     metrics = {"loss": np.array([0.5, np.inf]), "recall": np.array([np.nan, 0.25])}
     weights = {"loss": np.array([4.0, 8.0]), "recall": np.array([0.0, 3.0])}

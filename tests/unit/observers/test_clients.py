@@ -24,7 +24,7 @@ def reports(clients: list[int], dropped: dict[int, str] | None = None) -> Client
     )
 
 
-def test_the_rows_of_chunks_follow_each_other_with_who_trained_them() -> None:
+def test_the_rows_of_chunks_are_concatenated_with_their_actors() -> None:
     chunks = (
         ChunkTrace(ChunkReport(7, 0, reports([5, 3]), 0.1), actor="client-1"),
         ChunkTrace(ChunkReport(7, 2, reports([4], {4: "not finite"}), 0.1), "client-0", retries=2),

@@ -30,7 +30,7 @@ def test_each_round_is_on_disk_when_it_has_ended(tmp_path: Path) -> None:
     assert observer.lost() is None
 
 
-def test_a_half_written_line_is_gone_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_removed_when_the_run_resumes(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"round": 1}\n{"round": 2}\n{"round": 3}\n{"rou')
     observer = JsonLines(tmp_path, notify=print)
     observer.on_run_start(info(tmp_path, done=2))
@@ -38,7 +38,7 @@ def test_a_half_written_line_is_gone_when_the_run_goes_on(tmp_path: Path) -> Non
     assert rounds_in(tmp_path) == [1, 2, 3]
 
 
-def test_rounds_that_cannot_be_written_are_told_once_and_written_later(tmp_path: Path) -> None:
+def test_rounds_that_cannot_be_written_are_reported_once_and_written_later(tmp_path: Path) -> None:
     """A folder in the file's place stands for a full disk."""
     told: list[str] = []
     observer = JsonLines(tmp_path, notify=told.append)
@@ -61,7 +61,7 @@ def test_rounds_that_cannot_be_written_are_told_once_and_written_later(tmp_path:
 
 
 @pytest.mark.parametrize("what_is_left", [None, b"", b'{"round": 1, "loss": 0.5}\n{"ro'])
-def test_a_file_that_somebody_has_cut_off_is_whole_again_and_it_is_told(
+def test_a_truncated_file_is_restored_and_reported(
     what_is_left: bytes | None, tmp_path: Path
 ) -> None:
     told: list[str] = []
@@ -77,14 +77,14 @@ def test_a_file_that_somebody_has_cut_off_is_whole_again_and_it_is_told(
     assert told == [f"another process truncated {file}; it has been restored"]
 
 
-def test_a_link_that_waits_in_a_folder_for_all_is_not_written_through(tmp_path: Path) -> None:
+def test_a_link_in_a_shared_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / ".summary.json.unfinished").symlink_to(tmp_path / "victim")
     write_whole(tmp_path / "summary.json", "{}")
     assert (tmp_path / "summary.json").read_text() == "{}"
     assert not (tmp_path / "victim").exists()
 
 
-def test_the_last_try_is_at_the_end(tmp_path: Path) -> None:
+def test_the_last_retry_is_at_the_end(tmp_path: Path) -> None:
     observer = JsonLines(tmp_path, notify=print)
     observer.on_run_start(info(tmp_path))
     (tmp_path / "metrics.jsonl").unlink()
@@ -101,7 +101,7 @@ def test_the_summary_is_written_at_the_end(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "done"}
 
 
-def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
+def test_a_file_that_cannot_be_written_completely_is_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"

@@ -56,7 +56,7 @@ def observed(observer: Observer, out: Path) -> tuple[FailSafeObserver, list[str]
 
 
 @pytest.mark.parametrize(("moment", "when"), list(MOMENTS.items()))
-def test_it_is_told_once_in_a_line_and_nothing_more_is_asked_of_it(
+def test_a_failure_is_reported_once_and_disables_the_observer(
     moment: str, when: str, tmp_path: Path
 ) -> None:
     observer = FailsAt(moment)
@@ -73,7 +73,7 @@ def test_it_is_told_once_in_a_line_and_nothing_more_is_asked_of_it(
     assert 'raise ConnectionError("nobody' in log
 
 
-def test_one_that_does_not_fail_is_told_all(tmp_path: Path) -> None:
+def test_an_observer_that_does_not_fail_receives_all_events(tmp_path: Path) -> None:
     observer = FailsAt("never")
     guarded, told = observed(observer, tmp_path)
     assert observer.calls == list(MOMENTS)
@@ -81,13 +81,13 @@ def test_one_that_does_not_fail_is_told_all(tmp_path: Path) -> None:
     assert not (tmp_path / "observers.log").exists()
 
 
-def test_where_no_traceback_can_be_written_the_line_does_not_name_it(tmp_path: Path) -> None:
+def test_the_message_names_the_traceback_only_if_it_could_be_written(tmp_path: Path) -> None:
     _, told = observed(FailsAt("start"), tmp_path / "gone")
     assert len(told) == 1
     assert told[0].endswith("the run continues")
 
 
-def test_the_end_of_a_run_that_never_started_is_for_those_who_ask_for_it(tmp_path: Path) -> None:
+def test_the_end_of_a_run_that_never_started_is_only_summed_up(tmp_path: Path) -> None:
     observer = FailsAt("never")
     guarded = FailSafeObserver(observer, "x", out=tmp_path, notify=print)
     guarded.on_run_end({})
@@ -96,7 +96,7 @@ def test_the_end_of_a_run_that_never_started_is_for_those_who_ask_for_it(tmp_pat
     assert observer.calls == ["end"]
 
 
-def test_whoever_interrupts_a_run_is_not_held_up(tmp_path: Path) -> None:
+def test_an_interruption_is_not_caught(tmp_path: Path) -> None:
     class Interrupted(Observer):
         def on_run_start(self, info: RunInfo) -> None:
             raise KeyboardInterrupt

@@ -45,7 +45,7 @@ def test_tensorboard_reads_each_round_once(tmp_path: Path) -> None:
     assert read == [(n, pytest.approx(1 / n)) for n in range(1, 7)]
 
 
-def test_a_full_disk_is_tensorboards_error_in_the_round_and_no_threads_traceback(
+def test_a_full_disk_is_an_error_of_the_round_and_not_the_traceback_of_a_thread(
     tmp_path: Path,
 ) -> None:
     """Linux has a device that is always full: https://man7.org/linux/man-pages/man4/full.4.html"""
@@ -79,7 +79,7 @@ def test_mlflow_has_one_run_with_each_round_once(tmp_path: Path) -> None:
     assert (tmp_path / "artifacts" / run.info.run_id / "artifacts" / "scenario.yaml").exists()
 
 
-def test_mlflow_takes_a_run_that_was_stopped_early_for_finished(tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_early_is_finished_for_mlflow(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -158,7 +158,7 @@ def leveldb_records(log: bytes) -> Iterator[bytes]:
         (WandB(), "wandb", "wandb"),
     ],
 )
-def test_one_that_is_not_installed_is_told_with_the_remedy_before_anything_starts(
+def test_a_missing_tracker_is_reported_with_the_remedy_before_the_start(
     observer: Observer, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

@@ -25,7 +25,7 @@ def run(tmp_path):
     return run
 
 
-def test_the_metric_says_which_values_are_better_whatever_it_is_called(run):
+def test_the_run_defines_which_values_of_a_metric_are_better(run):
     one = run({"nll": "min", "lossless": "max"}, nll=0.5, lossless=0.5)
     assert smaller_is_better("nll", [one])
     assert not smaller_is_better("lossless", [one])
@@ -40,7 +40,7 @@ def test_the_first_metric_that_has_been_measured_is_the_main_one(run):
     assert main_metric([run(better, loss=1, accuracy=0.5)]) == "accuracy"
 
 
-def test_without_a_test_split_clients_judge(run):
+def test_without_a_test_split_means_over_clients_rank_runs(run):
     better = {"client_nll": "min", "client_loss": "min", "train_loss": "min"}
     numbers = {"train_loss": 1, "client_loss": 0.5, "client_nll": 0.5, "client_nll_std": 0.5}
     one = run(better, **numbers, client_nll_count=3, delta_norm=1)
@@ -69,13 +69,13 @@ def test_metrics_are_the_losses_first_and_neither_counts_nor_times(run):
     assert main_metric([run(train_loss=1, loss=1, mae=1)]) == "loss"
 
 
-def test_of_runs_of_old_losses_and_errors_are_the_better_the_smaller(run):
+def test_in_runs_of_earlier_versions_small_losses_and_errors_are_better(run):
     names = ("loss", "train_loss", "mae", "client_accuracy_std", "accuracy", "top_5")
     assert [smaller_is_better(m, [run(loss=1)]) for m in names] == [True] * 4 + [False] * 2
 
 
 @pytest.mark.parametrize("text", ["[]", '{"better": 3}', '{"better": {"f1": 7}}', "{"])
-def test_a_run_json_that_says_nothing_is_one_of_old(tmp_path, text):
+def test_an_empty_run_json_is_that_of_an_earlier_version(tmp_path, text):
     folder = write_run(tmp_path, records([0.5]))
     (folder / "run.json").write_text(text)
     found = read_run(folder, now=NOW)

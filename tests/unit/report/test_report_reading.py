@@ -74,7 +74,7 @@ def test_the_seconds_of_a_resumed_run_are_those_of_all_its_rounds(tmp_path):
     assert read(write_run(tmp_path / "a", records([None] * 3), summary=summary)).seconds == 6.0
 
 
-def test_a_line_that_was_cut_off_is_left_out_and_told_of(tmp_path):
+def test_an_incomplete_line_is_ignored_and_reported(tmp_path):
     folder = write_run(tmp_path / "a", records([0.5, 0.6]))
     text = (folder / "metrics.jsonl").read_text()
     (folder / "metrics.jsonl").write_text(text + '{"round": 3, "sec')
@@ -95,7 +95,7 @@ def test_a_round_that_is_there_twice_is_taken_as_it_was_written_last(tmp_path):
     assert [record["accuracy"] for record in run.records] == [0.3, 0.2]
 
 
-def test_what_is_missing_is_told(tmp_path):
+def test_missing_files_are_reported(tmp_path):
     folder = write_run(tmp_path / "a", records([0.5]), scenario=None)
     (folder / "versions.json").unlink()
     run = read(folder)
@@ -112,13 +112,13 @@ def test_what_is_missing_is_told(tmp_path):
         ("a: " + "[" * 5000, "it is not YAML"),
     ],
 )
-def test_a_damaged_scenario_is_told_of(tmp_path, text, reason):
+def test_a_damaged_scenario_is_reported(tmp_path, text, reason):
     folder = write_run(tmp_path / "a", records([0.5]))
     (folder / "scenario.yaml").write_text(text)
     assert f"scenario.yaml cannot be read: {reason}" in read(folder).faults
 
 
-def test_a_damaged_summary_is_told_of(tmp_path):
+def test_a_damaged_summary_is_reported(tmp_path):
     folder = write_run(tmp_path / "a", records([0.5]), summary=done())
     (folder / "summary.json").write_text('{"status": "do')
     set_age(folder, 10)

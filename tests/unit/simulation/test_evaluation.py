@@ -73,12 +73,12 @@ def evaluated(simulation: Simulation, num_shares: int) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("num_shares", [2, 3, 7])
-def test_how_items_are_handed_out_changes_no_bit(simulation: Simulation, num_shares: int) -> None:
+def test_the_distribution_of_items_changes_no_bit(simulation: Simulation, num_shares: int) -> None:
     """Nor what is in a batch, on which an example's last bits may depend with other kernels."""
     assert evaluated(simulation, num_shares) == evaluated(simulation, 1)
 
 
-def test_every_client_is_evaluated_to_what_torch_makes_of_it_alone(simulation: Simulation) -> None:
+def test_the_metrics_of_each_client_are_torchs_on_that_client_alone(simulation: Simulation) -> None:
     """Some clients share a batch of 15, and some take several."""
     dataset = simulation.dataset
     sizes = [len(dataset.evaluation_rows(client)) for client in range(40)]
@@ -106,7 +106,7 @@ def table_of(values: list[float], weights: list[float]) -> ClientEvaluation:
     return ClientEvaluation(ids, {"m": np.array(weights)}, {"m": np.array(values)})
 
 
-def test_clients_without_a_value_are_in_no_mean() -> None:
+def test_clients_without_a_value_are_excluded_from_means() -> None:
     """Of 1, 2 and 6: mean 3, variance (4 + 1 + 9) / 3; by weight (1 + 4 + 30) / 8."""
     nothing = math.nan
     found = over_clients(
@@ -123,13 +123,13 @@ def test_clients_without_a_value_are_in_no_mean() -> None:
     }
 
 
-def test_where_no_client_has_a_value_there_is_none() -> None:
+def test_without_any_value_there_is_no_mean() -> None:
     found = over_clients(table_of([math.nan, math.nan], [0, 0]), ascending=[])
     assert found == {"m": ClientMetric(count=0)}
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, 1e308])
-def test_a_value_that_is_not_finite_is_not_left_out_of_a_mean_but_ends_it(value: float) -> None:
+def test_a_value_that_is_not_finite_makes_the_mean_null(value: float) -> None:
     """A mean over the others would hide it. 1e308 has no finite variance, and three no sum."""
     found = over_clients(table_of([value] * 3 + [0.0], [1, 1, 1, 1]), ascending=["m"])
     assert found["m"].count == 4

@@ -75,7 +75,7 @@ def test_groups_have_devices_of_their_own(scenario: dict[str, Any]) -> None:
     assert fingerprint(num_gpus=1) != fingerprint(num_gpus=1, accelerator_type="H100")
 
 
-def test_what_has_no_part_in_the_numbers_may_change(
+def test_settings_that_do_not_affect_the_numbers_may_change(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -90,7 +90,7 @@ def test_what_has_no_part_in_the_numbers_may_change(
     simfl.run(scenario | changed, out=out, backend="inline", resume="auto")
 
 
-def test_a_scenario_edited_in_the_folder_is_told_by_its_keys(
+def test_an_edited_scenario_in_the_folder_is_reported_by_its_keys(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -142,7 +142,7 @@ class {name}(Regularizer):
 """
 
 
-def test_code_that_changed_is_told_of(
+def test_changed_code_is_reported(
     scenario: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -164,7 +164,7 @@ def test_code_that_changed_is_told_of(
     assert "changed since" not in capsys.readouterr().err
 
 
-def test_a_run_of_more_rounds_is_evaluated_after_no_other_rounds_than_the_longer_run(
+def test_an_extended_run_is_evaluated_after_the_same_rounds_as_the_longer_run(
     tmp_path: Path,
 ) -> None:
     """Neither where its former last round is, which was evaluated as such and saved."""

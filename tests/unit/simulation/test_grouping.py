@@ -38,7 +38,7 @@ def built(*groups: dict[str, Any], **changes: Any) -> Simulation:
     return build(simfl.load_scenario(scenario(*groups, **changes)))
 
 
-def test_named_clients_come_first_then_fractions_then_the_rest() -> None:
+def test_ids_are_assigned_first_then_fractions_then_the_rest() -> None:
     group_of = built(
         {"name": "rest"},
         {"name": "half", "clients": {"fraction": 0.5}},
@@ -58,7 +58,7 @@ def test_a_fraction_is_drawn_by_the_seed() -> None:
     assert drawn(1) == drawn(1) != drawn(2)
 
 
-def test_a_column_of_the_data_tells_who_is_in_a_group(tmp_path: Path) -> None:
+def test_a_column_of_the_data_defines_a_group(tmp_path: Path) -> None:
     device = np.repeat(["phone", "laptop", "phone", "watch"], 5)
     np.savez(
         tmp_path / "data.npz",
@@ -150,7 +150,7 @@ def test_the_chunks_of_all_groups_make_a_whole_tree(
     assert tree.result() == len(clients)
 
 
-def test_groups_change_who_is_added_to_whom_and_not_what_is_trained(tmp_path: Path) -> None:
+def test_groups_change_the_order_of_sums_and_not_what_is_trained(tmp_path: Path) -> None:
     """One group of all is no group at all; several differ by the rounding of their sums alone."""
 
     def run(*groups: dict[str, Any]) -> simfl.Result:
@@ -167,7 +167,7 @@ def test_groups_change_who_is_added_to_whom_and_not_what_is_trained(tmp_path: Pa
         np.testing.assert_allclose(several.weights[name], weights, rtol=1e-4, atol=1e-6)
 
 
-def test_what_stack_stands_for_is_resolved_for_each_group() -> None:
+def test_the_automatic_stack_size_is_resolved_for_each_group() -> None:
     simulation = built({"name": "a", "clients": {"fraction": 0.5}, "stack": 2}, {"name": "b"})
     resolved = simulation.scenario.to_dict()
     assert [group["stack"] for group in resolved["cluster"]["groups"]] == [2, 1]

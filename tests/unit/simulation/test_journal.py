@@ -41,7 +41,7 @@ def clients(*seconds: float) -> ClientTable:
     return ClientTable(**columns | {"round": 1, "actors": ("client-0",), "dropped": {}})
 
 
-def test_it_counts_all_rounds_and_divides_by_the_time_of_training() -> None:
+def test_the_ledger_counts_all_rounds_and_divides_by_the_training_time() -> None:
     """Two rounds of 3 + 1 and 2 + 2 client seconds, in 5 seconds of training by two actors."""
     ledger = Ledger()
     ledger.begin(INFO)
@@ -67,7 +67,7 @@ def test_it_counts_all_rounds_and_divides_by_the_time_of_training() -> None:
     }
 
 
-def test_a_run_that_never_began_has_an_empty_one() -> None:
+def test_a_run_that_never_began_has_an_empty_ledger() -> None:
     balance = Ledger().balance({"prepare": 0.5}, NOT_KNOWN)
     assert balance["seconds"] == {"prepare": 0.5}
     assert (balance["rounds"], balance["steps"], balance["steps_per_second"]) == (0, 0, None)

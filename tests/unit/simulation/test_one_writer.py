@@ -63,7 +63,7 @@ SECONDS: dict[str, Callable[[dict[str, Any], Path], object]] = {
 
 
 @pytest.mark.parametrize("second", list(SECONDS))
-def test_a_second_writer_is_refused_and_the_first_goes_on_undisturbed(
+def test_a_second_writer_is_refused_and_the_first_continues_undisturbed(
     second: str, scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     simfl.run(scenario, out=tmp_path / "alone", backend="inline")
@@ -83,9 +83,7 @@ def test_a_second_writer_is_refused_and_the_first_goes_on_undisturbed(
     assert not (out / "owner").exists()
 
 
-def test_a_run_that_has_written_nothing_yet_has_its_folder_already(
-    scenario: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_run_holds_its_folder_before_it_writes(scenario: dict[str, Any], tmp_path: Path) -> None:
     with (
         Lease(open_storage(tmp_path / "out"), notify=print),
         pytest.raises(InputError, match="is being written by process"),
@@ -94,7 +92,7 @@ def test_a_run_that_has_written_nothing_yet_has_its_folder_already(
 
 
 @pytest.mark.parametrize("place", ["{tmp}/place", "memory://one-writer/place"])
-def test_a_place_of_checkpoints_elsewhere_has_one_writer_too(
+def test_a_separate_checkpoint_location_has_one_writer_too(
     place: str, scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     scenario["checkpoint"]["location"] = place.format(tmp=tmp_path)
@@ -144,7 +142,7 @@ def test_a_run_whose_checkpoints_were_taken_over_saves_no_more(
     assert files(place) == before
 
 
-def test_an_interrupted_run_and_one_that_fails_let_go(
+def test_interrupted_and_failed_runs_release_their_folders(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -171,7 +169,7 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
     assert all(path.is_dir() for path in made)
 
 
-def test_a_run_that_goes_on_has_no_end_yet_and_what_was_cut_off_is_gone(
+def test_a_resumed_run_removes_its_summary_and_unfinished_files(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -186,7 +184,7 @@ def test_a_run_that_goes_on_has_no_end_yet_and_what_was_cut_off_is_gone(
     assert not list(out.glob(".*"))
 
 
-def test_all_files_of_a_run_have_the_rights_that_the_user_gives_new_ones(
+def test_all_files_of_a_run_have_the_permissions_of_new_files(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -209,7 +207,7 @@ def test_all_files_of_a_run_have_the_rights_that_the_user_gives_new_ones(
         ("a\0b", "cannot be a folder: embedded null byte|holds a NUL character"),
     ],
 )
-def test_what_can_be_no_folder_is_refused_in_a_line(
+def test_an_impossible_folder_is_refused_in_one_line(
     name: str, said: str, scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -26,7 +26,7 @@ def test_a_profile_of_one_process_shows_where_clients_are_trained(tmp_path: Path
     assert "train_chunk" in page
 
 
-def test_there_is_none_that_was_not_asked_for(tmp_path: Path) -> None:
+def test_there_is_no_profile_without_the_option(tmp_path: Path) -> None:
     simfl.run(SCENARIO, out=tmp_path / "run", backend="inline")
     assert not (tmp_path / "run" / "profile").exists()
 

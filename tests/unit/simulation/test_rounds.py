@@ -52,7 +52,7 @@ def test_states_lost_while_saving_or_training_are_trained_again(
 
 
 @pytest.mark.parametrize(("every", "ends"), [(2, False), (4, True)])
-def test_losses_are_forgotten_once_a_newer_checkpoint_is_there(
+def test_rollbacks_are_counted_anew_after_a_newer_checkpoint(
     every: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rounds 3, 5, 7 and 9 are lost once each, where one loss after each checkpoint is allowed.

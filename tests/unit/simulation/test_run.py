@@ -99,7 +99,7 @@ def test_central_evaluation_is_torchs_on_the_whole_test_split(
     assert result.history[-1]["accuracy"] == pytest.approx(accuracy)
 
 
-def test_the_folder_says_which_values_are_better_and_what_the_run_is_judged_by(
+def test_the_folder_has_the_directions_of_metrics_and_the_one_that_ranks_runs(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     metrics = [{"kind": "top-k", "k": 1}, "accuracy"]
@@ -180,7 +180,9 @@ def test_without_out_each_run_gets_a_folder_of_its_own(
     assert all(folder.name.startswith("twice-") for folder in folders)
 
 
-def test_more_clients_a_round_than_there_are_is_said_with_its_key(scenario: dict[str, Any]) -> None:
+def test_more_clients_per_round_than_the_population_are_refused_with_the_key(
+    scenario: dict[str, Any],
+) -> None:
     scenario["client"]["per_round"] = 4
     with pytest.raises(ScenarioError, match=r"client\.per_round.*is 4.*3 clients"):
         build(simfl.load_scenario(scenario))
@@ -193,7 +195,7 @@ def test_more_clients_a_round_than_there_are_is_said_with_its_key(scenario: dict
         (["trimmed-mean", {"trim": 0.3}], r"server\.aggregator: .*at least 4 .* there are 3"),
     ],
 )
-def test_a_cohort_too_small_for_a_robust_rule_is_refused_before_anything_starts(
+def test_a_cohort_too_small_for_a_robust_rule_is_refused_before_the_start(
     scenario: dict[str, Any], aggregator: list[Any], message: str
 ) -> None:
     scenario["client"]["per_round"] = 3
@@ -210,7 +212,7 @@ def test_a_sampler_that_returns_no_cohort_is_refused_before_anything_starts(
         build(simfl.load_scenario(scenario))
 
 
-def test_a_loss_that_does_not_fit_the_model_is_said_before_anything_starts(
+def test_a_loss_that_does_not_fit_the_model_is_refused_before_the_start(
     scenario: dict[str, Any],
 ) -> None:
     scenario["model"] |= {"loss": "mse", "outputs": 2}
@@ -238,7 +240,7 @@ def test_classes_that_binary_cross_entropy_cannot_tell_are_refused(
         build(simfl.load_scenario(scenario))
 
 
-def test_updates_that_blow_up_end_the_run_and_keep_what_was_written(
+def test_updates_that_are_not_finite_end_the_run_and_keep_its_files(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     scenario["client"]["optimizer"] = {"lrate": 1e38, "w_decay": 1.0}
@@ -357,7 +359,7 @@ class RememberTables(Observer):
         self.tables.append(clients)
 
 
-def test_observers_are_told_of_every_client(scenario: dict[str, Any], tmp_path: Path) -> None:
+def test_observers_receive_every_client(scenario: dict[str, Any], tmp_path: Path) -> None:
     """Of what they hold and do, and of their evaluation where the round has one."""
 
     scenario |= {"rounds": 2, "evaluation": {"every": 0, "clients_every": 2}}
@@ -377,7 +379,7 @@ def test_observers_are_told_of_every_client(scenario: dict[str, Any], tmp_path: 
     assert accuracies.mean() == pytest.approx(result.history[1]["client_accuracy"])
 
 
-def test_the_stack_that_auto_stands_for_is_in_the_resolved_scenario(
+def test_the_automatic_stack_size_is_in_the_resolved_scenario(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     """Two clients a round are too few for stacks."""
@@ -416,7 +418,7 @@ def test_a_loss_of_the_batch_as_a_whole_is_trained_one_client_at_a_time(
             np.testing.assert_array_equal(found[name], value)
 
 
-def test_the_driver_lets_go_of_the_examples_once_the_engine_has_them(
+def test_the_driver_releases_the_examples_once_the_engine_has_them(
     scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examples: list[weakref.ref[np.ndarray]] = []
@@ -446,7 +448,7 @@ def test_the_driver_lets_go_of_the_examples_once_the_engine_has_them(
     assert examples
 
 
-def test_a_run_that_is_closed_is_stopped_there_and_goes_on_to_the_same_end(
+def test_a_run_that_is_left_early_is_stopped_and_resumes_to_the_same_end(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     scenario |= {"checkpoint": {"every": 1}}
@@ -467,7 +469,7 @@ def test_a_run_that_is_closed_is_stopped_there_and_goes_on_to_the_same_end(
         assert array.tobytes() == resumed.weights[name].tobytes()
 
 
-def test_a_run_that_is_closed_after_its_last_round_is_done(
+def test_a_run_that_is_left_after_its_last_round_is_done(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
     with open_run(simfl.load_scenario(scenario), tmp_path / "out", RunOptions("inline")) as run:
@@ -489,7 +491,7 @@ class Precision(Metric):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_metric_of_nothing_is_null_everywhere(scenario: dict[str, Any], tmp_path: Path) -> None:
+def test_an_undefined_metric_is_null_everywhere(scenario: dict[str, Any], tmp_path: Path) -> None:
     scenario |= {
         "rounds": 1,
         "evaluation": {"clients_every": 1, "metrics": ["precision-of-a-test"]},
@@ -529,7 +531,7 @@ def test_a_metric_that_is_not_finite_is_null(scenario: dict[str, Any], tmp_path:
     assert "Infinity" not in (tmp_path / "out" / "metrics.jsonl").read_text()
 
 
-def test_a_line_of_old_that_holds_nan_is_read(tmp_path: Path) -> None:
+def test_a_line_of_an_earlier_version_with_nan_is_read(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"round": 1, "dropped": 0, "loss": NaN}\n')
     assert read_history(tmp_path, 1) == [{"round": 1, "dropped": 0, "loss": None}]
 
@@ -553,7 +555,7 @@ class Batches(Metric):
         ({"batch_size": 11, "every": 0, "clients_every": 1}, ["or raise batch_size to 12"]),
     ],
 )
-def test_a_metric_that_depends_on_the_batch_size_is_told_of(
+def test_a_metric_that_depends_on_the_batch_size_is_reported(
     scenario: dict[str, Any], evaluation: dict[str, Any], expected: list[str]
 ) -> None:
     """24 examples are in the test split, and 12 of the largest client; precision adds up."""
@@ -599,7 +601,7 @@ def test_a_model_in_bfloat16_runs_resumes_and_is_written(
     assert saved["phases"].tolist() == [1j, 2.0]
 
 
-def test_a_run_whose_weights_cannot_be_had_is_not_done(
+def test_a_run_whose_weights_cannot_be_fetched_is_not_done(
     scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def to_numpy(weights: Vector) -> dict[str, Any]:
@@ -621,7 +623,7 @@ class Drawing(nn.Linear):
         self.register_buffer("drawn", drawn, persistent=False)
 
 
-def test_what_a_model_draws_besides_weights_is_the_same_everywhere_or_refused(
+def test_random_state_of_a_model_besides_weights_is_the_same_everywhere_or_refused(
     scenario: dict[str, Any],
 ) -> None:
     scenario["model"] = {"kind": "python", "path": f"{__name__}:Drawing"}
@@ -634,7 +636,7 @@ def test_what_a_model_draws_besides_weights_is_the_same_everywhere_or_refused(
         build(simfl.load_scenario(scenario))
 
 
-def test_a_result_is_shown_in_a_line(scenario: dict[str, Any], tmp_path: Path) -> None:
+def test_a_result_is_shown_in_one_line(scenario: dict[str, Any], tmp_path: Path) -> None:
     shown = repr(simfl.run(scenario | {"rounds": 2}, out=tmp_path / "out", backend="inline"))
     assert shown.startswith("Result(done, 2 rounds, final={'train_loss': ")
     assert len(shown.splitlines()) == 1

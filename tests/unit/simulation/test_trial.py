@@ -148,7 +148,7 @@ def test_an_error_of_a_plug_in_comes_with_its_line(tmp_path: Path) -> None:
         build(scenario(tmp_path, client=client))
 
 
-def test_clients_that_may_fail_are_not_tried(tmp_path: Path) -> None:
+def test_clients_that_may_fail_are_not_tested_before_the_run(tmp_path: Path) -> None:
     build(scenario(tmp_path, model={"path": f"{__name__}:tripping"}, client={"on_failure": "drop"}))
 
 
@@ -172,7 +172,7 @@ def test_a_trial_leaves_torchs_generator_and_the_weights_as_they_were(tmp_path: 
         ((4, 9, 12), {"batch_size": None}, False),
     ],
 )
-def test_a_batch_of_one_that_batch_norm_cannot_take_is_said_with_the_remedy(
+def test_a_batch_of_one_with_batch_norm_is_refused_with_the_remedy(
     sizes: tuple[int, ...], client: dict[str, Any], is_fault: bool, tmp_path: Path
 ) -> None:
     model = {"path": f"{__name__}:normed"}
@@ -208,7 +208,7 @@ def test_a_batch_size_of_one_is_to_be_raised(size: int, tmp_path: Path) -> None:
     assert "drop_last" not in str(told.value)
 
 
-def test_what_fails_whatever_the_batch_is_no_fault_of_its_size(tmp_path: Path) -> None:
+def test_a_failure_at_any_batch_size_does_not_blame_the_size(tmp_path: Path) -> None:
     model = {"path": f"{__name__}:tripping"}
     with pytest.raises(ScenarioError, match="model: a first step of training fails"):
         build(scenario(tmp_path, model=model, client={"batch_size": 1}))
@@ -264,7 +264,7 @@ def test_torch_does_not_warn_of_broadcasting_before_the_fault(
     assert not recwarn.list
 
 
-def test_targets_that_the_loss_does_not_take_are_told_under_its_key() -> None:
+def test_targets_that_the_loss_does_not_take_are_reported_under_its_key() -> None:
     given = {
         "rounds": 1,
         "data": {"source": "digits", "partition": {"kind": "iid", "clients": 4}},
