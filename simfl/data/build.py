@@ -87,7 +87,7 @@ def _by_client(data: SourceData) -> Partition:
     if "client" in data.columns:
         return Natural()
     raise DataError(
-        "data.partition is missing, and the source has no column 'client' to go by; "
+        "data.partition is missing, and the source has no column 'client' to use instead; "
         "add a partition, such as iid with a number of clients"
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 from simfl.data.dataset import Array
 from simfl.data.partition import Partition
 from simfl.data.sources.huggingface import without_bars
-from simfl.errors import ConfigError, MissingExtraError, UnknownNameError
+from simfl.errors import ConfigError, UnknownNameError, import_extra
 from simfl.seeding import derive_seed, numpy_generator
 
 _ROW = "__row__"
@@ -57,7 +57,8 @@ class FlwrPartition(Partition):
             UnknownNameError: if it has no such partitioner.
             ConfigError: if the partitioner refuses its arguments, or these data with them.
         """
-        partitioner = self._build(_flwr_module("flwr_datasets.partitioner"), seed=seed)
+        flwr = import_extra("flwr_datasets.partitioner", what="the 'flwr' partition", extra="flwr")
+        partitioner = self._build(flwr, seed=seed)
         try:
             # It prints its progress and warnings in several ways.
             with (
@@ -114,17 +115,6 @@ def _wants_array(parameter: inspect.Parameter | None, value: object) -> bool:
     kinds = "" if parameter is None else str(parameter.annotation)
     is_array = ("ndarray" in kinds or "NDArray" in kinds) and "list" not in kinds
     return is_array and isinstance(value, list | tuple)
-
-
-def _flwr_module(name: str) -> ModuleType:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(
-            "the 'flwr' partition", package="flwr-datasets", extra="flwr"
-        ) from error
 
 
 def _as_dataset(targets: Array, columns: dict[str, Array], *, order: Array) -> Any:

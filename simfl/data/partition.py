@@ -113,7 +113,7 @@ def class_codes(targets: Array, *, partition: str) -> Array:
     """
     if targets.ndim != 1 or targets.dtype.kind not in "biu":
         raise DataError(
-            f"data.partition {partition!r} goes by the class of each example, but the targets are "
+            f"data.partition {partition!r} uses the class of each example, but the targets are "
             f"{targets.dtype} of shape {targets.shape}; use 'iid', 'quantity' or 'natural'"
         )
     return np.unique(targets, return_inverse=True)[1].astype(np.int64, copy=False)

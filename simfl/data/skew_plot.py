@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 _MAX_CLIENTS: Final = 30
 _MAX_CLASSES: Final = 20
-_WIDE: Final = (
-    10  # the ratio of the largest to the smallest client from which on an axis is logarithmic
-)
+_WIDE: Final = 10  # the ratio of the largest to the smallest client that takes a log axis
 _TEN: Final = (  # Tableau 10
     *("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f"),
     *("#edc948", "#b07aa1", "#ff9da7", "#9c755f", "#bab0ac"),

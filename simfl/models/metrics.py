@@ -170,9 +170,10 @@ def adds_up(metric: Metric, outputs: Tensor, targets: Tensor) -> bool:
         targets: [B, ...]; B is 2 or more.
     """
     cut = max(1, len(targets) // 3)
+    parts = slice(None, cut), slice(cut, None)
     try:
         whole = metric.sums(outputs, targets, None)
-        first, rest = (metric.sums(outputs[part], targets[part], None) for part in _cut_at(cut))
+        first, rest = (metric.sums(outputs[part], targets[part], None) for part in parts)
         pairs = [(w, a + b) for w, a, b in zip(whole, first, rest, strict=True)]
     except Exception:
         return True
@@ -182,10 +183,6 @@ def adds_up(metric: Metric, outputs: Tensor, targets: Tensor) -> bool:
         for one, other in pairs
         if math.isfinite(one) and math.isfinite(other)
     )
-
-
-def _cut_at(cut: int) -> tuple[slice, slice]:
-    return slice(None, cut), slice(cut, None)
 
 
 def as_metrics(given: Iterable[MetricLike]) -> tuple[Metric, ...]:
@@ -205,7 +202,7 @@ def as_metrics(given: Iterable[MetricLike]) -> tuple[Metric, ...]:
     keys = ["loss", *(metric.key for metric in metrics)]
     if twice := [key for key in keys if keys.count(key) > 1]:
         hint = "the loss is always evaluated" if twice[0] == "loss" else "keep one of them"
-        raise ConfigError(f"metrics: {twice[0]!r} is there twice; {hint}")
+        raise ConfigError(f"metrics: {twice[0]!r} is listed twice; {hint}")
     return metrics
 
 

@@ -1,4 +1,4 @@
-"""Seeds that depend on nothing but what they are for."""
+"""Seeds depend only on their purpose."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _read_npz(path: str) -> dict[str, Array]:
     # numpy, zipfile and zlib raise many exceptions, and MemoryError for a forged shape.
     except Exception as error:
         reason = one_line(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read ({reason}); it may be cut short") from error
+        raise DataError(f"{path} cannot be read ({reason}); it may be truncated") from error
 
 
 def _read_arrays(opened: BinaryIO, *, path: str) -> dict[str, Array]:
@@ -77,7 +77,7 @@ def _read_array(file: np.lib.npyio.NpzFile, name: str, *, path: str) -> Array:
         reason = one_line(error)
         raise DataError(f"{path}: array {name!r} cannot be read ({reason})") from error
     if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: {name!r} is not an array but a file of other content")
+        raise DataError(f"{path}: {name!r} is not an array but another kind of file")
     return array
 
 

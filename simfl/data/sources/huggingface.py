@@ -260,7 +260,9 @@ def _pixels(image: Any, *, what: str) -> Array:
     if image is None:
         raise DataError(f"{what} has no image; leave the row out")
     if image.mode not in _GREY + _COLOUR:
-        raise DataError(f"{what}: images of mode {image.mode!r} can't be used; save it as L or RGB")
+        raise DataError(
+            f"{what}: images of mode {image.mode!r} cannot be used; save it as L or RGB"
+        )
     array = np.asarray(image.convert("L" if image.mode in _GREY else "RGB"), np.uint8)
     return array[:, :, np.newaxis] if array.ndim == 2 else array
 

@@ -1,4 +1,4 @@
-"""From a source and a partition to a data set, and what is refused on the way."""
+"""Building a data set from a source and a partition."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -64,5 +64,5 @@ def test_more_shards_than_examples_are_refused():
 
 
 def test_targets_that_are_no_class_ids_are_refused_by_shards():
-    with pytest.raises(DataError, match="'shards' goes by the class"):
+    with pytest.raises(DataError, match="'shards' uses the class"):
         Shards(clients=2).split(np.zeros(100, np.float32), {}, seed=0)

@@ -103,7 +103,7 @@ def test_quantity_takes_targets_that_are_no_classes():
     "targets", [np.zeros(9, np.float32), np.zeros((9, 2), np.int64)], ids=["float", "two axes"]
 )
 def test_targets_that_are_no_class_ids_are_refused(targets):
-    with pytest.raises(DataError, match="goes by the class of each example, but the targets are"):
+    with pytest.raises(DataError, match="uses the class of each example, but the targets are"):
         Dirichlet(clients=3, alpha=1.0).split(targets, {}, seed=0)
 
 

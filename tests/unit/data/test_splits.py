@@ -61,7 +61,7 @@ def test_a_fraction_that_draws_nothing_is_refused():
 
 
 def test_holdout_counts_as_people_count():
-    """0.29 * 100 is 28.999999999999996 in floats, but 29 examples to whoever wrote 0.29."""
+    """0.29 * 100 is 28.999999999999996 in floats, but 29 examples were meant."""
     _, starts = hold_out(np.arange(100), np.array([0, 100]), fraction=0.29, seed=0)
     assert starts.tolist() == [71]
 

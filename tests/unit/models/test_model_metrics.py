@@ -121,7 +121,7 @@ def test_an_unknown_metric_is_an_error_with_its_place() -> None:
 
 
 def test_a_metric_cannot_be_asked_for_twice() -> None:
-    with pytest.raises(ConfigError, match="metrics: 'accuracy' is there twice; keep one"):
+    with pytest.raises(ConfigError, match="metrics: 'accuracy' is listed twice; keep one"):
         as_metrics(["accuracy", Accuracy()])
 
 

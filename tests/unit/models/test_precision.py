@@ -13,7 +13,7 @@ from simfl.models import Batch, TorchModel
 
 
 class Noting(nn.Linear):
-    """Notes what it computes in."""
+    """Records the type that it computes in."""
 
     seen: torch.dtype | None = None
 

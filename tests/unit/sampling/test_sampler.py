@@ -65,7 +65,7 @@ def test_weighted_draws_one_after_another_from_those_that_are_left() -> None:
 
 
 class Scripted:
-    """A generator of which the test says what it draws."""
+    """A generator whose draws the test sets."""
 
     def __init__(self, order: tuple[int, ...], start: int) -> None:
         self.order, self.start, self.num_starts = order, start, 1

@@ -159,7 +159,7 @@ def test_a_fault_of_a_key_is_one_line(faults, minimal_yaml, line, under, expecte
         ),
         (
             "evaluation: {metrics: [accuracy, accuracy]}",
-            "evaluation.metrics: 'accuracy' is there twice; keep one of them",
+            "evaluation.metrics: 'accuracy' is listed twice; keep one of them",
         ),
         (
             "cluster: {actors: many}",

@@ -94,7 +94,7 @@ def test_grey_images_among_colour_ones_get_three_channels(load):
             "the image of row 1 is 3 by 2 pixels, that of row 0 1 by 2 pixels; resize",
         ),
         ([image("L", 0, 0), None], "row 1 has no image; leave the row out"),
-        ([image("I;16", 0, 0)], "row 0: images of mode 'I;16' can't be used"),
+        ([image("I;16", 0, 0)], "row 0: images of mode 'I;16' cannot be used"),
     ],
     ids=["sizes", "missing", "16 bits"],
 )
@@ -268,7 +268,7 @@ def test_the_path_of_an_image_runs_no_code(tmp_path, marking, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:The Pandas builder:FutureWarning")
 def test_a_pickle_in_the_current_folder_is_not_read(tmp_path, monkeypatch):
-    """The library's own reader of pickles reads what lies here, if no files are named."""
+    """Without named files, the library's reader of pickles reads those of the current folder."""
     monkeypatch.chdir(tmp_path)
     Path("train.pkl").write_bytes(pickle.dumps(Marks(str(tmp_path / "EXECUTED"))))
     with pytest.raises(DataError):
@@ -289,7 +289,7 @@ def test_without_the_library_the_extra_to_install_is_named(monkeypatch):
 
 @pytest.mark.parametrize(("said", "kept"), [(None, "0"), ("1", "1")])
 def test_a_data_sets_own_code_runs_only_if_the_user_allows_it(load, monkeypatch, said, kept):
-    """What datasets before version 4 goes by; later ones know no such code."""
+    """The variable that datasets reads before version 4; later versions run no such code."""
     name = "HF_DATASETS_TRUST_REMOTE_CODE"
     monkeypatch.setenv(name, said or "")
     if said is None:
