@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from simfl.aggregation.aggregator import Aggregator, EveryUpdate
+from simfl.aggregation.aggregator import Aggregator, EveryUpdate, merge_contributions
 from simfl.aggregation.mean import Mean
-from simfl.aggregation.merge import merge_contributions
 from simfl.aggregation.robust import Krum, Median, TrimmedMean
 from simfl.aggregation.tree import TreeSum
 

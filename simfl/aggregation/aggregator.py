@@ -1,4 +1,4 @@
-"""Aggregator: how the cohort's deltas become one."""
+"""Aggregator: how the cohort's deltas become one, and how contributions merge on the way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Final, TypeAlias
 from torch import Tensor, tensor
 
 from simfl.component import Component
+from simfl.messages import Contribution
+from simfl.optimizer import Optimizer
 from simfl.vector import Vector
 
 _SHORTCUTS: Final = {"lift_stack": ("lift", "merge"), "finish_round": ("finish", "combine")}
@@ -108,3 +110,22 @@ class EveryUpdate(Aggregator):
     def combine(self, deltas_C: Vector, weights_C: Tensor) -> Vector:
         """Return one delta from a stack of C deltas and their weights, shape [C]."""
         raise NotImplementedError(f"{type(self).__name__} has no combine()")
+
+
+def merge_contributions(
+    left: Contribution, right: Contribution, *, aggregator: Aggregator, optimizer: Optimizer
+) -> Contribution:
+    """Merge two contributions, in the order of the tree; may reuse the left one's memory.
+
+    Args:
+        left: of the lower cohort positions.
+        right: of the higher ones.
+        aggregator: merges the deltas.
+        optimizer: of the clients; its modules say how their auxiliary variables merge.
+    """
+    return Contribution(
+        total=aggregator.merge(left.total, right.total),
+        weight=left.weight + right.weight,
+        aux=optimizer.merge_aux(left.aux, right.aux),
+        sums={name: left.sums[name] + right.sums[name] for name in left.sums},
+    )

@@ -107,7 +107,7 @@ def _exact(model: TorchModel) -> Iterator[None]:
 
 
 def can_evaluate_together(recipe: ClientRecipe, dataset: FederatedDataset) -> bool:
-    """Say whether clients evaluated in one batch get the same results as one by one.
+    """Return whether clients evaluated in one batch get the same results as one by one.
 
     Only third-party code is tested; its exceptions are left to the run.
     """

@@ -120,7 +120,7 @@ def _rule(model: TorchModel, cohort_size: int, *, uses_gpu: bool) -> int:
 def _is_mostly_filler(
     size: int, recipe: ClientRecipe, model: TorchModel, dataset: FederatedDataset
 ) -> bool:
-    """Say whether stacks of clients in their order would have more padding than examples.
+    """Return whether stacks of clients in their order would have more padding than examples.
 
     With a small model, any amount of padding costs less than a step's overhead.
     """

@@ -25,8 +25,8 @@ from simfl.optimizer.schedules import (
     Piecewise,
     Polynomial,
     Triangular,
+    WarmUp,
 )
-from simfl.optimizer.warm_up import WarmUp
 from simfl.states import KeptState, OptimizerState
 
 __all__ = [

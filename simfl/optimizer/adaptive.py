@@ -60,7 +60,7 @@ class RmsProp(OptiModule):
     takes_read_only: ClassVar[bool] = True
 
     beta: Fraction = 0.9
-    """The weight of the former average."""
+    """The weight of the previous average."""
     eps: Positive = 1e-7
     """Added to the root, so that nothing is divided by zero."""
 
@@ -77,7 +77,54 @@ class RmsProp(OptiModule):
 
 
 @dataclass(frozen=True)
-class Adam(OptiModule):
+class _Moments(OptiModule):
+    """What Adam and Yogi have in common: all but how the second moment follows the gradients."""
+
+    beta_1: Decay = 0.9
+    """The weight of the previous first moment."""
+    beta_2: Decay = 0.99
+    """The weight of the previous second moment."""
+    amsgrad: bool = False
+    """Divide by the largest second moment so far."""
+    eps: Positive = 1e-7
+    """Added to the root, so that nothing is divided by zero."""
+    bias_correction: bool = True
+    """false: the moments are taken as they are, and v starts at eps², as in FedOpt."""
+
+    def init(self, like: Vector) -> State:
+        """Return the moments before the first step, and beta^t for t = 0."""
+        # beta^t is carried along as a product: unlike pow() it has the same bits in a stack.
+        one = torch.ones((), dtype=torch.float64, device=like.tensors[0].device)
+        state: State = {"power_1": one, "power_2": one.clone()} if self.bias_correction else {}
+        second = like.zeros_like() if self.bias_correction else like.zeros_like() + self.eps**2
+        state |= {"first": like.zeros_like(), "second": second}
+        return state | {"largest": like.zeros_like()} if self.amsgrad else state
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Return the first moment divided by the root of the second, and keep both."""
+        in_place, corrects = context.owns_state, self.bias_correction
+        new: State = {}
+        if corrects:
+            new["power_1"] = state["power_1"] * self.beta_1
+            new["power_2"] = state["power_2"] * self.beta_2
+        second = new["second"] = self._second_moment(state["second"], gradients, in_place=in_place)
+        first = new["first"] = moving_average(
+            state["first"], gradients, self.beta_1, in_place=in_place
+        )
+        scale = _unbiased(second, new["power_2"]) if corrects else second
+        if self.amsgrad:
+            scale = new["largest"] = scale.maximum(state["largest"])
+        is_kept = self.amsgrad or not corrects
+        root = _plus(scale.sqrt() if is_kept else scale.sqrt_(), self.eps)
+        return _unbiased(first, new["power_1"]).div_(root) if corrects else first / root, new
+
+    def _second_moment(self, second: Vector, gradients: Vector, *, in_place: bool) -> Vector:
+        """Return the second moment after a step, perhaps in the memory of the previous one."""
+        raise NotImplementedError(f"{type(self).__name__} has no _second_moment()")
+
+
+@dataclass(frozen=True)
+class Adam(_Moments):
     """Adam: momentum divided by the root of the average square, both corrected for their start.
 
     Init: m = v = 0. Step: m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g²;
@@ -93,31 +140,12 @@ class Adam(OptiModule):
     name: ClassVar[str] = "adam"
     takes_read_only: ClassVar[bool] = True
 
-    beta_1: Decay = 0.9
-    """The weight of the former first moment."""
-    beta_2: Decay = 0.99
-    """The weight of the former second moment."""
-    amsgrad: bool = False
-    """Divide by the largest second moment so far."""
-    eps: Positive = 1e-7
-    """Added to the root, so that nothing is divided by zero."""
-    bias_correction: bool = True
-    """false: the moments are taken as they are, and v starts at eps², as in FedOpt."""
-
-    def init(self, like: Vector) -> State:
-        """Return the moments before the first step, and beta^t for t = 0."""
-        return _first_moments(self, like)
-
-    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
-        """Return the first moment divided by the root of the second, and keep both."""
-        second = _average_square(
-            state["second"], gradients, self.beta_2, in_place=context.owns_state
-        )
-        return _adam_step(self, gradients, second, state, in_place=context.owns_state)
+    def _second_moment(self, second: Vector, gradients: Vector, *, in_place: bool) -> Vector:
+        return _average_square(second, gradients, self.beta_2, in_place=in_place)
 
 
 @dataclass(frozen=True)
-class Yogi(OptiModule):
+class Yogi(_Moments):
     """Adam whose second moment changes by as much as g², however large it is itself.
 
     As ``Adam``, with v = v - sign(v - g²) (1 - beta_2) g². Without ``bias_correction`` this is
@@ -131,58 +159,17 @@ class Yogi(OptiModule):
     name: ClassVar[str] = "yogi"
     takes_read_only: ClassVar[bool] = True
 
-    beta_1: Decay = 0.9
-    """The weight of the former first moment."""
     beta_2: Decay = 0.99
     """One minus how fast the second moment follows the squared gradients."""
-    amsgrad: bool = False
-    """Divide by the largest second moment so far."""
-    eps: Positive = 1e-7
-    """Added to the root, so that nothing is divided by zero."""
-    bias_correction: bool = True
-    """false: the moments are taken as they are, and v starts at eps², as in FedOpt."""
 
-    def init(self, like: Vector) -> State:
-        """Return the moments before the first step, and beta^t for t = 0."""
-        return _first_moments(self, like)
-
-    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
-        """Return the first moment divided by the root of the second, and keep both."""
-        second = yogi_average(state["second"], gradients * gradients, self.beta_2)
-        return _adam_step(self, gradients, second, state, in_place=context.owns_state)
-
-
-def _first_moments(module: Adam | Yogi, like: Vector) -> State:
-    # beta^t is carried along as a product: unlike pow() it has the same bits in a stack.
-    one = torch.ones((), dtype=torch.float64, device=like.tensors[0].device)
-    state: State = {"power_1": one, "power_2": one.clone()} if module.bias_correction else {}
-    second = like.zeros_like() if module.bias_correction else like.zeros_like() + module.eps**2
-    state |= {"first": like.zeros_like(), "second": second}
-    return state | {"largest": like.zeros_like()} if module.amsgrad else state
-
-
-def _adam_step(
-    module: Adam | Yogi, gradients: Vector, second: Vector, state: State, *, in_place: bool
-) -> tuple[Vector, State]:
-    corrects = module.bias_correction
-    powers: State = {}
-    if corrects:
-        powers["power_1"] = state["power_1"] * module.beta_1
-        powers["power_2"] = state["power_2"] * module.beta_2
-    first = moving_average(state["first"], gradients, module.beta_1, in_place=in_place)
-    new: State = {**powers, "first": first, "second": second}
-    scale = _unbiased(second, powers["power_2"]) if corrects else second
-    if module.amsgrad:
-        scale = new["largest"] = scale.maximum(state["largest"])
-    is_kept = module.amsgrad or not corrects
-    root = _plus(scale.sqrt() if is_kept else scale.sqrt_(), module.eps)
-    return _unbiased(first, powers["power_1"]).div_(root) if corrects else first / root, new
+    def _second_moment(self, second: Vector, gradients: Vector, *, in_place: bool) -> Vector:
+        return yogi_average(second, gradients * gradients, self.beta_2)
 
 
 def _average_square(average: Vector, value: Vector, beta: float, *, in_place: bool) -> Vector:
     """Return beta average + (1 - beta) value², in the memory of the average or in its own."""
-    former = average.mul_(beta) if in_place else average * beta
-    return former.add_((value * value).mul_(1.0 - beta))
+    previous = average.mul_(beta) if in_place else average * beta
+    return previous.add_((value * value).mul_(1.0 - beta))
 
 
 def _plus(root: Vector, eps: float) -> Vector:

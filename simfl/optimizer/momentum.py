@@ -27,7 +27,7 @@ class Momentum(OptiModule):
     takes_read_only: ClassVar[bool] = True
 
     beta: Fraction = 0.9
-    """How much of the former velocity stays."""
+    """How much of the previous velocity stays."""
     nesterov: bool = False
     """Look one step ahead."""
 
@@ -53,7 +53,7 @@ class Ewma(OptiModule):
     takes_read_only: ClassVar[bool] = True
 
     beta: Fraction = 0.9
-    """The weight of the former average."""
+    """The weight of the previous average."""
 
     def init(self, like: Vector) -> State:
         """Return an average of zero."""
@@ -79,7 +79,7 @@ class YogiMomentum(OptiModule):
     takes_read_only: ClassVar[bool] = True
 
     beta: Fraction = 0.9
-    """The weight of the former average."""
+    """The weight of the previous average."""
 
     def init(self, like: Vector) -> State:
         """Return an average of zero."""

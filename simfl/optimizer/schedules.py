@@ -1,4 +1,4 @@
-"""Schedules that are one formula; ``warm_up.py`` has the one around another.
+"""The schedules of simfl.
 
 In this file p is the position: 0 in the first round, or for the first step.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
 
 from simfl.component import Count, Fraction, NonNegative
 from simfl.errors import ConfigError
-from simfl.optimizer.schedule import Schedule
+from simfl.optimizer.schedule import Schedule, build_rate
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,8 @@ class InverseTime(Schedule):
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
-    """Go from one rate to another in a straight line, and stay there.
-
-    >>> [Linear(base=1.0, end=0.5, length=2).value(p) for p in range(4)]
-    [1.0, 0.75, 0.5, 0.5]
-    """
-
-    name: ClassVar[str] = "linear"
+class _Ramp(Schedule):
+    """Goes from one rate to another, and stays there."""
 
     base: NonNegative
     """The first rate."""
@@ -84,6 +79,17 @@ class Linear(Schedule):
     """The position that has the last rate."""
     end: NonNegative = 0.0
     """The last rate."""
+
+
+@dataclass(frozen=True)
+class Linear(_Ramp):
+    """Go from one rate to another in a straight line, and stay there.
+
+    >>> [Linear(base=1.0, end=0.5, length=2).value(p) for p in range(4)]
+    [1.0, 0.75, 0.5, 0.5]
+    """
+
+    name: ClassVar[str] = "linear"
 
     def value(self, position: int) -> float:
         """Return base + (end - base) · p / length, up to end."""
@@ -93,7 +99,7 @@ class Linear(Schedule):
 
 
 @dataclass(frozen=True)
-class Polynomial(Schedule):
+class Polynomial(_Ramp):
     """Go from one rate to another with a power of what is left, and stay there.
 
     >>> [Polynomial(base=1.0, length=2, power=2.0).value(p) for p in range(4)]
@@ -101,13 +107,6 @@ class Polynomial(Schedule):
     """
 
     name: ClassVar[str] = "polynomial"
-
-    base: NonNegative
-    """The first rate."""
-    length: Count
-    """The position that has the last rate."""
-    end: NonNegative = 0.0
-    """The last rate."""
     power: NonNegative = 2.0
     """The exponent; 1 is linear."""
 
@@ -150,7 +149,7 @@ class Piecewise(Schedule):
 
 
 @dataclass(frozen=True)
-class Cosine(Schedule):
+class Cosine(_Ramp):
     """Go from one rate to another along half a cosine, and stay there.
 
     Source: Loshchilov and Hutter, 2017, equation 5 with one cycle,
@@ -158,13 +157,6 @@ class Cosine(Schedule):
     """
 
     name: ClassVar[str] = "cosine"
-
-    base: NonNegative
-    """The first rate."""
-    length: Count
-    """The position that has the last rate."""
-    end: NonNegative = 0.0
-    """The last rate."""
 
     def value(self, position: int) -> float:
         """Return end + (base - end) · (1 + cos(π · min(p / length, 1))) / 2."""
@@ -233,5 +225,67 @@ class Triangular(Schedule):
         return self.low + (self.high - self.low) * height * self.shrink**cycle
 
 
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """Rise in a straight line to the first rate of another schedule, then follow that.
+
+    The other schedule begins, with its position 0, at position ``length`` of this one.
+
+    Source: Goyal et al., 2017, section 2.2, https://arxiv.org/abs/1706.02677
+
+    >>> [WarmUp(after=0.75, length=2).value(p) for p in range(4)]
+    [0.25, 0.5, 0.75, 0.75]
+    """
+
+    name: ClassVar[str] = "warm-up"
+
+    after: NonNegative | str | tuple[str, dict[str, Any]]
+    """A number, the name of a schedule, or its name and fields. It goes by the same unit."""
+    length: Count
+    """How many positions come before the full rate: 1/(length + 1) of it, 2/(length + 1)..."""
+
+    def __post_init__(self) -> None:
+        """Check the fields; a schedule that is built already is taken, too."""
+        if isinstance(self.after, Schedule):
+            object.__setattr__(self, "after", _name_and_config(self.after))
+        super().__post_init__()
+
+    def check(self) -> None:
+        """Build the other schedule, and write its config out in full."""
+        after = build_rate(_with_unit(self.after, self.unit), place="after")
+        if not isinstance(after, Schedule):
+            return
+        if after.unit != self.unit:
+            raise ConfigError(
+                f"{self.name}: unit is {self.unit!r}, but that of 'after' is {after.unit!r}; "
+                "give both the same"
+            )
+        object.__setattr__(self, "after", _name_and_config(after))
+
+    def value(self, position: int) -> float:
+        """Return after(0) · (p + 1) / (length + 1), and then after(p - length)."""
+        if position >= self.length:
+            return self._schedule.value(position - self.length)
+        return self._schedule.value(0) * (position + 1) / (self.length + 1)
+
+    @cached_property
+    def _schedule(self) -> Schedule:
+        after = build_rate(self.after, place="after")
+        return after if isinstance(after, Schedule) else Constant(after, unit=self.unit)
+
+
 def _half_cosine(base: float, end: float, progress: float) -> float:
     return end + (base - end) * (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+def _name_and_config(schedule: Schedule) -> tuple[str, dict[str, Any]]:
+    return schedule.name, schedule.get_config()
+
+
+def _with_unit(spec: Any, unit: str) -> Any:
+    match spec:
+        case str():
+            return spec, {"unit": unit}
+        case (name, dict(config)):
+            return name, {"unit": unit, **config}
+    return spec
