@@ -116,9 +116,9 @@ def place(
     free = {node.id: dict(node.resources) for node in nodes}
     by_node: list[dict[str, int]] = [{} for _ in groups]
     order = sorted(range(len(groups)), key=lambda index: _ease(groups[index]))
-    for goal in ("least", "most"):
+    for goals in ([bound.least for bound in bounds], [bound.most for bound in bounds]):
         for index in order:
-            _fill(groups[index], getattr(bounds[index], goal), nodes, free, by_node[index])
+            _fill(groups[index], goals[index], nodes, free, by_node[index])
     return Placement(tuple(by_node))
 
 
