@@ -82,7 +82,7 @@ def _row(run: Run, parent: Path, now: float) -> tuple[str, ...]:
     return (
         str(run.folder.relative_to(parent)),
         run.name,
-        run.state + (" (damaged)" if _is_damaged(run) else ""),
+        run.state + (" (damaged)" if run.is_damaged else ""),
         run.progress,
         "—" if key is None else f"{key} {number(value)}",
         duration(run.seconds),
@@ -96,10 +96,6 @@ def _result(run: Run) -> tuple[str | None, float | None]:
 
     key = main_metric([run])
     return key, None if key is None else run.latest(key)
-
-
-def _is_damaged(run: Run) -> bool:
-    return any("not there" not in fault for fault in run.faults)
 
 
 def _described(run: Run) -> dict[str, Any]:
@@ -168,7 +164,7 @@ def _print_curves(comparison: Comparison) -> None:
     common, first = comparison.common_rounds, comparison.first_round
     say(f"rounds: {comparison.a.rounds} and {comparison.b.rounds}, {common} in common")
     if common == 0:
-        say("curves: there is no round to compare")
+        say("curves: no round to compare")
     elif first is None:
         which = (
             ("the one round" if common == 1 else f"all {common} rounds") + " that both have"

@@ -30,11 +30,11 @@ def validate_scenarios(
     no_import: Annotated[
         bool,
         typer.Option(
-            "--no-import", help="Refuse scenarios that run code of their authors'; import none."
+            "--no-import", help="Refuse scenarios that run their authors' code; import none of it."
         ),
     ] = False,
 ) -> None:
-    """Check scenarios as a run would before it starts; exit with 2 if one has a fault."""
+    """Check scenarios as a run would before it starts; exit with 2 if one has an error."""
     trust = Trust.none if no_import else Trust.all
     faults = [_faults(file, overrides, with_data=not no_data, trust=trust) for file in files]
     if any(faults):
@@ -54,7 +54,7 @@ def _faults(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -
     except SimflError as error:
         faults = [f"{file}: {error}"]
     except Exception as error:
-        # Of the user's own code, which the scenario names: the traceback says where.
+        # Raised by user code that the scenario names: the traceback says where.
         faults = [f"{file}: {type(error).__name__}: {error}"]
         say(traceback.format_exc().rstrip(), err=True)
     for line in faults or [f"{file}: ok"]:

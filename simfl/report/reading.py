@@ -32,6 +32,10 @@ _MAX_BYTES: Final = 1 << 26
 _MAX_METRICS: Final = 1 << 29
 
 
+class _Missing(str):
+    """A message about a file that does not exist."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run, as read from its folder."""
@@ -56,6 +60,11 @@ class Run:
     """When it was last written to, in seconds since the epoch."""
     faults: tuple[str, ...] = ()
     """Messages about what is missing or damaged."""
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether a file exists and cannot be read, or not all of it."""
+        return not all(isinstance(fault, _Missing) for fault in self.faults)
 
     @property
     def name(self) -> str:
@@ -258,7 +267,7 @@ def _read_text(path: Path, faults: list[str], *, limit: int = _MAX_BYTES) -> str
     try:
         return read_regular(path, limit=limit).decode(errors="replace")
     except FileNotFoundError:
-        faults.append(f"{path.name} is missing")
+        faults.append(_Missing(f"{path.name} is missing"))
     except OSError as error:
         faults.append(f"{path.name} cannot be read: {error.strerror}")
     return None

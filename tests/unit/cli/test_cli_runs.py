@@ -79,6 +79,14 @@ def test_a_damaged_run_is_listed_as_such(simfl):
     assert lines[2][:5] == ["a", "a", "running", "(damaged)", "3/?"]
 
 
+def test_a_run_without_one_of_its_files_is_not_listed_as_damaged(simfl):
+    write_run("runs/a")
+    Path("runs/a/versions.json").unlink(missing_ok=True)
+    assert "damaged" not in simfl("ls").stdout
+    (run,) = json.loads(simfl("ls", "--json").stdout)
+    assert run["faults"] == ["versions.json is missing"]
+
+
 def test_the_list_of_runs_is_there_for_programs(simfl):
     write_run("elsewhere/a")
     (run,) = json.loads(simfl("ls", "elsewhere", "--json").stdout)
