@@ -178,7 +178,10 @@ class RayEngine:
 
     def get_weights(self, handle: SnapshotRefs) -> Vector:
         """Fetch all weights of a snapshot, into memory that outlives the object store."""
-        parcel = self._fetch(handle.broadcast, doing="fetching the final weights")
+        try:
+            parcel = self._server.get(handle.broadcast)
+        except RayError as error:
+            raise explain(error, doing="fetching the final weights") from None
         broadcast: Broadcast = open_parcel(parcel)
         return broadcast.weights.clone()
 
@@ -326,9 +329,3 @@ class RayEngine:
         if self._connection.is_local or not isinstance(state, StateFile) or not state.is_local:
             return state
         return self._server.read_state(state)
-
-    def _fetch(self, refs: Any, *, doing: str) -> Any:
-        try:
-            return self._server.get(refs)
-        except RayError as error:
-            raise explain(error, doing=doing) from None
