@@ -40,7 +40,7 @@ from simfl.engine import (
     snapshot_of,
 )
 from simfl.engine.events import AnyChunk, Assign, Begin
-from simfl.engine.recovery import Decision, Limits, Loss, decide
+from simfl.engine.recovery import Decision, Loss, decide
 from simfl.errors import StatesLostError
 from simfl.messages import (
     Broadcast,
@@ -75,36 +75,32 @@ class RayEngine:
     """
 
     def __init__(self, connection: Connection, setup: EngineSetup) -> None:
-        cluster = setup.cluster
+        cluster, dataset = setup.cluster, setup.dataset
+        # So that the examples are freed once they are in the object store.
+        self._setup = setup = replace(setup, dataset=dataset.without_examples())
         self._connection = connection
-        self._cluster, self._groups = cluster, setup.groups
         self._keeps_state = setup.client.keep_state and setup.client.optimizer.keeps_state
         self._kept_last_round = True
         self._is_dedicated = cluster.placement == "dedicated"
         self._paces: defaultdict[int, Pace] = defaultdict(Pace)
         self._states = StateTable[Ref](setup.location)
         self.dashboard = connection.dashboard
-        limits = Limits(cluster.max_retries, cluster.start_timeout_s, cluster.stall_limit_s)
         self._server = RemoteServer(
             launch_server(setup),
             put_setup(setup, setup.server),
-            limits=limits,
+            cluster=cluster,
             notify=setup.notify,
             require_cluster=connection.watch.require_all,
         )
         self._saves = Saves(setup.location, self._states, self._server)
-        dataset = setup.shared.ref if setup.shared else ray.put(setup.dataset)
-        # So that the examples are freed.
-        setup = replace(setup, dataset=setup.dataset.without_examples())
         self._fleet = Fleet(setup)
         self._pool = ClientPool(
-            (dataset, self._server.actor),
-            limits=limits,
+            (setup.shared.ref if setup.shared else ray.put(dataset), self._server.actor),
+            cluster=cluster,
             workload=Workload(setup.client.work, setup.dataset).of,
             server=self._server,
             notify=setup.notify,
         )
-        self._group_of = setup.group_of
         # In a cluster started for this run, there are no other jobs to wait for.
         notify = setup.notify if not connection.is_local else lambda _: None
         Starter(setup, self._server, self._fleet, self._pool, notify).start()
@@ -131,8 +127,8 @@ class RayEngine:
 
     def evaluate(self, chunk: EvaluationChunk, handle: SnapshotRefs) -> list[MetricSums]:
         """Evaluate the items, in equal parts on all actors with the group's kind of device."""
-        kinds = [self._groups[worker.group].device for worker in self._pool.workers]
-        kind = self._groups[chunk.group].device
+        kinds = [self._setup.groups[worker.group].device for worker in self._pool.workers]
+        kind = self._setup.groups[chunk.group].device
         num_actors = max(1, kinds.count(kind))
         size = -(-len(chunk.items) // num_actors)
         shares = [
@@ -169,7 +165,7 @@ class RayEngine:
             except RayError as error:
                 if not is_object_loss(error):
                     raise explain(error, doing=doing) from None
-                limit = self._cluster.max_retries
+                limit = self._setup.cluster.max_retries
                 decision = decide(Loss.OBJECT, attempt=attempt, max_retries=limit)
                 if decision is Decision.ROLL_BACK:
                     raise StatesLostError(f"{doing}: an object was lost with its node") from None
@@ -220,7 +216,7 @@ class RayEngine:
     def describe(self) -> str:
         """Return how many actors train clients."""
         counts = Counter(worker.group for worker in self._pool.members)
-        names = [self._groups[group].name for group in sorted(counts)]
+        names = [self._setup.groups[group].name for group in sorted(counts)]
         by_group = ", ".join(f"{counts[g]} {name}" for g, name in enumerate(names) if name)
         all_of_them = f"{self.num_actors} client actor{'s' if self.num_actors > 1 else ''}"
         return f"{all_of_them} ({by_group}) on Ray" if by_group else f"{all_of_them} on Ray"
@@ -278,21 +274,21 @@ class RayEngine:
         num_bytes = sum(result.report.state_bytes for result in results if result.states)
         self._states.commit(retained, num_bytes=num_bytes)
         self._kept_last_round = any(result.report.keeping for result in results)
-        if self._states.held_bytes > self._cluster.state_memory:
+        if self._states.held_bytes > self._setup.cluster.state_memory:
             self._saves.spill(label=f"spill-{round:06d}")
 
     def _begin(self, chunks: Sequence[AnyChunk]) -> Begin:
         """Return a pass in which a group's actors train its clients, or an actor its own client."""
         if not self._is_dedicated:
             return Begin(chunks, lanes=[worker.group for worker in self._pool.workers])
-        own_clients = np.argsort(self._group_of, kind="stable").tolist()
+        own_clients = np.argsort(self._setup.group_of, kind="stable").tolist()
         return Begin(chunks, lanes=own_clients, lane_of=lambda chunk: chunk.clients[0])
 
     def _cut(self, plan: RoundPlan, part: CohortPart) -> list[Chunk]:
         if self._is_dedicated:
             return equal_chunks(plan, part, 1)
-        if isinstance(self._cluster.chunk_size, int):
-            return equal_chunks(plan, part, self._cluster.chunk_size)
+        if isinstance(self._setup.cluster.chunk_size, int):
+            return equal_chunks(plan, part, self._setup.cluster.chunk_size)
         num_workers = sum(worker.group == part.group for worker in self._pool.members)
         least_work = self._paces[part.group].least_work
         return guided_chunks(plan, part, num_workers, least_work=least_work)

@@ -13,8 +13,9 @@ from ray.exceptions import GetTimeoutError, RayError
 from simfl.cluster.failures import explain, is_actor_loss, is_object_loss
 from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.wire import pack, pack_broadcast
-from simfl.engine.recovery import SILENT_S, Decision, Heartbeats, Limits, Loss, decide
+from simfl.engine.recovery import SILENT_S, Decision, Heartbeats, Loss, decide
 from simfl.messages import RoundPlan, RoundReport, Snapshot
+from simfl.sections import ClusterSection
 from simfl.states import StateFile
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class RemoteServer:
     Args:
         actor: the server's.
         setup: what it is started with.
-        limits: when to give up on it.
+        cluster: says how often it may die in a round, and how long it may not answer.
         notify: called with a message if it does not answer.
         require_cluster: raises ClusterError if Ray itself has failed.
     """
@@ -45,7 +46,7 @@ class RemoteServer:
         actor: Any,
         setup: Ref,
         *,
-        limits: Limits,
+        cluster: ClusterSection,
         notify: Callable[[str], None] = lambda _: None,
         require_cluster: Callable[[], None] = lambda: None,
     ) -> None:
@@ -53,9 +54,9 @@ class RemoteServer:
         self.beats = Heartbeats()
         """The client actors' heartbeats, as counted by the server."""
         self._setup = setup
-        self._max_retries = limits.max_retries
-        self._start_timeout_s = limits.start_timeout_s
-        self._silent_s = SILENT_S if limits.stall_limit_s is None else limits.stall_limit_s
+        self._max_retries = cluster.max_retries
+        self._start_timeout_s = cluster.start_timeout_s
+        self._silent_s = SILENT_S if cluster.stall_limit_s is None else cluster.stall_limit_s
         self._notify = notify
         self.require_cluster = require_cluster
         self._asked: Ref | None = None

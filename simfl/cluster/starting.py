@@ -23,6 +23,7 @@ from simfl.cluster.survey import describe_room
 from simfl.cluster.workers import ClientPool
 from simfl.engine.recovery import Decision, Loss, decide
 from simfl.messages import Chunk
+from simfl.sections import ClusterSection
 
 SERVER = "server"
 
@@ -74,8 +75,7 @@ class Starter:
             actors,
             lambda label: starts[label](),
             is_enough=is_enough,
-            max_retries=self.setup.cluster.max_retries,
-            timeout_s=self.setup.cluster.start_timeout_s,
+            cluster=self.setup.cluster,
             notify=lambda labels: self._notify_of(labels, workers),
         )
         self.pool.join(workers, late)
@@ -117,8 +117,7 @@ def start_all(
     start: Callable[[str], Ref],
     *,
     is_enough: Callable[[set[str]], bool],
-    max_retries: int,
-    timeout_s: float,
+    cluster: ClusterSection,
     notify: Callable[[list[str]], None] = lambda _: None,
 ) -> dict[str, Ref]:
     """Start all actors, and wait until enough of them are ready. Dead ones are started again.
@@ -130,8 +129,7 @@ def start_all(
         actors: by label.
         start: calls ``start`` of the actor with a label.
         is_enough: returns whether a run may begin with the actors of these labels.
-        max_retries: how often each may die meanwhile.
-        timeout_s: how long all of it may take.
+        cluster: says how often each may die meanwhile, and how long all of it may take.
         notify: called once, with the labels of those still missing after ``NOTIFY_S``.
 
     Returns:
@@ -142,7 +140,7 @@ def start_all(
     """
     deaths: Counter[str] = Counter()
     began = time.monotonic()
-    deadline, is_notified = began + timeout_s, False
+    deadline, is_notified = began + cluster.start_timeout_s, False
     waiting = {start(label): label for label in actors}
     while waiting and not is_enough(actors.keys() - waiting.values()):
         until = deadline if is_notified else min(deadline, began + NOTIFY_S)
@@ -159,7 +157,7 @@ def start_all(
         if death is None:
             continue
         deaths[label] += 1
-        decision = decide(Loss.CLIENT_ACTOR, attempt=deaths[label], max_retries=max_retries)
+        decision = decide(Loss.CLIENT_ACTOR, attempt=deaths[label], max_retries=cluster.max_retries)
         if decision is Decision.ABORT:
             raise explain(death, doing=f"starting {label}")
         _await_process(actors[label], label, deadline)

@@ -15,8 +15,8 @@ from simfl.cluster.references import Ref
 from simfl.cluster.remote_server import LOOK_S, NOTICE_S, RemoteServer
 from simfl.engine import Work, events
 from simfl.engine.controller import Controller
-from simfl.engine.recovery import Limits
 from simfl.errors import ClusterError
+from simfl.sections import ClusterSection
 
 Start: TypeAlias = Callable[[Any, Any], list[Ref]]
 """Starts a chunk on an actor; returns the references to its results, the small one first."""
@@ -30,7 +30,7 @@ class ClientPool:
 
     Args:
         start_with: references to the arguments of ``start`` after the setup, the data first.
-        limits: when to give up on an actor.
+        cluster: says when to give up on a chunk or on the actors.
         workload: returns the amount of work in a chunk.
         server: polled for the actors' heartbeats while chunks are running.
         notify: called with a message for the user.
@@ -40,7 +40,7 @@ class ClientPool:
         self,
         start_with: tuple[Ref, ...],
         *,
-        limits: Limits,
+        cluster: ClusterSection,
         workload: Callable[[events.AnyChunk], Work],
         server: RemoteServer,
         notify: Callable[[str], None],
@@ -48,10 +48,10 @@ class ClientPool:
         self.workers: list[Worker] = []
         """All that have joined, by the controller's number."""
         self._start_with = start_with
-        self._start_timeout_s = limits.start_timeout_s
+        self._start_timeout_s = cluster.start_timeout_s
         self._server = server
         self._notify = notify
-        self._controller = Controller(limits, workload)
+        self._controller = Controller(cluster, workload)
         self._calls: dict[Ref, tuple[events.Assign, list[Ref]]] = {}
         """By the reference to its first result, each chunk that runs."""
         self._starts: dict[Ref, int] = {}

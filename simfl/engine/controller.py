@@ -36,9 +36,10 @@ from simfl.engine.events import (
     Retire,
     Tick,
 )
-from simfl.engine.recovery import Decision, Heartbeats, Limits, Loss, StallWatch, decide
+from simfl.engine.recovery import Decision, Heartbeats, Loss, StallWatch, decide
 from simfl.errors import ClusterError
 from simfl.messages import Chunk, EvaluationChunk
+from simfl.sections import ClusterSection
 
 IN_FLIGHT = 2
 """Chunks at an actor: one that runs, and one whose arguments are fetched meanwhile. While another
@@ -72,7 +73,7 @@ class _Actor:
 class Controller:
     """Hands out chunks in order, a few at a time, to whichever actor has room.
 
-    >>> controller = Controller(Limits(), lambda chunk: (1.0,))
+    >>> controller = Controller(ClusterSection(), lambda chunk: (1.0,))
     >>> controller.handle(Joined("client-0", 0, is_starting=False), now=0.0)
     []
     >>> chunks = [Chunk(1, start, (start,), 3) for start in range(3)]
@@ -82,16 +83,16 @@ class Controller:
     [2]
 
     Args:
-        limits: when to give up.
+        cluster: says when to give up on a chunk or on the actors.
         workload: returns the amount of work in a chunk.
     """
 
-    def __init__(self, limits: Limits, workload: Callable[[AnyChunk], Work]) -> None:
-        self._limits = limits
+    def __init__(self, cluster: ClusterSection, workload: Callable[[AnyChunk], Work]) -> None:
+        self._cluster = cluster
         self._workload = workload
         self._actors: list[_Actor] = []
         self._watches: defaultdict[Hashable, StallWatch] = defaultdict(
-            lambda: StallWatch(limits.stall_limit_s)
+            lambda: StallWatch(cluster.stall_limit_s)
         )
         self._tasks: dict[int, _Task] = {}
         self._numbers = itertools.count()
@@ -227,7 +228,7 @@ class Controller:
         identity = _identity(task.assign.chunk)
         self._losses[identity] += is_to_blame
         attempt = max(1, self._losses[identity])
-        decision = decide(Loss.CLIENT_ACTOR, attempt=attempt, max_retries=self._limits.max_retries)
+        decision = decide(Loss.CLIENT_ACTOR, attempt=attempt, max_retries=self._cluster.max_retries)
         if decision is Decision.ABORT:
             return self._abort(error if task.stalled_s is None else _stall_error(task))
         self._requeue(task)
@@ -280,13 +281,13 @@ class Controller:
             return []
         if self._idle_since is None:
             self._idle_since = now
-        if now - self._idle_since <= self._limits.start_timeout_s:
+        if now - self._idle_since <= self._cluster.start_timeout_s:
             return []
         labels = ", ".join(actor.label for actor in self._starting())
         return self._abort(
             ClusterError(
                 f"{labels} died and could not be started again within "
-                f"{self._limits.start_timeout_s:g} s; check that the cluster has room for them"
+                f"{self._cluster.start_timeout_s:g} s; check that the cluster has room for them"
             )
         )
 

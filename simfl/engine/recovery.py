@@ -17,18 +17,6 @@ SILENT_S = 300.0
 """How long a process may send no heartbeat if the time of its work is unknown, in seconds."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When a run gives up on its actors."""
-
-    max_retries: int = 3
-    """How often the same chunk may bring down its actor, or the server may die in one round."""
-    start_timeout_s: float = 180.0
-    """How long actors may take to start, or all of them be away at once."""
-    stall_limit_s: float | None = None
-    """How long a chunk may take, or the server not answer; None: learned, and ``SILENT_S``."""
-
-
 class Loss(Enum):
     """What was lost."""
 

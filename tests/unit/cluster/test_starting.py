@@ -18,6 +18,7 @@ from simfl.cluster.survey import describe_room
 from simfl.engine import DeviceUse
 from simfl.errors import ClusterError
 from simfl.messages import Chunk
+from simfl.sections import ClusterSection
 
 
 def test_an_actor_that_fails_at_once_each_time_is_given_up_when_time_is_up(
@@ -50,8 +51,7 @@ def test_the_user_is_notified_once_of_actors_that_do_not_start(
             {"a": None, "b": None},
             lambda label: f"ref of {label}",
             is_enough=lambda labels: len(labels) == 2,
-            max_retries=0,
-            timeout_s=100.0,
+            cluster=ClusterSection(max_retries=0, start_timeout_s=100.0),
             notify=told.append,
         )
     assert told == [["b"]]
@@ -87,7 +87,7 @@ def test_a_group_gets_as_many_actors_on_a_gpu_as_its_memory_holds(
     )
     group = ActorGroup(num_gpus=0.1, stack=2)
     setup: Any = SimpleNamespace(
-        cluster=SimpleNamespace(max_retries=0, start_timeout_s=1.0),
+        cluster=ClusterSection(),
         groups=(group,),
         group_of=np.zeros(3, int),
         dataset=SimpleNamespace(num_train_examples=lambda ids: np.array([5, 9, 7])[ids]),

@@ -28,9 +28,10 @@ from simfl.engine.events import (
     Retire,
     Tick,
 )
-from simfl.engine.recovery import Heartbeats, Limits
+from simfl.engine.recovery import Heartbeats
 from simfl.errors import ClusterError
 from simfl.messages import Chunk, EvaluationChunk
+from simfl.sections import ClusterSection
 
 DEATH = ClusterError("its process died")
 
@@ -41,7 +42,7 @@ def a_chunk(start: int, *, group: int = 0) -> Chunk:
 
 def controller(num_actors: int, *, groups: Sequence[int] = (), **limits: Any) -> Controller:
     """Return one with so many actors, or an actor of each of these groups."""
-    made = Controller(Limits(**limits), lambda chunk: (1.0,))
+    made = Controller(ClusterSection(**limits), lambda chunk: (1.0,))
     for number, group in enumerate(groups or [0] * num_actors):
         assert made.handle(Joined(f"client-{number}", group, is_starting=False), now=0.0) == []
     return made
