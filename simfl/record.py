@@ -1,4 +1,4 @@
-"""RoundRecord: the numbers of a round by kind, and its line in ``metrics.jsonl``.
+"""The names of what a run writes: its files, and the numbers of a round's record.
 
 Imports neither torch nor numpy: whatever reads runs' folders uses it, too.
 """
@@ -12,8 +12,37 @@ from typing import Any, Final
 
 from simfl.errors import ConfigError
 
+__all__ = [
+    "CLIENTS_FILE",
+    "EVALUATIONS_FILE",
+    "EVALUATION_KEYS",
+    "METRICS_FILE",
+    "RUN_FILE",
+    "SCENARIO_FILE",
+    "SUMMARY_FILE",
+    "VERSIONS_FILE",
+    "WEIGHTS_FILE",
+    "ClientMetric",
+    "RoundRecord",
+    "client_keys",
+    "is_metric",
+    "is_reproducible",
+    "record_units",
+    "require_own_names",
+    "split_metrics",
+]
+
 Number = float | None
 """None: missing, undefined or not finite."""
+
+SCENARIO_FILE: Final = "scenario.yaml"
+RUN_FILE: Final = "run.json"
+VERSIONS_FILE: Final = "versions.json"
+METRICS_FILE: Final = "metrics.jsonl"
+CLIENTS_FILE: Final = "clients.parquet"
+EVALUATIONS_FILE: Final = "evaluations.parquet"
+SUMMARY_FILE: Final = "summary.json"
+WEIGHTS_FILE: Final = "weights.safetensors"
 
 EVALUATION_KEYS: Final = ("round", "client", "weight")
 """Columns of ``evaluations.parquet`` besides the metrics."""

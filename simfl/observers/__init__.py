@@ -3,10 +3,6 @@
 from simfl.observers.clients import ClientEvaluation, ClientTable, client_table
 from simfl.observers.console import RunConsole
 from simfl.observers.files import (
-    CLIENTS_FILE,
-    EVALUATIONS_FILE,
-    METRICS_FILE,
-    SUMMARY_FILE,
     ClientFiles,
     JsonLines,
     SummaryFile,
@@ -20,7 +16,7 @@ from simfl.observers.progress import (
     make_progress,
 )
 from simfl.observers.trackers import MLflow, TensorBoard, WandB
-from simfl.record import RoundRecord
+from simfl.record import CLIENTS_FILE, EVALUATIONS_FILE, METRICS_FILE, SUMMARY_FILE, RoundRecord
 
 __all__ = [
     "CLIENTS_FILE",

@@ -15,15 +15,16 @@ import numpy as np
 from simfl.observers.clients import ClientEvaluation, ClientTable
 from simfl.observers.observer import Observer, RunInfo, Summary
 from simfl.observers.parts import PartFiles
-from simfl.record import RoundRecord
+from simfl.record import (
+    CLIENTS_FILE,
+    EVALUATIONS_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    RoundRecord,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-METRICS_FILE = "metrics.jsonl"
-CLIENTS_FILE = "clients.parquet"
-EVALUATIONS_FILE = "evaluations.parquet"
-SUMMARY_FILE = "summary.json"
 
 _TYPES = {
     "client": "int32",

@@ -13,16 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from simfl.record import CLIENTS_FILE, EVALUATION_KEYS, EVALUATIONS_FILE
 from simfl.regular_files import open_regular
 from simfl.report.curves import Floats
-
-CLIENTS_TABLE: Final = "clients.parquet"
-EVALUATIONS_TABLE: Final = "evaluations.parquet"
 
 _COLUMNS: Final = ("client", "actor", "seconds", "dropped")
 _SUMMED: Final = {"client": "count", "actor": "seconds"}
 """What is summed for each value of a column; ``count`` is 1 in every row."""
-_BESIDE: Final = ("round", "client", "weight")
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def read_client_history(folder: Path, faults: list[str]) -> ClientHistory | None
         for key, part in sums.items():
             parts[key].append(part)
 
-    _for_each_row_group(folder / CLIENTS_TABLE, _COLUMNS, faults, fold)
+    _for_each_row_group(folder / CLIENTS_FILE, _COLUMNS, faults, fold)
     if not parts["client"]:
         return None
     _, times_C = _total(parts["client"], "client")
@@ -96,11 +93,11 @@ def read_evaluations(folder: Path, faults: list[str]) -> dict[str, list[Evaluati
         folder: the run's.
         faults: a line is appended for each damaged file.
     """
-    path = folder / EVALUATIONS_TABLE
+    path = folder / EVALUATIONS_FILE
     parts: list[dict[str, Floats]] = []
     if path.exists():
         _for_each_row_group(path, None, faults, lambda table: parts.append(_columns(table)))
-    names = [name for name in (parts[0] if parts else ()) if name not in _BESIDE]
+    names = [name for name in (parts[0] if parts else ()) if name not in EVALUATION_KEYS]
     parts = [part for part in parts if {"round", *names} <= part.keys()]
     if not parts:
         return {}

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simfl.record import SCENARIO_FILE
 from simfl.report.charts import INK, RUN_COLOURS, Bars, Histogram, Stack, Table
 from simfl.report.client_tables import ClientHistory
 from simfl.report.curves import Floats
-from simfl.report.reading import SCENARIO_FILE, Run
+from simfl.report.reading import Run
 from simfl.report.study import Group, Section, Study
 from simfl.report.wording import quantity
 

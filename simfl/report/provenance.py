@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from simfl.errors import one_line
+from simfl.record import SCENARIO_FILE
 from simfl.regular_files import read_regular
 from simfl.report.charts import Bars, Stack, Table
 from simfl.report.comparison import differences, flatten
 from simfl.report.curves import bin_names, bins_of
-from simfl.report.reading import SCENARIO_FILE, Run, total
+from simfl.report.reading import Run, total
 from simfl.report.study import Section, Study
 from simfl.report.wording import quantity
 

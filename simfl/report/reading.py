@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from simfl.errors import InputError
+from simfl.record import METRICS_FILE, RUN_FILE, SCENARIO_FILE, SUMMARY_FILE, VERSIONS_FILE
 from simfl.regular_files import read_regular
 from simfl.report.plain_data import read_json, read_yaml
-
-# Not taken from what writes them: that would import torch, and listing runs is to be quick.
-SCENARIO_FILE: Final = "scenario.yaml"
-RUN_FILE: Final = "run.json"
-VERSIONS_FILE: Final = "versions.json"
-METRICS_FILE: Final = "metrics.jsonl"
-SUMMARY_FILE: Final = "summary.json"
 
 Record: TypeAlias = "dict[str, float]"
 """One round's numbers: a line of ``metrics.jsonl``. NaN: no value, or not finite."""

@@ -10,14 +10,13 @@ from typing import Any, Literal
 from simfl.checkpoint import Lease
 from simfl.engine import require_profiler
 from simfl.errors import InputError
-from simfl.record import record_units
+from simfl.record import SCENARIO_FILE, record_units
 from simfl.scenario import Scenario, Trust, load_scenario, own_address
 from simfl.simulation.backends import Backend
 from simfl.simulation.build import build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
 from simfl.simulation.evaluation import better_values, metric_units
 from simfl.simulation.folder import (
-    SCENARIO_FILE,
     begin_run,
     checked_folder,
     extend_run,

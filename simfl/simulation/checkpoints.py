@@ -16,8 +16,7 @@ from simfl.cluster.code import read_sources
 from simfl.engine import Engine, Handle
 from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
 from simfl.messages import SaveOrder
-from simfl.observers import METRICS_FILE
-from simfl.record import RoundRecord
+from simfl.record import METRICS_FILE, RoundRecord
 from simfl.scenario import Scenario
 from simfl.scenario.plain import describe_changes
 from simfl.simulation.build import Simulation

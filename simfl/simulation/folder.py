@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import Final
 
 from simfl.errors import CheckpointError, InputError, RunError, printable
-from simfl.observers import METRICS_FILE, SUMMARY_FILE, write_whole
-from simfl.record import RoundRecord
+from simfl.observers import write_whole
+from simfl.record import (
+    METRICS_FILE,
+    RUN_FILE,
+    SCENARIO_FILE,
+    SUMMARY_FILE,
+    VERSIONS_FILE,
+    WEIGHTS_FILE,
+    RoundRecord,
+)
 from simfl.regular_files import read_regular
 from simfl.scenario import Scenario, load_scenario
 from simfl.scenario.plain import describe_changes
 from simfl.vector import Vector
-
-RUN_FILE = "run.json"
-SCENARIO_FILE = "scenario.yaml"
-VERSIONS_FILE = "versions.json"
-WEIGHTS_FILE = "weights.safetensors"
 
 _MAX_METRICS: Final = 1 << 29
 _PACKAGES = ("simfl", "torch", "ray", "numpy", "pydantic", "safetensors", "scikit-learn")

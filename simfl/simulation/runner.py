@@ -17,9 +17,6 @@ from simfl.cluster.telemetry import RayMetrics
 from simfl.engine import Engine, Handle, Sampling
 from simfl.errors import printable
 from simfl.observers import (
-    CLIENTS_FILE,
-    METRICS_FILE,
-    SUMMARY_FILE,
     ClientFiles,
     FailSafeObserver,
     JsonLines,
@@ -30,7 +27,7 @@ from simfl.observers import (
     SummaryFile,
     make_progress,
 )
-from simfl.record import RoundRecord
+from simfl.record import CLIENTS_FILE, METRICS_FILE, SUMMARY_FILE, RoundRecord
 from simfl.scenario import Scenario
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.build import Simulation

@@ -11,25 +11,12 @@ from pathlib import Path
 import pytest
 from report_cases import NOW, SCENARIO, done, records, set_age, write_run
 
-from simfl import observers
 from simfl.errors import InputError
-from simfl.report import client_tables, reading
 from simfl.report.reading import find_runs, read_run
-from simfl.simulation import folder as run_folder
 
 
 def read(folder: Path):
     return read_run(folder, now=NOW)
-
-
-def test_the_files_are_those_that_a_run_writes():
-    assert reading.METRICS_FILE == observers.METRICS_FILE
-    assert reading.SUMMARY_FILE == observers.SUMMARY_FILE
-    assert reading.SCENARIO_FILE == run_folder.SCENARIO_FILE
-    assert reading.VERSIONS_FILE == run_folder.VERSIONS_FILE
-    assert reading.RUN_FILE == run_folder.RUN_FILE
-    assert client_tables.CLIENTS_TABLE == observers.CLIENTS_FILE
-    assert client_tables.EVALUATIONS_TABLE == observers.EVALUATIONS_FILE
 
 
 def test_a_run_that_is_done_says_how_far_it_came_and_how_long_it_took(tmp_path):
