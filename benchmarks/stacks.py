@@ -19,11 +19,12 @@ import torch
 import typer
 
 from simfl.aggregation import Mean
-from simfl.client import ClientHost, ClientRecipe, LocalWork
+from simfl.client import ClientHost, ClientRecipe
 from simfl.data import Examples, FederatedDataset
 from simfl.messages import Broadcast, Chunk
 from simfl.models import CNN28, MLP, CrossEntropy, ModelSpec, data_shape
 from simfl.optimizer import Optimizer
+from simfl.sections import ClientSection, OptimizerSection
 
 STEPS = 4
 CLIENTS = 128
@@ -88,7 +89,7 @@ def trainer(
         metrics=None,
         optimizer=Optimizer(0.1, modules=[module] if module else None),
         aggregator=Mean(),
-        work=LocalWork(epochs=1, batch_size=batch_size),
+        work=ClientSection(optimizer=OptimizerSection(lrate=0.1), epochs=1, batch_size=batch_size),
         seed=0,
         stack=stack,
     )

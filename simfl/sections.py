@@ -18,7 +18,7 @@ from simfl.data import FederatedDataset, Partition, Scaling, Source, build_datas
 from simfl.models import CrossEntropy, Loss, Metric, ModelSpec, Precision
 from simfl.observers import Observer
 from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
-from simfl.sampling import Sampler, Uniform
+from simfl.sampling import LocalWork, Sampler, Uniform
 from simfl.section import FlatField, Section, required
 
 __all__ = [
@@ -147,26 +147,19 @@ class ServerOptimizerSection(OptimizerSection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientSection(Section):
-    """Who takes part in a round, and what each client does in it."""
+class _CohortSection(Section):
+    """Who takes part in a round: the first keys of ``client``."""
 
     per_round: Count | None = None
     """How many clients take part in a round. null: all of them."""
     sampler: Sampler = Uniform()
     """The rule by which they are drawn."""
-    epochs: Count | None = None
-    """How often a client goes through its examples in a round; 1 unless ``steps`` is given."""
-    steps: Count | None = None
-    """How many steps a client takes in a round, instead of ``epochs``."""
-    batch_size: Count | None = None
-    """The examples of a step. null: all that the client holds."""
-    drop_last: bool = False
-    """Whether to skip the last batch of an epoch if it is smaller, unless it is the only one."""
-    sclip: NonNegative | None = None
-    """The L2 norm to which each example's gradient is clipped (DP-SGD). The sum of the clipped
-    gradients is divided by ``batch_size``, also in a short batch; without ``batch_size``, by the
-    client's number of examples. null or 0: off.
-    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSection(LocalWork, _CohortSection):
+    """Who takes part in a round, and what each client does in it."""
+
     optimizer: OptimizerSection = required(example={"lrate": 0.1})
     """The clients' Optimizer."""
     precision: Precision = "float32"
@@ -184,11 +177,6 @@ class ClientSection(Section):
     on_nonfinite: Literal["raise", "drop"] = "raise"
     """What becomes of an update with NaN or infinite values: it ends the run, or it is left out
     and counted."""
-
-    def __post_init__(self) -> None:
-        """Train for one epoch by default."""
-        if self.epochs is None and self.steps is None:
-            object.__setattr__(self, "epochs", 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from simfl.client.host import ClientHost
 from simfl.client.recipe import ClientRecipe, Weighting
 from simfl.client.stack_trial import can_evaluate_together, find_loss_fault
 from simfl.client.stacking import StackChoice, choose_stack
-from simfl.client.work import LocalWork
+from simfl.sampling import LocalWork
 
 __all__ = [
     "ClientHost",

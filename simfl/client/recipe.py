@@ -7,10 +7,10 @@ from typing import Literal
 
 from simfl.aggregation import Aggregator
 from simfl.client.updates import ClientRow
-from simfl.client.work import LocalWork
-from simfl.models import DataShape, Loss, Metric, ModelSpec, Precision, TorchModel, build_module
+from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, build_module
 from simfl.models.metrics import as_metrics
 from simfl.optimizer import Optimizer
+from simfl.sections import ClientSection
 
 Weighting = Literal["examples", "steps", "uniform"]
 """What a client's delta is weighted with in the mean."""
@@ -27,20 +27,13 @@ class ClientRecipe:
     """Measured beside the loss; None: what suits the loss."""
     optimizer: Optimizer
     aggregator: Aggregator
-    work: LocalWork
+    work: ClientSection
+    """What each client does in a round."""
     seed: int
     weighting: Weighting = "examples"
-    keep_state: bool = True
-    """Whether a client's optimizer state lasts from round to round."""
-    on_failure: Literal["raise", "drop"] = "raise"
-    """What is done about a client whose own code raises."""
-    on_nonfinite: Literal["raise", "drop"] = "raise"
-    """What is done about an update with NaN or infinite values."""
     evaluation_batch_size: int = 128
     evaluates_together: bool = True
     """Whether clients may be evaluated in one batch."""
-    precision: Precision = "float32"
-    """What the model computes in while it trains."""
     stack: int = 1
     """How many clients are trained in one computation: a power of two; 1: one at a time."""
 
@@ -52,7 +45,7 @@ class ClientRecipe:
         """Build the model with the run's initial weights, since other state may be drawn too."""
         module = build_module(self.spec, self.shape, seed=self.seed)
         model = TorchModel(
-            module, self.loss, metrics=self.build_metrics(), precision=self.precision
+            module, self.loss, metrics=self.build_metrics(), precision=self.work.precision
         )
         return model.to(device)
 

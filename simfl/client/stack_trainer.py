@@ -22,11 +22,11 @@ from simfl.client.updates import (
     Outcome,
     StepLosses,
 )
-from simfl.client.work import StepPlan
 from simfl.data import FederatedDataset
 from simfl.messages import Broadcast
 from simfl.models import Batch, StackedModel, TorchModel
 from simfl.optimizer import LocalOptimizer, Optimizer
+from simfl.sampling import StepPlan
 from simfl.seeding import derive_seed
 from simfl.states import KeptState
 from simfl.vector import Vector

@@ -113,7 +113,7 @@ class ClientTrainer:
 
     def _failed(self, client: int, round: int, error: Exception) -> Outcome:
         what = f"{type(error).__name__}: {error}"
-        if self._recipe.on_failure == "drop":
+        if self._recipe.work.on_failure == "drop":
             num_examples = len(self._dataset.train_rows(client))
             return Outcome(None, [ClientRow(client, num_examples, retained=Dropped(what))])
         raise ClientError(
@@ -166,7 +166,7 @@ def to_outcome(
     else:
         total = recipe.aggregator.lift(delta, weights[0])
     merged = optimizer.merge_rows(aux, used)
-    if recipe.keep_state:
+    if recipe.work.keep_state:
         checked = _with_states(checked, optimizer.end([row.losses.num_steps for row in rows]))
     return Outcome(Contribution(total, sum(weights), merged, sums), checked)
 
@@ -187,7 +187,7 @@ def _refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> Clie
     Raises:
         NonFiniteUpdateError: if the scenario says to raise.
     """
-    if recipe.on_nonfinite == "drop":
+    if recipe.work.on_nonfinite == "drop":
         return row._replace(retained=Dropped(NOT_FINITE))
     raise NonFiniteUpdateError(
         f"client {row.client} sent an update with NaN or infinite values in round {round}; "

@@ -16,7 +16,6 @@ from torch import Tensor
 from simfl.aggregation import EveryUpdate
 from simfl.client import (
     ClientRecipe,
-    LocalWork,
     StackChoice,
     can_evaluate_together,
     choose_stack,
@@ -184,19 +183,9 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
         metrics=as_metrics(model.loss.default_metrics) if metrics is None else metrics,
         optimizer=client.optimizer.build().for_population(dataset.num_clients),
         aggregator=scenario.server.aggregator,
-        work=LocalWork(
-            epochs=client.epochs,
-            steps=client.steps,
-            batch_size=client.batch_size,
-            drop_last=client.drop_last,
-            sclip=client.sclip,
-        ),
+        work=client,
         seed=scenario.seed,
         weighting=scenario.server.weighting,
-        precision=client.precision,
-        keep_state=client.keep_state,
-        on_failure=client.on_failure,
-        on_nonfinite=client.on_nonfinite,
         evaluation_batch_size=scenario.evaluation.batch_size,
     )
 

@@ -41,7 +41,9 @@ def try_step(
     with _explained(scenario, "model", "it cannot be built"):
         start = server.build().snapshot(1).broadcast
         usual = as_metrics(client.loss.default_metrics)
-        model = replace(client, metrics=usual, precision="float32").build_model()
+        model = replace(
+            client, metrics=usual, work=replace(client.work, precision="float32")
+        ).build_model()
         other = server.build_model()
     _require_same(scenario, model, other)
     sections = scenario.cluster.groups or (scenario.cluster,)
@@ -53,7 +55,7 @@ def try_step(
         model.evaluate(read_batch(dataset.train, rows))
     if client.work.sclip:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
-    if client.on_failure == "drop":
+    if client.work.on_failure == "drop":
         return
     some = int(np.argmax(num_examples >= min(2, num_examples.max())))
     size = min(client.work.batch_size or _MOST_ROWS, _MOST_ROWS)
@@ -134,8 +136,8 @@ def _require_fixed_buffers(scenario: Scenario, model: TorchModel, batch: Batch) 
 def _train(
     recipe: ClientRecipe, dataset: FederatedDataset, start: Broadcast, client: int, size: int
 ) -> None:
-    work = replace(recipe.work, epochs=None, steps=1, batch_size=size)
-    recipe = replace(recipe, work=work, on_nonfinite="drop", stack=1)
+    work = replace(recipe.work, epochs=None, steps=1, batch_size=size, on_nonfinite="drop")
+    recipe = replace(recipe, work=work, stack=1)
     ClientHost(recipe, dataset).train_chunk(Chunk(1, 0, (client,), 1), start, [None])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from simfl.optimizer import Context, Optimizer, OptiModule, State
 from simfl.seeding import derive_seed
 from simfl.server import ServerRecipe
 from simfl.vector import Vector
+from tests.unit.client.client_cases import changed, client_section
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ def engine(
         metrics=None,
         optimizer=client or Optimizer(lrate=0.1),
         aggregator=Mean(),
-        work=work or LocalWork(epochs=1),
+        work=client_section(work or LocalWork(epochs=1)),
         seed=0,
     )
-    recipe = replace(recipe, **options)
+    recipe = changed(recipe, **options)
     server_recipe = ServerRecipe(
         spec=recipe.spec,
         shape=shape,

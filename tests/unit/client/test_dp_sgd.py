@@ -22,6 +22,7 @@ from simfl.models.losses import as_loss
 from simfl.optimizer import LocalOptimizer, Optimizer
 from simfl.scenario.shipped import find_scenario
 from simfl.vector import Vector
+from tests.unit.client.client_cases import client_section
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def train_all(data: FederatedDataset, work: LocalWork, *, stack: int) -> None:
         metrics=None,
         optimizer=Optimizer(1.0),
         aggregator=Mean(),
-        work=work,
+        work=client_section(work),
         seed=0,
         stack=stack,
     )

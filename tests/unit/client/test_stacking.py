@@ -26,6 +26,7 @@ from simfl.models import CNN28, CNN32, MLP, CharLSTM, ModelSpec, PythonModel, Re
 from simfl.models.losses import PythonLoss, as_loss
 from simfl.optimizer import Context, Optimizer, OptiModule, State
 from simfl.vector import Vector
+from tests.unit.client.client_cases import changed, client_section
 
 
 def dataset(inputs: np.ndarray[Any, Any]) -> FederatedDataset:
@@ -53,10 +54,10 @@ def choose(
         metrics=None,
         optimizer=Optimizer(lrate=0.1),
         aggregator=Mean(),
-        work=LocalWork(epochs=1, batch_size=10),
+        work=client_section(LocalWork(epochs=1, batch_size=10)),
         seed=0,
     )
-    recipe = replace(recipe, **changes)
+    recipe = changed(recipe, **changes)
     choice = choose_stack(asked, recipe, data, cohort_size=cohort_size, uses_gpu=uses_gpu)
     return choice.size, choice.note
 
@@ -419,7 +420,7 @@ def test_clients_are_evaluated_in_one_batch_if_that_leaves_their_numbers_alone(
         metrics=(),
         optimizer=Optimizer(lrate=0.1),
         aggregator=Mean(),
-        work=LocalWork(),
+        work=client_section(LocalWork()),
         seed=0,
     )
     assert can_evaluate_together(recipe, data) is expected

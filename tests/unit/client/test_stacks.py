@@ -47,6 +47,7 @@ from simfl.optimizer import (
 )
 from simfl.states import Dropped, Kept, KeptState
 from simfl.vector import Vector
+from tests.unit.client.client_cases import changed, client_section
 
 Result: TypeAlias = ChunkResult[Partial, KeptState]
 
@@ -72,11 +73,11 @@ def recipe(data: FederatedDataset, *, stack: int = 1, **changes: Any) -> ClientR
         metrics=None,
         optimizer=Optimizer(lrate=0.1),
         aggregator=Mean(),
-        work=LocalWork(epochs=2, batch_size=4),
+        work=client_section(LocalWork(epochs=2, batch_size=4)),
         seed=7,
         stack=stack,
     )
-    return replace(made, **changes)
+    return changed(made, **changes)
 
 
 def train(

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from simfl.component import Count, NonNegative
+from simfl.section import Section
 from simfl.seeding import derive_child, derive_seed, derive_seeds, hashed_orders
 
 Column: TypeAlias = "np.ndarray[Any, Any]"
@@ -32,21 +34,28 @@ class StepPlan:
         return steps
 
 
-@dataclass(frozen=True)
-class LocalWork:
-    """How much a client trains in a round: a number of epochs or a number of steps."""
+@dataclass(frozen=True, kw_only=True)
+class LocalWork(Section):
+    """How much a client trains in a round, and on which of its examples at each step."""
 
-    epochs: int | None = 1
-    steps: int | None = None
-    """Steps a round, however many examples a client has; then ``epochs`` is None."""
-    batch_size: int | None = None
-    """Examples a step; the last batch of an epoch may be smaller. None: all of them."""
+    epochs: Count | None = None
+    """How often a client goes through its examples in a round; 1 unless ``steps`` is given."""
+    steps: Count | None = None
+    """How many steps a client takes in a round, instead of ``epochs``."""
+    batch_size: Count | None = None
+    """The examples of a step. null: all that the client holds."""
     drop_last: bool = False
-    """Whether that smaller batch is skipped, unless it is the only one."""
-    sclip: float | None = None
-    """The L2 norm to which each example's gradient is clipped; None or 0: off. The sum of the
-    clipped gradients is divided by ``batch_size``, even if the batch is smaller: one example's
-    contribution to a step must not depend on how many others there are."""
+    """Whether to skip the last batch of an epoch if it is smaller, unless it is the only one."""
+    sclip: NonNegative | None = None
+    """The L2 norm to which each example's gradient is clipped (DP-SGD). The sum of the clipped
+    gradients is divided by ``batch_size``, also in a short batch; without ``batch_size``, by the
+    client's number of examples. null or 0: off.
+    """
+
+    def __post_init__(self) -> None:
+        """Train for one epoch by default."""
+        if self.epochs is None and self.steps is None:
+            object.__setattr__(self, "epochs", 1)
 
     def num_steps(self, num_examples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return how many steps clients make that hold so many examples each; any shape."""
