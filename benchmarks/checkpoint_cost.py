@@ -63,7 +63,7 @@ class Run:
     def __init__(self, plain: Mapping[str, Any], folder: Path, *, every: int) -> None:
         scenario = simfl.load_scenario({**plain, "checkpoint": {"every": every}})
         simulation = build(scenario)
-        checkpoints = Checkpoints(scenario, folder, tell=print)
+        checkpoints = Checkpoints(scenario, folder, notify=print)
         location = checkpoints.location
         self.engine = make_engine(simulation, "ray", address=None, location=location)
         handle = self.engine.start()

@@ -28,6 +28,7 @@ import typer
 
 import simfl
 from simfl.observers import CLIENTS_FILE, ClientFiles, ClientTable, RunInfo
+from simfl.record import RoundRecord
 from simfl.simulation import build, run_rounds
 from simfl.simulation.backends import make_engine
 from simfl.simulation.checkpoints import Checkpoints
@@ -60,7 +61,7 @@ def main(
 def _compare(out: Path, *, rounds: int, turns: int) -> float:
     """Run and write in turns; return the larger share of the two clocks."""
     scenario = simfl.load_scenario(_SCENARIO)
-    simulation, checkpoints = build(scenario), Checkpoints(scenario, out, tell=print)
+    simulation, checkpoints = build(scenario), Checkpoints(scenario, out, notify=print)
     engine = make_engine(simulation, "inline", address=None, location=checkpoints.location)
     run = run_rounds(simulation, engine, checkpoints, handle=engine.start())
     example = next(run).clients
@@ -110,7 +111,7 @@ def _varied(example: ClientTable, round: int) -> ClientTable:
 
 def _write(files: ClientFiles, tables: list[ClientTable]) -> None:
     for table in tables:
-        files.on_round({"round": table.round}, table)
+        files.on_round(RoundRecord(table.round), table)
         if table.round % SAVED_EVERY == 0:
             files.flush()
     files.flush()

@@ -47,7 +47,7 @@ class SimflRun:
     ) -> None:
         scenario = simfl.load_scenario(plain, overrides=overrides)
         simulation = build(scenario)
-        checkpoints = Checkpoints(scenario, folder, tell=print)
+        checkpoints = Checkpoints(scenario, folder, notify=print)
         self._engine = make_engine(simulation, backend, address=None, location=checkpoints.location)
         self._handle = self._engine.start()
         # As in a run: the engine has the examples.

@@ -27,7 +27,7 @@ def make_engine(
     address: str | None,
     location: str,
     profile: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
     shared: SharedData | None = None,
 ) -> Engine:
     """Start what trains the clients.
@@ -38,7 +38,7 @@ def make_engine(
         address: of a Ray cluster, instead of ``cluster.address``.
         location: the storage of checkpoints.
         profile: whether to note what the actors do with their time.
-        tell: is told what a user should know meanwhile, a line each.
+        notify: called with messages for the user.
         shared: where the data set lies in the object store, if it does.
 
     Raises:
@@ -64,7 +64,7 @@ def make_engine(
             scenario=scenario.name or "run",
             plugins=scenario.plugins,
             search=scenario.search,
-            notify=tell,
+            notify=notify,
             shared=shared,
         )
     )

@@ -196,7 +196,7 @@ class Run:
             address=options.address,
             location=self._checkpoints.location,
             profile=options.profile,
-            tell=notify,
+            notify=notify,
             shared=options.shared,
         )
         # Nothing else refers to the examples, so that this process releases their memory.
