@@ -27,10 +27,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from simfl.errors import CheckpointError, InputError, LeaseLostError, one_line
@@ -66,7 +65,7 @@ class _Owner:
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
-class Lease:
+class Lease(AbstractContextManager["Lease"]):
     """Holds a location until it is released; a context manager.
 
     Args:
@@ -87,15 +86,7 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def require_held(self) -> None:
@@ -116,7 +107,7 @@ class Lease:
     def is_lost(self) -> bool:
         """Whether the file is gone or another process's; a storage error proves neither."""
         try:
-            owner = _parse(self._storage.read_range(self._name, 0, _MAX_BYTES))
+            owner = _parse(self._storage.read(self._name, 0, _MAX_BYTES))
             self._is_lost |= owner is not None and owner.token != self._owner.token
         except CheckpointError:
             with suppress(CheckpointError):
@@ -214,7 +205,7 @@ def _read(storage: Storage) -> dict[str, bytes]:
     for name in sorted(storage.list_files(OWNER_FOLDER)):
         if Path(name).stem.isdecimal():
             with suppress(CheckpointError):
-                found[name] = storage.read_range(name, 0, _MAX_BYTES)
+                found[name] = storage.read(name, 0, _MAX_BYTES)
     return found
 
 

@@ -73,7 +73,7 @@ def read_manifest(storage: Storage, round: int) -> Manifest:
     Raises:
         CheckpointError: if it is damaged, has an unknown format, or names files elsewhere.
     """
-    data = storage.read_range(manifest_file(round), 0, _MAX_BYTES)
+    data = storage.read(manifest_file(round), 0, _MAX_BYTES)
     try:
         body = json.loads(data.decode("ascii"))
         version = body["format"]

@@ -35,9 +35,8 @@ def encode_optimizer_state(
 
     Its digest covers all of them.
     """
-    counts = {field.name: getattr(state, field.name) for field in fields(state)}
     encoded = {
-        **counts,
+        **vars(state),
         "modules": _encode_all(modules, state.modules),
         "regularizers": _encode_all(regularizers, state.regularizers),
         "variables": {

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
@@ -55,45 +55,28 @@ class LocalStorage:
     def write(self, name: str, pieces: Iterable[Piece]) -> None:
         """Write a file, whole or not at all; one of that name is replaced."""
         target = self._path(name)
-        aside = _aside(target)
         with explained("write", target):
             _make_folder(target.parent)
-            try:
-                _write_through(aside, pieces)
-                os.replace(aside, target)
-            except BaseException:
-                aside.unlink(missing_ok=True)
-                raise
-            _sync_folder(target.parent)
+            _publish(pieces, target, os.replace)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file unless one of that name exists; return whether it was written."""
         target = self._path(name)
-        aside = _aside(target)
         with explained("write", target):
             _make_folder(target.parent)
             try:
-                _write_through(aside, [data])
-                _link(aside, target)
+                _publish([data], target, _link)
             except FileExistsError:
                 return False
             except FileNotFoundError:  # its folder was empty, and another process deleted it
                 return self.create(name, data)
-            finally:
-                aside.unlink(missing_ok=True)
-            _sync_folder(target.parent)
             return True
 
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes."""
-        with explained("read", self._path(name)), open_regular(self._path(name)) as file:
-            return file.read()
-
-    def read_range(self, name: str, start: int, stop: int) -> bytes:
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes from start to stop, or to the end of the file."""
         with explained("read", self._path(name)), open_regular(self._path(name)) as file:
             file.seek(start)
-            return file.read(stop - start)
+            return file.read(-1 if stop is None else stop - start)
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Iterate over a file's bytes, some megabytes at a time."""
@@ -147,18 +130,27 @@ class LocalStorage:
             return sorted(Path(parent, name) for parent, _, names in walk for name in names)
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+def _publish(
+    pieces: Iterable[Piece], target: Path, publish: Callable[[Path, Path], object]
+) -> None:
+    """Write a file under a temporary name, and give it its own."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+    try:
+        _write_through(temporary, pieces)
+        publish(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
 
 
-def _link(aside: Path, target: Path) -> None:
+def _link(temporary: Path, target: Path) -> None:
     """Hard-link a file to a second name, unless a file of that name exists."""
     try:
-        os.link(aside, target)
+        os.link(temporary, target)
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
-        _write_through(target, [aside.read_bytes()])
+        _write_through(target, [temporary.read_bytes()])
 
 
 def _write_through(path: Path, pieces: Iterable[Piece]) -> None:

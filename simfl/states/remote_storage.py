@@ -48,15 +48,12 @@ class RemoteStorage:
                 return False
             return True
 
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes."""
-        with self._explained("read", name):
-            return bytes(self._system.cat_file(self._path(name)))
-
-    def read_range(self, name: str, start: int, stop: int) -> bytes:
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes from start to stop, or to the end of the file."""
+        # Given limits, some protocols ask for the file's size first.
+        limits = {} if stop is None and not start else {"start": start, "end": stop}
         with self._explained("read", name):
-            return bytes(self._system.cat_file(self._path(name), start=start, end=stop))
+            return bytes(self._system.cat_file(self._path(name), **limits))
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Iterate over a file's bytes, some megabytes at a time."""

@@ -125,7 +125,7 @@ def read_state(storage: Storage, shard: str, client: int) -> KeptState:
         raise CheckpointError(f"{place} cannot be used: {error}") from None
     data = head[region.start : region.stop]
     if region.stop > len(head):
-        data = storage.read_range(path, region.start, region.stop)
+        data = storage.read(path, region.start, region.stop)
     if Checksum.of([data]).sha256 != sha256:
         raise CheckpointError(f"{place} is damaged: client {client} does not match its checksum")
     return _decode(data, client, name=f"{place}, client {client}")
@@ -149,12 +149,12 @@ def _build_header(parts: Mapping[int, list[Piece]]) -> bytes:
 
 def _read_head(storage: Storage, path: str) -> bytes:
     """Read at least the header, in one request where it is short."""
-    head = storage.read_range(path, 0, _FIRST_READ)
+    head = storage.read(path, 0, _FIRST_READ)
     try:
         length = header_length(head)
     except CheckpointError as error:
         raise CheckpointError(f"{storage.location}/{path} cannot be used: {error}") from None
-    return head if length <= len(head) else storage.read_range(path, 0, length)
+    return head if length <= len(head) else storage.read(path, 0, length)
 
 
 def _find(header: Header, client: int) -> tuple[Region, str]:

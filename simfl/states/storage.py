@@ -27,10 +27,7 @@ class Storage(Protocol):
     def create(self, name: str, data: bytes) -> bool:
         """Write a file unless one of that name exists; return whether it was written."""
 
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes."""
-
-    def read_range(self, name: str, start: int, stop: int) -> bytes:
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes from start to stop, or to the end of the file."""
 
     def read_chunks(self, name: str) -> Iterator[bytes]:

@@ -50,11 +50,8 @@ class FailingStorage:
         self._step()
         self._storage.write(name, [data])
 
-    def read(self, name: str) -> bytes:
-        return self._storage.read(name)
-
-    def read_range(self, name: str, start: int, stop: int) -> bytes:
-        return self._storage.read_range(name, start, stop)
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        return self._storage.read(name, start, stop)
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         return self._storage.read_chunks(name)

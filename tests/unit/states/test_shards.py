@@ -70,14 +70,14 @@ def test_one_clients_state_is_read_without_the_others(
     info = write_shard(storage, "a", dict.fromkeys(range(20), state))
     assert info.checksum.num_bytes > 20 * 80_000
     read = []
-    read_range = type(storage).read_range
+    read_file = type(storage).read
 
     def count(self: Storage, name: str, start: int, stop: int) -> bytes:
-        data = read_range(self, name, start, stop)
+        data = read_file(self, name, start, stop)
         read.append(len(data))
         return data
 
-    monkeypatch.setattr(type(storage), "read_range", count)
+    monkeypatch.setattr(type(storage), "read", count)
     assert bits(read_state(storage, "a", 13)) == bits(state)
     assert sum(read) < 65_536 + 81_000
 

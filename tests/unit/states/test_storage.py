@@ -47,9 +47,9 @@ def test_a_file_is_replaced(storage: Storage) -> None:
 
 def test_a_range_ends_where_the_file_does(storage: Storage) -> None:
     storage.write("a", [b"0123456789"])
-    assert storage.read_range("a", 2, 5) == b"234"
-    assert storage.read_range("a", 8, 100) == b"89"
-    assert storage.read_range("a", 0, 0) == b""
+    assert storage.read("a", 2, 5) == b"234"
+    assert storage.read("a", 8, 100) == b"89"
+    assert storage.read("a", 0, 0) == b""
 
 
 def test_files_are_listed_with_their_sizes_by_folder(storage: Storage) -> None:
@@ -82,7 +82,7 @@ def test_what_is_not_there_can_be_deleted(storage: Storage) -> None:
 def test_a_file_that_is_not_there_is_a_checkpoint_error(storage: Storage) -> None:
     for read in (
         storage.read,
-        lambda name: storage.read_range(name, 0, 1),
+        lambda name: storage.read(name, 0, 1),
         lambda name: list(storage.read_chunks(name)),
     ):
         with pytest.raises(
@@ -100,7 +100,7 @@ def test_a_name_that_leads_elsewhere_is_refused(storage: Storage, name: str) -> 
         storage.delete,
         storage.delete_tree,
         lambda name: storage.write(name, [b"x"]),
-        lambda name: storage.read_range(name, 0, 1),
+        lambda name: storage.read(name, 0, 1),
     ):
         with pytest.raises(CheckpointError, match="is not a valid name of a file in a checkpoint"):
             use(name)
