@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from simfl import load_scenario
 from simfl.component import Component
 from simfl.errors import ImportPathError, UnknownNameError
 from simfl.optimizer import OptiModule
@@ -137,3 +138,15 @@ def test_a_broken_package_does_not_hide_the_components_of_others(install) -> Non
     install("wagon", WAGON)
     assert "installed-of-test" in OptiModule.registry
     assert OptiModule.from_name("momentum").name == "momentum"
+
+
+def test_an_untrusted_scenario_may_name_the_components_of_an_installed_package(install) -> None:
+    install("wagon", WAGON)
+    scenario = {
+        "rounds": 1,
+        "data": {"source": "digits", "partition": {"kind": "iid", "clients": 4}},
+        "model": {"kind": "logistic"},
+        "client": {"optimizer": {"lrate": 0.1, "modules": ["installed-of-test"]}},
+    }
+    loaded = load_scenario(scenario, trust="none")
+    assert [module.name for module in loaded.client.optimizer.modules] == ["installed-of-test"]
