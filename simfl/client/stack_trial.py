@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simfl.client.batches import read_batch
+from simfl.client.batches import Rows, read_batch
 from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trainer import weigh_ragged
 from simfl.data import FederatedDataset
@@ -64,24 +64,15 @@ def find_stack_fault(
     largest = max(int(dataset.num_train_examples().max(initial=1)), 1)
     size = min(recipe.work.batch_size or largest, largest, _MAX_BATCH)
     spread = _spread(dataset, size + max(size - 1, 1))
-    alone = [read_batch(dataset.train, rows) for rows in (spread[:size], spread[size:])]
     if fault := _loss_fault(model, read_batch(dataset.train, spread), size):
         return fault
-    padded = np.array([spread[:size], [*spread[size:], spread[size]][:size]])
-    sizes = np.array([len(own.targets) for own in alone])
-    together = weigh_ragged(read_batch(dataset.train, padded), sizes)
+    rows = (spread[:size], spread[size:])
     with _exact(model):
         starts = _starts(model)
-        parts = zip(alone, starts, (0, 1), strict=True)
-        singles = [_step_alone(recipe, model, *own) for own in parts]
+        alone = zip((read_batch(dataset.train, own) for own in rows), starts, (0, 1), strict=True)
+        singles = [_step_alone(recipe, model, *own) for own in alone]
     try:
-        stack = StackedModel(model, 2)
-        stack.begin(model.get_weights(), 2)
-        stack.apply_updates(Vector.stack([start - starts[-1] for start in starts]))
-        if model.precision != "float32":
-            _step_together(recipe, stack, together)
-        with _exact(model):
-            found = _step_together(recipe, stack, together)
+        stack, found = _step_in_stack(recipe, model, _ragged_batch(dataset, *rows), starts)
     except Exception as error:
         return f"the model fails in a stack: {_first_line(error)}"
     near = _near(model)
@@ -91,7 +82,26 @@ def find_stack_fault(
     return _optimizer_fault(recipe, model, stack, Vector.stack([own for _, own in singles]))
 
 
-def _spread(dataset: FederatedDataset, count: int) -> np.ndarray[Any, Any]:
+def _ragged_batch(dataset: FederatedDataset, first: Rows, second: Rows) -> Batch:
+    """Return a batch of two clients of which the second may have an example less."""
+    padded = np.array([first, [*second, second[0]][: len(first)]])
+    return weigh_ragged(read_batch(dataset.train, padded), np.array([len(first), len(second)]))
+
+
+def _step_in_stack(
+    recipe: ClientRecipe, model: TorchModel, batch: Batch, starts: list[Vector]
+) -> tuple[StackedModel, list[tuple[float, Vector]]]:
+    """Return a stack with these weights, and its clients' losses and gradients."""
+    stack = StackedModel(model, 2)
+    stack.begin(model.get_weights(), 2)
+    stack.apply_updates(Vector.stack([start - starts[-1] for start in starts]))
+    if model.precision != "float32":
+        _step_together(recipe, stack, batch)
+    with _exact(model):
+        return stack, _step_together(recipe, stack, batch)
+
+
+def _spread(dataset: FederatedDataset, count: int) -> Rows:
     """Return rows from all over the training examples, which lie together by class as a rule."""
     return np.linspace(0, len(dataset.train) - 1, count).astype(np.int64)
 
