@@ -107,10 +107,10 @@ class _Moments(OptiModule):
         if corrects:
             new["power_1"] = state["power_1"] * self.beta_1
             new["power_2"] = state["power_2"] * self.beta_2
-        second = new["second"] = self._second_moment(state["second"], gradients, in_place=in_place)
         first = new["first"] = moving_average(
             state["first"], gradients, self.beta_1, in_place=in_place
         )
+        second = new["second"] = self._second_moment(state["second"], gradients, in_place=in_place)
         scale = _unbiased(second, new["power_2"]) if corrects else second
         if self.amsgrad:
             scale = new["largest"] = scale.maximum(state["largest"])

@@ -94,7 +94,7 @@ def test_the_tables_of_a_killed_run_can_be_read_and_those_of_a_resumed_one_are_w
         assert read(out, name) == read(undisturbed, name)
     lines = (out / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in lines] == list(range(1, 10))
-    assert json.loads((out / "run.json").read_text()).keys() == {"id", "began", "better"}
+    assert json.loads((out / "run.json").read_text()).keys() == {"id", "began", "better", "units"}
 
 
 def test_a_full_disk_is_reported_and_the_run_continues(tmp_path: Path, undisturbed: Path) -> None:
