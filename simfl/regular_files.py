@@ -1,4 +1,4 @@
-"""Read files from untrusted sources: regular files only, up to a maximum size.
+"""Read regular files from untrusted sources, up to a maximum size, and replace files atomically.
 
 Opening a named pipe may block forever; a device may have no end, or react to being opened.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-__all__ = ["open_regular", "read_regular"]
+__all__ = ["open_regular", "read_regular", "replacing"]
 
 _LIMIT: Final = 1 << 28
 _KINDS: Final = {
@@ -56,6 +59,27 @@ def read_regular(path: str | Path, *, limit: int = _LIMIT) -> bytes:
         if len(data) > limit or os.fstat(file.fileno()).st_size > limit:
             raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
         return data
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Create a file next to ``path``, to be written in the block, and then move it to ``path``.
+
+    An exception in the block deletes it; a previous file at ``path`` is unchanged then.
+
+    Raises:
+        OSError: if the file cannot be created or moved.
+    """
+    # A unique name, and only a new file: in a shared folder, there may be a link at a known name.
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
+    aside.touch(exist_ok=False)
+    try:
+        yield aside
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
 
 
 def _require_regular(found: os.stat_result, path: str | Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from simfl.record import (
     SUMMARY_FILE,
     RoundRecord,
 )
+from simfl.regular_files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -168,16 +168,8 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: if it cannot be written; the previous one still exists then.
     """
-    # A unique name, and only a new file: in a shared folder, there may be a link at a known name.
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
-    try:
-        with aside.open("x", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(aside, path)
-    except OSError:
-        with suppress(OSError):
-            aside.unlink()
-        raise
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def _append(path: Path, data: bytes, *, after: int) -> int:

@@ -8,17 +8,14 @@ saves, and no row appears twice.
 
 from __future__ import annotations
 
-import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     import pyarrow as pa
-from simfl.regular_files import open_regular
+from simfl.regular_files import open_regular, replacing
 
 T = TypeVar("T")
 """The rows of a round, in any form."""
@@ -153,20 +150,13 @@ def _write(path: Path, table: pa.Table) -> None:
     import pyarrow.parquet as pq
 
     is_float = {field.name: pa.types.is_floating(field.type) for field in table.schema}
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
-    try:
-        with aside.open("xb") as file:
-            pq.write_table(
-                table,
-                file,
-                compression="zstd",
-                # Losses and seconds hardly repeat: they compress better with their bytes split by
-                # position.
-                use_dictionary=[name for name, found in is_float.items() if not found],
-                column_encoding={n: "BYTE_STREAM_SPLIT" for n, found in is_float.items() if found},
-            )
-        os.replace(aside, path)
-    except OSError:
-        with suppress(OSError):
-            aside.unlink()
-        raise
+    with replacing(path) as aside:
+        pq.write_table(
+            table,
+            aside,
+            compression="zstd",
+            # Losses and seconds hardly repeat: they compress better with their bytes split by
+            # position.
+            use_dictionary=[name for name, found in is_float.items() if not found],
+            column_encoding={n: "BYTE_STREAM_SPLIT" for n, found in is_float.items() if found},
+        )

@@ -26,7 +26,7 @@ from simfl.record import (
     WEIGHTS_FILE,
     RoundRecord,
 )
-from simfl.regular_files import read_regular
+from simfl.regular_files import read_regular, replacing
 from simfl.scenario import Scenario, load_scenario
 from simfl.scenario.plain import describe_changes
 from simfl.vector import Vector
@@ -256,16 +256,12 @@ def write_weights(folder: Path, weights: Vector) -> None:
     from safetensors.torch import save_file
 
     path = folder / WEIGHTS_FILE
-    aside = folder / f".{WEIGHTS_FILE}.{uuid.uuid4().hex[:8]}.unfinished"
     try:
-        aside.touch(exist_ok=False)
-        mode = aside.stat().st_mode  # the mode of new files; save_file's are private to the owner
-        save_file(dict(weights.map(lambda tensor: tensor.contiguous()).items()), aside)
-        aside.chmod(mode)
-        os.replace(aside, path)
+        with replacing(path) as aside:
+            mode = aside.stat().st_mode  # that of new files; save_file's are private to the owner
+            save_file(dict(weights.map(lambda tensor: tensor.contiguous()).items()), aside)
+            aside.chmod(mode)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            aside.unlink()
         raise RunError(
             f"all rounds are done, but {path} cannot be written: {error}; "
             "make it writable, and resume the run"

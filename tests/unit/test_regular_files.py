@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from simfl.regular_files import open_regular, read_regular
+from simfl.regular_files import open_regular, read_regular, replacing
 
 
 def refusal(path: Path) -> str:
@@ -58,3 +58,22 @@ def test_a_file_that_does_not_say_its_size_is_counted_as_it_is_read() -> None:
     assert os.stat("/proc/self/maps").st_size == 0
     with pytest.raises(OSError, match="it has more than 10 bytes"):
         read_regular("/proc/self/maps", limit=10)
+
+
+def test_a_file_is_replaced_at_the_end_of_the_block(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replacing(path) as aside:
+        aside.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_leaves_the_previous_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(OSError, match="No such file"), replacing(path):
+        (tmp_path / "gone").read_text()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
