@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from simfl.errors import ScenarioError, did_you_mean
 from simfl.scenario.document import Document, Path, show
@@ -17,20 +16,27 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-_WORDING = (
-    (r"\bInput should be", "should be"),
-    (r"^\w+ should have", "should have"),
-    (r"^String should match pattern.*", "should be small letters, digits, '-' and '_'"),
-    (r" after validation, not \d+", ""),
-    (r"greater than or equal to", "at least"),
-    (r"less than or equal to", "at most"),
-    (r"a valid integer", "an integer"),
-    (r"a valid number", "a number"),
-    (r"a valid string", "text"),
-    (r"a valid boolean", "true or false"),
-    (r"a valid (tuple|list)", "a list"),
-    (r"a valid dictionary.*", "a mapping"),
-)
+_TEXTS: Final = {
+    "bool_type": "should be true or false",
+    "dict_type": "should be a mapping of keys",
+    "finite_number": "should be a finite number",
+    "float_type": "should be a number",
+    "greater_than": "should be greater than {gt}",
+    "greater_than_equal": "should be at least {ge}",
+    "int_type": "should be an integer",
+    "less_than": "should be less than {lt}",
+    "less_than_equal": "should be at most {le}",
+    "list_type": "should be a list",
+    "literal_error": "should be {expected}",
+    "string_pattern_mismatch": "should be small letters, digits, '-' and '_'",
+    "string_too_long": "should have at most {max_length} character{s}",
+    "string_too_short": "should have at least {min_length} character{s}",
+    "string_type": "should be text",
+    "too_long": "should have at most {max_length} item{s}",
+    "too_short": "should have at least {min_length} item{s}",
+    "tuple_type": "should be a list",
+}
+"""What a fault says, by pydantic's type of error, with the values of its context."""
 
 
 @dataclass(frozen=True)
@@ -128,20 +134,31 @@ def _joined(messages: Iterable[str]) -> str:
 
 
 def _message(details: ErrorDetails, value: Any) -> str:
-    text = details["msg"]
-    for pattern, wording in _WORDING:
-        text = re.sub(pattern, wording, text)
     match details["type"]:
         case "extra_forbidden" if isinstance(details["input"], UnknownKey):
             hint = details["input"].hint
             return f"is {show(value)}, but there is no such key. {hint}".rstrip()
         case "invalid_key":
             return f"has the key {show(details['input'])}, which is not text; put it in quotes"
-        case "literal_error" if isinstance(value, str):
-            text += _nearest(value, re.findall(r"'([^']*)'", text))
-        case "model_type" | "dict_type":
-            text = "write its keys beneath it" if value is None else "should be a mapping of keys"
+        case "dict_type" if value is None:
+            text = "write its keys beneath it"
+        case kind if kind in _TEXTS:
+            text = _TEXTS[kind].format_map(_shown(details.get("ctx", {})))
+            if kind == "literal_error" and isinstance(value, str):
+                text += _nearest(value, details["ctx"]["expected"].split("'")[1::2])
+        case _:
+            text = details["msg"].removeprefix("Input ")
     return f"is {show(value)}; {text}" if text.startswith(("should", "write")) else text
+
+
+def _shown(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an error's context as a message has them."""
+    length = context.get("min_length", context.get("max_length"))
+    numbers = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in context.items()
+    }
+    return {**numbers, "s": "" if length == 1 else "s"}
 
 
 def _nearest(name: str, known: list[str]) -> str:
