@@ -31,7 +31,7 @@ __all__ = ["Server", "ServerRecipe"]
 
 @dataclass(frozen=True)
 class ServerRecipe:
-    """All that the server is made from; it travels to the server's actor."""
+    """All that builds the server; it is sent to the server's actor."""
 
     spec: ModelSpec
     shape: DataShape
@@ -90,7 +90,7 @@ class Server:
         return self._weights.all
 
     def snapshot(self, round: int) -> Snapshot:
-        """Return what a round starts from, for its clients and for a server in this one's place.
+        """Return what a round starts from, for its clients and for a restored server.
 
         Raises:
             AggregationError: if auxiliary variables are not finite.
@@ -103,7 +103,7 @@ class Server:
         return Snapshot(broadcast, self._optimizer.export_state())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become the server that the snapshot was taken of; what was received is forgotten."""
+        """Restore the server from a snapshot; partials that were received are discarded."""
         self._weights.all = snapshot.broadcast.weights.clone()
         self._optimizer.import_state(snapshot.optimizer)
         self._tree, self._received = None, set()
@@ -177,8 +177,7 @@ class Server:
 class _Weights:
     """The server's weights, as the model its Optimizer works on.
 
-    They are a value: a step makes new ones and leaves the former to those who hold a snapshot, so
-    that none is ever copied.
+    They are a value: a step makes new ones, and snapshots keep the previous ones without a copy.
     """
 
     def __init__(self, model: Model) -> None:

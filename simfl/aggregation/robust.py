@@ -1,4 +1,4 @@
-"""Aggregators that bound what a few bad clients can do. They leave the clients' weights aside.
+"""Aggregators that bound what a few bad clients can do. They ignore the clients' weights.
 
 Shapes: C clients, T coordinates of a tile, ... a tensor's own axes.
 """
@@ -99,7 +99,7 @@ class Krum(EveryUpdate):
     name: ClassVar[str] = "krum"
 
     num_byzantine: Annotated[int, Ge(0)] = 1
-    """f, how many bad clients are reckoned with; the cohort must have at least 2f + 3."""
+    """f, how many bad clients are tolerated; the cohort must have at least 2f + 3."""
     num_selected: Count = 1
     """How many of the best-scored deltas are averaged, at most C - f; 1 is Krum, more is
     Multi-Krum."""

@@ -165,7 +165,7 @@ class ClientHost:
         broadcast: Broadcast,
         states: Sequence[KeptState | None],
     ) -> Outcome:
-        """Train one at a time what fails as a stack: whose fault it is, is dealt with as usual."""
+        """Train the clients of a failed stack one at a time, so that errors name the client."""
         outcome = self._train_singly(clients, broadcast, states)
         if not any(isinstance(row.retained, Dropped) for row in outcome.rows):
             warnings.warn(

@@ -73,7 +73,7 @@ class StackTrainer:
 
         Raises:
             NonFiniteUpdateError: if an update is not finite and the scenario says to raise.
-            Exception: whatever a client's own code raises; which client's, it does not say.
+            Exception: whatever a client's own code raises, without the client's id.
         """
         began = time.perf_counter()
         plan = self._plan(clients, broadcast.round)

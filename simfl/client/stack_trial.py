@@ -102,7 +102,7 @@ def _step_in_stack(
 
 
 def _spread(dataset: FederatedDataset, count: int) -> Rows:
-    """Return rows from all over the training examples, which lie together by class as a rule."""
+    """Return rows spread over the training examples: neighbours often have the same class."""
     return np.linspace(0, len(dataset.train) - 1, count).astype(np.int64)
 
 

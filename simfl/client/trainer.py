@@ -66,12 +66,12 @@ class ClientTrainer:
         self._device = device
 
     def train(self, client: int, broadcast: Broadcast, state: KeptState | None) -> Outcome:
-        """Train a client; one whose own code raises ends the run or is left out.
+        """Train a client; an exception in its own code ends the run, or drops the client.
 
         Raises:
             ClientError: if its own code raises and the scenario says to raise.
             NonFiniteUpdateError: likewise, if its update is not finite.
-            torch.cuda.OutOfMemoryError: if the device is full, which is not the client's fault.
+            torch.cuda.OutOfMemoryError: if the device is full, which is no error of the client.
         """
         began = time.perf_counter()
         try:
@@ -197,7 +197,7 @@ def _refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> Clie
 
 @contextmanager
 def _seeded(seed: int, device: str, *, round: int, client: int) -> Iterator[None]:
-    """Seed torch's global generators, from which layers of others draw, and put them back."""
+    """Seed torch's global generators, from which layers of others draw, and restore them."""
     uses_cuda = torch.device(device).type == "cuda"
     with global_generators([torch.cuda.current_device()] if uses_cuda else []):
         torch.default_generator.set_state(torch_state(seed, "model", round=round, client=client))

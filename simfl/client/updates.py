@@ -1,4 +1,4 @@
-"""What a client's steps amount to: its delta, its losses, and whether they are numbers at all."""
+"""The results of clients' steps: losses, counts, bytes, and whether an update is finite."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ClientRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the training of some clients has brought, in the order of the cohort."""
+    """The results of training some clients, in the order of the cohort."""
 
     contribution: Contribution | None
     """What they add to the round, merged; None: nothing."""
@@ -69,11 +69,11 @@ class SpareMemory:
         self._vector: Vector | None = None
 
     def give(self, vector: Vector) -> None:
-        """Leave memory that nobody refers to any more."""
+        """Store memory that is no longer used."""
         self._vector = vector
 
     def take(self) -> Vector | None:
-        """Return what was left last, if it was not taken yet."""
+        """Return what was stored last, unless it was taken."""
         vector, self._vector = self._vector, None
         return vector
 

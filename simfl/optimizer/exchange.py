@@ -34,7 +34,7 @@ class AuxExchange:
         return frozenset(self._indices)
 
     def collect(self, states: Sequence[State]) -> dict[str, AuxVar]:
-        """Return what each module shares; those with nothing to share are left out."""
+        """Return what each module shares, if it shares anything."""
         collected = {
             name: self._modules[index].collect_aux_var(states[index])
             for name, index in self._indices.items()
@@ -87,10 +87,10 @@ class AuxExchange:
     def _add(self, module: OptiModule, index: int) -> None:
         name = module.aux_name or module.name
         if name in self._indices:
-            former = self._indices[name]
+            other = self._indices[name]
             raise ConfigError(
                 f"modules[{index}]: {module.name!r} has the auxiliary variables {name!r}, and "
-                f"so has {self._modules[former].name!r}, modules[{former}]; keep one of them"
+                f"so has {self._modules[other].name!r}, modules[{other}]; keep one of them"
             )
         self._indices[name] = index
 

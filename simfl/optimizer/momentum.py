@@ -95,8 +95,8 @@ def moving_average(
     average: Vector, value: Vector, beta: float, *, in_place: bool = False
 ) -> Vector:
     """Return beta average + (1 - beta) value, in the memory of the average or in its own."""
-    former = average.mul_(beta) if in_place else average * beta
-    return former.add_(value * (1.0 - beta))
+    scaled = average.mul_(beta) if in_place else average * beta
+    return scaled.add_(value * (1.0 - beta))
 
 
 def yogi_average(average: Vector, value: Vector, beta: float) -> Vector:

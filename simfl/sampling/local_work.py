@@ -80,7 +80,7 @@ class LocalWork(Section):
         return size / self.batch_size if self.sclip and self.batch_size else 1.0
 
     def draw_batches(self, rows: Column, *, seed: int, round: int, client: int) -> list[Column]:
-        """Say which examples one client trains on: the rows of each batch, step by step.
+        """Return which examples one client trains on: the rows of each batch, step by step.
 
         They are those of ``plan_steps``, at half of its cost.
 
@@ -107,7 +107,7 @@ class LocalWork(Section):
     def plan_steps(
         self, rows: Sequence[Column], *, seed: int, round: int, clients: Sequence[int]
     ) -> StepPlan:
-        """Say which examples clients train on at each step: every epoch in an order of its own.
+        """Return which examples clients train on at each step: every epoch in an order of its own.
 
         Args:
             rows: [C] the rows that each client holds.
