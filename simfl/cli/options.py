@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -15,19 +14,8 @@ if TYPE_CHECKING:
     from simfl.scenario import Scenario
 
 
-class Trust(StrEnum):
-    """Whether a scenario may run its author's code."""
-
-    all = "all"
-    none = "none"
-
-
-class Backend(StrEnum):
-    """Where clients are trained."""
-
-    ray = "ray"
-    inline = "inline"
-
+Trust: TypeAlias = Literal["all", "none"]
+Backend: TypeAlias = Literal["ray", "inline"]
 
 ScenarioFile: TypeAlias = Annotated[
     str, typer.Argument(metavar="FILE", help="A scenario file, or the name of a shipped one.")
@@ -60,13 +48,13 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load(
-    file: str, overrides: Sequence[str], *, trust: Trust = Trust.all, address: str | None = None
+    file: str, overrides: Sequence[str], *, trust: Trust = "all", address: str | None = None
 ) -> Scenario:
     """Load a scenario by its file name, or a shipped one by its name, and print which one it is."""
     from simfl.scenario import load_scenario, own_address
 
-    own = own_address(address, trust.value)
-    return load_scenario(found(file), overrides=[*overrides, *own], trust=trust.value)
+    own = own_address(address, trust)
+    return load_scenario(found(file), overrides=[*overrides, *own], trust=trust)
 
 
 def found(file: str) -> Path:

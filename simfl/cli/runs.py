@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 import typer
 
-from simfl.cli.options import AsJson, Trust, Trusted
+from simfl.cli.options import AsJson, Trusted
 from simfl.cli.output import finite, print_json, print_table, say
 from simfl.errors import one_line
 
@@ -23,19 +22,11 @@ if TYPE_CHECKING:
 _MAX_REASON = 300
 """Characters of an error in the list of runs."""
 
+_Format: TypeAlias = Literal["html", "png", "csv", "md"]
 _Target: TypeAlias = Annotated[
     str | None,
     typer.Option(metavar="METRIC=VALUE", help="How long runs took to reach it: accuracy=0.9."),
 ]
-
-
-class Format(StrEnum):
-    """What a report is written as."""
-
-    html = "html"
-    png = "png"
-    csv = "csv"
-    md = "md"
 
 
 def list_runs(
@@ -249,7 +240,7 @@ def report_runs(
         typer.Option(help="The file. Default: report.html, in the run's folder if it is one."),
     ] = None,
     format: Annotated[
-        Format | None,
+        _Format | None,
         typer.Option(
             help="A page, a picture of its charts, all rounds' numbers, or its tables as text. "
             "Default: as --out ends, or html."
@@ -259,7 +250,7 @@ def report_runs(
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Load no data: do not show what clients hold.")
     ] = False,
-    trust: Trusted = Trust.all,
+    trust: Trusted = "all",
 ) -> None:
     """Write a report of one run, or a comparison of several.
 
@@ -276,9 +267,9 @@ def report_runs(
     kind = format or _format_of(out)
     path = out or _default_path(folders, kind)
     study = make_study(runs, target=chosen)
-    report = make_report(study, with_data=not no_data, trust=trust.value)
+    report = make_report(study, with_data=not no_data, trust=trust)
     write_report(
-        report, path, format=kind.value, written=time.strftime("%Y-%m-%d %H:%M", time.localtime())
+        report, path, format=kind, written=time.strftime("%Y-%m-%d %H:%M", time.localtime())
     )
     say(path, is_exact=True)
 
@@ -295,10 +286,10 @@ def _read(folders: list[Path]) -> list[Run]:
     return [read_run(run, now=now) for run in distinct.values()]
 
 
-def _format_of(out: Path | None) -> Format:
-    known = {f".{format.value}": format for format in Format}
+def _format_of(out: Path | None) -> _Format:
+    known: dict[str, _Format] = {f".{format}": format for format in get_args(_Format)}
     if out is None:
-        return Format.html
+        return "html"
     if out.suffix not in known:
         raise typer.BadParameter(
             f"{out} does not end in {', '.join(known)}; give --format", param_hint="--out"
@@ -306,6 +297,6 @@ def _format_of(out: Path | None) -> Format:
     return known[out.suffix]
 
 
-def _default_path(folders: list[Path], kind: Format) -> Path:
-    name = f"report.{kind.value}"
+def _default_path(folders: list[Path], kind: _Format) -> Path:
+    name = f"report.{kind}"
     return folders[0] / name if len(folders) == 1 else Path(name)

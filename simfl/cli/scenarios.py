@@ -35,7 +35,7 @@ def validate_scenarios(
     ] = False,
 ) -> None:
     """Check scenarios as a run would before it starts; exit with 2 if one has an error."""
-    trust = Trust.none if no_import else Trust.all
+    trust: Trust = "none" if no_import else "all"
     faults = [_faults(file, overrides, with_data=not no_data, trust=trust) for file in files]
     if any(faults):
         raise typer.Exit(BAD_INPUT)
@@ -68,7 +68,7 @@ def _check(file: str, overrides: list[str], *, with_data: bool, trust: Trust) ->
     if scenario.sweep is not None:
         from simfl.scenario.sweeps import load_sweep
 
-        load_sweep(found(file), overrides=overrides, trust=trust.value)
+        load_sweep(found(file), overrides=overrides, trust=trust)
     if not with_data:
         return ()
 
@@ -84,7 +84,7 @@ def plan_run(
         typer.Option(help="A running Ray cluster. Default: cluster.address, or this machine."),
     ] = None,
     overrides: Overrides = [],  # noqa: B006
-    trust: Trusted = Trust.all,
+    trust: Trusted = "all",
 ) -> None:
     """Show what a run would place where, and what it takes; exit with 1 if it does not fit.
 
@@ -162,7 +162,7 @@ def describe_data(
     ] = None,
     clients: Annotated[int, typer.Option(min=0, help="How many clients the table shows.")] = 10,
     overrides: Overrides = [],  # noqa: B006
-    trust: Trusted = Trust.all,
+    trust: Trusted = "all",
 ) -> None:
     """Show what a scenario's clients hold: a table, and with --png a picture."""
     scenario = load(file, overrides, trust=trust)

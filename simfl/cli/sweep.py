@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from simfl.cli.options import Address, Backend, Overrides, Trust, Trusted, found
+from simfl.cli.options import Address, Backend, Overrides, Trusted, found
 from simfl.cli.output import FAILED, print_table, say
 
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ def sweep_scenario(
     file: _File = None,
     over: _Over = [],  # noqa: B006
     overrides: Overrides = [],  # noqa: B006
-    backend: _TrialBackend = Backend.ray,
+    backend: _TrialBackend = "ray",
     address: Address = None,
     out: _Out = None,
     resume: _Resumed = None,
-    trust: Trusted = Trust.all,
+    trust: Trusted = "all",
     quiet: _Quiet = False,
 ) -> None:
     """Run a scenario with other values in some of its keys, several trials at once.
@@ -74,20 +74,18 @@ def sweep_scenario(
     from simfl.sweep import resume_sweep, run_sweep
 
     if resume is not None:
-        result = resume_sweep(
-            resume, backend.value, address=address, progress=not quiet, trust=trust.value
-        )
+        result = resume_sweep(resume, backend, address=address, progress=not quiet, trust=trust)
     else:
         assert path is not None, "either FILE or --resume is given"
         result = run_sweep(
             path,
             out,
-            backend.value,
+            backend,
             over=over,
             overrides=overrides,
             address=address,
             progress=not quiet,
-            trust=trust.value,
+            trust=trust,
         )
     _print_result(result, quiet=quiet)
     if result.failed:
