@@ -121,7 +121,7 @@ def resume(
     own = own_address(address, trust)
     scenario = load_scenario(folder / SCENARIO_FILE, overrides=own, trust=trust)
     if is_done(folder, scenario):
-        raise InputError(f"the run in {folder} is done; there is nothing to go on with")
+        raise InputError(f"the run in {folder} is done; there is nothing to resume")
     options = RunOptions(backend, address, progress)
     with ExitStack() as held:
         leases = _hold(scenario, folder, held)
@@ -153,8 +153,7 @@ def _prepare(
     if scenario.sweep is not None:
         raise scenario.fault(
             "sweep",
-            "is there, so these are many runs; start them with 'simfl sweep', "
-            "or set sweep to null for one",
+            "describes many runs; start them with 'simfl sweep', or set sweep to null for one",
         )
     folder = None if out is None or resume == "never" else checked_folder(out)
     continues = folder is not None and holds_run(folder)

@@ -136,7 +136,7 @@ def test_a_run_of_a_scenario_with_a_sweep_says_what_to_do(simfl, scenario):
         file.write("sweep: {over: {seed: 0..1}}\n")
     result = simfl("run", scenario, "--backend", "inline")
     assert result.exit_code == 2
-    assert result.stderr.startswith("s.yaml:6: sweep: is there, so these are many runs; start them")
+    assert result.stderr.startswith("s.yaml:6: sweep: describes many runs; start them")
     assert simfl("run", scenario, "--backend", "inline", "--set", "sweep=null").exit_code == 0
 
 

@@ -1,4 +1,4 @@
-"""By what runs are judged: as they say themselves, or by names where they are too old for that."""
+"""The metric that ranks runs: recorded in run.json, or guessed from names for earlier versions."""
 
 from __future__ import annotations
 
