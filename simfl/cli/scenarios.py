@@ -167,7 +167,8 @@ def describe_data(
     """Show what a scenario's clients hold: a table, and with --png a picture."""
     scenario = load(file, overrides, trust=trust)
 
-    from simfl.data import plot_label_skew, summarize
+    from simfl.data import summarize
+    from simfl.report.population import draw_population
 
     dataset = scenario.build_dataset()
     summary = summarize(dataset)
@@ -176,7 +177,7 @@ def describe_data(
     if png is None:
         return
     try:
-        plot_label_skew(dataset, png)
+        draw_population(dataset, png)
     except OSError as error:
         raise InputError(f"cannot write the picture: {error}; choose another path") from None
     say(f"picture: {png}")

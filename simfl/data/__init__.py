@@ -17,7 +17,6 @@ from simfl.data.describe import DatasetSummary, LabelSummary, label_counts, summ
 from simfl.data.flwr_partition import FlwrPartition
 from simfl.data.partition import Partition, SizedPartition
 from simfl.data.partitions import IID, Dirichlet, Natural, Quantity, Shards
-from simfl.data.skew_plot import plot_label_skew
 from simfl.data.source import Source, SourceData
 from simfl.data.sources import (
     CsvFile,
@@ -55,7 +54,6 @@ __all__ = [
     "build_dataset",
     "label_counts",
     "num_rows",
-    "plot_label_skew",
     "summarize",
     "take_rows",
 ]

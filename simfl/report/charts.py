@@ -139,6 +139,14 @@ class Histogram:
     """Vertical lines: label and position."""
     is_log: bool = False
 
+    @property
+    def log_ticks(self) -> list[float]:
+        """1, 2 and 5 times each power of ten between the edges."""
+        low, high = self.edges[0], self.edges[-1]
+        powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+        return [tick for tick in ticks if low <= tick <= high]
+
 
 Chart: TypeAlias = "Lines | Bars | Histogram"
 

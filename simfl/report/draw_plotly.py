@@ -191,7 +191,7 @@ def _histogram(chart: Histogram) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     ]
     return traces, {
         "barmode": "overlay",
-        "xaxis": {"title": {"text": chart.x}} | (_log_axis(edges) if chart.is_log else {}),
+        "xaxis": {"title": {"text": chart.x}} | (_log_axis(chart) if chart.is_log else {}),
         "yaxis": {"title": {"text": chart.y}},
         "hovermode": "closest",
         "margin": _MARGIN | ({"t": _ABOVE} if chart.marks else {}),
@@ -221,12 +221,9 @@ def _step(stack: Stack, edges: Floats) -> dict[str, Any]:
     }
 
 
-def _log_axis(edges: Floats) -> dict[str, Any]:
-    """Name 1, 2 and 5 of each power of ten."""
-    powers = range(int(np.floor(np.log10(edges[0]))), int(np.ceil(np.log10(edges[-1]))) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    shown = [tick for tick in ticks if edges[0] <= tick <= edges[-1]]
-    return {"type": "log", "tickvals": shown, "ticktext": [f"{tick:,.12g}" for tick in shown]}
+def _log_axis(chart: Histogram) -> dict[str, Any]:
+    ticks = chart.log_ticks
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,.12g}" for tick in ticks]}
 
 
 def _mark(x: float) -> dict[str, Any]:

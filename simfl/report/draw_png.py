@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 2
-_SIZE = (6.4, 3.6)  # inches of a chart
+_SIZE = (6.0, 3.6)  # inches of a chart
 _TEXT = "#333333"
 _TITLE_SIZE = 14
 _TITLE_WIDTH = 90
@@ -151,7 +151,7 @@ def _bars(chart: Bars, axes: Axes) -> None:
 
 @_draw.register(Histogram)
 def _histogram(chart: Histogram, axes: Axes) -> None:
-    alpha = 0.6 if len(chart.stacks) > 1 else 0.9
+    alpha = 0.6 if len(chart.stacks) > 1 else 1.0
     for stack in chart.stacks:
         if len(chart.stacks) > _MAX_OVERLAID:
             axes.stairs(stack.values, chart.edges, color=stack.colour, label=stack.label)
@@ -167,6 +167,10 @@ def _histogram(chart: Histogram, axes: Axes) -> None:
         )
     if chart.is_log:
         axes.set_xscale("log")
+        axes.set_xticks(chart.log_ticks, [f"{tick:,.12g}" for tick in chart.log_ticks])
+        axes.set_xticks([], minor=True)
+    if all(float(value).is_integer() for stack in chart.stacks for value in stack.values):
+        axes.locator_params(axis="y", integer=True)
     for label, x in chart.marks:
         axes.axvline(x, color=INK, linestyle="--", linewidth=1.2)
         axes.text(x, axes.get_ylim()[1], f" {label} {x:,.4g}", va="top", fontsize=8, color=_TEXT)

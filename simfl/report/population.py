@@ -1,4 +1,4 @@
-"""What clients hold, from the data set rebuilt from the scenario, and how often they took part.
+"""What clients hold, from the data set rebuilt from the scenario.
 
 Shapes: C clients, S clients shown, K classes shown.
 """
@@ -8,17 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from simfl.record import SCENARIO_FILE
-from simfl.report.charts import INK, RUN_COLOURS, Bars, Histogram, Stack, Table
-from simfl.report.client_tables import ClientHistory
+from simfl.report.charts import RUN_COLOURS, Bars, Histogram, Stack
 from simfl.report.curves import Floats
+from simfl.report.draw_png import draw_png
 from simfl.report.reading import Run
-from simfl.report.study import Group, Section, Study
-from simfl.report.wording import quantity
+from simfl.report.study import Section, Study
 
 if TYPE_CHECKING:
     from simfl.data import FederatedDataset
@@ -27,6 +26,21 @@ if TYPE_CHECKING:
 
 _TITLE = "Population"
 _MAX_SHOWN = 3
+_MAX_CLIENTS: Final = 30
+_MAX_CLASSES: Final = 20
+_MAX_BINS: Final = 30
+_WIDE: Final = 10
+"""The ratio of the largest to the smallest client from which the axis is logarithmic."""
+_TEN: Final = (  # Tableau 10
+    *("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f"),
+    *("#edc948", "#b07aa1", "#ff9da7", "#9c755f", "#bab0ac"),
+)
+_TWENTY: Final = (  # matplotlib's tab20
+    *("#1f77b4", "#aec7e8", "#ff7f0e", "#ffbb78", "#2ca02c", "#98df8a", "#d62728", "#ff9896"),
+    *("#9467bd", "#c5b0d5", "#8c564b", "#c49c94", "#e377c2", "#f7b6d2", "#7f7f7f", "#c7c7c7"),
+    *("#bcbd22", "#dbdb8d", "#17becf", "#9edae5"),
+)
+_OTHERS: Final = "#e8e8e8"
 
 
 def population_section(study: Study, *, with_data: bool, trust: Trust = "all") -> Section:
@@ -47,7 +61,7 @@ def population_section(study: Study, *, with_data: bool, trust: Trust = "all") -
     for run in list(by_data.values())[:_MAX_SHOWN]:
         suffix = f" of {run.folder.name}" if len(by_data) > 1 else ""
         try:
-            charts += _charts(run.folder / SCENARIO_FILE, suffix, trust)
+            charts += population_charts(_dataset(run, trust), suffix)
         # Missing data, or failing code of the user's: the report continues without this section.
         except Exception as error:
             reason = (str(error) or type(error).__name__).partition("\n")[0]
@@ -67,14 +81,32 @@ def _split_of(run: Run) -> str:
     return json.dumps(data, sort_keys=True, default=str)
 
 
-def _charts(scenario_file: Path, suffix: str, trust: Trust) -> list[Bars | Histogram]:
-    from simfl.data.skew_plot import is_wide, label_shares, size_bins
-    from simfl.scenario import load_scenario
+def draw_population(dataset: FederatedDataset, path: Path) -> None:
+    """Draw the labels of up to 30 clients and the sizes of all, as a PNG.
 
-    scenario = load_scenario(scenario_file, trust=trust)
-    dataset = scenario.build_dataset()
+    If targets are not class ids, only the sizes are drawn.
+
+    Args:
+        dataset: what to draw.
+        path: the file to write.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    charts = population_charts(dataset)
+    notes = " ".join(dict.fromkeys(chart.note for chart in charts))
+    draw_png(charts, path, title=notes)
+
+
+def population_charts(dataset: FederatedDataset, suffix: str = "") -> list[Bars | Histogram]:
+    """Return charts of the labels of up to 30 clients, and of the sizes of all.
+
+    Args:
+        dataset: what to draw.
+        suffix: ends the titles.
+    """
     sizes_C = np.diff(dataset.offsets)
-    edges = size_bins(sizes_C)
+    edges = _size_bins(sizes_C)
     counts = np.histogram(sizes_C, bins=edges)[0].astype(float)
     sizes = Histogram(
         title=f"Examples per client{suffix}",
@@ -83,27 +115,52 @@ def _charts(scenario_file: Path, suffix: str, trust: Trust) -> list[Bars | Histo
         edges=edges,
         stacks=(Stack("clients", RUN_COLOURS[0], tuple(counts.tolist())),),
         marks=(("median", float(np.median(sizes_C))),),
-        is_log=is_wide(sizes_C),
+        is_log=_is_wide(sizes_C),
         note=f"{len(sizes_C):,} client{'s' if len(sizes_C) != 1 else ''}, "
         f"{sizes_C.sum():,} example{'s' if sizes_C.sum() != 1 else ''}.",
     )
-    labels = label_shares(dataset)
-    if labels is None:
-        return [sizes]
-    shares_SK = labels.counts / labels.counts.sum(axis=1, keepdims=True)
-    skew = Bars(
+    labels = _label_fractions(dataset, suffix)
+    return [sizes] if labels is None else [labels, sizes]
+
+
+def _label_fractions(dataset: FederatedDataset, suffix: str) -> Bars | None:
+    """Draw evenly spaced clients and the most frequent classes; None without class ids."""
+    from simfl.data import label_counts
+    from simfl.data.describe import class_ids
+
+    ids = class_ids(dataset)
+    if ids is None:
+        return None
+    last = dataset.num_clients - 1
+    shown = np.linspace(0, last, min(dataset.num_clients, _MAX_CLIENTS)).round().astype(int)
+    shown = np.unique(shown).tolist()
+    names = [dataset.class_names[i] if 0 <= i < len(dataset.class_names) else str(i) for i in ids]
+    counts_SK, names = _merge_rare(label_counts(dataset, shown), names)
+    fractions_SK = counts_SK / counts_SK.sum(axis=1, keepdims=True)
+    return Bars(
         title=f"Labels of each client{suffix}",
         x="client",
-        y="share of its examples",
-        names=tuple(f"{client}" for client in labels.clients),
+        y="fraction of its examples",
+        names=tuple(map(str, shown)),
         stacks=tuple(
-            Stack(name, _hex(colour), tuple(shares_SK[:, k].tolist()))
-            for k, (name, colour) in enumerate(zip(labels.names, labels.colours, strict=True))
+            Stack(name, _class_colour(k, names), tuple(fractions_SK[:, k].tolist()))
+            for k, name in enumerate(names)
         ),
         is_percent=True,
-        note=_note(dataset, shown=len(labels.clients)),
+        note=_note(dataset, shown=len(shown)),
     )
-    return [skew, sizes]
+
+
+def _class_colour(k: int, names: Sequence[str]) -> str:
+    if names[k].endswith(" others"):
+        return _OTHERS
+    return (_TEN if len(names) <= len(_TEN) else _TWENTY)[k]
+
+
+def _dataset(run: Run, trust: Trust) -> FederatedDataset:
+    from simfl.scenario import load_scenario
+
+    return load_scenario(run.folder / SCENARIO_FILE, trust=trust).build_dataset()
 
 
 def _note(dataset: FederatedDataset, *, shown: int) -> str:
@@ -124,91 +181,26 @@ def _note(dataset: FederatedDataset, *, shown: int) -> str:
     return " ".join(notes)
 
 
-def _hex(colour: object) -> str:
-    from matplotlib.colors import to_hex
-
-    return to_hex(colour)  # type: ignore[arg-type]
-
-
-_MAX_BINS = 40
-_MAX_BARS = 60
-
-
-def participation_section(study: Study) -> Section:
-    """Show how often clients took part."""
-    shown = [
-        (group, _times(group.runs[0], histories[0]))
-        for group in study.groups
-        if (histories := study.histories_of(group))
-    ]
-    if not shown:
-        return Section("Participation", notes=("no table of clients: participation is unknown",))
-    highest = int(max(times.max() for _, times in shown))
-    lowest = int(min(times.min() for _, times in shown))
-    step = max(1, -(-(highest - lowest + 1) // _MAX_BINS))
-    edges = np.arange(lowest, highest + step + 1, step, dtype=np.float64) - 0.5
-    stacks = [
-        Stack(group.label, study.colour(group), _counts(times, edges)) for group, times in shown
-    ]
-    # The same seed draws the same cohorts, independent of what is trained.
-    is_same = len(stacks) > 1 and all(stack.values == stacks[0].values for stack in stacks)
-    if is_same:
-        stacks = [Stack("all the same", INK, stacks[0].values)]
-    chart = Histogram(
-        title="How often clients took part",
-        x="rounds",
-        y="clients",
-        edges=edges,
-        stacks=tuple(stacks),
-        marks=(("mean", float(shown[0][1].mean())),) if len(shown) == 1 else (),
-        note=_note_on_cohorts(study, is_same=is_same),
-    )
-    return Section("Participation", charts=(chart,), tables=(_participation_table(study, shown),))
+def _merge_rare(counts_SK: Floats, names: list[str]) -> tuple[Floats, list[str]]:
+    if len(names) <= _MAX_CLASSES:
+        return counts_SK, names
+    by_frequency = np.argsort(-counts_SK.sum(axis=0), kind="stable")
+    kept = np.sort(by_frequency[: _MAX_CLASSES - 1])
+    rest = np.sort(by_frequency[_MAX_CLASSES - 1 :])
+    merged = np.column_stack([counts_SK[:, kept], counts_SK[:, rest].sum(axis=1)])
+    return merged, [names[k] for k in kept] + [f"{len(rest)} others"]
 
 
-def _note_on_cohorts(study: Study, *, is_same: bool) -> str:
-    notes = []
-    if len(study.runs) > len(study.groups):
-        notes.append("The first seed of each group.")
-    if is_same:
-        notes.append("It is the same for all groups: cohorts follow from the seed.")
-    return " ".join(notes)
+def _is_wide(sizes_C: Floats) -> bool:
+    """Return whether the range of sizes calls for a logarithmic axis."""
+    return bool(sizes_C.max() > _MAX_BINS and sizes_C.max() / sizes_C.min() > _WIDE)
 
 
-def population_of(run: Run) -> int | None:
-    """Return the number of clients, if the scenario or the summary states it."""
-    data = run.scenario.get("data")
-    partition = data.get("partition") if isinstance(data, dict) else None
-    for place in (run.summary, partition, data):
-        for key in ("population", "clients"):
-            value = place.get(key) if isinstance(place, dict) else None
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return value
-    return None
-
-
-def _times(run: Run, history: ClientHistory) -> Floats:
-    """Return how often each client of the population took part."""
-    never = (population_of(run) or 0) - len(history.times)
-    return np.concatenate([np.zeros(max(0, never)), history.times])
-
-
-def _counts(values: Floats, edges: Floats) -> tuple[float, ...]:
-    return tuple(np.histogram(values, bins=edges)[0].astype(float).tolist())
-
-
-def _participation_table(study: Study, shown: Sequence[tuple[Group, Floats]]) -> Table:
-    return Table(
-        "Rounds of a client",
-        ("run", "clients", "never took part", "fewest", "median", "mean", "most"),
-        tuple(
-            (
-                group.label,
-                quantity(len(times)),
-                quantity(int((times == 0).sum())),
-                *(quantity(float(f(times))) for f in (np.min, np.median, np.mean, np.max)),
-            )
-            for group, times in shown
-        ),
-        tuple(study.colour(group) for group, _ in shown),
-    )
+def _size_bins(sizes_C: Floats) -> Floats:
+    """Return the edges of bins for counts, evenly spaced or, for a wide range, logarithmic."""
+    low, high = int(sizes_C.min()), int(sizes_C.max())
+    num_bins = min(_MAX_BINS, 8 + int(np.sqrt(len(sizes_C))))
+    if _is_wide(sizes_C):
+        return np.unique(np.geomspace(low, high + 1, num_bins + 1).round()) - 0.5
+    step = -(-(high - low + 1) // num_bins)
+    return np.arange(low, high + step + 1, step, dtype=np.float64) - 0.5

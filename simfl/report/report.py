@@ -10,7 +10,8 @@ from simfl.report.charts import Chart, Entry, Table
 from simfl.report.fairness import fairness_section
 from simfl.report.judging import best, main_metric, metric_keys
 from simfl.report.learning import learning_section
-from simfl.report.population import participation_section, population_of, population_section
+from simfl.report.participation import participation_section, population_of
+from simfl.report.population import population_section
 from simfl.report.provenance import differences_section, failures_section, provenance_section
 from simfl.report.reading import Run, total
 from simfl.report.study import Group, Section, Study, count_of_groups
