@@ -39,6 +39,7 @@ __all__ = [
     "Registry",
     "Share",
     "field_types",
+    "split_spec",
 ]
 
 KIND = "kind"
@@ -196,6 +197,29 @@ class Component:
         """
         found: Self = cls.registry[name].from_config(config or {})
         return found
+
+
+def split_spec(spec: Any, what: str) -> tuple[Any, dict[Any, Any]]:
+    """Return the name and the fields of what is written for a component.
+
+    >>> split_spec("momentum", "module")
+    ('momentum', {})
+    >>> split_spec(["momentum", {"beta": 0.8}], "module")
+    ('momentum', {'beta': 0.8})
+    >>> split_spec({"kind": "momentum", "beta": 0.8}, "module")
+    ('momentum', {'beta': 0.8})
+
+    Raises:
+        ConfigError: for any other form.
+    """
+    match spec:
+        case str():
+            return spec, {}
+        case [name, Mapping() as config]:
+            return name, dict(config)
+        case Mapping() if KIND in spec:
+            return spec[KIND], {key: value for key, value in spec.items() if key != KIND}
+    raise ConfigError(f"should be the name of a {what}, [name, {{field: value}}] or {{kind: name}}")
 
 
 def field_types(cls: type[Any]) -> dict[str, tuple[Any, Any]]:

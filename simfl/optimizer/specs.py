@@ -1,4 +1,4 @@
-"""From what a user writes to components: an instance, a name, or a (name, {...}) pair."""
+"""From what a user writes to components: an instance, or what ``split_spec`` reads."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequen
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
-from simfl.component import Component
+from simfl.component import Component, split_spec
 from simfl.errors import ConfigError
 
 C = TypeVar("C", bound=Component)
 
-Spec: TypeAlias = "Component | str | tuple[str, Mapping[str, Any]] | list[Any]"
-"""A component as a user writes it: an instance, a name, or a pair of name and fields."""
+Spec: TypeAlias = "Component | str | tuple[str, Mapping[str, Any]] | list[Any] | Mapping[str, Any]"
+"""A component as a user writes it: an instance, a name, a pair of name and fields, or a mapping."""
 
 
 def build_component(root: type[C], spec: Any, *, place: str) -> C:
@@ -20,7 +20,7 @@ def build_component(root: type[C], spec: Any, *, place: str) -> C:
 
     Args:
         root: the kind: ``OptiModule``, ``Regularizer`` or ``Schedule``.
-        spec: an instance, a name, or a pair (list or tuple) of a name and its fields.
+        spec: an instance, a name, ``[name, {field: value}]`` or ``{"kind": name, field: value}``.
         place: what to call it in an error: ``modules[1]``.
 
     Raises:
@@ -31,7 +31,12 @@ def build_component(root: type[C], spec: Any, *, place: str) -> C:
     with at_place(place):
         if isinstance(spec, root):
             return spec
-        name, config = _name_and_config(spec, root.registry.what)
+        try:
+            name, config = split_spec(spec, root.registry.what)
+        except ConfigError as error:
+            raise ConfigError(f"{spec!r} cannot be used; it {error}") from None
+        if not isinstance(name, str):
+            raise ConfigError(f"{spec!r} cannot be used; the name {name!r} should be text")
         return root.from_name(name, config)
 
 
@@ -114,17 +119,6 @@ def at_place(place: str) -> Iterator[None]:
     except (KeyError, ConfigError) as error:
         error.args = (f"{place}: {error.args[0]}", *error.args[1:])
         raise
-
-
-def _name_and_config(spec: Any, what: str) -> tuple[str, Mapping[str, Any]]:
-    match spec:
-        case str():
-            return spec, {}
-        case [str() as name, Mapping() as config]:
-            return name, config
-    raise ConfigError(
-        f"{spec!r} cannot be used; give a {what}, the name of one, or a (name, {{...}}) pair"
-    )
 
 
 def _without_tuples(value: Any) -> Any:

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 from typing_extensions import TypedDict
 
-from simfl.component import KIND, Component, NonNegative, field_types
+from simfl.component import KIND, Component, NonNegative, field_types, split_spec
 from simfl.errors import ConfigError, InputError, UnknownNameError, did_you_mean
 from simfl.scenario.trust import is_untrusted, refusal
 from simfl.scenario.validators import (
@@ -208,16 +208,8 @@ class _Named:
             return value
         if isinstance(value, _Flat):
             return self._build(value.name, value.config, info, siblings=value.siblings)
-        if isinstance(value, str):
-            return self._build(value, {}, info)
-        if isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[1], Mapping):
-            return self._build(value[0], value[1], info)
-        if isinstance(value, Mapping) and KIND in value:
-            config = {key: item for key, item in value.items() if key != KIND}
-            return self._build(value[KIND], config, info, at=(KIND,))
-        raise fault(
-            f"should be the name of a {self.what}, [name, {{field: value}}] or {{kind: name}}"
-        )
+        name, config = split_spec(value, self.what)
+        return self._build(name, config, info, at=(KIND,) if isinstance(value, Mapping) else ())
 
     def _build(
         self,

@@ -94,12 +94,15 @@ def test_an_unknown_name_is_reported_with_its_place_and_the_nearest_one() -> Non
     [
         ({"modules": "adam"}, "modules is 'adam'; give a list of modules"),
         ({"modules": [FedProx()]}, r"modules\[0\]: FedProx\(alpha=0.01\) cannot be used"),
-        ({"modules": [("adam", {}, 3)]}, r"modules\[0\]: .* give a module, the name of one"),
+        ({"modules": [("adam", {}, 3)]}, r"modules\[0\]: .* should be the name of a module"),
         ({"modules": [("adam", {"eps": -1.0})]}, r"modules\[0\]: adam: eps is -1.0"),
-        ({"regularizers": [3]}, r"regularizers\[0\]: 3 cannot be used; give a regularizer"),
+        (
+            {"regularizers": [3]},
+            r"regularizers\[0\]: 3 cannot be used; it should be the name of a reg",
+        ),
         ({"lrate": -0.1}, "lrate is -0.1; give a finite number of at least 0"),
         ({"lrate": float("nan")}, "lrate is nan"),
-        ({"w_decay": True}, "w_decay: True cannot be used; give a schedule"),
+        ({"w_decay": True}, "w_decay: True cannot be used; it should be the name of a schedule"),
     ],
 )
 def test_what_cannot_be_used_is_reported_with_its_place(
