@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-from simfl.scenario.kinds import component_kinds
+from simfl.scenario.components import component_kinds
 
 # The same examples every time, and no time limit: machines may be busy.
 settings.register_profile("simfl", deadline=None, derandomize=True)

@@ -23,7 +23,7 @@ def list_components(
     as_json: AsJson = False,
 ) -> None:
     """List all that can be named in a scenario, with fields, bounds and defaults."""
-    from simfl.scenario.kinds import component_kinds
+    from simfl.scenario.components import component_kinds
 
     _import_plugins(plugins)
     roots = _roots(kind, component_kinds())
@@ -68,7 +68,7 @@ def _roots(kind: str | None, kinds: dict[str, type[Component]]) -> dict[str, typ
 
 
 def _print_component(what: str, cls: type[Component]) -> None:
-    from simfl.scenario.component_docs import summary
+    from simfl.scenario.components import summary
     from simfl.scenario.description import describe_component
 
     rows = [
@@ -80,7 +80,7 @@ def _print_component(what: str, cls: type[Component]) -> None:
 
 
 def _described(root: type[Component]) -> dict[str, Any]:
-    from simfl.scenario.component_docs import summary
+    from simfl.scenario.components import summary
     from simfl.scenario.description import describe_component
 
     return {

@@ -1,8 +1,7 @@
 """The scenario: one YAML file in, typed and checked objects out."""
 
-from simfl.scenario.loading import load_scenario
+from simfl.scenario.loading import find_scenario, load_scenario, shipped_scenarios
 from simfl.scenario.schema import Scenario
-from simfl.scenario.shipped import find_scenario, shipped_scenarios
 from simfl.scenario.trust import Trust, own_address
 from simfl.sections import (
     ClientSection,

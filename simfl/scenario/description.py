@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from simfl.component import Component
-from simfl.scenario.component_docs import markdown
+from simfl.scenario.components import markdown
 from simfl.scenario.json_schema import component_schema, section_schema
 from simfl.scenario.yaml_format import flow_yaml
 from simfl.section import Section

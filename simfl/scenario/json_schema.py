@@ -9,9 +9,8 @@ from typing import Any, Final, TypeAlias, get_args
 from pydantic.json_schema import GenerateJsonSchema
 
 from simfl.component import KIND, Component
-from simfl.scenario.component_docs import field_docs, full_doc, markdown, summary
+from simfl.scenario.components import component_kinds, field_docs, full_doc, markdown, summary
 from simfl.scenario.fields import fields_adapter, keys_of
-from simfl.scenario.kinds import component_kinds
 from simfl.scenario.plain import to_short
 from simfl.scenario.schema import Scenario
 from simfl.section import Section

@@ -11,9 +11,8 @@ import sys
 from collections.abc import Iterator
 
 from simfl.component import Component
-from simfl.scenario.component_docs import full_doc, markdown
+from simfl.scenario.components import component_kinds, full_doc, markdown
 from simfl.scenario.description import KeyDescription, describe_component, describe_section
-from simfl.scenario.kinds import component_kinds
 from simfl.scenario.schema import AshaSection, Scenario, SweepSection
 from simfl.section import Section
 from simfl.sections import (

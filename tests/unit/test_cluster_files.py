@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import simfl
-from simfl.scenario.shipped import shipped_scenarios
+from simfl.scenario import shipped_scenarios
 
 CLUSTERS = Path(__file__).parents[2] / "configs" / "clusters"
 

@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 
 from simfl.cli.output import print_table
-from simfl.scenario.kinds import component_kinds
+from simfl.scenario.components import component_kinds
 
 
 def test_everything_that_can_be_named_is_listed(simfl):

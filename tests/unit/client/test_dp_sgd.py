@@ -20,7 +20,7 @@ from simfl.messages import Broadcast, Chunk
 from simfl.models import PythonModel, data_shape
 from simfl.models.losses import as_loss
 from simfl.optimizer import LocalOptimizer, Optimizer
-from simfl.scenario.shipped import find_scenario
+from simfl.scenario import find_scenario
 from simfl.vector import Vector
 from tests.unit.client.client_cases import client_section
 

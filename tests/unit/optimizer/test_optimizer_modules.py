@@ -11,7 +11,7 @@ from toy_models import vector
 import simfl
 from simfl.errors import ConfigError
 from simfl.optimizer import Adam, Context, OptiModule, Yogi, check_plugin
-from simfl.scenario.shipped import find_scenario
+from simfl.scenario import find_scenario
 from simfl.vector import Vector
 
 

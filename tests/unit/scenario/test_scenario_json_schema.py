@@ -11,9 +11,9 @@ import pytest
 
 from simfl.errors import ScenarioError
 from simfl.scenario import load_scenario
+from simfl.scenario.components import component_kinds
 from simfl.scenario.document import Document
 from simfl.scenario.json_schema import component_schema, scenario_schema
-from simfl.scenario.kinds import component_kinds
 from simfl.scenario.overrides import apply_overrides
 
 # Made within the first test, once other tests' components are hidden, and then kept.

@@ -14,7 +14,7 @@ from simfl.errors import ScenarioError
 from simfl.models import Loss, ModelSpec
 from simfl.optimizer import Optimizer, OptiModule, Schedule
 from simfl.scenario import load_scenario
-from simfl.scenario.kinds import component_kinds
+from simfl.scenario.components import component_kinds
 
 PLUGIN = """
 from dataclasses import dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from simfl.scenario.components import component_kinds
 from simfl.scenario.fields import keys_of
-from simfl.scenario.kinds import component_kinds
 from simfl.scenario.reference import scenario_reference
 from simfl.scenario.schema import Scenario
 

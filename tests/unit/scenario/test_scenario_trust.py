@@ -8,7 +8,7 @@ import pytest
 
 from simfl.errors import ScenarioError
 from simfl.scenario import load_scenario, own_address
-from simfl.scenario.kinds import component_kinds
+from simfl.scenario.components import component_kinds
 from simfl.scenario.sweeps import load_sweep
 
 CODE = """\

@@ -1,4 +1,4 @@
-"""What a component's docstrings say of it and of its fields."""
+"""Which components there are, by kind, and what their docstrings and fields' literals say."""
 
 from __future__ import annotations
 
@@ -6,8 +6,33 @@ import ast
 import inspect
 import textwrap
 
+from simfl.aggregation import Aggregator
 from simfl.component import Component
+from simfl.data import Partition, Source
+from simfl.models import Loss, Metric, ModelSpec
+from simfl.observers import Observer
+from simfl.optimizer import OptiModule, Regularizer, Schedule
+from simfl.sampling import Sampler
 from simfl.section import Section
+
+_ROOTS: tuple[type[Component], ...] = (
+    Source,
+    Partition,
+    ModelSpec,
+    Loss,
+    Metric,
+    OptiModule,
+    Regularizer,
+    Schedule,
+    Aggregator,
+    Sampler,
+    Observer,
+)
+
+
+def component_kinds() -> dict[str, type[Component]]:
+    """Return ``{"source": Source, "partition": Partition, ...}`` in the order of a scenario."""
+    return {root.registry.what: root for root in _ROOTS}
 
 
 def summary(cls: type[Component | Section]) -> str:
