@@ -253,7 +253,7 @@ def _checked(cls: type[Component], config: dict[str, Any]) -> dict[str, Any]:
         try:
             checked[name] = _validated(adapter, config[name])
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
+            reason = error.errors()[0]["msg"].removeprefix("Input ")
             raise ConfigError(f"{cls.name}: {name} is {config[name]!r}: {reason}") from None
     return checked
 

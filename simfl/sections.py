@@ -47,17 +47,17 @@ Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizeSection(Section):
-    """What is taken off inputs, and what they are divided by then, when a batch is read."""
+    """The mean and the standard deviation by which inputs are normalised when a batch is read."""
 
     mean: Annotated[tuple[float, ...], MinLen(1)] = required(example=[0.5])
     """One number for each channel, the first axis of an input, or one for all."""
     std: Annotated[tuple[Positive, ...], MinLen(1)] = required(example=[0.25])
-    """Likewise."""
+    """One number for each channel, or one for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection(Section):
-    """Where examples come from and which client holds which; the source's fields lie beside."""
+    """Where examples come from and which client holds which; the source's fields are keys, too."""
 
     flat: ClassVar[FlatField | None] = FlatField(attribute="source", key="source")
 
@@ -105,7 +105,7 @@ class DataSection(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSection(Section):
-    """What is trained, and what training minimises; the model's fields lie beside."""
+    """What is trained, and what training minimises; the model's fields are keys, too."""
 
     flat: ClassVar[FlatField | None] = FlatField(attribute="spec", key="kind")
 
@@ -172,11 +172,11 @@ class ClientSection(LocalWork, _CohortSection):
     keep_state: bool = True
     """Whether a client's optimizer state lasts from a round to its next one."""
     on_failure: Literal["raise", "drop"] = "raise"
-    """What becomes of a client whose own code raises: it ends the run, or it is left out of the
-    round and counted."""
+    """What happens if a client's own code raises: the run ends, or the client is dropped from the
+    round and reported."""
     on_nonfinite: Literal["raise", "drop"] = "raise"
-    """What becomes of an update with NaN or infinite values: it ends the run, or it is left out
-    and counted."""
+    """What happens to an update with NaN or infinite values: the run ends, or the update is dropped
+    and reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +188,7 @@ class ServerSection(Section):
     aggregator: Aggregator = Mean()
     """How the clients' deltas become one."""
     weighting: Literal["examples", "steps", "uniform"] = "examples"
-    """What a client counts by: the examples it trained on, the steps it took, or 1 each."""
+    """How clients are weighted: by the examples they trained on, by their steps, or equally."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,7 @@ class EvaluationSection(Section):
     every: Whole = 1
     """Evaluate on the test split after every so many rounds, and after the last. 0: never."""
     metrics: tuple[Metric, ...] | None = None
-    """What is measured beside the loss. null: what suits the loss."""
+    """What is measured besides the loss. null: what suits the loss."""
     batch_size: Count = 128
     """The examples evaluated at once, of one client or of several small ones."""
     clients_every: Whole = 0
@@ -208,7 +208,7 @@ class EvaluationSection(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ActorsSection(Section):
-    """Client actors of one kind: how many, and what each takes of the cluster."""
+    """Client actors of one kind: how many, and which resources each uses."""
 
     actors: Count | Literal["auto"] = "auto"
     """How many client actors there are. auto: as many as the cluster has room for, and more when
@@ -226,12 +226,12 @@ class ActorsSection(Section):
     accelerator_type: Annotated[str, MinLen(1)] | None = None
     """The kind of GPU, such as ``A100`` or ``H200``, by Ray's names. null: any."""
     resources: dict[Annotated[str, MinLen(1)], Positive] = field(default_factory=dict)
-    """What else each actor takes of what nodes were started with (``ray start --resources``)."""
+    """The custom resources of nodes that each actor uses (``ray start --resources``)."""
     labels: dict[Annotated[str, MinLen(1)], Annotated[str, MinLen(1)]] = field(default_factory=dict)
-    """The labels of the nodes it may be on, as Ray's label selectors have them: ``zone: a``,
+    """The labels of the nodes it may be on, as in Ray's label selectors: ``zone: a``,
     ``zone: in(a,b)``, ``spot: "!yes"``."""
     strategy: Literal["spread", "pack", "strict_spread", "strict_pack"] = "spread"
-    """How actors are laid over the nodes: evenly, on as few as possible, one on each, or all on
+    """How actors are placed on the nodes: evenly, on as few as possible, one on each, or all on
     one. All but ``spread`` reserve a Ray placement group, whose size stays."""
 
 
@@ -257,7 +257,7 @@ class GroupSection(ActorsSection):
     """A group of client actors, and the clients that they alone train, for the whole run."""
 
     name: str = required(example="gpu", pattern=r"^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$")
-    """What the group is called: small letters, digits, ``-`` and ``_``."""
+    """The group's name: small letters, digits, ``-`` and ``_``."""
     clients: Literal["rest"] | SelectionSection = "rest"
     """The clients it trains. rest: those that no other group does."""
     stack: Count | None = None
@@ -267,7 +267,7 @@ class GroupSection(ActorsSection):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSection(ActorsSection):
-    """What the run takes of Ray: actors, CPUs and GPUs."""
+    """What the run uses of Ray: actors, CPUs and GPUs."""
 
     address_fields: ClassVar[tuple[str, ...]] = ("address",)
 
@@ -281,7 +281,7 @@ class ClusterSection(ActorsSection):
     """Whether the cluster starts nodes for what has no room yet. Otherwise a demand that its nodes
     cannot meet is an error."""
     deterministic: bool = False
-    """Whether GPUs use kernels only that give the same bits each time; some models have none."""
+    """Whether GPUs use deterministic kernels only; not all models have them."""
     threads: Count = 1
     """The threads that torch uses in each client actor."""
     chunk_size: Count | Literal["auto"] = "auto"
@@ -331,4 +331,4 @@ class OutputSection(Section):
     """Whether a row for each client of a round is written, to ``clients.parquet``, and one for each
     client that was evaluated, to ``evaluations.parquet``."""
     observers: tuple[Observer, ...] = ()
-    """What else is told of every round, on the driver: trackers, or your own."""
+    """What else is called after every round, on the driver: trackers, or your own observers."""

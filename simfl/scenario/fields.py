@@ -232,7 +232,7 @@ class _Named:
 
     def _find(self, name: Any) -> type[Component]:
         if not isinstance(name, str):
-            raise PydanticCustomError("string_type", "Input should be a valid string")
+            raise PydanticCustomError("string_type", "should be text")
         try:
             found: type[Component] = self.root.registry[name]
         except UnknownNameError as error:
