@@ -45,6 +45,8 @@ IN_FLIGHT = 2
 """Chunks at an actor: one that runs, and one whose arguments are fetched meanwhile. While another
 actor of the lane is being started, each has only one, so that the other one finds work."""
 
+_REMEDY = "lower client.stack, client.batch_size or the size of the model, or raise num_gpus"
+
 
 @dataclass(eq=False)
 class _Task:
@@ -263,7 +265,7 @@ class Controller:
     def _kill_stalled(self, beats: Heartbeats, now: float) -> list[Action]:
         kills: list[Action] = []
         for number, actor in enumerate(self._actors):
-            if not actor.tasks:
+            if not actor.tasks or actor.is_retired:
                 continue
             task, ran_s = actor.tasks[0], now - actor.tasks[0].since
             silent_s = beats.silent_s(actor.label, since=task.since)
@@ -275,10 +277,17 @@ class Controller:
         return kills
 
     def _check_idle(self, now: float) -> list[Action]:
-        """Give up when all actors that could do the work have been away for too long."""
+        """Give up when all actors that could do the work are retired, or away for too long."""
         if self._tasks or self.is_done:
             self._idle_since = None
             return []
+        if not any(self._queues.get(self._actors[number].lane) for number in self.members):
+            return self._abort(
+                ClusterError(
+                    "the actors of some clients were stopped, since their GPU's memory was full; "
+                    + _REMEDY
+                )
+            )
         if self._idle_since is None:
             self._idle_since = now
         if now - self._idle_since <= self._cluster.start_timeout_s:
@@ -315,7 +324,7 @@ def _identity(chunk: AnyChunk) -> Hashable:
 def _full_memory_error(doing: str) -> ClusterError:
     return ClusterError(
         f"{doing}: the GPU's memory is full, and no other actor of its group is left to stop; "
-        "lower client.stack, client.batch_size or the size of the model, or raise num_gpus"
+        + _REMEDY
     )
 
 

@@ -274,6 +274,23 @@ def test_the_last_actor_of_a_group_is_not_stopped_when_its_gpu_is_full() -> None
         raise action.error
 
 
+def test_a_client_whose_own_actor_is_stopped_ends_the_pass_once_the_others_have_ended() -> None:
+    made = controller(2)
+    made.handle(Begin([a_chunk(0), a_chunk(1, group=1)], lanes=[0, 1]), now=0.0)
+    assert made.handle(full(0), now=0.0)[0] == Retire(0)
+    (action,) = made.handle(Finished(1), now=1.0)
+    assert isinstance(action, Abort)
+    with pytest.raises(ClusterError, match=r"their GPU's memory was full; lower client\.stack"):
+        raise action.error
+
+
+def test_a_stopped_actor_is_not_killed_as_stalled() -> None:
+    made = controller(2, stall_limit_s=60.0)
+    begin(made, 4)
+    assert made.handle(full(0), now=0.0)[0] == Retire(0)
+    assert made.handle(Tick(Heartbeats()), now=61.0) == [Kill(1)], "and not 0, whose chunk 2 fails"
+
+
 def test_a_pass_ends_when_all_actors_have_been_away_for_too_long() -> None:
     made = controller(2, start_timeout_s=60.0, max_retries=9)
     begin(made, 2)
