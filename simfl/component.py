@@ -1,4 +1,4 @@
-"""Components: the frozen dataclasses of which a scenario is made, and their registries.
+"""Components and sections: the frozen dataclasses of which a scenario is made.
 
 A component has a name, and its fields are its config. A component root (``OptiModule``, ``Source``,
 ``Partition``...) has a registry, in which a class with a name is registered when it is defined::
@@ -10,13 +10,16 @@ A component has a name, and its fields are its config. A component root (``OptiM
 
 Types and bounds are annotations from ``annotated-types``. They are checked when a component is
 built, and ``simfl list`` and the JSON Schema are generated from them.
+
+A section has no name: it holds the keys of one part of a scenario (``simfl.sections``).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, get_type_hints
 
@@ -33,12 +36,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Component",
     "Count",
+    "FlatField",
     "Fraction",
     "NonNegative",
     "Positive",
     "Registry",
+    "Section",
     "Share",
     "field_types",
+    "optional",
+    "required",
     "split_spec",
 ]
 
@@ -197,6 +204,48 @@ class Component:
         """
         found: Self = cls.registry[name].from_config(config or {})
         return found
+
+
+@dataclass(frozen=True)
+class FlatField:
+    """Declares that one component's fields are keys of the section itself."""
+
+    attribute: str
+    """The section's attribute that holds the component."""
+    key: str
+    """The key that holds the component's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Base class of sections; a section's fields are its keys.
+
+    A key's type, bounds, default and documentation are declared here once: the annotation, with
+    bounds from ``annotated-types``; the default; and the literal beneath. ``simfl.scenario`` checks
+    what users write against them, and hands the section on unchanged.
+    """
+
+    flat: ClassVar[FlatField | None] = None
+    address_fields: ClassVar[tuple[str, ...]] = ()
+    """The keys with an address to which the user's credentials are sent."""
+    location_fields: ClassVar[tuple[str, ...]] = ()
+    """The keys with a folder or URL that is read from and written to."""
+
+
+def required(*, example: Any, pattern: str | None = None) -> Any:
+    """Declare a field without a default.
+
+    Args:
+        example: a value for the error message if the key is missing.
+        pattern: a regular expression that text must match.
+    """
+    constraints: dict[str, Any] = {} if pattern is None else {"pattern": pattern}
+    return dataclasses.field(metadata={"examples": [example], **constraints})
+
+
+def optional(default_factory: Callable[[], Any], *, example: Any) -> Any:
+    """Declare a field whose default needs an example to be understood."""
+    return dataclasses.field(default_factory=default_factory, metadata={"examples": [example]})
 
 
 def split_spec(spec: Any, what: str) -> tuple[Any, dict[Any, Any]]:

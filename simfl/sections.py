@@ -13,13 +13,12 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Interval, MinLen
 
 from simfl.aggregation import Aggregator, Mean
-from simfl.component import Count, NonNegative, Positive
+from simfl.component import Count, FlatField, NonNegative, Positive, Section, required
 from simfl.data import FederatedDataset, Partition, Scaling, Source, build_dataset
 from simfl.models import CrossEntropy, Loss, Metric, ModelSpec, Precision
 from simfl.observers import Observer
 from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
 from simfl.sampling import LocalWork, Sampler, Uniform
-from simfl.section import FlatField, Section, required
 
 __all__ = [
     "ActorsSection",

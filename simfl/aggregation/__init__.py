@@ -3,8 +3,7 @@
 from typing import Any
 
 from simfl.aggregation.aggregator import Aggregator, EveryUpdate, merge_contributions
-from simfl.aggregation.mean import Mean
-from simfl.aggregation.robust import Krum, Median, TrimmedMean
+from simfl.aggregation.rules import Krum, Mean, Median, TrimmedMean
 from simfl.aggregation.tree import TreeSum
 
 __all__ = [

@@ -69,7 +69,7 @@ def _roots(kind: str | None, kinds: dict[str, type[Component]]) -> dict[str, typ
 
 def _print_component(what: str, cls: type[Component]) -> None:
     from simfl.scenario.components import summary
-    from simfl.scenario.description import describe_component
+    from simfl.scenario.reference import describe_component
 
     rows = [
         (row.key, row.type, "required" if row.default is None else row.default, row.meaning)
@@ -81,7 +81,7 @@ def _print_component(what: str, cls: type[Component]) -> None:
 
 def _described(root: type[Component]) -> dict[str, Any]:
     from simfl.scenario.components import summary
-    from simfl.scenario.description import describe_component
+    from simfl.scenario.reference import describe_component
 
     return {
         name: {

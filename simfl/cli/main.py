@@ -10,9 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from simfl.cli.components import list_components, print_schema
-from simfl.cli.huge_pages import OWN_PROCESS
 from simfl.cli.output import exit_codes
-from simfl.cli.run import resume_run, run_scenario
+from simfl.cli.run import OWN_PROCESS, resume_run, run_scenario
 from simfl.cli.runs import compare_runs, list_runs, report_runs
 from simfl.cli.scenarios import describe_data, plan_run, validate_scenarios
 from simfl.cli.sweep import sweep_scenario

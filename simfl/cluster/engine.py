@@ -22,13 +22,12 @@ from simfl.checkpoint import Found
 from simfl.cluster.diagnostics import write_profiles
 from simfl.cluster.failures import explain, is_object_loss
 from simfl.cluster.launch import Fleet, launch_server, put_setup
-from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.remote_server import RemoteServer
 from simfl.cluster.saves import Saves
 from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.starting import SERVER, Starter
-from simfl.cluster.wire import open_parcel
+from simfl.cluster.wire import Ref, SnapshotRefs, open_parcel
 from simfl.cluster.workers import ClientPool
 from simfl.engine import (
     Pace,

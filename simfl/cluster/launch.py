@@ -20,8 +20,8 @@ from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
 from simfl.cluster.code import read_main
 from simfl.cluster.failures import explain
 from simfl.cluster.placement import Bounds, nodes_of, place, require_room
-from simfl.cluster.references import Ref
 from simfl.cluster.setup import EngineSetup
+from simfl.cluster.wire import Ref
 
 LOOK_S = 5.0
 """The interval at which the driver checks for new nodes, in seconds."""

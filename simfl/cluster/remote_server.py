@@ -11,8 +11,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from simfl.cluster.failures import explain, is_actor_loss, is_object_loss
-from simfl.cluster.references import Ref, SnapshotRefs
-from simfl.cluster.wire import pack, pack_broadcast
+from simfl.cluster.wire import Ref, SnapshotRefs, pack, pack_broadcast
 from simfl.engine.recovery import SILENT_S, Decision, Heartbeats, Loss, decide
 from simfl.messages import RoundPlan, RoundReport, Snapshot
 from simfl.sections import ClusterSection

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ray.exceptions import RayError
 
 from simfl.cluster.failures import explain, is_actor_loss, is_object_loss
-from simfl.cluster.references import Ref, SnapshotRefs
 from simfl.cluster.remote_server import RemoteServer
+from simfl.cluster.wire import Ref, SnapshotRefs
 from simfl.errors import StatesLostError
 from simfl.messages import SaveOrder
 from simfl.states import PlannedShard, StateTable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,10 +12,31 @@ from simfl.client import ClientRecipe
 from simfl.cluster.code import ModuleSource
 from simfl.cluster.placement import Bounds
 from simfl.cluster.pool import ActorGroup
-from simfl.cluster.references import SharedData
 from simfl.data import FederatedDataset
 from simfl.sections import ClusterSection
 from simfl.server import ServerRecipe
+
+
+@dataclass(frozen=True)
+class SharedData:
+    """A data set in the object store, used by several runs without a copy."""
+
+    ref: Any
+    """Its ObjectRef."""
+
+    def read(self) -> FederatedDataset:
+        """Return the data set; its arrays are in the object store."""
+        import ray
+
+        dataset: Any = ray.get(self.ref)
+        return cast(FederatedDataset, dataset)
+
+
+def share(dataset: FederatedDataset) -> SharedData:
+    """Put a data set into the object store."""
+    import ray
+
+    return SharedData(ray.put(dataset))
 
 
 @dataclass(frozen=True)

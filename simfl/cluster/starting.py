@@ -16,10 +16,10 @@ from ray.exceptions import GetTimeoutError, RayError
 from simfl.cluster.failures import explain, is_actor_loss
 from simfl.cluster.launch import Fleet, Worker
 from simfl.cluster.placement import describe_needs
-from simfl.cluster.references import Ref
 from simfl.cluster.remote_server import NOTICE_S, RemoteServer
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.survey import describe_room
+from simfl.cluster.wire import Ref
 from simfl.cluster.workers import ClientPool
 from simfl.engine.recovery import Decision, Loss, decide
 from simfl.messages import Chunk

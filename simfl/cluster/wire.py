@@ -124,3 +124,15 @@ class _Opener(pickle.Unpickler):
 
     def persistent_load(self, number: int) -> Vector:
         return self._shared[number]
+
+
+Ref: TypeAlias = Any
+"""A Ray ObjectRef."""
+
+
+@dataclass(frozen=True)
+class SnapshotRefs:
+    """The references of a Snapshot, as two Parcels."""
+
+    broadcast: Ref
+    optimizer: Ref

@@ -11,8 +11,8 @@ from ray.exceptions import RayError
 
 from simfl.cluster.failures import cause_of, explain, is_actor_loss
 from simfl.cluster.launch import Worker
-from simfl.cluster.references import Ref
 from simfl.cluster.remote_server import LOOK_S, NOTICE_S, RemoteServer
+from simfl.cluster.wire import Ref
 from simfl.engine import Work, events
 from simfl.engine.controller import Controller
 from simfl.errors import ClusterError

@@ -2,10 +2,9 @@
 
 from simfl.engine.chunks import Pace, Work, Workload, equal_chunks, guided_chunks
 from simfl.engine.device import DeviceUse, device_for, is_memory_full, measure_use, prepare_device
-from simfl.engine.engine import Engine, Handle, Trained
+from simfl.engine.engine import Engine, Handle, Trained, commit_checkpoint, snapshot_of
 from simfl.engine.inline import InlineEngine
 from simfl.engine.process import Sampling, peak_memory, require_profiler, reset_peak_memory
-from simfl.engine.saving import commit_checkpoint, snapshot_of
 
 __all__ = [
     "DeviceUse",

@@ -1,13 +1,23 @@
-"""Engine: the protocol by which the round loop has work done."""
+"""Engine: the protocol that the round loop uses; and the checkpoints that every engine writes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from simfl.checkpoint import Found
-from simfl.messages import EvaluationChunk, RoundPlan, RoundReport, RoundTrace, SaveOrder
+from simfl.checkpoint import Checkpoint, Found, prune, write_checkpoint
+from simfl.messages import (
+    Broadcast,
+    EvaluationChunk,
+    RoundPlan,
+    RoundReport,
+    RoundTrace,
+    SaveOrder,
+    Snapshot,
+)
 from simfl.models.model import MetricSums
+from simfl.states import ShardInfo, open_storage
 from simfl.vector import Vector
 
 Handle: TypeAlias = Any
@@ -82,3 +92,39 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release what the engine holds; may be called twice."""
+
+
+def commit_checkpoint(
+    location: str,
+    order: SaveOrder,
+    snapshot: Snapshot,
+    *,
+    files: dict[int, str],
+    shards: Sequence[ShardInfo],
+) -> None:
+    """Write a checkpoint whose shards have been written, and delete what is no longer needed.
+
+    Args:
+        location: of the storage.
+        order: what else to write.
+        snapshot: what the next round starts from.
+        files: client id -> its shard.
+        shards: all that ``files`` names, and any others to be kept.
+    """
+    storage = open_storage(location)
+    checkpoint = Checkpoint(
+        round=order.round,
+        scenario_hash=order.scenario_hash,
+        weights=snapshot.broadcast.weights,
+        optimizer=snapshot.optimizer,
+        states=files,
+        positions=order.positions,
+    )
+    write_checkpoint(storage, checkpoint, shards=shards)
+    prune(storage, keep=order.keep, in_use={shard.name for shard in shards})
+
+
+def snapshot_of(checkpoint: Checkpoint) -> Snapshot:
+    """Return the snapshot that restores a server, which collects auxiliary variables itself."""
+    broadcast = Broadcast(checkpoint.round + 1, checkpoint.weights, {})
+    return Snapshot(broadcast, checkpoint.optimizer)

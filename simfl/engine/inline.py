@@ -11,9 +11,8 @@ import torch
 from simfl.checkpoint import Found, delete_unused_shards
 from simfl.client import ClientHost
 from simfl.engine.chunks import equal_chunks
-from simfl.engine.engine import Trained
+from simfl.engine.engine import Trained, commit_checkpoint, snapshot_of
 from simfl.engine.process import peak_memory
-from simfl.engine.saving import commit_checkpoint, snapshot_of
 from simfl.errors import ClusterError
 from simfl.messages import (
     Chunk,

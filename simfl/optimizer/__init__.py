@@ -6,12 +6,11 @@ from typing import Any
 
 from simfl.errors import ContractError
 from simfl.optimizer.adaptive import Adagrad, Adam, RmsProp, Yogi
-from simfl.optimizer.clipping import L2Clipping, L2GlobalClipping
 from simfl.optimizer.local import LocalOptimizer
 from simfl.optimizer.momentum import Ewma, Momentum, YogiMomentum
-from simfl.optimizer.noise import GaussianNoise
 from simfl.optimizer.optimizer import Optimizer
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer, State
+from simfl.optimizer.privacy import GaussianNoise, L2Clipping, L2GlobalClipping
 from simfl.optimizer.regularizers import FedProx, Lasso, Ridge
 from simfl.optimizer.scaffold import ScaffoldClient, ScaffoldServer
 from simfl.optimizer.schedule import Schedule

@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from simfl.component import Count, NonNegative
-from simfl.section import Section
+from simfl.component import Count, NonNegative, Section
 from simfl.seeding import derive_child, derive_seed, derive_seeds, hashed_orders
 
 Column: TypeAlias = "np.ndarray[Any, Any]"

@@ -2,7 +2,7 @@
 
 from simfl.scenario.loading import find_scenario, load_scenario, shipped_scenarios
 from simfl.scenario.schema import Scenario
-from simfl.scenario.trust import Trust, own_address
+from simfl.scenario.validators import Trust, own_address
 from simfl.sections import (
     ClientSection,
     ClusterSection,

@@ -7,13 +7,12 @@ import inspect
 import textwrap
 
 from simfl.aggregation import Aggregator
-from simfl.component import Component
+from simfl.component import Component, Section
 from simfl.data import Partition, Source
 from simfl.models import Loss, Metric, ModelSpec
 from simfl.observers import Observer
 from simfl.optimizer import OptiModule, Regularizer, Schedule
 from simfl.sampling import Sampler
-from simfl.section import Section
 
 _ROOTS: tuple[type[Component], ...] = (
     Source,

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from simfl.component import Section
 from simfl.errors import ScenarioError, did_you_mean
 from simfl.scenario.document import Document, Path, show
 from simfl.scenario.fields import UnknownKey, keys_of, metadata_of
 from simfl.scenario.yaml_format import flow_yaml
-from simfl.section import Section
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -20,17 +20,17 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 from typing_extensions import TypedDict
 
-from simfl.component import KIND, Component, NonNegative, field_types, split_spec
+from simfl.component import KIND, Component, NonNegative, Section, field_types, split_spec
 from simfl.errors import ConfigError, InputError, UnknownNameError, did_you_mean
-from simfl.scenario.trust import is_untrusted, refusal
 from simfl.scenario.validators import (
     existing_file,
     fault,
     file_or_name,
+    is_untrusted,
+    refusal,
     trusted_address,
     trusted_location,
 )
-from simfl.section import Section
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler

@@ -8,12 +8,11 @@ from typing import Any, Final, TypeAlias, get_args
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from simfl.component import KIND, Component
+from simfl.component import KIND, Component, Section
 from simfl.scenario.components import component_kinds, field_docs, full_doc, markdown, summary
 from simfl.scenario.fields import fields_adapter, keys_of
 from simfl.scenario.plain import to_short
 from simfl.scenario.schema import Scenario
-from simfl.section import Section
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

@@ -19,7 +19,7 @@ from simfl.scenario.fields import read_section
 from simfl.scenario.overrides import apply_overrides
 from simfl.scenario.reading import read_document
 from simfl.scenario.schema import Origin, Scenario
-from simfl.scenario.trust import Trust, refusal
+from simfl.scenario.validators import Trust, refusal
 
 
 def load_scenario(

@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from simfl.component import KIND, Component
+from simfl.component import KIND, Component, Section
 from simfl.errors import one_line
 from simfl.scenario.fields import keys_of
-from simfl.section import Section
 
 
 def to_plain(value: Any) -> Any:

@@ -11,16 +11,14 @@ from typing import Annotated, Any, Final, Literal
 from annotated_types import Gt, MinLen
 from pydantic import AfterValidator
 
-from simfl.component import Count
+from simfl.component import Count, Section, optional, required
 from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
 from simfl.scenario.document import Document, parse_path
 from simfl.scenario.plain import to_plain
 from simfl.scenario.space import checked_searcher, checked_values
-from simfl.scenario.trust import Trust
-from simfl.scenario.validators import check_label, folder_name, trusted_modules
+from simfl.scenario.validators import Trust, check_label, folder_name, trusted_modules
 from simfl.scenario.yaml_format import dump_yaml
-from simfl.section import Section, optional, required
 from simfl.sections import (
     CheckpointSection,
     ClientSection,

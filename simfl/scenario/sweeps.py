@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from simfl.component import Section
 from simfl.errors import InputError, ScenarioError
 from simfl.scenario.document import Document, Path, Place, format_path, parse_path
 from simfl.scenario.faults import scenario_error
@@ -22,9 +23,8 @@ from simfl.scenario.loading import import_plugins_of, read, validated
 from simfl.scenario.overrides import put_values
 from simfl.scenario.schema import Scenario, SweepSection
 from simfl.scenario.space import Draw, Each, Values, parse_values, read_values
-from simfl.scenario.trust import Trust
+from simfl.scenario.validators import Trust
 from simfl.scenario.yaml_format import flow_yaml
-from simfl.section import Section
 from simfl.seeding import numpy_generator
 
 _ORIGIN: Final = "--over"

@@ -11,9 +11,8 @@ import numpy as np
 
 from simfl.client import ClientHost
 from simfl.cluster.placement import Bounds, bounds_of
-from simfl.cluster.references import SharedData
 from simfl.cluster.session import chosen_address, start_ray_engine
-from simfl.cluster.setup import EngineSetup
+from simfl.cluster.setup import EngineSetup, SharedData
 from simfl.engine import Engine, InlineEngine, device_for, prepare_device
 from simfl.simulation.build import Simulation
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from simfl.checkpoint import Found
-from simfl.cluster.references import SharedData
+from simfl.cluster.setup import SharedData
 from simfl.cluster.telemetry import RayMetrics
 from simfl.engine import Engine, Handle, Sampling
 from simfl.errors import printable

@@ -14,7 +14,7 @@ from simfl.cluster.placement import (
     require_room_for_run,
     runs_at_once,
 )
-from simfl.cluster.references import SharedData, share
+from simfl.cluster.setup import SharedData, share
 from simfl.cluster.survey import Cluster, present_cluster
 from simfl.errors import ScenarioError, did_you_mean
 from simfl.scenario import Scenario

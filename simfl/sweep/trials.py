@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from simfl.cluster.references import SharedData
+from simfl.cluster.setup import SharedData
 from simfl.errors import ClientError, InputError, SimflError
 from simfl.record import RoundRecord
 from simfl.report.reading import read_run

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, ObjectLostError, RayError
 
-from simfl.cluster.references import SnapshotRefs
 from simfl.cluster.saves import Saves
+from simfl.cluster.wire import SnapshotRefs
 from simfl.errors import StatesLostError
 from simfl.messages import SaveOrder
 from simfl.states import Kept, StateTable
