@@ -130,13 +130,14 @@ install it with: pip install 'simfl[hf]'
         return (_rebuild, (type(self), self.args))
 
 
-def import_extra(module: str, *, what: str, extra: str) -> Any:
+def import_extra(module: str, *, what: str, extra: str, package: str | None = None) -> Any:
     """Import a module of an optional dependency.
 
     Args:
         module: its full name.
         what: what needs it, for the message.
         extra: the extra of simfl that installs it.
+        package: its distribution; None: named as the module.
 
     Raises:
         MissingExtraError: if it is not installed.
@@ -144,7 +145,7 @@ def import_extra(module: str, *, what: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
+        package = package or module.partition(".")[0]
         raise MissingExtraError(what, package=package, extra=extra) from error
 
 

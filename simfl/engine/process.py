@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simfl.errors import MissingExtraError
+from simfl.errors import import_extra
 
 if TYPE_CHECKING:
     import pyinstrument
@@ -52,10 +52,7 @@ def require_profiler() -> None:
     Raises:
         MissingExtraError: if it is not.
     """
-    try:
-        import pyinstrument  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("--profile", package="pyinstrument", extra="profile") from error
+    import_extra("pyinstrument", what="--profile", extra="profile")
 
 
 class Sampling:

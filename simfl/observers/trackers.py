@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from simfl.errors import MissingExtraError
+from simfl.errors import import_extra
 from simfl.observers.clients import ClientTable
 from simfl.observers.observer import Observer, RunInfo, Summary
 from simfl.record import RoundRecord
@@ -42,7 +41,7 @@ class TensorBoard(Observer):
 
     def prepare(self) -> None:
         """Check that tensorboard is installed."""
-        _require("tensorboard")
+        import_extra("tensorboard", what="the observer 'tensorboard'", extra="tensorboard")
 
     def on_run_start(self, info: RunInfo) -> None:
         """Begin an event file; TensorBoard hides later rounds of a run before it was resumed."""
@@ -99,7 +98,9 @@ class MLflow(Observer):
 
     def prepare(self) -> None:
         """Check that MLflow is installed."""
-        _require("mlflow", package="mlflow-skinny")
+        import_extra(
+            "mlflow", what="the observer 'mlflow'", extra="mlflow", package="mlflow-skinny"
+        )
 
     def on_run_start(self, info: RunInfo) -> None:
         """Find the MLflow run of this run, or create it."""
@@ -182,7 +183,7 @@ class WandB(Observer):
 
     def prepare(self) -> None:
         """Check that wandb is installed."""
-        _require("wandb")
+        import_extra("wandb", what="the observer 'wandb'", extra="wandb")
 
     def on_run_start(self, info: RunInfo) -> None:
         """Start the W&B run, or continue it: it has the id of this run."""
@@ -226,17 +227,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
         for key, item in value.items()
         for name, text in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()
     }
-
-
-def _require(module: str, *, package: str | None = None) -> None:
-    """Check that the module of a tracker, which is also its observer and its extra, is installed.
-
-    Raises:
-        MissingExtraError: if it is not.
-    """
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the observer {module!r}", package=package or module, extra=module
-        ) from error

@@ -15,7 +15,6 @@ from simfl.checkpoint import Found
 from simfl.cluster.setup import SharedData
 from simfl.cluster.telemetry import RayMetrics
 from simfl.engine import Engine, Handle, Sampling
-from simfl.errors import printable
 from simfl.observers import (
     ClientFiles,
     FailSafeObserver,
@@ -27,6 +26,7 @@ from simfl.observers import (
     SummaryFile,
     make_progress,
 )
+from simfl.observers.console import say
 from simfl.record import CLIENTS_FILE, METRICS_FILE, SUMMARY_FILE, RoundRecord
 from simfl.scenario import Scenario
 from simfl.simulation.backends import Backend, make_engine
@@ -254,8 +254,7 @@ class Run:
 
 def notify(message: str) -> None:
     """Show the user a message, on one line of standard error."""
-    console = RunConsole(stderr=True)
-    console.print(printable(message), highlight=False, markup=False, soft_wrap=True)
+    say(RunConsole(stderr=True), message)
 
 
 def give_back_freed_memory() -> None:
