@@ -63,7 +63,7 @@ def import_installed() -> tuple[str, ...]:
 def _fault_of(entry: EntryPoint) -> str | None:
     try:
         entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that calls sys.exit is no plug-in
         package = f" of package {entry.dist.name!r}" if entry.dist else ""
         what = one_line(f"{type(error).__name__}: {error}")
         return (
@@ -76,6 +76,6 @@ def _fault_of(entry: EntryPoint) -> str | None:
 def _import_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that calls sys.exit is no plug-in
         what = f"{type(error).__name__}: {error}"
         raise ImportPathError(f"cannot import module {name!r} ({what})") from error

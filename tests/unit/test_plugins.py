@@ -63,6 +63,9 @@ def test_a_plugin_that_fails_to_import_is_named_with_its_error(tmp_path: Path, m
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(ImportPathError, match=r"'broken_plugin_of_test' \(ZeroDivisionError"):
         import_plugins(["broken_plugin_of_test"], search=[str(tmp_path)])
+    (tmp_path / "script_of_test.py").write_text("raise SystemExit('usage')")
+    with pytest.raises(ImportPathError, match=r"'script_of_test' \(SystemExit: usage"):
+        import_plugins(["script_of_test"], search=[str(tmp_path)])
 
 
 # -- plug-ins of installed packages --------------------------------------------------------
@@ -133,8 +136,9 @@ def test_an_installed_plugin_that_fails_to_import_is_one_line_with_the_package(i
     assert str(caught.value) == expected
 
 
-def test_a_broken_package_does_not_hide_the_components_of_others(install) -> None:
-    install("broken", "1 / 0")
+@pytest.mark.parametrize("text", ["1 / 0", "raise SystemExit(1)"])
+def test_a_broken_package_does_not_hide_the_components_of_others(install, text: str) -> None:
+    install("broken", text)
     install("wagon", WAGON)
     assert "installed-of-test" in OptiModule.registry
     assert OptiModule.from_name("momentum").name == "momentum"
