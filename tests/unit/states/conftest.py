@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from simfl.states import Storage, open_storage
-from simfl.states.remote_storage import RemoteStorage
+from simfl.states.storage import RemoteStorage
 
 
 @pytest.fixture(params=["local", "memory", "fsspec-folders"])
