@@ -1,13 +1,13 @@
-"""The exceptions of simfl, and what each means to whoever catches it.
+"""The exceptions of simfl, and what each means to its handler.
 
 ::
 
     SimflError                      anything simfl raises on purpose
     ├── InputError                  the user's input is wrong; the command line exits with 2
-    │   ├── ConfigError             a hyper-parameter or an option (also a ValueError)
+    │   ├── ConfigError             an invalid hyper-parameter or option (also a ValueError)
     │   ├── UnknownNameError        a name that is not registered (also a KeyError)
-    │   ├── DataError               a data file or what it holds
-    │   ├── CheckpointError         a checkpoint, or the place where checkpoints are kept
+    │   ├── DataError               a data file or its contents
+    │   ├── CheckpointError         a checkpoint, or the location of checkpoints
     │   ├── ImportPathError         a "package.module:name" or plug-in that cannot be imported
     │   └── ScenarioError           one or more faults of a scenario file, each with its place
     ├── MissingExtraError           an optional dependency is not installed
@@ -16,9 +16,9 @@
     └── RunError                    the run failed; the command line exits with 1
         ├── ClientError             a client's own code raised; carries its traceback
         ├── NonFiniteUpdateError    a client sent NaN or infinite values
-        ├── StatesLostError         what a round needs was lost; a checkpoint has it
+        ├── StatesLostError         states that a round needs were lost; a checkpoint has them
         ├── LeaseLostError          another process has taken over the run's folder
-        ├── ClusterError            the cluster could not do what was asked of it
+        ├── ClusterError            the cluster is unreachable or lacks resources
         └── AggregationError        nothing to aggregate, or updates that do not fit
 """
 
@@ -60,18 +60,18 @@ __all__ = [
 
 
 class SimflError(Exception):
-    """Anything simfl raises on purpose; its text is one clear line for the user."""
+    """Anything simfl raises on purpose; its text is one line for the user."""
 
     def __str__(self) -> str:  # KeyError would print its argument with quotes around it
         return str(self.args[0]) if self.args else ""
 
 
 class InputError(SimflError):
-    """What the user gave cannot be used."""
+    """The user's input is invalid."""
 
 
 class ConfigError(InputError, ValueError):
-    """A hyper-parameter or option has a value it cannot have."""
+    """A hyper-parameter or option has an invalid value."""
 
 
 class UnknownNameError(InputError, KeyError):
@@ -90,11 +90,11 @@ class UnknownNameError(InputError, KeyError):
 
 
 class DataError(InputError):
-    """A data file is missing, cannot be read, or does not hold what it should."""
+    """A data file is missing, cannot be read, or has unexpected contents."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint is damaged or of another run, or cannot be written or read."""
+    """A checkpoint is damaged, belongs to another run, or cannot be written or read."""
 
 
 class ImportPathError(InputError):
@@ -135,7 +135,7 @@ def import_extra(module: str, *, what: str, extra: str, package: str | None = No
 
     Args:
         module: its full name.
-        what: what needs it, for the message.
+        what: the feature that needs it, for the message.
         extra: the extra of simfl that installs it.
         package: its distribution; None: named as the module.
 
@@ -150,11 +150,11 @@ def import_extra(module: str, *, what: str, extra: str, package: str | None = No
 
 
 class VectorError(SimflError, ValueError):
-    """Vectors of different names or shapes were combined."""
+    """Vectors with different names or shapes were combined."""
 
 
 class ContractError(SimflError, AssertionError):
-    """A component breaks the contract of its kind; the text says which clause, and how."""
+    """A component breaks the contract of its kind; the text names the clause and the fault."""
 
 
 class RunError(SimflError):
@@ -166,7 +166,7 @@ class ClientError(RunError):
 
     Attributes:
         client: the client's id.
-        round: the round it happened in.
+        round: the round in which it happened.
         client_traceback: the traceback as the client's process printed it.
     """
 
@@ -189,7 +189,7 @@ class NonFiniteUpdateError(RunError):
 
 
 class ClusterError(RunError):
-    """The cluster cannot be reached, or cannot give what the scenario asks for."""
+    """The cluster cannot be reached, or lacks the resources that the scenario asks for."""
 
 
 class LeaseLostError(RunError):
@@ -197,7 +197,7 @@ class LeaseLostError(RunError):
 
 
 class StatesLostError(RunError):
-    """What a round needs was lost, and comes back by going back to a checkpoint."""
+    """States that a round needs were lost; rolling back to a checkpoint restores them."""
 
 
 class AggregationError(RunError):
@@ -207,7 +207,7 @@ class AggregationError(RunError):
 def own_line(error: BaseException) -> str:
     """Return where in the user's own code an error was raised, as ``" (FILE, line N, in NAME)"``.
 
-    Empty if none of it was in the traceback. simfl and installed packages are not the user's.
+    Empty if the traceback contains none. simfl and installed packages are not the user's code.
     """
     installed = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
     not_own = (str(Path(__file__).parent), *installed, "<frozen")
@@ -217,7 +217,7 @@ def own_line(error: BaseException) -> str:
 
 
 def one_line(text: object) -> str:
-    r"""Return text, or what an error says, on one line and without what a terminal obeys.
+    r"""Return text or an error's message on one line, with control characters escaped.
 
     >>> one_line("cut short\n at \x1b[31m8")
     "cut short at '\\x1b'[31m8"
@@ -226,7 +226,7 @@ def one_line(text: object) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text with what a terminal obeys written out; lines and tabs stay.
+    r"""Return text with control characters escaped, except for newlines and tabs.
 
     >>> printable("\x1b]0;title\x07\n")
     "'\\x1b']0;title'\\x07'\n"
@@ -237,7 +237,7 @@ def printable(text: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Suggest the nearest known name, or list what there is.
+    """Suggest the nearest known name, or list all.
 
     >>> did_you_mean("adma", ["adam", "yogi"])
     "Did you mean 'adam'?"
@@ -254,7 +254,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def _rebuild(
     cls: type[SimflError], args: tuple[object, ...], attributes: dict[str, object] | None = None
 ) -> SimflError:
-    """Unpickle an exception whose constructor takes more than its message."""
+    """Unpickle an exception whose constructor takes other arguments than the message."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(attributes or {})

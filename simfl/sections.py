@@ -271,14 +271,14 @@ class ClusterSection(ActorsSection):
     address_fields: ClassVar[tuple[str, ...]] = ("address",)
 
     placement: Literal["pool", "dedicated"] = "pool"
-    """Whether a pool of actors takes any client, or each client has an actor of its own."""
+    """Whether a pool of actors takes any client, or each client has its own actor."""
     groups: tuple[GroupSection, ...] = ()
     """Groups of client actors, instead of a single one that the keys above describe."""
     address: str | None = None
-    """The address of a running Ray cluster. null: a cluster of its own on this machine."""
+    """The address of a running Ray cluster. null: start one on this machine."""
     autoscaling: bool = False
-    """Whether the cluster starts nodes for what has no room yet. Otherwise a demand that its nodes
-    cannot meet is an error."""
+    """Whether the cluster starts nodes on demand. Otherwise it is an error to ask for more
+    resources than its nodes have."""
     deterministic: bool = False
     """Whether GPUs use deterministic kernels only; not all models have them."""
     threads: Count = 1
@@ -296,25 +296,25 @@ class ClusterSection(ActorsSection):
     """How many seconds the actors may take to start, and all of them may be away later on, before
     the run ends."""
     object_store_memory: Annotated[int, Ge(80 << 20)] | None = None
-    """The size in bytes of the object store of a cluster of its own. null: Ray's choice, 30 % of
-    the memory."""
+    """The size in bytes of the object store, if the run starts the cluster. null: Ray's choice,
+    30 % of the memory."""
     state_memory: Count = 1 << 30
-    """How many bytes of what clients keep between rounds may stay in memory; beyond that they are
-    moved to the place of checkpoints."""
+    """How many bytes of clients' states may stay in memory between rounds; beyond that they are
+    moved to the location of the checkpoints."""
     dashboard: bool = False
-    """Whether Ray's dashboard runs beside a cluster of its own."""
+    """Whether to start Ray's dashboard, if the run starts the cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSection(Section):
-    """When a run is saved, so that it can go on after it was stopped."""
+    """When a run is saved, so that it can be resumed."""
 
     location_fields: ClassVar[tuple[str, ...]] = ("location",)
 
     every: Whole = 10
-    """Write a checkpoint after every so many rounds, while the next round is trained. 0: never."""
+    """The rounds between checkpoints, written while the next round is trained. 0: none."""
     keep: Count = 2
-    """How many checkpoints stay; the one before the last serves if the last is damaged."""
+    """How many checkpoints are kept; the previous one is used if the last is damaged."""
     location: str | None = None
     """A folder, or a URL such as s3://bucket/runs/1, for this run alone. null: ``checkpoints`` in
     the run's folder."""
@@ -325,7 +325,7 @@ class OutputSection(Section):
     """What is written, and where."""
 
     dir: str = "runs"
-    """The folder in which each run gets one of its own."""
+    """The folder in which each run gets its own folder."""
     clients: bool = True
     """Whether a row for each client of a round is written, to ``clients.parquet``, and one for each
     client that was evaluated, to ``evaluations.parquet``."""

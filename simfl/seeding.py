@@ -1,7 +1,7 @@
 """One seed per (purpose, round, client, step): randomness that depends on nothing else.
 
-simfl never draws from a global generator, so lost work can be repeated anywhere with the same
-numbers.
+simfl never draws from a global generator, so lost work can be repeated on any process with the
+same results.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 _GENERATORS: Final = threading.RLock()
 
 SERVER: Final = -1
-"""The client id under which the server draws."""
+"""The client id that the server uses for its own random draws."""
 
 # The constants of SplitMix64, see ``hashed_orders``.
 _GAMMA: Final = 0x9E3779B97F4A7C15
@@ -44,14 +44,14 @@ _MIX_1: Final = 0xBF58476D1CE4E5B9
 _MIX_2: Final = 0x94D049BB133111EB
 _ALL: Final = 2**64 - 1
 
-# The Mersenne Twister in the state of a torch generator: words of 32 bits in 64 each, after
-# the seed and three counters; see ``aten/src/ATen/CPUGeneratorImpl.cpp`` in torch.
+# The Mersenne Twister in the state of a torch generator: 32-bit words stored as 64 bits each,
+# after the seed and three counters; see ``aten/src/ATen/CPUGeneratorImpl.cpp`` in torch.
 _NUM_WORDS: Final = 624
 _WORDS: Final = slice(24, 24 + 8 * _NUM_WORDS)
 
 
 def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = 0, step: int = 0) -> int:
-    """Hash the purpose of the randomness into a seed of 63 bits.
+    """Hash the arguments into a 63-bit seed.
 
     >>> derive_seed(0, "shuffle", round=1, client=7) == derive_seed(0, "shuffle", round=1, client=7)
     True
@@ -63,10 +63,10 @@ def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = 0, ste
 
 
 def derive_seeds(seeds: Array, steps: Array) -> Any:
-    """Derive a seed of 63 bits for each pair: many at once, for which ``derive_seed`` is slow.
+    """Derive a 63-bit seed for each pair; vectorized, where ``derive_seed`` would be slow.
 
     Args:
-        seeds: any integers of 63 bits, int64.
+        seeds: any 63-bit integers, int64.
         steps: from 0, of the same shape.
 
     Source: SplitMix64, see ``hashed_orders``.
@@ -76,7 +76,7 @@ def derive_seeds(seeds: Array, steps: Array) -> Any:
 
 
 def derive_child(seed: int, step: int) -> int:
-    """Derive one seed as ``derive_seeds`` does, without numpy, which is faster for a few.
+    """Derive one seed as ``derive_seeds`` does, but without numpy, which is faster for a few.
 
     >>> derive_child(7, 3) == int(derive_seeds(np.array([7]), np.array([3]))[0])
     True
@@ -88,17 +88,17 @@ def derive_child(seed: int, step: int) -> int:
 
 
 def hashed_orders(seeds_K: Array, lengths_K: Array) -> Array:
-    """Draw K random orders at once: for short ones much faster than K generators.
+    """Draw K random permutations at once; for short ones, much faster than K generators.
 
-    The numbers of an order are sorted by their hashes, those of SplitMix64 under its seed; ties
-    have a probability below length² / 2^65.
+    Each permutation sorts 0 to length - 1 by SplitMix64 hashes under its seed; ties have a
+    probability below length² / 2^65.
 
     Args:
-        seeds_K: one for each order, int64, not negative.
-        lengths_K: the length of each order.
+        seeds_K: one for each permutation, int64, not negative.
+        lengths_K: the length of each permutation.
 
     Returns:
-        The orders after one another, each a permutation of 0 to length - 1: int64.
+        The permutations, concatenated: int64.
 
     Source: Steele, Lea and Flood, 2014, https://doi.org/10.1145/2714064.2660195
 
@@ -109,7 +109,7 @@ def hashed_orders(seeds_K: Array, lengths_K: Array) -> Array:
     seeds = seeds_K.astype(np.uint64)
     orders: Array
     if len(lengths_K) and (lengths_K == lengths_K[0]).all():
-        # The same as below, and ten times as fast for a hundred orders.
+        # The same result as below, ten times as fast for a hundred permutations.
         hashes_KL = _splitmix(seeds[:, None], np.arange(lengths_K[0], dtype=np.uint64))
         orders = hashes_KL.argsort(axis=1, kind="stable").ravel()
         return orders
@@ -121,7 +121,7 @@ def hashed_orders(seeds_K: Array, lengths_K: Array) -> Array:
 
 
 def _splitmix(seeds: Array, positions: Array) -> Any:
-    """Return the numbers at these positions of the sequences with these seeds; all are uint64."""
+    """Return the values at these positions of the sequences with these seeds; all are uint64."""
     bits = seeds + (positions + np.uint64(1)) * np.uint64(_GAMMA)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(_MIX_1)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(_MIX_2)
@@ -170,7 +170,7 @@ def global_generators(devices: Sequence[int] = ()) -> Iterator[None]:
     """Reserve the process's global torch generators for this thread; restore them at the end.
 
     Args:
-        devices: GPUs whose generators are reserved, too.
+        devices: GPUs whose generators are reserved as well.
     """
     import torch
 
@@ -180,7 +180,7 @@ def global_generators(devices: Sequence[int] = ()) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _blank_torch_state() -> Array:
-    """Return the state of a torch generator that has been seeded and has drawn nothing."""
+    """Return the state of a freshly seeded torch generator."""
     import torch
 
     state: Array = torch.Generator().manual_seed(0).get_state().numpy()

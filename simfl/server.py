@@ -1,6 +1,6 @@
-"""What the server does in a round: weights and aux out, contributions in, one optimizer step.
+"""The server's part of a round: send weights and aux, receive contributions, take one step.
 
-Nothing here knows of Ray, and nothing writes to disk.
+This module uses neither Ray nor the disk.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ __all__ = ["Server", "ServerRecipe"]
 
 @dataclass(frozen=True)
 class ServerRecipe:
-    """All that builds the server; it is sent to the server's actor."""
+    """Everything needed to build the server; it is sent to the server's actor."""
 
     spec: ModelSpec
     shape: DataShape
     loss: Loss
     optimizer: Optimizer
     client_optimizer: Optimizer
-    """Its modules say how the clients' auxiliary variables merge."""
+    """Its modules define how the clients' auxiliary variables merge."""
     aggregator: Aggregator
     seed: int
 
     def build_model(self) -> TorchModel:
-        """Build the model with the run's initial weights; it measures nothing but the loss."""
+        """Build the model with the run's initial weights; it computes only the loss."""
         module = build_module(self.spec, self.shape, seed=self.seed)
         return TorchModel(module, self.loss, metrics=())
 
@@ -60,13 +60,13 @@ class ServerRecipe:
 
 
 class Server:
-    """Holds the weights, and turns each round's contributions into new ones.
+    """Holds the weights, and updates them with each round's contributions.
 
     Args:
         model: with the initial weights.
         optimizer: turns the aggregated delta into an update of the weights.
-        client_optimizer: the clients', for the rule by which auxiliary variables merge.
-        aggregator: turns the deltas into one.
+        client_optimizer: the clients' optimizer, which defines how auxiliary variables merge.
+        aggregator: combines the deltas into one.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Server:
         self._broadcast_bytes = self._aux_bytes = 0
 
     def get_weights(self) -> Vector:
-        """Return all weights; a later step leaves them as they are."""
+        """Return all weights; later steps do not modify them."""
         return self._weights.all
 
     def snapshot(self, round: int) -> Snapshot:
-        """Return what a round starts from, for its clients and for a restored server.
+        """Return the state at the start of a round, for its clients and for restoring the server.
 
         Raises:
             AggregationError: if auxiliary variables are not finite.
@@ -103,14 +103,14 @@ class Server:
         return Snapshot(broadcast, self._optimizer.export_state())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Restore the server from a snapshot; partials that were received are discarded."""
+        """Restore the server from a snapshot; partials received so far are discarded."""
         self._weights.all = snapshot.broadcast.weights.clone()
         self._optimizer.import_state(snapshot.optimizer)
         self._tree, self._received = None, set()
         self._count_bytes(snapshot.broadcast)
 
     def receive(self, partial: Partial) -> None:
-        """Add a chunk's partial to the round's tree; a second copy changes nothing."""
+        """Add a chunk's partial to the round's tree; duplicates are ignored."""
         if self._tree is None:
             self._tree = TreeSum[Contribution](partial.cohort_size, self._merge)
         if partial.start in self._received:
@@ -120,7 +120,7 @@ class Server:
             self._tree.add_node(node, contribution)
 
     def end_round(self, plan: RoundPlan) -> RoundReport:
-        """Finish the sum, and take the server's step.
+        """Finish the sum, and take the server's optimizer step.
 
         Raises:
             AggregationError: if no client has contributed, or the result of finite client updates
@@ -175,9 +175,9 @@ class Server:
 
 
 class _Weights:
-    """The server's weights, as the model its Optimizer works on.
+    """The server's weights, behind the Model interface that its Optimizer updates.
 
-    They are a value: a step makes new ones, and snapshots keep the previous ones without a copy.
+    They are immutable: a step creates new ones, so that snapshots need no copy.
     """
 
     def __init__(self, model: Model) -> None:
@@ -191,7 +191,7 @@ class _Weights:
         return self.all.select(self.trainable)
 
     def get_weights(self, trainable: bool = False) -> Vector:
-        """Return a copy: it goes to plug-ins."""
+        """Return a copy, since plug-ins receive it."""
         return (self.trained if trainable else self.all).clone()
 
     def compute_batch_gradients(self, batch: Any, max_norm: float | None = None) -> Vector:
@@ -210,19 +210,19 @@ class _Weights:
         self.all = self.all | Vector(averaged)
 
     def _rounded(self, wide: Vector) -> Vector:
-        """Return the weights, which were updated in float32, in their own types."""
+        """Convert the weights, which were updated in float32, back to their own dtypes."""
         return Vector({name: value.to(self.all[name].dtype) for name, value in wide.items()})
 
 
 def _not_finite(round: int, where: str) -> AggregationError:
     return AggregationError(
         f"round {round}: {where}: NaN or infinite values resulted from finite client updates; "
-        "lower the learning rates, or check what it computes"
+        "lower the learning rates, or check its computation"
     )
 
 
 def _averaged(buffer: Tensor, delta: Tensor) -> Tensor:
-    """Return the buffer minus the mean delta, in its own type.
+    """Return the buffer minus the mean delta, in the buffer's dtype.
 
     Averaged counts, such as num_batches_tracked, are floats with a rounding error; from 2^52 on,
     float64 cannot represent the rounded count.

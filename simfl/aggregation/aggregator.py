@@ -121,7 +121,7 @@ def merge_contributions(
         left: of the lower cohort positions.
         right: of the higher ones.
         aggregator: merges the deltas.
-        optimizer: of the clients; its modules say how their auxiliary variables merge.
+        optimizer: of the clients; its modules define how their auxiliary variables merge.
     """
     return Contribution(
         total=aggregator.merge(left.total, right.total),

@@ -29,7 +29,7 @@ class Cohort:
     clients: tuple[int, ...] = tuple(range(len(_WEIGHTS)))
 
     def delta(self, client: int) -> Vector:
-        """Return a client's delta, in memory of its own."""
+        """Return a client's delta, in its own memory."""
         return draw_normal(self.shapes, client)
 
     def lift(self, client: int) -> Any:

@@ -205,7 +205,7 @@ def _by_client(grouped: Mapping[Any, Any], name: str) -> dict[int, str]:
         pairs = [(client, shard) for shard, ids in grouped.items() for client in ids.tolist()]
         states = dict(sorted(pairs))
     except (AttributeError, TypeError):
-        raise CheckpointError(f"{name} does not say where the clients' states are") from None
+        raise CheckpointError(f"{name} does not list the files of the clients' states") from None
     if len(states) != len(pairs):
         raise CheckpointError(f"{name} names two states of one client")
     return states

@@ -37,8 +37,8 @@ def list_runs(
 ) -> None:
     """List runs, the latest one first: state, round, accuracy or loss, time.
 
-    A run is running, done, failed or interrupted; or stopped: it has written nothing for longer
-    than its rounds take, and its folder does not say why.
+    A run is running, done, failed or interrupted; or stopped: nothing has been written for longer
+    than its rounds take, and its folder records no reason.
     """
     from simfl.report.reading import find_runs, read_run
 
@@ -254,8 +254,8 @@ def report_runs(
 ) -> None:
     """Write a report of one run, or a comparison of several.
 
-    Runs that differ in their seed only are one curve, with a confidence band. Runs may still be
-    running, or have failed: the report says what is missing.
+    Runs that differ only in their seed are one curve, with a confidence band. Runs may still be
+    running, or have failed: the report lists what is missing.
     """
     from simfl.report.curves import parse_target
     from simfl.report.report import make_report

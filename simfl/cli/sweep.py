@@ -60,8 +60,8 @@ def sweep_scenario(
 ) -> None:
     """Run a scenario with other values in some of its keys, several trials at once.
 
-    All combinations of the values are tried. Each trial is a run in a folder of its own, with the
-    numbers that simfl run gives for the same values. The sweep's folder gets the table as
+    All combinations of the values are tried. Each trial is a run in its own folder, with the same
+    results as simfl run with the same values. The sweep's folder gets the table as
     sweep.csv, and a report that compares the trials. A trial that fails does not end the others;
     the exit code is then 1. Needs simfl[tune].
     """

@@ -1,4 +1,4 @@
-"""What a client host is made from."""
+"""ClientRecipe: everything needed to build a client host."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from simfl.optimizer import Optimizer
 from simfl.sections import ClientSection
 
 Weighting = Literal["examples", "steps", "uniform"]
-"""What a client's delta is weighted with in the mean."""
+"""How clients' deltas are weighted in the mean."""
 
 
 @dataclass(frozen=True)
 class ClientRecipe:
-    """All that a client host is made from, but for the data; it travels to the actors."""
+    """Everything needed to build a client host, except for the data; it is sent to the actors."""
 
     spec: ModelSpec
     shape: DataShape
     loss: Loss
     metrics: tuple[Metric, ...] | None
-    """Measured beside the loss; None: what suits the loss."""
+    """Measured besides the loss; None: the loss's default metrics."""
     optimizer: Optimizer
     aggregator: Aggregator
     work: ClientSection
@@ -38,7 +38,7 @@ class ClientRecipe:
     """How many clients are trained in one computation: a power of two; 1: one at a time."""
 
     def build_metrics(self) -> tuple[Metric, ...]:
-        """Return what is measured beside the loss."""
+        """Return the metrics to measure besides the loss."""
         return as_metrics(self.loss.default_metrics if self.metrics is None else self.metrics)
 
     def build_model(self, *, device: str = "cpu") -> TorchModel:
@@ -50,6 +50,6 @@ class ClientRecipe:
         return model.to(device)
 
     def weigh(self, row: ClientRow) -> float:
-        """Return what a client's delta counts by."""
+        """Return the weight of a client's delta."""
         by = {"examples": row.num_examples, "steps": row.losses.num_steps, "uniform": 1}
         return float(by[self.weighting])

@@ -27,7 +27,7 @@ from simfl.optimizer.trial import stack_fault
 from simfl.seeding import global_generators
 
 CPU_NUMBERS: Final = 1 << 21
-"""Weights of a stack, of all its clients together, that a CPU's caches hold beside activations."""
+"""The weights of all clients of a stack that fit a CPU's caches together with activations."""
 GPU_NUMBERS: Final = 1 << 28
 """Weights of a stack on a GPU: 1 GiB of float32, and about three times that in all."""
 MAX_CPU_CLIENTS: Final = 128

@@ -1,4 +1,4 @@
-"""The actors: a server and client hosts, each in a process of its own.
+"""The actors: a server and client hosts, each in its own process.
 
 They only pass messages to ``Server`` and ``ClientHost``, and back.
 """
@@ -144,7 +144,7 @@ class _Actor(Generic[T]):
 
 
 class ServerActor(_Actor[Server]):
-    """The server in a process of its own. After a restart, ``restore`` comes before other calls."""
+    """The server, in its own process. After a restart, ``restore`` comes before other calls."""
 
     def __init__(self, label: str) -> None:
         super().__init__(label)
@@ -253,7 +253,7 @@ class ServerActor(_Actor[Server]):
 
 
 class ClientActor(_Actor[ClientHost]):
-    """A client host in a process of its own. ``start`` comes before other calls."""
+    """A client host, in its own process. ``start`` comes before other calls."""
 
     def __init__(self, label: str, uses_gpu: bool) -> None:
         super().__init__(label)

@@ -75,7 +75,7 @@ def bounds_of(
         num_clients: by group, its number of clients; more actors than these, or than the clients
             of a cohort, would be idle.
         cohort_size: clients per round.
-        is_dedicated: whether each client has an actor of its own.
+        is_dedicated: whether each client has its own actor.
     """
     if is_dedicated:
         return [Bounds(clients, clients) for clients in num_clients]
@@ -287,7 +287,7 @@ def bundles(
     Args:
         need: of the run.
         actors: by group, its number of client actors.
-        beside: a resource that only the driver's node has.
+        beside: a resource that only the driver's node has, for the driver's bundle.
     """
     if need.is_inline:
         return [{**need.groups[0].needs, **beside}]

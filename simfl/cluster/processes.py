@@ -36,7 +36,7 @@ _PARENT, _STARTED = 1, 19
 _GRACE_S = 30.0
 """How long the driver's main thread may take to end the run."""
 
-_RESUME = "'simfl resume' goes on from the last checkpoint"
+_RESUME = "'simfl resume' continues from the last checkpoint"
 
 _UNKNOWN = (
     "the run's process was killed, or Ray ended it because one of Ray's processes on this machine "

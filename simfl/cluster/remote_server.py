@@ -157,7 +157,7 @@ class RemoteServer:
             return self.start()
 
     def start(self) -> SnapshotRefs:
-        """Build the server anew, and return what the first round starts from."""
+        """Build a new server, and return the snapshot at the start of round 1."""
         return self._until_back(lambda: self._rebuild(None, round=1), doing="starting the server")
 
     def roll_back(self, snapshot: Snapshot) -> SnapshotRefs:

@@ -161,7 +161,7 @@ class RayMetrics(Observer):
     def on_run_start(self, info: RunInfo) -> None:
         """Export what is known of the run before its first round."""
         if (missing := _missing_agent()) is not None:
-            self._notify(f"{missing}; the run goes on without metrics for Prometheus")
+            self._notify(f"{missing}; the run continues without metrics for Prometheus")
             return
         folder = str(info.out.absolute())
         self._exporter = exporter = Exporter({"run": str(info.out), "scenario": info.name})

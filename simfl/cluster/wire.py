@@ -2,8 +2,8 @@
 
 Ray unpickles an actor's arguments with each call, and the object store's memory is read-only,
 although torch would write to it. A parcel keeps a message's arrays apart from the rest, so that
-the object store serves them without a copy, and a receiver copies them into memory of its own when
-it opens the parcel; except those of shared Vectors, which are read-only.
+the object store serves them without a copy, and a receiver copies them into its own memory when it
+opens the parcel; except those of shared Vectors, which are read-only.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class ClientPool:
                 group, labels = next(iter(below.items()))
                 raise ClusterError(
                     f"{', '.join(labels)} did not come back within {self._start_timeout_s:g} s, "
-                    f"and a round needs {least(group)} of its group; add nodes and go on with "
+                    f"and a round needs {least(group)} of its group; add nodes and resume with "
                     "--resume auto"
                 )
             ready, _ = ray.wait(list(self._starts), num_returns=1, timeout=min(left_s, LOOK_S))

@@ -99,7 +99,7 @@ def _client_column(columns: Mapping[str, Array], name: str, rows: Array, offsets
         DataError: if there is no such column, or a client's examples differ in it.
     """
     if name not in columns:
-        hint = did_you_mean(name, columns) if columns else "It has none beside inputs and targets"
+        hint = did_you_mean(name, columns) if columns else "It has none besides inputs and targets"
         raise DataError(f"the source has no column {name!r} for cluster.groups. {hint}")
     values = columns[name][rows]
     of_client = values[offsets[:-1]]
@@ -185,12 +185,12 @@ def take_test_split(data: SourceData, *, fraction: float, seed: int) -> SourceDa
     """Move a random part of the training examples to the test split.
 
     Raises:
-        ConfigError: if the source has a test split of its own, or the part would be empty.
+        ConfigError: if the source has its own test split, or the part would be empty.
     """
     if data.test is not None:
         raise ConfigError(
-            f"data.test_fraction is {fraction}, but the source has a test split of its own; "
-            "set it to 0, or leave the source's test split out"
+            f"data.test_fraction is {fraction}, but the source has its own test split; "
+            "set it to 0, or remove the source's test split"
         )
     is_test = np.zeros(len(data.train), bool)
     is_test[draw_test_rows(data.train.targets, fraction=fraction, seed=seed)] = True

@@ -237,7 +237,7 @@ class Controller:
         return self._call_back(task.assign.actor)
 
     def _retire(self, task: _Task) -> list[Action]:
-        """Go on with one actor less, so that the others have more of the GPU's memory."""
+        """Retire the actor, so that the others have more of the GPU's memory."""
         number, doing = task.assign.actor, task.assign.describe()
         actor, actions = self._actors[number], list[Action]()
         if not actor.is_retired:

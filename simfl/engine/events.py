@@ -1,4 +1,4 @@
-"""What a controller is told of its actors, and what it says is to be done: events and actions."""
+"""A controller's input and output: events about its actors, and the actions to take."""
 
 from __future__ import annotations
 

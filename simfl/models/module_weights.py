@@ -58,7 +58,7 @@ class ModuleWeights(Model):
         self._fixed_state = None if buffers else state
 
     def _state(self) -> dict[str, Tensor]:
-        """Return parameters and persistent buffers; read anew, as modules may rebind buffers."""
+        """Return parameters and persistent buffers; not cached if modules may rebind buffers."""
         return _named_tensors(self.module) if self._fixed_state is None else self._fixed_state
 
     @property

@@ -51,8 +51,8 @@ class RunInfo:
 class Observer(Component, kind="observer"):
     """Does nothing at each event; subclasses override what they need.
 
-    An observer for scenarios is a dataclass, whose fields are its config; each run has an instance
-    of its own, which may set further attributes. Training waits for observers, so they should be
+    An observer for scenarios is a dataclass, whose fields are its config; each run has its
+    own instance, which may set further attributes. Training waits for observers, so they should be
     quick: no loops over clients.
     """
 

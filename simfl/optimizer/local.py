@@ -161,7 +161,7 @@ class LocalOptimizer:
         return _for_each_plugin(stack_states, each)
 
     def _kept(self, plugin: PlugIn, state: State, num_clients: int) -> list[State]:
-        """Return what each client keeps of a plug-in's state, in memory of its own."""
+        """Return what each client keeps of a plug-in's state, in its own memory."""
         if not self._stacked:
             return [keep_state(plugin, state)]
         rows = keep_rows(plugin, state, num_clients)

@@ -175,7 +175,7 @@ class Optimizer:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Optimizer:
-        """Build from what ``get_config`` returns; all but ``lrate`` may be left out.
+        """Build from what ``get_config`` returns; all entries but ``lrate`` are optional.
 
         Raises:
             KeyError: naming the entries that are missing or unused.

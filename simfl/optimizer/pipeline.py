@@ -47,7 +47,7 @@ class StatesByKind(TypedDict):
 
 
 class Pipeline:
-    """Regularizers, then modules, each in list order; it has no state of its own.
+    """Regularizers, then modules, each in list order; stateless itself.
 
     Args:
         regularizers: given the weights before the step.

@@ -28,7 +28,7 @@ AuxVar: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Context:
-    """Where a step takes place: all that a plug-in may know beside gradients, weights and state."""
+    """The step: all that a plug-in may know besides gradients, weights and state."""
 
     seed: int = 0
     """The run's seed."""
@@ -41,8 +41,8 @@ class Context:
     index: int = 0
     """The plug-in's index in its list: two of one kind must not draw the same numbers."""
     owns_state: bool = False
-    """Whether a module may overwrite what its last ``update`` made and put in its state, but gave
-    not out; it may always make it anew. Saves the time that fresh memory costs."""
+    """Whether a module may overwrite what its last ``update`` created and put in its state, unless
+    it was also returned as gradients. Optional; it saves the allocation of new memory."""
 
 
 class OptiModule(Component, kind="module"):
@@ -106,8 +106,8 @@ class OptiModule(Component, kind="module"):
     def between_rounds(self, state: State) -> State:
         """Return the part of the state that a client must keep until its next round.
 
-        By default everything. What the next round sets anew anyway need not be kept: states of
-        large populations are kept for every client that has ever taken part.
+        By default everything. Drop what the next round sets anyway: a state is kept for every
+        client that has ever taken part.
         """
         return state
 

@@ -76,16 +76,16 @@ def _beside(factor: Tensor, tensor: Tensor) -> Tensor:
 class GaussianNoise(OptiModule):
     """Add independent normal noise to every number.
 
-    Step: out g + N(0, std²). The noise is drawn on the CPU by a generator of its own for each
+    Step: out g + N(0, std²). The noise is drawn on the CPU by a separate generator for each
     (seed, client, round, step, index in the list of modules): it is the same on every device,
     whether clients are stacked or not, and in a step that is run again.
 
     After ``client.sclip``, one example changes the gradients by at most sclip / batch_size, so the
     noise multiplier of DP-SGD is std * batch_size / sclip; see ``docs/security.md``.
 
-    With ``secure`` it is made from the operating system's cryptographic source instead. Such
-    noise cannot be foreseen by who knows the seed; nor can it be reproduced, so neither a run
-    with it nor its resumption repeats bit for bit.
+    With ``secure`` it comes from the operating system's cryptographic source instead. Such noise
+    cannot be predicted from the seed, nor reproduced, so neither a run with it nor its resumption
+    repeats bit for bit.
     """
 
     name: ClassVar[str] = "gaussian-noise"

@@ -32,7 +32,7 @@ def fill_state(plugin: OptiModule | Regularizer, state: State, like: Vector) -> 
 
 
 def complete_state(state: State, fresh: State) -> State:
-    """Return a client's state with missing entries from a fresh one, as Vectors of its own.
+    """Return a client's state with missing entries filled in from a fresh one, as its own Vectors.
 
     All clients share their memory until they are stacked.
     """

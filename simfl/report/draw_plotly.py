@@ -20,7 +20,7 @@ _ABOVE = 24
 _SIGNIFICANT = 6
 _MAX_OVERLAID = 2
 _MAX_AT_ONCE = 8
-"""So many values beside each other the label at the mouse can hold."""
+"""The number of values that a hover label can show side by side."""
 
 
 def library() -> str:

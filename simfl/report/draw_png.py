@@ -68,7 +68,7 @@ def draw_png(charts: Sequence[Chart], path: Path, *, title: str, key: Sequence[E
 
 
 def _key_columns(key: Sequence[Entry]) -> int:
-    """Return how many entries fit beside one another, all as wide as the longest."""
+    """Return how many entries fit side by side, all as wide as the longest."""
     longest = max((len(entry.label) for entry in key), default=0)
     return max(1, min(len(key), _KEY_WIDTH // (longest + _KEY_GAP)))
 

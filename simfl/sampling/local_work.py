@@ -106,7 +106,7 @@ class LocalWork(Section):
     def plan_steps(
         self, rows: Sequence[Column], *, seed: int, round: int, clients: Sequence[int]
     ) -> StepPlan:
-        """Return which examples clients train on at each step: every epoch in an order of its own.
+        """Return the examples that clients train on at each step; each epoch has its own order.
 
         Args:
             rows: [C] the rows that each client holds.

@@ -1,4 +1,4 @@
-"""What cannot be combined: faults that no single key shows."""
+"""Checks across keys: combinations of values that are invalid together."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from simfl.scenario.schema import Scenario
 from simfl.sections import ActorsSection, OptimizerSection, SelectionSection
 
 Fault: TypeAlias = tuple[str, str]
-"""The key it is told under, and the message."""
+"""The key to report, and the message."""
 
 
 def check_combinations(scenario: Scenario) -> None:
-    """Check what concerns several keys at once.
+    """Check the rules that involve several keys.
 
     Raises:
         ScenarioError: with a line for each fault.
@@ -44,8 +44,8 @@ def _stack(scenario: Scenario) -> Iterator[Fault]:
     if stack not in ("auto", 1) and scenario.cluster.placement == "dedicated":
         yield (
             "client.stack",
-            f"is {stack}, but with cluster.placement 'dedicated' each client has an actor of its "
-            "own; leave stack out",
+            f"is {stack}, but with cluster.placement 'dedicated' each client has its own "
+            "actor; remove stack",
         )
 
 
@@ -97,14 +97,14 @@ def _counterpart(module: OptiModule) -> str:
 
 
 def _kept_state(scenario: Scenario) -> Iterator[Fault]:
-    """Find modules that tell the server of what they keep between rounds, where nothing is kept."""
+    """Find modules that send the server state kept between rounds, where no state is kept."""
     for index, module in enumerate(scenario.client.optimizer.modules):
         needs_state = _sends(module) and _overrides(module, "between_rounds")
         if needs_state and not scenario.client.keep_state:
             yield (
                 "client.keep_state",
-                f"is false, but {module.name!r} in client.optimizer.modules[{index}] works by what "
-                "a client remembers of its last round; leave keep_state out",
+                f"is false, but {module.name!r} in client.optimizer.modules[{index}] needs "
+                "each client's state from its last round; remove keep_state",
             )
 
 
@@ -138,13 +138,13 @@ def _cluster(scenario: Scenario) -> Iterator[Fault]:
             yield (
                 f"{key}.actors",
                 f"is {actors.actors}, but with placement 'dedicated' there is one actor for each "
-                "client; leave actors out",
+                "client; remove actors",
             )
     if cluster.dashboard and cluster.address is not None:
         yield (
             "cluster.dashboard",
-            f"is true, but the cluster at {cluster.address!r} has a dashboard of its own; "
-            "leave dashboard out",
+            f"is true, but the cluster at {cluster.address!r} has its own dashboard; "
+            "remove dashboard",
         )
 
 
@@ -152,7 +152,7 @@ def _elastic(scenario: Scenario) -> Iterator[Fault]:
     for key, actors in _actors(scenario):
         least, most, number = actors.min_actors, actors.max_actors, actors.actors
         if most is not None and number != "auto":
-            yield f"{key}.max_actors", f"is {most}, but actors is {number}; leave one of them out"
+            yield f"{key}.max_actors", f"is {most}, but actors is {number}; remove one of them"
         if number != "auto" and least is not None and least > number:
             yield f"{key}.min_actors", f"is {least}, more than {key}.actors, {number}; lower it"
         if least is not None and most is not None and least > most:
@@ -166,7 +166,7 @@ def _elastic(scenario: Scenario) -> Iterator[Fault]:
         if actors.accelerator_type is not None and actors.num_gpus == 0:
             yield (
                 f"{key}.accelerator_type",
-                f"is {actors.accelerator_type!r}, but num_gpus is 0; say how many an actor has",
+                f"is {actors.accelerator_type!r}, but num_gpus is 0; set num_gpus as well",
             )
 
 
@@ -177,7 +177,7 @@ def _groups(scenario: Scenario) -> Iterator[Fault]:
     for name, (_, default) in keys_of(ActorsSection).items():
         if getattr(cluster, name) != default:
             value = show(getattr(cluster, name))
-            yield f"cluster.{name}", f"is {value}, but cluster.groups are given; say it in a group"
+            yield f"cluster.{name}", f"is {value}, but cluster.groups are given; set it in a group"
     names = [group.name for group in cluster.groups]
     for index, group in enumerate(cluster.groups):
         key = f"cluster.groups[{index}]"
@@ -194,10 +194,10 @@ def _selection(key: str, selection: SelectionSection) -> Iterator[Fault]:
     ways = ("fraction", "range", "ids", "column")
     given = [way for way in ways if getattr(selection, way) is not None]
     if len(given) != 1:
-        what = f"has {' and '.join(given)}" if given else "says nothing"
+        what = f"has {' and '.join(given)}" if given else "is empty"
         yield key, f"{what}; give one of fraction, range, ids and column"
     if (selection.column is None) != (not selection.values):
-        yield key, "needs both column and values, the name of a column and what it is to be"
+        yield key, "needs both column and values: the name of a column and the values to select"
     if selection.range is not None and selection.range[0] > selection.range[1]:
         first, last = selection.range
         yield f"{key}.range", f"is [{first}, {last}]; the first id must not be above the last"

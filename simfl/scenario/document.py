@@ -1,4 +1,4 @@
-"""Document: the plain data of a scenario, and where each key of it was written."""
+"""Document: the plain data of a scenario, and the place where each key was written."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class Place:
 
 @dataclass(frozen=True)
 class Document:
-    """What a scenario was read from."""
+    """The plain data that a scenario is read from."""
 
     values: dict[Any, Any] = field(default_factory=dict)
     places: Mapping[Path, Place] = field(default_factory=dict)
-    """The place of each key and list item; () is the whole."""
+    """The place of each key and list item; () is the whole document."""
 
     def place(self, path: Path) -> Place:
-        """Return where the value was written, or else the nearest thing around it."""
+        """Return the place of the value, or of the nearest enclosing one that has a place."""
         here: Path = ()
         nearest = self.places.get((), Place())
         for part in path:
-            # A component may be a pair of name and fields: its fields are in the pair's second.
+            # A component may be a pair [name, fields]: look its fields up in the second item.
             is_in_pair = (*here, part) not in self.places and (*here, 1, part) in self.places
             here = (*here, 1, part) if is_in_pair else (*here, part)
             nearest = self.places.get(here, nearest)
@@ -56,7 +56,7 @@ class Document:
 
 
 def format_path(path: Path) -> str:
-    """Write a path as users do.
+    """Format a path as users write it.
 
     >>> format_path(("client", "optimizer", "modules", 1, "beta_1"))
     'client.optimizer.modules[1].beta_1'
@@ -66,7 +66,7 @@ def format_path(path: Path) -> str:
 
 
 def parse_path(text: str) -> Path:
-    """Read a path; an index is written ``modules[1]`` or ``modules.1``.
+    """Parse a path; an index is written ``modules[1]`` or ``modules.1``.
 
     >>> parse_path("client.optimizer.modules[1].beta_1")
     ('client', 'optimizer', 'modules', 1, 'beta_1')
@@ -76,12 +76,12 @@ def parse_path(text: str) -> Path:
 
 
 def _is_index(part: str) -> bool:
-    # Python refuses to read a number of thousands of digits; no list is that long.
+    # Python refuses to parse an int with thousands of digits; no list is that long.
     return part.isdecimal() and len(part) <= _MAX_DIGITS
 
 
 def show(value: Any) -> str:
-    """Write a value as YAML has it on one line, shortened where it is long.
+    """Format a value as one line of YAML, truncated if long.
 
     >>> show({"hidden": [64], "bias": None})
     '{hidden: [64], bias: null}'
@@ -106,7 +106,7 @@ def _key(key: Any) -> str:
 
 
 def require_values(document: Document) -> None:
-    """Refuse text with a NUL, or with half of a character, and integers of more than 64 bits.
+    """Refuse text with a NUL or a lone surrogate, and integers beyond 64 bits.
 
     Raises:
         ScenarioError: with a line for each.
@@ -121,7 +121,7 @@ def require_values(document: Document) -> None:
 
 
 def _values(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    """Iterate over all text and integers, those of keys included."""
+    """Iterate over all strings and integers, including those in keys."""
     if isinstance(value, str | int):
         yield path, value
     elif isinstance(value, dict):
@@ -137,9 +137,9 @@ def _unfit(value: str | int) -> str | None:
     if isinstance(value, int):
         return f"too large a number; {_LARGEST} is the largest" if abs(value) > _LARGEST else None
     if "\0" in value:
-        return "which holds a NUL character; leave that out"
+        return "which contains a NUL character; remove it"
     try:
         value.encode()
     except UnicodeEncodeError:
-        return "which holds half of a character; leave that out"
+        return "which contains half of a surrogate pair; remove it"
     return None

@@ -88,7 +88,7 @@ def _sections(cls: type[Section]) -> Iterator[type[Section]]:
 
 
 def _flat_schema(schema: JsonSchema, section: type[Section]) -> JsonSchema:
-    """Let the fields of each component that the section can hold lie beside its own keys."""
+    """Put the fields of each possible component at the same level as the section's own keys."""
     assert section.flat is not None
     attribute, key = section.flat.attribute, section.flat.key
     named = schema["properties"].pop(attribute)
@@ -100,26 +100,26 @@ def _flat_schema(schema: JsonSchema, section: type[Section]) -> JsonSchema:
         "description": schema["description"],
         "properties": {key: key_schema, **own},
         "required": [key, *(name for name in schema["required"] if name != attribute)],
-        "oneOf": [_variant(cls, key=key, beside=tuple(own)) for cls in classes],
+        "oneOf": [_variant(cls, key=key, siblings=tuple(own)) for cls in classes],
     }
 
 
 def _kind_schema(root: type[Component]) -> JsonSchema:
-    """Return what can stand where a component of this kind can: see ``named.py``."""
+    """Return the schema of a value that names a component of this kind."""
     classes = list(root.registry.values())
     bare = [cls for cls in classes if not component_schema(cls)["required"]]
     names = [{"const": cls.name, "description": summary(cls)} for cls in bare]
     mappings = [_variant(cls, key=KIND) for cls in classes]
     pairs = [_pair(cls) for cls in classes]
-    # An empty "oneOf" is not valid: a registry may hold nothing that can be named alone.
+    # An empty "oneOf" is invalid, and a registry may have no component without required fields.
     return {
         "anyOf": [{"oneOf": options} for options in (names, mappings, pairs) if options] or [False]
     }
 
 
-def _variant(cls: type[Component], *, key: str, beside: tuple[str, ...] = ()) -> JsonSchema:
+def _variant(cls: type[Component], *, key: str, siblings: tuple[str, ...] = ()) -> JsonSchema:
     schema = component_schema(cls)
-    properties = {key: {"const": cls.name}, **schema["properties"], **dict.fromkeys(beside, True)}
+    properties = {key: {"const": cls.name}, **schema["properties"], **dict.fromkeys(siblings, True)}
     return {**schema, "properties": properties, "required": [key, *schema["required"]]}
 
 
@@ -129,9 +129,9 @@ def _pair(cls: type[Component]) -> JsonSchema:
 
 
 def _resolved(schema: Any) -> Any:
-    """Put references where components are, and nothing beside a reference.
+    """Replace components by references, without sibling keys.
 
-    Editors that go by older drafts overlook what stands beside a ``$ref``.
+    Editors that follow older drafts ignore the siblings of a ``$ref``.
     """
     if isinstance(schema, list):
         return [_resolved(item) for item in schema]

@@ -1,4 +1,4 @@
-"""From a file or a mapping to a Scenario."""
+"""Load a Scenario from a file or a mapping."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def load_scenario(
     overrides: Sequence[str] = (),
     trust: Trust = "all",
 ) -> Scenario:
-    """Read a scenario and check all that can be checked without its data.
+    """Read a scenario and run every check that needs no data.
 
     Args:
         path_or_mapping: a YAML file, the name of a shipped scenario, or plain data.
         overrides: ``key.path=value`` each, the value in YAML, applied in order.
-        trust: ``none`` refuses a scenario that names code of its author's: ``plugins``, or a
+        trust: ``none`` refuses a scenario that names its author's code: ``plugins``, or a
             ``python`` source, model or loss. Nothing is imported then, and ``search`` is ignored.
 
     Raises:
@@ -50,11 +50,11 @@ def read(
     overrides: Sequence[str] = (),
     trust: Trust = "all",
 ) -> tuple[Document, tuple[Path, ...]]:
-    """Read a scenario unchecked; return it with the folders in which its files are looked up.
+    """Read a scenario without checking it; return it with the folders searched for its files.
 
     Raises:
-        ScenarioError: if it cannot be read, an override leads nowhere, or it names plug-ins that
-            are not trusted.
+        ScenarioError: if it cannot be read, an override's path does not exist, or it names
+            untrusted plug-ins.
     """
     if isinstance(path_or_mapping, Mapping):
         document, folders = Document(_plain(path_or_mapping)), [Path.cwd()]
@@ -68,9 +68,9 @@ def read(
 
 
 def _without_code(document: Document) -> Document:
-    """Refuse plug-ins, and leave out where they are looked for: a module there may shadow others.
+    """Refuse plug-ins, and clear their search path: a module there could shadow others.
 
-    What else runs code is refused where it is named, with the faults of the schema.
+    Other components that run code are refused by the schema, with its other faults.
     """
     named = document.values.get("plugins")
     if isinstance(named, list) and named:
@@ -83,10 +83,10 @@ def _without_code(document: Document) -> Document:
 
 
 def _with_search(document: Document, folders: Sequence[Path]) -> Document:
-    """Write out where plug-ins are looked for: what the scenario says, or the usual folders."""
+    """Make the plug-in search path explicit: the scenario's, or the default folders."""
     given = document.values.get("search")
     if given and not _is_texts(given):
-        return document  # told of with the other faults of the schema
+        return document  # the schema reports it
     search = [folders[0] / folder for folder in given or folders]
     absolute = [str(folder) for folder in dict.fromkeys(search)]
     return replace(document, values=document.values | {"search": absolute})
@@ -97,7 +97,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def validated(document: Document, folders: tuple[Path, ...], *, trust: Trust) -> Scenario:
-    """Check a document whose plug-ins are imported.
+    """Validate a document whose plug-ins are already imported.
 
     Raises:
         ScenarioError: with a line for each fault.
@@ -113,13 +113,13 @@ def validated(document: Document, folders: tuple[Path, ...], *, trust: Trust) ->
 
 
 def import_plugins_of(document: Document) -> None:
-    """Import the plug-ins first: names can only be checked once those are registered."""
+    """Import the plug-ins, so that their components are registered before names are checked."""
     named, search = document.values.get("plugins"), document.values["search"]
     modules = named if isinstance(named, list | tuple) else []
     import_plugins((), search=search if _is_texts(search) else ())
     for index, module in enumerate(modules):
         if not isinstance(module, str) or not module:
-            continue  # told of with the other faults of the schema
+            continue  # the schema reports it
         try:
             import_plugins((module,))
         except ImportPathError as error:
@@ -127,7 +127,7 @@ def import_plugins_of(document: Document) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return mappings as dicts and lists as new lists; anything else as it is."""
+    """Copy mappings to dicts and sequences to lists, recursively; return other values unchanged."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -142,22 +142,22 @@ def find_scenario(name: str | Path) -> Path:
         name: a path, or a shipped scenario's as ``quickstart`` or ``configs/quickstart.yaml``.
 
     Raises:
-        ScenarioError: if there is neither, with the nearest name and those there are.
+        ScenarioError: if neither exists; the message suggests the nearest name, or lists all.
     """
     path = Path(name)
-    if os.path.exists(path):  # False, too, for a name that no file can have
+    if os.path.exists(path):  # also False for an invalid file name
         return path
     shipped = shipped_scenarios()
     if path.stem in shipped and path.suffix in ("", ".yaml", ".yml"):
         return shipped[path.stem]
     hint = did_you_mean(path.stem, shipped)
     known = f" Shipped with simfl: {', '.join(shipped)}." if hint.startswith("Did") else ""
-    reason = f"there is no such file, and simfl ships no scenario called {path.stem!r}"
+    reason = f"no such file, and simfl ships no scenario called {path.stem!r}"
     raise ScenarioError([f"{name}: {reason}. {hint}{known}".rstrip()])
 
 
 def shipped_scenarios() -> dict[str, Path]:
-    """Return ``{name: file}`` of the scenarios that come with simfl, by name."""
+    """Return ``{name: file}`` of the scenarios shipped with simfl, by name."""
     return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
 
 

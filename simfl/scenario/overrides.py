@@ -14,14 +14,14 @@ _ORIGIN: Final = "--set"
 
 
 def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
-    """Return the document with values put in or replaced.
+    """Return the document with values added or replaced.
 
     Args:
-        document: what to start from; it is left alone.
+        document: the base; it is not modified.
         overrides: ``key.path=value``, the value in YAML; list items as ``modules.0``.
 
     Raises:
-        ScenarioError: for an override of another form, or one whose path leads nowhere.
+        ScenarioError: for a malformed override, or a path that does not exist.
     """
     for override in overrides:
         path, value = _parse(override)
@@ -30,10 +30,10 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
 
 
 def put_values(document: Document, values: Mapping[Path, tuple[Any, Place]]) -> Document:
-    """Return the document with values put in or replaced, each from some place.
+    """Return the document with values added or replaced, each with its place.
 
     Raises:
-        ScenarioError: for a path that leads nowhere.
+        ScenarioError: for a path that does not exist.
     """
     changed = copy.deepcopy(document.values)
     places = dict(document.places)
@@ -57,7 +57,7 @@ def _parse(override: str) -> tuple[Path, Any]:
 def _put(values: Any, path: Path, value: Any, place: Place) -> None:
     for depth, part in enumerate(path[:-1]):
         if isinstance(values, dict) and values.get(part) is None:
-            # A section that is left out, or left empty, is there as soon as a key of it is set.
+            # Setting a key creates its section, if that is missing or empty.
             values[part] = [] if isinstance(path[depth + 1], int) else {}
         _require(values, part, path[:depth], place)
         values = values[part]

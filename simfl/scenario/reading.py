@@ -1,4 +1,4 @@
-"""Reading a YAML file into a Document: plain values, and the line of each."""
+"""Read a YAML file into a Document: plain values, and the line of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simfl.scenario.yaml_format import TWO_WAYS_TAG, ScenarioLoader, TooLargeErr
 
 _MAX_DEPTH: Final = 50
 _MAX_VALUES: Final = 100_000
-"""Aliases of aliases make large things of small files; no scenario is this large."""
+"""Nested aliases can expand a small file into a huge value; no scenario is this large."""
 _MAX_BYTES: Final = 1 << 22
 _TOO_DEEP: Final = "is nested too deeply"
 _TOO_MANY: Final = f"has more than {_MAX_VALUES:,} values, with aliases expanded"
@@ -43,7 +43,7 @@ def read_document(path: str | FilePath) -> Document:
 
 
 def parse_value(text: str, *, origin: str) -> Any:
-    """Read a value as it stands to the right of a key.
+    """Parse a YAML value, as written to the right of a key.
 
     Raises:
         ScenarioError: if it is not YAML.
@@ -66,7 +66,7 @@ def _read_text(path: FilePath) -> str:
 
 
 class _Reader:
-    """Makes values of YAML nodes and notes the place of each."""
+    """Converts YAML nodes to values, and records the place of each."""
 
     def __init__(self, text: str, origin: str, *, has_lines: bool = True) -> None:
         self.origin = origin
@@ -104,7 +104,7 @@ class _Reader:
         return value
 
     def error(self, node: yaml.Node, reason: str) -> ScenarioError:
-        """Make the error for a fault in the file's form."""
+        """Return the error for a malformed node."""
         return ScenarioError([f"{self._place(node)}: {reason}"])
 
     def _collection(self, node: yaml.Node, path: Path) -> Any:
@@ -112,9 +112,7 @@ class _Reader:
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode) and node.tag.endswith(":map"):
             return self._mapping(node, path)
-        raise self.error(
-            node, f"has the tag {node.tag!r}, which a scenario cannot hold; leave it out"
-        )
+        raise self.error(node, f"has the tag {node.tag!r}, which a scenario cannot hold; remove it")
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[Any, Any]:
         values = {}
@@ -156,7 +154,7 @@ class _Reader:
             if key in entries:
                 lines = [n.start_mark.line + 1 for n in (entries[key][0], key_node)]
                 both = f"lines {lines[0]} and {lines[1]}"
-                raise self.error(key_node, f"the key {key!r} is there twice, in {both}; keep one")
+                raise self.error(key_node, f"the key {key!r} occurs twice, in {both}; keep one")
             entries[key] = (key_node, value_node)
         return entries
 
@@ -184,7 +182,7 @@ class _Reader:
             raise self.error(node, f"has the tag {node.tag!r}, which a scenario cannot hold")
         try:
             return self._loader.construct_object(node)
-        # PyYAML passes on whatever Python raises on "!!int x", or on an integer of 5,000 digits.
+        # PyYAML passes on any exception of Python, as for "!!int x" or an integer of 5,000 digits.
         except Exception as error:
             what = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise self.error(node, f"{node.value[:40]!r} cannot be read ({what})") from None
@@ -196,6 +194,6 @@ class _Reader:
     def _yaml_error(self, error: yaml.MarkedYAMLError) -> ScenarioError:
         place = self._place(error.problem_mark or error.context_mark)
         if error.context == "expected a single document in the stream":
-            return ScenarioError([f"{place}: a second document begins here; a scenario is one"])
+            return ScenarioError([f"{place}: a second document begins here; keep only one"])
         reason = ", ".join(part for part in (error.context, error.problem) if part)
         return ScenarioError([f"{place}: is not valid YAML: {reason}"])

@@ -129,7 +129,7 @@ A scenario is one YAML file. `simfl validate FILE` checks it, `simfl schema` pri
 for editors, `simfl list` shows what can be named in it, and `--set client.optimizer.lrate=0.1`
 changes a key from the command line (a list item is `client.optimizer.modules.0`).
 
-What has a name is written in one of three ways, everywhere the same:
+Every component can be written in one of three ways:
 
 ```yaml
 modules:
@@ -138,13 +138,13 @@ modules:
   - {kind: momentum, beta: 0.8}    # one mapping
 ```
 
-In `data` and `model` the fields of the source and of the model lie in the section itself:
+In `data` and `model`, the fields of the source and of the model are keys of the section itself:
 `data: {source: npz, path: digits.npz, test_fraction: 0.2}`. A rate is a number or a schedule.
 
-Relative file names are looked up beside the scenario file first, then in the current folder; the
+Relative file names are looked up in the scenario file's folder, then in the current folder; the
 same folders are searched for `plugins` and for `package.module:name` paths. Numbers are strict:
-`10.0` is no integer, `"10"` no number; `1e-3` is a number. A key that is there twice, or that
-nothing knows, is an error.
+`10.0` is no integer, `"10"` no number; `1e-3` is a number. Duplicate and unknown
+keys are errors.
 """
 
 _BAR = r"\|"

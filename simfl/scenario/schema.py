@@ -51,13 +51,13 @@ class AshaSection(Section):
     """Early stopping by ASHA (Li et al., 2020, https://arxiv.org/abs/1810.05934).
 
     After ``grace_rounds``, and after ``factor``, ``factor`` squared... times as many, a trial is
-    stopped unless it is among the best ``1 / factor`` of those that have come as far.
+    stopped unless it is among the best ``1 / factor`` of those that have reached that round.
     """
 
     grace_rounds: Count = 1
-    """How many rounds every trial is given."""
+    """The minimum number of rounds of every trial."""
     factor: Annotated[float, Gt(1)] = 4.0
-    """One in how many trials goes on each time."""
+    """Each time, one in this many trials continues."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +108,12 @@ class Scenario(Section):
     seed: Seed = 0
     """All randomness follows from it."""
     rounds: Count = required(example=100)
-    """How many rounds are run."""
+    """The number of rounds."""
     plugins: Annotated[tuple[Annotated[str, MinLen(1)], ...], AfterValidator(trusted_modules)] = ()
     """Python modules to import, here and in every actor, because they register components."""
     search: Annotated[tuple[str, ...], AfterValidator(trusted_modules)] = ()
     """The folders in which ``plugins`` and ``python`` paths are looked for, before the usual
-    places. Left out: the scenario's own folder and the current one."""
+    places. Default: the scenario's own folder and the current one."""
     data: DataSection = required(example={"source": "digits"})
     """The examples, and who holds them."""
     model: ModelSection = required(example={"kind": "mlp"})
@@ -127,7 +127,7 @@ class Scenario(Section):
     cluster: ClusterSection = ClusterSection()
     """The actors, and what each takes of the machine."""
     checkpoint: CheckpointSection = CheckpointSection()
-    """The checkpoints, from which a stopped run goes on."""
+    """The checkpoints, from which a stopped run is resumed."""
     output: OutputSection = OutputSection()
     """The folder of a run, and what is in it."""
     sweep: SweepSection | None = None

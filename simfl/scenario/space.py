@@ -25,7 +25,7 @@ class Each:
     """A list of values: one trial for each, in this order."""
 
     kind: ClassVar[str] = "choice"
-    """What a searcher takes it for."""
+    """The kind of parameter, for a searcher."""
     values: tuple[Any, ...]
 
     @property

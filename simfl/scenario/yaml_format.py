@@ -96,7 +96,7 @@ class _ScenarioDumper(yaml.SafeDumper):
         return node
 
 
-# A default that YAML has no form for, of somebody's component, is shown as Python shows it.
+# A component's default that YAML cannot represent is shown by its repr.
 _ScenarioDumper.add_multi_representer(
     object, lambda dumper, value: dumper.represent_str(repr(value))
 )

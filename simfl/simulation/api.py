@@ -157,7 +157,7 @@ def _prepare(
         )
     folder = None if out is None or resume == "never" else checked_folder(out)
     continues = folder is not None and holds_run(folder)
-    if folder is not None and continues:  # before the data is loaded in vain
+    if folder is not None and continues:  # fail before loading the data
         leases = _hold(scenario, folder, held)
     simulation = build(scenario, options.shared.read() if options.shared else None)
     resolved = simulation.scenario

@@ -32,16 +32,16 @@ def make_engine(
     """Start what trains the clients.
 
     Args:
-        simulation: what is run.
+        simulation: the simulation to run.
         backend: this process, or actors on Ray.
         address: of a Ray cluster, instead of ``cluster.address``.
         location: the storage of checkpoints.
-        profile: whether to note what the actors do with their time.
+        profile: whether to profile the actors.
         notify: called with messages for the user.
-        shared: where the data set lies in the object store, if it does.
+        shared: the data set in the object store, if it is there.
 
     Raises:
-        ClusterError: if it can't be started.
+        ClusterError: if the cluster cannot be started.
     """
     if backend == "inline":
         return _inline(simulation, location=location)

@@ -1,4 +1,4 @@
-"""build(scenario): from what is written to what runs. The pre-flight; no actor is started here."""
+"""build(scenario): resolve a scenario into a Simulation. The pre-flight check; starts no actors."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ class Simulation:
     sampler: Sampler
     cohort_size: int
     num_examples: np.ndarray[Any, Any]
-    """[population] how many examples each client trains on."""
+    """[population] the number of examples each client trains on."""
     num_steps: np.ndarray[Any, Any]
-    """[population] how many steps each client makes in a round."""
+    """[population] the number of steps each client takes per round."""
     num_test_examples: int
     """The size of the central test split; 0 if there is none."""
     group_of: np.ndarray[Any, Any]
-    """[population] which group of client actors trains each client; 0 where there are none."""
+    """[population] the group of client actors that trains each client; 0 without groups."""
     stacks: tuple[int, ...]
-    """By group, how many clients are trained in one computation."""
+    """By group, the number of clients trained in one computation."""
     notes: tuple[str, ...] = ()
-    """What a user should know before it runs, a line each."""
+    """Notes for the user before the run, one line each."""
 
     @property
     def population(self) -> int:
-        """How many clients there are."""
+        """The number of clients."""
         return self.dataset.num_clients
 
     @property
@@ -74,11 +74,11 @@ class Simulation:
         return actor_groups(self.scenario.cluster, self.stacks)
 
     def without_examples(self) -> Simulation:
-        """Return what the round loop needs, which is all but the examples: those the engine has."""
+        """Return a copy for the round loop, without the examples, which the engine holds."""
         return dataclasses.replace(self, dataset=self.dataset.without_examples())
 
     def plan_round(self, round: int) -> RoundPlan:
-        """Draw a round's cohort; the same one for the same seed and round."""
+        """Draw a round's cohort, which depends only on the seed and the round."""
         plan = plan_round(
             self.sampler,
             num_examples=self.num_examples,
@@ -92,7 +92,7 @@ class Simulation:
 
 @contextmanager
 def _without_warnings_of_broadcasting() -> Iterator[None]:
-    """Keep torch from warning of what a fault or a note of ``build`` says."""
+    """Suppress torch's warning about broadcasting, which ``build`` reports itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using a target size")
         yield
@@ -100,15 +100,15 @@ def _without_warnings_of_broadcasting() -> Iterator[None]:
 
 @_without_warnings_of_broadcasting()
 def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simulation:
-    """Resolve a scenario: load and split the data, fit the model to it, check the counts.
+    """Resolve a scenario: load and split the data, size the model for it, check the counts.
 
     Args:
-        scenario: what to resolve.
-        dataset: its data, where that has been loaded; None loads it.
+        scenario: the scenario to resolve.
+        dataset: its data, if already loaded; None loads it.
 
     Raises:
-        ScenarioError: naming the file, the line and the key of what does not go together.
-        InputError: for data or code of the user's that cannot be loaded.
+        ScenarioError: with the file, line and key of each conflict.
+        InputError: if the user's data or code cannot be loaded.
     """
     if dataset is None:
         dataset = scenario.build_dataset()
@@ -197,17 +197,17 @@ def _choose_stacks(
     cohort_size: int,
     group_of: np.ndarray[Any, Any],
 ) -> list[StackChoice]:
-    """Return the choice for each group; its clients in a round are as many as its share of all."""
+    """Return each group's choice; its cohort is the round's, times its fraction of all clients."""
     cluster = scenario.cluster
     choices = []
     for index, group in enumerate(cluster.groups or (cluster,)):
         asked = isinstance(group, GroupSection) and group.stack
-        share = np.mean(group_of == index)
+        fraction = np.mean(group_of == index)
         choice = choose_stack(
             1 if cluster.placement == "dedicated" else asked or scenario.client.stack,
             client,
             dataset,
-            cohort_size=round(share * cohort_size),
+            cohort_size=round(fraction * cohort_size),
             uses_gpu=group.num_gpus > 0,
         )
         choices.append(choice)
@@ -217,7 +217,7 @@ def _choose_stacks(
 def _notes_on_stacks_and_loss(
     choices: list[StackChoice], client: ClientRecipe, dataset: FederatedDataset
 ) -> list[str]:
-    """Say why clients are not stacked, and of a loss that looks at the batch, each once."""
+    """Return distinct notes on why clients are not stacked, and on a batch-dependent loss."""
     notes = list(dict.fromkeys(choice.note for choice in choices if choice.note))
     fault = find_loss_fault(client, dataset)
     if fault is None or any(fault in note for note in notes):
@@ -226,16 +226,16 @@ def _notes_on_stacks_and_loss(
 
 
 def _shape(scenario: Scenario, dataset: FederatedDataset, loss: Loss) -> DataShape:
-    """Describe the data to the model, including classes that are only in the test split.
+    """Return the data's shape for the model, including classes that occur only in the test split.
 
-    Integers that the loss compares with one output each are not classes.
+    Integer targets are not classes if the loss compares each with a single output.
     """
     shape = _shape_of(dataset.train)
     if isinstance(loss, BCEWithLogits) and (shape.num_classes or 2) > 2:
         raise scenario.fault(
             "model.loss",
-            f"{loss.name}: targets are integers up to {(shape.num_classes or 0) - 1}, but it takes "
-            "0 and 1; use cross-entropy",
+            f"{loss.name}: targets are integers up to {(shape.num_classes or 0) - 1}, but it "
+            "expects 0 and 1; use cross-entropy",
         )
     if loss.takes_numbers:
         shape = dataclasses.replace(shape, num_classes=None)
@@ -291,7 +291,7 @@ def _notes_on_weighting(
 def _notes_on_metrics(
     scenario: Scenario, client: ClientRecipe, server: ServerRecipe, dataset: FederatedDataset
 ) -> list[str]:
-    """Return notes about metrics whose sums do not add up over batches, if there are several."""
+    """Return notes on metrics whose sums do not add up, if evaluation takes several batches."""
     metrics = [metric for metric in client.build_metrics() if metric.has_own_sums]
     evaluation = scenario.evaluation
     sizes = [len(dataset.test)] if dataset.test is not None and evaluation.every else []

@@ -1,4 +1,4 @@
-"""Which group of client actors trains each client, decided once for the whole run."""
+"""Assign each client to a group of client actors, once for the whole run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def assign_groups(scenario: Scenario, dataset: FederatedDataset) -> np.ndarray[A
     """Return each client's group, [population] int64; 0 for all if there are no groups.
 
     Groups by id or column are assigned first, then fractions, drawn by the seed from the remaining
-    clients, and then the rest. All follows from the scenario, so the groups are the same on any
+    clients, and then the rest. The groups depend only on the scenario, so they are the same on any
     cluster.
 
     Raises:
-        ScenarioError: if a client is in two groups or in none, or a group has no clients.
+        ScenarioError: if a client is in several groups or in none, or a group has no clients.
     """
     groups = scenario.cluster.groups
     population = dataset.num_clients
@@ -52,13 +52,13 @@ def assign_groups(scenario: Scenario, dataset: FederatedDataset) -> np.ndarray[A
 def order_by_group(
     plan: RoundPlan, group_of: np.ndarray[Any, Any], stacks: tuple[int, ...]
 ) -> RoundPlan:
-    """Make the clients of a group neighbours; their order within the group stays.
+    """Sort the cohort by group, keeping the order within each group.
 
     Groups with larger stacks come first, so that the unused positions of their last stack are below
     a leaf of the reduction tree.
 
     Args:
-        plan: of the round, longest local work first.
+        plan: the round's, longest local work first.
         group_of: [population] each client's group.
         stacks: by group, the number of clients trained in one computation.
     """
@@ -92,7 +92,7 @@ def _take_named(
     chosen = _chosen(scenario, selection, dataset, index)
     if (taken := chosen[owner[chosen] != _UNASSIGNED]).size:
         other = scenario.cluster.groups[owner[taken[0]]].name
-        raise _fault(scenario, index, f"has client {taken[0]}, which group {other!r} has too")
+        raise _fault(scenario, index, f"has client {taken[0]}, which is also in group {other!r}")
     owner[chosen] = index
 
 
@@ -122,7 +122,8 @@ def _require_whole(scenario: Scenario, owner: np.ndarray[Any, Any]) -> None:
     if (left := np.flatnonzero(owner == _UNASSIGNED)).size:
         raise scenario.fault(
             "cluster.groups",
-            f"leaves out {left.size} clients, such as {left[0]}; add a group with clients: rest",
+            f"leaves {left.size} clients without a group, such as {left[0]}; "
+            "add a group with clients: rest",
         )
     for index in range(len(scenario.cluster.groups)):
         if not (owner == index).any():

@@ -32,16 +32,16 @@ PROCESS_BYTES: Final = 172 << 20
 
 @dataclass(frozen=True)
 class Trial:
-    """What training cost in this process, on its CPU."""
+    """The cost of training in this process, on its CPU."""
 
     clients: tuple[int, ...]
     """The trained clients: the largest of the group, or the largest in a stack."""
     memory_bytes: int | None
-    """What it added to this process's memory; None if that is not available."""
+    """The increase of this process's peak memory; None if not available."""
     seconds_per_step: float
-    """Of one client."""
+    """For one client."""
     sent_bytes: int
-    """What one client sends."""
+    """The bytes that one client sends."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class GroupPlan:
     """Node id -> actors."""
     trial: Trial
     steps: float
-    """Local steps of a round, on average over rounds."""
+    """The group's local steps per round, averaged over rounds."""
 
     @property
     def num_actors(self) -> int:
@@ -64,7 +64,7 @@ class GroupPlan:
 
     @property
     def actor_bytes(self) -> int | None:
-        """The memory of an actor."""
+        """The memory of one actor; None if not available."""
         extra = self.trial.memory_bytes
         return None if extra is None else PROCESS_BYTES + extra
 
@@ -83,11 +83,11 @@ class Plan:
     """The free resources of all nodes in total; None if there is no cluster yet."""
     groups: tuple[GroupPlan, ...]
     dataset_bytes: int
-    """The examples, once on each node."""
+    """The size of the examples, held once on each node."""
     weights_bytes: int
-    """The weights and auxiliary variables, once on each node and round."""
+    """The size of weights and auxiliary variables, sent to each node once per round."""
     sent_bytes: int
-    """What the cohort's clients send in a round, before aggregation."""
+    """The bytes that the cohort's clients send in a round, before aggregation."""
     lacks: tuple[str, ...]
     """Messages about what does not fit, with remedies."""
 
@@ -98,8 +98,8 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
     Trains a client of each group in this process, or a stack of them, to measure memory and time.
 
     Args:
-        simulation: to be run.
-        address: of a Ray cluster; None: ``cluster.address``, or this machine.
+        simulation: the run to plan.
+        address: a Ray cluster's address; None: ``cluster.address``, or this machine.
 
     Raises:
         ClusterError: if there is no cluster at the address.
@@ -173,7 +173,7 @@ def _plan_group(
 
 
 def _cohort_shares(simulation: Simulation) -> list[float]:
-    """Return how many of a round's clients belong to each group, on average."""
+    """Return the mean number of clients of each group in a round."""
     counts = np.bincount(simulation.group_of, minlength=len(simulation.stacks))
     shares: list[float] = (counts * (simulation.cohort_size / simulation.population)).tolist()
     return shares

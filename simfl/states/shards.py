@@ -158,7 +158,7 @@ def _read_head(storage: Storage, path: str) -> bytes:
 
 
 def _find(header: Header, client: int) -> tuple[Region, str]:
-    """Return where a client's part lies, and its checksum."""
+    """Return the region of a client's part, and its checksum."""
     try:
         sums = json.loads(header.metadata[METADATA_KEY])["sha256"]
         return header.regions[str(client)], sums[str(client)]

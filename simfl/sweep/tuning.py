@@ -39,9 +39,9 @@ def run_trials(trials: Trials, schedule: Schedule, prepared: Prepared, *, at_onc
     """Run trials until there are no more, in the Ray session of this process.
 
     Args:
-        trials: begins a trial, in a process of its own.
-        schedule: chooses the next trial, and is told what becomes of each.
-        prepared: says what ranks trials, and how many rounds they have.
+        trials: starts a trial, in its own process.
+        schedule: chooses the next trial, and is notified of each one's outcome.
+        prepared: the metric that ranks trials, and their number of rounds.
         at_once: how many run at the same time.
     """
     for name in ("ray.tune", "ray.train", "ray.air"):
@@ -125,7 +125,7 @@ class _Process(tune.Trainable):
         self._trial.stop()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Do nothing: the run has checkpoints of its own."""
+        """Do nothing: the run has its own checkpoints."""
 
 
 class _NotSaved:

@@ -124,7 +124,7 @@ class Vector:
         return self._like(function(tensor) for tensor in self.tensors)
 
     def clone(self) -> Vector:
-        """Return a copy in memory of its own."""
+        """Return a copy in its own memory."""
         return self.map(torch.clone)
 
     def zeros_like(self) -> Vector:

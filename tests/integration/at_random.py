@@ -32,7 +32,7 @@ def draw(seed: int) -> dict[str, Any]:
     scaffold = rng.random() < 0.25
     dedicated = rng.random() < 0.08
     model = _model(rng, is_image=is_image)
-    # Buffers that are averages over a batch cannot be had from one example at a time.
+    # Buffers that are averages over a batch cannot be computed one example at a time.
     client = _client(
         rng,
         population,
@@ -57,7 +57,7 @@ def draw(seed: int) -> dict[str, Any]:
 
 
 def can_be_compared(scenario: dict[str, Any]) -> bool:
-    """Say whether numbers that differ in their last bits stay close for a few rounds.
+    """Return whether numbers that differ in their last bits stay close for a few rounds.
 
     Not so where a rule picks clients whole (Krum), or divides by the root of what may be rounding
     alone (adaptive modules), or computes with 8 bits of mantissa.
@@ -228,7 +228,7 @@ def _cluster(rng: Random) -> dict[str, Any]:
 def rows(
     num: int, shape: list[int], seed: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return points of classes that lie apart."""
+    """Return points of separated classes."""
     rng = np.random.default_rng(seed)
     targets = np.arange(num) % CLASSES
     centres = rng.normal(size=(CLASSES, *shape))

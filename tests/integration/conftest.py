@@ -35,7 +35,7 @@ def ray_cluster() -> Iterator[None]:
         )
     yield
     with warnings.catch_warnings():
-        # Ray lets go of its processes without waiting for them; no test is to answer for that.
+        # Ray does not wait for its processes to end; no test is responsible for that.
         warnings.simplefilter("ignore", ResourceWarning)
         ray.shutdown()
         gc.collect()

@@ -1,4 +1,4 @@
-"""A third-party module with a state of its own, for the tests of exactness."""
+"""A third-party module with its own state, for the tests of exactness."""
 
 from __future__ import annotations
 

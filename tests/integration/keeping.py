@@ -16,7 +16,7 @@ from simfl.vector import Vector
 class Keeping(OptiModule):
     """Let the bias' gradients fade with the steps it counts; the count is kept from 5 to 8.
 
-    In the first round nobody keeps it.
+    In the first round no client keeps it.
     """
 
     name: ClassVar[str] = "keeping"

@@ -1,4 +1,4 @@
-"""A plug-in that kills or stops the process it runs in, at a place and as often as it is told.
+"""A plug-in that kills or stops the process it runs in, at a configured place and number of times.
 
 Named under ``plugins:`` by the tests of recovery. It keeps count in files, since its own memory
 dies with it.

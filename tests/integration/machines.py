@@ -1,4 +1,4 @@
-"""Machines for tests: each a network, a process tree and mounts of its own, joined by a wire.
+"""Machines for tests: each has its own network, process tree and mounts; a wire joins them.
 
 They are namespaces, so root is needed, and ``ip`` of iproute2. Whatever runs in a machine ends with
 it: its first process takes all others along.
@@ -125,11 +125,11 @@ class Wire:
 
 
 class RayOnTwoMachines:
-    """A head and a node of a Ray cluster, each on a machine of its own.
+    """A head and a node of a Ray cluster, each on its own machine.
 
     Args:
         folder: for Ray's files; a path of few characters, as Ray has sockets there.
-        head_cpus: CPUs of the head, beside which the driver runs.
+        head_cpus: CPUs of the head, on which the driver runs.
         node_cpus: of the node.
         hidden: a folder that is empty on the node.
     """
@@ -151,7 +151,7 @@ class RayOnTwoMachines:
             process.until_up()
 
     def repair(self) -> None:
-        """Heal the wire; have the node join anew if it was given up."""
+        """Heal the wire; let the node rejoin if it was given up."""
         self.wire.set("heal", "delay 0", "loss 0")
         if self.is_lost:
             self.node.sh("kill -9 -1")  # all but its first process

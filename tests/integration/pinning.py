@@ -50,7 +50,7 @@ class NoteDevice(OptiModule):
 
 @dataclass(frozen=True)
 class FullAt(OptiModule):
-    """Find the GPU's memory full at a client's step, as often as it is told."""
+    """Find the GPU's memory full at a client's step, the given number of times."""
 
     name: ClassVar[str] = "full-at"
 

@@ -1,4 +1,4 @@
-"""A run whose clients' states lie on whatever node made them, for the tests that lose a node."""
+"""A run whose clients' states stay on the node that created them, for tests that lose a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`simfl run` as a person starts it: a process of its own, its exit code, its folder."""
+"""`simfl run` as a user starts it: its own process, its exit code, its folder."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_without_rays_metrics_a_run_says_so_in_a_line_and_goes_on(tmp_path: Path
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     (line,) = errors.splitlines()
-    assert line.startswith("Ray's metrics are switched off on this node; the run goes on")
+    assert line.startswith("Ray's metrics are switched off on this node; the run continues")
 
 
 def test_where_the_dashboards_port_is_taken_the_run_says_which_other_it_has(tmp_path: Path) -> None:

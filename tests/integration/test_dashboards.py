@@ -161,7 +161,7 @@ def values_of_variables(server: Prometheus) -> dict[str, str]:
 def selectors(expression: str) -> list[str]:
     """Return the series that an expression is made of.
 
-    Each must exist, also where the expression gives 0 for what is not there.
+    Each must exist, also where the expression gives 0 for missing series.
     """
     return re.findall(r"ray_\w+\{[^}]*\}", expression)
 
@@ -180,7 +180,7 @@ def without_data(server: Prometheus) -> list[str]:
     return missing
 
 
-# First what takes a run of its own, and then what looks at the one that goes on.
+# First the tests with their own run, then those that look at the one in progress.
 SMALL = SCENARIO | {"rounds": 1, "evaluation": {"every": 1}}
 
 

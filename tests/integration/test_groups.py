@@ -241,14 +241,14 @@ def test_a_round_waits_for_as_many_actors_as_it_needs(tmp_path: Path, cluster: A
 
 
 def is_dead(node: Any) -> bool:
-    """Say whether Ray has noticed that a node is lost."""
+    """Return whether Ray has noticed that a node is lost."""
     import ray
 
     return not any(row["Alive"] for row in ray.nodes() if row["NodeID"] == node.node_id)
 
 
 def answers(label: str) -> bool:
-    """Say whether there is an actor of that name, and it has been started."""
+    """Return whether an actor of that name exists and has started."""
     import ray
 
     for named in ray.util.list_named_actors(all_namespaces=True):

@@ -43,7 +43,7 @@ def scenario(**changes: Any) -> dict[str, Any]:
 
 
 def with_a_kill(plain: dict[str, Any], folder: Path, *, round: int) -> dict[str, Any]:
-    """Have whoever trains the third client of a round be killed there."""
+    """Kill the process that trains the third client of a round."""
     client = build(simfl.load_scenario(plain)).plan_round(round).clients[2]
     kill = ["kill-at", {"folder": str(folder), "client": client, "round": round}]
     return plain | {"client": plain["client"] | {"optimizer": {"lrate": 0.1, "modules": [kill]}}}
@@ -123,7 +123,7 @@ def test_a_full_disk_is_reported_and_the_run_continues(tmp_path: Path, undisturb
 
 @dataclass
 class FailsInRoundTwo(Observer):
-    """Looks at two numbers of a round, of which one is not there in round 2."""
+    """Looks at two numbers of a round, one of which is missing in round 2."""
 
     name: ClassVar[str] = "fails-in-round-two"
 

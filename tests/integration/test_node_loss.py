@@ -54,7 +54,7 @@ def two_nodes() -> Iterator[Any]:
 def test_states_lost_with_a_node_come_back_by_replay(
     every: int, tmp_path: Path, two_nodes: Any
 ) -> None:
-    """About half of the clients' states, each over 100 KB, lie on the node that goes.
+    """About half of the clients' states, each over 100 KB, are on the node that is lost.
 
     Its actor finds no room elsewhere, so that the other one does the rest of the work.
     """

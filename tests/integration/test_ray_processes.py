@@ -89,7 +89,7 @@ def test_a_fault_of_rays_processes_ends_the_run_with_a_message_and_nothing_is_le
     (tmp_path / "go").touch()
     assert run.returncode == code
     assert said.format(pid) in stderr
-    assert "'simfl resume' goes on from the last checkpoint" in stderr
+    assert "'simfl resume' continues from the last checkpoint" in stderr
     assert not list(temporary.iterdir())
     if victim != "driver":
         assert json.loads((out / "summary.json").read_text())["status"] == "failed"

@@ -116,7 +116,7 @@ def client_in(loaded: simfl.Scenario, number: int) -> int:
 def test_a_process_killed_in_mid_round_goes_on_from_its_last_checkpoint(
     number: int, tmp_path: Path, undisturbed: tuple[Any, ...]
 ) -> None:
-    """In round 2 there is no checkpoint yet: it starts anew."""
+    """In round 2 there is no checkpoint yet: the run starts from the beginning."""
     out = killed_in_round(number, tmp_path)
     result = simfl.resume(out, backend="inline")
     assert numbers(out) == undisturbed

@@ -52,7 +52,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "a third-party module with a state": {
         "client": {"optimizer": {"modules": ["fading"]}},
     },
-    "a module that keeps its state now and then, and clients that are left out": {
+    "a module that keeps its state now and then, and clients that are dropped": {
         "rounds": 5,
         "client": {
             "stack": 1,
@@ -111,7 +111,7 @@ def test_ray_gives_the_bits_of_one_process_and_so_does_a_run_that_was_stopped(
     expected = bits(scenario, tmp_path / "inline", "inline")
     killed = with_a_kill(merged(scenario, {"cluster": {"actors": 2}}), tmp_path)
     assert bits(killed, tmp_path / "ray", "ray") == expected
-    assert list(tmp_path.glob("*-2-0")), "nobody was killed"
+    assert list(tmp_path.glob("*-2-0")), "no process was killed"
     halves = merged(scenario, {"checkpoint": {"every": 2}})
     simfl.run(merged(halves, {"rounds": 3}), out=tmp_path / "halves", backend="inline")
     result = simfl.run(halves, out=tmp_path / "halves", backend="inline", resume="auto")

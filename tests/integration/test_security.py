@@ -272,7 +272,7 @@ SHADOWS = ("torch", "numpy", "json", "yaml", "typer", "ray", "pydantic", "simfl"
 def test_no_process_imports_a_file_next_to_the_scenario_as_a_package(
     tmp_path: Path, command: tuple[str, ...], trust: str
 ) -> None:
-    # With trust, what is imported late in the driver is looked for beside the scenario first.
+    # With trust, late imports in the driver search the scenario's folder first.
     for name in SHADOWS if trust == "none" else ("torch", "numpy"):
         marker = f"open({str(tmp_path / 'EXECUTED')!r}, 'a').write({name!r})"
         (tmp_path / f"{name}.py").write_text(f"{marker}\nraise SystemExit({name!r})\n")

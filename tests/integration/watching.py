@@ -1,4 +1,4 @@
-"""A Ray cluster with a dashboard, and the real Prometheus beside it, each in its own process."""
+"""A Ray cluster with a dashboard, and the real Prometheus, each in its own process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
-# In a process of its own, since a process takes part in one Ray session at a time.
+# In its own process, since a process takes part in one Ray session at a time.
 _HEAD = """
 import json, sys
 from ray.cluster_utils import Cluster

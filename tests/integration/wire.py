@@ -1,4 +1,4 @@
-"""A link between two network namespaces that delays, loses and cuts, in a process of its own.
+"""A link between two network namespaces that delays, loses and cuts, in its own process.
 
 Started as ``python wire.py NAME NAME``, it makes two TUN devices of these names and carries each
 packet from one to the other. A line on its input sets how: ``delay 0.02`` for seconds each way,
@@ -47,7 +47,7 @@ class Weather:
             self.is_cut = {"cut": True, "heal": False}[what]
 
     def swallows(self) -> bool:
-        """Say whether the next packet is lost."""
+        """Return whether the next packet is lost."""
         return self.is_cut or (self.loss > 0 and self.draw.random() < self.loss)
 
 

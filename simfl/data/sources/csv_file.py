@@ -95,7 +95,7 @@ class CsvFile(Source):
         others = (self.target, client)
         numeric = tuple(n for n in table.names if n not in others and table.is_numeric(n))
         if not numeric:
-            raise DataError(f"{self.path} has no numeric column beside the target {self.target!r}")
+            raise DataError(f"{self.path} has no numeric column besides the target {self.target!r}")
         return numeric
 
     def _test(

@@ -24,7 +24,7 @@ def test_each_file_has_its_line(simfl, scenario, broken):
     assert result.exit_code == 2
     lines = result.stdout.splitlines()
     assert lines[:2] == ["broken.yaml:1: rounds: is 0; should be at least 1", "s.yaml: ok"]
-    assert lines[2].startswith("nope.yaml: there is no such file")
+    assert lines[2].startswith("nope.yaml: no such file")
     assert len(lines) == 3
 
 

@@ -1,4 +1,4 @@
-"""Actors read weights, sums and states in the object store; nobody's code can write to it."""
+"""Actors read weights, sums and states in the object store, and no code can write to it."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def last_words(code: str, folder: Path) -> str:
 def test_after_a_kill_a_message_is_printed_and_the_folder_removed(tmp_path: Path) -> None:
     """Each process has its own folder, since its shell removes it for some seconds."""
     one, two, three, four = (tmp_path / f"folder {number}" for number in range(4))
-    assert "'simfl resume' goes on from the last checkpoint" in last_words("", one)
+    assert "'simfl resume' continues from the last checkpoint" in last_words("", one)
     assert not one.exists()
     assert last_words("words.replace('the raylet\\nhas died')", two) == "the raylet has died\n"
     assert not two.exists()

@@ -192,7 +192,7 @@ def test_without_rays_metrics_agent_there_is_a_message_and_no_export(
     observer.flush()
     observer.on_run_end({})
     assert lines == [
-        "Ray's metrics are switched off; the run goes on without metrics for Prometheus"
+        "Ray's metrics are switched off; the run continues without metrics for Prometheus"
     ]
     assert made == []
 

@@ -61,7 +61,7 @@ def test_a_receiver_may_copy_shared_vectors() -> None:
 
 def test_shared_memory_lives_as_long_as_it_is_read() -> None:
     parcel = arrived(shared := Vector({"w": torch.arange(1000.0)}), share=[shared])
-    moved = pickle.loads(pickle.dumps(parcel))  # its memory is its own, and nobody else's
+    moved = pickle.loads(pickle.dumps(parcel))  # in its own memory, shared with nothing
     opened = open_parcel(moved)
     del moved, parcel
     gc.collect()

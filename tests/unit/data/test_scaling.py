@@ -1,4 +1,4 @@
-"""What a source and a scenario say of the scale of inputs, and what does not go together."""
+"""The scale of inputs, from the source and the scenario, and combinations that are invalid."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -38,7 +38,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget which modules of the Optimizer a test registers, before it and after it."""
     monkeypatch.setattr(OptiModule.registry, "_classes", dict(OptiModule.registry._classes))
     names = ("own_plugin", "broken_plugin", "own_work")
-    for name in names:  # imported again, whoever has imported it before
+    for name in names:  # imported again, even if another test has imported it
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield
     for name in names:

@@ -47,27 +47,27 @@ from simfl.scenario import load_scenario
             ],
             [
                 "client.keep_state: is false, but 'scaffold-client' in "
-                "client.optimizer.modules[0] works by what a client remembers of its last round; "
-                "leave keep_state out"
+                "client.optimizer.modules[0] needs each client's state from its last round; "
+                "remove keep_state"
             ],
         ),
         (
             ["cluster.placement=dedicated", "cluster.actors=4"],
             [
                 "cluster.actors: is 4, but with placement 'dedicated' there is one actor for each "
-                "client; leave actors out"
+                "client; remove actors"
             ],
         ),
         (
             ["cluster.address=host:6379", "cluster.dashboard=true"],
             [
-                "cluster.dashboard: is true, but the cluster at 'host:6379' has a dashboard of its "
-                "own; leave dashboard out"
+                "cluster.dashboard: is true, but the cluster at 'host:6379' has its own dashboard; "
+                "remove dashboard"
             ],
         ),
         (
             ["cluster.actors=4", "cluster.max_actors=8"],
-            ["cluster.max_actors: is 8, but actors is 4; leave one of them out"],
+            ["cluster.max_actors: is 8, but actors is 4; remove one of them"],
         ),
         (
             ["cluster.actors=4", "cluster.min_actors=5"],
@@ -82,11 +82,11 @@ from simfl.scenario import load_scenario
         ),
         (
             ["cluster.accelerator_type=H200"],
-            ["cluster.accelerator_type: is 'H200', but num_gpus is 0; say how many an actor has"],
+            ["cluster.accelerator_type: is 'H200', but num_gpus is 0; set num_gpus as well"],
         ),
         (
             ["cluster.num_gpus=1", "cluster.groups=[{name: a}]"],
-            ["cluster.num_gpus: is 1.0, but cluster.groups are given; say it in a group"],
+            ["cluster.num_gpus: is 1.0, but cluster.groups are given; set it in a group"],
         ),
         (
             ["cluster.groups=[{name: a}, {name: a, clients: {fraction: 0.5}}, {name: b}]"],
@@ -105,8 +105,8 @@ from simfl.scenario import load_scenario
         (
             ["cluster.groups=[{name: a, clients: {column: device}}]"],
             [
-                "cluster.groups[0].clients: needs both column and values, the name of a column and "
-                "what it is to be"
+                "cluster.groups[0].clients: needs both column and values: the name of a column and "
+                "the values to select"
             ],
         ),
         (

@@ -132,7 +132,7 @@ def test_loading_does_not_change_what_it_is_given(minimal):
 
 
 class TestFiles:
-    """Relative file names, beside the scenario first."""
+    """Relative file names: the scenario's folder first."""
 
     text = (
         "rounds: 1\ndata: {source: npz, path: a.npz}\nmodel: {kind: mlp}\n"

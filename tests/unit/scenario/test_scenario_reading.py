@@ -17,7 +17,7 @@ from simfl.scenario.yaml_format import dump_yaml
 def test_a_missing_file_is_named(faults, minimal_yaml):
     from simfl.errors import ScenarioError
 
-    with pytest.raises(ScenarioError, match=r"^nope\.yaml: there is no such file"):
+    with pytest.raises(ScenarioError, match=r"^nope\.yaml: no such file"):
         load_scenario("nope.yaml")
 
 
@@ -56,17 +56,17 @@ def test_a_control_character_is_named(faults):
 
 
 def test_a_duplicate_key_is_refused_with_both_lines(faults, minimal_yaml):
-    expected = "s.yaml:8: the key 'rounds' is there twice, in lines 1 and 8; keep one"
+    expected = "s.yaml:8: the key 'rounds' occurs twice, in lines 1 and 8; keep one"
     assert faults(minimal_yaml + "rounds: 4\n") == [expected]
 
 
 def test_a_duplicate_key_in_a_section_is_refused(faults):
-    expected = "s.yaml:3: the key 'source' is there twice, in lines 2 and 3; keep one"
+    expected = "s.yaml:3: the key 'source' occurs twice, in lines 2 and 3; keep one"
     assert faults("data:\n  source: digits\n  source: npz\n") == [expected]
 
 
 def test_a_second_document_is_refused(faults, minimal_yaml):
-    expected = "s.yaml:8: a second document begins here; a scenario is one"
+    expected = "s.yaml:8: a second document begins here; keep only one"
     assert faults(minimal_yaml + "---\nrounds: 4\n") == [expected]
 
 

@@ -24,7 +24,7 @@ def test_what_there_is_neither_of_is_told_with_the_nearest_name():
     with pytest.raises(ScenarioError) as raised:
         find_scenario("configs/quikstart.yaml")
     assert raised.value.faults == [
-        "configs/quikstart.yaml: there is no such file, and simfl ships no scenario called "
+        "configs/quikstart.yaml: no such file, and simfl ships no scenario called "
         "'quikstart'. Did you mean 'quickstart'? "
         f"Shipped with simfl: {', '.join(sorted(shipped_scenarios()))}."
     ]

@@ -22,13 +22,13 @@ model:
 client:
   optimizer: {lrate: 0.1}
 """
-WHY = "which runs code of the scenario's author, and trust is 'none'; leave it out, or see that "
+WHY = "which runs code of the scenario's author, and trust is 'none'; remove it, or check that "
 WHY += "the code is safe and trust it"
 
 
 @pytest.fixture(autouse=True)
 def _code_that_must_not_run(write, own_registry):
-    """Whoever imports one of these modules ends the test."""
+    """Importing one of these modules ends the test."""
     for name in ("own_plugin.py", "own_work.py"):
         write("raise SystemExit('this code was run')", name)
 
@@ -67,7 +67,7 @@ def test_an_override_that_names_code_is_refused_too(write, minimal_yaml):
 
 
 def test_where_modules_are_looked_for_stays_as_it_is(write, minimal_yaml):
-    """A file torch.py or sklearn.py beside the scenario would be taken for the package."""
+    """A file torch.py or sklearn.py next to the scenario would shadow the package."""
     before = list(sys.path)
     scenario = load_scenario(write(f"{minimal_yaml}search: [.]\n"), trust="none")
     assert sys.path == before
@@ -183,6 +183,6 @@ def test_other_names_are_let_through(minimal, name):
 def test_text_that_no_file_can_hold_is_refused_with_its_place(faults, minimal_yaml):
     text = minimal_yaml + 'output: {dir: "a\\0b"}\nname: "\\ud800"\n'
     assert faults(text) == [
-        r"s.yaml:8: output.dir: is 'a\x00b', which holds a NUL character; leave that out",
-        r"s.yaml:9: name: is '\ud800', which holds half of a character; leave that out",
+        r"s.yaml:8: output.dir: is 'a\x00b', which contains a NUL character; remove it",
+        r"s.yaml:9: name: is '\ud800', which contains half of a surrogate pair; remove it",
     ]

@@ -1,4 +1,4 @@
-"""A run goes on with what has made its numbers so far, or says what is not the same."""
+"""A run resumes only with the settings of its earlier rounds, and names what differs."""
 
 from __future__ import annotations
 

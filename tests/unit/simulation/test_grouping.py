@@ -95,11 +95,12 @@ def test_a_column_of_the_data_defines_a_group(tmp_path: Path) -> None:
                 {"name": "a", "clients": {"ids": [1, 5]}},
                 {"name": "b", "clients": {"range": [5, 9]}},
             ],
-            r"groups\[1\]\.clients: has client 5, which group 'a' has too",
+            r"groups\[1\]\.clients: has client 5, which is also in group 'a'",
         ),
         (
             [{"name": "a", "clients": {"ids": [3]}}],
-            r"cluster\.groups: leaves out 19 clients, such as 0; add a group with clients: rest",
+            r"cluster\.groups: leaves 19 clients without a group, such as 0; add a group with "
+            "clients: rest",
         ),
         (
             [{"name": "a", "clients": {"range": [0, 19]}}, {"name": "b"}],

@@ -1,4 +1,4 @@
-"""Nothing that lies on disk is unpickled: pickles run code."""
+"""No file is unpickled, since pickles run code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# In a process of its own: an audit hook stays for as long as its process does.
+# In its own process, since an audit hook cannot be removed.
 SCRIPT = """
 import pickle, sys, time
 import numpy as np

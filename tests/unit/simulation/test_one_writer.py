@@ -204,7 +204,7 @@ def test_all_files_of_a_run_have_the_permissions_of_new_files(
             "~nobody-of-that-name/a",
             "~nobody-of-that-name/a cannot be a folder: Could not determine",
         ),
-        ("a\0b", "cannot be a folder: embedded null byte|holds a NUL character"),
+        ("a\0b", "cannot be a folder: embedded null byte|contains a NUL character"),
     ],
 )
 def test_an_impossible_folder_is_refused_in_one_line(

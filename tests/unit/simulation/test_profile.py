@@ -1,4 +1,4 @@
-"""A profile is there when asked for, and says what the process has done."""
+"""A profile is written on request, and shows what the process did."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def test_classes_that_binary_cross_entropy_cannot_tell_are_refused(
     arrays = {"inputs": np.zeros((24, 5), np.float32), "client": np.arange(24) % 3}
     np.savez(tmp_path / "data.npz", targets=targets, **arrays)
     scenario["model"]["loss"] = "bce-with-logits"
-    with pytest.raises(InputError, match="integers up to 2, but it takes 0 and 1"):
+    with pytest.raises(InputError, match="integers up to 2, but it expects 0 and 1"):
         build(simfl.load_scenario(scenario))
 
 
@@ -614,7 +614,7 @@ def test_a_run_whose_weights_cannot_be_fetched_is_not_done(
 
 
 class Drawing(nn.Linear):
-    """Projects by what it draws when it is made: by torch, or by a generator of its own."""
+    """Projects by numbers drawn when it is built, by torch or by its own generator."""
 
     def __init__(self, by_torch: bool) -> None:
         super().__init__(5, 2)

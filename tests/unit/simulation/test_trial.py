@@ -1,4 +1,4 @@
-"""What cannot work is told of before anything starts, with the line of the user's code."""
+"""What cannot work is reported before anything starts, with the line of the user's code."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_a_file_longer_than_a_chunk_is_read_whole(load, monkeypatch):
         ("b,a,y\n1,٣,0\n2,5,1\n", "line 2, column 'a': '٣' is not a finite number"),
         ("b,y\n1,1_000\n2,5\n", "line 2, column 'y': '1_000' is not a finite number"),
         ("a,Y\n1,0\n", r"data\.source\.target: .* has no column 'y'"),
-        ("a,y\nx,0\nz,1\n", "has no numeric column beside the target 'y'"),
+        ("a,y\nx,0\nz,1\n", "has no numeric column besides the target 'y'"),
         ('a,y\n1,"0\n', "cannot be read as CSV"),
     ],
 )
