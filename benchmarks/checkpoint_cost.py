@@ -1,7 +1,7 @@
-"""What checkpoints and killed actors cost in time.
+"""The time that checkpoints and killed actors cost.
 
-What is compared goes on in turns, some rounds each, in one process and on one Ray cluster, so that
-whatever else the machine does meets all alike. Medians over the turns are printed.
+The compared runs take turns, some rounds each, in one process and on one Ray cluster, so that
+other load on the machine affects all alike. Medians over the turns are printed.
 
     python benchmarks/checkpoint_cost.py checkpoints
     python benchmarks/checkpoint_cost.py kills
@@ -58,7 +58,7 @@ _POLL_S = 0.05
 
 
 class Run:
-    """A run on Ray that goes on when it is told to."""
+    """A run on Ray that advances on request."""
 
     def __init__(self, plain: Mapping[str, Any], folder: Path, *, every: int) -> None:
         scenario = simfl.load_scenario({**plain, "checkpoint": {"every": every}})

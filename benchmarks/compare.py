@@ -1,10 +1,10 @@
 """How long a round takes with simfl, and with bare loops that do the same steps.
 
-All contestants are there at once, each in processes of its own, and train some rounds in turns
-(A B C A B C ...), so that whatever else the machine does meets all alike. All train the same
-clients on the same batches from the same weights; that the first two rounds have the same losses is
-checked. What counts is a ratio: that of two contestants' medians in one turn. Its median over the
-turns is printed.
+All contestants run at once, each in its own processes, and take turns at training some rounds
+(A B C A B C ...), so that other load on the machine affects all alike. All train the same
+clients on the same batches from the same weights; the script checks that the losses of
+the first two rounds agree. The result is the ratio of two contestants' medians within a turn; its
+median over the turns is printed.
 
     python benchmarks/compare.py W2
     python benchmarks/compare.py W1 --turns 3 --rounds 5 --peers pfl,flwr --json w1.json
@@ -38,16 +38,16 @@ __all__ = ["Course", "tell_losses"]
 _HERE = Path(__file__).resolve().parent
 _PEERS = {"pfl": "pfl_loop.py", "flwr": "flwr_loop.py", "fedjax": "fedjax_loop.py"}
 _CHECKED_ROUNDS = 2
-"""The first round is the clients' steps, the second also what the server has made of them."""
+"""The first round tests the clients' steps, the second the server's step as well."""
 _TOLERANCE = 1e-5
-"""Relative, in these rounds. Sums in another order are rounded otherwise, by less than 1e-6 of the
-loss there; a step left out makes 1e-3. Later on float32 is no measure: what rounding has changed,
-training makes more of, up to losses that have nothing in common."""
+"""Relative, in these rounds. Another order of summation changes the loss by less than 1e-6 there; a
+missing step changes it by 1e-3. Later rounds cannot be compared in float32, since training
+amplifies rounding differences until losses are unrelated."""
 
 
 @dataclass
 class Course:
-    """What one contestant has shown so far."""
+    """One contestant's results so far."""
 
     contestant: Contestant
     turns: list[list[RoundTime]] = field(default_factory=list)
@@ -193,7 +193,7 @@ def _take_turns(courses: Sequence[Course], rounds: Sequence[int]) -> None:
 
 
 def tell_losses(work: Workload, courses: Sequence[Course]) -> bool:
-    """Say how far losses are apart, and whether the first ones are near enough."""
+    """Describe how far losses are apart, and whether the first ones are close enough."""
     first = courses[0]
     are_near = []
     ends = f"{first.losses[0]:.6f} to {first.losses[-1]:.6f}"

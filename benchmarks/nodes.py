@@ -57,7 +57,7 @@ def link_bytes(machines: RayOnTwoMachines, plain: dict[str, Any], folder: Path) 
 
 
 def main(hidden: int = 1024, per_round: int = 12) -> None:
-    """Print the megabytes a round each way, beside the weights'."""
+    """Print the megabytes sent and received per round, next to the weights' size."""
     if reason := why_there_are_none():
         raise SystemExit(reason)
     weights = 4 * num_weights(hidden)

@@ -66,9 +66,9 @@ def descendants(root: int | None = None) -> list[Process]:
 
 
 def cpu_seconds(root: int) -> float:
-    """Return what a process and all that it has started have used of the CPUs so far.
+    """Return the CPU seconds that a process and its descendants have used so far.
 
-    Those that have ended are left out.
+    Processes that have ended are not counted.
     """
     return sum(cpu_by_kind(root).values())
 
@@ -96,10 +96,10 @@ def running_actors() -> dict[str, list[Process]]:
 
 
 def kill(process: Process) -> bool:
-    """Send SIGKILL to an actor; False if it has gone, or is not what it was.
+    """Send SIGKILL to an actor; False if it has ended, or its id is another process's.
 
-    The descriptor holds on to the process while it is looked at once more, so that nobody is shot
-    who was given a dead actor's process id.
+    The descriptor refers to the process while it is checked again, so that a process that has got a
+    dead actor's id is not killed.
     """
     try:
         descriptor = os.pidfd_open(process.pid)

@@ -1,7 +1,7 @@
 """A recipe: first weights, cohorts and batches of a workload, as simfl draws them.
 
-Whoever follows it takes the same steps on the same examples as simfl, so that losses can be
-compared number by number. It is a file, which other frameworks' environments read with numpy alone.
+A framework that follows it takes the same steps on the same examples as simfl, so that losses can
+be compared number by number. It is a file that other frameworks' environments read with only numpy.
 """
 
 from __future__ import annotations

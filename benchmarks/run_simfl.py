@@ -1,4 +1,4 @@
-"""simfl as a contestant: a run which goes on by some rounds whenever it is its turn."""
+"""simfl as a contestant: a run that trains some rounds in each of its turns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["SimflRun"]
 
 
 class SimflRun:
-    """A run that takes a round when it is told to.
+    """A run that trains a round on request.
 
     Args:
         plain: the scenario.

@@ -1,10 +1,9 @@
-"""Whether simfl and the bare loops take the same steps, told in float64.
+"""Check in float64 that simfl and the bare loops take the same steps.
 
-In float32 they cannot agree for long: each adds up in an order of its own, which rounds otherwise,
-and training makes more of the difference, above all where it turns a ReLU or a pooled maximum over.
-A bare loop drifts as far from itself when its first weights are moved by one rounding. In float64
-rounding has too little to begin with: where losses and weights agree to nine digits after tens of
-rounds, the steps are the same.
+In float32 they diverge soon: each sums in its own order, which rounds differently, and training
+amplifies the difference, above all where it flips a ReLU or a pooled maximum. A bare loop drifts as
+far from itself if its first weights are perturbed by one rounding. In float64 rounding is too small
+to matter: if losses and weights agree to nine digits after tens of rounds, the steps are the same.
 
     python benchmarks/same_steps.py W4
     python benchmarks/same_steps.py W4 --scale 1 --loops fused          # as large as it is measured

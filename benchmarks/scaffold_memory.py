@@ -1,7 +1,7 @@
 """10,000 SCAFFOLD clients, 4 GB of kept states, in under 2 GB of memory for all processes.
 
-Every client keeps a control variate of the model's size, 99,410 float32 numbers; what outgrows
-``cluster.state_memory`` lies on disk. Cohorts go in turn: in 20 rounds of 500 all clients take
+Every client keeps a control variate of the model's size, 99,410 float32 numbers; what exceeds
+``cluster.state_memory`` is on disk. Cohorts go in turn: in 20 rounds of 500 all clients take
 part, and in the rounds after them the first ones come again, so that states are read back too.
 
 Memory is that of the driver and of all processes of its Ray cluster, see ``memory``. Ends with

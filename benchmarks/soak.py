@@ -33,7 +33,7 @@ _POLL_S = 0.02
 def scenario(*, rounds: int, actors: int, max_retries: int) -> dict[str, Any]:
     """SCAFFOLD with half of the clients a round, kept momentum, noise, and Adam on the server.
 
-    A client's state has 39,050 numbers twice, enough for it to lie in the object store.
+    A client's state has 39,050 numbers twice, enough to be stored in the object store.
     """
     noise = ["gaussian-noise", {"std": 0.01}]
     rate = ["exponential", {"base": 0.1, "factor": 0.999, "unit": "step"}]

@@ -1,4 +1,4 @@
-"""How contestants take turns, each in a process of its own which stays where it is in between.
+"""How contestants take turns, each in its own process, which stays alive in between.
 
 A contestant says that it is ready, reads how many rounds its next turn has, and writes what each
 round took and how large its loss was: lines of JSON on its standard output. It needs nothing but

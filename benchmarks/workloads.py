@@ -1,7 +1,7 @@
 """What is measured: shapes of populations, cohorts and models, with data made by numpy.
 
 Needs numpy alone, so that other frameworks' environments can read it. There is no dropout: with the
-same cohorts, batches and first weights, whoever trains a workload gets the same losses.
+same cohorts, batches and first weights, every framework gets the same losses.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Workload:
         return make_examples(self.num_examples().tolist(), list(self.shape), as_bytes=self.as_bytes)
 
     def scenario(self, *, rounds: int) -> dict[str, Any]:
-        """Return simfl's scenario: two client actors, and nothing beside the training."""
+        """Return simfl's scenario: two client actors, and nothing but the training."""
         here = Path(__file__).resolve()
         arguments: dict[str, Any] = {
             "num_examples": self.num_examples().tolist(),
@@ -99,7 +99,7 @@ class Workload:
                 "batch_size": self.batch_size,
                 "epochs": self.epochs if self.steps is None else None,
                 "steps": self.steps,
-                # SCAFFOLD's variates last; momentum starts anew, as it does in the bare loops.
+                # SCAFFOLD's variates are kept; momentum is reset, as in the bare loops.
                 "keep_state": self.scaffold,
                 "optimizer": {
                     "lrate": self.lrate,
@@ -148,7 +148,7 @@ def make_examples(
 
 
 def _to_bytes(inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Have -1.5 be 0 and 1.5 be 255: what lies beyond five deviations is cut off."""
+    """Map -1.5 to 0 and 1.5 to 255; values beyond five deviations are clipped."""
     pixels = np.empty(inputs.shape, np.uint8)
     for row, image in enumerate(inputs):
         pixels[row] = np.clip(image * 85 + 127.5, 0, 255).round()
@@ -163,7 +163,7 @@ def make_single_examples(clients: int, features: int) -> dict[str, np.ndarray[An
 def _centres(rng: np.random.Generator, features: int) -> tuple[np.ndarray[Any, Any], np.float32]:
     """Return centres [classes, features], and the noise's deviation.
 
-    They are 2.8 deviations apart: a twelfth of two classes' examples lie on the other one's side.
+    They are 2.8 deviations apart: a twelfth of two classes' examples are on the other one's side.
     """
     centres = rng.standard_normal((CLASSES, features), dtype=np.float32)
     return centres * np.float32(2 / math.sqrt(features)), np.float32(1)

@@ -1,4 +1,4 @@
-"""What configs/custom.yaml brings of its own: a data set, a model and an optimizer module."""
+"""The components of configs/custom.yaml: a data set, a model and an optimizer module."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,6 +1,6 @@
 """Bare loops: what ``bare_loops.py`` runs, by duty.
 
-shared       what processes share: data, weights, sums; where each parameter lies
+shared       what processes share: data, weights, sums; the layout of the parameters
 loop         a rank's round, and its part of the server's step
 one_by_one   plain, fused
 stacked      vmap, batched

@@ -20,7 +20,7 @@ _ALIGNED = 16
 
 
 class Slot(NamedTuple):
-    """Where a parameter lies in the flat vector of all."""
+    """A parameter's position in the flat vector of all."""
 
     name: str
     start: int
@@ -33,7 +33,7 @@ class Slot(NamedTuple):
 
 
 def lay_out(module: nn.Module) -> tuple[list[Slot], int]:
-    """Return where the parameters lie in a flat vector, and P."""
+    """Return the parameters' positions in a flat vector, and P."""
     slots, end = [], 0
     for name, parameter in module.named_parameters():
         slots.append(Slot(name, end, parameter.shape))

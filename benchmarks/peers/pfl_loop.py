@@ -59,7 +59,7 @@ def main() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         run(recipe, turns=None)
         return
-    turns = Turns()  # first, so that nobody else writes to its pipe
+    turns = Turns()  # first, so that nothing else writes to its pipe
     with _other_ranks():
         run(recipe, turns=turns)
 
@@ -99,7 +99,7 @@ def make_pace(trained: Trained, turns: Turns | None) -> Any:
     from pfl.metrics import Metrics
 
     class Pace(TrainingProcessCallback):  # type: ignore[misc]
-        """Of rank 0 if it has turns; the others are told by a broadcast."""
+        """Waits for rank 0's turns; a broadcast notifies the other ranks."""
 
         def on_train_begin(self, *, model: Any) -> Any:
             self._wait()

@@ -25,7 +25,7 @@ PACKAGES = {
         "numpy==1.26.4",
     ],
 }
-"""torch is the one that simfl was tested with; Flower brings a Ray of its own."""
+"""torch is the version that simfl was tested with; Flower brings its own version of Ray."""
 
 
 def set_up(name: str) -> None:

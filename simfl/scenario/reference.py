@@ -71,7 +71,7 @@ def describe_section(section: type[Section]) -> list[KeyDescription]:
 
 
 def type_text(schema: JsonSchema) -> str:
-    """Say in words what a JSON Schema allows.
+    """Describe in words what a JSON Schema allows.
 
     >>> type_text({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]})
     'integer >= 1 or null'

@@ -89,21 +89,21 @@ def _candidates(value: str, info: ValidationInfo) -> list[str]:
 
 
 Trust: TypeAlias = Literal["all", "none"]
-"""``all``: plug-ins and ``python`` components are imported, as the scenario says. ``none``: a
-scenario that names any is refused, and no folder is added to where Python looks for modules."""
+"""``all``: plug-ins and ``python`` components are imported as the scenario asks. ``none``: a
+scenario that names any is refused, and no folder is added to ``sys.path``."""
 
 _PLAIN: Final = ("file", "local", "memory", "s3", "gs", "gcs", "az", "abfs", "abfss")
-"""The protocols that lead only to files, and do not send the user's credentials to a host that the
-URL names."""
+"""The protocols that only access files, and do not send the user's credentials to a host named in
+the URL."""
 
 
 def is_untrusted(context: object) -> bool:
-    """Say whether a pydantic validation context belongs to an untrusted scenario."""
+    """Return whether a pydantic validation context belongs to an untrusted scenario."""
     return isinstance(context, dict) and context.get("trust") == "none"
 
 
 def own_address(address: str | None, trust: Trust) -> list[str]:
-    """Return the override with which the user's address replaces an untrusted scenario's.
+    """Return the override that drops an untrusted scenario's address when the user gives one.
 
     >>> own_address("10.0.0.5:6379", "none"), own_address("10.0.0.5:6379", "all")
     (['cluster.address=null'], [])
@@ -112,7 +112,7 @@ def own_address(address: str | None, trust: Trust) -> list[str]:
 
 
 def is_plain_location(location: str) -> bool:
-    """Say whether a path or URL only leads to files.
+    """Return whether a path or URL only leads to files.
 
     Some of fsspec's file systems, such as ``reference``, run code from their files, and others are
     reached through a chain of URLs.
@@ -127,13 +127,13 @@ def is_plain_location(location: str) -> bool:
 
 
 def refusal(what: str) -> str:
-    """Say that something is refused because it would run code.
+    """Return the message for something refused because it would run code.
 
     >>> refusal("is 'python'")
-    "is 'python', which runs code of the scenario's author, and trust is 'none'; leave it out, or \
-see that the code is safe and trust it"
+    "is 'python', which runs code of the scenario's author, and trust is 'none'; remove it, or \
+check that the code is safe and trust it"
     """
     return (
         f"{what}, which runs code of the scenario's author, and trust is 'none'; "
-        "leave it out, or see that the code is safe and trust it"
+        "remove it, or check that the code is safe and trust it"
     )

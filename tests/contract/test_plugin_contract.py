@@ -208,7 +208,7 @@ class GlobalNoise(OptiModule):
 
 @dataclass(frozen=True)
 class ConfigBesideFields(OptiModule):
-    """Keeps a number beside its fields, so that its config does not make it anew."""
+    """Keeps a number besides its fields, so that its config cannot reproduce it."""
 
     name: ClassVar[str] = "broken-beside"
     factors: ClassVar[dict[int, float]] = {}

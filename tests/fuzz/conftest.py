@@ -5,7 +5,7 @@
     SIMFL_FUZZ=10000 .venv/bin/pytest tests/fuzz
 
 That takes new examples each time, and keeps those that fail in ``.hypothesis``. Each bug that was
-found this way has an example of its own beside the property that it broke.
+found this way has its own example next to the property that it broke.
 """
 
 from __future__ import annotations

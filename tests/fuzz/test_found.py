@@ -1,4 +1,4 @@
-"""What fuzzing has found and has been mended, one by one: the corpus of the suite."""
+"""Faults that fuzzing found and that are fixed, one by one: the suite's corpus."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_another_number_in_metrics_is_noticed(run: Path) -> None:
 
 
 def test_a_run_that_was_resumed_twice_is_still_known(run: Path, original: Path) -> None:
-    """Each part of it goes on with the digest of the parts before."""
+    """Each part continues the digest of the previous parts."""
     for rounds in (5, 8):
         scenario = load_scenario(SCENARIO, overrides=[f"rounds={rounds}"])
         simfl.run(scenario, out=run, backend="inline", resume="auto")

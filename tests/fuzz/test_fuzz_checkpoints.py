@@ -157,7 +157,7 @@ MANIFEST_VALUES = (
 
 
 def signed(body: Any) -> bytes:
-    """Write a manifest whose checksum is right, as somebody would who means harm."""
+    """Write a manifest with a valid checksum, as an attacker would."""
     if not isinstance(body, dict):
         return json.dumps(body).encode()
     entries = {key: value for key, value in body.items() if key != "sha256"}

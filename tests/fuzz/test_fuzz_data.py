@@ -1,4 +1,4 @@
-"""Data files: whatever is in them, they are read as they are, or refused in a line."""
+"""Data files: whatever their contents, they are read exactly, or refused with one line."""
 
 from __future__ import annotations
 

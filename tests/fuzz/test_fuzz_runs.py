@@ -99,7 +99,7 @@ def alter(data: st.DataObject, run: Path) -> None:
 
 
 def command(*arguments: str) -> str:
-    """Run a command; see that it ends with an exit code and without a traceback."""
+    """Run a command; check that it ends with an exit code and without a traceback."""
     result = CliRunner().invoke(app, [*arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -198,7 +198,7 @@ def alter_all_but_numbers(data: st.DataObject, run: Path) -> None:
 def test_a_summary_of_any_kind_is_no_reason_for_a_traceback(
     folder: Path, original: Path, data: st.DataObject
 ) -> None:
-    """A run that is done is told from others by it."""
+    """It distinguishes finished runs from others."""
     run = copied(original, folder)
     path = run / "summary.json"
     if data.draw(st.booleans()):

@@ -1,4 +1,4 @@
-"""Scenarios: any text and any data either load, or end in a line for each fault."""
+"""Scenarios: any text and any data either load, or end with one line per fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WORDS: Final = (
 
 
 def loads(source: Any, **options: Any) -> Scenario | None:
-    """Load without trust; see that what comes of it is a scenario, or clear."""
+    """Load without trust; check that the result is a scenario or a clear error."""
     try:
         return load_scenario(source, trust="none", **options)
     except ScenarioError as error:

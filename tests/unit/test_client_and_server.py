@@ -229,7 +229,7 @@ def test_a_step_limit_counts_on_through_the_epochs() -> None:
 
 
 def test_a_last_batch_that_is_smaller_can_be_left_out_unless_it_is_the_only_one() -> None:
-    """Seven examples are 3 + 3 (+ 1); the one that is left out is another in each epoch."""
+    """Seven examples are 3 + 3 (+ 1); each epoch omits another one."""
     work = LocalWork(epochs=4, batch_size=3, drop_last=True)
     assert [len(batch) for batch in batches(work, 7)] == [3] * 8
     epochs = np.concatenate(batches(work, 7)).reshape(4, 6)
@@ -575,7 +575,7 @@ def test_buffers_that_the_aggregator_spoils_end_the_round() -> None:
 
 @dataclass(frozen=True)
 class SpoilingBuffers(Mean):
-    """Spoils what is averaged beside the trained weights."""
+    """Spoils what is averaged besides the trained weights."""
 
     name: ClassVar[str] = "spoiling-buffers-in-a-test"
 

@@ -21,7 +21,7 @@ from simfl.errors import ConfigError, UnknownNameError
 
 
 class Vehicle(Component, kind="vehicle"):
-    """A root with a registry of its own."""
+    """A root with its own registry."""
 
 
 @dataclass(frozen=True)

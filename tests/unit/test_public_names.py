@@ -12,7 +12,7 @@ import simfl
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(simfl.__path__, "simfl.")
-    if module.ispkg or module.name.count(".") == 1  # a package, or a module beside the packages
+    if module.ispkg or module.name.count(".") == 1  # a package, or a module at the same level
     if module.name != "simfl.__main__"
 )
 

@@ -1,4 +1,4 @@
-"""Aggregators, by numbers that can be checked by hand."""
+"""Aggregators, with numbers that can be checked by hand."""
 
 from __future__ import annotations
 

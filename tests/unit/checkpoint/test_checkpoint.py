@@ -301,7 +301,7 @@ def without(key: str) -> dict[str, object]:
 def test_a_servers_file_that_holds_something_else_is_refused(
     storage: Storage, value: object
 ) -> None:
-    """The checksums are right: whoever made it knew the format."""
+    """The checksums are right: its author knew the format."""
     save_two(storage)
     data = encode_file(value)
     storage.write(SERVER, [data])

@@ -1,4 +1,4 @@
-"""Batches are the rows asked for, wherever the examples lie."""
+"""Batches are the requested rows, wherever the examples are stored."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_scaling_leaves_the_examples_alone() -> None:
 
 
 def test_a_batch_shares_no_memory_with_the_examples() -> None:
-    """They may lie in the object store, which torch would write through."""
+    """They may be in the object store, to which torch would write."""
     batch = reader_of(EXAMPLES, device="cpu")(np.array([0]))
     batch.inputs["a"].add_(1.0)
     assert INPUTS["a"][0].tolist() == [0.0, 1.0]

@@ -1,4 +1,4 @@
-"""The noise of a step of DP-SGD beside what one example can change in it.
+"""The noise of a step of DP-SGD, compared with the most that one example can change.
 
 Every example's gradient here is clipped from about -2000 to -1, so that what a step hands the
 optimizer counts the step's examples: numbers by hand.

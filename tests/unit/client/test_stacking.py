@@ -290,7 +290,7 @@ def test_a_loss_that_looks_at_large_batches_only_is_named() -> None:
 
 
 class Centred(nn.Module):
-    """Takes the batch's mean out of it, like a normalisation that nobody knows of."""
+    """Takes the batch's mean out of it, like an unknown normalisation layer."""
 
     def __init__(self) -> None:
         super().__init__()

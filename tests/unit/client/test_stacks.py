@@ -177,7 +177,7 @@ AUX = {
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m[0])
 def test_every_module_is_stacked_over_two_rounds_with_what_clients_keep(module: Any) -> None:
-    """In round 2 client 5 is new beside four that are known."""
+    """In round 2 client 5 is new, next to four that have kept states."""
     data = dataset([*RAGGED, 3])
     like = recipe(data).build_model().get_weights()
     options: dict[str, Any] = {"optimizer": Optimizer(0.02, modules=[module])}

@@ -17,7 +17,7 @@ from dashboards.queries import NEEDS_GPU, RUN, busy_actors, busy_share
 
 RAN = 'run="a",scenario="s"'
 # Every 5 s for ten minutes. client-0 is busy half of the time; so is client-1 for two minutes,
-# and then it is gone: its counter stands still, and its slowest client is told of no more.
+# and then it is gone: its counter stands still, and its slowest client is no longer reported.
 SERIES = {
     f'ray_simfl_busy_seconds_total{{{RAN},role="client",actor="client-0"}}': "0+2.5x120",
     f'ray_simfl_busy_seconds_total{{{RAN},role="client",actor="client-1"}}': "0+2.5x24 60x96",

@@ -95,7 +95,7 @@ def test_what_a_run_is_called_is_no_link_in_a_chart():
 
 @pytest.mark.filterwarnings("error")
 def test_a_picture_has_room_for_the_longest_names(tmp_path, monkeypatch):
-    """Every text lies in the picture, a chart is half of it, and no name lies over another."""
+    """Every text is within the picture, a chart is half of it, and no names overlap."""
     from matplotlib.figure import Figure
 
     figures = []

@@ -49,7 +49,7 @@ def whole_run(folder: Path) -> Path:
 
 
 def check_all_is_written(folder: Path, out: Path) -> None:
-    """Make all that is made of runs, of this one beside a whole one."""
+    """Make every output from this run and a complete one."""
     runs = [read_run(folder, now=NOW), read_run(whole_run(out / "whole"), now=NOW)]
     report = make_report(make_study(runs, target=None), with_data=False)
     for chart in report.charts:

@@ -25,7 +25,7 @@ from simfl.states import (
 from simfl.vector import Vector
 from tests.unit.states.state_cases import alterations, bits, kept, kept_states
 
-# The storage of the fixture is one for all examples: each writes the shard anew.
+# The storage of the fixture is one for all examples: each writes the shard again.
 on_one_storage = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

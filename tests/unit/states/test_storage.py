@@ -10,7 +10,7 @@ from simfl.states import Storage, open_storage
 from tests.unit.states.state_cases import files_below
 
 
-def test_the_home_of_nobody_is_told_in_a_line() -> None:
+def test_the_home_of_an_unknown_user_is_an_error_on_one_line() -> None:
     with pytest.raises(CheckpointError, match=r"^~nobody-at-all/a: .*; give the full path$"):
         open_storage("~nobody-at-all/a")
 
@@ -229,7 +229,7 @@ def test_an_unknown_protocol_is_a_checkpoint_error() -> None:
 
 
 def test_a_listing_that_is_refused_is_not_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a run would start anew over the checkpoints that it may not see."""
+    """Otherwise a run would start over, on top of checkpoints that it may not read."""
     from fsspec.implementations.memory import MemoryFileSystem
 
     storage = open_storage("memory://refused")

@@ -83,7 +83,7 @@ def test_only_what_is_in_memory_is_written_and_shards_are_bounded() -> None:
     assert (table.held_bytes, table.plan_shards("b")) == (0, [])
 
 
-def test_a_shard_that_nobodys_state_is_in_any_more_is_forgotten() -> None:
+def test_a_shard_without_current_states_is_forgotten() -> None:
     table = StateTable[object]("place")
     for label in ("a", "b"):
         table.commit({1: Kept(label)}, num_bytes=1)
@@ -109,7 +109,7 @@ def test_going_back_forgets_the_states_of_rounds_that_will_be_replayed() -> None
 
 
 def test_what_is_left_of_a_sparse_shard_is_written_with_the_rest() -> None:
-    """Of a shard of five, two are left after three have come anew: less than half."""
+    """Of a shard of five, two are current after three were replaced: less than half."""
     table = StateTable[object]("place")
     table.commit(dict.fromkeys(range(5), Kept("old")), num_bytes=5)
     written(table, "a")
