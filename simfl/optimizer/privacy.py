@@ -14,6 +14,7 @@ from torch import Tensor
 from simfl.component import NonNegative, Positive
 from simfl.errors import ConfigError
 from simfl.optimizer.plugin import Context, OptiModule, State
+from simfl.optimizer.state import with_axes_of
 from simfl.seeding import torch_generator
 from simfl.vector import Vector
 
@@ -36,7 +37,7 @@ class L2Clipping(OptiModule):
         """Return the clipped gradients; there is no state."""
         norms = gradients.norms()
         clipped = {
-            name: tensor * _beside(_factor(norms[name], self.max_norm), tensor)
+            name: tensor * with_axes_of(_factor(norms[name], self.max_norm), tensor)
             for name, tensor in gradients.items()
         }
         return Vector(clipped, stacked=gradients.stacked), state
@@ -66,10 +67,6 @@ class L2GlobalClipping(OptiModule):
 def _factor(norm: Tensor, max_norm: float) -> Tensor:
     # A norm of zero gives infinity, hence 1: null gradients need no case of their own.
     return (max_norm / norm).clamp(max=1.0)
-
-
-def _beside(factor: Tensor, tensor: Tensor) -> Tensor:
-    return factor.reshape(factor.shape + (1,) * (tensor.dim() - factor.dim()))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simfl.component import Count
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, State
-from simfl.optimizer.state import move_beside
+from simfl.optimizer.state import move_beside, with_axes_of
 from simfl.vector import Vector
 
 
@@ -165,14 +165,10 @@ def _next_own(state: State) -> Vector:
     if bool(has_stepped.all()):
         return mean
     chosen = {
-        name: torch.where(_over(has_stepped, tensor), tensor, state["own"][name])
+        name: torch.where(with_axes_of(has_stepped, tensor), tensor, state["own"][name])
         for name, tensor in mean.items()
     }
     return Vector(chosen, stacked=mean.stacked)
-
-
-def _over(mask: Tensor, tensor: Tensor) -> Tensor:
-    return mask.reshape(mask.shape + (1,) * (tensor.dim() - mask.dim()))
 
 
 def _require_entries(name: str, aux: AuxVar, expected: set[str]) -> None:

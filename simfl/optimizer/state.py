@@ -87,6 +87,11 @@ def unstack_state(state: State, num_clients: int) -> list[State]:
     return [{key: column[c] for key, column in columns.items()} for c in range(num_clients)]
 
 
+def with_axes_of(factor: Tensor, tensor: Tensor) -> Tensor:
+    """Return a factor, 0-d or [C], with axes of length 1 for the other axes of the tensor."""
+    return factor.reshape(factor.shape + (1,) * (tensor.dim() - factor.dim()))
+
+
 def move_beside(leaf: Leaf, like: Vector) -> Leaf:
     """Return the leaf on the device of the other Vector; itself if it is already there."""
     if isinstance(leaf, Tensor):
