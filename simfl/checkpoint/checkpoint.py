@@ -117,8 +117,8 @@ def _require_shards(storage: Storage, shards: tuple[ShardInfo, ...]) -> None:
         name = shard_file(shard.name)
         if sizes.get(name) != shard.checksum.num_bytes:
             raise CheckpointError(
-                f"{storage.location}/{name} was written elsewhere, or is gone; the "
-                "folder for checkpoints must be one that every node of the cluster sees"
+                f"{storage.location}/{name} was written elsewhere, or is missing; the "
+                "folder for checkpoints must be visible to every node of the cluster"
             )
 
 

@@ -39,7 +39,7 @@ class StepLosses(NamedTuple):
 
 
 class ClientRow(NamedTuple):
-    """One client's row of ``ClientReports``, and what becomes of its state."""
+    """One client's row of ``ClientReports``, and the outcome for its state."""
 
     client: int
     num_examples: int
@@ -140,7 +140,7 @@ def finite_rows(delta: Vector, norms: Sequence[float], aux: Mapping[str, AuxVar]
     Args:
         delta: the update of a stack of C clients, or of one.
         norms: [C] its L2 norms: finite only if all numbers are. The exception, numbers too large to
-            be squared, is looked at one by one.
+            be squared, is checked number by number.
         aux: auxiliary variables, likewise of all clients.
     """
     rows = np.isfinite(norms)

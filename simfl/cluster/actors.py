@@ -213,7 +213,7 @@ class ServerActor(_Actor[Server]):
     def write_shard(
         self, location: str, name: str, clients: tuple[int, ...], *states: Parcel | StateFile
     ) -> ShardInfo:
-        """Write clients' states as a shard, while rounds go on."""
+        """Write clients' states as a shard, while rounds continue."""
         known = {
             client: state if isinstance(state, StateFile) else open_parcel(state)
             for client, state in zip(clients, states, strict=True)
@@ -241,7 +241,7 @@ class ServerActor(_Actor[Server]):
         shards: Sequence[ShardInfo],
         *new_shards: ShardInfo,
     ) -> None:
-        """Write a checkpoint whose new shards have been written, while rounds go on."""
+        """Write a checkpoint whose new shards have been written, while rounds continue."""
         commit_checkpoint(
             location,
             order,

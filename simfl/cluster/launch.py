@@ -55,7 +55,7 @@ def launch_server(setup: EngineSetup) -> Any:
 
 
 def put_setup(setup: EngineSetup, recipe: object) -> Ref:
-    """Put into the object store what actors with this recipe are started with."""
+    """Put the setup of actors with this recipe into the object store."""
     made = ActorSetup(
         plugins=tuple(setup.plugins),
         search=tuple(setup.search),

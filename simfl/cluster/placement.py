@@ -238,7 +238,7 @@ class Need:
 
 
 def runs_at_once(needs: Sequence[Need], nodes: Sequence[Node], *, asked: int | None) -> int:
-    """Return how many runs go on at once.
+    """Return how many runs to start in parallel.
 
     Parallel runs wait for each other less than the actors of one run do. So a run with a free
     number of actors has as few as it can, until there are fewer runs than there is room for.
@@ -246,7 +246,7 @@ def runs_at_once(needs: Sequence[Need], nodes: Sequence[Node], *, asked: int | N
     Args:
         needs: of each run.
         nodes: of the cluster.
-        asked: by the user; None: as many as there is room for.
+        asked: the user's number; None: as many as there is room for.
 
     >>> four, free = [Node("a", "a", {"CPU": 4.0})], Need((ActorGroup(),), (Bounds(1, 9),))
     >>> runs_at_once([free] * 10, four, asked=None)
@@ -264,7 +264,7 @@ def runs_at_once(needs: Sequence[Need], nodes: Sequence[Node], *, asked: int | N
 
 
 def num_actors(need: Need, nodes: Sequence[Node], *, at_once: int) -> tuple[int, ...]:
-    """Return by group how many client actors a run has if ``at_once`` such runs go on at once."""
+    """Return by group how many client actors a run has if ``at_once`` such runs are in parallel."""
     of_all_runs = [Bounds(at_once * bound.least, at_once * bound.most) for bound in need.bounds]
     counts = place(need.groups, of_all_runs, nodes).counts
     pairs = zip(need.bounds, counts, strict=True)

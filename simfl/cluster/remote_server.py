@@ -23,7 +23,7 @@ LOOK_S = 1.0
 """The interval at which the driver checks for stalled actors, in seconds."""
 
 WARN_S = 30.0
-"""How many seconds without an answer of the server it takes for a message."""
+"""The time without an answer from the server after which a message is shown, in seconds."""
 
 NOTICE_S = 0.2
 """How long the driver waits before it calls a dead actor again, in seconds."""

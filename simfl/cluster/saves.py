@@ -1,4 +1,4 @@
-"""Saving clients' states and checkpoints, while rounds go on; the server's actor writes them."""
+"""Saving clients' states and checkpoints, while rounds continue; the server's actor writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client actors: does what the controller decides, and reports to it what comes of it."""
+"""The client actors: carries out the controller's decisions, and reports their results to it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class ClientPool:
 
         Raises:
             RayError: for anything but the death of an actor.
-            SimflError: if a chunk brings down its actor too often, or no actor comes back.
+            SimflError: if a chunk crashes its actor too often, or no actor comes back.
         """
         for _ in self._run_until_done():
             pass  # what a pass that failed has left on the actors

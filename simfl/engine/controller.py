@@ -73,7 +73,7 @@ class _Actor:
 
 
 class Controller:
-    """Hands out chunks in order, a few at a time, to whichever actor has room.
+    """Assigns chunks in order, a few at a time, to actors that have room.
 
     >>> controller = Controller(ClusterSection(), lambda chunk: (1.0,))
     >>> controller.handle(Joined("client-0", 0, is_starting=False), now=0.0)
@@ -173,7 +173,7 @@ class Controller:
             actor.lane = lane
 
     def _assign(self, now: float) -> list[Action]:
-        """Hand out chunks, to the least loaded actors first."""
+        """Assign chunks, to the least loaded actors first."""
         if not any(self._queues.values()):
             return []
         starting = {actor.lane for actor in self._starting()}
@@ -247,7 +247,7 @@ class Controller:
             actions.append(Retire(number))
         self._requeue(task)
         left = self._num_members(actor.group)
-        message = f"its GPU's memory is full; the actor was stopped, {left} of its group go on"
+        message = f"its GPU's memory is full; the actor was stopped, {left} of its group continue"
         return [*actions, Notify(f"{doing}: {message}")]
 
     def _requeue(self, task: _Task) -> None:

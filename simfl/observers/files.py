@@ -85,7 +85,7 @@ class JsonLines(Observer):
         self._waiting, self._error = [], None
 
     def on_run_end(self, summary: Summary) -> None:
-        """Try once more to write what is waiting."""
+        """Retry the pending writes."""
         if self._waiting:
             self.flush()
 

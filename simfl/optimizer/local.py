@@ -27,15 +27,15 @@ from simfl.vector import Scalar, Vector, move
 class LocalOptimizer:
     """Trains clients with an Optimizer's plug-ins and rates, from ``begin`` to ``end``.
 
-    The states of a round are seen by nothing else until it has ended: so a step may overwrite what
-    the step before it made (``Context.owns_state``), which saves large models fresh memory. A
+    Nothing else sees the states of a round until it has ended, so a step may overwrite what the
+    previous step created (``Context.owns_state``), which saves large models new memory. A
     step that raises an exception may leave states half changed; they count only after ``end``.
 
-    Clients of a stack end in order from the last one; the others go on as a narrower stack
+    Clients of a stack end in order from the last one; the others continue as a narrower stack
     (``narrow``).
 
     Args:
-        optimizer: the clients'; it is read, and stays as it is.
+        optimizer: the clients'; it is not modified.
         stacked: whether Vectors have a client axis.
     """
 

@@ -1,11 +1,11 @@
-"""What a plug-in of the Optimizer is: the contract that modules and regularizers keep.
+"""The Optimizer's plug-ins: the contract of modules and regularizers.
 
-A plug-in is a frozen dataclass of hyper-parameters. Its state is an explicit value, handed in and
-handed out: a dict of Vectors and of tensors (a count is a 0-d tensor). Because plug-ins keep
-nothing themselves, states stack across clients, move between actors and are written to disk with
-no code of their own.
+A plug-in is a frozen dataclass of hyper-parameters. Its state is an explicit value, passed in and
+returned: a dict of Vectors and of tensors (a count is a 0-d tensor). Because plug-ins keep
+nothing themselves, states are stacked across clients, moved between actors and written to disk
+without code of the plug-in.
 
-A state is at first the empty dict. What auxiliary variables put in before the first step stays;
+A state is at first the empty dict. What auxiliary variables add before the first step stays;
 ``init`` fills in the rest once the shapes are known.
 """
 
@@ -23,7 +23,7 @@ State: TypeAlias = dict[str, Any]
 For a stack of C clients every leaf has a leading axis C."""
 
 AuxVar: TypeAlias = dict[str, Any]
-"""What a module shares with its like on the other side: numbers and Vectors that add up."""
+"""What a module shares with its counterpart on the other side: numbers and Vectors that add up."""
 
 
 @dataclass(frozen=True)

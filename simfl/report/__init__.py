@@ -1,6 +1,6 @@
-"""What is made of runs when they are over, or going on: lists, comparisons, reports.
+"""Lists, comparisons and reports of runs, finished or in progress.
 
-Nothing here imports torch before data are loaded to show what clients hold, or figures drawn.
+This package imports torch only to load data, to show what clients hold, or to draw figures.
 """
 
 __all__: list[str] = []

@@ -66,4 +66,4 @@ class Dropped:
 
 
 Retained: TypeAlias = Kept[H] | Nothing | Dropped
-"""What becomes of the state of a client that has taken part in a round."""
+"""The outcome of a round for a client's state."""

@@ -1,4 +1,4 @@
-"""Which trial of a sweep is next, what has become of each, and whether to stop them all."""
+"""Which trial of a sweep is next, the outcome of each, and whether to stop them all."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ class Interruption:
 
 
 class Schedule:
-    """Chooses the next trial, and records in the ledger what becomes of each.
+    """Chooses the next trial, and records each one's outcome in the ledger.
 
     Args:
-        plan: what is tried.
+        plan: the trials to run.
         ledger: of the sweep; trials that are finished there are not run again.
         searcher: proposes the trials that the plan does not list.
-        make_order: says how a trial is to be run.
+        make_order: returns how a trial is to be run.
         progress: shows the trials.
     """
 
@@ -96,7 +96,7 @@ class Schedule:
 
     @property
     def past(self) -> Past:
-        """What has become of the trials so far."""
+        """The trials' outcomes so far."""
         return self._ledger.past
 
     @property

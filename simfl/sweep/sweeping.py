@@ -235,7 +235,7 @@ def _results(folder: Path, schedule: Schedule, goal: Goal) -> SweepResult:
 
 
 def _least_cpus(cluster: ClusterSection) -> float:
-    """Return the CPUs of the actors that a trial cannot do without, as far as that is known."""
+    """Return the CPUs of the actors that a trial needs at least, as far as known."""
     groups = cluster.groups or (cluster,)
     return sum(g.num_cpus * (1 if g.actors == "auto" else g.actors) for g in groups)
 

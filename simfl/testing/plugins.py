@@ -35,10 +35,10 @@ def check_plugin(
 ) -> None:
     """Check that a module or a regularizer keeps the contract of plug-ins.
 
-    It must be a frozen dataclass with a JSON config; leave its inputs alone; keep all it
-    remembers in its state, and nothing but Vectors and tensors in there; keep names, order,
+    It must be a frozen dataclass with a JSON config; not change its inputs; keep all that it
+    remembers in its state, which holds only Vectors and tensors; keep names, order,
     shapes and dtypes; treat a stack of clients, new and returning ones, as it does each client; and
-    go on bit for bit after its state went through JSON. A plug-in whose ``is_deterministic`` is
+    continue bit for bit after its state went through JSON. A plug-in whose ``is_deterministic`` is
     False need not give equal results.
 
     Args:
@@ -159,11 +159,11 @@ _CLAUSES: Final[dict[str, Callable[[Subject], None]]] = {
     "leave its inputs alone": _check_inputs,
     "keep no reference to the gradients": _check_memory,
     "depend on its arguments alone": _check_purity,
-    "overwrite none but its own state": _check_owning,
-    "go on bit for bit from a restored state": _check_restoring,
+    "overwrite only its own state": _check_owning,
+    "continue bit for bit from a restored state": _check_restoring,
     "share numbers and Vectors, which add up": _check_aux,
     "treat a stack of clients as it does each client": check_stack,
-    "go on in the next round from what it keeps": _check_rounds,
+    "continue in the next round from what it keeps": _check_rounds,
 }
 
 

@@ -297,17 +297,17 @@ BROKEN: list[tuple[OptiModule | Regularizer, str]] = [
     (SharesMemory(), "must keep no reference to the gradients"),
     (RemembersItself(), "must depend on its arguments alone"),
     (GlobalNoise(), "must depend on its arguments alone"),
-    (ConfigBesideFields.of(3.0), "must go on bit for bit from a restored state"),
+    (ConfigBesideFields.of(3.0), "must continue bit for bit from a restored state"),
     (StackUnaware(), "must treat a stack of clients as it does each client: row 0"),
     (
         KeepsWhatInitHasNot(),
         r"must treat a stack of clients as it does each client: VectorError: clients' states "
         r"differ: \['last'\] and \[\]; init\(\) must return every entry",
     ),
-    (KeepsTooLittle(), "must go on in the next round from what it keeps"),
-    (SaysItKeepsNothing(), "must go on in the next round from what it keeps"),
+    (KeepsTooLittle(), "must continue in the next round from what it keeps"),
+    (SaysItKeepsNothing(), "must continue in the next round from what it keeps"),
     (SharesTensors(), "must share numbers and Vectors.*'velocity' is a tuple"),
-    (OverwritesWhatItGaveOut(), "must overwrite none but its own state: .* later overwrote"),
+    (OverwritesWhatItGaveOut(), "must overwrite only its own state: .* later overwrote"),
     (Raises(), "must have states .*: KeyError: 'factor'"),
 ]
 

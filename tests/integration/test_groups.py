@@ -171,7 +171,7 @@ def test_an_actor_whose_gpu_is_full_is_ended_and_the_round_goes_on_without_it(
     assert numbers(result) == expected
     assert [record["actors"] for record in result.history] == [2, 1, 1]
     (line,) = capsys.readouterr().err.splitlines()
-    assert "its GPU's memory is full; the actor was stopped, 1 of its group go on" in line
+    assert "its GPU's memory is full; the actor was stopped, 1 of its group continue" in line
 
 
 def test_a_gpu_that_cannot_hold_a_single_actors_work_ends_the_run(

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 _TUNSETIFF = 0x400454CA
 _IFF_TUN_NO_PI = 0x1001
 _BATCH = 64
-"""How many packets are read before those that are due go on."""
+"""How many packets are read before those that are due are forwarded."""
 
 
 @dataclass

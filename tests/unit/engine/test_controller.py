@@ -125,7 +125,7 @@ CASES: dict[str, tuple[int, list[tuple[Event, list[Any]]]]] = {
     "an actor whose GPU is full is stopped for good, and its chunks go to the others": (
         4,
         [
-            (full(0), [Retire(0), FULL + "group go on"]),
+            (full(0), [Retire(0), FULL + "group continue"]),
             (died(2), []),
             (Finished(1), [(4, 1, 2, 0)]),
             (Finished(3), [(5, 1, 0, 0)]),

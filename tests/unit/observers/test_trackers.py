@@ -29,7 +29,7 @@ def observe(observer: Observer, out: Path, *, done: int, until: int, status: str
 
 
 def observe_twice(make: Any, out: Path) -> None:
-    """Stop after round 4, and go on from a checkpoint of round 2 to the end, round 6."""
+    """Stop after round 4, and resume from a checkpoint of round 2 to the end, round 6."""
     observe(make(), out, done=0, until=4, status="interrupted")
     observe(make(), out, done=2, until=6, status="done")
 
