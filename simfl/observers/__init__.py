@@ -1,6 +1,5 @@
 """What receives the events of a run: files, progress, trackers."""
 
-from simfl.observers.clients import ClientEvaluation, ClientTable, client_table
 from simfl.observers.console import RunConsole
 from simfl.observers.files import (
     ClientFiles,
@@ -8,7 +7,16 @@ from simfl.observers.files import (
     SummaryFile,
     write_whole,
 )
-from simfl.observers.observer import LOG_FILE, FailSafeObserver, Observer, RunInfo, Summary
+from simfl.observers.observer import (
+    LOG_FILE,
+    ClientEvaluation,
+    ClientTable,
+    FailSafeObserver,
+    Observer,
+    RunInfo,
+    Summary,
+    client_table,
+)
 from simfl.observers.progress import (
     ProgressBar,
     ProgressLines,

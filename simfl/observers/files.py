@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simfl.observers.clients import ClientEvaluation, ClientTable
-from simfl.observers.observer import Observer, RunInfo, Summary
+from simfl.observers.observer import ClientEvaluation, ClientTable, Observer, RunInfo, Summary
 from simfl.observers.parts import PartFiles
 from simfl.record import (
     CLIENTS_FILE,

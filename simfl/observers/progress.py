@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 from rich.console import Console, Group
 
-from simfl.observers.clients import ClientTable
 from simfl.observers.console import LiveBlock, bar, clipped, grid, say
-from simfl.observers.observer import Observer, RunInfo, Summary
+from simfl.observers.observer import ClientTable, Observer, RunInfo, Summary
 from simfl.record import RoundRecord
 
 _SHOWN = ("train_loss", "loss", "accuracy")

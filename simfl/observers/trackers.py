@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from simfl.errors import import_extra
-from simfl.observers.clients import ClientTable
-from simfl.observers.observer import Observer, RunInfo, Summary
+from simfl.observers.observer import ClientTable, Observer, RunInfo, Summary
 from simfl.record import RoundRecord
 
 RUN_TAG = "simfl.run_id"
