@@ -8,8 +8,8 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from simfl.cluster.access import (
     AUTH_MODE,
@@ -33,10 +33,6 @@ from simfl.cluster.processes import (
 )
 from simfl.cluster.session_folder import make_session_folder
 from simfl.errors import ClusterError, one_line, printable
-
-if TYPE_CHECKING:
-    from simfl.cluster.engine import RayEngine
-    from simfl.cluster.setup import EngineSetup
 
 # Ray reads these when it is imported.
 _ENVIRONMENT = {
@@ -105,38 +101,6 @@ class Connection:
     def _shut_down(self) -> None:
         self.ray.shutdown()
         self.cleanup.close()
-
-
-def start_ray_engine(setup: EngineSetup) -> RayEngine:
-    """Connect to Ray and start the actors; if that fails, everything that was started is ended.
-
-    Raises:
-        ClusterError: if there is no such cluster, or it has no room for the actors.
-    """
-    from simfl.cluster.code import read_sources, searched_here
-    from simfl.cluster.placement import cpus_to_count
-
-    cluster = setup.cluster
-    connection = connect(
-        address=setup.address,
-        num_cpus=cpus_to_count(setup.groups, setup.bounds),
-        dashboard=cluster.dashboard,
-        object_store_memory=cluster.object_store_memory,
-        keeps_events=cluster.dashboard or setup.profile,
-        # The dashboard shows `job_name`.
-        metadata={"scenario": setup.scenario, "job_name": setup.scenario},
-    )
-    try:
-        from simfl.cluster.engine import RayEngine  # imports Ray, whose settings are now complete
-
-        sources = read_sources((*setup.search, *searched_here()))
-        # The user's own session may print its actors' logs on the terminal.
-        return RayEngine(
-            connection, replace(setup, logs_events=connection.is_owned, sources=sources)
-        )
-    except BaseException:
-        connection.close()
-        raise
 
 
 def connect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from simfl.errors import ContractError
@@ -89,6 +90,4 @@ def list_rate_schedules() -> dict[str, type[Schedule]]:
 
 def check_plugin(plugin: OptiModule | Regularizer, **options: Any) -> None:
     """Check that a plug-in keeps its contract: ``simfl.testing.check_plugin``."""
-    from simfl import testing
-
-    testing.check_plugin(plugin, **options)
+    import_module("simfl.testing").check_plugin(plugin, **options)

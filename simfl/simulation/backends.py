@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 
 from simfl.client import ClientHost
-from simfl.cluster.placement import Bounds, bounds_of
-from simfl.cluster.session import chosen_address, start_ray_engine
+from simfl.cluster.code import read_sources, searched_here
+from simfl.cluster.placement import Bounds, bounds_of, cpus_to_count
+from simfl.cluster.session import chosen_address, connect
 from simfl.cluster.setup import EngineSetup, SharedData
 from simfl.engine import Engine, InlineEngine, device_for, prepare_device
 from simfl.simulation.build import Simulation
@@ -46,7 +47,7 @@ def make_engine(
     if backend == "inline":
         return _inline(simulation, location=location)
     scenario = simulation.scenario
-    return start_ray_engine(
+    return _ray(
         EngineSetup(
             cluster=scenario.cluster,
             groups=simulation.groups,
@@ -78,6 +79,35 @@ def actor_bounds(simulation: Simulation) -> list[Bounds]:
         cohort_size=simulation.cohort_size,
         is_dedicated=simulation.scenario.cluster.placement == "dedicated",
     )
+
+
+def _ray(setup: EngineSetup) -> Engine:
+    """Connect to Ray and start the actors; if that fails, everything that was started is ended.
+
+    Raises:
+        ClusterError: if there is no such cluster, or it has no room for the actors.
+    """
+    cluster = setup.cluster
+    connection = connect(
+        address=setup.address,
+        num_cpus=cpus_to_count(setup.groups, setup.bounds),
+        dashboard=cluster.dashboard,
+        object_store_memory=cluster.object_store_memory,
+        keeps_events=cluster.dashboard or setup.profile,
+        # The dashboard shows `job_name`.
+        metadata={"scenario": setup.scenario, "job_name": setup.scenario},
+    )
+    try:
+        from simfl.cluster.engine import RayEngine  # imports Ray, whose settings are now complete
+
+        sources = read_sources((*setup.search, *searched_here()))
+        # The user's own session may print its actors' logs on the terminal.
+        return RayEngine(
+            connection, replace(setup, logs_events=connection.is_owned, sources=sources)
+        )
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _inline(simulation: Simulation, *, location: str) -> InlineEngine:
