@@ -22,7 +22,7 @@ def list_components(
     plugins: Plugins = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """List all that can be named in a scenario, with fields, bounds and defaults."""
+    """List the components that a scenario can name, with fields, bounds and defaults."""
     from simfl.scenario.components import component_kinds
 
     _import_plugins(plugins)

@@ -31,7 +31,7 @@ _Resumed: TypeAlias = Annotated[
 _Profiled: TypeAlias = Annotated[
     bool, typer.Option("--profile", help="Write flame graphs of all processes (simfl[profile]).")
 ]
-_Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Print the run's folder only.")]
+_Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Print only the run's folder.")]
 
 
 def run_scenario(

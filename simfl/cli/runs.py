@@ -25,7 +25,9 @@ _MAX_REASON = 300
 _Format: TypeAlias = Literal["html", "png", "csv", "md"]
 _Target: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="METRIC=VALUE", help="How long runs took to reach it: accuracy=0.9."),
+    typer.Option(
+        metavar="METRIC=VALUE", help="Show how long runs took to reach a target: accuracy=0.9."
+    ),
 ]
 
 
@@ -112,7 +114,7 @@ def compare_runs(
     target: _Target = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show where two resolved scenarios differ, and then how their curves do.
+    """Show where two resolved scenarios and their curves differ.
 
     Numbers are compared exactly: the same scenario and seed give the same bits. The exit code is
     0 whether they differ or not.
@@ -237,7 +239,9 @@ def report_runs(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The file. Default: report.html, in the run's folder if it is one."),
+        typer.Option(
+            help="The file. Default: report.html, in the run's folder if there is a single run."
+        ),
     ] = None,
     format: Annotated[
         _Format | None,

@@ -86,9 +86,9 @@ def plan_run(
     overrides: Overrides = [],  # noqa: B006
     trust: Trusted = "all",
 ) -> None:
-    """Show what a run would place where, and what it takes; exit with 1 if it does not fit.
+    """Show where a run would place its actors, and what they need; exit with 1 if it does not fit.
 
-    A client of each group is trained here, on a CPU, to see what it takes.
+    A client of each group is trained here, on a CPU, to measure its memory and time.
     """
     scenario = load(file, overrides, trust=trust, address=address)
 

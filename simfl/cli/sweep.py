@@ -58,7 +58,7 @@ def sweep_scenario(
     trust: Trusted = "all",
     quiet: _Quiet = False,
 ) -> None:
-    """Run a scenario with other values in some of its keys, several trials at once.
+    """Run a scenario with several values of some keys, in parallel trials.
 
     All combinations of the values are tried. Each trial is a run in its own folder, with the same
     results as simfl run with the same values. The sweep's folder gets the table as
