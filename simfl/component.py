@@ -268,7 +268,10 @@ def split_spec(spec: Any, what: str) -> tuple[Any, dict[Any, Any]]:
             return name, dict(config)
         case Mapping() if KIND in spec:
             return spec[KIND], {key: value for key, value in spec.items() if key != KIND}
-    raise ConfigError(f"should be the name of a {what}, [name, {{field: value}}] or {{kind: name}}")
+    article = "an" if what[0] in "aeiou" else "a"
+    raise ConfigError(
+        f"should be the name of {article} {what}, [name, {{field: value}}] or {{kind: name}}"
+    )
 
 
 def field_types(cls: type[Any]) -> dict[str, tuple[Any, Any]]:

@@ -144,7 +144,7 @@ def _check_aux(subject: Subject) -> None:
     require(bits_of(state) == before, "collecting has changed the state")
     for key, value in (aux or {}).items():
         kind = type(value).__name__
-        require(isinstance(value, float | int | Vector), f"{key!r} is a {kind}")
+        require(isinstance(value, float | int | Vector), f"{key!r} is of type {kind}")
     require_near(aux, again, "the second collection:")
     if aux is None or again is None or isinstance(subject.plugin, Regularizer):
         return
@@ -169,10 +169,10 @@ _CLAUSES: Final[dict[str, Callable[[Subject], None]]] = {
 
 def _require_leaves(state: Any) -> None:
     """Require that a state is a dict of Vectors and tensors."""
-    require(isinstance(state, dict), f"the state is a {type(state).__name__}")
+    require(isinstance(state, dict), f"the state is of type {type(state).__name__}")
     for key, leaf in state.items():
         kind = type(leaf).__name__
-        require(isinstance(leaf, Vector | Tensor), f"{key!r} in the state is a {kind}")
+        require(isinstance(leaf, Vector | Tensor), f"{key!r} in the state is of type {kind}")
 
 
 def _require_same(expected: list[Vector], found: list[Vector], otherwise: str) -> None:

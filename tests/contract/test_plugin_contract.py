@@ -287,7 +287,7 @@ BROKEN: list[tuple[OptiModule | Regularizer, str]] = [
     (NoDataclass(), "must be a @dataclass.*: it is no dataclass"),
     (Nameless(), "must be a @dataclass.*: the name 'momentum' is not this class's"),
     (ConfigNotJson(), "must have a config that goes through JSON: TypeError"),
-    (NumbersInState(), "must have states .*: 'steps' in the state is a int"),
+    (NumbersInState(), "must have states .*: 'steps' in the state is of type int"),
     (ForgetsState(), r"must keep the entries of its state: .* without \['sum'\]"),
     (Widens(), "must keep names, order, shapes and dtypes.*float64"),
     (DropsTensors(), "must keep names, order, shapes and dtypes"),
@@ -306,7 +306,7 @@ BROKEN: list[tuple[OptiModule | Regularizer, str]] = [
     ),
     (KeepsTooLittle(), "must continue in the next round from what it keeps"),
     (SaysItKeepsNothing(), "must continue in the next round from what it keeps"),
-    (SharesTensors(), "must share numbers and Vectors.*'velocity' is a tuple"),
+    (SharesTensors(), "must share numbers and Vectors.*'velocity' is of type tuple"),
     (OverwritesWhatItGaveOut(), "must overwrite only its own state: .* later overwrote"),
     (Raises(), "must have states .*: KeyError: 'factor'"),
 ]
