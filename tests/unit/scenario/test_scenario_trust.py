@@ -56,8 +56,8 @@ def test_python_components_are_refused_with_a_line_each(write):
 
 
 def test_with_trust_the_same_code_is_run(write):
-    """The fixture's code ends the process: that it does shows what the others would have missed."""
-    with pytest.raises(SystemExit, match="this code was run"):
+    """The fixture's code exits, which is reported: the other tests would see it run."""
+    with pytest.raises(ScenarioError, match="SystemExit: this code was run"):
         load_scenario(write(CODE))
 
 
