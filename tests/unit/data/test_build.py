@@ -115,7 +115,7 @@ def test_a_fraction_outside_its_range_is_refused(name, fraction):
 
 def test_a_test_fraction_on_top_of_a_test_split_is_refused():
     data = SourceData(examples(), test=examples())
-    with pytest.raises(ConfigError, match=r"test_fraction is 0\.5, but the source has its own test spl"):
+    with pytest.raises(ConfigError, match=r"test_fraction is 0\.5, but the source has its own"):
         build(data, IID(clients=1), test_fraction=0.5)
 
 
