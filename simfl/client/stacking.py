@@ -73,8 +73,8 @@ def choose_stack(
     """Decide on the size of stacks.
 
     Args:
-        asked: what the scenario says; ``auto`` goes by the model's layers and size, the cohort and
-            the kind of device.
+        asked: ``client.stack``; ``auto`` depends on the model's layers and size, the cohort and the
+            kind of device.
         recipe: what clients do.
         dataset: a few of its examples are tried out in a stack.
         cohort_size: clients a round.

@@ -168,7 +168,7 @@ class LocalOptimizer:
         return [{key: leaf.clone() for key, leaf in row.items()} for row in rows]
 
     def _rate(self, rate: Rate, device: torch.device) -> Scalar:
-        """Return the rate of the step: one number, or [A] where it goes by a client's own steps."""
+        """Return the step's rate: one number, or [A] if it depends on each client's own steps."""
         if not goes_by_steps(rate):
             return rate_at(rate, round=self._round, num_steps=0)
         counts = [before + self._step for before in self._num_steps[: len(self._clients)]]

@@ -240,7 +240,7 @@ class WarmUp(Schedule):
     name: ClassVar[str] = "warm-up"
 
     after: NonNegative | str | tuple[str, dict[str, Any]]
-    """A number, the name of a schedule, or its name and fields. It goes by the same unit."""
+    """A number, the name of a schedule, or its name and fields. It counts in the same unit."""
     length: Count
     """How many positions come before the full rate: 1/(length + 1) of it, 2/(length + 1)..."""
 

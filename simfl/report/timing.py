@@ -121,7 +121,7 @@ def _rounds_by_phase(run: Run, num_runs: int) -> Bars | None:
 def _actors(study: Study) -> Bars | None:
     """Draw the fraction of the training time that each actor spent on clients."""
     names: list[str] = []
-    shares: list[tuple[float, str]] = []
+    fractions: list[tuple[float, str]] = []
     for group in study.groups:
         run, history = group.runs[0], study.histories.get(group.runs[0].folder)
         training = _training_seconds(run)
@@ -129,16 +129,16 @@ def _actors(study: Study) -> Bars | None:
             continue
         for actor, busy in zip(history.actors, history.busy_s, strict=True):
             names.append(actor if len(study.groups) == 1 else f"{group.label} · {actor}")
-            shares.append((float(busy) / training, study.colour(group)))
+            fractions.append((float(busy) / training, study.colour(group)))
     if not names:
         return None
     note = "Seconds in which an actor trained clients, divided by the seconds of training."
     if len(names) > _MAX_ACTORS:
         note += f" The first {_MAX_ACTORS} of {len(names)} actors."
-    names, shares = names[:_MAX_ACTORS], shares[:_MAX_ACTORS]
-    colours = list(dict.fromkeys(colour for _, colour in shares))
+    names, fractions = names[:_MAX_ACTORS], fractions[:_MAX_ACTORS]
+    colours = list(dict.fromkeys(colour for _, colour in fractions))
     stacks = [
-        Stack("busy", colour, tuple(share if mine == colour else 0.0 for share, mine in shares))
+        Stack("busy", colour, tuple(part if mine == colour else 0.0 for part, mine in fractions))
         for colour in colours
     ]
     return Bars(

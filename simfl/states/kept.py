@@ -19,7 +19,7 @@ class KeptState:
     """What a client's optimizer keeps from one of its rounds to the next."""
 
     num_steps: int
-    """Steps taken in all rounds; 0 where no schedule goes by steps."""
+    """Steps taken in all rounds; 0 if no schedule depends on steps."""
     modules: tuple[State, ...]
     """What each module keeps, in order."""
     regularizers: tuple[State, ...]

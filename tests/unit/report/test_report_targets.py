@@ -54,7 +54,7 @@ def test_a_target_of_another_form_is_refused(text):
         parse_target(text, [])
 
 
-def test_the_target_nobody_gave_is_the_highest_percent_that_all_reach(tmp_path):
+def test_the_default_target_is_the_highest_percent_that_all_reach(tmp_path):
     """The best are 0.87 and 0.849: both reach 0.84, and not both 0.85."""
     runs = [run(tmp_path / "a", [0.87, 0.8]), run(tmp_path / "b", [0.2, 0.849])]
     assert default_target(runs) == Target("accuracy", 0.84, from_above=False)
