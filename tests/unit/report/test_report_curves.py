@@ -9,7 +9,7 @@ import pytest
 from report_cases import NOW, SCENARIO, records, write_run
 from scipy import stats
 
-from simfl.report.curves import curve
+from simfl.report.curves import bin_means, bin_names, bins_of, curve
 from simfl.report.reading import read_run
 
 
@@ -80,3 +80,13 @@ def test_what_is_not_finite_is_in_no_mean(seeds):
 
 def test_what_no_run_has_is_no_curve(seeds):
     assert curve(seeds([0.5]), "mae") is None
+
+
+def test_rounds_are_averaged_in_at_most_sixty_bins_of_neighbours(tmp_path):
+    """120 rounds make 60 bins of two: the first is the mean of 0 and 1, the last of 118 and 119."""
+    run = read_run(write_run(tmp_path / "a", records([0.5] * 120)), now=NOW)
+    bins = bins_of(120)
+    means = bin_means(np.arange(120.0), bins)
+    assert len(means) == 60
+    assert means[[0, 1, -1]].tolist() == [0.5, 2.5, 118.5]
+    assert bin_names(run, bins)[:1] + bin_names(run, bins)[-1:] == ("1–2", "119–120")
