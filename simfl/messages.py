@@ -6,12 +6,12 @@ Shapes: N clients of a cohort, K clients of a chunk.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from simfl.states import Dropped, Kept, Nothing, OptimizerState, Retained
+from simfl.states import Dropped, Kept, Nothing, Retained, ServerState, State
 from simfl.vector import Vector
 
 __all__ = [
@@ -118,6 +118,10 @@ class Broadcast:
     """All weights: trainable, frozen and buffers."""
     aux: dict[str, dict[str, Any]]
     """The auxiliary variables of the server's modules, by aux name."""
+    algorithm: State = field(default_factory=dict)
+    """What the server's half of the algorithm sends."""
+    aggregator: State = field(default_factory=dict)
+    """What the aggregator announces."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,7 @@ class Snapshot:
     """What a round starts from: all that a server needs to be restored."""
 
     broadcast: Broadcast
-    optimizer: OptimizerState
-    """The server's optimizer."""
+    state: ServerState
 
 
 @dataclass(frozen=True)
@@ -134,13 +137,16 @@ class Contribution:
     """What one client, or a subtree of the cohort, adds to the round."""
 
     total: Any
-    """In the aggregator's own form: a weighted sum of deltas, or all of them."""
+    """In the aggregator's own form: a weighted sum of deltas, or all of them. None: no client
+    sends weights."""
     weight: float
     """The sum of the deltas' weights."""
     aux: dict[str, dict[str, Any]]
     """Auxiliary variables by aux name, merged."""
     sums: dict[str, float]
     """Counts and metric sums, added up."""
+    update_sums: dict[str, Any] = field(default_factory=dict)
+    """The sums of the algorithm's updates (``Update.sums``): Vectors, tensors and numbers."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ This module uses neither Ray nor the disk.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from simfl.aggregation import Aggregator, TreeSum, merge_contributions
+from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total
 from simfl.errors import AggregationError
 from simfl.messages import (
     Broadcast,
@@ -24,6 +26,8 @@ from simfl.messages import (
 )
 from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel, build_module
 from simfl.optimizer import Optimizer
+from simfl.seeding import derive_child
+from simfl.states import ServerState
 from simfl.vector import Vector, count_bytes, is_finite
 
 __all__ = ["Server", "ServerRecipe"]
@@ -41,10 +45,18 @@ class ServerRecipe:
     """Its modules define how the clients' auxiliary variables merge."""
     aggregator: Aggregator
     seed: int
+    algorithm: Algorithm = field(default_factory=FedAvg)
+    population: int = 0
+    """The number of clients in the federation."""
 
-    def build_model(self) -> TorchModel:
-        """Build the model with the run's initial weights; it computes only the loss."""
-        module = build_module(self.spec, self.shape, seed=self.seed)
+    def build_model(self, *, draw: int = 0) -> TorchModel:
+        """Build the model with the run's initial weights; it computes only the loss.
+
+        Args:
+            draw: other numbers give other initial weights.
+        """
+        seed = derive_child(self.seed, draw) if draw else self.seed
+        module = build_module(self.spec, self.shape, seed=seed)
         return TorchModel(module, self.loss, metrics=())
 
     def build(self) -> Server:
@@ -56,6 +68,9 @@ class ServerRecipe:
             optimizer=optimizer,
             client_optimizer=self.client_optimizer,
             aggregator=self.aggregator,
+            algorithm=self.algorithm,
+            population=self.population,
+            fresh=lambda draw: _shared(self.build_model(draw=draw)),
         )
 
 
@@ -67,6 +82,9 @@ class Server:
         optimizer: turns the aggregated delta into an update of the weights.
         client_optimizer: the clients' optimizer, which defines how auxiliary variables merge.
         aggregator: combines the deltas into one.
+        algorithm: turns their sum into what the optimizer takes for a gradient.
+        population: the number of clients in the federation.
+        fresh: a number, from 1 -> other initial weights.
     """
 
     def __init__(
@@ -76,8 +94,14 @@ class Server:
         optimizer: Optimizer,
         client_optimizer: Optimizer,
         aggregator: Aggregator,
+        algorithm: Algorithm = FedAvg(),  # noqa: B008 it is immutable
+        population: int = 0,
+        fresh: Callable[[int], Vector] | None = None,
     ) -> None:
         self._weights = _Weights(model)
+        self._algorithm = algorithm
+        self._algorithm_state = algorithm.start(_shared(model), fresh or _no_fresh_weights)
+        self._population = population
         self._optimizer = optimizer
         self._client_optimizer = client_optimizer
         self._aggregator = aggregator
@@ -95,17 +119,22 @@ class Server:
         Raises:
             AggregationError: if auxiliary variables are not finite.
         """
-        broadcast = Broadcast(round, self._weights.all, self._optimizer.collect_aux_var())
-        shared = [value for aux in broadcast.aux.values() for value in aux.values()]
-        if not all(bool(is_finite(value).all()) for value in shared):
+        aux, sent = self._optimizer.collect_aux_var(), self._algorithm.send(self._algorithm_state)
+        if not _are_finite([value for variables in aux.values() for value in variables.values()]):
             raise _not_finite(round - 1, "server.optimizer's auxiliary variables")
+        if not _are_finite(sent.values()):
+            raise _not_finite(round - 1, f"algorithm {self._algorithm.name!r}")
+        broadcast = Broadcast(round, self._weights.all, aux, sent)
         self._count_bytes(broadcast)
-        return Snapshot(broadcast, self._optimizer.export_state())
+        return Snapshot(
+            broadcast, ServerState(self._optimizer.export_state(), self._algorithm_state)
+        )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restore the server from a snapshot; partials received so far are discarded."""
         self._weights.all = snapshot.broadcast.weights.clone()
-        self._optimizer.import_state(snapshot.optimizer)
+        self._optimizer.import_state(snapshot.state.optimizer)
+        self._algorithm_state = snapshot.state.algorithm
         self._tree, self._received = None, set()
         self._count_bytes(snapshot.broadcast)
 
@@ -134,19 +163,32 @@ class Server:
                 f"every one of the {len(plan.clients)} clients of round {plan.round} was dropped"
             )
         self._optimizer.process_aux_var(total.aux)
-        counts = self._weights.counts
-        delta = self._aggregator.finish_round(total.total, total.weight, counts=counts)
+        delta = Vector({})
+        if total.total is not None:
+            counts = self._weights.counts
+            delta = self._aggregator.finish_round(total.total, total.weight, counts=counts)
         self._optimizer.start_round()
         names = self._weights.trainable
-        trained = delta.select(names)
+        trained = delta.select(name for name in names if name in delta)
         buffers = delta.select(name for name in delta.names if name not in names)
-        self._optimizer.apply_gradients(self._weights, trained)
+        self._step(trained, total, round=plan.round)
         if buffers:
             self._weights.subtract_from_buffers(buffers)
         if not all(made.is_finite() for made in (self._weights.trained, buffers) if made):
             by = f"server.aggregator {self._aggregator.name!r}"
             raise _not_finite(plan.round, by if not delta.is_finite() else "server.optimizer")
-        return self._report(plan, total, norm=float(trained.norm()))
+        return self._report(plan, total, norm=float(trained.norm()) if trained else 0.0)
+
+    def _step(self, trained: Vector, total: Contribution, *, round: int) -> None:
+        """Let the algorithm turn the delta into a gradient, and apply it."""
+        seed = self._optimizer.seed
+        here = ServerSide(self._weights.trained, self._population, round=round, seed=seed)
+        cohort = Total(trained, total.weight, int(total.sums["clients"]), total.update_sums)
+        state = self._algorithm_state
+        gradients, self._algorithm_state = self._algorithm.server(cohort, state, here)
+        if gradients:
+            self._weights.stepped = gradients.names
+            self._optimizer.apply_gradients(self._weights, gradients)
 
     def _report(self, plan: RoundPlan, total: Contribution, *, norm: float) -> RoundReport:
         sums = total.sums
@@ -183,6 +225,8 @@ class _Weights:
     def __init__(self, model: Model) -> None:
         self.all = model.get_weights()
         self.trainable = model.get_weights(trainable=True).names
+        self.stepped = self.trainable
+        """The trainable weights of the next step."""
         self.counts = frozenset(n for n, t in self.all.items() if not t.is_floating_point())
 
     @property
@@ -192,7 +236,7 @@ class _Weights:
 
     def get_weights(self, trainable: bool = False) -> Vector:
         """Return a copy, since plug-ins receive it."""
-        return (self.trained if trainable else self.all).clone()
+        return self.all.select(self.stepped if trainable else self.all).clone()
 
     def compute_batch_gradients(self, batch: Any, max_norm: float | None = None) -> Vector:
         raise AssertionError("the server has no examples to train on")
@@ -202,7 +246,9 @@ class _Weights:
 
     def apply_scaled_updates(self, updates: Vector, scale: float) -> None:
         """Add scale times the updates to the trainable weights."""
-        self.all = self.all | self._rounded(self.trained.add_scaled(updates, scale))
+        self.all = self.all | self._rounded(
+            self.all.select(self.stepped).add_scaled(updates, scale)
+        )
 
     def subtract_from_buffers(self, delta: Vector) -> None:
         """Subtract the mean delta of buffers, which are averaged without the optimizer."""
@@ -212,6 +258,19 @@ class _Weights:
     def _rounded(self, wide: Vector) -> Vector:
         """Convert the weights, which were updated in float32, back to their own dtypes."""
         return Vector({name: value.to(self.all[name].dtype) for name, value in wide.items()})
+
+
+def _shared(model: Model) -> Vector:
+    """Return the weights that training may change."""
+    return model.get_weights().select(model.shared_names)
+
+
+def _no_fresh_weights(draw: int) -> Vector:
+    raise AssertionError(f"no way was given to draw initial weights {draw}")
+
+
+def _are_finite(values: Iterable[Any]) -> bool:
+    return all(bool(is_finite(value).all()) for value in values)
 
 
 def _not_finite(round: int, where: str) -> AggregationError:

@@ -123,9 +123,17 @@ def merge_contributions(
         aggregator: merges the deltas.
         optimizer: of the clients; its modules define how their auxiliary variables merge.
     """
+    sends_weights = left.total is not None
     return Contribution(
-        total=aggregator.merge(left.total, right.total),
+        total=aggregator.merge(left.total, right.total) if sends_weights else None,
         weight=left.weight + right.weight,
         aux=optimizer.merge_aux(left.aux, right.aux),
         sums={name: left.sums[name] + right.sums[name] for name in left.sums},
+        update_sums=_added(left.update_sums, right.update_sums),
     )
+
+
+def _added(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
+    """Add up by key; what only one side has stays as it is."""
+    both = {key: left[key] + right[key] for key in left if key in right}
+    return {**left, **right, **both}

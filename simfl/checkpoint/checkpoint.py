@@ -22,6 +22,7 @@ from simfl.states import (
     Checksum,
     OptimizerState,
     ShardInfo,
+    State,
     Storage,
     decode_file,
     encode_pieces,
@@ -29,6 +30,9 @@ from simfl.states import (
 )
 from simfl.vector import Vector
 from simfl.version import __version__
+
+_ADDED = ("algorithm", "aggregator")
+"""The entries of the server's file that are omitted where they are empty."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class Checkpoint:
     """Client id -> the shard that holds its state."""
     positions: dict[str, Any] = field(default_factory=dict)
     """What identifies the run and its files on resume; JSON values by name."""
+    algorithm: State = field(default_factory=dict)
+    """What the server's half of the algorithm keeps."""
+    aggregator: State = field(default_factory=dict)
+    """What the aggregator keeps."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,8 @@ def write_checkpoint(
     missing = _find_unlisted(checkpoint.states, infos)
     assert missing is None, f"no shard with client {missing} was given"
     _require_shards(storage, infos)
-    pieces = encode_pieces({**vars(checkpoint), "states": _by_shard(checkpoint.states)})
+    entries = {key: value for key, value in vars(checkpoint).items() if value or key not in _ADDED}
+    pieces = encode_pieces({**entries, "states": _by_shard(checkpoint.states)})
     storage.write(server_file(checkpoint.round), pieces)
     manifest = Manifest(
         round=checkpoint.round,
@@ -194,7 +203,7 @@ def _parse(value: Any, name: str) -> Checkpoint:
         "positions": dict,
     }
     found = {key: type(item) for key, item in value.items()} if isinstance(value, dict) else {}
-    if found != types:
+    if found != types | {key: dict for key in _ADDED if key in found}:
         raise CheckpointError(f"{name} does not hold what a checkpoint consists of")
     return Checkpoint(**{**value, "states": _by_client(value["states"], name)})
 

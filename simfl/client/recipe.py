@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from simfl.aggregation import Aggregator
+from simfl.algorithms import Algorithm, FedAvg
 from simfl.client.updates import ClientRow
 from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, build_module
 from simfl.models.metrics import as_metrics
@@ -30,6 +31,7 @@ class ClientRecipe:
     work: ClientSection
     """What each client does in a round."""
     seed: int
+    algorithm: Algorithm = field(default_factory=FedAvg)
     weighting: Weighting = "examples"
     evaluation_batch_size: int = 128
     evaluates_together: bool = True

@@ -166,17 +166,17 @@ class ServerActor(_Actor[Server]):
         return os.getpid()
 
     def snapshot(self, round: int) -> tuple[Parcel, Parcel]:
-        """Return what a round starts from: the broadcast, and the server's optimizer.
+        """Return what a round starts from: the broadcast, and the server's state.
 
         Ray puts them into the object store once, for all readers.
         """
         snapshot = self._built.snapshot(round)
         broadcast = pack_broadcast(snapshot.broadcast, share_aux=self._shares_aux)
-        return broadcast, pack(snapshot.optimizer, label=round)
+        return broadcast, pack(snapshot.state, label=round)
 
-    def restore(self, broadcast: Parcel, optimizer: Parcel) -> None:
+    def restore(self, broadcast: Parcel, state: Parcel) -> None:
         """Restore the server from its snapshot."""
-        self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(optimizer)))
+        self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(state)))
         log.info("round=%d restored", broadcast.label)
 
     def receive(self, partial: Parcel) -> None:
@@ -237,7 +237,7 @@ class ServerActor(_Actor[Server]):
         order: SaveOrder,
         files: dict[int, str],
         broadcast: Parcel,
-        optimizer: Parcel,
+        state: Parcel,
         shards: Sequence[ShardInfo],
         *new_shards: ShardInfo,
     ) -> None:
@@ -245,7 +245,7 @@ class ServerActor(_Actor[Server]):
         commit_checkpoint(
             location,
             order,
-            Snapshot(open_parcel(broadcast), open_parcel(optimizer)),
+            Snapshot(open_parcel(broadcast), open_parcel(state)),
             files=files,
             shards=[*shards, *new_shards],
         )

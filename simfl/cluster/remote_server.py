@@ -165,7 +165,7 @@ class RemoteServer:
         round = snapshot.broadcast.round
         start = SnapshotRefs(
             ray.put(pack_broadcast(snapshot.broadcast, share_aux=False)),
-            ray.put(pack(snapshot.optimizer, label=round)),
+            ray.put(pack(snapshot.state, label=round)),
         )
         # The server collects auxiliary variables itself, so its own snapshot has them.
         return self._until_back(
@@ -229,7 +229,7 @@ class RemoteServer:
         """Call the actor to build the server, and to restore it from a snapshot if there is one."""
         calls = [self.build()]
         if start is not None:
-            calls.append(self.actor.restore.remote(start.broadcast, start.optimizer))
+            calls.append(self.actor.restore.remote(start.broadcast, start.state))
         return calls
 
     def _snapshot(self, round: int) -> SnapshotRefs:
@@ -237,7 +237,7 @@ class RemoteServer:
         both = self.actor.snapshot.options(num_returns=2).remote(round)
         refs = SnapshotRefs(*both)
         self.wait(both)
-        ray.get(refs.optimizer)  # raises an error if the server died before
+        ray.get(refs.state)  # raises an error if the server died before
         return refs
 
     def _until_back(self, call: Callable[[], T], *, doing: str) -> T:

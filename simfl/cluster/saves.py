@@ -53,7 +53,7 @@ class Saves:
             order,
             self._states.shards_with(planned),
             handle.broadcast,
-            handle.optimizer,
+            handle.state,
             self._states.shards,
             *shards,
         )

@@ -135,4 +135,4 @@ class SnapshotRefs:
     """The references of a Snapshot, as two Parcels."""
 
     broadcast: Ref
-    optimizer: Ref
+    state: Ref

@@ -17,7 +17,7 @@ from simfl.messages import (
     Snapshot,
 )
 from simfl.models.model import MetricSums
-from simfl.states import ShardInfo, open_storage
+from simfl.states import ServerState, ShardInfo, open_storage
 from simfl.vector import Vector
 
 Handle: TypeAlias = Any
@@ -116,7 +116,9 @@ def commit_checkpoint(
         round=order.round,
         scenario_hash=order.scenario_hash,
         weights=snapshot.broadcast.weights,
-        optimizer=snapshot.optimizer,
+        optimizer=snapshot.state.optimizer,
+        algorithm=snapshot.state.algorithm,
+        aggregator=snapshot.state.aggregator,
         states=files,
         positions=order.positions,
     )
@@ -125,6 +127,7 @@ def commit_checkpoint(
 
 
 def snapshot_of(checkpoint: Checkpoint) -> Snapshot:
-    """Return the snapshot that restores a server, which collects auxiliary variables itself."""
+    """Return the snapshot that restores a server, which makes the rest of the broadcast itself."""
     broadcast = Broadcast(checkpoint.round + 1, checkpoint.weights, {})
-    return Snapshot(broadcast, checkpoint.optimizer)
+    state = ServerState(checkpoint.optimizer, checkpoint.algorithm, checkpoint.aggregator)
+    return Snapshot(broadcast, state)

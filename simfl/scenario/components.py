@@ -7,6 +7,7 @@ import inspect
 import textwrap
 
 from simfl.aggregation import Aggregator
+from simfl.algorithms import Algorithm
 from simfl.component import Component, Section
 from simfl.data import Partition, Source
 from simfl.models import Loss, Metric, ModelSpec
@@ -20,6 +21,7 @@ _ROOTS: tuple[type[Component], ...] = (
     ModelSpec,
     Loss,
     Metric,
+    Algorithm,
     OptiModule,
     Regularizer,
     Schedule,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from annotated_types import Gt, MinLen
 from pydantic import AfterValidator
 
+from simfl.algorithms import Algorithm, FedAvg
 from simfl.component import Count, Section, optional, required
 from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
@@ -118,6 +119,8 @@ class Scenario(Section):
     """The examples, and who holds them."""
     model: ModelSection = required(example={"kind": "mlp"})
     """The model and the loss."""
+    algorithm: Algorithm = FedAvg()
+    """What clients do in a round, and what the server makes of it."""
     client: ClientSection = required(example={"optimizer": {"lrate": 0.1}})
     """The cohort of a round, and the local training."""
     server: ServerSection = ServerSection()

@@ -183,6 +183,7 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
         metrics=as_metrics(model.loss.default_metrics) if metrics is None else metrics,
         optimizer=client.optimizer.build().for_population(dataset.num_clients),
         aggregator=scenario.server.aggregator,
+        algorithm=scenario.algorithm,
         work=client,
         seed=scenario.seed,
         weighting=scenario.server.weighting,
@@ -267,6 +268,8 @@ def _server_recipe(scenario: Scenario, client: ClientRecipe, population: int) ->
         client_optimizer=client.optimizer,
         aggregator=client.aggregator,
         seed=scenario.seed,
+        algorithm=client.algorithm,
+        population=population,
     )
 
 

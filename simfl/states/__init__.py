@@ -8,7 +8,16 @@ describes the formats.
 
 from simfl.states.codec import tensor_from, view_bytes
 from simfl.states.files import Checksum, decode_file, encode_file, encode_pieces
-from simfl.states.kept import Dropped, Kept, KeptState, Nothing, OptimizerState, Retained
+from simfl.states.kept import (
+    Dropped,
+    Kept,
+    KeptState,
+    Nothing,
+    OptimizerState,
+    Retained,
+    ServerState,
+    State,
+)
 from simfl.states.shards import (
     STATES_FOLDER,
     ShardInfo,
@@ -31,7 +40,9 @@ __all__ = [
     "OptimizerState",
     "PlannedShard",
     "Retained",
+    "ServerState",
     "ShardInfo",
+    "State",
     "StateFile",
     "StateTable",
     "Storage",

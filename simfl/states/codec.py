@@ -45,6 +45,11 @@ RECORDS: Final[dict[str, type[Any]]] = {
 }
 """The frozen dataclasses that can be stored, by the name they are stored under."""
 
+_OPTIONAL: Final[dict[type[Any], dict[str, Any]]] = {
+    KeptState: {"phases": {}, "algorithm": {}, "personal": None, "transforms": ()},
+}
+"""The fields that are stored only where they differ from these defaults."""
+
 DTYPES: Final[dict[torch.dtype, str]] = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -178,8 +183,13 @@ def _encode_vector(value: Vector, path: Path, tensors: dict[str, Tensor]) -> Nod
 
 
 def _encode_record(value: Any, path: Path, tensors: dict[str, Tensor]) -> Node:
-    names = [field.name for field in fields(value)]
-    encoded = {name: _encode(getattr(value, name), (*path, name), tensors) for name in names}
+    kept = {f.name: getattr(value, f.name) for f in fields(value)}
+    optional = _optional_fields(type(value))
+    encoded = {
+        name: _encode(item, (*path, name), tensors)
+        for name, item in kept.items()
+        if name not in optional or item != optional[name]
+    }
     return {"record": type(value).__name__, "fields": encoded}
 
 
@@ -280,19 +290,35 @@ def _decode_record(node: dict[str, Any], tensors: Tensors) -> Any:
     record = RECORDS.get(node["record"])
     if record is None:
         raise ValueError(f"no record named {_short(node['record'])}")
-    types = {field.name: field.type for field in fields(record)}
+    types = {field.name: str(field.type) for field in fields(record)}
     decoded = {name: _decode(item, tensors) for name, item in node["fields"].items()}
-    if decoded.keys() != types.keys():
+    if not types.keys() - _optional_fields(record) <= decoded.keys() <= types.keys():
         raise ValueError(f"{record.__name__} with the fields {_short(sorted(decoded))}")
     for name, value in decoded.items():
-        is_right = type(value) is int if types[name] == "int" else _are_states(value)
-        if not is_right:
+        if not _FIELD_TYPES[types[name]](value):
             raise ValueError(f"{record.__name__}.{name} is {_short(value)}")
     return record(**decoded)
 
 
 def _are_states(value: Any) -> bool:
     return type(value) is tuple and all(type(state) is dict for state in value)
+
+
+_FIELD_TYPES: Final[dict[str, Callable[[Any], bool]]] = {
+    "int": lambda value: type(value) is int,
+    "tuple[State, ...]": _are_states,
+    "State": lambda value: type(value) is dict,
+    "dict[str, KeptState]": lambda value: (
+        type(value) is dict and all(isinstance(state, KeptState) for state in value.values())
+    ),
+    "Vector | None": lambda value: value is None or isinstance(value, Vector),
+}
+"""Checks a decoded value, by the annotation of its field."""
+
+
+def _optional_fields(record: type[Any]) -> dict[str, Any]:
+    """Return the fields that are stored only if they differ from their default."""
+    return _OPTIONAL.get(record, {})
 
 
 def _decode_tensor(node: dict[str, Any], tensors: Tensors) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from simfl.seeding import SERVER
+from simfl.vector import Vector
 
 H = TypeVar("H")
 """What holds a client's state: the value, or a reference to it."""
@@ -16,7 +17,7 @@ State: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class KeptState:
-    """What a client's optimizer keeps from one of its rounds to the next."""
+    """What a client keeps from one of its rounds to the next."""
 
     num_steps: int
     """Steps taken in all rounds; 0 if no schedule depends on steps."""
@@ -24,6 +25,14 @@ class KeptState:
     """What each module keeps, in order."""
     regularizers: tuple[State, ...]
     """What each regularizer keeps, in order."""
+    phases: dict[str, KeptState] = field(default_factory=dict)
+    """What the optimizer keeps of other trainings than the round's main one, by phase."""
+    algorithm: State = field(default_factory=dict)
+    """What the algorithm keeps."""
+    personal: Vector | None = None
+    """The client's own values of the weights that it does not share; None: the initial ones."""
+    transforms: tuple[State, ...] = ()
+    """What each transform of the update keeps, in order."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,17 @@ class OptimizerState:
     """The state of each module, in order."""
     regularizers: tuple[State, ...] = ()
     """The state of each regularizer, in order."""
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What the server keeps from a round to the next one, besides the weights."""
+
+    optimizer: OptimizerState
+    algorithm: State = field(default_factory=dict)
+    """What the server's half of the algorithm keeps."""
+    aggregator: State = field(default_factory=dict)
+    """What the aggregator keeps."""
 
 
 @dataclass(frozen=True)

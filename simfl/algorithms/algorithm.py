@@ -1,0 +1,263 @@
+"""Algorithm: a round as pure functions of values, on the clients' side and on the server's.
+
+An algorithm's functions are called for one client or for a stack of C clients, and need not know
+which. In a stack Vectors have a leading client axis and a client's numbers are tensors [C]; the
+arithmetic of Vectors and of such numbers works client by client in both cases.
+
+``docs/algorithms.md`` explains how to write one; ``simfl.testing.check_algorithm`` tests it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from torch import Tensor
+
+from simfl.component import Component
+from simfl.models import Batch
+from simfl.states import State
+from simfl.vector import Vector
+
+Number: TypeAlias = "float | Tensor"
+"""A client's number: a float or a 0-d tensor; of a stack, a tensor [C]."""
+
+Objective: TypeAlias = "Callable[..., Tensor]"
+"""(model, weights, batch, *given) -> the loss of one client's batch, 0-d.
+
+``model`` is a ``simfl.models.ModelFunction``; ``weights`` and the Vectors of ``given`` arrive as
+dicts of tensors without a client axis. simfl differentiates it, and maps it over a stack.
+"""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends, or each client of a stack."""
+
+    delta: Vector | None = None
+    """The start minus the end of its training, for the aggregator; None: no weights are sent. It
+    may have fewer names than the weights, but the same ones for all clients."""
+    weight: Number | None = None
+    """How the delta is weighted; None: as ``server.weighting`` says."""
+    sums: Mapping[str, Any] = field(default_factory=dict)
+    """What else the server needs: Vectors, tensors and numbers, each added up over the cohort."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """What the cohort's updates add up to."""
+
+    delta: Vector
+    """The aggregator's result, of trainable weights; without names if no client has sent any."""
+    weight: float
+    """The sum of the deltas' weights."""
+    clients: int
+    """The number of clients that have contributed."""
+    sums: Mapping[str, Any]
+    """The sum of each entry of ``Update.sums``; one number per client becomes a float."""
+
+
+@dataclass(frozen=True)
+class ServerSide:
+    """What the server's half of an algorithm may know besides the total and its state."""
+
+    weights: Vector
+    """The server's trainable weights before its step."""
+    population: int
+    """The number of clients in the federation."""
+    round: int
+    """Which round this is, from 1."""
+    seed: int
+    """The run's seed."""
+
+
+class Local(Protocol):
+    """A client's round, or that of a stack of C clients: its inputs, and its means.
+
+    In a stack the Vectors have the client axis, except those that are the same for all clients
+    (``weights`` and ``received``); arithmetic broadcasts them.
+    """
+
+    @property
+    def weights(self) -> Vector:
+        """What the client starts from: the server's weights, with the client's personal ones.
+
+        Trainable weights, and buffers that training changes.
+        """
+
+    @property
+    def received(self) -> State:
+        """What ``Algorithm.send`` returned: one value for all clients."""
+
+    @property
+    def kept(self) -> State:
+        """What the client kept from its last round; at first what ``Algorithm.init`` returned."""
+
+    @property
+    def clients(self) -> Tensor:
+        """The ids: int64, 0-d or [C]."""
+
+    @property
+    def round(self) -> int:
+        """Which round this is, from 1."""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+
+    @property
+    def num_examples(self) -> Tensor:
+        """The number of examples the client trains on: float64, 0-d or [C]."""
+
+    @property
+    def num_steps(self) -> Tensor:
+        """The number of steps that the scenario's local work amounts to: float64, 0-d or [C]."""
+
+    @property
+    def lrate(self) -> Number:
+        """The clients' learning rate at the first step of the round."""
+
+    def train(
+        self,
+        start: Vector,
+        *,
+        add: Callable[..., Vector] | None = None,
+        objective: Objective | None = None,
+        given: tuple[Any, ...] = (),
+        only: Iterable[str] | None = None,
+        phase: str = "",
+        epochs: float | None = None,
+        steps: int | None = None,
+    ) -> Vector:
+        """Run the clients' Optimizer from some weights, and return those it ends with.
+
+        Args:
+            start: where training begins.
+            add: (weights, *given) -> a Vector to be added to the gradients of each step.
+            objective: replaces the scenario's loss.
+            given: what ``add`` and ``objective`` need besides. When clients of a stack end early,
+                their rows of it are taken away, which a closure's are not.
+            only: the names of the weights that are trained; None: all.
+            phase: the name of a training besides the round's main one, whose name is empty. A phase
+                has its own order of batches and its own optimizer state. Only the main training
+                exchanges auxiliary variables with the server.
+            epochs: replaces the scenario's local work.
+            steps: replaces the scenario's local work.
+
+        Raises:
+            ConfigError: if a phase is trained twice in a round.
+        """
+
+    def train_delta(self, start: Vector, **options: Any) -> Vector:
+        """Return ``start - train(start, ...)``, in one pass over the weights."""
+
+    def scan(
+        self,
+        step: Callable[..., State],
+        carry: State,
+        *,
+        given: tuple[Any, ...] = (),
+        phase: str = "",
+        epochs: float | None = None,
+        steps: int | None = None,
+    ) -> State:
+        """Run (carry, batch, *given) -> carry for each batch; return the last carry.
+
+        For steps that are not the Optimizer's. In a stack every leaf of the carry has the client
+        axis. The other arguments are those of ``train``.
+        """
+
+    def gradients(
+        self,
+        weights: Vector,
+        batch: Batch,
+        *,
+        objective: Objective | None = None,
+        given: tuple[Any, ...] = (),
+    ) -> Vector:
+        """Return the gradients of a batch's loss by the trainable weights, for steps of ``scan``.
+
+        Each example's gradient is clipped if the scenario says so (``client.sclip``).
+        """
+
+    def loss(self, weights: Vector) -> Tensor:
+        """Return the mean loss over all of the client's examples: 0-d or [C]."""
+
+    def total(self, function: Callable[..., Mapping[str, Tensor]], *given: Any) -> State:
+        """Add up (model, batch, *given) -> tensors of one client over all of its examples.
+
+        ``batch.sample_weights`` are 0 for padding, and 1 for the client's examples, so each
+        tensor must be a sum over the examples that is weighted by them.
+        """
+
+    def names(self, layers: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of the weights and buffers in some layers of the model.
+
+        Raises:
+            ConfigError: if the model has no such layer.
+        """
+
+
+class Algorithm(Component, kind="algorithm"):
+    """What the clients do in a round, and what the server makes of it.
+
+    The methods of this class are FedAvg; an algorithm overrides those that differ. All are pure:
+    they return new values, and leave those that they are given as they are.
+    """
+
+    uses_optimizer: ClassVar[bool] = True
+    """Whether clients call ``Local.train``. If not, a scenario with client modules, regularizers or
+    weight decay is refused, since they would have no effect."""
+
+    # -- the client's side -----------------------------------------------------------------
+
+    def init(self, weights: Vector) -> State:
+        """Return what a client keeps before its first round.
+
+        Args:
+            weights: of one client, never a stack: what it starts from.
+        """
+        return {}
+
+    def client(self, local: Local) -> tuple[Update, State]:
+        """Do a client's round; return what it sends, and what it keeps."""
+        return Update(local.train_delta(local.weights)), {}
+
+    def personal(self, local: Local) -> Vector:
+        """Return the weights that a client is evaluated with; names that lack are the server's."""
+        return local.weights
+
+    # -- the server's side -------------------------------------------------------------------
+
+    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+        """Return the server's state before the first round.
+
+        Args:
+            weights: the initial ones.
+            fresh: a number, from 1 -> other initial weights.
+        """
+        return {}
+
+    def send(self, state: State) -> State:
+        """Return the part of the server's state that clients receive (``Local.received``)."""
+        return {}
+
+    def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
+        """Return what the server's Optimizer takes for a gradient, and the new state."""
+        return total.delta, state
+
+    @property
+    def personalizes(self) -> bool:
+        """Whether clients are evaluated with weights of their own."""
+        return type(self).personal is not Algorithm.personal
+
+
+@dataclass(frozen=True)
+class FedAvg(Algorithm):
+    """Train from the server's weights, and send how far that led.
+
+    Source: McMahan et al., 2017, Algorithm 1, https://arxiv.org/abs/1602.05629
+    """
+
+    name: ClassVar[str] = "fedavg"
