@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from simfl.component import Component, Fraction, Positive
 from simfl.errors import ConfigError
+from simfl.models.model import Batch
 from simfl.models.per_example import (
     is_elementwise,
     match_classes,
@@ -29,6 +30,10 @@ from simfl.models.per_example import (
 )
 from simfl.optimizer.specs import build_component
 from simfl.plugins import import_object
+
+if TYPE_CHECKING:
+    from simfl.models.model_function import ModelFunction, Weights
+    from simfl.models.torch_model import TorchModel
 
 _FEW_CLASSES: Final = 16
 _MANY_ROWS: Final = 256
@@ -75,6 +80,50 @@ class Loss(Component, kind="loss"):
             sample_weights: [B]; None is 1 for all.
         """
         return weighted_mean(self(outputs, targets), sample_weights)
+
+    def of_batch(
+        self, model: ModelFunction, weights: Weights, batch: Batch, given: Mapping[str, Any]
+    ) -> Tensor:
+        """Return what a step minimises: 0-d; by default the weighted mean over the examples.
+
+        A loss that depends on more than each example's outputs overrides it, or ``of_outputs``. It
+        is then differentiated as a whole, with ``torch.func.vmap`` in a stack of clients, so that
+        it must be written for tensors: no ``if`` on their numbers, no ``item()``.
+
+        Args:
+            model: the client's model as a function of its weights.
+            weights: the trained ones, by name.
+            batch: B examples. Weights of the examples average to 1; in stacks, those that fill up
+                a short batch weigh 0.
+            given: the sums of ``statistics`` over all of the client's training examples, by name;
+                and, where ``uses_broadcast``, "broadcast": all weights that the round has started
+                from, by name.
+        """
+        return self.of_outputs(model(weights, batch.inputs), batch, given)
+
+    def of_outputs(self, outputs: Any, batch: Batch, given: Mapping[str, Any]) -> Tensor:
+        """Return the same for the model's outputs, where no more of the model is needed: 0-d.
+
+        Args:
+            outputs: of the batch.
+            batch: as for ``of_batch``.
+            given: as for ``of_batch``.
+        """
+        return self.mean(outputs, batch.targets, batch.sample_weights)
+
+    def statistics(self, model: TorchModel, batch: Batch) -> Mapping[str, Tensor]:
+        """Return what is added up over a client's training examples, once; by default nothing.
+
+        Args:
+            model: for the shape of its outputs; its weights are any.
+            batch: some of the client's examples.
+        """
+        return {}
+
+    @property
+    def uses_broadcast(self) -> bool:
+        """Whether ``of_batch`` needs the weights that the round has started from."""
+        return False
 
 
 LossLike: TypeAlias = (
@@ -282,6 +331,12 @@ def is_per_example(loss: Loss) -> bool:
     Losses that users define, or derive from these, may depend on it although they should not.
     """
     return type(loss) in _PER_EXAMPLE
+
+
+def is_batch_loss(loss: Loss) -> bool:
+    """Return whether a loss says that a step minimises more than the mean over the examples."""
+    own = type(loss)
+    return own.of_batch is not Loss.of_batch or own.of_outputs is not Loss.of_outputs
 
 
 def as_loss(given: LossLike) -> Loss:

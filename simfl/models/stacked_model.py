@@ -6,17 +6,24 @@ batch, ... a tensor's own axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from simfl.models.dropout import dropout_layers, example_keys
 from simfl.models.model import Batch, Inputs
+from simfl.models.model_function import (
+    ModelFunction,
+    Objective,
+    refuse_clipping,
+    require_scalar,
+    split_given,
+)
 from simfl.models.per_example import weighted_mean
 from simfl.models.stacked_layers import StackedChain, batch_by_hand
-from simfl.models.torch_model import TorchModel
+from simfl.models.torch_model import TorchModel, with_own_memory
 from simfl.vector import Vector
 
 _Weights: TypeAlias = "dict[str, Tensor]"
@@ -102,6 +109,53 @@ class StackedModel:
             losses_A, gradients = self._differentiate_mapped(batch)
         return losses_A, Vector({name: gradients[name] for name in self._rows}, stacked=True)
 
+    def compute_objective(
+        self,
+        objective: Objective,
+        batch: Batch,
+        given: Sequence[Any] = (),
+        *,
+        loss_given: Mapping[str, Any] | None = None,
+        max_norm: float | None = None,
+    ) -> tuple[Tensor, Vector]:
+        """Return each client's objective, [A], detached, and its gradients, a stack.
+
+        Args:
+            objective: of one client, as for ``TorchModel.compute_objective``.
+            batch: as for ``compute_loss_and_gradients``.
+            given: further arguments of the objective. Of a stacked Vector, and of a tensor whose
+                first axis is the client, each client gets its own row; what comes after the first
+                A rows is ignored. All else is the same for all clients.
+            loss_given: what the model's own loss is given: see ``Loss.of_batch``.
+            max_norm: refused.
+
+        Raises:
+            ConfigError: as there.
+        """
+        from torch.func import grad_and_value, vmap
+
+        def of_client(
+            weights: _Weights, batch: Batch, keys: _Weights, own: Mapping[str, Any], *given: Any
+        ) -> Tensor:
+            function = ModelFunction(self._model, keys, own)
+            return require_scalar(objective(function, weights, batch, *given))
+
+        refuse_clipping(max_norm)
+        self._model.enter_training()
+        batch_axes = Batch(0, 0, None if batch.sample_weights is None else 0)  # type: ignore[arg-type]
+        arguments, axes = split_given(
+            (self._keys(), loss_given or {}, *given), num_active=self._num_active
+        )
+        in_dims = (0, batch_axes, *axes)
+        differentiate = vmap(grad_and_value(of_client), in_dims=in_dims, randomness="error")
+        gradients, losses_A = differentiate(self._active, batch, *arguments)
+        owned = with_own_memory([gradients[name] for name in self._rows], self._active.values())
+        return losses_A, Vector(dict(zip(self._rows, owned, strict=True)), stacked=True)
+
+    def _keys(self) -> _Weights:
+        """Return each client's keys for dropout, by the name of the layer's buffer: [A]."""
+        return {f"{name}.key": layer.key for name, layer in self._dropouts.items()}
+
     def get_weights(self, trainable: bool = True) -> Vector:
         """Return a copy of the active clients' trainable weights, a stack."""
         assert trainable, "weights that are not trained are the same for all clients"
@@ -167,9 +221,8 @@ class StackedModel:
             outputs = self._model.call(inputs, {**weights, **keys})
             return weighted_mean(self._model.loss(outputs, targets), by)
 
-        keys = {f"{name}.key": layer.key for name, layer in self._dropouts.items()}
         in_dims = (0, 0, 0, 0, None if batch.sample_weights is None else 0)
         # A layer that draws from a generator would draw for the stack, not for each client.
         differentiate = vmap(grad_and_value(loss_of_client), in_dims=in_dims, randomness="error")
-        gradients, losses_A = differentiate(self._active, keys, *batch)
+        gradients, losses_A = differentiate(self._active, self._keys(), *batch)
         return losses_A, gradients

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,13 @@ from simfl.models.model import (
     call_in_precision,
     call_module,
     take_examples,
+)
+from simfl.models.model_function import (
+    ModelFunction,
+    Objective,
+    as_mappings,
+    refuse_clipping,
+    require_scalar,
 )
 from simfl.models.module_weights import ModuleWeights
 from simfl.models.per_example import sums_of_parts, weighted_mean, weighted_sums
@@ -115,7 +123,45 @@ class TorchModel(ModuleWeights):
         outputs = self.call(batch.inputs)
         loss = self.loss.mean(outputs, batch.targets, batch.sample_weights)
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-        owned = _with_own_memory(gradients, self._parameters)
+        owned = with_own_memory(gradients, self._parameters)
+        return loss.detach(), Vector(dict(zip(self._trainable, owned, strict=True)))
+
+    def compute_objective(
+        self,
+        objective: Objective,
+        batch: Batch,
+        given: Sequence[Any] = (),
+        *,
+        loss_given: Mapping[str, Any] | None = None,
+        max_norm: float | None = None,
+    ) -> tuple[Tensor, Vector]:
+        """Return an objective (0-d, detached) and its gradients by the trainable weights.
+
+        As ``compute_loss_and_gradients``, for any function of the weights.
+
+        Args:
+            objective: (ModelFunction, trainable weights by name, batch, *given) -> 0-d.
+            batch: B examples.
+            given: further arguments of the objective; it gets Vectors as dicts of tensors.
+            loss_given: what the model's own loss is given: see ``Loss.of_batch``.
+            max_norm: as there, and refused.
+
+        Raises:
+            ConfigError: if the objective is not one number or does not depend on the weights, or
+                ``max_norm`` is given.
+            DataError: if the sample weights are not one number per example.
+        """
+        refuse_clipping(max_norm)
+        _require_weights(batch)
+        self.enter_training()
+        function = ModelFunction(self, given=as_mappings(loss_given or {}))
+        loss = require_scalar(
+            objective(function, dict(self._trainable), batch, *map(as_mappings, given))
+        )
+        if not loss.requires_grad:
+            raise ConfigError("the objective does not depend on the trained weights")
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        owned = with_own_memory(gradients, self._parameters)
         return loss.detach(), Vector(dict(zip(self._trainable, owned, strict=True)))
 
     def call(self, inputs: Inputs, instead: Mapping[str, Tensor] | None = None) -> Any:
@@ -178,6 +224,15 @@ class TorchModel(ModuleWeights):
         if self.module.training:
             self.module.eval()
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Have the module in evaluation mode, then in training mode again."""
+        self._enter_evaluation()
+        try:
+            yield
+        finally:
+            self.enter_training()
+
     def enter_training(self) -> None:
         """Put the module into training mode, except layers that stay in evaluation mode."""
         if self.module.training:
@@ -194,7 +249,7 @@ class TorchModel(ModuleWeights):
         return self
 
 
-def _with_own_memory(
+def with_own_memory(
     gradients: Iterable[Tensor | None], parameters: Iterable[Tensor]
 ) -> list[Tensor]:
     """Replace missing gradients with zeros; copy those that are expanded or share memory.
