@@ -12,7 +12,7 @@ from annotated_types import Gt, MinLen
 from pydantic import AfterValidator
 
 from simfl.algorithms import Algorithm, FedAvg
-from simfl.component import Count, Section, optional, required
+from simfl.component import Count, Section, field_types, optional, required
 from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
 from simfl.scenario.document import Document, parse_path
@@ -35,6 +35,10 @@ from simfl.sections import (
 
 _FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "sweep")
 """The sections that do not affect a round's results; for ``cluster`` see ``numbers``."""
+
+_LATER: Final = ("algorithm",)
+"""The keys that earlier versions did not have, such as ``client.epochs``. Their defaults are not in
+``numbers``, so that runs of those versions can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,8 @@ class Scenario(Section):
         the clients and stacks of groups, since they determine that order, too.
         """
         plain = self.to_dict()
+        for key in _LATER:
+            self._remove_default(key, plain)
         cluster = plain["cluster"]
         kept = {"threads": cluster["threads"], "deterministic": cluster["deterministic"]}
         if cluster["groups"]:
@@ -190,6 +196,14 @@ class Scenario(Section):
         else:
             kept |= _device(cluster)
         return {key: plain[key] for key in plain if key not in _FREE} | {"cluster": kept}
+
+    def _remove_default(self, key: str, plain: dict[str, Any]) -> None:
+        """Remove a key of the scenario, or of a section, from plain data if it has its default."""
+        section, _, name = key.rpartition(".")
+        owner = getattr(self, section) if section else self
+        _, default = field_types(type(owner))[name]
+        if getattr(owner, name) == default:
+            del (plain[section] if section else plain)[name]
 
     def fingerprint(self) -> str:
         """Return a hash of ``numbers``."""

@@ -75,6 +75,18 @@ def test_groups_have_devices_of_their_own(scenario: dict[str, Any]) -> None:
     assert fingerprint(num_gpus=1) != fingerprint(num_gpus=1, accelerator_type="H100")
 
 
+def test_keys_of_later_versions_leave_the_fingerprint_as_it_was() -> None:
+    """A fingerprint that was written before there was the key ``algorithm``."""
+    scenario = {
+        "rounds": 2,
+        "data": {"source": "digits", "partition": {"kind": "iid", "clients": 4}},
+        "model": {"kind": "mlp"},
+        "client": {"optimizer": {"lrate": 0.1}},
+    }
+    written = "b1c6b06997a40c28f8a0cd73fc1da7a15697ab3bdf4ec2b3c1d3eec1c0d571f0"
+    assert load_scenario(scenario).fingerprint() == written
+
+
 def test_settings_that_do_not_affect_the_numbers_may_change(
     scenario: dict[str, Any], tmp_path: Path
 ) -> None:
