@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from simfl.component import Component
 from simfl.errors import ContractError
 from simfl.optimizer.trial import require
+from simfl.vector import Vector
 
 S = TypeVar("S")
 C = TypeVar("C", bound=Component)
@@ -47,6 +50,14 @@ def check_clauses(
 def through_json(component: C) -> C:
     """Return the component that is built from this one's config as JSON."""
     return type(component).from_config(json.loads(json.dumps(component.get_config())))
+
+
+def require_leaves(state: Any) -> None:
+    """Require that a state is a dict of Vectors and tensors."""
+    require(isinstance(state, dict), f"the state is of type {type(state).__name__}")
+    for key, leaf in state.items():
+        kind = type(leaf).__name__
+        require(isinstance(leaf, Vector | Tensor), f"{key!r} in the state is of type {kind}")
 
 
 def _check_class(component: Component) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
-
-from torch import Tensor
+from typing import Final
 
 from simfl.optimizer import AuxVar, Context, OptiModule, Regularizer
 from simfl.optimizer.encoding import decode_state, encode_state
@@ -23,7 +21,7 @@ from simfl.optimizer.trial import (
     require,
     require_near,
 )
-from simfl.testing.clauses import check_clauses, through_json
+from simfl.testing.clauses import check_clauses, require_leaves, through_json
 from simfl.vector import Vector
 
 
@@ -59,12 +57,12 @@ def check_plugin(
 
 
 def _check_states(subject: Subject) -> None:
-    _require_leaves(subject.plugin.init(subject.like()))
+    require_leaves(subject.plugin.init(subject.like()))
     start = subject.begin((0,))
     for state in (start, subject.run(start, (0,))[1]):
-        _require_leaves(state)
-        _require_leaves(subject.plugin.start_round(state))
-        _require_leaves(subject.plugin.between_rounds(state))
+        require_leaves(state)
+        require_leaves(subject.plugin.start_round(state))
+        require_leaves(subject.plugin.between_rounds(state))
 
 
 def _check_entries(subject: Subject) -> None:
@@ -165,14 +163,6 @@ _CLAUSES: Final[dict[str, Callable[[Subject], None]]] = {
     "treat a stack of clients as it does each client": check_stack,
     "continue in the next round from what it keeps": _check_rounds,
 }
-
-
-def _require_leaves(state: Any) -> None:
-    """Require that a state is a dict of Vectors and tensors."""
-    require(isinstance(state, dict), f"the state is of type {type(state).__name__}")
-    for key, leaf in state.items():
-        kind = type(leaf).__name__
-        require(isinstance(leaf, Vector | Tensor), f"{key!r} in the state is of type {kind}")
 
 
 def _require_same(expected: list[Vector], found: list[Vector], otherwise: str) -> None:
