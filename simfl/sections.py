@@ -112,6 +112,14 @@ class ModelSection(Section):
     """The kind of model."""
     loss: Loss = CrossEntropy()
     """What training minimises."""
+    personal: tuple[str, ...] = ()
+    """The weights that each client keeps for itself, from its round to its next one: names,
+    layers, patterns such as ``block*.bias``, or ``norm`` for all normalisation layers. They start
+    from the model's initial values, and are never sent. Buffers are named likewise."""
+    fixed: tuple[str, ...] = ()
+    """The weights that stay as the model is built with, named likewise. They are neither trained
+    nor sent, and not in ``weights.safetensors``. Layers with fixed buffers, such as the averages of
+    BatchNorm, are in evaluation mode."""
 
 
 @dataclass(frozen=True, kw_only=True)

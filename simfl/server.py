@@ -6,7 +6,7 @@ This module uses neither Ray nor the disk.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,10 @@ class ServerRecipe:
     algorithm: Algorithm = field(default_factory=FedAvg)
     population: int = 0
     """The number of clients in the federation."""
+    personal: tuple[str, ...] = ()
+    """The weights and buffers that each client keeps for itself, by name."""
+    fixed: tuple[str, ...] = ()
+    """The weights and buffers that never change, by name."""
 
     def build_model(self, *, draw: int = 0) -> TorchModel:
         """Build the model with the run's initial weights; it computes only the loss.
@@ -57,7 +61,7 @@ class ServerRecipe:
         """
         seed = derive_child(self.seed, draw) if draw else self.seed
         module = build_module(self.spec, self.shape, seed=seed)
-        return TorchModel(module, self.loss, metrics=())
+        return TorchModel(module, self.loss, metrics=(), fixed=self.fixed)
 
     def build(self) -> Server:
         """Build the server."""
@@ -70,7 +74,8 @@ class ServerRecipe:
             aggregator=self.aggregator,
             algorithm=self.algorithm,
             population=self.population,
-            fresh=lambda draw: _shared(self.build_model(draw=draw)),
+            fresh=lambda draw: _trained(self.build_model(draw=draw), without=self.personal),
+            personal=self.personal,
         )
 
 
@@ -85,6 +90,7 @@ class Server:
         algorithm: turns their sum into what the optimizer takes for a gradient.
         population: the number of clients in the federation.
         fresh: a number, from 1 -> other initial weights.
+        personal: the names of weights that clients keep for themselves, and the server lacks.
     """
 
     def __init__(
@@ -97,10 +103,12 @@ class Server:
         algorithm: Algorithm = FedAvg(),  # noqa: B008 it is immutable
         population: int = 0,
         fresh: Callable[[int], Vector] | None = None,
+        personal: Collection[str] = (),
     ) -> None:
-        self._weights = _Weights(model)
+        self._weights = _Weights(model, without=personal)
         self._algorithm = algorithm
-        self._algorithm_state = algorithm.start(_shared(model), fresh or _no_fresh_weights)
+        start = _trained(model, without=personal)
+        self._algorithm_state = algorithm.start(start, fresh or _no_fresh_weights)
         self._population = population
         self._optimizer = optimizer
         self._client_optimizer = client_optimizer
@@ -110,7 +118,7 @@ class Server:
         self._broadcast_bytes = self._aux_bytes = 0
 
     def get_weights(self) -> Vector:
-        """Return all weights; later steps do not modify them."""
+        """Return all weights but personal and fixed ones; later steps do not modify them."""
         return self._weights.all
 
     def snapshot(self, round: int) -> Snapshot:
@@ -222,9 +230,10 @@ class _Weights:
     They are immutable: a step creates new ones, so that snapshots need no copy.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.all = model.get_weights()
-        self.trainable = model.get_weights(trainable=True).names
+    def __init__(self, model: Model, *, without: Collection[str]) -> None:
+        self.all = _without(model.get_weights(), without)
+        trainable = model.get_weights(trainable=True).names
+        self.trainable = tuple(name for name in trainable if name not in without)
         self.stepped = self.trainable
         """The trainable weights of the next step."""
         self.counts = frozenset(n for n, t in self.all.items() if not t.is_floating_point())
@@ -260,9 +269,13 @@ class _Weights:
         return Vector({name: value.to(self.all[name].dtype) for name, value in wide.items()})
 
 
-def _shared(model: Model) -> Vector:
-    """Return the weights that training may change."""
-    return model.get_weights().select(model.shared_names)
+def _trained(model: Model, *, without: Collection[str]) -> Vector:
+    """Return the weights and buffers that training may change, except for some."""
+    return _without(model.get_weights().select(model.shared_names), without)
+
+
+def _without(weights: Vector, names: Collection[str]) -> Vector:
+    return weights.select(name for name in weights if name not in names)
 
 
 def _no_fresh_weights(draw: int) -> Vector:

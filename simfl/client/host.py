@@ -61,6 +61,7 @@ class ClientHost:
         self._dataset = dataset
         self.device = device
         self._model = recipe.build_model(device=device)
+        self._personal = self._model.get_weights().select(recipe.personal)
         self._optimizer = copy.deepcopy(recipe.optimizer)
         self._optimizer.seed = recipe.seed
         parts: dict[str, Any] = {"model": self._model, "optimizer": self._optimizer}
@@ -114,7 +115,7 @@ class ClientHost:
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
         """Evaluate the broadcast weights; one entry per number in the chunk, in order."""
-        self._model.set_weights(self._here(broadcast).weights)
+        self._model.set_weights(self._here(broadcast).weights | self._personal)
         evaluate = self._evaluate_test_batches if chunk.split == "test" else self._evaluate_clients
         sums = []
         for item in chunk.items:

@@ -38,6 +38,10 @@ class ClientRecipe:
     """Whether clients may be evaluated in one batch."""
     stack: int = 1
     """How many clients are trained in one computation: a power of two; 1: one at a time."""
+    personal: tuple[str, ...] = ()
+    """The weights and buffers that each client keeps for itself, by name."""
+    fixed: tuple[str, ...] = ()
+    """The weights and buffers that never change, by name."""
 
     def build_metrics(self) -> tuple[Metric, ...]:
         """Return the metrics to measure besides the loss."""
@@ -47,7 +51,11 @@ class ClientRecipe:
         """Build the model with the run's initial weights, since other state may be drawn too."""
         module = build_module(self.spec, self.shape, seed=self.seed)
         model = TorchModel(
-            module, self.loss, metrics=self.build_metrics(), precision=self.work.precision
+            module,
+            self.loss,
+            metrics=self.build_metrics(),
+            precision=self.work.precision,
+            fixed=self.fixed,
         )
         return model.to(device)
 

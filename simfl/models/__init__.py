@@ -26,6 +26,7 @@ from simfl.models.metrics import (
     as_metrics,
 )
 from simfl.models.model import Batch, Inputs, MetricSums, Model, Precision
+from simfl.models.names import fixed_names, personal_names, resolve_names
 from simfl.models.spec import DataShape, ModelSpec, PythonModel, build_module, data_shape
 from simfl.models.stacked_model import StackedModel
 from simfl.models.torch_model import TorchModel
@@ -67,4 +68,7 @@ __all__ = [
     "as_metrics",
     "build_module",
     "data_shape",
+    "fixed_names",
+    "personal_names",
+    "resolve_names",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import torch
@@ -25,18 +25,22 @@ class ModuleWeights(Model):
 
     Args:
         module: used without copying it.
+        fixed: the names of weights and persistent buffers that never change, and that are not part
+            of the model's weights; see ``simfl.models.names.fix``.
 
     Raises:
         ConfigError: if the module has no trained parameter, or a layer that cannot be trained.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, fixed: Collection[str] = ()) -> None:
         self.module = module
+        self._fixed = frozenset(fixed)
         _require_dense(module)
         self._read_parameters()
 
     def _read_parameters(self) -> None:
-        state = _named_tensors(self.module)
+        everything = _named_tensors(self.module)
+        state = {name: value for name, value in everything.items() if name not in self._fixed}
         buffers = {
             name: value for name, value in state.items() if not isinstance(value, nn.Parameter)
         }
@@ -54,12 +58,15 @@ class ModuleWeights(Model):
         self._parameters: list[Tensor] = list(self._trainable.values())
         averaged = [name for name, value in buffers.items() if not value.is_complex()]
         self._shared_names = (*self._trainable, *averaged)
-        self._held = HeldState(self.module, state)
-        self._fixed_state = None if buffers else state
+        self._held = HeldState(self.module, everything)
+        self._known_state = None if buffers else state
 
     def _state(self) -> dict[str, Tensor]:
         """Return parameters and persistent buffers; not cached if modules may rebind buffers."""
-        return _named_tensors(self.module) if self._fixed_state is None else self._fixed_state
+        if self._known_state is not None:
+            return self._known_state
+        state = _named_tensors(self.module)
+        return {name: state[name] for name in state if name not in self._fixed}
 
     @property
     def shared_names(self) -> tuple[str, ...]:
@@ -68,6 +75,12 @@ class ModuleWeights(Model):
         Frozen parameters and complex buffers are excluded.
         """
         return self._shared_names
+
+    @property
+    def fixed_weights(self) -> Vector:
+        """The weights and buffers that never change, not copied."""
+        state = _named_tensors(self.module)
+        return Vector({n: t.detach() for n, t in state.items() if n in self._fixed})
 
     @property
     def is_half(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from simfl.models.model_function import (
     require_scalar,
 )
 from simfl.models.module_weights import ModuleWeights
+from simfl.models.names import fix
 from simfl.models.per_example import sums_of_parts, weighted_mean, weighted_sums
 from simfl.vector import Vector, widened
 
@@ -56,6 +57,8 @@ class TorchModel(ModuleWeights):
         microbatch_size: how many examples' gradients are held at once when each is clipped; see
             ``ExampleClipping``.
         precision: the type that the module computes in during training; evaluation is in float32.
+        fixed: the names of weights and persistent buffers that never change. They are frozen, and
+            layers with such buffers are in evaluation mode. They are not among ``get_weights``.
 
     Raises:
         ConfigError: if the module has no trained parameter, or a layer that cannot be trained.
@@ -75,6 +78,7 @@ class TorchModel(ModuleWeights):
         metrics: Iterable[MetricLike] | None = None,
         microbatch_size: int | None = None,
         precision: Precision = "float32",
+        fixed: Collection[str] = (),
     ) -> None:
         self.precision: Precision = precision
         self.loss = as_loss(loss)
@@ -82,9 +86,13 @@ class TorchModel(ModuleWeights):
         if microbatch_size is not None and microbatch_size < 1:
             raise ConfigError(f"microbatch_size is {microbatch_size}, but must be 1 or more")
         self.microbatch_size = microbatch_size
-        self._always_eval = _layers_in_eval(module)
+        self._always_eval = [*_layers_in_eval(module), *fix(module, fixed)]
+        for layer in self._always_eval:
+            layer.training = False
+        ids = {id(layer) for layer in self._always_eval}
+        self._changing = next((one for one in module.modules() if id(one) not in ids), None)
         self._dropouts = list(dropout_layers(module).values())
-        super().__init__(module)
+        super().__init__(module, fixed=fixed)
 
     def _read_parameters(self) -> None:
         super()._read_parameters()
@@ -221,7 +229,7 @@ class TorchModel(ModuleWeights):
         return not mixes and not any(metric.has_own_sums for metric in self.metrics)
 
     def _enter_evaluation(self) -> None:
-        if self.module.training:
+        if self._changing is not None and self._changing.training:
             self.module.eval()
 
     @contextmanager
@@ -235,7 +243,7 @@ class TorchModel(ModuleWeights):
 
     def enter_training(self) -> None:
         """Put the module into training mode, except layers that stay in evaluation mode."""
-        if self.module.training:
+        if self._changing is None or self._changing.training:
             return
         self.module.train()
         for layer in self._always_eval:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Collection, Mapping, MutableSequence, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -222,6 +222,17 @@ class Optimizer:
         modules = [module.for_population(num_clients) for module in self.modules]
         return Optimizer(self.lrate, self.w_decay, [*self.regularizers], modules)
 
+    def with_personal(self, names: Collection[str]) -> Optimizer:
+        """Return an Optimizer for clients that keep some weights for themselves, without a state.
+
+        Args:
+            names: of these weights, which the server does not have; see ``Pipeline``.
+        """
+        optimizer = Optimizer(self.lrate, self.w_decay, [*self.regularizers], [*self.modules])
+        plugins = optimizer.regularizers, optimizer.modules
+        optimizer.pipeline = Pipeline(*plugins, personal=names)
+        return optimizer
+
     # -- the engine's side -------------------------------------------------------------------
 
     @property
@@ -303,10 +314,10 @@ class Optimizer:
         return values, weights, replace(new, **self.pipeline.by_kind(states))
 
     def _refit_regularizers(self, plugins: Sequence[Regularizer]) -> None:
-        self._refit(Pipeline(plugins, self.modules))
+        self._refit(Pipeline(plugins, self.modules, personal=self.pipeline.personal))
 
     def _refit_modules(self, plugins: Sequence[OptiModule]) -> None:
-        self._refit(Pipeline(self.regularizers, plugins))
+        self._refit(Pipeline(self.regularizers, plugins, personal=self.pipeline.personal))
 
     def _refit(self, pipeline: Pipeline) -> None:
         states = pipeline.refit(self._states, self.pipeline)

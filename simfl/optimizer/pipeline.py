@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any, Protocol, TypeAlias, TypedDict
@@ -52,15 +52,22 @@ class Pipeline:
     Args:
         regularizers: given the weights before the step.
         modules: given what the plug-ins before them return.
+        personal: the names of weights that the other side does not have. Modules with auxiliary
+            variables are not given their gradients, which stay as they are.
 
     Raises:
         ConfigError: if two modules have one aux name.
     """
 
     def __init__(
-        self, regularizers: Sequence[Regularizer] = (), modules: Sequence[OptiModule] = ()
+        self,
+        regularizers: Sequence[Regularizer] = (),
+        modules: Sequence[OptiModule] = (),
+        *,
+        personal: Collection[str] = (),
     ) -> None:
         self.plugins: tuple[PlugIn, ...] = (*regularizers, *modules)
+        self.personal = frozenset(personal)
         self.exchange = AuxExchange(modules)
         self._num_regularizers = len(regularizers)
 
@@ -98,7 +105,7 @@ class Pipeline:
     def fill(self, states: States, like: Vector) -> States:
         """Return the states with what they still lack filled in; see ``fill_state``."""
         pairs = zip(self.plugins, states, strict=True)
-        return tuple(fill_state(plugin, state, like) for plugin, state in pairs)
+        return tuple(self._fill(plugin, state, like) for plugin, state in pairs)
 
     def start_round(self, states: States) -> States:
         """Return the states as they are when a round begins."""
@@ -140,9 +147,30 @@ class Pipeline:
                 assert weights is not None, "regularizers need the weights"
                 gradients, state = plugin.update(gradients, weights, state, here)
             else:
-                gradients, state = plugin.update(gradients, state, here)
+                gradients, state = self._update(plugin, gradients, state, here)
             new.append(state)
         return gradients, tuple(new)
+
+    def _fill(self, plugin: PlugIn, state: State, like: Vector) -> State:
+        seen = self._seen(plugin, like)
+        return fill_state(plugin, state, seen) if seen else state
+
+    def _update(
+        self, module: OptiModule, gradients: Vector, state: State, context: Context
+    ) -> tuple[Vector, State]:
+        seen = self._seen(module, gradients)
+        if seen is gradients:
+            return module.update(gradients, state, context)
+        if not seen:
+            return gradients, state
+        updated, state = module.update(seen, state, context)
+        return gradients | updated, state
+
+    def _seen(self, plugin: PlugIn, gradients: Vector) -> Vector:
+        """Return what a plug-in is given of the gradients."""
+        if not self.personal or not _has_aux(plugin):
+            return gradients
+        return gradients.select(name for name in gradients if name not in self.personal)
 
     def read_weights(self, model: SteppedModel, rates: Rates) -> Vector | None:
         """Return a model's trainable weights if a regularizer or the decay needs them."""
@@ -315,9 +343,9 @@ def _row(value: Any, row: int) -> Any:
     return value
 
 
-def _has_aux(module: OptiModule) -> bool:
-    cls = type(module)
-    return (
+def _has_aux(plugin: PlugIn) -> bool:
+    cls = type(plugin)
+    return issubclass(cls, OptiModule) and (
         cls.collect_aux_var is not OptiModule.collect_aux_var
         or cls.process_aux_var is not OptiModule.process_aux_var
     )

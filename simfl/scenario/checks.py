@@ -106,6 +106,11 @@ def _kept_state(scenario: Scenario) -> Iterator[Fault]:
                 f"is false, but {module.name!r} in client.optimizer.modules[{index}] needs "
                 "each client's state from its last round; remove keep_state",
             )
+    if scenario.model.personal and not scenario.client.keep_state:
+        yield (
+            "client.keep_state",
+            "is false, but each client must keep its weights of model.personal; remove keep_state",
+        )
 
 
 def _optimizers(scenario: Scenario) -> Iterator[Fault]:

@@ -35,7 +35,9 @@ from simfl.scenario import Scenario
 from simfl.sections import GroupSection
 from simfl.server import ServerRecipe
 from simfl.simulation.grouping import assign_groups, order_by_group
+from simfl.simulation.naming import with_names
 from simfl.simulation.trial import try_step
+from simfl.vector import Vector
 
 _TRIED_ROWS = 32
 
@@ -77,6 +79,12 @@ class Simulation:
         """Return a copy for the round loop, without the examples, which the engine holds."""
         return dataclasses.replace(self, dataset=self.dataset.without_examples())
 
+    def complete(self, shared: Vector) -> Vector:
+        """Return the server's weights with the initial values of personal ones, in order."""
+        if not self.client.personal:
+            return shared
+        return self.server.build_model().get_weights() | shared
+
     def plan_round(self, round: int) -> RoundPlan:
         """Draw a round's cohort, which depends only on the seed and the round."""
         plan = plan_round(
@@ -114,7 +122,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
         dataset = scenario.build_dataset()
     cohort_size = _cohort_size(scenario, dataset.num_clients)
     _check_aggregator(scenario, cohort_size)
-    client = _client_recipe(scenario, dataset)
+    client = with_names(scenario, _client_recipe(scenario, dataset))
     server = _server_recipe(scenario, client, dataset.num_clients)
     try_step(scenario, client, server, dataset)
     if scenario.evaluation.clients_every and not can_evaluate_together(client, dataset):
@@ -270,6 +278,8 @@ def _server_recipe(scenario: Scenario, client: ClientRecipe, population: int) ->
         seed=scenario.seed,
         algorithm=client.algorithm,
         population=population,
+        personal=client.personal,
+        fixed=client.fixed,
     )
 
 

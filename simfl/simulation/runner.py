@@ -130,7 +130,7 @@ class Run:
                 yield
                 self._end_rounds(engine)
                 self._clock.enter("finish")
-                weights = engine.get_weights(self._handle)
+                weights = self._simulation.complete(engine.get_weights(self._handle))
                 self._checkpoints.require_held()
                 write_weights(self._folder, weights)
                 arrays, memory = weights.to_numpy(), engine.peak_memory()
@@ -169,7 +169,7 @@ class Run:
         """Check that the run can be resumed, and return the records of the finished rounds."""
         simulation, found, checkpoints = self._simulation, self._found, self._checkpoints
         if found.checkpoint is not None:
-            checkpoints.require_fit(found, simulation.server.build_model().get_weights())
+            checkpoints.require_fit(found, simulation.server.build().get_weights())
         checkpoints.note_run(found, simulation)
         history = read_history(self._folder, self._round)
         checkpoints.require_history(found, history)

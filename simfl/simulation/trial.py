@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
@@ -38,21 +38,23 @@ def try_step(
     Raises:
         ScenarioError: if something fails, with the line of the user's code if it was the cause.
     """
-    with _explained(scenario, "model", "it cannot be built"):
+    with explained(scenario, "model", "it cannot be built"):
         start = server.build().snapshot(1).broadcast
         usual = as_metrics(client.loss.default_metrics)
         model = replace(
             client, metrics=usual, work=replace(client.work, precision="float32")
         ).build_model()
         other = server.build_model()
-    _require_same(scenario, model, other)
+    _require_same(scenario, model, other, personal=client.personal)
     sections = scenario.cluster.groups or (scenario.cluster,)
     num_examples = dataset.num_train_examples()
     if any(section.num_gpus for section in sections) or not num_examples.any():
         return
     rows = np.arange(min(_MOST_ROWS, len(dataset.train)))
-    with global_generators(), _explained(scenario, "model", "a first evaluation fails"):
+    with global_generators(), explained(scenario, "model", "a first evaluation fails"):
         model.evaluate(read_batch(dataset.train, rows))
+    if client.fixed:
+        _require_unchanged(scenario, model, read_batch(dataset.train, rows))
     if client.work.sclip:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
     if client.work.on_failure == "drop":
@@ -61,16 +63,16 @@ def try_step(
     size = min(client.work.batch_size or _MOST_ROWS, _MOST_ROWS)
     takes_several = min(size, num_examples[some]) > 1
     if takes_several:
-        with _explained(scenario, "model", "a first step of training fails"):
+        with explained(scenario, "model", "a first step of training fails"):
             _train(client, dataset, start, some, size)
     alone = np.flatnonzero(_trains_on_one(client.work, num_examples))
     if len(alone):
-        explained: AbstractContextManager[None] = _explained(
+        attempt: AbstractContextManager[None] = explained(
             scenario, "model", "a first step of training fails"
         )
         if takes_several or _needs_two(model, read_batch(dataset.train, rows[:2])):
-            explained = _explained_for_one(scenario, int(alone[0]), int(num_examples[alone[0]]))
-        with explained:
+            attempt = _explained_for_one(scenario, int(alone[0]), int(num_examples[alone[0]]))
+        with attempt:
             _train(client, dataset, start, int(alone[0]), 1)
 
 
@@ -92,7 +94,7 @@ def _explained_for_one(
 ) -> AbstractContextManager[None]:
     """Turn an exception for a batch of one example into an error with a remedy."""
     if scenario.client.batch_size == 1:
-        return _explained(
+        return explained(
             scenario,
             "client.batch_size",
             "is 1, and training on a single example fails",
@@ -104,8 +106,8 @@ def _explained_for_one(
         if least is not None:
             remedy = f"set data.partition.min_examples: {max(2, least + 1)}"
         what = f"client {client} has 1 example, and training on a single one fails"
-        return _explained(scenario, "data", what, remedy)
-    return _explained(
+        return explained(scenario, "data", what, remedy)
+    return explained(
         scenario,
         "client.batch_size",
         f"client {client} has {num_examples} examples, so that one batch is a single one, on which "
@@ -152,7 +154,7 @@ def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
 
 
 @contextmanager
-def _explained(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iterator[None]:
+def explained(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iterator[None]:
     """Turn any exception into a ScenarioError at this key, or at the loss that raised it."""
     try:
         yield
@@ -181,11 +183,34 @@ def _is_of_loss(error: BaseException | None) -> bool:
     return False
 
 
-def _require_same(scenario: Scenario, model: TorchModel, other: TorchModel) -> None:
-    """Check that a model's state besides its weights is the same each time it is built."""
-    if differing := model.held.differing(other.held):
+def _require_unchanged(scenario: Scenario, model: TorchModel, batch: Batch) -> None:
+    """Check that training leaves fixed weights and buffers as they are."""
+    before = model.fixed_weights.clone()
+    with global_generators(), suppress(Exception):  # a failure shows in the step that follows
+        model.compute_loss_and_gradients(batch)
+    after = model.fixed_weights
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    if changed:
+        raise scenario.fault(
+            "model.fixed",
+            f"names {changed[0]!r}, but a step of training changes it, although its layer is in "
+            "evaluation mode; leave it out",
+        )
+
+
+def _require_same(
+    scenario: Scenario, model: TorchModel, other: TorchModel, *, personal: Sequence[str]
+) -> None:
+    """Check that what the server does not send is the same each time the model is built."""
+    differing = model.held.differing(other.held)
+    ours, theirs = (
+        one.fixed_weights | one.get_weights().select(personal) for one in (model, other)
+    )
+    differing += [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    if differing:
+        hint = ", or register it as a buffer" if differing[0] not in ours else ""
         raise scenario.fault(
             "model",
             f"{differing[0]!r} differs each time the model is built, and the server does not "
-            "send it; draw it from torch's generator, which is seeded, or register it as a buffer",
+            f"send it; draw it from torch's generator, which is seeded{hint}",
         )

@@ -1,0 +1,37 @@
+"""Which weights are personal and which are fixed: what the model section says, as names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from simfl.client import ClientRecipe
+from simfl.errors import ConfigError
+from simfl.models import build_module, fixed_names, personal_names
+from simfl.scenario import Scenario
+from simfl.simulation.trial import explained
+
+
+def with_names(scenario: Scenario, client: ClientRecipe) -> ClientRecipe:
+    """Return the recipe with the names of personal and fixed weights.
+
+    Raises:
+        ScenarioError: if the section's names are not the model's, or cannot be combined.
+    """
+    section = scenario.model
+    if not section.personal and not section.fixed:
+        return client
+    with explained(scenario, "model", "it cannot be built"):
+        module = build_module(client.spec, client.shape, seed=client.seed)
+
+    def resolved(key: str, resolve: Callable[..., Any], **others: Any) -> Any:
+        try:
+            return resolve(module, getattr(section, key), **others)
+        except ConfigError as error:
+            raise scenario.fault(f"model.{key}", str(error)) from error
+
+    fixed = resolved("fixed", fixed_names)
+    personal = resolved("personal", personal_names, fixed=fixed)
+    optimizer = client.optimizer.with_personal(personal)
+    return dataclasses.replace(client, fixed=fixed, personal=personal, optimizer=optimizer)
