@@ -122,6 +122,7 @@ def _speed() -> list[Panel]:
             "binBps",
             (RUN.rate(Metric.BYTES, by="direction"), "{{direction}}"),
             (RUN.rate(Metric.AUX_BYTES), "auxiliary variables"),
+            (RUN.rate(Metric.DENSE_BYTES), "gathered, without a codec"),
             help="Weights to each client and deltas back, both including auxiliary variables.",
         ),
         graph(

@@ -251,7 +251,10 @@ class RoundReport:
     sent_bytes: int
     """Sent by the server to the cohort's clients: weights and auxiliary variables."""
     received_bytes: int
-    """Sent by the clients that contributed: deltas and auxiliary variables."""
+    """Sent by the clients that contributed: deltas, as they are encoded, and auxiliary
+    variables."""
+    received_dense_bytes: int
+    """The same, had the deltas been sent as they are."""
     aux_bytes: int
     """The part of both that is auxiliary variables."""
 

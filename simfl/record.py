@@ -128,7 +128,10 @@ class RoundRecord(Mapping[str, Any]):
     sent_bytes: int = field(default=0, metadata=_BYTES)
     """What the server sent to the cohort: weights and auxiliary variables."""
     received_bytes: int = field(default=0, metadata=_BYTES)
-    """What the contributing clients sent back: deltas and auxiliary variables."""
+    """What the contributing clients sent back: deltas, as messages of a codec if there is one, and
+    auxiliary variables."""
+    received_dense_bytes: int = field(default=0, metadata=_BYTES)
+    """What these messages stand for: the same, with deltas as they are without a codec."""
     aux_bytes: int = field(default=0, metadata=_BYTES)
     """The part of both that is auxiliary variables."""
     delta_norm: Number = None

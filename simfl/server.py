@@ -211,6 +211,7 @@ class Server:
             delta_norm=norm,
             sent_bytes=len(plan.clients) * self._broadcast_bytes,
             received_bytes=int(sums["bytes"]),
+            received_dense_bytes=int(sums["dense_bytes"]),
             aux_bytes=len(plan.clients) * self._aux_bytes + int(sums["aux_bytes"]),
         )
 

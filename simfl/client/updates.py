@@ -100,8 +100,17 @@ def aux_values(aux: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     return [value for entries in aux.values() for value in entries.values()]
 
 
-def count_sums(rows: Sequence[ClientRow], *, delta_bytes: int, aux_bytes: int) -> dict[str, float]:
-    """Return the counts and sums of clients that contribute, and have sent so many bytes."""
+def count_sums(
+    rows: Sequence[ClientRow], *, delta_bytes: int, aux_bytes: int, dense_bytes: int | None = None
+) -> dict[str, float]:
+    """Return the counts and sums of clients that contribute, and have sent so many bytes.
+
+    Args:
+        rows: of the clients.
+        delta_bytes: of their deltas, as they are sent.
+        aux_bytes: of their auxiliary variables.
+        dense_bytes: of their deltas without a codec; None: as many as they have sent.
+    """
     return {
         "clients": len(rows),
         "examples": sum(row.num_examples for row in rows),
@@ -109,6 +118,7 @@ def count_sums(rows: Sequence[ClientRow], *, delta_bytes: int, aux_bytes: int) -
         "seen": sum(row.losses.num_seen for row in rows),
         "loss": sum(row.losses.total for row in rows),
         "bytes": delta_bytes + aux_bytes,
+        "dense_bytes": (delta_bytes if dense_bytes is None else dense_bytes) + aux_bytes,
         "aux_bytes": aux_bytes,
     }
 

@@ -66,6 +66,7 @@ class Metric(Enum):
     )
     BYTES = "counter", "bytes", "Traffic of a real federation: broadcast, gathered", "direction"
     AUX_BYTES = "counter", "bytes", "The part of this traffic that is auxiliary variables"
+    DENSE_BYTES = "counter", "bytes", "What the gathered traffic would be without a codec"
     BUSY_SECONDS = "counter", "seconds", "Time spent training or aggregating", "role", "actor"
     IDLE_SECONDS = "counter", "seconds", "Time that client actors were idle, all together"
     TRAINED_CLIENTS = "counter", "clients", "Clients that an actor trained", "role", "actor"
@@ -213,6 +214,7 @@ def _export_counts(exporter: Exporter, record: RoundRecord, clients: ClientTable
     exporter.add(Metric.BYTES, record.sent_bytes, direction="broadcast")
     exporter.add(Metric.BYTES, record.received_bytes, direction="gathered")
     exporter.add(Metric.AUX_BYTES, record.aux_bytes)
+    exporter.add(Metric.DENSE_BYTES, record.received_dense_bytes)
 
 
 def _export_actors(exporter: Exporter, record: RoundRecord, clients: ClientTable) -> None:

@@ -22,7 +22,10 @@ Memory: TypeAlias = "Mapping[str, int | None]"
 NOT_KNOWN: Memory = {"driver": None, "server": None, "client": None}
 """The memory of a run that ended before it could be measured."""
 
-_COUNTED = ("steps", "examples_seen", "sent_bytes", "received_bytes", "retries", "dropped")
+_COUNTED = (
+    *("steps", "examples_seen", "sent_bytes", "received_bytes", "received_dense_bytes"),
+    *("retries", "dropped"),
+)
 
 
 class Journal:

@@ -164,6 +164,7 @@ def _record(
         steps=report.num_steps,
         sent_bytes=report.sent_bytes,
         received_bytes=report.received_bytes,
+        received_dense_bytes=report.received_dense_bytes,
         aux_bytes=report.aux_bytes,
         delta_norm=_finite(report.delta_norm),
         metrics=evaluated.metrics,

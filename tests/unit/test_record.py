@@ -24,7 +24,15 @@ RECORD = RoundRecord(
 KEYS = [
     *("round", "seconds", "seconds_train", "seconds_observe", "train_loss", "clients", "dropped"),
     *("retries", "actors", "examples", "examples_seen", "steps", "sent_bytes", "received_bytes"),
-    *("aux_bytes", "delta_norm", "loss", "precision", "client_loss", "client_loss_by_examples"),
+    *(
+        "received_dense_bytes",
+        "aux_bytes",
+        "delta_norm",
+        "loss",
+        "precision",
+        "client_loss",
+        "client_loss_by_examples",
+    ),
     *("client_loss_std", "client_loss_worst", "client_loss_count"),
 ]
 

@@ -32,6 +32,7 @@ RECORD: dict[str, Any] = {
     "steps": 10,
     "sent_bytes": 400,
     "received_bytes": 200,
+    "received_dense_bytes": 800,
     "aux_bytes": 60,
     "delta_norm": 0.25,
 }
