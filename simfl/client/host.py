@@ -17,6 +17,7 @@ import torch
 
 from simfl.aggregation import TreeSum, merge_contributions
 from simfl.client.batches import ReadBatch, reader_of
+from simfl.client.loss_given import LossGiven
 from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trainer import StackTrainer
 from simfl.client.trainer import ClientTrainer
@@ -40,6 +41,7 @@ from simfl.messages import (
     Node,
     Partial,
 )
+from simfl.models import is_batch_loss
 from simfl.models.model import MetricSums
 from simfl.states import Dropped, Kept, KeptState, Retained
 from simfl.vector import count_bytes, move
@@ -68,6 +70,13 @@ class ClientHost:
         self._read = reader_of(dataset.train, device=device)
         self._read_test: ReadBatch | None = None
         parts |= {"dataset": dataset, "read": self._read, "device": device}
+        if is_batch_loss(recipe.loss):
+            parts["loss_given"] = LossGiven(
+                self._model,
+                dataset=dataset,
+                read=self._read,
+                batch_size=recipe.evaluation_batch_size,
+            )
         self._arrived: tuple[Broadcast, Broadcast] | None = None
         self._spare = SpareMemory()
         self._trainer = ClientTrainer(recipe, spare=self._spare, **parts)

@@ -7,7 +7,7 @@ examples of a batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from simfl.client.batches import ReadBatch
+from simfl.client.loss_given import LossGiven
 from simfl.client.recipe import ClientRecipe
 from simfl.client.trainer import to_outcome
 from simfl.client.updates import (
@@ -42,6 +43,7 @@ class StackTrainer:
         dataset: which rows clients hold.
         read: makes batches of rows.
         device: where the model is.
+        loss_given: finds what a loss of a batch is given; None for other losses.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class StackTrainer:
         dataset: FederatedDataset,
         read: ReadBatch,
         device: str,
+        loss_given: LossGiven | None = None,
     ) -> None:
         self._recipe = recipe
+        self._loss_given = loss_given
         self._model = StackedModel(model, recipe.stack)
         self._optimizer = LocalOptimizer(optimizer, stacked=True)
         self._dataset = dataset
@@ -77,6 +81,8 @@ class StackTrainer:
         """
         began = time.perf_counter()
         plan = self._plan(clients, broadcast.round)
+        of_stack = None if self._loss_given is None else self._loss_given.of_stack
+        given = of_stack and of_stack(clients, broadcast.weights)
         self._model.begin(broadcast.weights, len(clients))
         self._optimizer.begin(
             clients,
@@ -85,7 +91,7 @@ class StackTrainer:
             aux=broadcast.aux,
             like=self._model.like,
         )
-        losses_TC = self._run_steps(plan, clients, broadcast.round)
+        losses_TC = self._run_steps(plan, clients, broadcast.round, given)
         self._optimizer.end_steps()
         delta = self._model.compute_delta(broadcast.weights)
         rows = self._rows(clients, plan, losses_TC, delta, time.perf_counter() - began)
@@ -96,7 +102,13 @@ class StackTrainer:
         seed = self._recipe.seed
         return self._recipe.work.plan_steps(rows, seed=seed, round=round, clients=clients)
 
-    def _run_steps(self, plan: StepPlan, clients: Sequence[int], round: int) -> Tensor:
+    def _run_steps(
+        self,
+        plan: StepPlan,
+        clients: Sequence[int],
+        round: int,
+        given: Mapping[str, Any] | None,
+    ) -> Tensor:
         """Train; return the losses, 0 after a client's last step."""
         keys_C = self._keys(clients, round) if self._model.draws else None
         losses_TC = torch.zeros(plan.sizes.shape, device=self._device)
@@ -108,7 +120,7 @@ class StackTrainer:
             if keys_C is not None:
                 self._model.seed_step(keys_C[:active], step)
             losses_A, gradients = self._model.compute_loss_and_gradients(
-                batch, self._recipe.work.sclip
+                batch, self._recipe.work.sclip, given=given
             )
             if self._recipe.work.sclip:
                 gradients = self._over_batch_size(gradients, plan.sizes[step, :active].tolist())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
@@ -21,8 +21,8 @@ from simfl.client.batches import Rows, read_batch
 from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trainer import weigh_ragged
 from simfl.data import FederatedDataset
-from simfl.models import Batch, StackedModel, TorchModel
-from simfl.models.losses import Loss, is_per_example
+from simfl.models import Batch, Loss, StackedModel, TorchModel
+from simfl.models.losses import is_per_example
 from simfl.optimizer import LocalOptimizer, Optimizer
 from simfl.seeding import global_generators
 from simfl.vector import Vector
@@ -67,12 +67,15 @@ def find_stack_fault(
     if fault := _loss_fault(model, read_batch(dataset.train, spread), size):
         return fault
     rows = (spread[:size], spread[size:])
+    batches = [read_batch(dataset.train, own) for own in rows]
+    given = [model.loss_given(batch) for batch in batches]
     with _exact(model):
         starts = _starts(model)
-        alone = zip((read_batch(dataset.train, own) for own in rows), starts, (0, 1), strict=True)
+        alone = zip(batches, starts, (0, 1), given, strict=True)
         singles = [_step_alone(recipe, model, *own) for own in alone]
     try:
-        stack, found = _step_in_stack(recipe, model, _ragged_batch(dataset, *rows), starts)
+        batch, together = _ragged_batch(dataset, *rows), _of_both(given)
+        stack, found = _step_in_stack(recipe, model, batch, starts, together)
     except Exception as error:
         return f"the model fails in a stack: {_first_line(error)}"
     near = _near(model)
@@ -88,17 +91,28 @@ def _ragged_batch(dataset: FederatedDataset, first: Rows, second: Rows) -> Batch
     return weigh_ragged(read_batch(dataset.train, padded), np.array([len(first), len(second)]))
 
 
+def _of_both(given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a stack's loss is given, from what that of each client is."""
+    first = given[0]
+    stacked = {n: torch.stack([own[n] for own in given]) for n in first if n != "broadcast"}
+    return {**first, **stacked}
+
+
 def _step_in_stack(
-    recipe: ClientRecipe, model: TorchModel, batch: Batch, starts: list[Vector]
+    recipe: ClientRecipe,
+    model: TorchModel,
+    batch: Batch,
+    starts: list[Vector],
+    given: Mapping[str, Any],
 ) -> tuple[StackedModel, list[tuple[float, Vector]]]:
     """Return a stack with these weights, and its clients' losses and gradients."""
     stack = StackedModel(model, 2)
     stack.begin(model.get_weights(), 2)
     stack.apply_updates(Vector.stack([start - starts[-1] for start in starts]))
     if model.precision != "float32":
-        _step_together(recipe, stack, batch)
+        _step_together(recipe, stack, batch, given)
     with _exact(model):
-        return stack, _step_together(recipe, stack, batch)
+        return stack, _step_together(recipe, stack, batch, given)
 
 
 def _spread(dataset: FederatedDataset, count: int) -> Rows:
@@ -121,7 +135,7 @@ def can_evaluate_together(recipe: ClientRecipe, dataset: FederatedDataset) -> bo
 
     Only third-party code is tested; its exceptions are left to the run.
     """
-    parts = [recipe.spec, recipe.loss, *recipe.build_metrics()]
+    parts = [recipe.spec, recipe.loss.evaluated, *recipe.build_metrics()]
     if all(type(part).__module__.startswith("simfl.") and not part.runs_code for part in parts):
         return True
     width = max(min(recipe.evaluation_batch_size, len(dataset.train), _MAX_BATCH), 5)
@@ -175,7 +189,7 @@ def _loss_fault(model: TorchModel, batch: Batch, cut: int) -> str | None:
         with suppress(Exception):
             further = outputs.detach() + _waves(outputs, 0) * 2.0
             mixes = _mixes_examples(model.loss, further, batch.targets, cut)
-    name = getattr(model.loss, "path", model.loss.name)
+    name = getattr(model.loss.evaluated, "path", model.loss.evaluated.name)
     fault = f"the per-example values of loss {name!r} depend on the other examples in the batch"
     if outputs.shape == (*batch.targets.shape, 1):
         fault += "; outputs are [B, 1] and targets [B]: squeeze(-1) the outputs"
@@ -192,20 +206,25 @@ def _mixes_examples(loss: Loss, outputs: Tensor, targets: Tensor, cut: int) -> b
 
 
 def _step_alone(
-    recipe: ClientRecipe, model: TorchModel, batch: Batch, start: Vector, key: int
+    recipe: ClientRecipe,
+    model: TorchModel,
+    batch: Batch,
+    start: Vector,
+    key: int,
+    given: Mapping[str, Any],
 ) -> tuple[float, Vector]:
     """Return the loss and gradients of a stack's client alone."""
     model.set_weights(start, trainable=True)
     model.seed_step(torch.tensor(key), 0)
-    loss, gradients = model.compute_loss_and_gradients(batch, recipe.work.sclip)
+    loss, gradients = model.compute_loss_and_gradients(batch, recipe.work.sclip, given=given)
     return loss.item(), gradients
 
 
 def _step_together(
-    recipe: ClientRecipe, stack: StackedModel, batch: Batch
+    recipe: ClientRecipe, stack: StackedModel, batch: Batch, given: Mapping[str, Any]
 ) -> list[tuple[float, Vector]]:
     stack.seed_step(torch.tensor([0, 1]), 0)
-    losses, gradients = stack.compute_loss_and_gradients(batch, recipe.work.sclip)
+    losses, gradients = stack.compute_loss_and_gradients(batch, recipe.work.sclip, given=given)
     return list(zip(losses.tolist(), gradients.unstack(), strict=True))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from simfl.client.batches import ReadBatch
+from simfl.client.loss_given import LossGiven
 from simfl.client.recipe import ClientRecipe
 from simfl.client.updates import (
     ClientRow,
@@ -44,6 +46,7 @@ class ClientTrainer:
         read: makes batches of rows.
         spare: memory for deltas.
         device: where the model is.
+        loss_given: finds what a loss of a batch is given; None for other losses.
     """
 
     def __init__(
@@ -56,9 +59,11 @@ class ClientTrainer:
         read: ReadBatch,
         spare: SpareMemory,
         device: str,
+        loss_given: LossGiven | None = None,
     ) -> None:
         self._recipe = recipe
         self._model = model
+        self._loss_given = loss_given
         self._optimizer = LocalOptimizer(optimizer, stacked=False)
         self._dataset = dataset
         self._read = read
@@ -85,15 +90,17 @@ class ClientTrainer:
 
     def _train(self, client: int, broadcast: Broadcast, state: KeptState | None) -> Outcome:
         """Do what a client does in a round: weights and aux in, steps, delta and aux out."""
+        of_client = None if self._loss_given is None else self._loss_given.of_client
+        given = of_client and of_client(client, broadcast.weights)
         self._model.set_weights(broadcast.weights)
         self._optimizer.begin((client,), round=broadcast.round, kept=(state,), aux=broadcast.aux)
-        losses = self._run_steps(client, broadcast.round)
+        losses = self._run_steps(client, broadcast.round, given)
         delta = self._model.compute_delta(broadcast.weights, into=self._spare.take())
         num_examples = len(self._dataset.train_rows(client))
         row = ClientRow(client, num_examples, losses, delta_norm=float(delta.norm()))
         return to_outcome(self._recipe, self._optimizer, [row], delta, round=broadcast.round)
 
-    def _run_steps(self, client: int, round: int) -> StepLosses:
+    def _run_steps(self, client: int, round: int, given: Mapping[str, Any] | None) -> StepLosses:
         """Train; return the losses of the steps."""
         seed, work, losses = self._recipe.seed, self._recipe.work, []
         rows = self._dataset.train_rows(client)
@@ -104,7 +111,9 @@ class ClientTrainer:
             for step, rows_B in enumerate(batches):
                 batch = self._read(rows_B)
                 self._model.seed_step(key, step)
-                loss, gradients = self._model.compute_loss_and_gradients(batch, work.sclip)
+                loss, gradients = self._model.compute_loss_and_gradients(
+                    batch, work.sclip, given=given
+                )
                 if (share := work.clipped_share(len(rows_B))) != 1.0:
                     gradients = gradients * share
                 self._optimizer.apply_gradients(self._model, gradients)

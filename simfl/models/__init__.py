@@ -4,14 +4,15 @@
 scenario's model; importing this package registers the built-in ones, and the losses and metrics.
 """
 
+from simfl.models.batch_losses import SAM, ChangedLoss, Distillation, FedDecorr, FedLC, FedRS
 from simfl.models.dropout import Dropout
+from simfl.models.loss import Loss, is_batch_loss
 from simfl.models.losses import (
     MAE,
     MSE,
     BCEWithLogits,
     CrossEntropy,
     Huber,
-    Loss,
     LossLike,
     PythonLoss,
     as_loss,
@@ -26,6 +27,7 @@ from simfl.models.metrics import (
     as_metrics,
 )
 from simfl.models.model import Batch, Inputs, MetricSums, Model, Precision
+from simfl.models.model_function import ModelFunction
 from simfl.models.names import fixed_names, personal_names, resolve_names
 from simfl.models.spec import DataShape, ModelSpec, PythonModel, build_module, data_shape
 from simfl.models.stacked_model import StackedModel
@@ -38,13 +40,19 @@ __all__ = [
     "MAE",
     "MLP",
     "MSE",
+    "SAM",
     "Accuracy",
     "BCEWithLogits",
     "Batch",
+    "ChangedLoss",
     "CharLSTM",
     "CrossEntropy",
     "DataShape",
+    "Distillation",
     "Dropout",
+    "FedDecorr",
+    "FedLC",
+    "FedRS",
     "Huber",
     "Inputs",
     "Logistic",
@@ -56,6 +64,7 @@ __all__ = [
     "MetricLike",
     "MetricSums",
     "Model",
+    "ModelFunction",
     "ModelSpec",
     "Precision",
     "PythonLoss",
@@ -69,6 +78,7 @@ __all__ = [
     "build_module",
     "data_shape",
     "fixed_names",
+    "is_batch_loss",
     "personal_names",
     "resolve_names",
 ]

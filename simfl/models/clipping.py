@@ -23,7 +23,7 @@ from simfl.errors import ConfigError
 from simfl.models.dropout import dropout_layers, example_keys
 from simfl.models.example_norms import has_square_norms, square_norms
 from simfl.models.layers import alteration, gradient_hook, mixes_examples, needs_loop, own_method
-from simfl.models.losses import Loss
+from simfl.models.loss import Loss
 from simfl.models.model import Batch, Call, Inputs, map_inputs, take_examples
 from simfl.vector import widened
 

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack
 
 # Odd constants of 64 and of 32 bits, the latter signed. The first is 2^64 over the golden ratio.
 _STEP: Final = 0x9E3779B97F4A7C15
@@ -120,5 +122,14 @@ def _mixed(bits: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=32)
+def _cpu_positions(count: int) -> Tensor:
+    # A tensor that torch makes within the transforms of torch.func must not outlive them, so it is
+    # made by numpy; from_numpy would wrap it, too.
+    positions: Tensor = from_dlpack(np.arange(count, dtype=np.int32) * np.int32(_POSITION))
+    return positions
+
+
 def _positions(count: int, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return _cpu_positions(count)
     return torch.arange(count, dtype=torch.int32, device=device) * _POSITION

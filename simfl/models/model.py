@@ -78,7 +78,11 @@ class Model(ABC):
 
     @abstractmethod
     def compute_loss_and_gradients(
-        self, batch: Batch, max_norm: float | None = None
+        self,
+        batch: Batch,
+        max_norm: float | None = None,
+        *,
+        given: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Vector]:
         """Return the batch's loss (0-d, detached) and the gradients of the trainable weights.
 
@@ -91,6 +95,7 @@ class Model(ABC):
                 this L2 norm at most, before its weight is applied (DP-SGD: Abadi et al., 2016,
                 Algorithm 1, https://arxiv.org/abs/1607.00133). None or 0: off. One example changes
                 the mean by at most weight_i * max_norm / B.
+            given: what a loss of a whole batch needs of the client (``Loss.of_batch``).
         """
 
     def compute_batch_gradients(self, batch: Batch, max_norm: float | None = None) -> Vector:

@@ -6,7 +6,7 @@ Shapes: A clients of a stack, B examples of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -38,6 +38,8 @@ class ModelFunction:
     """Further tensors that replace the module's own, such as a client's keys for dropout."""
     given: Mapping[str, Any] = field(default_factory=dict)
     """What ``Loss.of_batch`` is given of the client: see there."""
+    is_mapped: bool = False
+    """Whether it is called within ``torch.func.vmap``."""
 
     def __call__(self, weights: Weights, inputs: Inputs) -> Any:
         """Return the module's outputs for B examples, in training mode."""
@@ -49,6 +51,35 @@ class ModelFunction:
         """Return the module's outputs in evaluation mode, without gradients: those of a teacher."""
         with torch.no_grad(), self.model.evaluating():
             return self(weights, inputs)
+
+    def gradients(
+        self, function: Callable[[Mapping[str, Tensor]], Tensor], weights: Weights
+    ) -> dict[str, Tensor]:
+        """Return the gradients of a function of the weights, which are constants: not derived.
+
+        Args:
+            function: weights by name -> 0-d.
+            weights: where; outside of vmap they must require gradients, as an objective's do.
+        """
+        own = dict(weights.items())
+        if self.is_mapped:
+            from torch.func import grad
+
+            found: dict[str, Tensor] = grad(function)({n: w.detach() for n, w in own.items()})
+            return found
+        gradients = torch.autograd.grad(
+            function(own), list(own.values()), allow_unused=True, materialize_grads=True
+        )
+        return dict(zip(own, gradients, strict=True))
+
+    def with_own_buffers(self) -> ModelFunction:
+        """Return this function with copies of the module's buffers, so that it leaves those."""
+        model = self.model
+        averaged = {*model.shared_names} - {*model.trainable}
+        if not averaged:
+            return self
+        buffers = {n: b.clone() for n, b in model.module.named_buffers() if n in averaged}
+        return replace(self, constant={**self.constant, **buffers})
 
     def features(self, weights: Weights, inputs: Inputs, layer: str) -> tuple[Any, Tensor]:
         """Return the module's outputs, and the input of a layer.

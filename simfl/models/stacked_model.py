@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from simfl.models.dropout import dropout_layers, example_keys
+from simfl.models.loss import is_batch_loss
 from simfl.models.model import Batch, Inputs
 from simfl.models.model_function import (
     ModelFunction,
     Objective,
+    batch_loss,
     refuse_clipping,
     require_scalar,
     split_given,
@@ -91,7 +93,11 @@ class StackedModel:
         self._model.seed_step(keys_A, step)
 
     def compute_loss_and_gradients(
-        self, batch: Batch, max_norm: float | None = None
+        self,
+        batch: Batch,
+        max_norm: float | None = None,
+        *,
+        given: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Vector]:
         """Return each client's loss, [A], detached, and its gradients, a stack.
 
@@ -100,7 +106,11 @@ class StackedModel:
                 with weight 0; its other examples have weight B divided by their number.
             max_norm: as for ``Model.compute_loss_and_gradients``; only for a chain of dense layers
                 of a model that ``clips_by_norms``.
+            given: what a loss of a batch needs of the clients, as ``loss_given`` of
+                ``compute_objective``.
         """
+        if is_batch_loss(self._model.loss):
+            return self.compute_objective(batch_loss, batch, loss_given=given, max_norm=max_norm)
         self._model.enter_training()
         if self._by_hand is not None and isinstance(batch.inputs, Tensor):
             losses_A, gradients = self._differentiate(self._by_hand, batch.inputs, batch, max_norm)
@@ -137,7 +147,7 @@ class StackedModel:
         def of_client(
             weights: _Weights, batch: Batch, keys: _Weights, own: Mapping[str, Any], *given: Any
         ) -> Tensor:
-            function = ModelFunction(self._model, keys, own)
+            function = ModelFunction(self._model, keys, own, is_mapped=True)
             return require_scalar(objective(function, weights, batch, *given))
 
         refuse_clipping(max_norm)

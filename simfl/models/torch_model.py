@@ -14,6 +14,7 @@ from simfl.errors import ConfigError, DataError
 from simfl.models.clipping import ExampleClipping, layers_with_norms
 from simfl.models.dropout import dropout_layers, seed_dropout
 from simfl.models.layers import mixes_examples
+from simfl.models.loss import is_batch_loss
 from simfl.models.losses import LossLike, as_loss, is_per_example
 from simfl.models.metrics import MetricLike, as_metrics
 from simfl.models.model import (
@@ -29,6 +30,7 @@ from simfl.models.model_function import (
     ModelFunction,
     Objective,
     as_mappings,
+    batch_loss,
     refuse_clipping,
     require_scalar,
 )
@@ -82,6 +84,7 @@ class TorchModel(ModuleWeights):
     ) -> None:
         self.precision: Precision = precision
         self.loss = as_loss(loss)
+        self._is_batch_loss = is_batch_loss(self.loss)
         self.metrics = as_metrics(self.loss.default_metrics if metrics is None else metrics)
         if microbatch_size is not None and microbatch_size < 1:
             raise ConfigError(f"microbatch_size is {microbatch_size}, but must be 1 or more")
@@ -112,18 +115,31 @@ class TorchModel(ModuleWeights):
         return bool(self._clipping.layers)
 
     def compute_loss_and_gradients(
-        self, batch: Batch, max_norm: float | None = None
+        self,
+        batch: Batch,
+        max_norm: float | None = None,
+        *,
+        given: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Vector]:
         """Return the loss (0-d, detached) and the gradients of the trainable weights.
 
         The module is called in training mode. Parameters that the loss does not depend on have
         gradients of zeros.
 
+        Args:
+            batch: B examples.
+            max_norm: see ``Model``.
+            given: what a loss of a batch needs of the client (``Loss.of_batch``). None: of this
+                batch, and the module's weights as the round's first ones.
+
         Raises:
             ConfigError: if the loss is not one number per example, ``max_norm`` is negative, or
-                it is given and a layer mixes the examples of a batch.
+                it is given and a layer mixes the examples of a batch, or the loss does.
             DataError: if the sample weights are not one number per example.
         """
+        if self._is_batch_loss:
+            given = self.loss_given(batch) if given is None else given
+            return self.compute_objective(batch_loss, batch, loss_given=given, max_norm=max_norm)
         _require_weights(batch)
         self.enter_training()
         if max_norm:
@@ -172,6 +188,11 @@ class TorchModel(ModuleWeights):
         owned = with_own_memory(gradients, self._parameters)
         return loss.detach(), Vector(dict(zip(self._trainable, owned, strict=True)))
 
+    def loss_given(self, batch: Batch) -> dict[str, Any]:
+        """Return what ``Loss.of_batch`` is given of a client that has one batch of examples."""
+        given: dict[str, Any] = dict(self.loss.statistics(self, batch))
+        return given | {"broadcast": self.get_weights()} if self.loss.uses_broadcast else given
+
     def call(self, inputs: Inputs, instead: Mapping[str, Tensor] | None = None) -> Any:
         """Call the module as in training; ``instead`` replaces its own tensors by name."""
         return call_in_precision(self.precision, self.module, inputs, instead, device=self.device)
@@ -190,7 +211,7 @@ class TorchModel(ModuleWeights):
     def evaluate(self, batch: Batch) -> MetricSums:
         """Return the sums of "loss" and of the metrics, in evaluation mode."""
         with torch.no_grad():
-            outputs = self._evaluation_outputs(batch)
+            outputs = self.evaluation_outputs(batch)
             losses = self.loss(outputs, batch.targets)
             sums = {"loss": weighted_sums(losses, batch.sample_weights)}
             for metric in self.metrics:
@@ -212,12 +233,13 @@ class TorchModel(ModuleWeights):
             cuts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
             return [self.evaluate(take_examples(batch, cut)) for cut in cuts]
         with torch.no_grad():
-            outputs = self._evaluation_outputs(batch)
+            outputs = self.evaluation_outputs(batch)
             values = {"loss": self.loss(outputs, batch.targets)}
             values |= {metric.key: metric(outputs, batch.targets) for metric in self.metrics}
         return sums_of_parts(values, batch.sample_weights, sizes)
 
-    def _evaluation_outputs(self, batch: Batch) -> Any:
+    def evaluation_outputs(self, batch: Batch) -> Any:
+        """Return the module's outputs for B examples, in evaluation mode."""
         _require_weights(batch)
         self._enter_evaluation()
         return call_module(self.module, batch.inputs)

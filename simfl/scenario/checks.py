@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from simfl.errors import InputError, ScenarioError
+from simfl.models import is_batch_loss
 from simfl.models.metrics import as_metrics
 from simfl.optimizer import OptiModule
 from simfl.record import require_own_names
@@ -127,6 +128,16 @@ def _optimizers(scenario: Scenario) -> Iterator[Fault]:
             )
 
 
+def _clipping(scenario: Scenario) -> Iterator[Fault]:
+    loss, sclip = scenario.model.loss, scenario.client.sclip
+    if sclip and is_batch_loss(loss):
+        yield (
+            "client.sclip",
+            f"is {sclip}, which clips the gradient of each example, but model.loss {loss.name!r} "
+            "is one number for a whole batch; remove one of them",
+        )
+
+
 def _evaluation(scenario: Scenario) -> Iterator[Fault]:
     asked = scenario.evaluation.metrics
     try:
@@ -240,6 +251,7 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _optimizers,
     _auxiliary_variables,
     _kept_state,
+    _clipping,
     _evaluation,
     _cluster,
     _elastic,

@@ -239,6 +239,7 @@ def _shape(scenario: Scenario, dataset: FederatedDataset, loss: Loss) -> DataSha
 
     Integer targets are not classes if the loss compares each with a single output.
     """
+    loss = loss.evaluated
     shape = _shape_of(dataset.train)
     if isinstance(loss, BCEWithLogits) and (shape.num_classes or 2) > 2:
         raise scenario.fault(

@@ -54,3 +54,21 @@ def test_a_stack_has_the_masks_of_its_clients() -> None:
 
 def test_the_key_is_no_weight() -> None:
     assert not Dropout(0.5).state_dict()
+
+
+def test_masks_may_first_be_made_within_nested_transforms_of_torch_func() -> None:
+    """What a transform makes must not be remembered: torch refuses it later."""
+    from torch.func import grad, vmap
+
+    layer, inputs = Dropout(0.5), torch.ones(2, 41, 43)  # a shape that no other test has
+    seed_dropout([layer], torch.tensor(3), step=0)
+
+    def total(inputs: torch.Tensor) -> torch.Tensor:
+        return layer(inputs).sum()
+
+    def at_the_slope(inputs: torch.Tensor) -> torch.Tensor:
+        return total(inputs + grad(total)(inputs.detach()))
+
+    found = vmap(grad(at_the_slope))(inputs)
+    assert torch.equal(found, vmap(grad(total))(inputs))
+    assert torch.equal(found[0], layer(inputs[0]))
