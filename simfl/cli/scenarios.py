@@ -153,6 +153,10 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "examples, once on each node", in_bytes(plan.dataset_bytes)
     yield "weights, to each node once a round", in_bytes(plan.weights_bytes)
     yield "updates of a round's clients, added up where they are made", in_bytes(plan.sent_bytes)
+    if plan.personal_bytes:
+        yield "personal weights, which each client keeps", in_bytes(plan.personal_bytes)
+    if plan.fixed_bytes:
+        yield "fixed weights, which are not sent", in_bytes(plan.fixed_bytes)
 
 
 def describe_data(

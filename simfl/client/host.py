@@ -63,7 +63,7 @@ class ClientHost:
         self._dataset = dataset
         self.device = device
         self._model = recipe.build_model(device=device)
-        self._personal = self._model.get_weights().select(recipe.personal)
+        self._personal = recipe.initial_personal(self._model)
         self._optimizer = copy.deepcopy(recipe.optimizer)
         self._optimizer.seed = recipe.seed
         parts: dict[str, Any] = {"model": self._model, "optimizer": self._optimizer}

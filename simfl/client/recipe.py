@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from simfl.aggregation import Aggregator
 from simfl.algorithms import Algorithm, FedAvg
 from simfl.client.updates import ClientRow
+from simfl.errors import ConfigError
 from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, build_module
 from simfl.models.metrics import as_metrics
+from simfl.models.names import digests_of
 from simfl.optimizer import Optimizer
 from simfl.sections import ClientSection
+from simfl.vector import Vector
 
 Weighting = Literal["examples", "steps", "uniform"]
 """How clients' deltas are weighted in the mean."""
@@ -42,6 +46,8 @@ class ClientRecipe:
     """The weights and buffers that each client keeps for itself, by name."""
     fixed: tuple[str, ...] = ()
     """The weights and buffers that never change, by name."""
+    unsent: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the initial values of both, which hosts and the server do not send."""
 
     def build_metrics(self) -> tuple[Metric, ...]:
         """Return the metrics to measure besides the loss."""
@@ -58,6 +64,21 @@ class ClientRecipe:
             fixed=self.fixed,
         )
         return model.to(device)
+
+    def initial_personal(self, model: TorchModel) -> Vector:
+        """Return the initial values of personal weights, of a model that has just been built.
+
+        Raises:
+            ConfigError: if they, or fixed weights, are not those of the run.
+        """
+        personal = model.get_weights().select(self.personal)
+        for name, digest in digests_of(personal | model.fixed_weights).items():
+            if digest != self.unsent.get(name, digest):
+                raise ConfigError(
+                    f"{name!r} is built with other values here than where the run began, and is "
+                    "not sent; build it from torch's generator, or from the same file everywhere"
+                )
+        return personal
 
     def weigh(self, row: ClientRow) -> float:
         """Return the weight of a client's delta."""

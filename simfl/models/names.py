@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from typing import Final
 
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.normalization import GroupNorm, LayerNorm
 
 from simfl.errors import ConfigError, did_you_mean
+from simfl.vector import Vector
+from simfl.vector.memory import raw
 
 NORM: Final = "norm"
 """Stands for all normalisation layers."""
@@ -112,6 +115,11 @@ def fix(module: nn.Module, names: Collection[str]) -> list[nn.Module]:
         if name in parameters:
             parameters[name].requires_grad_(False)
     return [layers[_layer_of(name)] for name in names if name not in parameters]
+
+
+def digests_of(weights: Vector) -> dict[str, str]:
+    """Return a digest of each tensor's bits, by name: 16 hexadecimal digits of its SHA-256."""
+    return {name: sha256(raw(tensor).data).hexdigest()[:16] for name, tensor in weights.items()}
 
 
 def _named_state(module: nn.Module) -> dict[str, Tensor]:

@@ -139,7 +139,7 @@ class Checkpoints:
             simulation: the run, with its data.
 
         Raises:
-            CheckpointError: if the data has changed.
+            CheckpointError: if the data has changed, or a weight that is not sent.
         """
         if not self._every and found.checkpoint is None:
             return
@@ -148,6 +148,8 @@ class Checkpoints:
             for name, source in sorted(read_sources(simulation.scenario.search).items())
         }
         self._facts |= {"data": simulation.dataset.digest(), "code": code}
+        if simulation.client.unsent:
+            self._facts["unsent"] = dict(simulation.client.unsent)
         if found.checkpoint is None:
             return
         saved = found.checkpoint.positions
@@ -156,6 +158,7 @@ class Checkpoints:
                 f"{self.location} was written with different data of the same shapes; "
                 "restore the data, or start a new run in another folder"
             )
+        self._require_unsent(saved.get("unsent"))
         previous = saved.get("code")
         previous = previous if isinstance(previous, dict) else {}
         changed = [name for name in code if previous.get(name, code[name]) != code[name]]
@@ -169,6 +172,21 @@ class Checkpoints:
                 f"changed since the checkpoint of round {found.checkpoint.round}: "
                 f"{', '.join(changed)}; results may differ from here on"
             )
+
+    def _require_unsent(self, saved: Any) -> None:
+        """Check that the initial values of weights that are not sent are the checkpoint's.
+
+        Raises:
+            CheckpointError: naming one that differs.
+        """
+        digests = saved if isinstance(saved, dict) else {}
+        for name, digest in self._facts.get("unsent", {}).items():
+            if digests.get(name) != digest:
+                raise CheckpointError(
+                    f"{self.location} was written with other initial values of {name!r}, which is "
+                    "personal or fixed and in no checkpoint; restore what the model is built from, "
+                    "or start a new run in another folder"
+                )
 
     def require_fit(self, found: Found, model: Vector) -> None:
         """Check that the saved weights fit the model, whose sizes come from the data.

@@ -8,7 +8,8 @@ from typing import Any
 
 from simfl.client import ClientRecipe
 from simfl.errors import ConfigError
-from simfl.models import build_module, fixed_names, personal_names
+from simfl.models import TorchModel, build_module, fixed_names, personal_names
+from simfl.models.names import digests_of
 from simfl.scenario import Scenario
 from simfl.simulation.trial import explained
 
@@ -33,5 +34,11 @@ def with_names(scenario: Scenario, client: ClientRecipe) -> ClientRecipe:
 
     fixed = resolved("fixed", fixed_names)
     personal = resolved("personal", personal_names, fixed=fixed)
-    optimizer = client.optimizer.with_personal(personal)
-    return dataclasses.replace(client, fixed=fixed, personal=personal, optimizer=optimizer)
+    model = TorchModel(module, client.loss, metrics=(), fixed=fixed)
+    return dataclasses.replace(
+        client,
+        fixed=fixed,
+        personal=personal,
+        unsent=digests_of(model.fixed_weights | model.get_weights().select(personal)),
+        optimizer=client.optimizer.with_personal(personal),
+    )

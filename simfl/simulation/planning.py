@@ -88,6 +88,10 @@ class Plan:
     """The size of weights and auxiliary variables, sent to each node once per round."""
     sent_bytes: int
     """The bytes that the cohort's clients send in a round, before aggregation."""
+    personal_bytes: int
+    """The size of the weights that each client keeps for itself."""
+    fixed_bytes: int
+    """The size of the weights that never change, and are not sent."""
     lacks: tuple[str, ...]
     """Messages about what does not fit, with remedies."""
 
@@ -118,6 +122,7 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
     lacks = [] if simulation.scenario.cluster.autoscaling else _lacks(plans, placement, nodes)
     lacks += _memory_lacks(plans, nodes, dataset_bytes)
     shares = _cohort_shares(simulation)
+    model = simulation.server.build_model()
     return Plan(
         nodes=tuple(nodes),
         free=free,
@@ -125,6 +130,8 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
         dataset_bytes=dataset_bytes,
         weights_bytes=count_bytes(broadcast),
         sent_bytes=round(sum(p.trial.sent_bytes * n for p, n in zip(plans, shares, strict=True))),
+        personal_bytes=model.get_weights().select(simulation.client.personal).num_bytes,
+        fixed_bytes=model.fixed_weights.num_bytes,
         lacks=tuple(lacks),
     )
 
