@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval, MinLen
 
-from simfl.aggregation import Aggregator, Mean
+from simfl.aggregation import Aggregator, Mean, PreAggregator
 from simfl.component import Count, FlatField, NonNegative, Positive, Section, required
 from simfl.data import FederatedDataset, Partition, Scaling, Source, build_dataset
 from simfl.models import CrossEntropy, Loss, Metric, ModelSpec, Precision
@@ -194,6 +194,9 @@ class ServerSection(Section):
     """The server's Optimizer."""
     aggregator: Aggregator = Mean()
     """How the clients' deltas become one."""
+    pre_aggregators: tuple[PreAggregator, ...] = ()
+    """What mixes the cohort's deltas before, in order. The server then sees every delta, and the
+    aggregator weights them equally."""
     weighting: Literal["examples", "steps", "uniform"] = "examples"
     """How clients are weighted: by the examples they trained on, by their steps, or equally."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simfl.aggregation import Aggregator, TreeSum, merge_contributions
+from simfl.aggregation import AggregationContext, Aggregator, TreeSum, merge_contributions
 from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total
 from simfl.errors import AggregationError
 from simfl.messages import (
@@ -28,7 +28,7 @@ from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel, build_mo
 from simfl.optimizer import Optimizer
 from simfl.seeding import derive_child
 from simfl.states import ServerState
-from simfl.vector import Vector, count_bytes, is_finite
+from simfl.vector import Vector, count_bytes, is_finite, widened
 
 __all__ = ["Server", "ServerRecipe"]
 
@@ -113,6 +113,7 @@ class Server:
         self._optimizer = optimizer
         self._client_optimizer = client_optimizer
         self._aggregator = aggregator
+        self._aggregator_state = aggregator.init(self._weights.like)
         self._tree: TreeSum[Contribution] | None = None
         self._received: set[int] = set()
         self._broadcast_bytes = self._aux_bytes = 0
@@ -132,17 +133,20 @@ class Server:
             raise _not_finite(round - 1, "server.optimizer's auxiliary variables")
         if not _are_finite(sent.values()):
             raise _not_finite(round - 1, f"algorithm {self._algorithm.name!r}")
-        broadcast = Broadcast(round, self._weights.all, aux, sent)
+        announced = self._aggregator.announce(self._aggregator_state)
+        if not _are_finite(announced.values()):
+            raise _not_finite(round - 1, f"server.aggregator {self._aggregator.name!r}")
+        broadcast = Broadcast(round, self._weights.all, aux, sent, announced)
         self._count_bytes(broadcast)
-        return Snapshot(
-            broadcast, ServerState(self._optimizer.export_state(), self._algorithm_state)
-        )
+        kept = self._optimizer.export_state(), self._algorithm_state, self._aggregator_state
+        return Snapshot(broadcast, ServerState(*kept))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restore the server from a snapshot; partials received so far are discarded."""
         self._weights.all = snapshot.broadcast.weights.clone()
         self._optimizer.import_state(snapshot.state.optimizer)
         self._algorithm_state = snapshot.state.algorithm
+        self._aggregator_state = snapshot.state.aggregator
         self._tree, self._received = None, set()
         self._count_bytes(snapshot.broadcast)
 
@@ -171,10 +175,7 @@ class Server:
                 f"every one of the {len(plan.clients)} clients of round {plan.round} was dropped"
             )
         self._optimizer.process_aux_var(total.aux)
-        delta = Vector({})
-        if total.total is not None:
-            counts = self._weights.counts
-            delta = self._aggregator.finish_round(total.total, total.weight, counts=counts)
+        delta = self._aggregate(total, plan)
         self._optimizer.start_round()
         names = self._weights.trainable
         trained = delta.select(name for name in names if name in delta)
@@ -186,6 +187,25 @@ class Server:
             by = f"server.aggregator {self._aggregator.name!r}"
             raise _not_finite(plan.round, by if not delta.is_finite() else "server.optimizer")
         return self._report(plan, total, norm=float(trained.norm()) if trained else 0.0)
+
+    def _aggregate(self, total: Contribution, plan: RoundPlan) -> Vector:
+        """Return the aggregated delta; without names if no client has sent any."""
+        if total.total is None:
+            return Vector({})
+        context = AggregationContext(
+            seed=self._optimizer.seed,
+            round=plan.round,
+            contributed=int(total.sums["clients"]),
+            planned=len(plan.clients),
+            population=self._population,
+            trainable=self._weights.trainable,
+            counts=self._weights.counts,
+        )
+        delta: Vector
+        delta, self._aggregator_state = self._aggregator.finish(
+            total.total, total.weight, self._aggregator_state, context
+        )
+        return delta
 
     def _step(self, trained: Vector, total: Contribution, *, round: int) -> None:
         """Let the algorithm turn the delta into a gradient, and apply it."""
@@ -238,6 +258,11 @@ class _Weights:
         self.stepped = self.trainable
         """The trainable weights of the next step."""
         self.counts = frozenset(n for n, t in self.all.items() if not t.is_floating_point())
+
+    @property
+    def like(self) -> Vector:
+        """Numbers of the names, shapes and dtypes of trained weights in a delta."""
+        return self.trained.map(widened)
 
     @property
     def trained(self) -> Vector:

@@ -3,20 +3,34 @@
 from importlib import import_module
 from typing import Any
 
-from simfl.aggregation.aggregator import Aggregator, EveryUpdate, merge_contributions
+from simfl.aggregation.aggregator import (
+    AggregationContext,
+    Aggregator,
+    EveryUpdate,
+    merge_contributions,
+)
+from simfl.aggregation.mixing import Bucketing, NearestNeighborMixing, PreAggregator, mix_before
+from simfl.aggregation.robust import CenteredClipping, GeometricMedian
 from simfl.aggregation.rules import Krum, Mean, Median, TrimmedMean
 from simfl.aggregation.tree import TreeSum
 
 __all__ = [
+    "AggregationContext",
     "Aggregator",
+    "Bucketing",
+    "CenteredClipping",
     "EveryUpdate",
+    "GeometricMedian",
     "Krum",
     "Mean",
     "Median",
+    "NearestNeighborMixing",
+    "PreAggregator",
     "TreeSum",
     "TrimmedMean",
     "check_aggregator",
     "merge_contributions",
+    "mix_before",
 ]
 
 

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar, Final, TypeAlias
 
 from torch import Tensor, tensor
 
+from simfl.aggregation.forms import lengthen
 from simfl.component import Component
 from simfl.messages import Contribution
 from simfl.optimizer import Optimizer
+from simfl.states import State
 from simfl.vector import Vector
 
-_SHORTCUTS: Final = {"lift_stack": ("lift", "merge"), "finish_round": ("finish", "combine")}
+_SHORTCUTS: Final = {"lift_stack": ("lift", "merge")}
 """Shortcut methods, and the methods whose combination each of them must equal."""
 
 Weighted: TypeAlias = "tuple[tuple[Vector, float], ...]"
+
+
+@dataclass(frozen=True)
+class AggregationContext:
+    """The round that is aggregated."""
+
+    seed: int
+    """The run's seed."""
+    round: int
+    """Which round, from 1."""
+    contributed: int
+    """The number of clients whose deltas were merged."""
+    planned: int
+    """The number of clients in the cohort, those included that were dropped."""
+    population: int
+    """The number of clients in the federation."""
+    trainable: tuple[str, ...]
+    """The names of the weights that are trained. A delta's other names are buffers, such as
+    BatchNorm's running means."""
+    counts: frozenset[str] = frozenset()
+    """The names of tensors that are integer or boolean in the model; they are float64 in a
+    delta."""
+
+    def compared(self, deltas: Vector) -> Vector:
+        """Return the part of deltas that distances are measured in: without buffers."""
+        trained = deltas.select(name for name in self.trainable if name in deltas)
+        return trained or deltas
 
 
 class Aggregator(Component, kind="aggregator"):
@@ -24,6 +54,11 @@ class Aggregator(Component, kind="aggregator"):
 
     ``lift`` turns one client's delta into a value, ``merge`` merges two such values, ``finish``
     turns the last one into the aggregated delta. The first two run on the client actors.
+
+    A rule may keep a state on the server from round to round, and announce what clients need of
+    it. All methods leave states, and what is announced, as they are. A rule that does neither may
+    leave out the arguments: ``lift(delta, weight)``, ``lift_stack(deltas_C, weights)`` and
+    ``finish(total, weight)``, which then returns the delta alone.
     """
 
     takes_read_only: ClassVar[bool] = False
@@ -36,6 +71,7 @@ class Aggregator(Component, kind="aggregator"):
         for shortcut, steps in _SHORTCUTS.items():
             if any(_depth(cls, step) < _depth(cls, shortcut) for step in steps):
                 setattr(cls, shortcut, getattr(Aggregator, shortcut))
+        lengthen(cls)
 
     def check_cohort(self, size: int) -> None:
         """Check, before the run, that the rule works with this number of updates per round.
@@ -44,42 +80,52 @@ class Aggregator(Component, kind="aggregator"):
             ConfigError: if it cannot.
         """
 
-    def lift(self, delta: Vector, weight: float) -> Any:
-        """Return what one client contributes; takes ownership of the delta."""
+    def init(self, like: Vector) -> State:
+        """Return the state before the first round: Vectors and tensors by name.
+
+        Args:
+            like: names, shapes and dtypes of the trained weights' part of a delta.
+        """
+        return {}
+
+    def announce(self, state: State) -> State:
+        """Return what clients need of the state. It is sent with the weights, and its bytes count.
+
+        Args:
+            state: what ``init``, or the last round's ``finish``, has returned.
+        """
+        return {}
+
+    def lift(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what one client contributes: (delta, weight, announced) -> any value.
+
+        The method takes over the memory of the delta; ``announced`` is what ``announce`` returned.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no lift()")
 
-    def lift_stack(self, deltas_C: Vector, weights: Sequence[float]) -> Any:
+    def lift_stack(
+        self, deltas_C: Vector, weights: Sequence[float], announced: State | None = None
+    ) -> Any:
         """Return what a stack of C clients contributes: their deltas lifted and merged in order.
 
         A class may override it for speed, with the same result as ``lift`` and ``merge``. If a
         subclass overrides one of those, this method falls back to lifting the deltas one by one.
         """
-        lifted = map(self.lift, deltas_C.unstack(), weights)
-        return reduce(self.merge, lifted)
+        pairs = zip(deltas_C.unstack(), weights, strict=True)
+        return reduce(self.merge, (self.lift(delta, own, announced or {}) for delta, own in pairs))
 
     def merge(self, left: Any, right: Any) -> Any:
         """Merge two contributions, in the order of the tree; may reuse the left one's memory."""
         raise NotImplementedError(f"{type(self).__name__} has no merge()")
 
-    def finish(self, total: Any, weight: float) -> Vector:
-        """Return the aggregated delta; may reuse the memory of the total.
+    def finish(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the aggregated delta and the next state: (total, weight, state, context) -> both.
 
-        Args:
-            total: all contributions, merged.
-            weight: the clients' weights, added up.
+        ``total`` is all contributions, merged, whose memory may be reused; ``weight`` the sum of
+        the clients' weights; ``state`` what ``init``, or the last round's ``finish``, has returned;
+        and ``context`` an ``AggregationContext``. What is returned shares no memory.
         """
         raise NotImplementedError(f"{type(self).__name__} has no finish()")
-
-    def finish_round(self, total: Any, weight: float, *, counts: Collection[str]) -> Vector:
-        """Do the same, for rules that treat integer tensors differently.
-
-        Args:
-            total: all contributions, merged.
-            weight: the clients' weights, added up.
-            counts: the names of tensors that are integer or boolean in the model; they are float64
-                in a delta.
-        """
-        return self.finish(total, weight)
 
 
 def _depth(cls: type, name: str) -> int:
@@ -94,7 +140,7 @@ class EveryUpdate(Aggregator):
     Robust rules are of this kind: no partial sums exist for them.
     """
 
-    def lift(self, delta: Vector, weight: float) -> Weighted:
+    def lift(self, delta: Vector, weight: float, announced: State | None = None) -> Weighted:
         """Return the delta and its weight, as a sequence of one."""
         return ((delta, weight),)
 
@@ -102,14 +148,30 @@ class EveryUpdate(Aggregator):
         """Append one sequence to the other."""
         return left + right
 
-    def finish(self, total: Weighted, weight: float) -> Vector:
-        """Stack the deltas and apply the rule."""
-        weights_C = tensor([client_weight for _, client_weight in total])
-        return self.combine(Vector.stack([delta for delta, _ in total]), weights_C)
+    def finish(
+        self,
+        total: Weighted,
+        weight: float,
+        state: State | None = None,
+        context: AggregationContext | None = None,
+    ) -> Any:
+        """Stack the deltas and apply the rule; without a context, return the delta alone."""
+        delta = self.combine(*stacked(total), context)
+        return delta if context is None else (delta, state)
 
-    def combine(self, deltas_C: Vector, weights_C: Tensor) -> Vector:
-        """Return one delta from a stack of C deltas and their weights, shape [C]."""
+    def combine(self, *args: Any, **kwargs: Any) -> Vector:
+        """Return one delta from a stack of them: (deltas_C, weights_C, context) -> Vector.
+
+        ``deltas_C`` is a stack of C deltas, ``weights_C`` [C] the clients' weights, and ``context``
+        an ``AggregationContext``, which a rule may leave out.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no combine()")
+
+
+def stacked(total: Iterable[tuple[Vector, float]]) -> tuple[Vector, Tensor]:
+    """Return the deltas as a stack of C, and their weights [C]."""
+    deltas, weights = zip(*total, strict=True)
+    return Vector.stack(deltas), tensor(weights)
 
 
 def merge_contributions(

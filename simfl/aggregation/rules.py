@@ -1,25 +1,27 @@
 """The aggregators: the weighted mean of FedAvg, and those that bound what a few bad clients can do.
 
-The robust ones ignore the clients' weights.
+The robust ones ignore the clients' weights. What they do to a coordinate they do to those of
+buffers, too; distances are those of trained weights only.
 
-Shapes: C clients, T coordinates of a tile, ... a tensor's own axes.
+Shapes: C clients.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Interval
-from torch import Tensor, tensor
-from torch.nn import functional
+from torch import Tensor
 
-from simfl.aggregation.aggregator import Aggregator, EveryUpdate, Weighted
+from simfl.aggregation.aggregator import AggregationContext, Aggregator, EveryUpdate
+from simfl.aggregation.geometry import mean_of_middle, median, squared_distances, weighted_sums
 from simfl.component import Count
 from simfl.errors import AggregationError, ConfigError
+from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -39,10 +41,11 @@ class Mean(Aggregator):
         """Return weight * delta."""
         return delta.mul_(weight)
 
-    def lift_stack(self, deltas_C: Vector, weights: Sequence[float]) -> Vector:
+    def lift_stack(
+        self, deltas_C: Vector, weights: Sequence[float], announced: State | None = None
+    ) -> Vector:
         """Return the sum of weight * delta over the stack, in one pass."""
-        weights_C = torch.tensor(weights, dtype=torch.float64)
-        return Vector({name: _weighted_sum(weights_C, t) for name, t in deltas_C.items()})
+        return weighted_sums(torch.tensor(weights, dtype=torch.float64), deltas_C)
 
     def merge(self, left: Vector, right: Vector) -> Vector:
         """Add the right sum to the left one."""
@@ -59,16 +62,6 @@ class Mean(Aggregator):
         return total / weight if total.read_only else total.div_(weight)
 
 
-def _weighted_sum(weights_C: Tensor, tensor: Tensor) -> Tensor:
-    shape = tensor.shape[1:]
-    rows = tensor.reshape(len(tensor), math.prod(shape))
-    return (weights_C.to(tensor.device, tensor.dtype) @ rows).reshape(shape)
-
-
-_TILE = 1024
-"""Coordinates that are looked at together: those of 100 deltas fit a processor's cache."""
-
-
 @dataclass(frozen=True)
 class Median(EveryUpdate):
     """Take the median of each coordinate; of an even number, the mean of the middle two.
@@ -80,8 +73,7 @@ class Median(EveryUpdate):
 
     def combine(self, deltas_C: Vector, weights_C: Tensor) -> Vector:
         """Return the coordinate-wise median; the weights play no part."""
-        half = (len(weights_C) - 1) // 2
-        return _mean_of_middle(deltas_C, trim=half)
+        return median(deltas_C)
 
 
 @dataclass(frozen=True)
@@ -122,7 +114,7 @@ class TrimmedMean(EveryUpdate):
                 f"trimmed-mean needs at least 3 updates a round, but there are {size}; raise "
                 "client.per_round, or find out why clients are dropped"
             )
-        return _mean_of_middle(deltas_C, trim=max(1, self._count(size)))
+        return mean_of_middle(deltas_C, trim=max(1, self._count(size)))
 
     def _count(self, size: int) -> int:
         """Return how many to remove at either end: 0.29 of 100 is 29, not 28.99... as in floats."""
@@ -134,8 +126,8 @@ class Krum(EveryUpdate):
     """Take the delta that is nearest to its neighbours, or the mean of the few nearest.
 
     A delta's score is the sum of the squared distances to its C - f - 2 nearest neighbours. C
-    counts the updates that arrived, without dropped clients; too few end the run. Integer buffers,
-    such as counts of batches, are excluded from the distances.
+    counts the updates that arrived, without dropped clients; too few end the run. Distances are
+    those of trained weights; buffers are those of the chosen deltas.
 
     Source: Blanchard et al., 2017, section 4 (Krum) and section 5 (Multi-Krum),
     https://arxiv.org/abs/1703.02757
@@ -154,20 +146,15 @@ class Krum(EveryUpdate):
         if (lack := self._lack(size)) is not None:
             raise ConfigError(lack)
 
-    def finish_round(self, total: Weighted, weight: float, *, counts: Collection[str]) -> Vector:
-        """Stack the deltas and apply the rule; the counts are excluded from the distances."""
-        deltas_C = Vector.stack([delta for delta, _ in total])
-        return self.combine(deltas_C, tensor([own for _, own in total]), counts=counts)
-
     def combine(
-        self, deltas_C: Vector, weights_C: Tensor, *, counts: Collection[str] = ()
+        self, deltas_C: Vector, weights_C: Tensor, context: AggregationContext | None = None
     ) -> Vector:
         """Return the mean of the selected deltas; the weights play no part.
 
         Args:
             deltas_C: a stack of C deltas.
             weights_C: [C] the clients' weights.
-            counts: names that are excluded from the distances.
+            context: names the weights that are compared; None: all are.
 
         Raises:
             AggregationError: if there are too few for ``num_byzantine`` or ``num_selected``.
@@ -175,7 +162,7 @@ class Krum(EveryUpdate):
         num_clients = len(weights_C)
         if (lack := self._lack(num_clients)) is not None:
             raise AggregationError(lack)
-        compared_C = deltas_C.select(name for name in deltas_C.names if name not in counts)
+        compared_C = context.compared(deltas_C) if context else deltas_C
         scores_C = _krum_scores(compared_C, num_neighbours=num_clients - self.num_byzantine - 2)
         chosen = scores_C.argsort(stable=True)[: self.num_selected]
         return Vector({name: tensor[chosen].mean(dim=0) for name, tensor in deltas_C.items()})
@@ -197,50 +184,8 @@ class Krum(EveryUpdate):
         return None
 
 
-def _mean_of_middle(deltas_C: Vector, *, trim: int) -> Vector:
-    """Sort each coordinate's values, leave out ``trim`` of them at either end, average the rest."""
-
-    def mean(tensor_C: Tensor) -> Tensor:
-        kept = slice(trim, len(tensor_C) - trim)
-        means = [_sort(tile_CT.T)[:, kept].mean(dim=1) for tile_CT in _tiles(tensor_C)]
-        return torch.cat(means).reshape(tensor_C.shape[1:])
-
-    return Vector({name: mean(tensor) for name, tensor in deltas_C.items()})
-
-
-def _sort(tile_TC: Tensor) -> Tensor:
-    """Return the tile with each row sorted."""
-    if tile_TC.device.type != "cpu" or tile_TC.dtype not in (torch.float32, torch.float64):
-        return tile_TC.sort(dim=1).values
-    # numpy sorts contiguous rows with vector instructions: 20 times as fast as torch.
-    sorted_TC = tile_TC.clone(memory_format=torch.contiguous_format)
-    sorted_TC.numpy().sort(axis=1)
-    return sorted_TC
-
-
 def _krum_scores(deltas_C: Vector, *, num_neighbours: int) -> Tensor:
     """Return each delta's score, shape [C], in float64."""
-    distances_CC = _squared_distances(deltas_C)
+    distances_CC = squared_distances(deltas_C)
     # The nearest one is the delta itself, at distance 0.
     return distances_CC.sort(dim=1).values[:, 1 : num_neighbours + 1].sum(dim=1)
-
-
-def _squared_distances(deltas_C: Vector) -> Tensor:
-    """Return the squared distance of each pair of deltas, shape [C, C], in float64.
-
-    Of differences and not of a matrix product: next to one huge delta, those of the others would
-    be lost to rounding.
-    """
-    first = deltas_C.tensors[0]
-    num_clients = len(first)
-    distances_CC = first.new_zeros(num_clients, num_clients, dtype=torch.float64)
-    above_diagonal = tuple(torch.triu_indices(num_clients, num_clients, offset=1))
-    for tensor_C in deltas_C.tensors:
-        for tile_CT in _tiles(tensor_C):
-            distances_CC[above_diagonal] += functional.pdist(tile_CT.double()).square()
-    return distances_CC + distances_CC.T
-
-
-def _tiles(tensor_C: Tensor) -> Sequence[Tensor]:
-    """Cut the coordinates of C deltas into tiles of T: [C, T] each."""
-    return torch.split(tensor_C.unsqueeze(1).flatten(1), _TILE, dim=1)

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 import numpy as np
 from torch import nn
 
-from simfl.aggregation import Aggregator, Mean
 from simfl.aggregation.trial import lift_stack_fault
 from simfl.client.batches import read_batch
 from simfl.client.recipe import ClientRecipe
@@ -160,8 +159,8 @@ def _reasons(
         if is_foreign and (fault := stack_fault(plugin, shapes)) is not None:
             yield f"{plugin.name!r} fails the contract of plug-ins: {fault}"
     rule = recipe.aggregator
-    has_own = type(rule).lift_stack not in (Aggregator.lift_stack, Mean.lift_stack)
-    if has_own and (fault := lift_stack_fault(rule)) is not None:
+    is_foreign = not type(rule).lift_stack.__module__.startswith("simfl.")
+    if is_foreign and (fault := lift_stack_fault(rule)) is not None:
         yield f"lift_stack() of {rule.name!r} differs from its lift() and merge(): {fault}"
     if changed := _changed_by_a_step(model, dataset):
         yield f"training changes {changed[0]!r}, which all clients of a stack would share"

@@ -6,7 +6,7 @@ import ast
 import inspect
 import textwrap
 
-from simfl.aggregation import Aggregator
+from simfl.aggregation import Aggregator, PreAggregator
 from simfl.algorithms import Algorithm
 from simfl.component import Component, Section
 from simfl.data import Partition, Source
@@ -26,6 +26,7 @@ _ROOTS: tuple[type[Component], ...] = (
     Regularizer,
     Schedule,
     Aggregator,
+    PreAggregator,
     Sampler,
     Observer,
 )

@@ -36,7 +36,12 @@ from simfl.sections import (
 _FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "sweep")
 """The sections that do not affect a round's results; for ``cluster`` see ``numbers``."""
 
-_LATER: Final = ("algorithm", "model.personal", "model.fixed")
+_LATER: Final = (
+    "algorithm",
+    "model.personal",
+    "model.fixed",
+    "server.pre_aggregators",
+)
 """The keys that earlier versions did not have, such as ``client.epochs``. Their defaults are not in
 ``numbers``, so that runs of those versions can be resumed."""
 

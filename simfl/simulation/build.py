@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simfl.aggregation import EveryUpdate
+from simfl.aggregation import EveryUpdate, mix_before
 from simfl.client import (
     ClientRecipe,
     StackChoice,
@@ -175,10 +175,12 @@ def _cohort_size(scenario: Scenario, population: int) -> int:
 
 
 def _check_aggregator(scenario: Scenario, cohort_size: int) -> None:
+    server = scenario.server
+    key = "server.pre_aggregators" if server.pre_aggregators else "server.aggregator"
     try:
-        scenario.server.aggregator.check_cohort(cohort_size)
+        mix_before(server.aggregator, server.pre_aggregators).check_cohort(cohort_size)
     except ConfigError as error:
-        raise scenario.fault("server.aggregator", str(error)) from error
+        raise scenario.fault(key, str(error)) from error
 
 
 def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecipe:
@@ -190,7 +192,7 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
         # As objects: an actor cannot look up a notebook's classes by name.
         metrics=as_metrics(model.loss.default_metrics) if metrics is None else metrics,
         optimizer=client.optimizer.build().for_population(dataset.num_clients),
-        aggregator=scenario.server.aggregator,
+        aggregator=mix_before(scenario.server.aggregator, scenario.server.pre_aggregators),
         algorithm=scenario.algorithm,
         work=client,
         seed=scenario.seed,
@@ -290,8 +292,9 @@ def _notes_on_weighting(
     """Return a note if SCAFFOLD's optimum differs from that of the weighted mean."""
     server = scenario.server
     counts = {"examples": examples, "steps": steps}.get(server.weighting)
+    aggregator = mix_before(server.aggregator, server.pre_aggregators)
     is_scaffold = any(isinstance(module, ScaffoldServer) for module in server.optimizer.modules)
-    if not is_scaffold or counts is None or isinstance(server.aggregator, EveryUpdate):
+    if not is_scaffold or counts is None or isinstance(aggregator, EveryUpdate):
         return []
     if (counts == counts[0]).all():
         return []

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Final
 
-from simfl.aggregation import Aggregator
+from simfl.aggregation import Aggregator, PreAggregator, mix_before
 from simfl.aggregation.trial import Cohort, check_stack
+from simfl.optimizer.encoding import decode_state
 from simfl.optimizer.trial import SHAPES, Shapes, bits_of, form_of, require, require_near
 from simfl.testing.clauses import check_clauses
 from simfl.vector import Vector, find_vectors, move
 
 
-def check_aggregator(aggregator: Aggregator, *, shapes: Shapes = SHAPES) -> None:
+def check_aggregator(
+    aggregator: Aggregator,
+    *,
+    shapes: Shapes = SHAPES,
+    pre_aggregators: Sequence[PreAggregator] = (),
+) -> None:
     """Check that an aggregator keeps its contract.
 
     It must be a frozen dataclass with a JSON config; preserve the names, shapes and dtypes of
     deltas; give the same result however a cohort is split, also with dropped clients, and the same
     for a stack as for its clients one by one (up to rounding, since the order of sums differs); not
-    modify the right-hand contribution in ``merge``; and have contributions that can be pickled.
+    modify the right-hand contribution in ``merge``; have contributions that can be pickled; leave
+    its state and what it announces as they are; and have a state that checkpoints can hold. All of
+    it is checked in the first round and in the next, whose state the first has made.
 
     Args:
         aggregator: an instance with the hyper-parameters to check it with.
         shapes: the names and shapes of the weights to check it with.
+        pre_aggregators: what comes before it; they are checked with it.
 
     Raises:
         ContractError: naming the clause that is violated, and how.
@@ -32,7 +43,11 @@ def check_aggregator(aggregator: Aggregator, *, shapes: Shapes = SHAPES) -> None
     >>> from simfl.aggregation import Mean
     >>> check_aggregator(Mean())
     """
-    check_clauses(aggregator, Cohort(aggregator, shapes), _CLAUSES)
+    for step in pre_aggregators:
+        check_clauses(step, step, {})
+    rule = mix_before(aggregator, tuple(pre_aggregators))
+    check_clauses(aggregator, Cohort.first(rule, shapes), _CLAUSES)
+    check_clauses(aggregator, Cohort.first(rule, shapes).next(), _CLAUSES)
 
 
 def _check_form(cohort: Cohort) -> None:
@@ -60,6 +75,19 @@ def _check_merge(cohort: Cohort) -> None:
     require(_same([merged], [after]), "takes_read_only, but merge() keeps the right-hand memory")
 
 
+def _check_state(cohort: Cohort) -> None:
+    before = bits_of(cohort.state), bits_of(cohort.announced)
+    first, following = cohort.end(reduce(cohort.rule.merge, map(cohort.lift, cohort.clients)))
+    after = bits_of(cohort.state), bits_of(cohort.announced)
+    require(after == before, "a method changed the state, or what was announced")
+    stored = bits_of(following)
+    first.mul_(0.0)
+    require(bits_of(following) == stored, "the state shares memory with the aggregate")
+    read = replace(cohort, state=decode_state(json.loads(before[0])))
+    same = bits_of({"": read.one_by_one()}) == bits_of({"": cohort.one_by_one()})
+    require(same, "a state from a checkpoint gives another result")
+
+
 def _check_sending(cohort: Cohort) -> None:
     lifted = map(cohort.lift, cohort.clients)
     sent = [pickle.loads(pickle.dumps(move(value, "cpu"))) for value in lifted]
@@ -78,7 +106,7 @@ def _check_grouping(cohort: Cohort) -> None:
 def _check_dropped(cohort: Cohort) -> None:
     for dropped in ((0, 5), (9, 10)):
         left = tuple(client for client in cohort.clients if client not in dropped)
-        some = Cohort(cohort.rule, cohort.shapes, left)
+        some = replace(cohort, clients=left)
         expected, num = some.one_by_one(), len(cohort.clients)
         require_near(expected, some.in_a_tree(num), "without some clients, the aggregate's")
         require_near(expected, some.in_stacks((0, 3)), "without some of a stack, the aggregate's")
@@ -86,6 +114,7 @@ def _check_dropped(cohort: Cohort) -> None:
 
 _CLAUSES: Final[dict[str, Callable[[Cohort], None]]] = {
     "keep names, order, shapes and dtypes": _check_form,
+    "keep a state that is a value": _check_state,
     "depend on its arguments alone": _check_purity,
     "not modify the right-hand contribution in merge()": _check_merge,
     "have contributions that can be pickled": _check_sending,

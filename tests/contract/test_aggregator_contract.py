@@ -6,7 +6,18 @@ from typing import Any, ClassVar, NamedTuple
 import pytest
 import torch
 
-from simfl.aggregation import Aggregator, Krum, Mean, Median, TrimmedMean
+from simfl.aggregation import (
+    AggregationContext,
+    Aggregator,
+    Bucketing,
+    CenteredClipping,
+    Krum,
+    Mean,
+    Median,
+    NearestNeighborMixing,
+    PreAggregator,
+    TrimmedMean,
+)
 from simfl.testing import ContractError, check_aggregator
 from simfl.vector import Vector
 
@@ -94,7 +105,72 @@ def test_a_lift_of_ones_own_counts_in_a_stack() -> None:
 def test_a_combine_of_ones_own_counts_in_a_round() -> None:
     rule = OwnKrum()
     lifted = tuple((Vector({"w": torch.tensor([value])}), 1.0) for value in (1.0, 2.0, 9.0))
-    assert rule.finish_round(lifted, 3.0, counts=())["w"].tolist() == [2.0]
+    assert rule.finish(lifted, 3.0)["w"].tolist() == [2.0]
+
+
+@dataclass(frozen=True)
+class WithCounts(Mean):
+    """Defines the predecessor of ``finish``, which was told the names of counts."""
+
+    name: ClassVar[str] = "with-counts-of-a-test"
+
+    def finish_round(self, total: Vector, weight: float, *, counts: Any) -> Vector:
+        return super().finish(total, weight) * (2.0 if counts else 1.0)
+
+
+@dataclass(frozen=True)
+class Following(Aggregator):
+    """A mean with a state: it is announced, taken off each delta and added again."""
+
+    name: ClassVar[str] = "following-of-a-test"
+
+    def init(self, like: Vector) -> dict[str, Any]:
+        return {"last": like.zeros_like(), "rounds": torch.tensor(0)}
+
+    def announce(self, state: dict[str, Any]) -> dict[str, Any]:
+        return {"last": state["last"]}
+
+    def lift(self, delta: Vector, weight: float, announced: dict[str, Any]) -> Vector:
+        return (delta - announced["last"]) * weight
+
+    def merge(self, left: Vector, right: Vector) -> Vector:
+        return left + right
+
+    def finish(
+        self, total: Vector, weight: float, state: dict[str, Any], context: AggregationContext
+    ) -> tuple[Vector, dict[str, Any]]:
+        mean = total / weight + state["last"]
+        return mean, {"last": mean.clone(), "rounds": state["rounds"] + 1}
+
+
+@pytest.mark.parametrize("rule", [WithCounts(), Following()], ids=str)
+def test_every_form_of_a_rule_keeps_the_contract(rule: Aggregator) -> None:
+    check_aggregator(rule)
+
+
+STEPS = (Bucketing(), NearestNeighborMixing())
+
+
+@pytest.mark.parametrize("rule", [Mean(), Median(), CenteredClipping(), Following()], ids=str)
+def test_every_pre_aggregator_keeps_the_contract(rule: Aggregator) -> None:
+    assert {type(step) for step in STEPS} == set(PreAggregator.registry.values())
+    check_aggregator(rule, pre_aggregators=STEPS)
+
+
+def test_a_rule_is_told_the_counts_and_returns_its_state() -> None:
+    context = AggregationContext(
+        seed=0,
+        round=1,
+        contributed=1,
+        planned=1,
+        population=1,
+        trainable=("w",),
+        counts=frozenset({"n"}),
+    )
+    total, state = Vector({"w": torch.tensor([3.0])}), {"kept": torch.tensor(1)}
+    delta, after = WithCounts().finish(total, 2.0, state, context)
+    assert delta["w"].tolist() == [3.0]
+    assert after is state
 
 
 # -- what breaks it -------------------------------------------------------------------------------
@@ -156,7 +232,27 @@ class NotToBeSent(Mean):
         return found
 
 
+@dataclass(frozen=True)
+class WritesItsState(Following):
+    name: ClassVar[str] = "broken-writes-its-state"
+
+    def lift(self, delta: Vector, weight: float, announced: dict[str, Any]) -> Vector:
+        announced["last"].add_(delta)
+        return delta.mul_(weight)
+
+
+@dataclass(frozen=True)
+class KeepsTheAggregate(Following):
+    name: ClassVar[str] = "broken-keeps-the-aggregate"
+
+    def finish(self, total: Any, weight: float, state: Any, context: Any) -> Any:
+        mean, state = super().finish(total, weight, state, context)
+        return mean, {**state, "last": mean}
+
+
 BROKEN: list[tuple[Aggregator, str]] = [
+    (WritesItsState(), "keep a state that is a value: a method changed the state"),
+    (KeepsTheAggregate(), "keep a state that is a value: the state shares memory"),
     (
         FirstOfAStack(),
         "treat a stack of clients as it does each client: of stacks, the aggregate's",

@@ -137,7 +137,8 @@ def test_every_file_that_is_named_in_a_document_is_there() -> None:
 
 def test_the_readme_names_all_that_can_be_named(tmp_path: Path) -> None:
     registered = json.loads(python("-m", "simfl", "list", "--json", cwd=tmp_path))
-    rows = re.findall(r"^\| (\w+) \| [^|]+ \| (`.+`) \|$", (ROOT / "README.md").read_text(), re.M)
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| ([\w-]+) \| [^|]+ \| (`.+`) \|$", readme, re.M)
     named = {kind: sorted(re.findall(r"`([\w-]+)`", names)) for kind, names in rows}
     assert named == {kind: sorted(names) for kind, names in registered.items()}
 

@@ -83,6 +83,7 @@ def test_a_resolved_scenario_has_every_default_written_out(minimal):
     assert resolved["server"] == {
         "optimizer": {"lrate": 1.0, "w_decay": 0.0, "regularizers": [], "modules": []},
         "aggregator": {"kind": "mean"},
+        "pre_aggregators": [],
         "weighting": "examples",
     }
     assert resolved["client"]["epochs"] == 1
