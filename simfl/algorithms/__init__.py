@@ -5,11 +5,11 @@ from simfl.algorithms.algorithm import (
     FedAvg,
     Local,
     Number,
-    Objective,
     ServerSide,
     Total,
     Update,
 )
+from simfl.models.model_function import Objective
 from simfl.states import State
 
 __all__ = [

@@ -17,18 +17,12 @@ from torch import Tensor
 
 from simfl.component import Component
 from simfl.models import Batch
+from simfl.models.model_function import Objective
 from simfl.states import State
 from simfl.vector import Vector
 
 Number: TypeAlias = "float | Tensor"
 """A client's number: a float or a 0-d tensor; of a stack, a tensor [C]."""
-
-Objective: TypeAlias = "Callable[..., Tensor]"
-"""(model, weights, batch, *given) -> the loss of one client's batch, 0-d.
-
-``model`` is a ``simfl.models.ModelFunction``; ``weights`` and the Vectors of ``given`` arrive as
-dicts of tensors without a client axis. simfl differentiates it, and maps it over a stack.
-"""
 
 
 @dataclass(frozen=True)
@@ -246,6 +240,11 @@ class Algorithm(Component, kind="algorithm"):
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
         """Return what the server's Optimizer takes for a gradient, and the new state."""
         return total.delta, state
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether clients keep a state of the algorithm: then ``init`` says what is in it."""
+        return type(self).init is not Algorithm.init
 
     @property
     def personalizes(self) -> bool:

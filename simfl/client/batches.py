@@ -64,6 +64,21 @@ def read_batch(examples: Examples, rows: Rows) -> Batch:
     return moving_reader(examples, device="cpu")(rows)
 
 
+def weigh_ragged(batch: Batch, sizes_A: np.ndarray[Any, Any]) -> Batch:
+    """Give weight 0 to padding in short batches, and larger weights to their other examples.
+
+    Args:
+        batch: [A, B, ...], B the largest of the sizes.
+        sizes_A: how many examples of each client are its own; they come first.
+    """
+    size = batch.targets.shape[1]
+    if (sizes_A == size).all():
+        return batch
+    is_own = np.arange(size) < sizes_A[:, None]
+    weights_AB = torch.from_numpy((is_own * (size / sizes_A[:, None])).astype(np.float32))
+    return batch._replace(sample_weights=weights_AB.to(batch.targets.device))
+
+
 def _scaler(examples: Examples, *, device: str) -> Callable[[Tensor], Tensor]:
     """Return what makes float32 of the examples' inputs, as scaled, from copies on a device."""
     scaling = examples.scaling

@@ -10,7 +10,6 @@ import copy
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ import torch
 from simfl.aggregation import TreeSum, merge_contributions
 from simfl.client.batches import ReadBatch, reader_of
 from simfl.client.loss_given import LossGiven
-from simfl.client.recipe import ClientRecipe
-from simfl.client.stack_trainer import StackTrainer
+from simfl.client.recipe import ClientRecipe, Resident
 from simfl.client.trainer import ClientTrainer
 from simfl.client.updates import (
     ClientRow,
@@ -66,21 +64,26 @@ class ClientHost:
         self._personal = recipe.initial_personal(self._model)
         self._optimizer = copy.deepcopy(recipe.optimizer)
         self._optimizer.seed = recipe.seed
-        parts: dict[str, Any] = {"model": self._model, "optimizer": self._optimizer}
         self._read = reader_of(dataset.train, device=device)
         self._read_test: ReadBatch | None = None
-        parts |= {"dataset": dataset, "read": self._read, "device": device}
-        if is_batch_loss(recipe.loss):
-            parts["loss_given"] = LossGiven(
-                self._model,
-                dataset=dataset,
-                read=self._read,
-                batch_size=recipe.evaluation_batch_size,
-            )
         self._arrived: tuple[Broadcast, Broadcast] | None = None
         self._spare = SpareMemory()
-        self._trainer = ClientTrainer(recipe, spare=self._spare, **parts)
-        self._stacks = StackTrainer(recipe, **parts) if recipe.stack > 1 else None
+        loss_given = None
+        if is_batch_loss(recipe.loss):
+            size = recipe.evaluation_batch_size
+            loss_given = LossGiven(self._model, dataset=dataset, read=self._read, batch_size=size)
+        resident = Resident(
+            recipe=recipe,
+            model=self._model,
+            optimizer=self._optimizer,
+            dataset=dataset,
+            read=self._read,
+            spare=self._spare,
+            device=device,
+            loss_given=loss_given,
+            initial=self._model.get_weights().select(recipe.personal),
+        )
+        self._trainer = ClientTrainer(resident)
 
     def train_chunk(
         self, chunk: Chunk, broadcast: Broadcast, states: Sequence[KeptState | None]
@@ -152,7 +155,7 @@ class ClientHost:
         self, clients: Sequence[int], broadcast: Broadcast, states: Sequence[KeptState | None]
     ) -> Outcome:
         """Train a stack, and those of it one at a time that have no step to do."""
-        if self._stacks is None:
+        if self._recipe.stack == 1:
             return self._train_singly(clients, broadcast, states)
         num_steps = self._recipe.work.num_steps(self._dataset.num_train_examples(clients))
         busy = int((num_steps > 0).sum())
@@ -160,7 +163,7 @@ class ClientHost:
         if busy == 0:
             return self._train_singly(clients, broadcast, states)
         try:
-            stack = self._stacks.train(clients[:busy], broadcast, states[:busy])
+            stack = self._trainer.train_stack(clients[:busy], broadcast, states[:busy])
         except (NonFiniteUpdateError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:

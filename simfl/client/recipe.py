@@ -1,4 +1,4 @@
-"""ClientRecipe: everything needed to build a client host."""
+"""ClientRecipe: everything needed to build a client host; Resident: what it is built into."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Literal
 
 from simfl.aggregation import Aggregator
 from simfl.algorithms import Algorithm, FedAvg
-from simfl.client.updates import ClientRow
+from simfl.client.batches import ReadBatch
+from simfl.client.loss_given import LossGiven
+from simfl.client.updates import ClientRow, SpareMemory
+from simfl.data import FederatedDataset
 from simfl.errors import ConfigError
 from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, build_module
 from simfl.models.metrics import as_metrics
@@ -36,6 +39,8 @@ class ClientRecipe:
     """What each client does in a round."""
     seed: int
     algorithm: Algorithm = field(default_factory=FedAvg)
+    personal: tuple[str, ...] = ()
+    """The names of the weights and buffers that each client keeps for itself."""
     weighting: Weighting = "examples"
     evaluation_batch_size: int = 128
     evaluates_together: bool = True
@@ -48,6 +53,12 @@ class ClientRecipe:
     """The weights and buffers that never change, by name."""
     unsent: Mapping[str, str] = field(default_factory=dict)
     """The digests of the initial values of both, which hosts and the server do not send."""
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether clients keep anything from a round to their next one."""
+        keeps = self.optimizer.keeps_state or self.algorithm.keeps_state or bool(self.personal)
+        return self.work.keep_state and keeps
 
     def build_metrics(self) -> tuple[Metric, ...]:
         """Return the metrics to measure besides the loss."""
@@ -84,3 +95,22 @@ class ClientRecipe:
         """Return the weight of a client's delta."""
         by = {"examples": row.num_examples, "steps": row.losses.num_steps, "uniform": 1}
         return float(by[self.weighting])
+
+
+@dataclass(frozen=True)
+class Resident:
+    """What is resident on a host, and used by its clients in turn."""
+
+    recipe: ClientRecipe
+    model: TorchModel
+    """Overwritten for each client."""
+    optimizer: Optimizer
+    dataset: FederatedDataset
+    read: ReadBatch
+    spare: SpareMemory
+    """Memory for deltas."""
+    device: str
+    loss_given: LossGiven | None
+    """Finds what a loss of a batch is given; None for other losses."""
+    initial: Vector
+    """The initial values of the weights that the server does not send."""

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simfl.client.batches import Rows, read_batch
+from simfl.client.batches import Rows, read_batch, weigh_ragged
 from simfl.client.recipe import ClientRecipe
-from simfl.client.stack_trainer import weigh_ragged
 from simfl.data import FederatedDataset
 from simfl.models import Batch, Loss, StackedModel, TorchModel
 from simfl.models.losses import is_per_example

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from simfl.messages import ClientReports, Contribution
 from simfl.models.model import MetricSums
-from simfl.optimizer import AuxVar
 from simfl.states import Dropped, KeptState, Nothing, Retained
 from simfl.vector import Vector, is_finite
 
@@ -90,9 +89,19 @@ def join_outcomes(
 
 
 def count_sent_bytes(values: Iterable[object], *, num_clients: int = 1) -> int:
-    """Return the size of the Vectors among what a client sends, or each client of a stack."""
-    vectors = [value for value in values if isinstance(value, Vector)]
-    return sum(v.num_bytes // num_clients if v.stacked else v.num_bytes for v in vectors)
+    """Return the size of the Vectors and arrays that a client sends, or each client of a stack.
+
+    Single numbers are not counted.
+    """
+    return sum(_sent_bytes(value, num_clients) for value in values)
+
+
+def _sent_bytes(value: object, num_clients: int) -> int:
+    if isinstance(value, Vector):
+        return value.num_bytes // num_clients if value.stacked else value.num_bytes
+    if not isinstance(value, Tensor) or value.numel() <= num_clients:
+        return 0
+    return value.nbytes // num_clients
 
 
 def aux_values(aux: Mapping[str, Mapping[str, Any]]) -> list[Any]:
@@ -144,31 +153,34 @@ def to_columns(rows: Sequence[ClientRow]) -> ClientReports:
     )
 
 
-def finite_rows(delta: Vector, norms: Sequence[float], aux: Mapping[str, AuxVar]) -> list[bool]:
+def finite_rows(
+    delta: Vector | None, norms: Sequence[float], values: Sequence[Any], *, stacked: bool
+) -> list[bool]:
     """Return for each client whether what it sends has no NaN or infinity.
 
     Args:
-        delta: the update of a stack of C clients, or of one.
+        delta: the update of a stack of C clients, or of one; None: no weights are sent.
         norms: [C] its L2 norms: finite only if all numbers are. The exception, numbers too large to
             be squared, is checked number by number.
-        aux: auxiliary variables, likewise of all clients.
+        values: what else they send, likewise of all clients.
+        stacked: whether they are those of a stack.
     """
     rows = np.isfinite(norms)
-    if not rows.all():
+    if not rows.all() and delta is not None:
         rows = delta.is_finite().cpu().numpy().reshape(-1)
-    for value in aux_values(aux):
+    for value in values:
         finite = is_finite(value).cpu().numpy()
-        rows = rows & (finite if delta.stacked else finite.all())
+        rows = rows & (finite if stacked else finite.all())
     finite_C: list[bool] = rows.tolist()
     return finite_C
 
 
-def sum_losses(losses: list[Tensor], sizes: list[int]) -> StepLosses:
+def sum_losses(losses: Sequence[Tensor], sizes: Sequence[int]) -> StepLosses:
     """Add up the mean losses of a client's batches, each times its batch's size."""
     if not losses:
         return StepLosses()
     # One transfer for all steps; float64, as the sum of many.
-    losses_T = torch.stack(losses).double().cpu()
+    losses_T = torch.stack(list(losses)).double().cpu()
     return StepLosses(
         num_steps=len(sizes),
         num_seen=sum(sizes),

@@ -78,7 +78,7 @@ class RayEngine:
         # So that the examples are freed once they are in the object store.
         self._setup = setup = replace(setup, dataset=dataset.without_examples())
         self._connection = connection
-        self._keeps_state = setup.client.work.keep_state and setup.client.optimizer.keeps_state
+        self._keeps_state = setup.client.keeps_state
         self._kept_last_round = True
         self._is_dedicated = cluster.placement == "dedicated"
         self._paces: defaultdict[int, Pace] = defaultdict(Pace)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from simfl.errors import ConfigError, VectorError
 from simfl.models.held_state import HeldState
 from simfl.models.model import Model, difference
+from simfl.models.model_function import find_layer
 from simfl.vector import Vector, widened
 
 _TRAINABLE: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -100,6 +101,23 @@ class ModuleWeights(Model):
         """
         tensors = self._trainable if trainable else self._state()
         return Vector({name: tensor.detach().clone() for name, tensor in tensors.items()})
+
+    def live_weights(self, names: Iterable[str]) -> Vector:
+        """Return some weights, not copied: later steps change them."""
+        tensors = self._state()
+        return Vector({name: tensors[name].detach() for name in names})
+
+    def names_in(self, layers: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of the weights and buffers in some layers.
+
+        Raises:
+            ConfigError: if the module has no such layer.
+        """
+        prefixes = []
+        for layer in layers:
+            find_layer(self.module, layer)
+            prefixes.append(f"{layer}.")
+        return tuple(name for name in self._state() if name.startswith(tuple(prefixes)))
 
     def set_weights(self, weights: Vector, trainable: bool = False) -> None:
         """Copy the weights into the module's own memory.

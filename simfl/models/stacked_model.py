@@ -6,7 +6,8 @@ batch, ... a tensor's own axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -87,6 +88,20 @@ class StackedModel:
         """Train only the first ``num_active`` clients from now on."""
         self._num_active = num_active
         self._active = {name: rows[:num_active] for name, rows in self._rows.items()}
+
+    @property
+    def live_weights(self) -> Vector:
+        """The trainable weights of the A active clients, not copied: later steps change them."""
+        return Vector(self._active, stacked=True)
+
+    @contextmanager
+    def at(self, weights: Vector) -> Iterator[None]:
+        """Let the active clients have other weights [A, ...] for a while; they are not copied."""
+        active, self._active = self._active, {name: weights[name] for name in self._rows}
+        try:
+            yield
+        finally:
+            self._active = active
 
     def seed_step(self, keys_A: Tensor, step: int) -> None:
         """Set the keys of the step's dropout; see ``Model.seed_step``."""

@@ -241,23 +241,24 @@ class TorchModel(ModuleWeights):
     def evaluation_outputs(self, batch: Batch) -> Any:
         """Return the module's outputs for B examples, in evaluation mode."""
         _require_weights(batch)
-        self._enter_evaluation()
+        self.enter_evaluation()
         return call_module(self.module, batch.inputs)
 
     def _keeps_examples_apart(self) -> bool:
         """Return whether loss and metrics of an example do not depend on the rest of the batch."""
-        self._enter_evaluation()
+        self.enter_evaluation()
         mixes = any(map(mixes_examples, self.module.modules()))
         return not mixes and not any(metric.has_own_sums for metric in self.metrics)
 
-    def _enter_evaluation(self) -> None:
+    def enter_evaluation(self) -> None:
+        """Put the module into evaluation mode."""
         if self._changing is not None and self._changing.training:
             self.module.eval()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Have the module in evaluation mode, then in training mode again."""
-        self._enter_evaluation()
+        self.enter_evaluation()
         try:
             yield
         finally:

@@ -80,6 +80,11 @@ class LocalOptimizer:
             begun = self._begun(None, aux)
             self._states = tuple(repeat_tensors(state, len(clients)) for state in begun)
 
+    @property
+    def num_active(self) -> int:
+        """A, the number of clients of the next step."""
+        return len(self._clients)
+
     def narrow(self, num_active: int) -> None:
         """Let the clients after the first so many end."""
         self._ended.append(_rows(self._states, slice(num_active, None)))
@@ -112,11 +117,18 @@ class LocalOptimizer:
             values, self._states = self._pipeline.run(gradients, weights, self._states, context)
         apply_step(model, values, weights, rates=rates, like=gradients)
 
-    def end_steps(self) -> None:
-        """Join the rows of all clients of a stack, in order; no step follows."""
+    def end_steps(self, order: torch.Tensor | None = None) -> None:
+        """Join the rows of all clients of a stack; no step follows.
+
+        Args:
+            order: [C] the rows in another order; None: as they began.
+        """
         if self._ended:
             parts = [self._states, *reversed(self._ended)]
             self._states, self._ended = _for_each_plugin(join_states, parts), []
+        if order is not None:
+            self._states = _rows(self._states, order)
+            self._num_steps = [self._num_steps[row] for row in order.tolist()]
 
     def collect_aux_var(self) -> dict[str, AuxVar]:
         """Return what the clients share, by aux name: of a stack a row for each, or one value."""
@@ -178,7 +190,7 @@ class LocalOptimizer:
         return torch.tensor(rates, dtype=torch.float64, device=device)
 
 
-def _rows(states: States, rows: slice) -> States:
+def _rows(states: States, rows: slice | torch.Tensor) -> States:
     return tuple(rows_of(state, rows) for state in states)
 
 

@@ -9,7 +9,14 @@ from typing import Any, Protocol
 import torch
 
 from simfl.optimizer.encoding import decode_optimizer_state, encode_optimizer_state
-from simfl.optimizer.pipeline import Pipeline, States, SteppedModel, apply_step, scale_updates
+from simfl.optimizer.pipeline import (
+    Pipeline,
+    States,
+    SteppedModel,
+    apply_step,
+    has_aux,
+    scale_updates,
+)
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer
 from simfl.optimizer.schedule import Rate, Rates, build_rate, goes_by_steps, rate_at, rate_config
 from simfl.optimizer.specs import ComponentList, Spec, component_config
@@ -232,6 +239,13 @@ class Optimizer:
         plugins = optimizer.regularizers, optimizer.modules
         optimizer.pipeline = Pipeline(*plugins, personal=names)
         return optimizer
+
+    def without_exchange(self) -> Optimizer:
+        """Return one without the modules that exchange auxiliary variables, without a state."""
+        modules = [module for module in self.modules if not has_aux(module)]
+        other = Optimizer(self.lrate, self.w_decay, [*self.regularizers], modules)
+        other.seed = self.seed
+        return other
 
     # -- the engine's side -------------------------------------------------------------------
 

@@ -168,7 +168,7 @@ class Pipeline:
 
     def _seen(self, plugin: PlugIn, gradients: Vector) -> Vector:
         """Return what a plug-in is given of the gradients."""
-        if not self.personal or not _has_aux(plugin):
+        if not self.personal or not has_aux(plugin):
             return gradients
         return gradients.select(name for name in gradients if name not in self.personal)
 
@@ -249,7 +249,7 @@ class AuxExchange:
         self._modules = modules
         self._indices: dict[str, int] = {}
         for index, module in enumerate(modules):
-            if _has_aux(module):
+            if has_aux(module):
                 self._add(module, index)
 
     @property
@@ -343,7 +343,8 @@ def _row(value: Any, row: int) -> Any:
     return value
 
 
-def _has_aux(plugin: PlugIn) -> bool:
+def has_aux(plugin: PlugIn) -> bool:
+    """Return whether a plug-in exchanges auxiliary variables."""
     cls = type(plugin)
     return issubclass(cls, OptiModule) and (
         cls.collect_aux_var is not OptiModule.collect_aux_var

@@ -71,8 +71,11 @@ def stack_states(states: Sequence[State]) -> State:
     return {key: _stack([state[key] for state in states]) for key in states[0]}
 
 
-def rows_of(state: State, rows: slice) -> State:
-    """Return some rows of a stack's state: views, and the leaves that all clients share."""
+def rows_of(state: State, rows: slice | Tensor) -> State:
+    """Return some rows of a stack's state, and the leaves that all clients share.
+
+    They are views for a slice, and copies for indices.
+    """
     return {key: _rows(leaf, rows) for key, leaf in state.items()}
 
 
@@ -117,7 +120,7 @@ def _stack(leaves: list[Vector | Tensor]) -> Vector | Tensor:
     return Vector.stack(vectors)
 
 
-def _rows(leaf: Vector | Tensor, rows: slice) -> Vector | Tensor:
+def _rows(leaf: Vector | Tensor, rows: slice | Tensor) -> Vector | Tensor:
     if isinstance(leaf, Tensor):
         return leaf[rows] if leaf.dim() else leaf
     return leaf.rows(rows) if leaf.stacked else leaf

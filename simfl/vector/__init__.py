@@ -1,6 +1,13 @@
 """Vectors, which are named tensors with arithmetic, and functions of values that hold some."""
 
-from simfl.vector.values import count_bytes, find_vectors, is_finite, move, widened
+from simfl.vector.values import (
+    count_bytes,
+    find_vectors,
+    is_finite,
+    move,
+    tensors_of,
+    widened,
+)
 from simfl.vector.vector import Layout, Scalar, Vector
 
 __all__ = [
@@ -11,5 +18,6 @@ __all__ = [
     "find_vectors",
     "is_finite",
     "move",
+    "tensors_of",
     "widened",
 ]

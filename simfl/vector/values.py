@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -37,6 +37,12 @@ def find_vectors(value: Any) -> list[Vector]:
     return [leaf for leaf in _leaves(value) if isinstance(leaf, Vector)]
 
 
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Iterate over all tensors in a value, those of its Vectors included."""
+    for leaf in _leaves(value):
+        yield from leaf.tensors if isinstance(leaf, Vector) else (leaf,)
+
+
 def is_finite(value: Any) -> Tensor:
     """Return whether a number, a tensor or a Vector has no NaN or infinity: 0-d, or [C] by rows.
 
@@ -53,7 +59,7 @@ def is_finite(value: Any) -> Tensor:
 def _leaves(value: Any) -> Iterator[Vector | Tensor]:
     if isinstance(value, Vector | Tensor):
         yield value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from chain.from_iterable(map(_leaves, value.values()))
     elif isinstance(value, list | tuple):
         yield from chain.from_iterable(map(_leaves, value))

@@ -1,0 +1,259 @@
+"""From clients' updates to what they contribute and keep: weighting, finiteness, sums, states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simfl.algorithms import Algorithm, Update
+from simfl.client.local import MAIN, LocalRound
+from simfl.client.recipe import ClientRecipe
+from simfl.client.updates import (
+    ClientRow,
+    Outcome,
+    aux_values,
+    count_sent_bytes,
+    count_sums,
+    finite_rows,
+)
+from simfl.errors import ConfigError, NonFiniteUpdateError
+from simfl.messages import NOT_FINITE, Contribution
+from simfl.optimizer import AuxVar
+from simfl.optimizer.state import unstack_state
+from simfl.states import Dropped, Kept, KeptState, State
+from simfl.vector import Vector, tensors_of, widened
+
+
+def to_outcome(
+    recipe: ClientRecipe,
+    local: LocalRound,
+    update: Update,
+    kept: State,
+    rows: Sequence[ClientRow],
+) -> Outcome:
+    """Return what clients contribute and keep after their round.
+
+    Args:
+        recipe: the scenario's part of it.
+        local: their round, which is over.
+        update: what they send.
+        kept: what the algorithm keeps of them.
+        rows: [C] of the clients, not yet with norms and with what they keep.
+
+    Raises:
+        NonFiniteUpdateError: if an update is not finite and the scenario says to raise.
+        ConfigError: if the algorithm breaks its contract.
+    """
+    delta = _sent(recipe, local, update, kept)
+    main = local.optimizers.get(MAIN)
+    aux = main.collect_aux_var() if main is not None else {}
+    rows = _with_norms(rows, delta)
+    values = [*aux_values(aux), *update.sums.values()]
+    finite = finite_rows(delta, [row.delta_norm for row in rows], values, stacked=local.stacked)
+    checked = [
+        row if is_finite else _refuse_or_drop(row, recipe, round=local.round)
+        for row, is_finite in zip(rows, finite, strict=True)
+    ]
+    used = [index for index, is_finite in enumerate(finite) if is_finite]
+    if not used:
+        return Outcome(None, checked)
+    contribution = _contribution(recipe, local, update, delta, aux, rows, used)
+    if recipe.keeps_state:
+        checked = _with_states(checked, _states(recipe, local, update, kept, len(rows)))
+    return Outcome(contribution, checked)
+
+
+# -- what is sent ------------------------------------------------------------------------------
+
+
+def _sent(recipe: ClientRecipe, local: LocalRound, update: Update, kept: State) -> Vector | None:
+    """Return the delta of what clients share, in memory that the aggregator may overwrite."""
+    if update.delta is None:
+        return None
+    unknown = [name for name in update.delta if name not in local.weights]
+    if unknown:
+        raise ConfigError(
+            f"algorithm {recipe.algorithm.name!r} sends {unknown[0]!r}, which is no weight that "
+            "training changes"
+        )
+    if update.delta.stacked != local.stacked:
+        raise ConfigError(
+            f"algorithm {recipe.algorithm.name!r} sends one delta for a stack of clients; each "
+            "needs its own"
+        )
+    delta = update.delta
+    if recipe.personal:
+        personal = frozenset(recipe.personal)
+        delta = delta.select(name for name in delta if name not in personal)
+    if type(recipe.algorithm).client is Algorithm.client:
+        return delta
+    others = [update.sums, kept, local.weights, local.received, local.kept]
+    used = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(others)}
+    return delta.map(lambda tensor: _own(tensor, used))
+
+
+def _own(tensor: Tensor, used: set[int]) -> Tensor:
+    """Return a tensor as the aggregator needs it, copied if others use its memory.
+
+    Float16 and bfloat16 become float32, integers float64: see ``simfl.models.model.difference``.
+    """
+    wide = widened(tensor) if tensor.is_floating_point() else tensor.double()
+    return wide.clone() if wide.untyped_storage().data_ptr() in used else wide
+
+
+def _with_norms(rows: Sequence[ClientRow], delta: Vector | None) -> list[ClientRow]:
+    if delta is None or not delta:
+        return [row._replace(delta_norm=0.0) for row in rows]
+    norms = delta.norm().double().reshape(-1).tolist()
+    return [row._replace(delta_norm=norm) for row, norm in zip(rows, norms, strict=True)]
+
+
+def _contribution(
+    recipe: ClientRecipe,
+    local: LocalRound,
+    update: Update,
+    delta: Vector | None,
+    aux: dict[str, AuxVar],
+    rows: Sequence[ClientRow],
+    used: Sequence[int],
+) -> Contribution:
+    """Return what the clients that are not dropped add to the round."""
+    num_clients = len(rows)
+    weights = _weights(recipe, update, rows)
+    used_weights = [weights[index] for index in used]
+    sent = [value for value in (delta, *update.sums.values()) if value is not None]
+    sums = count_sums(
+        [rows[index] for index in used],
+        delta_bytes=len(used) * count_sent_bytes(sent, num_clients=num_clients),
+        aux_bytes=len(used) * count_sent_bytes(aux_values(aux), num_clients=num_clients),
+    )
+    total = None
+    if delta is not None and delta.stacked:
+        deltas = delta if len(used) == num_clients else delta.rows(torch.tensor(used))
+        total = recipe.aggregator.lift_stack(deltas, used_weights)
+    elif delta is not None:
+        total = recipe.aggregator.lift(delta, used_weights[0])
+    main = local.optimizers.get(MAIN)
+    merged = main.merge_rows(aux, used) if main is not None else {}
+    update_sums = {
+        key: _sum_clients(value, used, stacked=local.stacked) for key, value in update.sums.items()
+    }
+    return Contribution(total, sum(used_weights), merged, sums, update_sums)
+
+
+def _weights(recipe: ClientRecipe, update: Update, rows: Sequence[ClientRow]) -> list[float]:
+    if update.weight is None:
+        return [recipe.weigh(row) for row in rows]
+    if isinstance(update.weight, Tensor) and update.weight.dim():
+        return [float(weight) for weight in update.weight.tolist()]
+    return [float(update.weight)] * len(rows)
+
+
+def _sum_clients(value: Any, used: Sequence[int], *, stacked: bool) -> Any:
+    """Add up a value over the clients of a stack that are used; numbers become floats."""
+    if isinstance(value, Vector):
+        if not value.stacked:
+            return value * len(used) if stacked else value
+        return Vector({n: t[list(used)].sum(dim=0) for n, t in value.items()})
+    if isinstance(value, Tensor) and value.dim():
+        total = value[list(used)].sum(dim=0) if stacked else value
+        return total if total.dim() else total.item()
+    return float(value) * len(used)
+
+
+# -- what is kept ------------------------------------------------------------------------------
+
+
+def _states(
+    recipe: ClientRecipe,
+    local: LocalRound,
+    update: Update,
+    kept: State,
+    num_clients: int,
+) -> list[KeptState | None]:
+    """Return what each client keeps: of optimizers, of the algorithm, and its personal weights."""
+    ended = {
+        phase: optimizer.end(local.num_steps_of[phase])
+        for phase, optimizer in local.optimizers.items()
+    }
+    algorithm = _kept_rows(recipe, local, kept, num_clients)
+    personal = _personal_rows(recipe, local, update, num_clients)
+    own = ended.pop(MAIN, local.states)
+    states = []
+    for client, previous in enumerate(local.states):
+        before = {} if previous is None else previous.phases
+        phases = {**before, **{phase: states[client] for phase, states in ended.items()}}
+        rest: dict[str, Any] = {
+            "phases": {phase: state for phase, state in phases.items() if state is not None},
+            "algorithm": algorithm[client],
+            "personal": personal[client],
+        }
+        is_empty = own[client] is None and not any(rest.values())
+        states.append(None if is_empty else replace(own[client] or local.fresh(), **rest))
+    return states
+
+
+def _kept_rows(
+    recipe: ClientRecipe, local: LocalRound, kept: State, num_clients: int
+) -> list[State]:
+    """Return the algorithm's state of each client, in its own memory."""
+    if not kept and not recipe.algorithm.keeps_state:
+        return [{}] * num_clients
+    if kept.keys() != local.kept.keys():
+        raise ConfigError(
+            f"algorithm {recipe.algorithm.name!r} keeps {sorted(kept)} of a client, but its init() "
+            f"returns {sorted(local.kept)}; both must have the same entries"
+        )
+    if wrong := [key for key, leaf in kept.items() if not isinstance(leaf, Vector | Tensor)]:
+        raise ConfigError(
+            f"algorithm {recipe.algorithm.name!r} keeps {wrong[0]!r}, which is "
+            f"{type(kept[wrong[0]]).__name__}; it must be a Vector or a tensor"
+        )
+    if not local.stacked:
+        return [kept]
+    rows = unstack_state(kept, num_clients)
+    return [{key: leaf.clone() for key, leaf in row.items()} for row in rows]
+
+
+def _personal_rows(
+    recipe: ClientRecipe, local: LocalRound, update: Update, num_clients: int
+) -> list[Vector | None]:
+    """Return each client's personal weights: the end of its main training.
+
+    Without one, they are the start minus the algorithm's delta.
+    """
+    if not recipe.personal:
+        return [None] * num_clients
+    start = local.weights.select(recipe.personal)
+    end = start if local.end is None else local.end.select(recipe.personal)
+    if local.end is None and update.delta is not None and recipe.personal[0] in update.delta:
+        end = start - update.delta.select(recipe.personal)
+    return [row.clone() for row in end.unstack()] if end.stacked else [end]
+
+
+def _with_states(rows: Sequence[ClientRow], states: Sequence[KeptState | None]) -> list[ClientRow]:
+    """Return the rows with what clients keep that are not dropped."""
+    return [
+        row
+        if state is None or isinstance(row.retained, Dropped)
+        else row._replace(retained=Kept(state))
+        for row, state in zip(rows, states, strict=True)
+    ]
+
+
+def _refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> ClientRow:
+    """Return the row of a client whose update is not finite.
+
+    Raises:
+        NonFiniteUpdateError: if the scenario says to raise.
+    """
+    if recipe.work.on_nonfinite == "drop":
+        return row._replace(retained=Dropped(NOT_FINITE))
+    raise NonFiniteUpdateError(
+        f"client {row.client} sent an update with NaN or infinite values in round {round}; "
+        "lower client.optimizer.lrate, clip its gradients, or set client.on_nonfinite: drop"
+    )
