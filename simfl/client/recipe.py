@@ -39,8 +39,6 @@ class ClientRecipe:
     """What each client does in a round."""
     seed: int
     algorithm: Algorithm = field(default_factory=FedAvg)
-    personal: tuple[str, ...] = ()
-    """The names of the weights and buffers that each client keeps for itself."""
     weighting: Weighting = "examples"
     evaluation_batch_size: int = 128
     evaluates_together: bool = True
