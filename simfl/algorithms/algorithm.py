@@ -159,7 +159,8 @@ class Local(Protocol):
         """Run (carry, batch, *given) -> carry for each batch; return the last carry.
 
         For steps that are not the Optimizer's. In a stack every leaf of the carry has the client
-        axis. The other arguments are those of ``train``.
+        axis, and a batch that is shorter than others is padded, with ``batch.sample_weights`` of 0
+        for padding and of more than 1 for its examples. The other arguments are those of ``train``.
         """
 
     def gradients(
@@ -260,3 +261,4 @@ class FedAvg(Algorithm):
     """
 
     name: ClassVar[str] = "fedavg"
+    takes_read_only: ClassVar[bool] = True

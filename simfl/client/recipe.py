@@ -58,6 +58,11 @@ class ClientRecipe:
         keeps = self.optimizer.keeps_state or self.algorithm.keeps_state or bool(self.personal)
         return self.work.keep_state and keeps
 
+    @property
+    def accepts_read_only(self) -> bool:
+        """Whether what clients keep and send may be ``read_only`` Vectors."""
+        return self.optimizer.accepts_read_only and self.algorithm.accepts_read_only
+
     def build_metrics(self) -> tuple[Metric, ...]:
         """Return the metrics to measure besides the loss."""
         return as_metrics(self.loss.default_metrics if self.metrics is None else self.metrics)

@@ -12,13 +12,13 @@ import torch
 from simfl.client.local import LocalRound
 from simfl.client.outcome import to_outcome
 from simfl.client.recipe import Resident
-from simfl.client.trainee import client_stack, one_client
+from simfl.client.trainee import Trainee, client_stack, one_client
 from simfl.client.updates import ClientRow, Outcome, StepLosses
 from simfl.errors import ClientError, NonFiniteUpdateError
 from simfl.messages import Broadcast
 from simfl.models import StackedModel
 from simfl.states import Dropped, KeptState
-from simfl.vector import Vector
+from simfl.vector import Vector, move
 
 
 class ClientTrainer:
@@ -70,8 +70,7 @@ class ClientTrainer:
         assert self._stack is not None, "the recipe has no stacks"
         began = time.perf_counter()
         trainee = client_stack(self._resident, self._stack, clients, broadcast.round)
-        shared = self._shared_weights(broadcast, stacked=True)
-        outcome = self._run(LocalRound(self._resident, trainee, broadcast, shared, states), clients)
+        outcome = self._run(self._begin(trainee, broadcast, states), clients)
         seconds = time.perf_counter() - began
         steps = max(sum(row.losses.num_steps for row in outcome.rows), 1)
         rows = [
@@ -82,8 +81,15 @@ class ClientTrainer:
     def local(self, client: int, broadcast: Broadcast, state: KeptState | None) -> LocalRound:
         """Return a client's round before anything has happened in it."""
         trainee = one_client(self._resident, client, broadcast.round)
-        shared = self._shared_weights(broadcast, stacked=False)
-        return LocalRound(self._resident, trainee, broadcast, shared, (state,))
+        return self._begin(trainee, broadcast, (state,))
+
+    def _begin(
+        self, trainee: Trainee, broadcast: Broadcast, states: Sequence[KeptState | None]
+    ) -> LocalRound:
+        if self._resident.device != "cpu":
+            states = move(tuple(states), self._resident.device)
+        shared = self._shared_weights(broadcast, stacked=trainee.stacked)
+        return LocalRound(self._resident, trainee, broadcast, shared, states)
 
     def _run(self, local: LocalRound, clients: Sequence[int]) -> Outcome:
         update, kept = self._recipe.algorithm.client(local)

@@ -276,7 +276,7 @@ class ClientActor(_Actor[ClientHost]):
         prepare_device(device, deterministic=setup.deterministic)
         self._hosted = ClientHost(recipe, dataset, device=device)
         self._shares_sums = recipe.aggregator.accepts_read_only
-        self._shares_states = recipe.optimizer.accepts_read_only
+        self._shares_states = recipe.accepts_read_only
         log.info("started on %s", device)
         return os.getpid()
 
