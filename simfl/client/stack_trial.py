@@ -20,7 +20,7 @@ from torch import Tensor
 from simfl.client.batches import Rows, read_batch, weigh_ragged
 from simfl.client.recipe import ClientRecipe
 from simfl.data import FederatedDataset
-from simfl.models import Batch, Loss, StackedModel, TorchModel
+from simfl.models import Batch, Loss, StackedModel, TorchModel, is_batch_loss
 from simfl.models.losses import is_per_example
 from simfl.optimizer import LocalOptimizer, Optimizer
 from simfl.seeding import global_generators
@@ -29,6 +29,8 @@ from simfl.vector import Vector
 _MAX_BATCH: Final = 256
 """Examples of a batch that is tried out. Code may treat large batches otherwise than small ones, so
 that batches are as large as the run's, up to this."""
+_WIDE: Final = 64
+"""Examples for which the loss is tried out, at least."""
 _NEAR: Final = {torch.bfloat16: 0.2, torch.float16: 0.02}
 _NEAR_FLOAT: Final = 1e-4
 """The tolerance for gradients, as a share of their norm, by the dtype of the weights. Rounding
@@ -63,7 +65,7 @@ def find_stack_fault(
     largest = max(int(dataset.num_train_examples().max(initial=1)), 1)
     size = min(recipe.work.batch_size or largest, largest, _MAX_BATCH)
     spread = _spread(dataset, size + max(size - 1, 1))
-    if fault := _loss_fault(model, read_batch(dataset.train, spread), size):
+    if fault := _loss_fault(model, _wide_batch(dataset, size), size):
         return fault
     rows = (spread[:size], spread[size:])
     batches = [read_batch(dataset.train, own) for own in rows]
@@ -76,12 +78,27 @@ def find_stack_fault(
         batch, together = _ragged_batch(dataset, *rows), _of_both(given)
         stack, found = _step_in_stack(recipe, model, batch, starts, together)
     except Exception as error:
-        return f"the model fails in a stack: {_first_line(error)}"
+        what = _differentiated(model) if is_batch_loss(model.loss) else "the model"
+        return f"{what} fails in a stack: {_first_line(error)}"
     near = _near(model)
     if not all(_is_near(one, two, near) for one, two in zip(singles, found, strict=True)):
-        kind = type(model.module).__name__
-        return f"{kind} gives a client other results in a stack than alone"
+        return f"{_differentiated(model)} gives a client other results in a stack than alone"
     return _optimizer_fault(recipe, model, stack, Vector.stack([own for _, own in singles]))
+
+
+def _differentiated(model: TorchModel) -> str:
+    """Return what to name if gradients differ."""
+    if is_batch_loss(model.loss):
+        return f"loss {model.loss.name!r}"
+    return type(model.module).__name__
+
+
+def _wide_batch(dataset: FederatedDataset, size: int) -> Batch:
+    """Return about as many examples as a stack's loss is given at once.
+
+    Losses may mix examples in large batches only, or those of the same class.
+    """
+    return read_batch(dataset.train, _spread(dataset, max(2 * size, _WIDE)))
 
 
 def _ragged_batch(dataset: FederatedDataset, first: Rows, second: Rows) -> Batch:
@@ -174,32 +191,40 @@ def find_loss_fault(recipe: ClientRecipe, dataset: FederatedDataset) -> str | No
         return None
 
 
-def _loss_fault(model: TorchModel, batch: Batch, cut: int) -> str | None:
-    """Return a message if the loss of an example depends on the other examples; else None."""
+def _loss_fault(model: TorchModel, batch: Batch, size: int) -> str | None:
+    """Return a message if the loss of an example depends on the other examples; else None.
+
+    Args:
+        model: its loss is tried out.
+        batch: some examples.
+        size: those of a part, which the whole batch is compared with.
+    """
     if is_per_example(model.loss):
         return None
     model.enter_training()
     outputs = model.call(batch.inputs)
     if not isinstance(outputs, Tensor):
         return None  # the model as a whole is checked later
-    mixes = _mixes_examples(model.loss, outputs.detach(), batch.targets, cut)
+    mixes = _mixes_examples(model.loss, outputs.detach(), batch.targets, size)
     if not mixes:
         # An untrained model's outputs may be nearly equal, so vary them; some losses refuse that.
         with suppress(Exception):
             further = outputs.detach() + _waves(outputs, 0) * 2.0
-            mixes = _mixes_examples(model.loss, further, batch.targets, cut)
-    name = getattr(model.loss.evaluated, "path", model.loss.evaluated.name)
+            mixes = _mixes_examples(model.loss, further, batch.targets, size)
+    loss = model.loss.evaluated
+    name = getattr(loss, "path", None) or getattr(loss, "name", "of your function")
     fault = f"the per-example values of loss {name!r} depend on the other examples in the batch"
     if outputs.shape == (*batch.targets.shape, 1):
         fault += "; outputs are [B, 1] and targets [B]: squeeze(-1) the outputs"
     return fault if mixes else None
 
 
-def _mixes_examples(loss: Loss, outputs: Tensor, targets: Tensor, cut: int) -> bool:
+def _mixes_examples(loss: Loss, outputs: Tensor, targets: Tensor, size: int) -> bool:
     near = _NEAR.get(outputs.dtype, _NEAR_LOSS)
     leaf = outputs.requires_grad_()
     whole = loss(leaf, targets)
-    parts = torch.cat([loss(leaf[own], targets[own]) for own in (slice(cut), slice(cut, None))])
+    cuts = [slice(start, start + size) for start in range(0, len(targets), size)]
+    parts = torch.cat([loss(leaf[own], targets[own]) for own in cuts])
     one, other = (torch.autograd.grad(losses.sum(), leaf)[0] for losses in (whole, parts))
     return not (_is_close(whole, parts, near) and _is_close(one, other, near))
 

@@ -21,6 +21,7 @@ from simfl.vector import Vector
 
 ROUNDS = 4
 CLASSES = 3
+_BATCH_LOSSES = {"sam", "fedlc", "fedrs", "feddecorr", "distillation"}
 
 
 def draw(seed: int) -> dict[str, Any]:
@@ -32,14 +33,15 @@ def draw(seed: int) -> dict[str, Any]:
     scaffold = rng.random() < 0.25
     dedicated = rng.random() < 0.08
     model = _model(rng, is_image=is_image)
-    # Buffers that are averages over a batch cannot be computed one example at a time.
+    # Averages over a batch, in buffers or losses, cannot be computed one example at a time.
     client = _client(
         rng,
         population,
         cohort,
         scaffold=scaffold,
         dedicated=dedicated,
-        may_clip=model.get("path") != "at_random:with_buffers",
+        may_clip=model.get("path") != "at_random:with_buffers"
+        and not (set(str(model["loss"]).split("'")) & _BATCH_LOSSES),
     )
     return {
         "rounds": ROUNDS,
@@ -110,8 +112,36 @@ def _model(rng: Random, *, is_image: bool) -> dict[str, Any]:
             {"kind": "python", "path": "at_random:small_cnn"},
             *models[:2],
         ]
-    loss: Any = rng.choice(["cross-entropy", ["cross-entropy", {"label_smoothing": 0.1}]])
-    return rng.choice(models) | {"loss": loss}
+    model = rng.choice(models)
+    return model | {"loss": _loss(rng, last_layer=_LAST_LAYERS[model.get("path", model["kind"])])}
+
+
+_LAST_LAYERS = {
+    "logistic": "output",
+    "mlp": "output",
+    "cnn-28": "output",
+    "at_random:partly_frozen": "2",
+    "at_random:with_buffers": "layer",
+    "at_random:small_cnn": "4",
+}
+
+
+def _loss(rng: Random, *, last_layer: str) -> Any:
+    of_a_batch: list[Any] = [
+        "fedrs",
+        ["fedlc", {"tau": 0.5}],
+        ["feddecorr", {"layer": last_layer, "of": "fedrs"}],
+        ["distillation", {"strength": 0.5, "temperature": 2.0, "not_true": rng.random() < 0.5}],
+    ]
+    chosen = rng.choice(
+        [
+            "cross-entropy",
+            "cross-entropy",
+            ["cross-entropy", {"label_smoothing": 0.1}],
+            rng.choice(of_a_batch),
+        ]
+    )
+    return ["sam", {"of": chosen}] if rng.random() < 0.15 else chosen
 
 
 def _client(

@@ -6,9 +6,9 @@ same arithmetic in another order, so float64 must agree to 1e-10 and float32 to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pytest
@@ -22,7 +22,16 @@ from simfl.client import ClientHost, ClientRecipe, LocalWork, choose_stack
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ConfigError
 from simfl.messages import Broadcast, Chunk, ChunkResult, Partial
-from simfl.models import Batch, Dropout, Loss, PythonModel, TorchModel, as_loss, data_shape
+from simfl.models import (
+    Batch,
+    CrossEntropy,
+    Dropout,
+    Loss,
+    PythonModel,
+    TorchModel,
+    as_loss,
+    data_shape,
+)
 from simfl.optimizer import Optimizer
 from simfl.states import KeptState
 from simfl.vector import Vector
@@ -328,6 +337,61 @@ def test_statistics_are_computed_once_for_each_client(monkeypatch: pytest.Monkey
     for round in (1, 2):
         host.train_chunk(Chunk(round, 0, (0, 1), 2), Broadcast(round, weights, {}), [None] * 2)
     assert seen == [*SIZES[:2]]
+
+
+# -- losses of one's own ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread(CrossEntropy):
+    """Adds the variance of each output over the batch, in one of several ways."""
+
+    name: ClassVar[str] = "spread-of-a-test"
+    how: str = "weighted"
+
+    def of_outputs(self, outputs: Any, batch: Batch, given: Mapping[str, Any]) -> Tensor:
+        weights = batch.sample_weights
+        if self.how == "branching" and outputs.sum() > 0:
+            return outputs.sum() * 0.0
+        if weights is None or self.how == "unweighted":
+            weights = outputs.new_ones(len(outputs))
+        centred = outputs - (weights[:, None] * outputs).mean(dim=0)
+        variance = (weights[:, None] * centred.square()).mean()
+        return self.mean(outputs, batch.targets, batch.sample_weights) + variance
+
+
+def test_a_loss_of_ones_own_that_weights_examples_is_stacked() -> None:
+    data = dataset()
+    made = recipe(data, Spread())
+    assert choose_stack(4, made, data, cohort_size=5, uses_gpu=False).note is None
+    stacked, single = (train(data, replace(made, stack=n), (0, 1, 2, 3, 4)) for n in (8, 1))
+    for weight, tensor in total(single).items():
+        torch.testing.assert_close(total(stacked)[weight], tensor, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("unweighted", "gives a client other results in a stack than alone"),
+        ("branching", "fails in a stack: RuntimeError: vmap: "),
+    ],
+)
+def test_a_loss_of_ones_own_that_does_not_fit_a_stack_is_named(how: str, reason: str) -> None:
+    data = dataset()
+    choice = choose_stack(4, recipe(data, Spread(how=how)), data, cohort_size=5, uses_gpu=False)
+    before = "clients are trained one at a time, not in stacks: loss 'spread-of-a-test' "
+    assert choice.size == 1
+    assert str(choice.note).startswith(before + reason)
+
+
+def test_an_unknown_loss_within_another_is_tried_out_as_it_is_alone() -> None:
+    def mixing(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs - outputs.mean(dim=0), targets, reduction="none")
+
+    data = dataset()
+    made = recipe(data, ("sam", {"of": as_loss(mixing)}))
+    choice = choose_stack(4, made, data, cohort_size=5, uses_gpu=False)
+    assert "depend on the other examples in the batch" in str(choice.note)
 
 
 @pytest.mark.parametrize(
