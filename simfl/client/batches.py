@@ -13,6 +13,7 @@ from simfl.data import Examples
 from simfl.data.dataset import arrays_of, take_rows
 from simfl.models import Batch
 from simfl.models.model import map_inputs
+from simfl.vector import tensors_of
 
 Rows: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -75,7 +76,9 @@ def weigh_ragged(batch: Batch, sizes_A: np.ndarray[Any, Any]) -> Batch:
     if (sizes_A == size).all():
         return batch
     is_own = np.arange(size) < sizes_A[:, None]
-    weights_AB = torch.from_numpy((is_own * (size / sizes_A[:, None])).astype(np.float32))
+    is_double = any(tensor.dtype is torch.float64 for tensor in tensors_of(batch.inputs))
+    weights = is_own * (size / sizes_A[:, None])
+    weights_AB = torch.from_numpy(weights if is_double else weights.astype(np.float32))
     return batch._replace(sample_weights=weights_AB.to(batch.targets.device))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from simfl.aggregation.trial import lift_stack_fault
+from simfl.client.algorithm_trial import find_algorithm_fault
 from simfl.client.batches import read_batch
 from simfl.client.recipe import ClientRecipe
 from simfl.client.stack_trial import find_stack_fault
@@ -165,6 +166,8 @@ def _reasons(
     if changed := _changed_by_a_step(model, dataset):
         yield f"training changes {changed[0]!r}, which all clients of a stack would share"
     if fault := find_stack_fault(recipe, model, dataset):
+        yield fault
+    if fault := find_algorithm_fault(recipe, dataset):
         yield fault
 
 

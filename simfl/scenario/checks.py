@@ -97,6 +97,18 @@ def _counterpart(module: OptiModule) -> str:
     return " or ".join(names) or f"a module with aux_name {aux_name!r}"
 
 
+def _algorithm(scenario: Scenario) -> Iterator[Fault]:
+    """Find what has no effect under an algorithm that takes its own steps."""
+    optimizer = scenario.client.optimizer
+    for key in ("modules", "regularizers", "w_decay"):
+        if getattr(optimizer, key) and not scenario.algorithm.uses_optimizer:
+            yield (
+                f"client.optimizer.{key}",
+                f"has no effect: algorithm {scenario.algorithm.name!r} takes steps of its own, of "
+                "size client.optimizer.lrate; remove it",
+            )
+
+
 def _kept_state(scenario: Scenario) -> Iterator[Fault]:
     """Find modules that send the server state kept between rounds, where no state is kept."""
     for index, module in enumerate(scenario.client.optimizer.modules):
@@ -250,6 +262,7 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _epochs_or_steps,
     _optimizers,
     _auxiliary_variables,
+    _algorithm,
     _kept_state,
     _clipping,
     _evaluation,

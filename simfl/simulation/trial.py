@@ -10,7 +10,9 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
+from torch import nn
 
+from simfl.algorithms import Algorithm, FedAvg
 from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, SimflError, one_line, own_line
@@ -168,19 +170,26 @@ def explained(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iter
             hint += f"; {remedy}"
         elif not hint and says != str(cause):
             hint = "; choose a model and a loss that fit the data"
-        if key == "model" and _is_of_loss(error):
-            key = "model.loss"
+        if key == "model":
+            key = _raised_by(error)
         raise scenario.fault(key, f"{what}: {one_line(says)}{hint}") from cause
 
 
-def _is_of_loss(error: BaseException | None) -> bool:
-    """Return whether an error or its cause was raised in a loss."""
-    while error is not None:
-        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-        if any(isinstance(frame.f_locals.get("self"), Loss) for frame in frames):
-            return True
-        error = error.__cause__
-    return False
+def _raised_by(error: BaseException) -> str:
+    """Return the key of the innermost component whose code has raised an error or its cause."""
+    found = "model"
+    cause: BaseException | None = error
+    while cause is not None:
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, Loss):
+                found = "model.loss"
+            elif isinstance(owner, Algorithm) and type(owner) is not FedAvg:
+                found = "algorithm"
+            elif isinstance(owner, nn.Module) and found == "algorithm":
+                found = "model"
+        cause = cause.__cause__
+    return found
 
 
 def _require_unchanged(scenario: Scenario, model: TorchModel, batch: Batch) -> None:
