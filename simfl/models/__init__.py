@@ -14,6 +14,7 @@ from simfl.models.losses import (
     CrossEntropy,
     Huber,
     LossLike,
+    ModelOutput,
     PythonLoss,
     as_loss,
 )
@@ -32,6 +33,7 @@ from simfl.models.names import fixed_names, personal_names, resolve_names
 from simfl.models.spec import DataShape, ModelSpec, PythonModel, build_module, data_shape
 from simfl.models.stacked_model import StackedModel
 from simfl.models.torch_model import TorchModel
+from simfl.models.unsupervised import Centers, GaussianMixture, Histogram
 from simfl.models.zoo import CNN28, CNN32, MLP, CharLSTM, Logistic, ResNet
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Accuracy",
     "BCEWithLogits",
     "Batch",
+    "Centers",
     "ChangedLoss",
     "CharLSTM",
     "CrossEntropy",
@@ -53,6 +56,8 @@ __all__ = [
     "FedDecorr",
     "FedLC",
     "FedRS",
+    "GaussianMixture",
+    "Histogram",
     "Huber",
     "Inputs",
     "Logistic",
@@ -65,6 +70,7 @@ __all__ = [
     "MetricSums",
     "Model",
     "ModelFunction",
+    "ModelOutput",
     "ModelSpec",
     "Precision",
     "PythonLoss",

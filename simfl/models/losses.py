@@ -25,6 +25,7 @@ from simfl.models.per_example import (
     match_classes,
     match_shapes,
     mean_over_axes,
+    require_tensor,
 )
 from simfl.optimizer.specs import build_component
 from simfl.plugins import import_object
@@ -144,6 +145,19 @@ class Huber(_Elementwise):
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.huber_loss(outputs, targets, reduction="none", delta=self.delta)
+
+
+@dataclass(frozen=True)
+class ModelOutput(Loss):
+    """The model's output itself, one number per example; targets are not used."""
+
+    name: ClassVar[str] = "output"
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the outputs: [B]."""
+        require_tensor(self.name, outputs)
+        loss: Tensor = outputs
+        return loss
 
 
 @dataclass(frozen=True)
@@ -282,4 +296,4 @@ def _has_reduction(function: Callable[..., Any]) -> bool:
         return False
 
 
-_PER_EXAMPLE: Final = frozenset({CrossEntropy, BCEWithLogits, MSE, MAE, Huber})
+_PER_EXAMPLE: Final = frozenset({CrossEntropy, BCEWithLogits, MSE, MAE, Huber, ModelOutput})

@@ -172,7 +172,7 @@ class ModuleWeights(Model):
         with torch.no_grad():
             for name in self._shared_names:
                 if name in self._trainable:
-                    reused = into[name] if into else None
+                    reused = into[name] if into and name in into else None
                     a, b = widened(start[name]), widened(tensors[name])
                     deltas[name] = torch.sub(a, b, out=reused)
                 else:

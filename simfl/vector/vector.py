@@ -143,10 +143,23 @@ class Vector:
         return Vector(tensors, stacked=self.stacked, read_only=self.read_only)
 
     def __or__(self, other: Vector) -> Vector:
-        """Return the tensors of both; the right one's where both have a name."""
+        """Return the tensors of both; the right one's where both have a name.
+
+        If one is a stack, so is the result: the other's tensors are the same for all clients.
+        """
+        if self.stacked != other.stacked and self and other:
+            num_clients = self.num_clients or other.num_clients or 0
+            return self.expand(num_clients) | other.expand(num_clients)
         tensors = {**self._tensors, **other._tensors}
         read_only = self.read_only or other.read_only
-        return Vector(tensors, stacked=self.stacked, read_only=read_only)
+        return Vector(tensors, stacked=(self or other).stacked, read_only=read_only)
+
+    def expand(self, num_clients: int) -> Vector:
+        """Return a stack with these tensors for each of C clients: views; itself if it is one."""
+        if self.stacked:
+            return self
+        tensors = {name: t.expand(num_clients, *t.shape) for name, t in self.items()}
+        return Vector(tensors, stacked=True, read_only=True)
 
     @classmethod
     def stack(cls, vectors: Sequence[Vector]) -> Vector:
@@ -292,7 +305,9 @@ class Vector:
         return torch.stack(list(self.sums().values())).sum(dim=0)
 
     def is_finite(self) -> Tensor:
-        """Return whether no number is NaN or infinite: 0-d, or [C] for a stack."""
+        """Return whether no number is NaN or infinite: 0-d, or [C] for a stack with tensors."""
+        if not self:
+            return torch.tensor(True)
         # A norm is finite only if all its numbers are, and much faster than a look at each number.
         # Numbers too large to be squared are the exception, so look at each before saying no.
         is_float = all(tensor.is_floating_point() for tensor in self.tensors)

@@ -393,3 +393,19 @@ def test_adding_a_scaled_vector_rounds_once_as_torch_s_alpha_does() -> None:
 def test_numpy_gets_bfloat16_as_float32_of_the_same_values() -> None:
     array = Vector({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}).to_numpy()["a"]
     assert (array.dtype, array.tolist()) == (np.float32, [1.5, -2.0])
+
+
+def test_tensors_beside_those_of_a_stack_are_the_same_for_all_clients() -> None:
+    rows = [vector(a=[1.0, 2.0]), vector(a=[3.0, 4.0])]
+    shared = vector(a=[0.0, 0.0], b=[5.0])
+    expected = Vector.stack([shared | row for row in rows])
+    assert shared | Vector.stack(rows) == expected
+    assert Vector.stack(rows) | shared == Vector.stack([row | shared for row in rows])
+    assert Vector({}) | Vector.stack(rows) == Vector.stack(rows)
+    with pytest.raises(VectorError, match="read-only"):
+        shared.expand(2).mul_(2.0)
+
+
+def test_a_vector_without_tensors_is_finite() -> None:
+    assert Vector({}).is_finite()
+    assert Vector({}, stacked=True).is_finite()

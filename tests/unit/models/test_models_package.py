@@ -29,8 +29,9 @@ def test_every_public_name_exists() -> None:
 
 def test_the_built_in_components_are_registered() -> None:
     models = {"char-lstm", "cnn-28", "cnn-32", "logistic", "mlp", "python", "resnet"}
+    models |= {"centers", "gaussian-mixture", "histogram"}
     assert models <= set(ModelSpec.registry)
-    losses = {"bce-with-logits", "cross-entropy", "huber", "mae", "mse", "python"}
+    losses = {"bce-with-logits", "cross-entropy", "huber", "mae", "mse", "output", "python"}
     assert losses <= set(Loss.registry)
     assert {"accuracy", "mae", "mse", "top-k"} <= set(Metric.registry)
 

@@ -1,0 +1,98 @@
+"""FedProto: clients exchange the mean features of each class, and no weights.
+
+Start:    no prototypes
+Send:     the classes' prototypes P_j
+Client:   from its own weights v_k, minimise f_k(v) + strength · mean of (z - P_y)², for the
+          features z of an example of class y, where P_y is known             (equations 6 to 8)
+Keep:     v_k
+Sum:      the mean features of each class that the client has
+Server:   P_j = their mean over the clients; a class that none had keeps its prototype
+Personal: v_k
+
+The paper weights the server's mean by examples; its authors' code does not, and neither does this.
+
+Source: Tan et al., 2022, Algorithm 1, https://arxiv.org/abs/2105.00243
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.counting import one_hot
+from simfl.component import NonNegative
+from simfl.errors import ConfigError
+from simfl.models import Batch, ModelFunction
+from simfl.models.per_example import weighted_mean
+from simfl.states import State
+from simfl.vector import Vector
+
+
+@dataclass(frozen=True)
+class FedProto(Algorithm):
+    """Keep all weights; pull features of examples to the mean features of their class.
+
+    Source: Tan et al., 2022, Algorithm 1, https://arxiv.org/abs/2105.00243
+    """
+
+    name: ClassVar[str] = "fedproto"
+    strength: NonNegative = 1.0
+    """lambda: how strongly features are pulled."""
+    layer: str = "output"
+    """The linear layer whose inputs are the features, and whose outputs are the classes."""
+
+    def init(self, weights: Vector) -> State:
+        """Start at the initial weights."""
+        return {"v": weights}
+
+    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+        """Know no prototype: V classes of F features, as the layer's weight has them."""
+        if f"{self.layer}.weight" not in weights:
+            raise ConfigError(f"algorithm: fedproto needs a linear layer, not {self.layer!r}")
+        prototypes_VF = torch.zeros_like(weights[f"{self.layer}.weight"])
+        return {"known": Vector({"means": prototypes_VF, "are": prototypes_VF[:, 0]})}
+
+    def send(self, state: State) -> State:
+        """Send the prototypes."""
+        return state
+
+    def client(self, local: Local) -> tuple[Update, State]:
+        """Train one's own weights, and send the means of their features."""
+        known = local.received["known"]
+        v = local.train(local.kept["v"], objective=self.objective, given=(known,))
+        found = local.total(self.sum_features, v)
+        has = (found["count"] > 0).to(found["sum"].dtype)
+        means = found["sum"] / found["count"].clamp(min=1)[..., None]
+        return Update(sums={"means": means, "are": has}), {"v": v}
+
+    def objective(self, model: ModelFunction, v: Any, batch: Batch, known: Any) -> Tensor:
+        """Return the loss and strength times the squared distance to the prototypes."""
+        outputs, z = model.features(v, batch.inputs, self.layer)
+        apart = (z - known["means"][batch.targets]).square().mean(dim=1)
+        pull = weighted_mean(apart * known["are"][batch.targets], batch.sample_weights)
+        loss: Tensor = model.loss_of(outputs, batch)
+        return loss + self.strength * pull
+
+    def sum_features(self, model: ModelFunction, batch: Batch, v: Any) -> dict[str, Tensor]:
+        """Return the sum of the features of each class, and how many examples it has."""
+        outputs, z = model.features(v, batch.inputs, self.layer)
+        by_BV = one_hot(batch.targets, outputs.shape[1], batch.sample_weights)
+        return {"sum": by_BV.to(z.dtype).T @ z, "count": by_BV.sum(dim=0)}
+
+    def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
+        """Average the prototypes of each class."""
+        known, clients = state["known"], total.sums["are"]
+        means = total.sums["means"] / clients.clamp(min=1)[:, None]
+        means = torch.where(clients[:, None] > 0, means, known["means"])
+        are = torch.maximum(known["are"], (clients > 0).to(means.dtype))
+        return Vector({}), {"known": Vector({"means": means, "are": are})}
+
+    def personal(self, local: Local) -> Vector:
+        """Return the client's own weights."""
+        v: Vector = local.kept["v"]
+        return v

@@ -1,0 +1,72 @@
+"""Several models in the server's state, as a stack of M rows, of which each client trains one.
+
+Shapes: M models, C clients of a stack, ... a tensor's own axes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from simfl.vector import Vector
+
+
+def pick(models_M: Vector, which: Tensor) -> Vector:
+    """Return the models with these numbers.
+
+    Args:
+        models_M: the models.
+        which: int64, 0-d for one client; [C] for a stack, and then the result is a stack.
+    """
+    return Vector({n: tensor[which] for n, tensor in models_M.items()}, stacked=which.dim() > 0)
+
+
+def shares(which: Tensor, num_models: int, by: Tensor) -> Tensor:
+    """Return each client's number at the place of its model, and 0 elsewhere: [M] or [C, M]."""
+    places = torch.arange(num_models, device=which.device)
+    return (which[..., None] == places) * by[..., None]
+
+
+def scatter(delta: Vector, shares: Tensor) -> Vector:
+    """Return a delta times its share in each model: [M, ...] or [C, M, ...], for ``Update.sums``.
+
+    Args:
+        delta: of one client, or a stack.
+        shares: [M] or [C, M], see ``shares``.
+    """
+    axis = shares.dim() - 1
+
+    def outer(tensor: Tensor) -> Tensor:
+        by = shares.reshape(*shares.shape, *[1] * (tensor.dim() - axis))
+        return tensor.unsqueeze(axis) * (by.to(tensor.dtype) if tensor.is_floating_point() else by)
+
+    return delta.map(outer)
+
+
+def moved(models_M: Vector, scattered: Vector, shares_M: Tensor) -> Vector:
+    """Return the models after the mean of their clients' deltas; without clients, as before.
+
+    Args:
+        models_M: before.
+        scattered: the sum over the clients of ``scatter``.
+        shares_M: the sum of their shares.
+    """
+    deltas = Vector(dict(scattered.items()), stacked=True)
+    means = deltas / torch.where(shares_M > 0, shares_M, 1.0)
+    return Vector({n: _as(t - means[n], t.dtype) for n, t in models_M.items()}, stacked=True)
+
+
+def mixed(models_M: Vector, weights_NM: Tensor) -> Vector:
+    """Return N weighted averages of the models; rows of the weights sum to 1."""
+    wide = weights_NM.double()
+    return models_M.map(lambda t: _as(torch.tensordot(wide, t.double(), dims=1), t.dtype))
+
+
+def weighted_average(models_M: Vector, weights_M: Tensor) -> Vector:
+    """Return the average of the models, weighted by any numbers."""
+    return mixed(models_M, (weights_M.double() / weights_M.sum())[None]).unstack()[0]
+
+
+def _as(wide: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the numbers as a dtype; integers, such as counts of batches, are rounded."""
+    return (wide if dtype.is_floating_point else wide.round()).to(dtype)
