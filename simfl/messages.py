@@ -16,6 +16,7 @@ from simfl.vector import Vector
 
 __all__ = [
     "NOT_FINITE",
+    "STRAGGLER",
     "Broadcast",
     "Chunk",
     "ChunkReport",
@@ -47,6 +48,9 @@ P = TypeVar("P")
 
 NOT_FINITE = "not finite"
 """The reason for dropping an update with NaN or infinite values."""
+
+STRAGGLER = "straggler"
+"""The reason for dropping a client that has drawn no work for the round."""
 
 Node: TypeAlias = tuple[int, int]
 """A node (level, index) of the reduction tree; its first cohort position is index * 2**level."""
@@ -82,6 +86,8 @@ class RoundPlan:
     parts: tuple[CohortPart, ...] = ()
     """Which group trains which clients, in order; empty: one group trains all, one client at a
     time."""
+    draws_steps: bool = False
+    """Whether ``num_steps`` was drawn for this round, so that it is sent with the clients."""
 
     def split(self) -> tuple[CohortPart, ...]:
         """Return the parts of the cohort."""
@@ -107,6 +113,9 @@ class Chunk:
     """The number of positions in the whole cohort: the width of the reduction tree."""
     group: int = 0
     """The group whose actors train it."""
+    num_steps: tuple[int, ...] = ()
+    """[K] the number of steps of each, if it was drawn for this round; empty: it follows from the
+    scenario and the client's examples."""
 
 
 @dataclass(frozen=True)

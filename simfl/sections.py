@@ -157,8 +157,9 @@ class ServerOptimizerSection(OptimizerSection):
 class _CohortSection(Section):
     """Who takes part in a round: the first keys of ``client``."""
 
-    per_round: Count | None = None
-    """How many clients take part in a round. null: all of them."""
+    per_round: Count | Annotated[float, Interval(gt=0, lt=1)] | None = None
+    """How many clients take part in a round: a number, or below 1 a share of the population,
+    rounded to the nearest number, halves up, and at least 1. null: all of them."""
     sampler: Sampler = Uniform()
     """The rule by which they are drawn."""
 

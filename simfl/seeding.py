@@ -29,6 +29,7 @@ __all__ = [
     "numpy_generator",
     "torch_generator",
     "torch_state",
+    "uniforms",
 ]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -73,6 +74,19 @@ def derive_seeds(seeds: Array, steps: Array) -> Any:
     """
     hashed = _splitmix(seeds.astype(np.uint64), steps.astype(np.uint64))
     return (hashed >> np.uint64(1)).astype(np.int64)
+
+
+def uniforms(seeds: Array, step: int) -> Any:
+    """Return a number from the uniform distribution over [0, 1) for each seed: float64.
+
+    Args:
+        seeds: any 63-bit integers, int64.
+        step: from 0: which of a seed's numbers.
+
+    >>> uniforms(np.array([5, 6]), 0).round(3).tolist()
+    [0.157, 0.643]
+    """
+    return (derive_seeds(seeds, np.full_like(seeds, step)) >> 10) * 2.0**-53
 
 
 def derive_child(seed: int, step: int) -> int:

@@ -30,6 +30,7 @@ from simfl.client.updates import (
 from simfl.data import FederatedDataset
 from simfl.errors import NonFiniteUpdateError
 from simfl.messages import (
+    STRAGGLER,
     Broadcast,
     Chunk,
     ChunkReport,
@@ -105,7 +106,8 @@ class ClientHost:
         tree = TreeSum[Contribution](chunk.cohort_size, self._merge)
         rows: list[ClientRow] = []
         for node, part in self._leaves(chunk):
-            outcome = self._train_leaf(chunk.clients[part], broadcast, states[part])
+            own = chunk.clients[part], broadcast, states[part], chunk.num_steps[part]
+            outcome = self._train_leaf(*own)
             tree.add_node(node, outcome.contribution)
             rows += outcome.rows
         retained: dict[int, Retained[KeptState]] = {row.client: row.retained for row in rows}
@@ -152,23 +154,29 @@ class ClientHost:
             yield (level, (chunk.start + begin) >> level), slice(begin, begin + size)
 
     def _train_leaf(
-        self, clients: Sequence[int], broadcast: Broadcast, states: Sequence[KeptState | None]
+        self,
+        clients: Sequence[int],
+        broadcast: Broadcast,
+        states: Sequence[KeptState | None],
+        drawn: Sequence[int],
     ) -> Outcome:
         """Train a stack, and those of it one at a time that have no step to do."""
         if self._recipe.stack == 1:
-            return self._train_singly(clients, broadcast, states)
-        num_steps = self._recipe.work.num_steps(self._dataset.num_train_examples(clients))
+            return self._train_singly(clients, broadcast, states, drawn)
+        work = self._recipe.work.taking(drawn) if drawn else self._recipe.work
+        num_steps = work.num_steps(self._dataset.num_train_examples(clients))
         busy = int((num_steps > 0).sum())
         assert (np.diff(num_steps) <= 0).all(), "longest local work first"
         if busy == 0:
-            return self._train_singly(clients, broadcast, states)
+            return self._train_singly(clients, broadcast, states, drawn)
         try:
-            stack = self._trainer.train_stack(clients[:busy], broadcast, states[:busy])
+            work = work.taking(drawn[:busy]) if drawn else work
+            stack = self._trainer.train_stack(clients[:busy], broadcast, states[:busy], work)
         except (NonFiniteUpdateError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
-            return self._find_culprit(error, clients, broadcast, states)
-        rest = self._train_singly(clients[busy:], broadcast, states[busy:])
+            return self._find_culprit(error, clients, broadcast, states, drawn)
+        rest = self._train_singly(clients[busy:], broadcast, states[busy:], drawn[busy:])
         return join_outcomes([stack, rest], self._merge)
 
     def _find_culprit(
@@ -177,10 +185,12 @@ class ClientHost:
         clients: Sequence[int],
         broadcast: Broadcast,
         states: Sequence[KeptState | None],
+        drawn: Sequence[int],
     ) -> Outcome:
         """Train the clients of a failed stack one at a time, so that errors name the client."""
-        outcome = self._train_singly(clients, broadcast, states)
-        if not any(isinstance(row.retained, Dropped) for row in outcome.rows):
+        outcome = self._train_singly(clients, broadcast, states, drawn)
+        reasons = [row.retained.reason for row in outcome.rows if isinstance(row.retained, Dropped)]
+        if all(reason == STRAGGLER for reason in reasons):
             warnings.warn(
                 f"clients {clients[0]} to {clients[-1]} fail together, but not one at a time: "
                 f"{type(error).__name__}: {error}; set client.stack: 1",
@@ -190,11 +200,29 @@ class ClientHost:
         return outcome
 
     def _train_singly(
-        self, clients: Sequence[int], broadcast: Broadcast, states: Sequence[KeptState | None]
+        self,
+        clients: Sequence[int],
+        broadcast: Broadcast,
+        states: Sequence[KeptState | None],
+        drawn: Sequence[int],
     ) -> Outcome:
-        pairs = zip(clients, states, strict=True)
-        outcomes = [self._trainer.train(client, broadcast, state) for client, state in pairs]
+        """Train clients one after another; ``drawn`` is how many steps each makes, if drawn."""
+        outcomes = [
+            self._train_one(client, broadcast, state, drawn[index : index + 1])
+            for index, (client, state) in enumerate(zip(clients, states, strict=True))
+        ]
         return join_outcomes(outcomes, self._merge)
+
+    def _train_one(
+        self, client: int, broadcast: Broadcast, state: KeptState | None, drawn: Sequence[int]
+    ) -> Outcome:
+        """Train a client, unless it has drawn no work."""
+        if not drawn:
+            return self._trainer.train(client, broadcast, state, self._recipe.work)
+        num_examples = len(self._dataset.train_rows(client))
+        if num_examples and not drawn[0]:
+            return Outcome(None, [ClientRow(client, num_examples, retained=Dropped(STRAGGLER))])
+        return self._trainer.train(client, broadcast, state, self._recipe.work.taking(drawn))
 
     def _merge(self, left: Contribution, right: Contribution) -> Contribution:
         aggregator = self._recipe.aggregator

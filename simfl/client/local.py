@@ -43,6 +43,7 @@ class LocalRound:
         broadcast: what the round starts from.
         shared: those of the broadcast's weights that training may change.
         states: [C] what each client has kept; None for a new one.
+        work: what they do in this round.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class LocalRound:
         broadcast: Broadcast,
         shared: Vector,
         states: Sequence[KeptState | None],
+        work: LocalWork,
     ) -> None:
         self._resident = resident
         self._recipe = resident.recipe
         self._trainee = trainee
         self._broadcast = broadcast
         self._shared = shared
+        self._work = work
         self.states = tuple(states)
         self.optimizers: dict[str, LocalOptimizer] = {}
         """By phase, those that have trained."""
@@ -140,9 +143,9 @@ class LocalRound:
 
     @cached_property
     def num_steps(self) -> Tensor:
-        """How many steps the scenario's work has for each client."""
+        """How many steps each client's work of this round amounts to."""
         examples = self._resident.dataset.num_train_examples(self._trainee.clients)
-        return self._numbers(self._recipe.work.num_steps(examples).tolist(), torch.float64)
+        return self._numbers(self._work.num_steps(examples).tolist(), torch.float64)
 
     @cached_property
     def lrate(self) -> float | Tensor:
@@ -342,9 +345,9 @@ class LocalRound:
         return found.of_stack([clients[row] for row in rows], self._base)
 
     def _plan(self, phase: str, epochs: float | None, steps: int | None) -> Steps:
-        work: LocalWork = self._recipe.work
+        work = self._work
         if epochs is not None or steps is not None:
-            work = replace(work, epochs=epochs, steps=steps)  # type: ignore[arg-type]
+            work = replace(work, epochs=epochs, steps=steps)
         seed = self.seed if phase == MAIN else derive_seed(self.seed, f"phase {phase}")
         return self._trainee.steps(work, seed=seed)
 

@@ -17,6 +17,7 @@ from simfl.client.updates import ClientRow, Outcome, StepLosses
 from simfl.errors import ClientError, NonFiniteUpdateError
 from simfl.messages import Broadcast
 from simfl.models import StackedModel
+from simfl.sampling import LocalWork
 from simfl.states import Dropped, KeptState
 from simfl.vector import Vector, move
 
@@ -35,8 +36,16 @@ class ClientTrainer:
         self._stack = StackedModel(resident.model, size) if size > 1 else None
         self._shared: tuple[Broadcast, dict[bool, Vector]] | None = None
 
-    def train(self, client: int, broadcast: Broadcast, state: KeptState | None) -> Outcome:
+    def train(
+        self, client: int, broadcast: Broadcast, state: KeptState | None, work: LocalWork
+    ) -> Outcome:
         """Train a client; an exception in its own code ends the run, or drops the client.
+
+        Args:
+            client: its id.
+            broadcast: what it starts from.
+            state: what it has kept.
+            work: what it does in this round.
 
         Raises:
             ClientError: if its own code raises and the scenario says to raise.
@@ -45,7 +54,7 @@ class ClientTrainer:
         """
         began = time.perf_counter()
         try:
-            outcome = self._run(self.local(client, broadcast, state), (client,))
+            outcome = self._run(self.local(client, broadcast, state, work), (client,))
         except (NonFiniteUpdateError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
@@ -54,7 +63,11 @@ class ClientTrainer:
         return replace(outcome, rows=[row])
 
     def train_stack(
-        self, clients: Sequence[int], broadcast: Broadcast, states: Sequence[KeptState | None]
+        self,
+        clients: Sequence[int],
+        broadcast: Broadcast,
+        states: Sequence[KeptState | None],
+        work: LocalWork,
     ) -> Outcome:
         """Train clients that have a step to do each, in one computation.
 
@@ -62,6 +75,7 @@ class ClientTrainer:
             clients: [C] ids, those with more steps first.
             broadcast: what they start from.
             states: [C] what each client has kept.
+            work: what they do in this round.
 
         Raises:
             NonFiniteUpdateError: if an update is not finite and the scenario says to raise.
@@ -70,7 +84,7 @@ class ClientTrainer:
         assert self._stack is not None, "the recipe has no stacks"
         began = time.perf_counter()
         trainee = client_stack(self._resident, self._stack, clients, broadcast.round)
-        outcome = self._run(self._begin(trainee, broadcast, states), clients)
+        outcome = self._run(self._begin(trainee, broadcast, states, work), clients)
         seconds = time.perf_counter() - began
         steps = max(sum(row.losses.num_steps for row in outcome.rows), 1)
         rows = [
@@ -78,18 +92,24 @@ class ClientTrainer:
         ]
         return replace(outcome, rows=rows)
 
-    def local(self, client: int, broadcast: Broadcast, state: KeptState | None) -> LocalRound:
+    def local(
+        self, client: int, broadcast: Broadcast, state: KeptState | None, work: LocalWork
+    ) -> LocalRound:
         """Return a client's round before anything has happened in it."""
         trainee = one_client(self._resident, client, broadcast.round)
-        return self._begin(trainee, broadcast, (state,))
+        return self._begin(trainee, broadcast, (state,), work)
 
     def _begin(
-        self, trainee: Trainee, broadcast: Broadcast, states: Sequence[KeptState | None]
+        self,
+        trainee: Trainee,
+        broadcast: Broadcast,
+        states: Sequence[KeptState | None],
+        work: LocalWork,
     ) -> LocalRound:
         if self._resident.device != "cpu":
             states = move(tuple(states), self._resident.device)
         shared = self._shared_weights(broadcast, stacked=trainee.stacked)
-        return LocalRound(self._resident, trainee, broadcast, shared, states)
+        return LocalRound(self._resident, trainee, broadcast, shared, states, work)
 
     def _run(self, local: LocalRound, clients: Sequence[int]) -> Outcome:
         update, kept = self._recipe.algorithm.client(local)

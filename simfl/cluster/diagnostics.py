@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from simfl.errors import ClientError
-from simfl.messages import ChunkReport, RoundReport
+from simfl.messages import STRAGGLER, ChunkReport, RoundReport
 
 TIMELINE_FILE = "timeline.json"
 
@@ -52,7 +52,8 @@ def log_trained(report: ChunkReport) -> None:
     clients = [int(client) for client in report.clients.client]
     log.info("round=%d clients=%s trained in %.3f s", report.round, _ids(clients), report.seconds)
     for client, why in report.clients.dropped.items():
-        log.warning("round=%d client=%d dropped: %s", report.round, client, why)
+        level = logging.INFO if why == STRAGGLER else logging.WARNING
+        log.log(level, "round=%d client=%d dropped: %s", report.round, client, why)
 
 
 def log_round(report: RoundReport) -> None:

@@ -109,7 +109,9 @@ class Starter:
         clients: list[int] = np.flatnonzero(self.setup.group_of == group).tolist()
         largest = np.argsort(-self.setup.dataset.num_train_examples(clients), kind="stable")
         stack = tuple(clients[n] for n in largest[: self.setup.groups[group].stack])
-        return Chunk(1, 0, stack, len(stack), group)
+        # One step takes the memory of many.
+        drawn = (1,) * len(stack) if self.setup.client.work.distribution is not None else ()
+        return Chunk(1, 0, stack, len(stack), group, drawn)
 
 
 def start_all(

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from simfl.messages import NOT_FINITE
+from simfl.messages import NOT_FINITE, STRAGGLER
 from simfl.observers import ClientTable, Observer, RoundRecord, RunInfo, Summary
 
 RUN_TAGS = ("run", "scenario")
@@ -52,7 +52,7 @@ class Metric(Enum):
         "counter",
         "clients",
         "Clients by outcome: finished, failed (an error in their own code), or dropped (an update "
-        "that is not finite)",
+        "that is not finite, or a straggler)",
         "outcome",
     )
     RETRIED_CLIENTS = "counter", "clients", "Clients trained again because their actor died"
@@ -202,7 +202,7 @@ def _export_progress(exporter: Exporter, record: RoundRecord) -> None:
 
 
 def _export_counts(exporter: Exporter, record: RoundRecord, clients: ClientTable) -> None:
-    dropped = sum(reason == NOT_FINITE for reason in clients.dropped.values())
+    dropped = sum(reason in (NOT_FINITE, STRAGGLER) for reason in clients.dropped.values())
     exporter.set(Metric.COHORT, len(clients))
     exporter.set(Metric.CLIENT_ACTORS, record.actors)
     exporter.add(Metric.CLIENTS, record.clients, outcome="finished")

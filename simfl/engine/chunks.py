@@ -63,7 +63,8 @@ class Workload:
         """Return its numbers of steps and examples; for an evaluation, of batches or clients."""
         if isinstance(chunk, Chunk):
             held = self._num_examples[list(chunk.clients)]
-            steps = self._local.num_steps(held)
+            drawn = chunk.num_steps
+            steps = np.array(drawn) if drawn else self._local.num_steps(held)
             size = np.minimum(self._local.batch_size or held, held)
             return float(steps.sum()), float((steps * size).sum())
         if chunk.split == "test":
@@ -128,8 +129,12 @@ def _equal_ends(
 def _chunks(plan: RoundPlan, part: CohortPart, ends: Sequence[int]) -> list[Chunk]:
     """Return the chunks between these ends, which count from the part's first client."""
     clients = plan.clients[part.begin : part.end]
+    steps = plan.num_steps[part.begin : part.end] if plan.draws_steps else ()
+    width = plan.num_positions
     return [
-        Chunk(plan.round, part.start + start, clients[start:end], plan.num_positions, part.group)
+        Chunk(
+            plan.round, part.start + start, clients[start:end], width, part.group, steps[start:end]
+        )
         for start, end in itertools.pairwise(ends)
     ]
 

@@ -217,7 +217,10 @@ def _closing(info: RunInfo, summary: Summary) -> str:
     if summary["final"]:
         lines.append("  ".join(starmap(_number, summary["final"].items())))
     if summary["dropped"]:
-        lines.append(f"updates dropped: {summary['dropped']}, not finite or of clients that failed")
+        lines.append(
+            f"updates dropped: {summary['dropped']}, not finite, or of clients that failed or were "
+            "stragglers"
+        )
     return "\n".join([*lines, f"results in {info.out}"])
 
 

@@ -6,15 +6,22 @@ Shapes: T steps, C clients, B examples of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
-from simfl.component import Count, NonNegative, Section
+from simfl.component import Count, NonNegative, Positive, Section
+from simfl.sampling.work import Work, draw_amounts
 from simfl.seeding import derive_child, derive_seed, derive_seeds, hashed_orders
 
+if TYPE_CHECKING:
+    from typing import Self
+
 Column: TypeAlias = "np.ndarray[Any, Any]"
+
+_MOST_STEPS: Final = 2**53
+"""More than any run takes; larger floats are not exact, and int64 cannot hold some."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +44,18 @@ class StepPlan:
 class LocalWork(Section):
     """How much a client trains in a round, and on which of its examples at each step."""
 
-    epochs: Count | None = None
-    """How often a client goes through its examples in a round; 1 unless ``steps`` is given."""
-    steps: Count | None = None
-    """How many steps a client takes in a round, instead of ``epochs``."""
+    epochs: Positive | Work | None = None
+    """How often a client goes through its examples in a round: a number or a distribution; 1 unless
+    ``steps`` is given. 0.5 is half of its batches. The number of steps is rounded to the nearest,
+    halves up, and is at least 1 for a client with examples."""
+    steps: Count | Work | None = None
+    """How many steps a client takes in a round, instead of ``epochs``: a number or a
+    distribution."""
     batch_size: Count | None = None
     """The examples of a step. null: all that the client holds."""
     drop_last: bool = False
-    """Whether to skip the last batch of an epoch if it is smaller, unless it is the only one."""
+    """Whether to skip the last batch of an epoch if it is smaller, unless it is the only one.
+    torch's ``DataLoader`` skips an only one, too."""
     sclip: NonNegative | None = None
     """The L2 norm to which each example's gradient is clipped (DP-SGD). The sum of the clipped
     gradients is divided by ``batch_size``, also in a short batch; without ``batch_size``, by the
@@ -56,11 +67,61 @@ class LocalWork(Section):
         if self.epochs is None and self.steps is None:
             object.__setattr__(self, "epochs", 1)
 
+    @property
+    def distribution(self) -> Work | None:
+        """What the amount of work is drawn from in each round; None if it is a number."""
+        given = self.epochs if self.steps is None else self.steps
+        if not isinstance(given, Work) or isinstance(given, PlannedSteps):
+            return None
+        return given
+
+    def draw_steps(
+        self, num_examples_C: Column, *, seed: int, round: int, clients: Sequence[int] | Column
+    ) -> Column | None:
+        """Return how many steps each client of a cohort makes, if that is drawn; None if not.
+
+        Args:
+            num_examples_C: how many examples each holds.
+            seed: the run's.
+            round: which round, from 1.
+            clients: [C] the ids of the whole cohort.
+
+        Raises:
+            ConfigError: if the distribution draws what is no amount of work.
+        """
+        if self.distribution is None:
+            return None
+        amounts_C = draw_amounts(self.distribution, clients, seed=seed, round=round)
+        return self._rounded(amounts_C, num_examples_C)
+
+    def taking(self, num_steps: Sequence[int]) -> Self:
+        """Return the work of one client, or of a stack, that makes so many steps in this round."""
+        one = len(num_steps) == 1
+        steps = num_steps[0] if one else PlannedSteps(tuple(num_steps))
+        return replace(self, epochs=None, steps=steps)
+
     def num_steps(self, num_examples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return how many steps clients make that hold so many examples each; any shape."""
-        if self.steps is not None:
+        """Return how many steps clients make that hold so many examples each; any shape.
+
+        Where that is drawn, ``draw_steps`` does so for a cohort, and ``taking`` makes it known.
+        """
+        if isinstance(self.steps, PlannedSteps):
+            return np.array(self.steps.num_steps)
+        assert self.distribution is None, "a round's plan draws the steps of its cohort"
+        if isinstance(self.steps, int):
             return np.where(num_examples > 0, self.steps, 0)
-        return self._batches_an_epoch(num_examples) * (self.epochs or 0)
+        if isinstance(self.epochs, float):
+            return self._rounded(self.epochs, num_examples)
+        assert isinstance(self.epochs, int)
+        return self._batches_an_epoch(num_examples) * self.epochs
+
+    def _rounded(self, amounts: Any, num_examples: Column) -> Column:
+        """Return the numbers of steps in these amounts: epochs, or steps if ``steps`` is given."""
+        batches = self._batches_an_epoch(num_examples) if self.steps is None else num_examples > 0
+        exact = np.minimum(amounts * batches, _MOST_STEPS)
+        is_busy = (exact > 0).astype(np.int64)
+        steps: Column = np.maximum(np.floor(exact + 0.5).astype(np.int64), is_busy)
+        return steps
 
     def _batches_an_epoch(self, num_examples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         size = np.maximum(np.minimum(self.batch_size or num_examples, num_examples), 1)
@@ -136,6 +197,14 @@ class LocalWork(Section):
         is_step_TC1 = step_T11 < num_steps_C[:, None]
         rows_TCB = drawn[np.where(is_step_TC1, index_TCB, 0)] if len(drawn) else index_TCB
         return StepPlan(rows_TCB, is_used_TCB.sum(axis=2))
+
+
+@dataclass(frozen=True)
+class PlannedSteps(Work):
+    """The steps that the clients of a stack make in a round, as its plan has drawn them."""
+
+    num_steps: tuple[int, ...]
+    """[C] of each."""
 
 
 def _draw(

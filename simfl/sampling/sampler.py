@@ -13,6 +13,7 @@ import numpy as np
 from simfl.component import Component
 from simfl.errors import ConfigError
 from simfl.messages import RoundPlan
+from simfl.sampling.local_work import LocalWork
 from simfl.seeding import numpy_generator
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -110,6 +111,7 @@ def plan_round(
     size: int,
     seed: int,
     round: int,
+    work: LocalWork | None = None,
 ) -> RoundPlan:
     """Draw a round's cohort and sort it: longest local work first, then by id.
 
@@ -120,16 +122,28 @@ def plan_round(
         size: the number of clients that take part.
         seed: the run's seed.
         round: which round, from 1.
+        work: what clients do. If its amount is drawn, the cohort's is drawn here, and
+            ``num_steps`` is not used.
 
     Raises:
-        ConfigError: unless the sampler returns ``size`` different ids.
+        ConfigError: unless the sampler returns ``size`` different ids, or if what is drawn is no
+            amount of work.
     """
     rng = numpy_generator(seed, "cohort", round=round)
-    drawn = sampler.sample(num_examples, size, rng=rng)
-    clients = np.sort(_checked(drawn, sampler.name, size=size, population=len(num_examples)))
-    order = np.argsort(-num_steps[clients], kind="stable")
-    clients = clients[order]
-    return RoundPlan(round, tuple(clients.tolist()), tuple(num_steps[clients].tolist()))
+    cohort = sampler.sample(num_examples, size, rng=rng)
+    clients = np.sort(_checked(cohort, sampler.name, size=size, population=len(num_examples)))
+    drawn: Array | None = None
+    if work is not None:
+        held = num_examples[clients]
+        drawn = work.draw_steps(held, seed=seed, round=round, clients=clients)
+    steps = num_steps[clients] if drawn is None else drawn
+    order = np.argsort(-steps, kind="stable")
+    return RoundPlan(
+        round,
+        tuple(clients[order].tolist()),
+        tuple(steps[order].tolist()),
+        draws_steps=drawn is not None,
+    )
 
 
 def _checked(drawn: Any, name: str, *, size: int, population: int) -> Array:

@@ -13,7 +13,7 @@ from simfl.data import Partition, Source
 from simfl.models import Loss, Metric, ModelSpec
 from simfl.observers import Observer
 from simfl.optimizer import OptiModule, Regularizer, Schedule
-from simfl.sampling import Sampler
+from simfl.sampling import Sampler, Work
 
 _ROOTS: tuple[type[Component], ...] = (
     Source,
@@ -28,6 +28,7 @@ _ROOTS: tuple[type[Component], ...] = (
     Aggregator,
     PreAggregator,
     Sampler,
+    Work,
     Observer,
 )
 

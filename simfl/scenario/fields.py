@@ -12,8 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
-from types import UnionType
+from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
@@ -41,6 +40,8 @@ S = TypeVar("S", bound=Section)
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 """Nothing is converted but whole numbers to floats, and no unknown key is accepted."""
+
+_NUMBER = ConfigDict(strict=True, allow_inf_nan=False)
 
 _ADAPTERS: dict[type[Section | Component], TypeAdapter[dict[str, Any]]] = {}
 
@@ -152,8 +153,10 @@ def _marked(hint: Any) -> Any:
         return Annotated[_marked(args[0]), *args[1:]]
     if origin in (Union, UnionType):
         roots = [arg for arg in args if isinstance(arg, type) and issubclass(arg, Component)]
-        if float in args and roots:
-            return Annotated[hint, _Rate(roots[0])]
+        numbers = [arg for arg in args if arg not in (*roots, NoneType)]
+        if roots and numbers:
+            marked = Annotated[hint, _NumberOr(roots[0], numbers[0])]
+            return marked | None if NoneType in args else marked
         return Union[tuple(map(_marked, args))]  # noqa: UP007
     if origin in (tuple, list):
         return origin[tuple(arg if arg is ... else _marked(arg) for arg in args)]
@@ -251,13 +254,19 @@ class _Named:
         return {"x-component": self.what}
 
 
-class _Rate(_Named):
-    """Marks a field as holding a number, or a schedule of numbers."""
+class _NumberOr(_Named):
+    """Marks a field as holding a number, or a component in its place: a schedule of rates..."""
+
+    def __init__(self, root: type[Component], number: Any) -> None:
+        super().__init__(root)
+        self.number = TypeAdapter[float](NonNegative if number is float else number, config=_NUMBER)
+        self.stays_whole = number is not float
 
     def read(self, value: Any, info: ValidationInfo) -> Any:
-        """Return the number or the schedule."""
+        """Return the number or the component."""
         if isinstance(value, int | float):
-            return _number().validate_python(value)
+            checked = self.number.validate_python(value)
+            return value if self.stays_whole else checked
         if isinstance(value, str) and value not in self.root.registry:
             hint = did_you_mean(value, self.root.registry)
             raise fault(f"should be a number or the name of a {self.what}. {hint}".rstrip())
@@ -266,7 +275,7 @@ class _Rate(_Named):
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"anyOf": [{"type": "number", "minimum": 0}, {"x-component": self.what}]}
+        return {"anyOf": [self.number.json_schema(), {"x-component": self.what}]}
 
 
 def _mark_unknown(
@@ -308,8 +317,3 @@ def _as_tuples(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_as_tuples(item) for item in value)
     return value
-
-
-@cache
-def _number() -> TypeAdapter[float]:
-    return TypeAdapter(NonNegative, config={"strict": True, "allow_inf_nan": False})

@@ -29,7 +29,7 @@ def scenario_schema() -> JsonSchema:
         schema = section_schema(section)
         definitions[section.__name__] = _flat_schema(schema, section) if section.flat else schema
     # Not both can be given.
-    both = {name: {"type": "integer"} for name in ("epochs", "steps")}
+    both = {name: {"not": {"type": "null"}} for name in ("epochs", "steps")}
     definitions["ClientSection"]["not"] = {"properties": both, "required": list(both)}
     kinds = {what: _kind_schema(root) for what, root in component_kinds().items()}
     schema = {"$schema": DIALECT, **section_schema(Scenario)}

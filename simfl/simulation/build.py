@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from simfl.models import BCEWithLogits, DataShape, Loss, data_shape
 from simfl.models.metrics import adds_up, as_metrics
 from simfl.models.model import call_module
 from simfl.optimizer import ScaffoldServer
-from simfl.sampling import Sampler, plan_round
+from simfl.sampling import Sampler, Stragglers, plan_round
 from simfl.scenario import Scenario
 from simfl.sections import GroupSection
 from simfl.server import ServerRecipe
@@ -55,7 +56,8 @@ class Simulation:
     num_examples: np.ndarray[Any, Any]
     """[population] the number of examples each client trains on."""
     num_steps: np.ndarray[Any, Any]
-    """[population] the number of steps each client takes per round."""
+    """[population] the number of steps each client takes per round; where it is drawn, one draw for
+    the whole population."""
     num_test_examples: int
     """The size of the central test split; 0 if there is none."""
     group_of: np.ndarray[Any, Any]
@@ -94,6 +96,7 @@ class Simulation:
             size=self.cohort_size,
             seed=self.scenario.seed,
             round=round,
+            work=self.client.work,
         )
         return order_by_group(plan, self.group_of, self.stacks)
 
@@ -131,7 +134,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     choices = _choose_stacks(scenario, client, dataset, cohort_size, group_of)
     stacks = tuple(choice.size for choice in choices)
     num_examples = dataset.num_train_examples()
-    num_steps = client.work.num_steps(num_examples)
+    num_steps = _num_steps(scenario, client, num_examples)
     simulation = Simulation(
         scenario=scenario.with_stacks(stacks),
         dataset=dataset,
@@ -154,17 +157,43 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     return simulation
 
 
-def _try_sampler(simulation: Simulation) -> None:
+def _num_steps(
+    scenario: Scenario, client: ClientRecipe, num_examples: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Return each client's steps, or one draw of them."""
+    everyone = range(len(num_examples))
     try:
-        simulation.plan_round(1)
+        drawn = client.work.draw_steps(num_examples, seed=scenario.seed, round=1, clients=everyone)
     except ConfigError as error:
-        raise simulation.scenario.fault("client.sampler", str(error)) from error
+        raise scenario.fault(_work_key(scenario), str(error)) from error
+    return client.work.num_steps(num_examples) if drawn is None else drawn
+
+
+def _work_key(scenario: Scenario) -> str:
+    return "client.epochs" if scenario.client.steps is None else "client.steps"
+
+
+def _try_sampler(simulation: Simulation) -> None:
+    scenario = simulation.scenario
+    try:
+        plan = simulation.plan_round(1)
+    except ConfigError as error:
+        raise scenario.fault("client.sampler", str(error)) from error
+    work = simulation.client.work.distribution
+    if isinstance(work, Stragglers) and work.drop and not any(plan.num_steps):
+        raise scenario.fault(
+            _work_key(scenario),
+            f"drops each of the {len(plan.clients)} clients of a round; lower share, {work.share}, "
+            "or raise client.per_round",
+        )
 
 
 def _cohort_size(scenario: Scenario, population: int) -> int:
     per_round = scenario.client.per_round
     if per_round is None:
         return population
+    if isinstance(per_round, float):
+        return max(1, math.floor(per_round * population + 0.5))
     if per_round > population:
         raise scenario.fault(
             "client.per_round",

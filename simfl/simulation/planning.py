@@ -150,7 +150,9 @@ def _measure(simulation: Simulation, group: int) -> Trial:
     before = peak_memory()
     recipe = replace(simulation.client, stack=simulation.stacks[group])
     host = ClientHost(recipe, simulation.dataset)
-    chunk = Chunk(1, 0, chosen, len(chosen), group)
+    is_drawn = simulation.client.work.distribution is not None
+    drawn = tuple(simulation.num_steps[by_size[: len(chosen)]].tolist()) if is_drawn else ()
+    chunk = Chunk(1, 0, chosen, len(chosen), group, drawn)
     result = host.train_chunk(chunk, broadcast, [None] * len(chosen))
     after = peak_memory()
     steps = int(result.report.clients.num_steps.sum())

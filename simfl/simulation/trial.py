@@ -150,7 +150,8 @@ def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
     sizes = np.minimum(work.batch_size or num_examples, num_examples)
     left = num_examples % np.maximum(sizes, 1)
     whole = num_examples // np.maximum(sizes, 1)
-    reaches_the_last = work.steps is None or whole < work.steps
+    # What is drawn may be any number.
+    reaches_the_last = work.distribution is not None or whole < work.num_steps(num_examples)
     alone: _Column = (sizes == 1) | ((left == 1) & reaches_the_last & (not work.drop_last))
     return alone
 

@@ -1,8 +1,8 @@
 """Small valid scenarios drawn at random, and what they need: data, models, plug-ins.
 
 ``draw(seed)`` combines modules, regularizers, schedules, aggregators, samplers, losses, partitions,
-stacks, groups, kept states, drops, checkpoints and spilling. The scenarios name this module under
-``plugins:``.
+unequal work, stacks, groups, kept states, drops, checkpoints and spilling. The scenarios name this
+module under ``plugins:``.
 """
 
 from __future__ import annotations
@@ -154,14 +154,15 @@ def _client(
     may_clip: bool,
 ) -> dict[str, Any]:
     client: dict[str, Any] = {
-        "per_round": cohort,
+        "per_round": rng.choice([cohort, cohort, (cohort - 0.4) / population]),
         "sampler": rng.choice(["uniform", "uniform", "weighted"]),
         "batch_size": rng.choice([2, 4, 4, 7, None]),
         "optimizer": _optimizer(rng, side="client", scaffold=scaffold),
         "stack": 1 if dedicated else rng.choice([1, 2, 4, 8, "auto"]),
         "keep_state": True if scaffold else rng.random() < 0.8,
     }
-    client |= rng.choice([{"epochs": 1}, {"epochs": 2}, {"steps": 3}])
+    client |= rng.choice([{"epochs": 1}, {"epochs": 2}, {"steps": 3}, _uneven_work(rng)])
+    client["drop_last"] = rng.random() < 0.2
     if may_clip and rng.random() < 0.2:
         client["sclip"] = rng.choice([0.5, 5.0])
     if rng.random() < 0.1:
@@ -176,9 +177,25 @@ def _client(
             "rounds": rng.choice([[1], [2], [1, 3], [2, 3, 4]]),
             "step": rng.choice([1, 2]),
         }
+        if "drop" in str(client.get("epochs")):
+            client["epochs"] = 2
         client |= {"on_failure": "drop", "on_nonfinite": "drop"}
         client["optimizer"]["modules"].append(["stumble", stumble])
     return client
+
+
+def _uneven_work(rng: Random) -> dict[str, Any]:
+    """Return a fraction of an epoch, or a distribution; some drop a fifth of a cohort."""
+    slow = {"share": 0.2, "full": 3, "drop": True}
+    return rng.choice(
+        [
+            {"epochs": 0.5},
+            {"epochs": ["stragglers", {"share": 0.5, "full": 3}]},
+            {"epochs": ["stragglers", slow]},
+            {"epochs": ["choice", {"values": [0.3, 1, 2], "fixed": True}]},
+            {"steps": ["uniform-int", {"low": 1, "high": 4}]},
+        ]
+    )
 
 
 def _optimizer(rng: Random, *, side: str, scaffold: bool) -> dict[str, Any]:

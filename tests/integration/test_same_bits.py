@@ -77,6 +77,25 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "model": {"kind": "python", "path": "leaky:Leaky", "hidden": None, "dropout": None},
         "client": {"optimizer": {"modules": ["momentum"]}},
     },
+    "stacks with scaffold, and stragglers by a schedule of steps": {
+        "client": {
+            "stack": 2,
+            "per_round": 0.6,
+            "epochs": ["stragglers", {"share": 0.5, "low": 1, "high": 4}],
+            "optimizer": {
+                "lrate": ["exponential", {"base": 0.1, "factor": 0.95, "unit": "step"}],
+                "modules": ["scaffold-client"],
+            },
+        },
+        "server": {"optimizer": {"modules": ["scaffold-server"]}, "weighting": "steps"},
+    },
+    "stacks with momentum, and stragglers that are dropped": {
+        "client": {
+            "stack": 2,
+            "steps": ["stragglers", {"share": 0.5, "full": 5, "drop": True}],
+            "optimizer": {"lrate": 0.1, "modules": ["momentum"]},
+        },
+    },
     "stacks in bfloat16": {"client": {"stack": 2, "precision": "bf16"}},
     "stacks with a third-party module with a state": {
         "client": {"stack": 4, "optimizer": {"modules": ["fading"]}},

@@ -22,6 +22,7 @@ from simfl.messages import EvaluationChunk, RoundPlan, RoundReport
 from simfl.models import DataShape, ModelSpec, data_shape
 from simfl.models.losses import as_loss
 from simfl.optimizer import Context, Optimizer, OptiModule, State
+from simfl.sampling import UniformInt
 from simfl.seeding import derive_seed
 from simfl.server import ServerRecipe
 from simfl.vector import Vector
@@ -213,6 +214,35 @@ def test_the_servers_optimizer_takes_the_mean_delta_for_a_gradient() -> None:
     run_round(sim, (0,), round=1)
     run_round(sim, (0,), round=2)
     assert sim._server.get_weights()["weight"].item() == -5.0
+
+
+@pytest.mark.parametrize("weighting", ["examples", "uniform", "steps"])
+def test_fedavg_with_unequal_steps_is_what_numpy_computes(weighting: Any) -> None:
+    """Least squares with full batches: client i takes K_i steps of gradient descent, and the one
+    with K_i = 0 is dropped. The weights of the mean are those of the clients that are left."""
+    rng, sizes, steps = np.random.default_rng(1), [6, 3, 5, 4], (7, 4, 1, 0)
+    inputs = rng.normal(size=(18, 3)).astype(np.float32)
+    targets = rng.normal(size=(18, 1)).astype(np.float32)
+    module, ends = nn.Linear(3, 1, bias=False), np.cumsum(sizes)
+    nn.init.zeros_(module.weight)
+    work = LocalWork(steps=UniformInt(high=7))
+    sim = engine(module, dataset(inputs, targets, sizes), work=work, weighting=weighting)
+
+    expected = np.zeros((3, 1))
+    for round in (1, 2, 3):
+        plan = RoundPlan(round, (0, 1, 2, 3), steps, draws_steps=True)
+        report = sim.train(plan, sim._server.snapshot(round)).report
+        assert (report.num_clients, report.num_dropped, report.num_steps) == (3, 1, 12)
+        moved, shares = [], []
+        for size, end, count in zip(sizes[:3], ends, steps, strict=False):
+            a, b, own = inputs[end - size : end], targets[end - size : end], expected.copy()
+            for _ in range(count):
+                own -= 0.1 * 2 / size * a.T @ (a @ own - b)
+            moved.append(own - expected)
+            shares.append({"examples": size, "uniform": 1, "steps": count}[weighting])
+        expected = expected + np.average(moved, axis=0, weights=shares)
+    found = sim._server.get_weights()["weight"].numpy()
+    np.testing.assert_allclose(found, expected.T, rtol=1e-5, atol=1e-6)
 
 
 def batches(work: LocalWork, num_rows: int, *, seed: int = 0, round: int = 1, client: int = 0):

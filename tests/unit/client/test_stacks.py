@@ -45,6 +45,7 @@ from simfl.optimizer import (
     list_optim_modules,
     list_optim_regularizers,
 )
+from simfl.sampling import Choice
 from simfl.states import Dropped, Kept, KeptState
 from simfl.vector import Vector
 from tests.unit.client.client_cases import changed, client_section
@@ -589,6 +590,27 @@ def test_clients_without_examples_take_no_part_in_a_stack_but_are_counted() -> N
     stacked, single = (train(data, stack=s, clients=clients) for s in (4, 1))
     assert_close(whole(stacked).total, whole(single).total)
     assert stacked.report.clients.num_steps.tolist() == [4, 4, 0, 0]
+
+
+@pytest.mark.parametrize("stack", [1, 2, 8])
+def test_clients_make_the_steps_that_were_drawn_and_are_dropped_without_any(stack: int) -> None:
+    """Clients of 9, 8, 7, 6 and 0 examples. One without examples does nothing, as ever."""
+    data, work = dataset([9, 8, 7, 6, 0]), LocalWork(epochs=Choice(values=(0, 1)), batch_size=4)
+    made = recipe(data, stack=stack, work=work)
+    broadcast = Broadcast(1, made.build_model().get_weights(), {})
+    chunk = Chunk(1, 0, (2, 0, 1, 3, 4), 5, num_steps=(7, 3, 1, 0, 0))
+    result = ClientHost(made, data).train_chunk(chunk, broadcast, [None] * 5)
+    assert result.report.clients.num_steps.tolist() == [7, 3, 1, 0, 0]
+    assert result.report.clients.dropped == {3: "straggler"}
+    expected = [
+        train(data, stack=1, clients=(client,), work=LocalWork(steps=steps, batch_size=4))
+        for client, steps in ((2, 7), (0, 3), (1, 1))
+    ]
+    total = sum((whole(one).total for one in expected[1:]), whole(expected[0]).total)
+    for name, value in total.items():
+        torch.testing.assert_close(whole(result).total[name], value, rtol=1e-4, atol=1e-5)
+    assert whole(result).weight == 9 + 8 + 7
+    assert whole(result).sums["clients"] == 4
 
 
 def test_chunks_of_whole_stacks_give_the_bits_of_one_chunk() -> None:

@@ -18,6 +18,7 @@ from simfl.cluster.survey import describe_room
 from simfl.engine import DeviceUse
 from simfl.errors import ClusterError
 from simfl.messages import Chunk
+from simfl.sampling import LocalWork, UniformInt
 from simfl.sections import ClusterSection
 
 
@@ -74,8 +75,11 @@ def test_free_room_is_described_with_the_jobs_that_use_the_rest(
     assert taken == "other jobs use: job 02 (another) 3 CPU, 0.5 GPU"
 
 
+@pytest.mark.parametrize(
+    ("work", "steps"), [(LocalWork(), ()), (LocalWork(steps=UniformInt(high=5)), (1, 1))]
+)
 def test_a_group_gets_as_many_actors_on_a_gpu_as_its_memory_holds(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, work: LocalWork, steps: tuple[int, ...]
 ) -> None:
     """The first actor trains the two clients with the most examples, in 10 of 80 bytes."""
     monkeypatch.setattr(starting.ray, "wait", lambda refs, **_: (refs[:1], refs[1:]))
@@ -87,6 +91,7 @@ def test_a_group_gets_as_many_actors_on_a_gpu_as_its_memory_holds(
     )
     group = ActorGroup(num_gpus=0.1, stack=2)
     setup: Any = SimpleNamespace(
+        client=SimpleNamespace(work=work),
         cluster=ClusterSection(),
         groups=(group,),
         group_of=np.zeros(3, int),
@@ -112,6 +117,6 @@ def test_a_group_gets_as_many_actors_on_a_gpu_as_its_memory_holds(
         join=lambda joining, late: workers.extend(joining),
     )
     starting.Starter(setup, server, fleet, pool, notify=print).start()
-    assert probed == [(Chunk(1, 0, (1, 2), 2, 0), "weights")]
+    assert probed == [(Chunk(1, 0, (1, 2), 2, 0, steps), "weights")]
     assert limits == [(0, 7)], "seven times 10 bytes, and a tenth to spare"
     assert workers == [first, second]

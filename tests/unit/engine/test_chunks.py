@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from simfl.messages import (
     EvaluationChunk,
     RoundPlan,
 )
+from simfl.sampling import UniformInt
 
 
 def only_part(plan: RoundPlan) -> CohortPart:
@@ -105,6 +108,14 @@ def test_chunks_are_contiguous_and_know_the_cohort_they_are_of() -> None:
     assert {(c.round, c.cohort_size) for c in chunks} == {(4, 5)}
 
 
+def test_chunks_carry_steps_that_were_drawn_and_no_others() -> None:
+    plan = RoundPlan(4, (9, 8, 7, 6, 5), (5, 4, 4, 1, 0))
+    assert [c.num_steps for c in equal_chunks(plan, only_part(plan), 2)] == [()] * 3
+    drawn = replace(plan, draws_steps=True)
+    chunks = equal_chunks(drawn, only_part(drawn), 2)
+    assert [c.num_steps for c in chunks] == [(5, 4), (4, 1), (0,)]
+
+
 @given(
     st.integers(1, 300),
     st.integers(1, 9),
@@ -133,6 +144,9 @@ def test_work_is_counted_in_steps_and_in_examples_that_they_take() -> None:
     chunk = Chunk(1, 0, (1, 0, 2), 3)
     assert Workload(LocalWork(epochs=2, batch_size=20), dataset).of(chunk) == (12.0, 210.0)
     assert Workload(LocalWork(epochs=2), dataset).of(chunk) == (4.0, 210.0)
+    drawn = Chunk(1, 0, (1, 0, 2), 3, num_steps=(3, 1, 0))
+    work = LocalWork(steps=UniformInt(high=3), batch_size=20)
+    assert Workload(work, dataset).of(drawn) == (4.0, 65.0)
     held = EvaluationChunk("clients", ((0, 2), (1,)))
     assert Workload(LocalWork(), dataset).of(held) == (3.0, 105.0)
     assert Workload(LocalWork(), dataset).of(EvaluationChunk("test", ((0,), (1,)))) == (2.0,)

@@ -70,7 +70,7 @@ def test_without_a_terminal_there_are_plain_lines_that_keep_the_last_accuracy() 
     assert lines[3:] == [
         "done: 2 rounds in 3.2 s, the first after 1.5 s",
         "accuracy 0.9000",
-        "updates dropped: 3, not finite or of clients that failed",
+        "updates dropped: 3, not finite, or of clients that failed or were stragglers",
         "results in runs/demo",
     ]
 

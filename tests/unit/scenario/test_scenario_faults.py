@@ -31,24 +31,46 @@ def with_line(text: str, line: str, *, under: str) -> str:
         (
             "  per_round: ten",
             "client",
-            "s.yaml:7: client.per_round: is 'ten'; should be an integer",
+            "s.yaml:7: client.per_round: is 'ten'; should be an integer or a number",
         ),
         (
             "  per_round: 10.0",
             "client",
-            "s.yaml:7: client.per_round: is 10.0; should be an integer",
+            "s.yaml:7: client.per_round: is 10.0; should be an integer or less than 1",
         ),
         (
             '  per_round: "10"',
             "client",
-            "s.yaml:7: client.per_round: is '10'; should be an integer",
+            "s.yaml:7: client.per_round: is '10'; should be an integer or a number",
         ),
         (
             "  per_round: true",
             "client",
-            "s.yaml:7: client.per_round: is true; should be an integer",
+            "s.yaml:7: client.per_round: is true; should be an integer or a number",
         ),
-        ("  per_round: 0", "client", "s.yaml:7: client.per_round: is 0; should be at least 1"),
+        (
+            "  per_round: 0",
+            "client",
+            "s.yaml:7: client.per_round: is 0; should be at least 1 or greater than 0",
+        ),
+        (
+            "  per_round: 1.0",
+            "client",
+            "s.yaml:7: client.per_round: is 1.0; should be an integer or less than 1",
+        ),
+        ("  epochs: 0", "client", "s.yaml:7: client.epochs: is 0; should be greater than 0"),
+        ("  steps: 2.5", "client", "s.yaml:7: client.steps: is 2.5; should be an integer"),
+        (
+            "  epochs: stragler",
+            "client",
+            "s.yaml:7: client.epochs: is 'stragler'; should be a number or the name of a work. "
+            "Did you mean 'stragglers'?",
+        ),
+        (
+            "  epochs: [stragglers, {share: 1.5, full: 20}]",
+            "client",
+            "s.yaml:7: client.epochs.share: is 1.5; should be at most 1",
+        ),
         (
             "  keep_state: 1",
             "client",

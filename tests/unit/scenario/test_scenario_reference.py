@@ -30,7 +30,8 @@ def test_the_page_has_every_key_and_every_name():
 
 def test_a_row_has_type_default_and_meaning():
     row = (
-        "| `per_round` | integer >= 1 or null | `null` | "
-        "How many clients take part in a round. null: all of them. |"
+        "| `batch_size` | integer >= 1 or null | `null` | "
+        "The examples of a step. null: all that the client holds. |"
     )
     assert row in scenario_reference()
+    assert "| `steps` | integer >= 1 or work or null | `null` |" in scenario_reference()

@@ -24,7 +24,7 @@ from simfl.models import DataShape, Metric
 from simfl.observers import ClientTable, Observer
 from simfl.optimizer import Context, OptiModule, State
 from simfl.record import RoundRecord, require_own_names
-from simfl.sampling import Uniform
+from simfl.sampling import Uniform, UniformInt
 from simfl.simulation import RunOptions, build, open_run
 from simfl.simulation.folder import read_history
 from simfl.vector import Vector
@@ -186,6 +186,59 @@ def test_more_clients_per_round_than_the_population_are_refused_with_the_key(
     scenario["client"]["per_round"] = 4
     with pytest.raises(ScenarioError, match=r"client\.per_round.*is 4.*3 clients"):
         build(simfl.load_scenario(scenario))
+
+
+@pytest.mark.parametrize(
+    ("share", "size"), [(0.01, 1), (0.4, 1), (0.5, 2), (0.75, 2), (0.9, 3), (3, 3), (None, 3)]
+)
+def test_a_share_of_the_population_is_rounded_to_the_nearest_number_of_clients(
+    scenario: dict[str, Any], share: float | None, size: int
+) -> None:
+    """Of three clients; a share is below 1, and an integer is a number of clients."""
+    scenario["client"]["per_round"] = share
+    simulation = build(simfl.load_scenario(scenario))
+    assert simulation.cohort_size == size
+    assert len(simulation.plan_round(1).clients) == size
+
+
+@pytest.mark.parametrize("key", ["epochs", "steps"])
+def test_stragglers_that_leave_no_client_to_train_are_refused_with_the_key(
+    scenario: dict[str, Any], key: str
+) -> None:
+    scenario["client"] |= {key: ["stragglers", {"share": 0.9, "full": 5, "drop": True}]}
+    message = rf"client\.{key}: drops each of the 2 clients of a round; lower share, 0\.9, or raise"
+    with pytest.raises(ScenarioError, match=message):
+        build(simfl.load_scenario(scenario))
+
+
+def test_a_distribution_that_returns_no_amounts_is_refused_with_the_key(
+    scenario: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UniformInt, "draw", lambda *_: [2])
+    scenario["client"]["steps"] = ["uniform-int", {"high": 5}]
+    with pytest.raises(ScenarioError, match=r"client\.steps: work 'uniform-int' returned"):
+        build(simfl.load_scenario(scenario))
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_dropped_stragglers_are_told_of_and_cost_a_broadcast(
+    scenario: dict[str, Any], tmp_path: Path, stack: int
+) -> None:
+    scenario["client"] |= {
+        "per_round": 3,
+        "stack": stack,
+        "epochs": ["stragglers", {"share": 0.3, "full": 2, "drop": True}],
+    }
+    scenario |= {"rounds": 2}
+    scenario["output"] = {"observers": ["remember-tables"]}
+    RememberTables.tables = []
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    for record, table in zip(result.history, RememberTables.tables, strict=True):
+        assert (record["clients"], record["dropped"]) == (2, 1)
+        assert record["sent_bytes"] * 2 == record["received_bytes"] * 3
+        assert list(table.dropped.values()) == ["straggler"]
+        assert table.num_steps.tolist()[-1] == 0
+        assert table.client.tolist()[-1] == next(iter(table.dropped))
 
 
 @pytest.mark.parametrize(
