@@ -161,7 +161,7 @@ def _num_steps(
     scenario: Scenario, client: ClientRecipe, num_examples: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
     """Return each client's steps, or one draw of them."""
-    everyone = range(len(num_examples))
+    everyone = np.arange(len(num_examples))
     try:
         drawn = client.work.draw_steps(num_examples, seed=scenario.seed, round=1, clients=everyone)
     except ConfigError as error:
