@@ -93,11 +93,24 @@ class ClientTrainer:
         return replace(outcome, rows=rows)
 
     def local(
-        self, client: int, broadcast: Broadcast, state: KeptState | None, work: LocalWork
+        self,
+        client: int,
+        broadcast: Broadcast,
+        state: KeptState | None,
+        work: LocalWork | None = None,
     ) -> LocalRound:
-        """Return a client's round before anything has happened in it."""
+        """Return a client's round before anything has happened in it.
+
+        Without ``work``, as outside a cohort, it is the scenario's, drawn for this client alone.
+        """
         trainee = one_client(self._resident, client, broadcast.round)
-        return self._begin(trainee, broadcast, (state,), work)
+        return self._begin(trainee, broadcast, (state,), work or self._work_alone(trainee))
+
+    def _work_alone(self, trainee: Trainee) -> LocalWork:
+        work, ids = self._recipe.work, trainee.clients
+        examples = self._resident.dataset.num_train_examples(ids)
+        drawn = work.draw_steps(examples, seed=self._recipe.seed, round=trainee.round, clients=ids)
+        return work if drawn is None else work.taking(drawn.tolist())
 
     def _begin(
         self,
