@@ -69,6 +69,9 @@ class DataSection(Section):
     of the central evaluation."""
     holdout_fraction: BelowOne = 0.0
     """The share of each client's examples that it keeps for its own evaluation."""
+    public: BelowOne | Source | None = None
+    """Examples that the server has, for algorithms that train it, too: the share of all examples
+    that is set aside for it before they are split over clients, or another source."""
 
     seed: Seed | None = None
     """The seed for examples and their splits, so that runs with different seeds can have the same
@@ -87,6 +90,7 @@ class DataSection(Section):
             seed=seed if self.seed is None else self.seed,
             test_fraction=self.test_fraction,
             holdout_fraction=self.holdout_fraction,
+            public=self.public,
             client_columns=client_columns,
             scaling=self._scaling(),
         )

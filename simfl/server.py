@@ -15,6 +15,10 @@ from torch import Tensor
 
 from simfl.aggregation import AggregationContext, Aggregator, TreeSum, merge_contributions
 from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total
+from simfl.client import ClientRecipe
+from simfl.client.recipe import build_resident
+from simfl.client.trainer import ClientTrainer
+from simfl.data import Examples, FederatedDataset
 from simfl.errors import AggregationError
 from simfl.messages import (
     Broadcast,
@@ -31,6 +35,19 @@ from simfl.states import ServerState
 from simfl.vector import Vector, count_bytes, is_finite, widened
 
 __all__ = ["Server", "ServerRecipe"]
+
+
+@dataclass(frozen=True)
+class PublicData:
+    """The server's public examples, and how they are trained on."""
+
+    recipe: ClientRecipe
+    examples: Examples
+
+    def build(self) -> ClientTrainer:
+        """Build what trains on them, as on a client's."""
+        dataset = FederatedDataset.of_one(self.examples)
+        return ClientTrainer(build_resident(self.recipe, dataset, device="cpu"))
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,7 @@ class ServerRecipe:
     """The weights and buffers that each client keeps for itself, by name."""
     fixed: tuple[str, ...] = ()
     """The weights and buffers that never change, by name."""
+    public: PublicData | None = None
 
     def build_model(self, *, draw: int = 0) -> TorchModel:
         """Build the model with the run's initial weights; it computes only the loss.
@@ -76,6 +94,7 @@ class ServerRecipe:
             population=self.population,
             fresh=lambda draw: _trained(self.build_model(draw=draw), without=self.personal),
             personal=self.personal,
+            public=None if self.public is None else self.public.build(),
         )
 
 
@@ -91,6 +110,7 @@ class Server:
         population: the number of clients in the federation.
         fresh: a number, from 1 -> other initial weights.
         personal: the names of weights that clients keep for themselves, and the server lacks.
+        public: trains on public examples, as client 0; None: there are none.
     """
 
     def __init__(
@@ -104,7 +124,9 @@ class Server:
         population: int = 0,
         fresh: Callable[[int], Vector] | None = None,
         personal: Collection[str] = (),
+        public: ClientTrainer | None = None,
     ) -> None:
+        self._public = public
         self._weights = _Weights(model, without=personal)
         self._algorithm = algorithm
         start = _trained(model, without=personal)
@@ -210,10 +232,14 @@ class Server:
     def _step(self, trained: Vector, total: Contribution, *, round: int) -> None:
         """Let the algorithm turn the delta into a gradient, and apply it."""
         seed = self._optimizer.seed
-        here = ServerSide(self._weights.trained, self._population, round=round, seed=seed)
+        public = None
+        if self._public is not None:
+            public = self._public.local(0, Broadcast(round, self._weights.all, {}), None)
+        here = ServerSide(self._weights.trained, self._population, round, seed, public)
         cohort = Total(trained, total.weight, int(total.sums["clients"]), total.update_sums)
         state = self._algorithm_state
         gradients, self._algorithm_state = self._algorithm.server(cohort, state, here)
+        gradients = gradients.select(name for name in self._weights.trainable if name in gradients)
         if gradients:
             self._weights.stepped = gradients.names
             self._optimizer.apply_gradients(self._weights, gradients)

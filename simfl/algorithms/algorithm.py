@@ -18,6 +18,7 @@ from torch import Tensor
 from simfl.component import Component
 from simfl.models import Batch
 from simfl.models.model_function import Objective
+from simfl.optimizer import Optimizer
 from simfl.states import State
 from simfl.vector import Vector
 
@@ -64,6 +65,8 @@ class ServerSide:
     """Which round this is, from 1."""
     seed: int
     """The run's seed."""
+    public: Local | None = None
+    """The public examples as a client's, whose weights are the server's; None: there are none."""
 
 
 class Local(Protocol):
@@ -123,6 +126,7 @@ class Local(Protocol):
         phase: str = "",
         epochs: float | None = None,
         steps: int | None = None,
+        optimizer: Optimizer | None = None,
     ) -> Vector:
         """Run the clients' Optimizer from some weights, and return those it ends with.
 
@@ -138,6 +142,7 @@ class Local(Protocol):
                 exchanges auxiliary variables with the server.
             epochs: replaces the scenario's local work.
             steps: replaces the scenario's local work.
+            optimizer: replaces the clients' Optimizer; it begins anew in each round.
 
         Raises:
             ConfigError: if a phase is trained twice in a round.
@@ -204,6 +209,9 @@ class Algorithm(Component, kind="algorithm"):
     uses_optimizer: ClassVar[bool] = True
     """Whether clients call ``Local.train``. If not, a scenario with client modules, regularizers or
     weight decay is refused, since they would have no effect."""
+
+    needs_public: ClassVar[bool] = False
+    """Whether the server's half uses public examples (``data.public``)."""
 
     # -- the client's side -----------------------------------------------------------------
 

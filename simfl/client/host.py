@@ -6,7 +6,6 @@ the clients' kept states and the data alone, so that it can be run again anywher
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,13 +15,11 @@ import torch
 
 from simfl.aggregation import TreeSum, merge_contributions
 from simfl.client.batches import ReadBatch, reader_of
-from simfl.client.loss_given import LossGiven
-from simfl.client.recipe import ClientRecipe, Resident
+from simfl.client.recipe import ClientRecipe, build_resident
 from simfl.client.trainer import ClientTrainer
 from simfl.client.updates import (
     ClientRow,
     Outcome,
-    SpareMemory,
     add_metric_sums,
     join_outcomes,
     to_columns,
@@ -40,7 +37,6 @@ from simfl.messages import (
     Node,
     Partial,
 )
-from simfl.models import is_batch_loss
 from simfl.models.model import MetricSums
 from simfl.states import Dropped, Kept, KeptState, Retained
 from simfl.vector import count_bytes, move
@@ -61,29 +57,12 @@ class ClientHost:
         self._recipe = recipe
         self._dataset = dataset
         self.device = device
-        self._model = recipe.build_model(device=device)
-        self._personal = recipe.initial_personal(self._model)
-        self._optimizer = copy.deepcopy(recipe.optimizer)
-        self._optimizer.seed = recipe.seed
-        self._read = reader_of(dataset.train, device=device)
+        resident = build_resident(recipe, dataset, device=device)
+        self._model, self._optimizer = resident.model, resident.optimizer
+        self._read, self._spare = resident.read, resident.spare
+        self._personal = resident.initial
         self._read_test: ReadBatch | None = None
         self._arrived: tuple[Broadcast, Broadcast] | None = None
-        self._spare = SpareMemory()
-        loss_given = None
-        if is_batch_loss(recipe.loss):
-            size = recipe.evaluation_batch_size
-            loss_given = LossGiven(self._model, dataset=dataset, read=self._read, batch_size=size)
-        resident = Resident(
-            recipe=recipe,
-            model=self._model,
-            optimizer=self._optimizer,
-            dataset=dataset,
-            read=self._read,
-            spare=self._spare,
-            device=device,
-            loss_given=loss_given,
-            initial=self._model.get_weights().select(recipe.personal),
-        )
         self._trainer = ClientTrainer(resident)
 
     def train_chunk(

@@ -22,7 +22,7 @@ from simfl.errors import ConfigError
 from simfl.messages import Broadcast
 from simfl.models import Batch, ModelFunction
 from simfl.models.model_function import Objective, active_rows
-from simfl.optimizer import LocalOptimizer
+from simfl.optimizer import LocalOptimizer, Optimizer
 from simfl.optimizer.schedule import goes_by_steps, rate_at
 from simfl.optimizer.state import join_states, rows_of, stack_states
 from simfl.sampling import LocalWork
@@ -63,7 +63,8 @@ class LocalRound:
         self._work = work
         self.states = tuple(states)
         self.optimizers: dict[str, LocalOptimizer] = {}
-        """By phase, those that have trained."""
+        """By phase, those that have trained and whose states are kept."""
+        self._trained: set[str] = set()
         self.num_steps_of: dict[str, list[int]] = {}
         """[C] by phase, how many steps each client has taken."""
         self.losses: list[StepLosses] | None = None
@@ -192,6 +193,7 @@ class LocalRound:
         phase: str = MAIN,
         epochs: float | None = None,
         steps: int | None = None,
+        optimizer: Optimizer | None = None,
     ) -> Steps:
         """Train; the trainee has the weights afterwards, in the order of the plan."""
         plan = self._plan(phase, epochs, steps)
@@ -199,52 +201,59 @@ class LocalRound:
         start, given = _in_order(start, plan.order), _in_order(given, plan.order)
         loss_given = self._find_loss_given(plan.order)
         self._load(start)
-        optimizer = self._begin(phase, plan.order, names)
+        local = self._begin(phase, plan.order, names, optimizer)
         model, losses = self._trainee.stepped(names), []
         with plan.seeded():
             for step in plan:
-                if step.active < optimizer.num_active:
+                if step.active < local.num_active:
                     self._trainee.narrow(step.active)
-                    optimizer.narrow(step.active)
+                    local.narrow(step.active)
                     given = _first_rows(given, step.active)
                 loss, gradients = self._differentiate(step, objective, given, loss_given)
                 if names is not None:
                     gradients = gradients.select(names)
                 if add is not None:
                     gradients = gradients + add(self._trainee.live, *given).select(gradients)
-                optimizer.apply_gradients(model, gradients)
+                local.apply_gradients(model, gradients)
                 losses.append(loss)
         self._trainee.narrow(len(self.states))
-        optimizer.end_steps(None if plan.order is None else plan.order.argsort())
-        self.optimizers[phase] = optimizer
-        self.num_steps_of[phase] = _unsorted(plan.num_steps, plan.order)
+        local.end_steps(None if plan.order is None else plan.order.argsort())
+        if optimizer is None:
+            self.optimizers[phase] = local
+            self.num_steps_of[phase] = _unsorted(plan.num_steps, plan.order)
         self._record(phase, plan, losses)
         return plan
 
     def _begin(
-        self, phase: str, order: Tensor | None, names: Sequence[str] | None
+        self,
+        phase: str,
+        order: Tensor | None,
+        names: Sequence[str] | None,
+        given: Optimizer | None,
     ) -> LocalOptimizer:
         """Return the Optimizer of a phase, at the beginning of its training.
 
         Raises:
             ConfigError: if the phase has been trained in this round.
         """
-        if phase in self.optimizers:
+        if phase in self._trained:
             raise ConfigError(
                 f"algorithm {self._recipe.algorithm.name!r} trains the phase {phase!r} twice in a "
                 "round; name the phase of the second training: train(..., phase='own')"
             )
-        main = self._resident.optimizer
-        optimizer = LocalOptimizer(
-            main if phase == MAIN else main.without_exchange(), stacked=self._trainee.stacked
-        )
+        self._trained.add(phase)
+        chosen = self._resident.optimizer if given is None else given
+        exchanges = phase == MAIN and given is None
+        if not exchanges:
+            chosen = chosen.without_exchange(seed=self.seed)
+        optimizer = LocalOptimizer(chosen, stacked=self._trainee.stacked)
         rows = range(len(self.states)) if order is None else order.tolist()
         like = self._trainee.like
         optimizer.begin(
             [self._trainee.clients[row] for row in rows],
             round=self.round,
-            kept=[self._kept_in(phase, self.states[row]) for row in rows],
-            aux=self._broadcast.aux if phase == MAIN else {},
+            kept=[None if given else self._kept_in(phase, self.states[row]) for row in rows],
+            aux=self._broadcast.aux if exchanges else {},
             like=like if names is None else like.select(names),
         )
         return optimizer

@@ -25,7 +25,7 @@ from simfl.messages import NOT_FINITE, Contribution
 from simfl.optimizer import AuxVar
 from simfl.optimizer.state import unstack_state
 from simfl.states import Dropped, Kept, KeptState, State
-from simfl.vector import Vector, tensors_of, widened
+from simfl.vector import Keyed, Vector, tensors_of, widened
 
 
 def to_outcome(
@@ -159,6 +159,8 @@ def _sum_clients(value: Any, used: Sequence[int], *, stacked: bool) -> Any:
         if not value.stacked:
             return value * len(used) if stacked else value
         return Vector({n: t[list(used)].sum(dim=0) for n, t in value.items()})
+    if isinstance(value, Keyed):
+        return value.rows(used).merged()
     if isinstance(value, Tensor) and value.dim():
         total = value[list(used)].sum(dim=0) if stacked else value
         return total if total.dim() else total.item()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from simfl.aggregation import Aggregator
 from simfl.algorithms import Algorithm, FedAvg
-from simfl.client.batches import ReadBatch
+from simfl.client.batches import ReadBatch, reader_of
 from simfl.client.loss_given import LossGiven
 from simfl.client.updates import ClientRow, SpareMemory
 from simfl.data import FederatedDataset
 from simfl.errors import ConfigError
-from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, build_module
+from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, build_module, is_batch_loss
 from simfl.models.metrics import as_metrics
 from simfl.models.names import digests_of
 from simfl.optimizer import Optimizer
@@ -117,3 +118,26 @@ class Resident:
     """Finds what a loss of a batch is given; None for other losses."""
     initial: Vector
     """The initial values of the weights that the server does not send."""
+
+
+def build_resident(recipe: ClientRecipe, dataset: FederatedDataset, *, device: str) -> Resident:
+    """Build what the clients of a host use in turn."""
+    model = recipe.build_model(device=device)
+    optimizer = copy.deepcopy(recipe.optimizer)
+    optimizer.seed = recipe.seed
+    read = reader_of(dataset.train, device=device)
+    loss_given = None
+    if is_batch_loss(recipe.loss):
+        size = recipe.evaluation_batch_size
+        loss_given = LossGiven(model, dataset=dataset, read=read, batch_size=size)
+    return Resident(
+        recipe=recipe,
+        model=model,
+        optimizer=optimizer,
+        dataset=dataset,
+        read=read,
+        spare=SpareMemory(),
+        device=device,
+        loss_given=loss_given,
+        initial=recipe.initial_personal(model),
+    )

@@ -15,7 +15,7 @@ from torch import Tensor
 from simfl.messages import ClientReports, Contribution
 from simfl.models.model import MetricSums
 from simfl.states import Dropped, KeptState, Nothing, Retained
-from simfl.vector import Vector, is_finite
+from simfl.vector import Keyed, Vector, is_finite
 
 
 class StepLosses(NamedTuple):
@@ -97,6 +97,7 @@ def count_sent_bytes(values: Iterable[object], *, num_clients: int = 1) -> int:
 
 
 def _sent_bytes(value: object, num_clients: int) -> int:
+    value = value.values if isinstance(value, Keyed) else value
     if isinstance(value, Vector):
         return value.num_bytes // num_clients if value.stacked else value.num_bytes
     if not isinstance(value, Tensor) or value.numel() <= num_clients:

@@ -33,6 +33,7 @@ def build_dataset(
     seed: int,
     test_fraction: float = 0.0,
     holdout_fraction: float = 0.0,
+    public: float | Source | None = None,
     client_columns: Collection[str] = (),
     scaling: Scaling | None = None,
 ) -> FederatedDataset:
@@ -45,6 +46,8 @@ def build_dataset(
         test_fraction: the fraction of the training examples, and of each class, that becomes the
             test split; 0 leaves the source's test split as it is.
         holdout_fraction: the fraction of its examples that each client keeps for evaluation.
+        public: the fraction of the training examples, and of each class, that the server has and no
+            client; or the source whose training examples it has.
         client_columns: columns of the source that describe clients, not examples.
         scaling: how inputs are scaled for the model, after the source's own scaling.
 
@@ -59,6 +62,7 @@ def build_dataset(
     check_source_data(data)
     if test_fraction > 0:
         data = take_test_split(data, fraction=test_fraction, seed=seed)
+    data, shared = _take_public(data, public, seed=seed)
     data = _scaled(data, scaling)
     chosen = partition if partition is not None else _by_client(data)
     split = chosen.split(data.train.targets, data.columns, seed=seed)
@@ -73,9 +77,14 @@ def build_dataset(
         offsets=offsets,
         holdout_offsets=holdout_offsets,
         test=data.test,
+        public=shared and dataclasses.replace(shared, scaling=data.train.scaling),
         class_names=data.class_names,
         client_columns=columns,
     )
+
+
+_KEYS = {"data.test": "data.test_fraction", "data.public": "data.public"}
+"""The keys of the fractions, by what is drawn."""
 
 
 def _check_fraction(name: str, fraction: float) -> None:
@@ -192,19 +201,45 @@ def take_test_split(data: SourceData, *, fraction: float, seed: int) -> SourceDa
             f"data.test_fraction is {fraction}, but the source has its own test split; "
             "set it to 0, or remove the source's test split"
         )
-    is_test = np.zeros(len(data.train), bool)
-    is_test[draw_test_rows(data.train.targets, fraction=fraction, seed=seed)] = True
-    kept = np.flatnonzero(~is_test)
-    return dataclasses.replace(
+    data, test = _take_fraction(data, fraction=fraction, seed=seed, key="data.test")
+    return dataclasses.replace(data, test=test)
+
+
+def _take_public(
+    data: SourceData, public: float | Source | None, *, seed: int
+) -> tuple[SourceData, Examples | None]:
+    """Return the data without the public examples, and those."""
+    if not public:
+        return data, None
+    if isinstance(public, Source):
+        other = public.load(seed=seed)
+        check_source_data(dataclasses.replace(data, test=other.train))
+        return data, other.train
+    return _take_fraction(data, fraction=public, seed=seed, key="data.public")
+
+
+def _take_fraction(
+    data: SourceData, *, fraction: float, seed: int, key: str
+) -> tuple[SourceData, Examples]:
+    """Return the data without a random part of the training examples, and that part."""
+    is_taken = np.zeros(len(data.train), bool)
+    is_taken[draw_rows(data.train.targets, fraction=fraction, seed=seed, key=key)] = True
+    kept = np.flatnonzero(~is_taken)
+    rest = dataclasses.replace(
         data,
         train=_take(data.train, kept),
-        test=_take(data.train, np.flatnonzero(is_test)),
         columns={name: column[kept] for name, column in data.columns.items()},
     )
+    return rest, _take(data.train, np.flatnonzero(is_taken))
 
 
 def draw_test_rows(targets: Array, *, fraction: float, seed: int) -> Array:
-    """Draw the rows of a test split, stratified where targets are class ids.
+    """Draw the rows of a test split: see ``draw_rows``."""
+    return draw_rows(targets, fraction=fraction, seed=seed, key="data.test")
+
+
+def draw_rows(targets: Array, *, fraction: float, seed: int, key: str) -> Array:
+    """Draw the rows of a part of the examples, stratified where targets are class ids.
 
     Each class gives its share, rounded so that the whole has ``round(fraction * N)`` rows, and
     keeps at least one row for training.
@@ -212,14 +247,14 @@ def draw_test_rows(targets: Array, *, fraction: float, seed: int) -> Array:
     Raises:
         ConfigError: if no row would be drawn.
     """
-    shuffled = numpy_generator(seed, "data.test").permutation(len(targets))
+    shuffled = numpy_generator(seed, key).permutation(len(targets))
     is_class = targets.ndim == 1 and targets.dtype.kind in "biu"
     strata = targets[shuffled] if is_class else np.zeros(len(targets), np.int64)
     codes, counts = np.unique(strata, return_inverse=True, return_counts=True)[1:]
     wanted = _shares(counts, fraction=fraction)
     if not wanted.any():
         raise ConfigError(
-            f"data.test_fraction is {fraction}, which leaves no test example of "
+            f"{_KEYS[key]} is {fraction}, which leaves no {key.removeprefix('data.')} example of "
             f"{len(targets)}; raise it"
         )
     by_class = np.argsort(codes, kind="stable")

@@ -63,6 +63,8 @@ class FederatedDataset:
     """[clients] int64, where each client's rows for evaluation begin; their end if it has none."""
     test: Examples | None = None
     """The central test split, or None."""
+    public: Examples | None = None
+    """The public examples, which the server has, or None."""
     class_names: tuple[str, ...] = ()
     """The names of the class ids; empty if targets are not class ids or have no names."""
     client_columns: Mapping[str, Array] = field(default_factory=dict)
@@ -74,11 +76,15 @@ class FederatedDataset:
         return len(self.offsets) - 1
 
     @property
+    def parts(self) -> list[Examples]:
+        """The training examples, and those of the test split and the public ones, if any."""
+        return [part for part in (self.train, self.test, self.public) if part is not None]
+
+    @property
     def num_bytes(self) -> int:
         """The size of all arrays together."""
-        parts = [self.train] if self.test is None else [self.train, self.test]
         arrays = [self.rows, self.offsets, self.holdout_offsets]
-        for part in parts:
+        for part in self.parts:
             arrays += [part.targets, *arrays_of(part.inputs)]
         return sum(array.nbytes for array in arrays)
 
@@ -111,7 +117,7 @@ class FederatedDataset:
     def digest(self) -> str:
         """Return the sha256 of all data and their assignment to clients; takes about 1 s per GB."""
         total = hashlib.sha256()
-        for part in [self.train] if self.test is None else [self.train, self.test]:
+        for part in self.parts:
             names = list(part.inputs) if isinstance(part.inputs, dict) else []
             total.update(repr((len(part), names)).encode())
             _add(total, *arrays_of(part.inputs), part.targets)
@@ -124,7 +130,14 @@ class FederatedDataset:
     def without_examples(self) -> FederatedDataset:
         """Return the data set with the clients' numbers of examples, but without the examples."""
         nothing = Examples(np.empty(0, np.float32), np.empty(0, np.int64))
-        return dataclasses.replace(self, train=nothing, rows=np.empty(0, np.int64), test=None)
+        no_rows = np.empty(0, np.int64)
+        return dataclasses.replace(self, train=nothing, rows=no_rows, test=None, public=None)
+
+    @staticmethod
+    def of_one(examples: Examples) -> FederatedDataset:
+        """Return the data set of a single client that holds all examples."""
+        offsets = np.array([0, len(examples)])
+        return FederatedDataset(examples, np.arange(len(examples)), offsets, offsets[1:])
 
 
 def _add(total: hashlib._Hash, *arrays: Array) -> None:

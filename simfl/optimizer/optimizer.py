@@ -240,11 +240,11 @@ class Optimizer:
         optimizer.pipeline = Pipeline(*plugins, personal=names)
         return optimizer
 
-    def without_exchange(self) -> Optimizer:
+    def without_exchange(self, *, seed: int) -> Optimizer:
         """Return one without the modules that exchange auxiliary variables, without a state."""
         modules = [module for module in self.modules if not has_aux(module)]
         other = Optimizer(self.lrate, self.w_decay, [*self.regularizers], modules)
-        other.seed = self.seed
+        other.seed = seed
         return other
 
     # -- the engine's side -------------------------------------------------------------------

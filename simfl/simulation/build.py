@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from simfl.aggregation import EveryUpdate, mix_before
+from simfl.algorithms import FedAvg
 from simfl.client import (
     ClientRecipe,
     StackChoice,
@@ -34,7 +35,7 @@ from simfl.optimizer import ScaffoldServer
 from simfl.sampling import Sampler, Stragglers, plan_round
 from simfl.scenario import Scenario
 from simfl.sections import GroupSection
-from simfl.server import ServerRecipe
+from simfl.server import PublicData, ServerRecipe
 from simfl.simulation.grouping import assign_groups, order_by_group
 from simfl.simulation.naming import with_names
 from simfl.simulation.trial import try_step
@@ -126,7 +127,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     cohort_size = _cohort_size(scenario, dataset.num_clients)
     _check_aggregator(scenario, cohort_size)
     client = with_names(scenario, _client_recipe(scenario, dataset))
-    server = _server_recipe(scenario, client, dataset.num_clients)
+    server = _server_recipe(scenario, client, dataset)
     try_step(scenario, client, server, dataset)
     if scenario.evaluation.clients_every and not can_evaluate_together(client, dataset):
         client = dataclasses.replace(client, evaluates_together=False)
@@ -299,7 +300,10 @@ def _largest(a: int | None, b: int | None) -> int | None:
     return a if b is None else b if a is None else max(a, b)
 
 
-def _server_recipe(scenario: Scenario, client: ClientRecipe, population: int) -> ServerRecipe:
+def _server_recipe(
+    scenario: Scenario, client: ClientRecipe, dataset: FederatedDataset
+) -> ServerRecipe:
+    population = dataset.num_clients
     return ServerRecipe(
         spec=client.spec,
         shape=client.shape,
@@ -312,7 +316,25 @@ def _server_recipe(scenario: Scenario, client: ClientRecipe, population: int) ->
         population=population,
         personal=client.personal,
         fixed=client.fixed,
+        public=_public_data(scenario, client, dataset),
     )
+
+
+def _public_data(
+    scenario: Scenario, client: ClientRecipe, dataset: FederatedDataset
+) -> PublicData | None:
+    if dataset.public is None:
+        if scenario.algorithm.needs_public:
+            what = f"{scenario.algorithm.name!r} needs examples that the server has"
+            raise scenario.fault("algorithm", f"{what}; set data.public, to 0.1 for example")
+        return None
+    recipe = dataclasses.replace(
+        client,
+        algorithm=FedAvg(),
+        optimizer=client.optimizer.without_exchange(seed=scenario.seed),
+        stack=1,
+    )
+    return PublicData(recipe, dataset.public)
 
 
 def _notes_on_weighting(

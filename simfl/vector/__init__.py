@@ -1,5 +1,6 @@
 """Vectors, which are named tensors with arithmetic, and functions of values that hold some."""
 
+from simfl.vector.keyed import Keyed
 from simfl.vector.values import (
     count_bytes,
     find_vectors,
@@ -11,6 +12,7 @@ from simfl.vector.values import (
 from simfl.vector.vector import Layout, Scalar, Vector
 
 __all__ = [
+    "Keyed",
     "Layout",
     "Scalar",
     "Vector",

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from simfl.vector.keyed import Keyed
 from simfl.vector.vector import Vector
 
 T = TypeVar("T")
@@ -48,8 +49,8 @@ def is_finite(value: Any) -> Tensor:
 
     Rows are those of a stack, or of a tensor that is not 0-d.
     """
-    if isinstance(value, Vector):
-        return value.is_finite()
+    if isinstance(value, Vector | Keyed):
+        return (value.values if isinstance(value, Keyed) else value).is_finite()
     if isinstance(value, Tensor):
         finite = value.isfinite()
         return finite.reshape(len(value), -1).all(dim=1) if value.dim() else finite
@@ -59,6 +60,8 @@ def is_finite(value: Any) -> Tensor:
 def _leaves(value: Any) -> Iterator[Vector | Tensor]:
     if isinstance(value, Vector | Tensor):
         yield value
+    elif isinstance(value, Keyed):
+        yield value.values
     elif isinstance(value, Mapping):
         yield from chain.from_iterable(map(_leaves, value.values()))
     elif isinstance(value, list | tuple):
@@ -71,6 +74,8 @@ def _leaves(value: Any) -> Iterator[Vector | Tensor]:
 def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Vector | Tensor):
         return value.to(device)
+    if isinstance(value, Keyed):
+        return Keyed(value.keys, value.values.to(device))
     if isinstance(value, dict):
         return {key: _moved(item, device) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_make"):  # a NamedTuple
