@@ -13,8 +13,8 @@ from simfl.vector.vector import Vector
 class Keyed:
     """Vectors by an integer key, such as a client's id or the number of a model.
 
-    Among what clients send (``Update.sums``), the sum over the cohort has a Vector for each key that
-    occurs: each client's own, say, or one for each of several models.
+    Among what clients send (``Update.sums``), the sum over the cohort has a Vector for each key
+    that occurs: each client's own, say, or one for each of several models.
 
     Args:
         keys: [n] int64, or 0-d for a single client.
