@@ -13,6 +13,7 @@ from simfl.algorithms.apfl import APFL
 from simfl.algorithms.ditto import Ditto
 from simfl.algorithms.expectation_maximization import ExpectationMaximization
 from simfl.algorithms.fedbabu import FedBABU
+from simfl.algorithms.feddf import FedDF
 from simfl.algorithms.fedproto import FedProto
 from simfl.algorithms.fedrep import FedRep
 from simfl.algorithms.gossip import Gossip
@@ -35,6 +36,7 @@ __all__ = [
     "ExpectationMaximization",
     "FedAvg",
     "FedBABU",
+    "FedDF",
     "FedProto",
     "FedRep",
     "Gossip",

@@ -1,0 +1,72 @@
+"""FedDF: the server distils the clients' models into one, on public examples.
+
+Init:    nothing
+Client:  train w_k from w
+Send:    w - w_k, and w_k itself
+Server:  start from the mean of the w_k; then take steps on
+         KL(softmax(mean over k of the logits of w_k), softmax(the logits of w))
+         over public examples, whose targets are not used     (Algorithm 1, line 8; AVGLOGITS)
+
+Source: Lin, Kong, Stich and Jaggi, 2020, Algorithm 1, https://arxiv.org/abs/2006.07242
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.nn.functional import kl_div
+
+from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.component import Count, Positive
+from simfl.models import Batch, ModelFunction
+from simfl.models.per_example import mean_over_axes, weighted_mean
+from simfl.optimizer import Optimizer
+from simfl.states import State
+from simfl.vector import Keyed, Vector
+
+
+@dataclass(frozen=True)
+class FedDF(Algorithm):
+    """Let the server train on the mean of all clients' predictions for public examples.
+
+    It needs examples of the server (``data.public``). Every client sends its weights by themselves:
+    the server holds as many models as there are clients in a round.
+
+    Source: Lin, Kong, Stich and Jaggi, 2020, Algorithm 1, https://arxiv.org/abs/2006.07242
+    """
+
+    name: ClassVar[str] = "feddf"
+    needs_public: ClassVar[bool] = True
+    steps: Count = 100
+    """The server's steps in each round, on batches of ``client.batch_size``."""
+    lrate: Positive = 1e-3
+    """The learning rate of the server's Adam."""
+
+    def client(self, local: Local) -> tuple[Update, State]:
+        """Train, and send the model itself, too."""
+        end = local.train(local.weights)
+        return Update(local.weights - end, sums={"models": Keyed(local.clients, end)}), {}
+
+    def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
+        """Distil the clients' models into their mean."""
+        assert here.public is not None, "the scenario was checked for public examples"
+        end = here.public.train(
+            here.weights - total.delta,
+            objective=self.objective,
+            given=(total.sums["models"].values,),
+            steps=self.steps,
+            optimizer=Optimizer(self.lrate, modules=["adam"]),
+        )
+        return here.weights - end, state
+
+    def objective(self, model: ModelFunction, v: Any, batch: Batch, models: Any) -> Tensor:
+        """Return the divergence of the clients' mean prediction from the model's."""
+        with torch.no_grad():
+            teacher = vmap(lambda one: model(one, batch.inputs))(models).mean(dim=0).softmax(-1)
+        students: Tensor = model(v, batch.inputs).log_softmax(-1)
+        divergence = mean_over_axes(kl_div(students, teacher, reduction="none").sum(-1))
+        return weighted_mean(divergence, batch.sample_weights)
