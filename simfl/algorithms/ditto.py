@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from simfl.algorithms.algorithm import Algorithm, Local, Update
-from simfl.component import Count, NonNegative
+from simfl.component import NonNegative, Positive
 from simfl.states import State
 from simfl.vector import Vector
 
@@ -29,7 +29,7 @@ class Ditto(Algorithm):
     name: ClassVar[str] = "ditto"
     strength: NonNegative = 0.1
     """lambda: how strongly a client's own model is held near the common one."""
-    own_epochs: Count | None = None
+    own_epochs: Positive | None = None
     """The epochs of the own model in a round; null: as for the common one."""
 
     def init(self, weights: Vector) -> State:

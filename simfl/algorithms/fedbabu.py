@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from simfl.algorithms.algorithm import Algorithm, Local, Update
 from simfl.algorithms.layers import in_layers
-from simfl.component import Count
+from simfl.component import Positive
 from simfl.states import State
 from simfl.vector import Vector
 
@@ -29,7 +29,7 @@ class FedBABU(Algorithm):
     name: ClassVar[str] = "fedbabu"
     head: tuple[str, ...] = ("output",)
     """The layers that are not trained."""
-    tuning_epochs: Count | None = 5
+    tuning_epochs: Positive | None = 5.0
     """The epochs of fine-tuning before an evaluation; nothing of it is kept. null: none."""
 
     def client(self, local: Local) -> tuple[Update, State]:

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from simfl.algorithms.algorithm import Algorithm, Local, Update
 from simfl.algorithms.layers import in_layers
-from simfl.component import Count
+from simfl.component import Positive
 from simfl.states import State
 from simfl.vector import Vector
 
@@ -32,7 +32,7 @@ class FedRep(Algorithm):
     name: ClassVar[str] = "fedrep"
     head: tuple[str, ...] = ("output",)
     """The layers that each client keeps."""
-    head_epochs: Count = 10
+    head_epochs: Positive = 10.0
     """How often the head's training goes through the examples."""
 
     def init(self, weights: Vector) -> State:

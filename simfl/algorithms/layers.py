@@ -17,7 +17,7 @@ def in_layers(weights: Vector, layers: Iterable[str]) -> Vector:
         layers: names of layers or of weights; ``*`` stands for any characters.
 
     Raises:
-        ConfigError: if a layer has no weights among these.
+        ConfigError: if a layer has no weights among these, or nothing is left beside them.
 
     >>> import torch
     >>> in_layers(Vector({"body.weight": torch.ones(1), "head.bias": torch.ones(1)}), ["head"])
@@ -30,4 +30,6 @@ def in_layers(weights: Vector, layers: Iterable[str]) -> Vector:
             known = ", ".join(repr(n) for n in dict.fromkeys(n.rpartition(".")[0] for n in weights))
             raise ConfigError(f"algorithm: no weights in layer {layer!r}; the layers are {known}")
         chosen |= found
+    if len(chosen) == len(weights):
+        raise ConfigError(f"algorithm: {', '.join(layers)} is the whole model; name a part of it")
     return weights.select(name for name in weights if name in chosen)

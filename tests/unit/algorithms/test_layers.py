@@ -168,10 +168,15 @@ def test_fedproto_exchanges_the_mean_features_of_classes(stack: int) -> None:
         assert_same(fed.personal(k), nets[k], stack)
 
 
-def test_a_layer_that_does_not_exist_is_named_with_those_that_do() -> None:
-    with pytest.raises(
-        ConfigError, match="no weights in layer 'output'; the layers are 'body', 'head'"
-    ):
-        FedRep().init(
-            Federation(FedRep(head=("head",)), CLIENTS, Net64(), loss="cross-entropy").weights
-        )
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (("output",), "no weights in layer 'output'; the layers are 'body', 'head'"),
+        (("body", "head"), "body, head is the whole model; name a part of it"),
+        (("*",), r"\* is the whole model; name a part of it"),
+    ],
+)
+def test_a_head_is_a_part_of_the_model(head: tuple[str, ...], message: str) -> None:
+    weights = Federation(FedRep(), CLIENTS, Net64(), loss="cross-entropy").weights
+    with pytest.raises(ConfigError, match=message):
+        FedRep(head=head).init(weights)
