@@ -121,12 +121,13 @@ class _OfClassCounts(ChangedLoss):
     """A loss that changes the logits by how many examples of each class the client has."""
 
     def check(self) -> None:
-        """Refuse an inner loss that is not one of outputs and targets."""
+        """Refuse an inner loss that is not one of logits and classes."""
         if needs_weights(self.of):
             raise ConfigError(
                 f"{self.name}: of is {self.of.name!r}, which needs the model's weights; change the "
                 f"one by the other instead: [{self.of.name}, {{of: {self.name}}}]"
             )
+        _require_classes(self)
 
     def of_outputs(self, outputs: Any, batch: Batch, given: Mapping[str, Any]) -> Tensor:
         """Return the inner loss of the changed logits: 0-d."""
@@ -249,8 +250,9 @@ class Distillation(ChangedLoss):
     """Whether an example's own class is left out of both distributions."""
 
     def check(self) -> None:
-        """Refuse an inner loss that is not one of outputs and targets."""
+        """Refuse an inner loss that is not one of logits and classes."""
         _require_of_outputs(self)
+        _require_classes(self)
 
     @property
     def uses_broadcast(self) -> bool:
@@ -288,6 +290,14 @@ def _require_of_outputs(loss: ChangedLoss) -> None:
         raise ConfigError(
             f"{loss.name}: of is {loss.of.name!r}, which needs the model's weights itself; only "
             "'sam' can change such a loss: [sam, {of: ...}]"
+        )
+
+
+def _require_classes(loss: ChangedLoss) -> None:
+    if loss.takes_numbers:
+        raise ConfigError(
+            f"{loss.name}: of is {loss.evaluated.name!r}, which compares one output with each "
+            "target, but classes are needed; use cross-entropy"
         )
 
 

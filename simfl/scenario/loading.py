@@ -158,7 +158,9 @@ def find_scenario(name: str | Path) -> Path:
 
 def shipped_scenarios() -> dict[str, Path]:
     """Return ``{name: file}`` of the scenarios shipped with simfl, by name."""
-    return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
+    folder = _folder()
+    files = [*folder.glob("*.yaml"), *folder.glob("algorithms/*.yaml")]
+    return {path.stem: path for path in sorted(files)}
 
 
 def _folder() -> Path:

@@ -401,6 +401,8 @@ def test_an_unknown_loss_within_another_is_tried_out_as_it_is_alone() -> None:
         (("fedlc", {"of": ("cross-entropy", {"label_smoothing": 0.1})}), "label_smoothing 0.1"),
         (("feddecorr", {"layer": "last", "of": "sam"}), r"feddecorr: of is 'sam'.*only 'sam'"),
         (("distillation", {"of": "sam"}), "distillation: of is 'sam'"),
+        (("distillation", {"of": "mse"}), "of is 'mse', which compares one output with each"),
+        (("fedrs", {"of": "bce-with-logits"}), "of is 'bce-with-logits'.*use cross-entropy"),
         (("sam", {"rho": 0.0}), "rho is 0.0"),
         (("sam", {"of": "crossentropy"}), "Did you mean 'cross-entropy'"),
     ],

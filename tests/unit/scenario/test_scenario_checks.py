@@ -19,6 +19,13 @@ from simfl.scenario import load_scenario
             ["client.steps: is 5, but client.epochs is 2; give one of the two"],
         ),
         (
+            ["client.sclip=1.5", "model.loss=[sam, {of: fedlc}]"],
+            [
+                "client.sclip: is 1.5, which clips the gradient of each example, but model.loss "
+                "'sam' is one number for a whole batch; remove one of them"
+            ],
+        ),
+        (
             ["client.per_round=11"],
             [
                 "client.per_round: is 11, but the partition makes 10 clients; "

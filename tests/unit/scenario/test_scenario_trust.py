@@ -55,6 +55,15 @@ def test_python_components_are_refused_with_a_line_each(write):
     ]
 
 
+@pytest.mark.parametrize(
+    "loss",
+    ["[sam, {of: [python, {path: own_work:x}]}]", "{kind: sam, of: {kind: python, path: a:b}}"],
+)
+def test_a_python_loss_within_another_is_refused(minimal_yaml, write, loss):
+    with pytest.raises(ScenarioError, match=r"^--set: model\.loss\.of.*: is 'python', which runs"):
+        load_scenario(write(minimal_yaml), overrides=[f"model.loss={loss}"], trust="none")
+
+
 def test_with_trust_the_same_code_is_run(write):
     """The fixture's code exits, which is reported: the other tests would see it run."""
     with pytest.raises(ScenarioError, match="SystemExit: this code was run"):
