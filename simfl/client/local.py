@@ -349,9 +349,9 @@ class LocalRound:
         if found is None:
             return {}
         if not self._trainee.stacked:
-            return found.of_client(clients[0], self._base)
+            return found.of_client(clients[0], self.weights)
         rows = range(len(clients)) if order is None else order.tolist()
-        return found.of_stack([clients[row] for row in rows], self._base)
+        return found.of_stack([clients[row] for row in rows], _in_order(self.weights, order))
 
     def _plan(self, phase: str, epochs: float | None, steps: int | None) -> Steps:
         work = self._work

@@ -42,7 +42,7 @@ class LossGiven:
 
         Args:
             client: its id.
-            broadcast: all weights that the round has started from.
+            broadcast: the weights that its round has started from.
         """
         return {**self._statistics(client), **self._shared(broadcast)}
 
