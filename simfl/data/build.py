@@ -21,7 +21,7 @@ from simfl.data.dataset import (
 )
 from simfl.data.partition import Partition, check_split
 from simfl.data.partitions import Natural
-from simfl.data.source import Source, SourceData, check_source_data
+from simfl.data.source import Source, SourceData, check_alike, check_source_data
 from simfl.errors import ConfigError, DataError, did_you_mean
 from simfl.seeding import numpy_generator
 
@@ -58,6 +58,8 @@ def build_dataset(
     """
     _check_fraction("test_fraction", test_fraction)
     _check_fraction("holdout_fraction", holdout_fraction)
+    if not isinstance(public, Source):
+        _check_fraction("public", public or 0.0)
     data = source.load(seed=seed)
     check_source_data(data)
     if test_fraction > 0:
@@ -213,7 +215,8 @@ def _take_public(
         return data, None
     if isinstance(public, Source):
         other = public.load(seed=seed)
-        check_source_data(dataclasses.replace(data, test=other.train))
+        check_source_data(other)
+        check_alike(data.train, other.train, what="public")
         return data, other.train
     return _take_fraction(data, fraction=public, seed=seed, key="data.public")
 

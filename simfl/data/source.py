@@ -80,7 +80,7 @@ def check_source_data(data: SourceData) -> None:
             )
     if data.test is not None:
         _check_examples(data.test, what="test")
-        _check_alike(data.train, data.test)
+        check_alike(data.train, data.test, what="test")
 
 
 def _check_examples(examples: Examples, *, what: str) -> None:
@@ -112,22 +112,34 @@ def _check_finite(array: Array, *, what: str) -> None:
         )
 
 
-def _check_alike(train: Examples, test: Examples) -> None:
-    if train.scaling != test.scaling:
+def check_alike(train: Examples, others: Examples, *, what: str) -> None:
+    """Check that other examples are scaled and shaped as the training examples.
+
+    Args:
+        train: the training examples.
+        others: the others.
+        what: what they are called: "test" or "public".
+
+    Raises:
+        DataError: naming what differs.
+    """
+    if train.scaling != others.scaling:
         raise DataError(
-            f"the test inputs are scaled by {test.scaling}, but the training inputs by "
+            f"the {what} inputs are scaled by {others.scaling}, but the training inputs by "
             f"{train.scaling}"
         )
     wanted = _layout(train)
-    for name, found in _layout(test).items():
+    for name, found in _layout(others).items():
         if name not in wanted:
-            raise DataError(f"the test examples have {name}, which the training examples lack")
+            raise DataError(f"the {what} examples have {name}, which the training examples lack")
         if found != wanted[name]:
             raise DataError(
-                f"the test {name} are {found} per example, but the training {name} {wanted[name]}"
+                f"the {what} {name} are {found} per example, but the training {name} {wanted[name]}"
             )
-    if lacking := wanted.keys() - _layout(test).keys():
-        raise DataError(f"the test examples lack {min(lacking)}, which the training examples have")
+    if lacking := wanted.keys() - _layout(others).keys():
+        raise DataError(
+            f"the {what} examples lack {min(lacking)}, which the training examples have"
+        )
 
 
 def _layout(examples: Examples) -> dict[str, str]:

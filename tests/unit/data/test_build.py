@@ -73,6 +73,35 @@ def test_a_test_fraction_takes_examples_and_columns_out_of_train():
     assert dataset.train.inputs[dataset.train_rows(1)].min() >= 50
 
 
+def test_public_examples_are_a_share_of_each_class_that_no_client_has():
+    columns = {"client": np.arange(100) // 50}
+    data = SourceData(Examples(np.arange(100), np.arange(100) % 2), columns=columns)
+    dataset = build(data, test_fraction=0.2, public=0.25)
+    parts = [dataset.train, dataset.test, dataset.public]
+    assert [len(part) for part in parts] == [60, 20, 20]  # a quarter of the 80 that are left
+    assert sorted(row for part in parts for row in part.inputs) == list(range(100))
+    assert np.bincount(dataset.public.targets).tolist() == [10, 10]
+    assert dataset.train.inputs[dataset.train_rows(0)].max() < 50
+
+
+def test_public_examples_may_come_from_another_source():
+    other = InMemory(SourceData(examples(6)))
+    dataset = build(SourceData(examples(4)), IID(clients=2), public=other)
+    assert dataset.num_train_examples().sum() == 4
+    assert dataset.public.inputs.tolist() == examples(6).inputs.tolist()
+    without = build(SourceData(examples(4)), IID(clients=2))
+    assert dataset.digest() != without.digest()
+    assert dataset.without_examples().public is None
+
+
+def test_public_examples_that_differ_from_the_others_are_refused():
+    other = InMemory(SourceData(examples(6, dtype=np.float64)))
+    with pytest.raises(DataError, match="public"):
+        build(SourceData(examples(4)), IID(clients=2), public=other)
+    with pytest.raises(ConfigError, match=r"data\.public is 0\.01, which leaves no public example"):
+        build(SourceData(examples(4)), IID(clients=2), public=0.01)
+
+
 def test_inputs_of_several_arrays_are_split_alike():
     inputs = {"x": np.arange(20), "twice": 2 * np.arange(20)}
     data = SourceData(Examples(inputs, np.arange(20) % 2))
@@ -107,7 +136,7 @@ def test_holdout_is_the_last_part_of_each_clients_examples():
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 1.5, float("nan")])
-@pytest.mark.parametrize("name", ["test_fraction", "holdout_fraction"])
+@pytest.mark.parametrize("name", ["test_fraction", "holdout_fraction", "public"])
 def test_a_fraction_outside_its_range_is_refused(name, fraction):
     with pytest.raises(ConfigError, match=f"data.{name} is {fraction}; it must be at least 0"):
         build(SourceData(examples()), IID(clients=1), **{name: fraction})
