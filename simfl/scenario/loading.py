@@ -160,7 +160,7 @@ def shipped_scenarios() -> dict[str, Path]:
     """Return ``{name: file}`` of the scenarios shipped with simfl, by name."""
     folder = _folder()
     files = [*folder.glob("*.yaml"), *folder.glob("algorithms/*.yaml")]
-    return {path.stem: path for path in sorted(files)}
+    return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
 
 
 def _folder() -> Path:
