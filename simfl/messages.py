@@ -190,7 +190,7 @@ class ClientReports:
     last_loss: FloatColumn
     """[K] the loss of the last step's batch, before that step; NaN without any."""
     delta_norm: FloatColumn
-    """[K] the L2 norm of the whole delta; NaN where the client itself has failed."""
+    """[K] the L2 norm of the whole delta, as it is sent; NaN where the client itself has failed."""
     seconds: FloatColumn
     """[K] wall time; clients that are trained together share it by their steps."""
     dropped: dict[int, str]

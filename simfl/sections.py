@@ -19,6 +19,7 @@ from simfl.models import CrossEntropy, Loss, Metric, ModelSpec, Precision
 from simfl.observers import Observer
 from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
 from simfl.sampling import LocalWork, Sampler, Uniform
+from simfl.transforms import UpdateTransform
 
 __all__ = [
     "ActorsSection",
@@ -174,6 +175,10 @@ class ClientSection(LocalWork, _CohortSection):
 
     optimizer: OptimizerSection = required(example={"lrate": 0.1})
     """The clients' Optimizer."""
+    transforms: tuple[UpdateTransform, ...] = ()
+    """What becomes of each client's update before the server adds it up, in order: clipping, and at
+    the end perhaps a codec. Of the weights that are trained and shared; buffers are sent as they
+    are."""
     precision: Precision = "float32"
     """What models compute in while they train. bf16: matrix products and convolutions in bfloat16,
     and weights, gradients and updates in float32 (mixed precision)."""

@@ -84,6 +84,11 @@ class LocalRound:
         """Whether it is that of a stack."""
         return self._trainee.stacked
 
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """The names of the weights that gradients are computed for."""
+        return self._trainee.like.names
+
     def fresh(self) -> KeptState:
         """Return what a client keeps whose optimizer has nothing to keep."""
         pipeline = self._resident.optimizer.pipeline

@@ -12,6 +12,7 @@ from torch import Tensor
 from simfl.algorithms import Algorithm, Update
 from simfl.client.local import MAIN, LocalRound
 from simfl.client.recipe import ClientRecipe
+from simfl.client.sending import SentDelta, send_delta
 from simfl.client.updates import (
     ClientRow,
     Outcome,
@@ -48,22 +49,24 @@ def to_outcome(
         NonFiniteUpdateError: if an update is not finite and the scenario says to raise.
         ConfigError: if the algorithm breaks its contract.
     """
-    delta = _sent(recipe, local, update, kept)
+    weights = _weights(recipe, update, rows)
+    sent = send_delta(recipe, local, _sent(recipe, local, update, kept), weights, rows)
+    delta = sent.delta
     main = local.optimizers.get(MAIN)
     aux = main.collect_aux_var() if main is not None else {}
     rows = _with_norms(rows, delta)
     values = [*aux_values(aux), *update.sums.values()]
     finite = finite_rows(delta, [row.delta_norm for row in rows], values, stacked=local.stacked)
     checked = [
-        row if is_finite else _refuse_or_drop(row, recipe, round=local.round)
-        for row, is_finite in zip(rows, finite, strict=True)
+        row if is_finite else _refuse_or_drop(row, recipe, sent.lost_by(index), round=local.round)
+        for index, (row, is_finite) in enumerate(zip(rows, finite, strict=True))
     ]
     used = [index for index, is_finite in enumerate(finite) if is_finite]
     if not used:
         return Outcome(None, checked)
-    contribution = _contribution(recipe, local, update, delta, aux, rows, used)
+    contribution = _contribution(recipe, local, update, sent, weights, aux, rows, used)
     if recipe.keeps_state:
-        checked = _with_states(checked, _states(recipe, local, update, kept, len(rows)))
+        checked = _with_states(checked, _states(recipe, local, update, kept, sent.states))
     return Outcome(contribution, checked)
 
 
@@ -116,22 +119,23 @@ def _contribution(
     recipe: ClientRecipe,
     local: LocalRound,
     update: Update,
-    delta: Vector | None,
+    sent: SentDelta,
+    weights: Sequence[float],
     aux: dict[str, AuxVar],
     rows: Sequence[ClientRow],
     used: Sequence[int],
 ) -> Contribution:
     """Return what the clients that are not dropped add to the round."""
-    num_clients = len(rows)
-    weights = _weights(recipe, update, rows)
+    num_clients, delta, total = len(rows), sent.delta, None
     used_weights = [weights[index] for index in used]
-    sent = [value for value in (delta, *update.sums.values()) if value is not None]
+    others = len(used) * count_sent_bytes(update.sums.values(), num_clients=num_clients)
+    dense = len(used) * count_sent_bytes([delta], num_clients=num_clients)
     sums = count_sums(
         [rows[index] for index in used],
-        delta_bytes=len(used) * count_sent_bytes(sent, num_clients=num_clients),
+        delta_bytes=sum(sent.num_bytes[index] for index in used) + others,
+        dense_bytes=dense + others,
         aux_bytes=len(used) * count_sent_bytes(aux_values(aux), num_clients=num_clients),
     )
-    total = None
     if delta is not None and delta.stacked:
         deltas = delta if len(used) == num_clients else delta.rows(torch.tensor(used))
         total = recipe.aggregator.lift_stack(deltas, used_weights)
@@ -175,9 +179,10 @@ def _states(
     local: LocalRound,
     update: Update,
     kept: State,
-    num_clients: int,
+    transforms: Sequence[tuple[State, ...]],
 ) -> list[KeptState | None]:
-    """Return what each client keeps: of optimizers, of the algorithm, and its personal weights."""
+    """Return what each client keeps: of optimizers, algorithm and transforms, and its weights."""
+    num_clients = len(transforms)
     ended = {
         phase: optimizer.end(local.num_steps_of[phase])
         for phase, optimizer in local.optimizers.items()
@@ -193,6 +198,7 @@ def _states(
             "phases": {phase: state for phase, state in phases.items() if state is not None},
             "algorithm": algorithm[client],
             "personal": personal[client],
+            "transforms": transforms[client],
         }
         is_empty = own[client] is None and not any(rest.values())
         states.append(None if is_empty else replace(own[client] or local.fresh(), **rest))
@@ -247,14 +253,26 @@ def _with_states(rows: Sequence[ClientRow], states: Sequence[KeptState | None]) 
     ]
 
 
-def _refuse_or_drop(row: ClientRow, recipe: ClientRecipe, *, round: int) -> ClientRow:
+def _refuse_or_drop(row: ClientRow, recipe: ClientRecipe, lost_by: str, *, round: int) -> ClientRow:
     """Return the row of a client whose update is not finite.
+
+    Args:
+        row: the client's.
+        recipe: the scenario's part of it.
+        lost_by: the transforms, if it was finite before them; else "".
+        round: which round.
 
     Raises:
         NonFiniteUpdateError: if the scenario says to raise.
     """
     if recipe.work.on_nonfinite == "drop":
         return row._replace(retained=Dropped(NOT_FINITE))
+    if lost_by:
+        raise NonFiniteUpdateError(
+            f"client {row.client}'s update of round {round} was finite before client.transforms "
+            f"({lost_by}), but has NaN or infinite values after them; put a clip before, or set "
+            "client.on_nonfinite: drop"
+        )
     raise NonFiniteUpdateError(
         f"client {row.client} sent an update with NaN or infinite values in round {round}; "
         "lower client.optimizer.lrate, clip its gradients, or set client.on_nonfinite: drop"

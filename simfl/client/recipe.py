@@ -57,12 +57,15 @@ class ClientRecipe:
     def keeps_state(self) -> bool:
         """Whether clients keep anything from a round to their next one."""
         keeps = self.optimizer.keeps_state or self.algorithm.keeps_state or bool(self.personal)
+        keeps = keeps or any(transform.keeps_state for transform in self.work.transforms)
         return self.work.keep_state and keeps
 
     @property
     def accepts_read_only(self) -> bool:
         """Whether what clients keep and send may be ``read_only`` Vectors."""
-        return self.optimizer.accepts_read_only and self.algorithm.accepts_read_only
+        components = [self.algorithm, *self.work.transforms]
+        accept = all(component.accepts_read_only for component in components)
+        return self.optimizer.accepts_read_only and accept
 
     def build_metrics(self) -> tuple[Metric, ...]:
         """Return the metrics to measure besides the loss."""

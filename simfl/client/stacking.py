@@ -25,6 +25,7 @@ from simfl.models.stacked_layers import is_dense_chain
 from simfl.models.stacked_model import chain_of
 from simfl.optimizer.trial import stack_fault
 from simfl.seeding import global_generators
+from simfl.transforms import trial as transforms_trial
 
 CPU_NUMBERS: Final = 1 << 21
 """The weights of all clients of a stack that fit a CPU's caches together with activations."""
@@ -159,6 +160,10 @@ def _reasons(
         is_foreign = not type(plugin).__module__.startswith("simfl.")
         if is_foreign and (fault := stack_fault(plugin, shapes)) is not None:
             yield f"{plugin.name!r} fails the contract of plug-ins: {fault}"
+    for transform in recipe.work.transforms:
+        is_foreign = not type(transform).__module__.startswith("simfl.")
+        if is_foreign and (fault := transforms_trial.stack_fault(transform, shapes)) is not None:
+            yield f"{transform.name!r} fails the contract of transforms: {fault}"
     rule = recipe.aggregator
     is_foreign = not type(rule).lift_stack.__module__.startswith("simfl.")
     if is_foreign and (fault := lift_stack_fault(rule)) is not None:

@@ -14,6 +14,7 @@ from simfl.scenario.document import show
 from simfl.scenario.fields import keys_of
 from simfl.scenario.schema import Scenario
 from simfl.sections import ActorsSection, OptimizerSection, SelectionSection
+from simfl.transforms import Codec, UpdateTransform
 
 Fault: TypeAlias = tuple[str, str]
 """The key to report, and the message."""
@@ -124,6 +125,26 @@ def _kept_state(scenario: Scenario) -> Iterator[Fault]:
             "client.keep_state",
             "is false, but each client must keep its weights of model.personal; remove keep_state",
         )
+
+
+def _transforms(scenario: Scenario) -> Iterator[Fault]:
+    """Find codecs that are not the last transform, and states of transforms that are not kept."""
+    transforms = scenario.client.transforms
+    for index, transform in enumerate(transforms):
+        key = f"client.transforms[{index}]"
+        if isinstance(transform, Codec) and index < len(transforms) - 1:
+            following = transforms[index + 1].name
+            yield key, f"is {transform.name!r}, a codec, but {following!r} follows; put it last"
+        if transform.keeps_state and not scenario.client.keep_state:
+            yield (
+                "client.keep_state",
+                f"is false, but {transform.name!r} in {key} needs each client's state from its "
+                f"last round; remove keep_state{_or_feedback(transform)}",
+            )
+
+
+def _or_feedback(transform: UpdateTransform) -> str:
+    return ", or set feedback: false" if isinstance(transform, Codec) else ""
 
 
 def _optimizers(scenario: Scenario) -> Iterator[Fault]:
@@ -265,6 +286,7 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _algorithm,
     _kept_state,
     _clipping,
+    _transforms,
     _evaluation,
     _cluster,
     _elastic,

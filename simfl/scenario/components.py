@@ -14,6 +14,7 @@ from simfl.models import Loss, Metric, ModelSpec
 from simfl.observers import Observer
 from simfl.optimizer import OptiModule, Regularizer, Schedule
 from simfl.sampling import Sampler, Work
+from simfl.transforms import UpdateTransform
 
 _ROOTS: tuple[type[Component], ...] = (
     Source,
@@ -25,6 +26,7 @@ _ROOTS: tuple[type[Component], ...] = (
     OptiModule,
     Regularizer,
     Schedule,
+    UpdateTransform,
     Aggregator,
     PreAggregator,
     Sampler,

@@ -40,6 +40,7 @@ _LATER: Final = (
     "algorithm",
     "model.personal",
     "model.fixed",
+    "client.transforms",
     "server.pre_aggregators",
 )
 """The keys that earlier versions did not have, such as ``client.epochs``. Their defaults are not in

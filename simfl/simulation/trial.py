@@ -15,13 +15,14 @@ from torch import nn
 from simfl.algorithms import Algorithm, FedAvg
 from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
 from simfl.data import FederatedDataset
-from simfl.errors import ClientError, SimflError, one_line, own_line
+from simfl.errors import ClientError, ConfigError, SimflError, one_line, own_line
 from simfl.messages import Broadcast, Chunk
 from simfl.models import Batch, Loss, TorchModel, as_metrics
 from simfl.models.model import take_examples
 from simfl.scenario import Scenario
 from simfl.seeding import global_generators
 from simfl.server import ServerRecipe
+from simfl.transforms import UpdateTransform, shapes_of
 
 _Column: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -48,6 +49,7 @@ def try_step(
         ).build_model()
         other = server.build_model()
     _require_same(scenario, model, other, personal=client.personal)
+    _check_transforms(scenario, client, model)
     sections = scenario.cluster.groups or (scenario.cluster,)
     num_examples = dataset.num_train_examples()
     if any(section.num_gpus for section in sections) or not num_examples.any():
@@ -187,10 +189,23 @@ def _raised_by(error: BaseException) -> str:
                 found = "model.loss"
             elif isinstance(owner, Algorithm) and type(owner) is not FedAvg:
                 found = "algorithm"
+            elif isinstance(owner, UpdateTransform):
+                found = "client.transforms"
             elif isinstance(owner, nn.Module) and found == "algorithm":
                 found = "model"
         cause = cause.__cause__
     return found
+
+
+def _check_transforms(scenario: Scenario, client: ClientRecipe, model: TorchModel) -> None:
+    """Check that transforms work with updates of the model's size."""
+    trained = model.get_weights(trainable=True)
+    shapes = shapes_of(trained.select(name for name in trained if name not in client.personal))
+    for index, transform in enumerate(client.work.transforms):
+        try:
+            transform.check_update(shapes)
+        except ConfigError as error:
+            raise scenario.fault(f"client.transforms[{index}]", str(error)) from error
 
 
 def _require_unchanged(scenario: Scenario, model: TorchModel, batch: Batch) -> None:

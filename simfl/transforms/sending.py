@@ -13,7 +13,7 @@ from simfl.optimizer.state import stack_states, unstack_state
 from simfl.states import State
 from simfl.transforms.codec import Codec
 from simfl.transforms.transform import Shapes, UpdateContext, UpdateTransform
-from simfl.vector import Vector, move
+from simfl.vector import Vector
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ def send_update(
     Args:
         transforms: of the scenario; only the last may be a codec.
         update: of one client, or of a stack, which is not modified.
-        kept: [C] what each client's transforms have kept; () of a client that has kept nothing.
+        kept: [C] what each client's transforms have kept, on the update's device; () of a client
+            that has kept nothing.
         context: where this takes place; ``index`` and ``shapes`` are filled in.
 
     Raises:
@@ -79,7 +80,6 @@ def _begin(transform: UpdateTransform, kept: Sequence[State | None], update: Vec
     """Return the state of one client, or the stacked ones of several."""
     one = _first(update)
     states = [transform.init(one) if own is None else own for own in kept]
-    states = [move(state, one.tensors[0].device) for state in states]
     return stack_states(states) if update.stacked else states[0]
 
 

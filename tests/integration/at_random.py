@@ -1,8 +1,8 @@
 """Small valid scenarios drawn at random, and what they need: data, models, plug-ins.
 
 ``draw(seed)`` combines modules, regularizers, schedules, aggregators, samplers, losses, partitions,
-unequal work, stacks, groups, kept states, drops, checkpoints and spilling. The scenarios name this
-module under ``plugins:``.
+unequal work, transforms, stacks, groups, kept states, drops, checkpoints and spilling. The
+scenarios name this module under ``plugins:``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def draw(seed: int) -> dict[str, Any]:
         may_clip=model.get("path") != "at_random:with_buffers"
         and not (set(str(model["loss"]).split("'")) & _BATCH_LOSSES),
     )
-    return {
+    scenario = {
         "rounds": ROUNDS,
         "seed": rng.randrange(1000),
         "plugins": ["at_random", "fading"],
@@ -56,13 +56,15 @@ def draw(seed: int) -> dict[str, Any]:
         "cluster": {"placement": "dedicated", "num_cpus": 0.5} if dedicated else _cluster(rng),
         "checkpoint": {"every": rng.choice([1, 2]), "keep": rng.choice([1, 2])},
     }
+    client["transforms"] = _transforms(rng, keep_state=client["keep_state"])
+    return scenario
 
 
 def can_be_compared(scenario: dict[str, Any]) -> bool:
     """Return whether numbers that differ in their last bits stay close for a few rounds.
 
-    Not so where a rule picks clients whole (Krum), or divides by the root of what may be rounding
-    alone (adaptive modules), or computes with 8 bits of mantissa.
+    Not so where a rule picks clients or numbers whole (Krum, top-k), or divides by the root of what
+    may be rounding alone (adaptive modules), or computes with 8 bits of mantissa.
     """
     modules = [
         module[0] if isinstance(module, list) else module
@@ -74,6 +76,7 @@ def can_be_compared(scenario: dict[str, Any]) -> bool:
         scenario["client"].get("precision") != "bf16"
         and not erratic & {*modules}
         and "krum" not in str(scenario["server"]["aggregator"])
+        and "top-k" not in str(scenario["client"]["transforms"])
     )
 
 
@@ -196,6 +199,13 @@ def _uneven_work(rng: Random) -> dict[str, Any]:
             {"steps": ["uniform-int", {"low": 1, "high": 4}]},
         ]
     )
+
+
+def _transforms(rng: Random, *, keep_state: bool) -> list[Any]:
+    clip = ["clip", {"max_norm": rng.choice([0.1, 1.0])}]
+    top = ["top-k", {"fraction": rng.choice([0.1, 0.5]), "feedback": keep_state}]
+    codec: Any = rng.choice(["cast", top, top])
+    return rng.choice([[], [], [], [clip], [codec], [clip, codec]])
 
 
 def _optimizer(rng: Random, *, side: str, scaffold: bool) -> dict[str, Any]:

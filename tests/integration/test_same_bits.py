@@ -73,6 +73,15 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         },
         "server": {"optimizer": {"modules": ["scaffold-server"]}},
     },
+    "stacks with scaffold, and top-k whose residuals are on disk": {
+        "client": {
+            "stack": 2,
+            "optimizer": {"lrate": 0.1, "modules": ["scaffold-client"]},
+            "transforms": ["clip", ["top-k", {"fraction": 0.1}]],
+        },
+        "server": {"optimizer": {"modules": ["scaffold-server"]}},
+        "cluster": {"state_memory": 1},
+    },
     "a module in bfloat16 that holds more than its weights, and momentum": {
         "model": {"kind": "python", "path": "leaky:Leaky", "hidden": None, "dropout": None},
         "client": {"optimizer": {"modules": ["momentum"]}},
