@@ -309,7 +309,7 @@ class ClientActor(_Actor[ClientHost]):
     def _shared(self, partial: Partial) -> list[Vector]:
         """Return the sums, and auxiliary variables, that the server reads in place."""
         nodes = [node for node in partial.nodes.values() if node is not None]
-        sums = [node.total for node in nodes] if self._shares_sums else []
+        sums = find_vectors([node.total for node in nodes]) if self._shares_sums else []
         return sums + (find_vectors([node.aux for node in nodes]) if self._shares_states else [])
 
     def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Parcel) -> list[MetricSums]:

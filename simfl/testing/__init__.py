@@ -2,7 +2,14 @@
 
 from simfl.errors import ContractError
 from simfl.testing.aggregators import check_aggregator
+from simfl.testing.algorithms import check_algorithm
 from simfl.testing.plugins import check_plugin
 from simfl.testing.transforms import check_transform
 
-__all__ = ["ContractError", "check_aggregator", "check_plugin", "check_transform"]
+__all__ = [
+    "ContractError",
+    "check_aggregator",
+    "check_algorithm",
+    "check_plugin",
+    "check_transform",
+]

@@ -1,0 +1,41 @@
+"""FedExP: the server's step is the longer, the less the clients' updates agree.
+
+Client: train. Send: d_i = w - v_i and |d_i|². Server: w -= rate · mean of the d_i, with
+rate = max(1, sum of |d_i|² / (2 M (|mean of the d_i|² + epsilon))) over the M clients of the
+cohort (equation 4).
+
+The paper evaluates the mean of the last two rounds' weights; simfl evaluates the last ones.
+
+Source: Jhunjhunwala et al., 2023, Algorithm 1, https://arxiv.org/abs/2301.09604
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.component import NonNegative
+from simfl.states import State
+from simfl.vector import Vector
+
+
+@dataclass(frozen=True)
+class FedExP(Algorithm):
+    """Extrapolate the mean of the updates."""
+
+    name: ClassVar[str] = "fedexp"
+
+    epsilon: NonNegative = 1e-3
+    """Keeps the rate bounded where updates cancel out."""
+
+    def client(self, local: Local) -> tuple[Update, State]:
+        """Train, and send the square of the update's norm besides."""
+        delta = local.train_delta(local.weights)
+        return Update(delta, weight=1.0, sums={"square": delta.norm() ** 2}), {}
+
+    def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
+        """Return the mean delta times the rate."""
+        of_mean = float(total.delta.norm()) ** 2
+        mean_of = total.sums["square"] / total.clients
+        return total.delta * max(1.0, mean_of / (2 * (of_mean + self.epsilon))), state

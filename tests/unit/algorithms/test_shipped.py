@@ -1,0 +1,39 @@
+"""Each algorithm that comes with simfl has a scenario and a row in the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import simfl
+from simfl.algorithms import Algorithm
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / "configs" / "algorithms").glob("*.yaml"))
+NAMES = sorted(n for n, c in Algorithm.registry.items() if c.__module__.startswith("simfl."))
+
+
+def test_the_table_in_the_documentation_is_in_order() -> None:
+    text = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \|", text, flags=re.MULTILINE)
+    listed = [name for name in rows if name in NAMES]
+    assert listed == sorted(listed)
+    assert len(set(listed)) == len(listed) >= 15
+
+
+def test_each_has_a_scenario() -> None:
+    named = {type(simfl.load_scenario(path).algorithm).name for path in CONFIGS}
+    assert named == set(NAMES)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_scenario_says_what_it_shows_and_runs(path: Path, tmp_path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len([line for line in lines if line.startswith("# ")]) >= 3
+    short = simfl.load_scenario(
+        path, overrides=["rounds=2", "client.epochs=1", "evaluation.every=1"]
+    )
+    result = simfl.run(short, out=tmp_path / "out", backend="inline")
+    assert result.history[-1]["loss"] < 10.0
