@@ -176,8 +176,8 @@ def _clients_tile(run: Run) -> Tile:
     cohort = client.get("per_round") if isinstance(client, dict) else None
     population = population_of(run)
     shown: float | None = cohort if isinstance(cohort, int) else population
-    if shown is None and run.records:
-        shown = run.latest("clients")
+    if run.records and (shown is None or isinstance(cohort, float)):
+        shown = (run.latest("clients") or 0) + (run.latest("dropped") or 0)
     detail = f"of {population:,}" if population else ""
     return Tile("clients a round", quantity(shown), detail)
 

@@ -12,6 +12,7 @@ from simfl.optimizer import OptiModule
 from simfl.record import require_own_names
 from simfl.scenario.document import show
 from simfl.scenario.fields import keys_of
+from simfl.scenario.plain import to_short
 from simfl.scenario.schema import Scenario
 from simfl.sections import ActorsSection, OptimizerSection, SelectionSection
 from simfl.transforms import Codec, UpdateTransform
@@ -34,8 +35,8 @@ def check_combinations(scenario: Scenario) -> None:
 def _epochs_or_steps(scenario: Scenario) -> Iterator[Fault]:
     client = scenario.client
     if client.epochs is not None and client.steps is not None:
-        message = f"is {client.steps}, but client.epochs is {client.epochs}; give one of the two"
-        yield "client.steps", message
+        epochs, steps = (show(to_short(given)) for given in (client.epochs, client.steps))
+        yield "client.steps", f"is {steps}, but client.epochs is {epochs}; give one of the two"
 
 
 def _stack(scenario: Scenario) -> Iterator[Fault]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 
 from simfl.models import Accuracy
+from simfl.sampling import Choice, UniformInt
 from simfl.scenario import load_scenario
 
 
@@ -23,6 +24,13 @@ from simfl.scenario import load_scenario
             [
                 "client.sclip: is 1.5, which clips the gradient of each example, but model.loss "
                 "'sam' is one number for a whole batch; remove one of them"
+            ],
+        ),
+        (
+            ["client.epochs=0.5", "client.steps={kind: uniform-int, high: 5}"],
+            [
+                "client.steps: is {kind: 'uniform-int', high: 5}, but client.epochs is 0.5; "
+                "give one of the two"
             ],
         ),
         (
@@ -168,11 +176,19 @@ def test_what_goes_together_is_taken(minimal, overrides):
 
 @pytest.mark.parametrize(
     ("given", "epochs", "steps"),
-    [([], 1, None), (["client.steps=5"], None, 5), (["client.epochs=2"], 2, None)],
+    [
+        ([], 1, None),
+        (["client.steps=5"], None, 5),
+        (["client.epochs=2"], 2, None),
+        (["client.epochs=0.5"], 0.5, None),
+        (["client.epochs=[uniform-int, {high: 5}]"], UniformInt(high=5), None),
+        (["client.steps={kind: choice, values: [1, 9]}"], None, Choice(values=(1, 9))),
+    ],
 )
 def test_a_client_trains_for_one_epoch_unless_told_otherwise(minimal, given, epochs, steps):
     client = load_scenario(minimal, overrides=given).client
     assert (client.epochs, client.steps) == (epochs, steps)
+    assert type(client.epochs) is type(epochs), "a fingerprint has an integer as it is written"
 
 
 @pytest.fixture
