@@ -39,6 +39,13 @@ def test_one_run_is_summed_up_in_tiles(make, full):
     }
 
 
+def test_a_cohort_that_is_a_share_is_shown_as_the_clients_it_was(make, tmp_path):
+    scenario = SCENARIO | {"client": SCENARIO["client"] | {"per_round": 0.6}}
+    write_run(tmp_path, records([0.5], dropped=1), scenario=scenario)
+    tiles = {tile.label: tile.value for tile in make(tmp_path).tiles}
+    assert tiles["clients a round"] == "3"
+
+
 def test_several_runs_are_a_table_with_a_row_and_a_colour_each(make, full):
     report = make(*full)
     assert [row[0] for row in report.runs.rows] == ["slow-0", "slow-1", "fast-0", "fast-1"]
