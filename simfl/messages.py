@@ -5,6 +5,7 @@ Shapes: N clients of a cohort, K clients of a chunk.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -278,6 +279,14 @@ class EvaluationChunk:
     """Of the test split: numbers of batches. Of clients: ids. An item is never cut."""
     group: int = 0
     """The group whose actors evaluate it."""
+    own: tuple[str, ...] = ()
+    """Which of each client's own models, PERSONAL and TUNED of ``simfl.record``; empty: the
+    broadcast one."""
+
+    @property
+    def clients(self) -> list[int]:
+        """The ids of the clients, in order."""
+        return list(itertools.chain.from_iterable(self.items))
 
 
 @dataclass(frozen=True)

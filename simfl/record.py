@@ -5,7 +5,7 @@ Imports neither torch nor numpy: whatever reads runs' folders uses it, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Final
@@ -16,15 +16,20 @@ __all__ = [
     "CLIENTS_FILE",
     "EVALUATIONS_FILE",
     "EVALUATION_KEYS",
+    "GLOBAL",
     "METRICS_FILE",
+    "PERSONAL",
     "RUN_FILE",
     "SCENARIO_FILE",
     "SUMMARY_FILE",
+    "TUNED",
     "VERSIONS_FILE",
     "WEIGHTS_FILE",
     "ClientMetric",
     "RoundRecord",
     "client_keys",
+    "evaluated_as",
+    "evaluations",
     "is_metric",
     "is_reproducible",
     "record_units",
@@ -44,8 +49,15 @@ EVALUATIONS_FILE: Final = "evaluations.parquet"
 SUMMARY_FILE: Final = "summary.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
 
-EVALUATION_KEYS: Final = ("round", "client", "weight")
-"""Columns of ``evaluations.parquet`` besides the metrics."""
+EVALUATION_KEYS: Final = ("round", "client", "weight", "model", "new")
+"""Columns of ``evaluations.parquet`` besides the metrics; the last two only where rows differ."""
+
+GLOBAL: Final = "global"
+"""Clients are evaluated with the server's weights."""
+PERSONAL: Final = "personal"
+"""Clients are evaluated with their own weights."""
+TUNED: Final = "tuned"
+"""Clients are evaluated after training for ``evaluation.personal_steps``."""
 
 _PHASE: Final = "seconds_"
 _CLIENT: Final = "client_"
@@ -64,6 +76,8 @@ class ClientMetric:
     """The mean over the worst tenth of the clients."""
     count: int = 0
     """How many clients have a value."""
+    best: Number = None
+    """The mean over the best tenth of the clients."""
 
 
 _STATISTICS: Final = {
@@ -80,6 +94,37 @@ def client_keys(metric: str) -> dict[str, str]:
     ('client_loss', 'client_loss_worst')
     """
     return {statistic: f"{_CLIENT}{metric}{end}" for statistic, end in _STATISTICS.items()}
+
+
+def evaluated_as(metric: str, model: str = GLOBAL, is_new: bool = False) -> str:
+    """Return the name of a metric over clients, from which ``client_keys`` makes keys.
+
+    Args:
+        metric: ``loss`` or a metric's key.
+        model: which weights were evaluated: GLOBAL, PERSONAL or TUNED.
+        is_new: whether over the clients that never train, and not over all others.
+
+    >>> evaluated_as("f1"), evaluated_as("f1", PERSONAL), evaluated_as("f1", TUNED, True)
+    ('f1', 'personal_f1', 'new_tuned_f1')
+    """
+    return f"{'new_' if is_new else ''}{'' if model == GLOBAL else f'{model}_'}{metric}"
+
+
+def evaluations(
+    *, personalizes: bool, personal_steps: int, has_new: bool
+) -> tuple[tuple[str, bool], ...]:
+    """Return which models are evaluated on which clients, in the order of their keys.
+
+    Args:
+        personalizes: whether clients have weights of their own.
+        personal_steps: ``evaluation.personal_steps``.
+        has_new: whether there are ``evaluation.new_clients``.
+
+    Returns:
+        The model, and whether the clients are the new ones: arguments of ``evaluated_as``.
+    """
+    models = (GLOBAL, *([PERSONAL] if personalizes else []), *([TUNED] if personal_steps else []))
+    return tuple((model, is_new) for is_new in (False, True)[: 1 + has_new] for model in models)
 
 
 def _client_metric(metric: str, line: Mapping[str, Any]) -> ClientMetric:
@@ -263,18 +308,21 @@ def record_units(phases: Iterable[str]) -> dict[str, str]:
     return known | {f"{_PHASE}{phase}": "s" for phase in phases}
 
 
-def require_own_names(metrics: Iterable[str]) -> None:
+def require_own_names(
+    metrics: Iterable[str], evaluated: Sequence[tuple[str, bool]] = ((GLOBAL, False),)
+) -> None:
     """Check that the names of metrics, and of their means over clients, are unique.
 
     Args:
         metrics: their names, besides ``loss``.
+        evaluated: what ``evaluations`` returns.
 
     Raises:
         ConfigError: naming the first one that is not unique.
     """
-    taken = dict.fromkeys(["loss", *client_keys("loss").values()], "loss")
+    taken = dict.fromkeys(_keys_of("loss", evaluated), "loss")
     for metric in metrics:
-        keys = [metric, *client_keys(metric).values()]
+        keys = _keys_of(metric, evaluated)
         used = next((key for key in keys if key in taken), None)
         if metric in (*_NUMBERS, *EVALUATION_KEYS) or metric.startswith("seconds"):
             reason = f"{metric!r} is a field of the records"
@@ -289,3 +337,8 @@ def require_own_names(metrics: Iterable[str]) -> None:
                 f"{used!r}; rename one that is your own"
             )
         raise ConfigError(f"a metric has the name {metric!r}, but {reason}; rename it")
+
+
+def _keys_of(metric: str, evaluated: Sequence[tuple[str, bool]]) -> list[str]:
+    names = [evaluated_as(metric, model, is_new) for model, is_new in evaluated]
+    return [metric, *(key for name in names for key in client_keys(name).values())]

@@ -224,6 +224,11 @@ class EvaluationSection(Section):
     clients_every: Whole = 0
     """Evaluate on each client's own examples after every so many rounds, and after the last: on
     what it keeps (``data.holdout_fraction``), or all it has. 0: never."""
+    personal_steps: Whole = 0
+    """Evaluate clients also after so many steps of training on their own examples, from their
+    personal weights, or else the server's. What they train then is not kept. 0: they are not."""
+    new_clients: SelectionSection | None = None
+    """Clients that never train, and are evaluated apart from the others. null: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,10 +262,11 @@ class ActorsSection(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionSection(Section):
-    """The clients of a group, by one of ``fraction``, ``range``, ``ids`` and ``column``."""
+    """Some of the clients, by one of ``fraction``, ``range``, ``ids`` and ``column``."""
 
     fraction: Annotated[float, Interval(gt=0, le=1)] | None = None
-    """The share of the population, drawn from those that no other group names."""
+    """The share of the population, drawn by the seed; of ``cluster.groups`` from those that no
+    other group names."""
     range: tuple[Whole, Whole] | None = None
     """The first and the last id, both of them included."""
     ids: Annotated[tuple[Whole, ...], MinLen(1)] | None = None
@@ -269,7 +275,7 @@ class SelectionSection(Section):
     """A column of the data that is the same for all examples of a client, such as the class of
     its device."""
     values: tuple[str | int, ...] = ()
-    """The values of ``column`` that the group's clients have."""
+    """The values of ``column`` that these clients have."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class ServerSide:
     weights: Vector
     """The server's trainable weights before its step."""
     population: int
-    """The number of clients in the federation."""
+    """The number of clients that may train: all but ``evaluation.new_clients``."""
     round: int
     """Which round this is, from 1."""
     seed: int

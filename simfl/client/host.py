@@ -6,15 +6,17 @@ the clients' kept states and the data alone, so that it can be run again anywher
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 
 from simfl.aggregation import TreeSum, merge_contributions
 from simfl.client.batches import ReadBatch, reader_of
+from simfl.client.own_models import OwnModels
 from simfl.client.recipe import ClientRecipe, build_resident
 from simfl.client.trainer import ClientTrainer
 from simfl.client.updates import (
@@ -64,6 +66,7 @@ class ClientHost:
         self._read_test: ReadBatch | None = None
         self._arrived: tuple[Broadcast, Broadcast] | None = None
         self._trainer = ClientTrainer(resident)
+        self._own = OwnModels(recipe, self._trainer, self._model, self._personal)
 
     def train_chunk(
         self, chunk: Chunk, broadcast: Broadcast, states: Sequence[KeptState | None]
@@ -106,9 +109,36 @@ class ClientHost:
             states=retained,
         )
 
-    def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
-        """Evaluate the broadcast weights; one entry per number in the chunk, in order."""
-        self._model.set_weights(self._here(broadcast).weights | self._personal)
+    def evaluate_chunk(
+        self,
+        chunk: EvaluationChunk,
+        broadcast: Broadcast,
+        states: Iterable[KeptState | None] = (),
+    ) -> list[MetricSums]:
+        """Evaluate the broadcast weights, or clients' own models.
+
+        Args:
+            chunk: what to evaluate.
+            broadcast: the server's weights.
+            states: for clients' own models, what each client has kept; empty: none has.
+
+        Returns:
+            One entry for each number in the chunk, in order; of clients' own models, one for each
+            of the models that the chunk names.
+
+        Raises:
+            ClientError: if a client's own code raises while its own models are made.
+        """
+        broadcast = self._here(broadcast)
+        if chunk.own:
+            return [
+                sums
+                for client, state in itertools.zip_longest(chunk.clients, states)
+                for sums in self._own.evaluate(
+                    client, state, broadcast, chunk.own, self._evaluate_client
+                )
+            ]
+        self._model.set_weights(broadcast.weights | self._personal)
         evaluate = self._evaluate_test_batches if chunk.split == "test" else self._evaluate_clients
         sums = []
         for item in chunk.items:

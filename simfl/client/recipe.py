@@ -44,6 +44,8 @@ class ClientRecipe:
     evaluation_batch_size: int = 128
     evaluates_together: bool = True
     """Whether clients may be evaluated in one batch."""
+    personal_steps: int = 0
+    """How many steps clients train before they are evaluated once more."""
     stack: int = 1
     """How many clients are trained in one computation: a power of two; 1: one at a time."""
     personal: tuple[str, ...] = ()

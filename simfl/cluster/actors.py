@@ -312,9 +312,21 @@ class ClientActor(_Actor[ClientHost]):
         sums = find_vectors([node.total for node in nodes]) if self._shares_sums else []
         return sums + (find_vectors([node.aux for node in nodes]) if self._shares_states else [])
 
-    def evaluate_chunk(self, chunk: EvaluationChunk, broadcast: Parcel) -> list[MetricSums]:
-        """Evaluate the items of a chunk."""
-        return self._built.evaluate_chunk(chunk, self._open(broadcast))
+    def evaluate_chunk(
+        self, chunk: EvaluationChunk, broadcast: Parcel, *states: Parcel | StateFile | None
+    ) -> list[MetricSums]:
+        """Evaluate the items of a chunk.
+
+        Args:
+            chunk: what to evaluate.
+            broadcast: the server's weights.
+            states: what holds each client's state; none if no client has kept one, or the
+                broadcast weights are evaluated.
+        """
+        with log_client_errors():
+            return self._built.evaluate_chunk(
+                chunk, self._open(broadcast), map(_open_state, states)
+            )
 
     def _open(self, parcel: Parcel) -> Broadcast:
         if self._broadcast is None or self._broadcast.round != parcel.label:

@@ -61,6 +61,9 @@ T = TypeVar("T")
 
 _MEMORY_TIMEOUT_S = 5.0
 
+_MAX_STATES = 64
+"""The most clients whose own models are evaluated in a call."""
+
 
 class RayEngine:
     """Runs the server and a pool of client actors on a Ray cluster.
@@ -96,7 +99,9 @@ class RayEngine:
         self._pool = ClientPool(
             (setup.shared.ref if setup.shared else ray.put(dataset), self._server.actor),
             cluster=cluster,
-            workload=Workload(setup.client.work, setup.dataset).of,
+            workload=Workload(
+                setup.client.work, setup.dataset, personal_steps=setup.client.personal_steps
+            ).of,
             server=self._server,
             notify=setup.notify,
         )
@@ -130,13 +135,17 @@ class RayEngine:
         kind = self._setup.groups[chunk.group].device
         num_actors = max(1, kinds.count(kind))
         size = -(-len(chunk.items) // num_actors)
+        if chunk.own:  # whose states an actor fetches before it begins
+            size = min(size, _MAX_STATES)
         shares = [
             replace(chunk, items=chunk.items[start : start + size])
             for start in range(0, len(chunk.items), size)
         ]
 
         def start(actor: Any, share: EvaluationChunk) -> list[Ref]:
-            return [actor.evaluate_chunk.remote(share, handle.broadcast)]
+            sends = share.own and not self._states.is_empty
+            states = [self._state(client) for client in share.clients] if sends else []
+            return [actor.evaluate_chunk.remote(share, handle.broadcast, *states)]
 
         def once() -> list[MetricSums]:
             begin = Begin(shares, lanes=kinds, lane_of=lambda _: kind)

@@ -14,6 +14,7 @@ import numpy as np
 from simfl.client import LocalWork
 from simfl.data import FederatedDataset
 from simfl.messages import Chunk, ChunkReport, CohortPart, EvaluationChunk, RoundPlan
+from simfl.record import TUNED
 
 Work: TypeAlias = tuple[float, ...]
 """An amount of work in several measures, such as steps and examples."""
@@ -52,25 +53,36 @@ class Workload:
     Args:
         local: what a client does in a round.
         dataset: provides the clients' numbers of examples; the examples are not read.
+        personal_steps: how many steps clients train when they are evaluated.
     """
 
-    def __init__(self, local: LocalWork, dataset: FederatedDataset) -> None:
+    def __init__(
+        self, local: LocalWork, dataset: FederatedDataset, *, personal_steps: int = 0
+    ) -> None:
         self._local = local
+        self._personal_steps = personal_steps
         self._num_examples = dataset.num_train_examples()
         self._num_evaluated = dataset.num_evaluation_examples()
 
     def of(self, chunk: Chunk | EvaluationChunk) -> Work:
         """Return its numbers of steps and examples; for an evaluation, of batches or clients."""
         if isinstance(chunk, Chunk):
-            held = self._num_examples[list(chunk.clients)]
             drawn = chunk.num_steps
+            held = self._num_examples[list(chunk.clients)]
             steps = np.array(drawn) if drawn else self._local.num_steps(held)
-            size = np.minimum(self._local.batch_size or held, held)
-            return float(steps.sum()), float((steps * size).sum())
+            return float(steps.sum()), self._batch_examples(chunk.clients, steps)
         if chunk.split == "test":
             return (float(len(chunk.items)),)
-        clients = list(itertools.chain.from_iterable(chunk.items))
-        return float(len(clients)), float(self._num_evaluated[clients].sum())
+        clients, models = chunk.clients, max(1, len(chunk.own))
+        steps_each = self._personal_steps if TUNED in chunk.own else 0
+        examples = float(self._num_evaluated[clients].sum()) * models
+        batches = float(len(clients) * (models + steps_each))
+        return batches, examples + self._batch_examples(clients, steps_each)
+
+    def _batch_examples(self, clients: Sequence[int], steps: np.ndarray[Any, Any] | int) -> float:
+        """Return how many examples there are in so many batches of each client."""
+        held = self._num_examples[list(clients)]
+        return float((np.minimum(self._local.batch_size or held, held) * steps).sum())
 
 
 def guided_chunks(

@@ -97,8 +97,7 @@ class InlineEngine:
         return Trained(report, trace, following)
 
     def _train_chunk(self, chunk: Chunk, handle: Snapshot) -> ChunkResult[Partial, KeptState]:
-        held = [self._states.get(client) for client in chunk.clients]
-        states = [None if state is None else load_state(state) for state in held]
+        states = [self._load_state(client) for client in chunk.clients]
         try:
             return self._hosts[chunk.group].train_chunk(chunk, handle.broadcast, states)
         except torch.cuda.OutOfMemoryError as error:
@@ -106,6 +105,10 @@ class InlineEngine:
                 f"round {chunk.round}: the GPU's memory is full; lower client.stack, "
                 "client.batch_size or the size of the model"
             ) from error
+
+    def _load_state(self, client: int) -> KeptState | None:
+        state = self._states.get(client)
+        return None if state is None else load_state(state)
 
     def save(self, order: SaveOrder, handle: Snapshot) -> None:
         """Write the clients' states that have changed, then the checkpoint."""
@@ -144,7 +147,9 @@ class InlineEngine:
 
     def evaluate(self, chunk: EvaluationChunk, handle: Snapshot) -> list[MetricSums]:
         """Evaluate item after item."""
-        return self._hosts[chunk.group].evaluate_chunk(chunk, handle.broadcast)
+        clients = chunk.clients if chunk.own else []
+        states = (self._load_state(client) for client in clients)
+        return self._hosts[chunk.group].evaluate_chunk(chunk, handle.broadcast, states)
 
     def get_weights(self, handle: Snapshot) -> Vector:
         """Return the snapshot's weights."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from simfl.regular_files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_Evaluations: TypeAlias = "Sequence[tuple[int, ClientEvaluation]]"
+"""The round and its evaluations, one for each model."""
 
 _TYPES = {
     "client": "int32",
@@ -120,8 +123,10 @@ class ClientFiles(Observer):
         self._clients = PartFiles[ClientTable](
             out / CLIENTS_FILE, to_table=_to_table, count_rows=len
         )
-        self._evaluations = PartFiles[tuple[int, ClientEvaluation]](
-            out / EVALUATIONS_FILE, to_table=_evaluations_to_table, count_rows=lambda e: len(e[1])
+        self._evaluations = PartFiles[_Evaluations](
+            out / EVALUATIONS_FILE,
+            to_table=_evaluations_to_table,
+            count_rows=lambda evaluations: sum(len(one) for _, one in evaluations),
         )
 
     def on_run_start(self, info: RunInfo) -> None:
@@ -134,7 +139,8 @@ class ClientFiles(Observer):
         """Add the round's rows."""
         self._clients.add(clients)
         if clients.evaluation is not None:
-            self._evaluations.add((clients.round, clients.evaluation))
+            every_model = (clients.evaluation, *clients.own_evaluations)
+            self._evaluations.add([(clients.round, evaluation) for evaluation in every_model])
 
     def flush(self) -> None:
         """Write all rows."""
@@ -207,10 +213,12 @@ def _to_table(rounds: Sequence[ClientTable]) -> pa.Table:
     )
 
 
-def _evaluations_to_table(rounds: Sequence[tuple[int, ClientEvaluation]]) -> pa.Table:
+def _evaluations_to_table(rounds: Sequence[_Evaluations]) -> pa.Table:
+    """Return the rows of some rounds; ``model`` and ``new`` only if they differ from row to row."""
     import pyarrow as pa
 
-    evaluations = [evaluation for _, evaluation in rounds]
+    pairs = [pair for evaluations in rounds for pair in evaluations]
+    evaluations = [evaluation for _, evaluation in pairs]
 
     def floats(columns: Sequence[np.ndarray[Any, Any]], mask: Any = None) -> pa.Array:
         return pa.array(np.concatenate(columns).astype(np.float32), mask=mask)
@@ -222,11 +230,17 @@ def _evaluations_to_table(rounds: Sequence[tuple[int, ClientEvaluation]]) -> pa.
         )
         for name in evaluations[0].metrics
     }
-    columns = {
-        "round": pa.array(_repeat([(round, len(evaluation)) for round, evaluation in rounds])),
+    columns: dict[str, Any] = {
+        "round": pa.array(_repeat([(round, len(evaluation)) for round, evaluation in pairs])),
         "client": pa.array(np.concatenate([e.client for e in evaluations]).astype(np.int32)),
         "weight": floats([evaluation.weight for evaluation in evaluations]),
     }
+    models = list(dict.fromkeys(evaluation.model for evaluation in evaluations))
+    if len(models) > 1:
+        codes = np.repeat([models.index(e.model) for e in evaluations], list(map(len, evaluations)))
+        columns["model"] = pa.DictionaryArray.from_arrays(codes.astype(np.int32), models)
+    if evaluations[0].is_new is not None:
+        columns["new"] = pa.array(np.concatenate([e.is_new for e in evaluations]))
     return pa.table(columns | metrics)
 
 

@@ -6,8 +6,8 @@ Shapes: N clients of the cohort, M clients that were evaluated.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from simfl.component import Component
 from simfl.messages import ClientReports, FloatColumn, IntColumn, RoundTrace
-from simfl.record import RoundRecord
+from simfl.record import GLOBAL, RoundRecord
 
 Summary: TypeAlias = "dict[str, Any]"
 """The whole run as plain data: ``summary.json``."""
@@ -162,7 +162,7 @@ class FailSafeObserver(Observer):
 
 @dataclass(frozen=True)
 class ClientEvaluation:
-    """The broadcast weights, evaluated on what each client holds."""
+    """The broadcast weights, or each client's own, evaluated on what each client holds."""
 
     client: IntColumn
     """[M] ids."""
@@ -171,6 +171,23 @@ class ClientEvaluation:
     metrics: Mapping[str, FloatColumn]
     """[M] each client's mean, by metric: ``loss`` and what the scenario measures. NaN where the
     weight is 0: there is no value."""
+    is_new: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    """[M] whether each is one of ``evaluation.new_clients``, which never train; None: none is."""
+    model: str = GLOBAL
+    """Which weights: the broadcast ones (GLOBAL), the client's own (PERSONAL), or those that it
+    has after ``evaluation.personal_steps`` (TUNED), all of ``simfl.record``."""
+
+    def of_clients(self, *, new: bool) -> ClientEvaluation:
+        """Return the rows of the new clients, or of all others."""
+        is_new = np.zeros(len(self), dtype=bool) if self.is_new is None else self.is_new
+        found = np.flatnonzero(is_new == new)
+        return replace(
+            self,
+            client=self.client[found],
+            weights={name: column[found] for name, column in self.weights.items()},
+            metrics={name: column[found] for name, column in self.metrics.items()},
+            is_new=is_new[found],
+        )
 
     @property
     def weight(self) -> FloatColumn:
@@ -197,12 +214,21 @@ class ClientTable(ClientReports):
     """[N] how often the client's chunk was lost with an actor and trained again."""
     evaluation: ClientEvaluation | None = None
     """Of all clients of the population; None after a round without their evaluation."""
+    own_evaluations: tuple[ClientEvaluation, ...] = ()
+    """The same of each client's own models: PERSONAL if clients have weights of their own, TUNED
+    with ``evaluation.personal_steps``."""
 
 
 def client_table(
-    round: int, trace: RoundTrace, evaluation: ClientEvaluation | None = None
+    round: int, trace: RoundTrace, evaluations: Sequence[ClientEvaluation] = ()
 ) -> ClientTable:
-    """Concatenate the columns of a round's chunks."""
+    """Concatenate the columns of a round's chunks.
+
+    Args:
+        round: which round.
+        trace: has the chunks.
+        evaluations: of the clients: GLOBAL, then their own models; empty: none was due.
+    """
     reports = [chunk.report.clients for chunk in trace.chunks]
     sizes = [len(report) for report in reports]
     actors = sorted({chunk.actor for chunk in trace.chunks})
@@ -218,5 +244,6 @@ def client_table(
         actor=np.repeat([actors.index(chunk.actor) for chunk in trace.chunks], sizes),
         actors=tuple(actors),
         retries=np.repeat([chunk.retries for chunk in trace.chunks], sizes),
-        evaluation=evaluation,
+        evaluation=evaluations[0] if evaluations else None,
+        own_evaluations=tuple(evaluations[1:]),
     )

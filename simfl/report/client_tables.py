@@ -13,13 +13,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from simfl.record import CLIENTS_FILE, EVALUATION_KEYS, EVALUATIONS_FILE
+from simfl.record import (
+    CLIENTS_FILE,
+    EVALUATION_KEYS,
+    EVALUATIONS_FILE,
+    GLOBAL,
+    evaluated_as,
+    evaluations,
+)
 from simfl.regular_files import open_regular
 from simfl.report.curves import Floats
 
 _COLUMNS: Final = ("client", "actor", "seconds", "dropped")
 _SUMMED: Final = {"client": "count", "actor": "seconds"}
 """What is summed for each value of a column; ``count`` is 1 in every row."""
+_EVALUATIONS: Final = evaluations(personalizes=True, personal_steps=1, has_new=True)
+_EVALUATED: Final = "evaluated as"
+"""A column of indexes of ``_EVALUATIONS``."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,8 @@ def read_client_history(folder: Path, faults: list[str]) -> ClientHistory | None
 def read_evaluations(folder: Path, faults: list[str]) -> dict[str, list[Evaluation]]:
     """Return each metric's evaluations by round; empty if clients were not evaluated.
 
+    The metrics are called as over clients: ``accuracy``, ``personal_accuracy``, ``new_accuracy``.
+
     Args:
         folder: the run's.
         faults: a line is appended for each damaged file.
@@ -96,13 +108,24 @@ def read_evaluations(folder: Path, faults: list[str]) -> dict[str, list[Evaluati
     path = folder / EVALUATIONS_FILE
     parts: list[dict[str, Floats]] = []
     if path.exists():
-        _for_each_row_group(path, None, faults, lambda table: parts.append(_columns(table)))
-    names = [name for name in (parts[0] if parts else ()) if name not in EVALUATION_KEYS]
-    parts = [part for part in parts if {"round", *names} <= part.keys()]
+        _for_each_row_group(
+            path, None, faults, lambda table: parts.append(_evaluation_columns(table))
+        )
+    names = [
+        name for name in (parts[0] if parts else ()) if name not in (*EVALUATION_KEYS, _EVALUATED)
+    ]
+    wanted = ["round", _EVALUATED, *names]
+    parts = [part for part in parts if part.keys() >= set(wanted)]
     if not parts:
         return {}
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in ("round", *names)}
-    return {name: _by_round(whole["round"], whole[name]) for name in names}
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+    found: dict[str, list[Evaluation]] = {}
+    for number, (model, is_new) in enumerate(_EVALUATIONS):
+        rows = whole[_EVALUATED] == number
+        for name in names if rows.any() else ():
+            key = evaluated_as(name, model, is_new)
+            found[key] = _by_round(whole["round"][rows], whole[name][rows])
+    return found
 
 
 def _by_round(rounds: Floats, values: Floats) -> list[Evaluation]:
@@ -189,8 +212,17 @@ def _total(parts: Sequence[Any], key: str) -> tuple[Any, Floats]:
     return total[key].to_numpy(), total["sum"].to_numpy()
 
 
-def _columns(table: Any) -> dict[str, Floats]:
-    return {name: _numbers(table[name]) for name in table.column_names}
+def _evaluation_columns(table: Any) -> dict[str, Floats]:
+    """Return the columns of numbers, and which of the evaluations each row is of."""
+    columns = {
+        name: _numbers(table[name]) for name in table.column_names if name not in ("model", "new")
+    }
+    size = len(table)
+    models = table["model"].to_pylist() if "model" in table.column_names else [GLOBAL] * size
+    is_new = table["new"].to_pylist() if "new" in table.column_names else [False] * size
+    number_of = {evaluation: number for number, evaluation in enumerate(_EVALUATIONS)}
+    numbers = [number_of.get(of, -1) for of in zip(models, is_new, strict=True)]
+    return columns | {_EVALUATED: np.array(numbers, dtype=np.float64)}
 
 
 def _numbers(column: Any) -> Floats:

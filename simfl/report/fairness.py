@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from simfl.record import GLOBAL, PERSONAL, TUNED, client_keys, evaluated_as, evaluations
 from simfl.report.charts import Band, Histogram, Line, Lines, Stack, Table
 from simfl.report.client_tables import Evaluation
 from simfl.report.curves import Floats, curve
@@ -18,6 +19,14 @@ from simfl.report.study import Group, Section, Study
 from simfl.report.wording import OVER_SEEDS, mean_and_deviation
 
 _TITLE = "Accuracy of single clients"
+_FIGURES = (
+    *("round", "clients", "mean", "variance", "worst 10 %", "best 10 %", "lowest"),
+    "Jain's index",
+)
+_NOTES = {
+    PERSONAL: "each client's own weights",
+    TUNED: "after some steps on the client's own examples",
+}
 _BINS = 20
 _WORST = 0.1
 
@@ -28,7 +37,13 @@ def fairness_section(study: Study) -> Section:
     if metric is None:
         note = "clients were not evaluated one by one; evaluation.clients_every does that"
         return Section(_TITLE, notes=(note,))
-    lines = [_means_and_worst(study, metric), _variance(study, metric)]
+    evaluated = _evaluations(study, metric)
+    lines = [
+        _means_and_worst(study, metric),
+        *(_side_by_side(study, metric, model) for model, is_new in evaluated[1:] if not is_new),
+        *([_new_clients(study, metric, evaluated)] if (GLOBAL, True) in evaluated else []),
+        _variance(study, metric),
+    ]
     last = _last(study, metric)
     notes = (
         () if last else ("no table of evaluations: only mean and variance over clients are known",)
@@ -37,9 +52,23 @@ def fairness_section(study: Study) -> Section:
         title=_TITLE if metric == "accuracy" else f"{metric} of single clients",
         lead="Each client is evaluated on its own examples, and counts once.",
         charts=(*(chart for chart in lines if chart.lines), *([last] if last else [])),
-        tables=(_table(study, metric),),
+        tables=(_table(study, metric, evaluated),),
         notes=notes,
     )
+
+
+def _evaluations(study: Study, metric: str) -> list[tuple[str, bool]]:
+    """Return which models were evaluated on which clients, the global one first."""
+    return [
+        (model, is_new)
+        for model, is_new in evaluations(personalizes=True, personal_steps=1, has_new=True)
+        if (model, is_new) == (GLOBAL, False)
+        or any(run.latest(_key(metric, model, is_new)) is not None for run in study.runs)
+    ]
+
+
+def _key(metric: str, model: str, is_new: bool, part: str = "mean") -> str:
+    return client_keys(evaluated_as(metric, model, is_new))[part]
 
 
 @dataclass(frozen=True)
@@ -92,6 +121,48 @@ def _means_and_worst(study: Study, metric: str) -> Lines:
     if any(line.band for line in lines):
         note += " Shaded: from the 10th to the 90th percentile."
     return Lines("Mean and worst tenth of clients", "round", metric, tuple(lines), note)
+
+
+def _side_by_side(study: Study, metric: str, model: str) -> Lines:
+    """Draw the mean over clients of the global model, and that of their own."""
+    keys = {"global": _key(metric, GLOBAL, False), model: _key(metric, model, False)}
+    title = "Global and personal" if model == PERSONAL else "Before and after tuning"
+    note = f"Solid: the server's weights. Dashed: {_NOTES[model]}. Means over clients."
+    return Lines(title, "round", metric, _pairs(study, keys), note)
+
+
+def _new_clients(study: Study, metric: str, evaluated: Sequence[tuple[str, bool]]) -> Lines:
+    """Draw the mean over clients that never train, with the global model and with their last."""
+    last = evaluated[-1][0]
+    keys = {"new clients": _key(metric, GLOBAL, True)}
+    note = "Solid: the server's weights."
+    if last != GLOBAL:
+        keys[f"new clients, {last}"] = _key(metric, last, True)
+        note += f" Dashed: {_NOTES[last]}."
+    title = "Clients that never train"
+    return Lines(title, "round", metric, _pairs(study, keys), note)
+
+
+def _pairs(study: Study, keys: Mapping[str, str]) -> tuple[Line, ...]:
+    """Return each group's curves: the first is solid, the others are dashed."""
+    lines: list[Line] = []
+    for group in study.groups:
+        first = ""
+        for name, key in keys.items():
+            found = curve(group.runs, key)
+            if found is None:
+                continue
+            label, colour = f"{group.label}, {name}", study.colour(group)
+            is_first = key == next(iter(keys.values()))
+            lines.append(
+                Line(
+                    *(label, colour, found.rounds, found.mean),
+                    is_dashed=not is_first,
+                    belongs_to=first,
+                )
+            )
+            first = first or label
+    return tuple(lines)
 
 
 def _middle(study: Study, group: Group, metric: str, rounds_R: Floats) -> Band | None:
@@ -160,13 +231,19 @@ def _shares(values: Floats, edges: Floats) -> tuple[float, ...]:
     return tuple((100 * counts / len(values)).tolist())
 
 
-def _table(study: Study, metric: str) -> Table:
+def _table(study: Study, metric: str, evaluated: Sequence[tuple[str, bool]]) -> Table:
     has_seeds = any(len(group.runs) > 1 for group in study.groups)
+    rows, colours = [], []
+    for group in study.groups:
+        for model, is_new in evaluated:
+            name = (_name(group), *([_model_name(model, is_new)] if len(evaluated) > 1 else []))
+            rows.append((*name, *_row(study, group, metric, evaluated_as(metric, model, is_new))))
+            colours.append(study.colour(group))
     return Table(
         "After the last evaluation",
-        ("run", "round", "clients", "mean", "variance", "worst 10 %", "best 10 %", "lowest"),
-        tuple((_name(group), *_row(study, group, metric)) for group in study.groups),
-        tuple(study.colour(group) for group in study.groups),
+        ("run", *(["model"] if len(evaluated) > 1 else []), *_FIGURES),
+        tuple(rows),
+        tuple(colours),
         note=f"{OVER_SEEDS.capitalize()}." if has_seeds else "",
     )
 
@@ -175,13 +252,17 @@ def _name(group: Group) -> str:
     return group.runs[0].folder.name if len(group.runs) == 1 else group.label
 
 
-def _row(study: Study, group: Group, metric: str) -> tuple[str, ...]:
-    lasts = [_last_evaluation(study, run.folder, metric) for run in group.runs]
+def _model_name(model: str, is_new: bool) -> str:
+    return f"{model}, new clients" if is_new else model
+
+
+def _row(study: Study, group: Group, metric: str, name: str) -> tuple[str, ...]:
+    lasts = [_last_evaluation(study, run.folder, name) for run in group.runs]
     rounds = {str(last.round) for last in lasts if last is not None}
     sizes = {f"{len(last.values):,}" for last in lasts if last is not None}
     is_loss = _is_loss(study, metric)
     by_seed = [
-        _numbers(last, run, metric, is_loss=is_loss)
+        _numbers(last, run, name, is_loss=is_loss)
         for last, run in zip(lasts, group.runs, strict=True)
     ]
     columns = [
@@ -191,16 +272,32 @@ def _row(study: Study, group: Group, metric: str) -> tuple[str, ...]:
 
 
 def _numbers(
-    last: Evaluation | None, run: Run, metric: str, *, is_loss: bool
+    last: Evaluation | None, run: Run, name: str, *, is_loss: bool
 ) -> tuple[float | None, ...]:
-    """Return mean, variance, worst, best and lowest; without a table what metrics.jsonl knows."""
-    if last is not None:
+    """Return the figures of a row; without a table what metrics.jsonl knows."""
+    if last is not None and len(last.values):
         spread = spread_of(last.values, is_loss=is_loss)
-        return (spread.mean, spread.variance, spread.worst, spread.best, spread.lowest)
-    deviation = run.latest(f"client_{metric}_std")
+        jain = jain_index(spread.mean, spread.variance)
+        return (spread.mean, spread.variance, spread.worst, spread.best, spread.lowest, jain)
+    known = {part: run.latest(key) for part, key in client_keys(name).items()}
+    mean, deviation = known["mean"], known["std"]
     variance = None if deviation is None else deviation**2
-    mean, worst = run.latest(f"client_{metric}"), run.latest(f"client_{metric}_worst")
-    return (mean, variance, worst, None, None)
+    jain = None if mean is None or variance is None else jain_index(mean, variance)
+    return (mean, variance, known["worst"], known["best"], None, jain)
+
+
+def jain_index(mean: float, variance: float) -> float | None:
+    """Return Jain's index of fairness: 1 if all clients have the same value, 1/M if one has all.
+
+    It is (sum x)² / (M sum x²); None if all values are 0.
+
+    Source: Jain, Chiu and Hawe, 1984, https://arxiv.org/abs/cs/9809099
+
+    >>> jain_index(0.5, 0.0), jain_index(0.25, 3 / 16)
+    (1.0, 0.25)
+    """
+    squares = mean**2 + variance
+    return mean**2 / squares if squares > 0 else None
 
 
 def _is_loss(study: Study, metric: str) -> bool:

@@ -112,6 +112,7 @@ def plan_round(
     seed: int,
     round: int,
     work: LocalWork | None = None,
+    participants: Array | None = None,
 ) -> RoundPlan:
     """Draw a round's cohort and sort it: longest local work first, then by id.
 
@@ -124,14 +125,17 @@ def plan_round(
         round: which round, from 1.
         work: what clients do. If its amount is drawn, the cohort's is drawn here, and
             ``num_steps`` is not used.
+        participants: the ids of the clients that may be drawn, ascending: the population that the
+            sampler sees, numbered from 0; None: all.
 
     Raises:
         ConfigError: unless the sampler returns ``size`` different ids, or if what is drawn is no
             amount of work.
     """
     rng = numpy_generator(seed, "cohort", round=round)
-    cohort = sampler.sample(num_examples, size, rng=rng)
-    clients = np.sort(_checked(cohort, sampler.name, size=size, population=len(num_examples)))
+    pool = np.arange(len(num_examples)) if participants is None else participants
+    cohort = sampler.sample(num_examples[pool], size, rng=rng)
+    clients = pool[np.sort(_checked(cohort, sampler.name, size=size, population=len(pool)))]
     drawn: Array | None = None
     if work is not None:
         held = num_examples[clients]

@@ -173,12 +173,21 @@ def _clipping(scenario: Scenario) -> Iterator[Fault]:
 
 
 def _evaluation(scenario: Scenario) -> Iterator[Fault]:
-    asked = scenario.evaluation.metrics
+    evaluation = scenario.evaluation
+    asked = evaluation.metrics
     try:
         metrics = as_metrics(scenario.model.loss.default_metrics if asked is None else asked)
-        require_own_names(metric.key for metric in metrics)
+        require_own_names((metric.key for metric in metrics), scenario.evaluations)
     except InputError as error:
         yield "evaluation.metrics", str(error).removeprefix("metrics: ")
+    if evaluation.new_clients is not None:
+        yield from _selection("evaluation.new_clients", evaluation.new_clients)
+    for key in ("personal_steps", "new_clients"):
+        if getattr(evaluation, key) and not evaluation.clients_every:
+            yield (
+                f"evaluation.{key}",
+                "is given, but clients are not evaluated; set evaluation.clients_every as well",
+            )
 
 
 def _cluster(scenario: Scenario) -> Iterator[Fault]:

@@ -158,6 +158,7 @@ _SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("server", ServerSection),
     ("server.optimizer", ServerOptimizerSection),
     ("evaluation", EvaluationSection),
+    ("evaluation.new_clients", SelectionSection),
     ("cluster", ClusterSection),
     ("cluster.groups", GroupSection),
     ("cluster.groups.clients", SelectionSection),

@@ -15,6 +15,7 @@ from simfl.algorithms import Algorithm, FedAvg
 from simfl.component import Count, Section, field_types, optional, required
 from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
+from simfl.record import evaluations
 from simfl.scenario.document import Document, parse_path
 from simfl.scenario.plain import to_plain
 from simfl.scenario.space import checked_searcher, checked_values
@@ -42,6 +43,8 @@ _LATER: Final = (
     "model.fixed",
     "client.transforms",
     "server.pre_aggregators",
+    "evaluation.personal_steps",
+    "evaluation.new_clients",
 )
 """The keys that earlier versions did not have, such as ``client.epochs``. Their defaults are not in
 ``numbers``, so that runs of those versions can be resumed."""
@@ -168,10 +171,20 @@ class Scenario(Section):
 
     @property
     def client_columns(self) -> list[str]:
-        """The columns of the data by which clients are assigned to groups."""
+        """The columns of the data by which clients are selected."""
         selections = [group.clients for group in self.cluster.groups]
-        columns = [None if selected == "rest" else selected.column for selected in selections]
-        return [column for column in columns if column is not None]
+        chosen = [one for one in (*selections, self.evaluation.new_clients) if one != "rest"]
+        columns = [one.column for one in chosen if one is not None]
+        return [column for column in dict.fromkeys(columns) if column is not None]
+
+    @property
+    def evaluations(self) -> tuple[tuple[str, bool], ...]:
+        """Which models are evaluated on which clients, as ``simfl.record.evaluations`` says."""
+        return evaluations(
+            personalizes=self.algorithm.personalizes or bool(self.model.personal),
+            personal_steps=self.evaluation.personal_steps,
+            has_new=self.evaluation.new_clients is not None,
+        )
 
     def with_stacks(self, stacks: Sequence[int]) -> Scenario:
         """Return the scenario with what ``client.stack`` stands for written out, by group."""

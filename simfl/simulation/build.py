@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from simfl.sections import GroupSection
 from simfl.server import PublicData, ServerRecipe
 from simfl.simulation.grouping import assign_groups, order_by_group
 from simfl.simulation.naming import with_names
+from simfl.simulation.selection import cohort_size_of, participants
 from simfl.simulation.trial import try_step
 from simfl.vector import Vector
 
@@ -63,6 +63,8 @@ class Simulation:
     """The size of the central test split; 0 if there is none."""
     group_of: np.ndarray[Any, Any]
     """[population] the group of client actors that trains each client; 0 without groups."""
+    participants: np.ndarray[Any, Any]
+    """The ids of the clients that may train: all but ``evaluation.new_clients``, ascending."""
     stacks: tuple[int, ...]
     """By group, the number of clients trained in one computation."""
     notes: tuple[str, ...] = ()
@@ -98,6 +100,7 @@ class Simulation:
             seed=self.scenario.seed,
             round=round,
             work=self.client.work,
+            participants=self.participants,
         )
         return order_by_group(plan, self.group_of, self.stacks)
 
@@ -124,15 +127,16 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     """
     if dataset is None:
         dataset = scenario.build_dataset()
-    cohort_size = _cohort_size(scenario, dataset.num_clients)
+    training = participants(scenario, dataset)
+    cohort_size = cohort_size_of(scenario, len(training), dataset.num_clients)
     _check_aggregator(scenario, cohort_size)
-    client = with_names(scenario, _client_recipe(scenario, dataset))
-    server = _server_recipe(scenario, client, dataset)
+    client = with_names(scenario, _client_recipe(scenario, dataset, len(training)))
+    server = _server_recipe(scenario, client, dataset, len(training))
     try_step(scenario, client, server, dataset)
     if scenario.evaluation.clients_every and not can_evaluate_together(client, dataset):
         client = dataclasses.replace(client, evaluates_together=False)
     group_of = assign_groups(scenario, dataset)
-    choices = _choose_stacks(scenario, client, dataset, cohort_size, group_of)
+    choices = _choose_stacks(scenario, client, dataset, cohort_size, group_of[training])
     stacks = tuple(choice.size for choice in choices)
     num_examples = dataset.num_train_examples()
     num_steps = _num_steps(scenario, client, num_examples)
@@ -147,11 +151,14 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
         num_steps=num_steps,
         num_test_examples=0 if dataset.test is None else len(dataset.test),
         group_of=group_of,
+        participants=training,
         stacks=stacks,
         notes=(
             *_notes_on_stacks_and_loss(choices, client, dataset),
             *_notes_on_metrics(scenario, client, server, dataset),
-            *_notes_on_weighting(scenario, examples=num_examples, steps=num_steps),
+            *_notes_on_weighting(
+                scenario, examples=num_examples[training], steps=num_steps[training]
+            ),
         ),
     )
     _try_sampler(simulation)
@@ -189,21 +196,6 @@ def _try_sampler(simulation: Simulation) -> None:
         )
 
 
-def _cohort_size(scenario: Scenario, population: int) -> int:
-    per_round = scenario.client.per_round
-    if per_round is None:
-        return population
-    if isinstance(per_round, float):
-        return max(1, math.floor(per_round * population + 0.5))
-    if per_round > population:
-        raise scenario.fault(
-            "client.per_round",
-            f"is {per_round}, but the partition made {population} clients; "
-            "lower it or raise data.partition.clients",
-        )
-    return per_round
-
-
 def _check_aggregator(scenario: Scenario, cohort_size: int) -> None:
     server = scenario.server
     key = "server.pre_aggregators" if server.pre_aggregators else "server.aggregator"
@@ -213,7 +205,9 @@ def _check_aggregator(scenario: Scenario, cohort_size: int) -> None:
         raise scenario.fault(key, str(error)) from error
 
 
-def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecipe:
+def _client_recipe(
+    scenario: Scenario, dataset: FederatedDataset, num_training: int
+) -> ClientRecipe:
     client, model, metrics = scenario.client, scenario.model, scenario.evaluation.metrics
     return ClientRecipe(
         spec=model.spec,
@@ -221,13 +215,14 @@ def _client_recipe(scenario: Scenario, dataset: FederatedDataset) -> ClientRecip
         loss=model.loss,
         # As objects: an actor cannot look up a notebook's classes by name.
         metrics=as_metrics(model.loss.default_metrics) if metrics is None else metrics,
-        optimizer=client.optimizer.build().for_population(dataset.num_clients),
+        optimizer=client.optimizer.build().for_population(num_training),
         aggregator=mix_before(scenario.server.aggregator, scenario.server.pre_aggregators),
         algorithm=scenario.algorithm,
         work=client,
         seed=scenario.seed,
         weighting=scenario.server.weighting,
         evaluation_batch_size=scenario.evaluation.batch_size,
+        personal_steps=scenario.evaluation.personal_steps,
     )
 
 
@@ -301,19 +296,18 @@ def _largest(a: int | None, b: int | None) -> int | None:
 
 
 def _server_recipe(
-    scenario: Scenario, client: ClientRecipe, dataset: FederatedDataset
+    scenario: Scenario, client: ClientRecipe, dataset: FederatedDataset, num_training: int
 ) -> ServerRecipe:
-    population = dataset.num_clients
     return ServerRecipe(
         spec=client.spec,
         shape=client.shape,
         loss=client.loss,
-        optimizer=scenario.server.optimizer.build().for_population(population),
+        optimizer=scenario.server.optimizer.build().for_population(num_training),
         client_optimizer=client.optimizer,
         aggregator=client.aggregator,
         seed=scenario.seed,
         algorithm=client.algorithm,
-        population=population,
+        population=num_training,
         personal=client.personal,
         fixed=client.fixed,
         public=_public_data(scenario, client, dataset),

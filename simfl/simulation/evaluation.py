@@ -13,12 +13,12 @@ from simfl.engine import Engine, Handle
 from simfl.messages import EvaluationChunk, FloatColumn
 from simfl.models.model import MetricSums
 from simfl.observers import ClientEvaluation
-from simfl.record import ClientMetric, RoundRecord, client_keys
+from simfl.record import GLOBAL, ClientMetric, RoundRecord, client_keys, evaluated_as
 from simfl.sections import EvaluationSection
 from simfl.simulation.build import Simulation
 
-WORST_FRACTION = 0.1
-"""The fraction of clients whose mean is reported as the worst."""
+TAIL_FRACTION = 0.1
+"""The fraction of clients whose mean is reported as the worst, and as the best."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,17 @@ class Evaluated:
     """``loss`` and each metric on the test split; empty if that was not due."""
     client_metrics: dict[str, ClientMetric]
     """``loss`` and each metric over clients; empty if that was not due."""
-    clients: ClientEvaluation | None
-    """The values of each client."""
+    clients: tuple[ClientEvaluation, ...]
+    """The values of each client: with the broadcast weights, then with each of its own models;
+    empty if that was not due."""
 
 
 def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: int) -> Evaluated:
     """Evaluate the weights that the next round starts from, if an evaluation is due."""
     options, is_last = simulation.scenario.evaluation, round == simulation.scenario.rounds
-    metrics, client_metrics, clients = {}, {}, None
+    metrics: dict[str, float | None] = {}
+    client_metrics: dict[str, ClientMetric] = {}
+    clients: tuple[ClientEvaluation, ...] = ()
     num_examples = simulation.num_test_examples
     if num_examples and _is_due(options.every, round, is_last=is_last):
         batches = -(-num_examples // options.batch_size)
@@ -44,8 +47,13 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
         metrics = _means(engine.evaluate(chunk, handle))
     if _is_due(options.clients_every, round, is_last=is_last):
         ascending = [m.key for m in simulation.client.build_metrics() if m.larger_is_better]
-        clients = _by_client(_evaluate_clients(simulation, engine, handle))
-        client_metrics = over_clients(clients, ascending=ascending)
+        clients = _evaluate_clients(simulation, engine, handle)
+        by_model = {evaluation.model: evaluation for evaluation in clients}
+        for model, is_new in simulation.scenario.evaluations:
+            found = over_clients(by_model[model].of_clients(new=is_new), ascending=ascending)
+            client_metrics |= {
+                evaluated_as(name, model, is_new): metric for name, metric in found.items()
+            }
     return Evaluated(metrics, client_metrics, clients)
 
 
@@ -66,17 +74,34 @@ def without_last_evaluation(
     return [*history[:-1], last.without(metrics=not is_due, client_metrics=not are_clients_due)]
 
 
-def _evaluate_clients(simulation: Simulation, engine: Engine, handle: Handle) -> list[MetricSums]:
-    """Evaluate every client on the actors of its group; one entry per client, by id."""
-    by_client: dict[int, MetricSums] = {}
+def _evaluate_clients(
+    simulation: Simulation, engine: Engine, handle: Handle
+) -> tuple[ClientEvaluation, ...]:
+    """Evaluate every client on the actors of its group, with each model that the scenario asks for.
+
+    With the broadcast weights small clients are evaluated together; with its own, each is alone.
+    """
+    models = [model for model, is_new in simulation.scenario.evaluations if not is_new]
+    sums: dict[str, dict[int, MetricSums]] = {model: {} for model in models}
+    own = tuple(model for model in models if model != GLOBAL)
     num_rows = simulation.dataset.num_evaluation_examples()
     most = simulation.scenario.evaluation.batch_size
     for group in np.unique(simulation.group_of).tolist():
-        clients = np.flatnonzero(simulation.group_of == group)
-        items = join_small_clients(clients.tolist(), num_rows[clients].tolist(), most=most)
+        clients = np.flatnonzero(simulation.group_of == group).tolist()
+        items = join_small_clients(clients, num_rows[clients].tolist(), most=most)
         evaluated = engine.evaluate(EvaluationChunk("clients", items, group), handle)
-        by_client |= zip(clients.tolist(), evaluated, strict=True)
-    return [by_client[client] for client in range(simulation.population)]
+        sums[GLOBAL] |= zip(clients, evaluated, strict=True)
+        if own:
+            alone = tuple((client,) for client in clients)
+            evaluated = engine.evaluate(EvaluationChunk("clients", alone, group, own), handle)
+            for index, model in enumerate(own):
+                sums[model] |= zip(clients, evaluated[index :: len(own)], strict=True)
+    everyone = np.arange(simulation.population)
+    is_new = ~np.isin(everyone, simulation.participants)
+    return tuple(
+        _by_client([found[c] for c in everyone.tolist()], model, is_new if is_new.any() else None)
+        for model, found in sums.items()
+    )
 
 
 def join_small_clients(
@@ -126,7 +151,9 @@ def _mean(sums: Iterable[float], weights: Iterable[float]) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def _by_client(parts: Sequence[MetricSums]) -> ClientEvaluation:
+def _by_client(
+    parts: Sequence[MetricSums], model: str, is_new: np.ndarray[Any, Any] | None
+) -> ClientEvaluation:
     """Return the table of the clients' metrics, by id."""
     names = list(parts[0])
     sums = np.array([[part[name] for name in names] for part in parts], dtype=np.float64)
@@ -137,6 +164,8 @@ def _by_client(parts: Sequence[MetricSums]) -> ClientEvaluation:
         client=np.arange(len(parts)),
         weights={name: weights[:, i] for i, name in enumerate(names)},
         metrics={name: means[:, i] for i, name in enumerate(names)},
+        is_new=is_new,
+        model=model,
     )
 
 
@@ -152,13 +181,16 @@ def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:
     evaluation = simulation.scenario.evaluation
     if evaluation.every and simulation.num_test_examples:
         better |= sides
-    if evaluation.clients_every:
-        better |= {client_keys(name)["mean"]: side for name, side in sides.items()}
+    over = [
+        (client_keys(evaluated_as(name, model, is_new)), side)
+        for model, is_new in (simulation.scenario.evaluations if evaluation.clients_every else ())
+        for name, side in sides.items()
+    ]
+    better |= {keys["mean"]: side for keys, side in over}
     better["train_loss"] = "min"
-    if evaluation.clients_every:
-        for name, side in sides.items():
-            keys = client_keys(name)
-            better |= {keys["by_examples"]: side, keys["worst"]: side, keys["std"]: "min"}
+    for keys, side in over:
+        better |= {keys[part]: side for part in ("by_examples", "worst", "best")}
+        better[keys["std"]] = "min"
     return better
 
 
@@ -167,8 +199,12 @@ def metric_units(simulation: Simulation) -> dict[str, str]:
     known: dict[str, str] = {}
     for metric in simulation.client.build_metrics():
         if metric.unit is not None:
-            keys = [key for part, key in client_keys(metric.key).items() if part != "count"]
-            known |= dict.fromkeys([metric.key, *keys], metric.unit)
+            names = [evaluated_as(metric.key, *of) for of in simulation.scenario.evaluations]
+            keys = [client_keys(name) for name in names]
+            known |= dict.fromkeys(
+                [metric.key, *(k for own in keys for part, k in own.items() if part != "count")],
+                metric.unit,
+            )
     return known
 
 
@@ -186,19 +222,24 @@ def over_clients(
         weights_M = clients.weights[name]
         has_value_M = weights_M != 0
         values = np.sort(values_M[has_value_M])
-        mean, deviation, worst = _spread(values, is_ascending=name in ascending)
+        mean, deviation, worst, best = _spread(values, is_ascending=name in ascending)
         products_M = values_M[has_value_M] * weights_M[has_value_M]
         by_examples = _mean(products_M, weights_M)
-        metrics[name] = ClientMetric(mean, by_examples, deviation, worst, len(values))
+        metrics[name] = ClientMetric(mean, by_examples, deviation, worst, len(values), best)
     return metrics
 
 
 def _spread(values: FloatColumn, *, is_ascending: bool) -> tuple[float | None, ...]:
-    """Return mean, standard deviation and the mean of the worst tenth of sorted values."""
+    """Return mean, standard deviation, and the means of the worst and best tenth of sorted values.
+
+    Source: the figures by which q-FedAvg is judged, Li et al., 2020, Table 1,
+    https://arxiv.org/abs/1905.10497
+    """
     if not len(values) or not np.isfinite(values).all():
-        return None, None, None
-    worst = max(1, round(WORST_FRACTION * len(values)))
-    tail = values[:worst] if is_ascending else values[-worst:]
+        return None, None, None, None
+    size = max(1, round(TAIL_FRACTION * len(values)))
+    low, high = values[:size], values[-size:]
+    worst, best = (low, high) if is_ascending else (high, low)
     with np.errstate(over="ignore"):
-        found = float(values.mean()), float(values.std()), float(tail.mean())
+        found = float(values.mean()), float(values.std()), float(worst.mean()), float(best.mean())
     return tuple(number if math.isfinite(number) else None for number in found)

@@ -13,6 +13,7 @@ from simfl.messages import CohortPart, RoundPlan
 from simfl.scenario import Scenario
 from simfl.sections import SelectionSection
 from simfl.seeding import numpy_generator
+from simfl.simulation.selection import named_clients
 
 _UNASSIGNED = -1
 
@@ -89,29 +90,11 @@ def _take_named(
 ) -> None:
     selection = scenario.cluster.groups[index].clients
     assert isinstance(selection, SelectionSection)
-    chosen = _chosen(scenario, selection, dataset, index)
+    chosen = named_clients(scenario, f"cluster.groups[{index}].clients", selection, dataset)
     if (taken := chosen[owner[chosen] != _UNASSIGNED]).size:
         other = scenario.cluster.groups[owner[taken[0]]].name
         raise _fault(scenario, index, f"has client {taken[0]}, which is also in group {other!r}")
     owner[chosen] = index
-
-
-def _chosen(
-    scenario: Scenario, selection: SelectionSection, dataset: FederatedDataset, index: int
-) -> np.ndarray[Any, Any]:
-    if selection.column is not None:
-        column = dataset.client_columns[selection.column]
-        return np.flatnonzero(np.isin(column.astype(str), [str(v) for v in selection.values]))
-    if selection.range is not None:
-        chosen = np.arange(selection.range[0], selection.range[1] + 1)
-    else:
-        chosen = np.unique(selection.ids or ())
-    if chosen[-1] >= dataset.num_clients:
-        last = dataset.num_clients - 1
-        raise _fault(
-            scenario, index, f"has client {chosen[-1]}, but clients are numbered from 0 to {last}"
-        )
-    return chosen
 
 
 def _shuffled(clients: np.ndarray[Any, Any], *, seed: int) -> np.ndarray[Any, Any]:

@@ -183,8 +183,9 @@ def _plan_group(
 
 def _cohort_shares(simulation: Simulation) -> list[float]:
     """Return the mean number of clients of each group in a round."""
-    counts = np.bincount(simulation.group_of, minlength=len(simulation.stacks))
-    shares: list[float] = (counts * (simulation.cohort_size / simulation.population)).tolist()
+    training = simulation.participants
+    counts = np.bincount(simulation.group_of[training], minlength=len(simulation.stacks))
+    shares: list[float] = (counts * (simulation.cohort_size / len(training))).tolist()
     return shares
 
 

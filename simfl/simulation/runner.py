@@ -239,7 +239,7 @@ class Run:
         return RunInfo(
             name=simulation.scenario.name or "run",
             rounds=simulation.scenario.rounds,
-            population=simulation.population,
+            population=len(simulation.participants),
             cohort_size=simulation.cohort_size,
             out=self._folder,
             workers=engine.describe(),

@@ -52,7 +52,8 @@ def draw(seed: int) -> dict[str, Any]:
         "model": model,
         "client": client,
         "server": _server(rng, cohort, scaffold=scaffold),
-        "evaluation": {"clients_every": rng.choice([0, 1, 2]), "every": rng.choice([0, 1, 3])},
+        "evaluation": {"clients_every": rng.choice([0, 1, 2]), "every": rng.choice([0, 1, 3])}
+        | _own_models(Random(f"own models {seed}"), population, cohort),
         "cluster": {"placement": "dedicated", "num_cpus": 0.5} if dedicated else _cluster(rng),
         "checkpoint": {"every": rng.choice([1, 2]), "keep": rng.choice([1, 2])},
     }
@@ -265,6 +266,17 @@ def _server(rng: Random, cohort: int, *, scaffold: bool) -> dict[str, Any]:
         ),
         "weighting": rng.choice(["examples", "steps", "uniform"]),
     }
+
+
+def _own_models(rng: Random, population: int, cohort: int) -> dict[str, Any]:
+    """Return keys of the evaluation, drawn apart, so that what else a seed draws stays."""
+    if rng.random() < 0.5:
+        return {}
+    evaluation: dict[str, Any] = {"clients_every": 2, "personal_steps": rng.choice([0, 1, 3])}
+    if cohort < population:
+        new = rng.sample(range(population), population - cohort)
+        evaluation["new_clients"] = {"ids": new}
+    return evaluation
 
 
 def _cluster(rng: Random) -> dict[str, Any]:

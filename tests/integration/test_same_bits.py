@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ray
 BASE: dict[str, Any] = {
     "rounds": 4,
     "seed": 3,
-    "plugins": ["killing", "fading", "keeping"],
+    "plugins": ["killing", "fading", "keeping", "owning"],
     "search": [str(Path(__file__).parent)],
     "data": {
         "source": "digits",
@@ -66,6 +66,12 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "checkpoint": {"every": 1},
     },
     "median": {"server": {"aggregator": "median"}},
+    "own models on disk, tuned, and clients that never train": {
+        "algorithm": "owning",
+        "client": {"stack": 2, "optimizer": {"modules": ["momentum"]}},
+        "evaluation": {"personal_steps": 2, "new_clients": {"ids": [1, 5]}},
+        "cluster": {"state_memory": 1},
+    },
     "stacks with scaffold and momentum": {
         "client": {
             "stack": 2,
@@ -153,6 +159,20 @@ def with_a_kill(scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
     kill = ["kill-at", {"folder": str(folder), "client": client, "round": 2}]
     modules = scenario["client"]["optimizer"].get("modules", [])
     return merged(scenario, {"client": {"optimizer": {"modules": [*modules, kill]}}})
+
+
+def test_an_actor_that_dies_while_it_tunes_a_client_changes_nothing(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    """Client 1 never trains: its step in the round after the second is the evaluation's."""
+    scenario = merged(BASE, ALGORITHMS["own models on disk, tuned, and clients that never train"])
+    expected = bits(scenario, tmp_path / "inline", "inline")
+    kill = ["kill-at", {"folder": str(tmp_path), "client": 1, "round": 3, "step": 2}]
+    killed = {"optimizer": {"modules": ["momentum", kill]}}
+    ray = merged(scenario, {"cluster": {"actors": 2}, "client": killed})
+    assert bits(ray, tmp_path / "ray", "ray") == expected
+    assert list(tmp_path.glob("1-3-0")), "no process was killed"
+    assert expected[1][-1]["client_personal_loss"] != expected[1][-1]["client_loss"]
 
 
 @pytest.mark.parametrize(

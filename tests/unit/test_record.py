@@ -19,7 +19,7 @@ RECORD = RoundRecord(
     steps=8,
     sent_bytes=96,
     metrics={"loss": 0.25, "precision": None},
-    client_metrics={"loss": ClientMetric(0.5, 0.25, 0.125, 1.0, 4)},
+    client_metrics={"loss": ClientMetric(0.5, 0.25, 0.125, 1.0, 4, 0.0)},
 )
 KEYS = [
     *("round", "seconds", "seconds_train", "seconds_observe", "train_loss", "clients", "dropped"),
@@ -33,7 +33,7 @@ KEYS = [
         "client_loss",
         "client_loss_by_examples",
     ),
-    *("client_loss_std", "client_loss_worst", "client_loss_count"),
+    *("client_loss_std", "client_loss_worst", "client_loss_count", "client_loss_best"),
 ]
 
 

@@ -90,6 +90,25 @@ def test_evaluations_are_sorted_by_round_and_value(tmp_path):
     }
 
 
+def test_evaluations_are_apart_by_model_and_by_new_clients(tmp_path):
+    table = {
+        "round": [1] * 6,
+        "client": [0, 1, 2] * 2,
+        "weight": [1.0] * 6,
+        "model": ["global"] * 3 + ["tuned"] * 3,
+        "new": [False, False, True] * 2,
+        "accuracy": [0.5, 0.25, 0.0, 1.0, 0.75, 0.125],
+    }
+    write_table(tmp_path / "evaluations.parquet", table)
+    found = read_evaluations(tmp_path, [])
+    assert {name: one.values.tolist() for name, (one,) in found.items()} == {
+        "accuracy": [0.25, 0.5],
+        "tuned_accuracy": [0.75, 1.0],
+        "new_accuracy": [0.0],
+        "new_tuned_accuracy": [0.125],
+    }
+
+
 def test_without_evaluations_there_is_nothing_to_tell(tmp_path):
     faults = []
     assert read_evaluations(tmp_path, faults) == {}

@@ -97,9 +97,43 @@ def test_the_last_evaluation_is_a_histogram_in_percent(make, full):
 
 
 def test_the_worst_tenth_and_the_variance_are_those_of_the_table(make, full):
-    """0.25, 0.5, 0.75, 1: mean 0.625, variance (0.375² + 0.125²) / 2 = 0.078125."""
+    """0.25, 0.5, 0.75, 1: mean 0.625, variance (0.375² + 0.125²) / 2 = 0.078125; by Jain's index
+    2.5² / (4 * 1.875) = 5/6."""
     (row,) = table(make(full[0]), "After the last evaluation").rows
-    assert row == ("slow-0", "3", "4", "0.6250", "0.0781", "0.2500", "1.0000", "0.2500")
+    assert row == ("slow-0", "3", "4", "0.6250", "0.0781", "0.2500", "1.0000", "0.2500", "0.8333")
+
+
+def test_global_and_personal_models_are_side_by_side(make, tmp_path):
+    """Without a table, from the records: 0.6 and 0.8 with variances 0.04 and 0.01."""
+    numbers = {
+        "client_accuracy": 0.6,
+        "client_accuracy_std": 0.2,
+        "client_accuracy_worst": 0.1,
+        "client_personal_accuracy": 0.8,
+        "client_personal_accuracy_std": 0.1,
+        "client_new_accuracy": 0.5,
+        "client_new_personal_accuracy": 0.5,
+    }
+    run = write_run(tmp_path / "a", records([0.5, 0.7], **numbers), summary=done())
+    report = make(run)
+    found = chart(report, "Global and personal")
+    assert [(line.label, line.y.tolist(), line.is_dashed) for line in found.lines] == [
+        ("small, global", [0.6, 0.6], False),
+        ("small, personal", [0.8, 0.8], True),
+    ]
+    new = chart(report, "Clients that never train")
+    assert [line.label for line in new.lines] == [
+        "small, new clients",
+        "small, new clients, personal",
+    ]
+    shown = table(report, "After the last evaluation")
+    rows = [dict(zip(shown.header, row, strict=True)) for row in shown.rows]
+    assert [row["model"] for row in rows] == [
+        *("global", "personal"),
+        *("global, new clients", "personal, new clients"),
+    ]
+    assert [row["mean"] for row in rows] == ["0.6000", "0.8000", "0.5000", "0.5000"]
+    assert [row["variance"] for row in rows] == ["0.0400", "0.0100", "—", "—"]
 
 
 def test_over_seeds_the_spread_is_a_mean_with_its_deviation(make, full):

@@ -67,9 +67,9 @@ def simulation() -> Simulation:
 def evaluated(simulation: Simulation, num_shares: int) -> tuple[Any, ...]:
     engine = Shares(simulation, num_shares)
     result = evaluate(simulation, engine, engine.start(), round=1)
-    assert result.clients is not None
-    columns = {name: column.tobytes() for name, column in result.clients.metrics.items()}
-    return result.metrics, columns, result.clients.weight.tobytes(), engine.batches
+    (clients,) = result.clients
+    columns = {name: column.tobytes() for name, column in clients.metrics.items()}
+    return result.metrics, columns, clients.weight.tobytes(), engine.batches
 
 
 @pytest.mark.parametrize("num_shares", [2, 3, 7])
@@ -86,8 +86,7 @@ def test_the_metrics_of_each_client_are_torchs_on_that_client_alone(simulation: 
     assert max(sizes) > 15
     assert dataset.num_evaluation_examples().tolist() == sizes
     engine = Shares(simulation, 1)
-    clients = evaluate(simulation, engine, engine.start(), round=1).clients
-    assert clients is not None
+    (clients,) = evaluate(simulation, engine, engine.start(), round=1).clients
     assert clients.weight.tolist() == sizes
     module = simulation.server.build_model().module.eval()
     for client in range(40):
@@ -118,6 +117,7 @@ def test_clients_without_a_value_are_excluded_from_means() -> None:
             by_examples=35 / 8,
             std=pytest.approx(math.sqrt(14 / 3)),
             worst=1.0,
+            best=6.0,
             count=3,
         )
     }

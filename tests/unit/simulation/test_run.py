@@ -138,7 +138,7 @@ def test_the_folder_has_the_units_of_metrics(scenario: dict[str, Any], tmp_path:
     units = json.loads((tmp_path / "out" / "run.json").read_text())["units"]
     assert {key for key, unit in units.items() if unit == "USD"} == {
         *("dollars", "client_dollars", "client_dollars_by_examples"),
-        *("client_dollars_std", "client_dollars_worst"),
+        *("client_dollars_std", "client_dollars_worst", "client_dollars_best"),
     }
 
 
