@@ -78,9 +78,13 @@ class Local(Protocol):
 
     @property
     def weights(self) -> Vector:
-        """What the client starts from: the server's weights, with the client's personal ones.
+        """What the client starts from: the server's weights.
 
-        Trainable weights, and buffers that training changes.
+        Trainable weights, and buffers that training changes. Personal ones (``model.personal``) are
+        not among them, as an algorithm has nothing to do with them: where the model is called, and
+        where training starts, simfl fills in the client's. Each ``train`` trains them by the loss
+        without ``add``, and ends with those that the client then has. What an algorithm is given,
+        returns or computes has no personal weights either.
         """
 
     @property
@@ -136,7 +140,8 @@ class Local(Protocol):
             objective: replaces the scenario's loss.
             given: what ``add`` and ``objective`` need besides. When clients of a stack end early,
                 their rows of it are taken away, which a closure's are not.
-            only: the names of the weights that are trained; None: all.
+            only: the names of the weights that are trained; None: all. The main training always
+                trains personal weights.
             phase: the name of a training besides the round's main one, whose name is empty. A phase
                 has its own order of batches and its own optimizer state. Only the main training
                 exchanges auxiliary variables with the server.

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simfl.client.personal import PersonalWeights
 from simfl.client.recipe import Resident
 from simfl.client.steps import Step, Steps
 from simfl.client.trainee import Trainee, expand
@@ -69,9 +70,11 @@ class LocalRound:
         """[C] by phase, how many steps each client has taken."""
         self.losses: list[StepLosses] | None = None
         """[C] those of the main training, or else of the first."""
-        self.end: Vector | None = None
-        """The weights at the end of the main training; None if there was none."""
+        self.personal = PersonalWeights(
+            resident.initial, resident.model.trainable, states, stacked=trainee.stacked
+        )
         self._is_loaded = False
+        self._scan_order: Tensor | None = None
         self._step: Step | None = None
         """The step of ``scan``."""
         self._scan_given: Mapping[str, Any] = {}
@@ -96,20 +99,10 @@ class LocalRound:
 
     # -- what a client is given ------------------------------------------------------------
 
-    @cached_property
+    @property
     def weights(self) -> Vector:
-        """The server's weights, with the clients' personal ones."""
-        own = [self._personal(state) for state in self.states]
-        if not own[0]:
-            return self._shared
-        if not self._trainee.stacked:
-            return self._shared | own[0]
-        return expand(self._shared, len(own)) | Vector.stack(own)
-
-    def _personal(self, state: KeptState | None) -> Vector:
-        if state is None or state.personal is None:
-            return self._resident.initial.select(self._recipe.personal)
-        return state.personal
+        """The server's weights."""
+        return self._shared
 
     @property
     def received(self) -> State:
@@ -119,8 +112,7 @@ class LocalRound:
     @cached_property
     def kept(self) -> State:
         """What the clients have kept, of new ones what ``init`` returns."""
-        first = self.weights.rows(slice(1)).unstack()[0] if self.weights.stacked else self.weights
-        fresh = self._recipe.algorithm.init(first)
+        fresh = self._recipe.algorithm.init(self.weights)
         each = [{**fresh, **(state.algorithm if state else {})} for state in self.states]
         if not self._trainee.stacked:
             return each[0]
@@ -169,23 +161,20 @@ class LocalRound:
 
     def train(self, start: Vector, **options: Any) -> Vector:
         """Run the clients' Optimizer from some weights; return those it ends with."""
-        return self._read(self._train(start, **options), options.get("phase", MAIN))
+        return self._end(self._train(start, **options))
 
     def train_delta(self, start: Vector, **options: Any) -> Vector:
         """Return ``start - train(start, ...)``."""
+        whole = self.personal.fill_in(start)
         plan = self._train(start, **options)
-        if plan.order is None and not self._recipe.personal:
-            return self._trainee.compute_delta(start)
-        return start - self._read(plan, options.get("phase", MAIN))
-
-    def _read(self, plan: Steps, phase: str) -> Vector:
-        """Return a copy of the weights at the end of a training."""
-        end = self._trainee.live.clone()
         if plan.order is not None:
-            end = end.rows(plan.order.argsort())
-        if phase == MAIN:
-            self.end = end
-        return end
+            return start - self._end(plan)
+        return self.personal.without(self._trainee.compute_delta(whole))
+
+    def _end(self, plan: Steps) -> Vector:
+        """Return a copy of the weights at the end of a training."""
+        end = self.personal.without(self._trainee.live).clone()
+        return end if plan.order is None else end.rows(plan.order.argsort())
 
     def _train(
         self,
@@ -202,10 +191,11 @@ class LocalRound:
     ) -> Steps:
         """Train; the trainee has the weights afterwards, in the order of the plan."""
         plan = self._plan(phase, epochs, steps)
-        names = None if only is None else self._trainable(only)
+        names = None if only is None else self._trainable(only, phase)
         start, given = _in_order(start, plan.order), _in_order(given, plan.order)
+        whole = self.personal.fill_in_given(given, plan.order)
         loss_given = self._find_loss_given(plan.order)
-        self._load(start)
+        self._load(start, plan.order)
         local = self._begin(phase, plan.order, names, optimizer)
         model, losses = self._trainee.stepped(names), []
         with plan.seeded():
@@ -213,15 +203,17 @@ class LocalRound:
                 if step.active < local.num_active:
                     self._trainee.narrow(step.active)
                     local.narrow(step.active)
-                    given = _first_rows(given, step.active)
-                loss, gradients = self._differentiate(step, objective, given, loss_given)
+                    given, whole = (_first_rows(each, step.active) for each in (given, whole))
+                loss, gradients = self._differentiate(step, objective, whole, loss_given)
                 if names is not None:
                     gradients = gradients.select(names)
                 if add is not None:
-                    gradients = gradients + add(self._trainee.live, *given).select(gradients)
+                    live = self.personal.without(self._trainee.live)
+                    gradients = self.personal.add(gradients, add(live, *given))
                 local.apply_gradients(model, gradients)
                 losses.append(loss)
         self._trainee.narrow(len(self.states))
+        self.personal.take(self._trainee.live, plan.order)
         local.end_steps(None if plan.order is None else plan.order.argsort())
         if optimizer is None:
             self.optimizers[phase] = local
@@ -284,6 +276,7 @@ class LocalRound:
         if stacked:
             carry = {key: _stacked(leaf, num_clients) for key, leaf in carry.items()}
         carry, given = _in_order(carry, plan.order), _in_order(given, plan.order)
+        self._scan_order = plan.order
         self._scan_given = self._find_loss_given(plan.order)
         self._load(None)
         active = num_clients
@@ -316,11 +309,13 @@ class LocalRound:
     ) -> Vector:
         """Return the gradients of a batch's loss, for steps of ``scan``."""
         assert self._step is not None, "gradients() is for the steps of scan()"
-        loss, gradients = self._differentiate(
-            self._step._replace(batch=batch), objective, given, self._scan_given, at=weights
-        )
+        place = self._scan_order, self._step.active
+        at = self.personal.fill_in(weights, *place)
+        given = self.personal.fill_in_given(given, *place)
+        step = self._step._replace(batch=batch)
+        loss, gradients = self._differentiate(step, objective, given, self._scan_given, at=at)
         self._loss = loss if self._loss is None else self._loss
-        return gradients
+        return self.personal.without(gradients)
 
     def loss(self, weights: Vector) -> Tensor:
         """Return the mean loss over all of the clients' examples."""
@@ -331,14 +326,16 @@ class LocalRound:
     def total(self, function: Callable[..., Mapping[str, Tensor]], *given: Any) -> State:
         """Add up a function of batches over all of the clients' examples."""
         self._load(None)
-        return self._trainee.total(function, given)
+        found = self._trainee.total(function, self.personal.fill_in_given(given))
+        return {key: value for key, value in found.items() if key not in self._recipe.personal}
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _load(self, start: Vector | None) -> None:
+    def _load(self, start: Vector | None, order: Tensor | None = None) -> None:
         """Put weights into the model; None: at least those that are not trained."""
         if start is not None or not self._is_loaded:
-            self._trainee.load(self._base, self.weights if start is None else start)
+            start = self.weights if start is None else start
+            self._trainee.load(self._base, self.personal.fill_in(start, order))
             self._is_loaded = True
 
     @cached_property
@@ -353,10 +350,11 @@ class LocalRound:
         found, clients = self._resident.loss_given, self._trainee.clients
         if found is None:
             return {}
+        start = self.personal.fill_in(self.weights, order)
         if not self._trainee.stacked:
-            return found.of_client(clients[0], self.weights)
+            return found.of_client(clients[0], start)
         rows = range(len(clients)) if order is None else order.tolist()
-        return found.of_stack([clients[row] for row in rows], _in_order(self.weights, order))
+        return found.of_stack([clients[row] for row in rows], start)
 
     def _plan(self, phase: str, epochs: float | None, steps: int | None) -> Steps:
         work = self._work
@@ -365,15 +363,16 @@ class LocalRound:
         seed = self.seed if phase == MAIN else derive_seed(self.seed, f"phase {phase}")
         return self._trainee.steps(work, seed=seed)
 
-    def _trainable(self, only: Iterable[str]) -> tuple[str, ...]:
-        wanted = frozenset(only)
-        names = tuple(name for name in self._resident.model.trainable if name in wanted)
-        if not names:
+    def _trainable(self, only: Iterable[str], phase: str) -> tuple[str, ...]:
+        """Return the names that a phase trains; the main one always trains personal weights."""
+        wanted, trainable = frozenset(only), self._resident.model.trainable
+        if not wanted & trainable.keys():
             raise ConfigError(
                 f"algorithm {self._recipe.algorithm.name!r} trains only {sorted(wanted)}, none of "
                 "which is a trained weight of the model"
             )
-        return names
+        also = frozenset(self._recipe.personal if phase == MAIN else ())
+        return tuple(name for name in trainable if name in wanted | also)
 
     def _differentiate(
         self,

@@ -55,7 +55,7 @@ def to_outcome(
     main = local.optimizers.get(MAIN)
     aux = main.collect_aux_var() if main is not None else {}
     rows = _with_norms(rows, delta)
-    values = [*aux_values(aux), *update.sums.values()]
+    values = [*aux_values(aux), *update.sums.values(), *local.personal.values]
     finite = finite_rows(delta, [row.delta_norm for row in rows], values, stacked=local.stacked)
     checked = [
         row if is_finite else _refuse_or_drop(row, recipe, sent.lost_by(index), round=local.round)
@@ -66,7 +66,7 @@ def to_outcome(
         return Outcome(None, checked)
     contribution = _contribution(recipe, local, update, sent, weights, aux, rows, used)
     if recipe.keeps_state:
-        checked = _with_states(checked, _states(recipe, local, update, kept, sent.states))
+        checked = _with_states(checked, _states(recipe, local, kept, sent.states))
     return Outcome(contribution, checked)
 
 
@@ -89,9 +89,6 @@ def _sent(recipe: ClientRecipe, local: LocalRound, update: Update, kept: State) 
             "needs its own"
         )
     delta = update.delta
-    if recipe.personal:
-        personal = frozenset(recipe.personal)
-        delta = delta.select(name for name in delta if name not in personal)
     if type(recipe.algorithm).client is Algorithm.client:
         return delta
     others = [update.sums, kept, local.weights, local.received, local.kept]
@@ -177,7 +174,6 @@ def _sum_clients(value: Any, used: Sequence[int], *, stacked: bool) -> Any:
 def _states(
     recipe: ClientRecipe,
     local: LocalRound,
-    update: Update,
     kept: State,
     transforms: Sequence[tuple[State, ...]],
 ) -> list[KeptState | None]:
@@ -188,7 +184,7 @@ def _states(
         for phase, optimizer in local.optimizers.items()
     }
     algorithm = _kept_rows(recipe, local, kept, num_clients)
-    personal = _personal_rows(recipe, local, update, num_clients)
+    personal = local.personal.rows(num_clients)
     own = ended.pop(MAIN, local.states)
     states = []
     for client, previous in enumerate(local.states):
@@ -225,22 +221,6 @@ def _kept_rows(
         return [kept]
     rows = unstack_state(kept, num_clients)
     return [{key: leaf.clone() for key, leaf in row.items()} for row in rows]
-
-
-def _personal_rows(
-    recipe: ClientRecipe, local: LocalRound, update: Update, num_clients: int
-) -> list[Vector | None]:
-    """Return each client's personal weights: the end of its main training.
-
-    Without one, they are the start minus the algorithm's delta.
-    """
-    if not recipe.personal:
-        return [None] * num_clients
-    start = local.weights.select(recipe.personal)
-    end = start if local.end is None else local.end.select(recipe.personal)
-    if local.end is None and update.delta is not None and recipe.personal[0] in update.delta:
-        end = start - update.delta.select(recipe.personal)
-    return [row.clone() for row in end.unstack()] if end.stacked else [end]
 
 
 def _with_states(rows: Sequence[ClientRow], states: Sequence[KeptState | None]) -> list[ClientRow]:

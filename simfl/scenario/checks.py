@@ -121,10 +121,22 @@ def _kept_state(scenario: Scenario) -> Iterator[Fault]:
                 f"is false, but {module.name!r} in client.optimizer.modules[{index}] needs "
                 "each client's state from its last round; remove keep_state",
             )
-    if scenario.model.personal and not scenario.client.keep_state:
+
+
+def _personal(scenario: Scenario) -> Iterator[Fault]:
+    """Find personal weights that clients cannot keep or train."""
+    if not scenario.model.personal:
+        return
+    if not scenario.client.keep_state:
         yield (
             "client.keep_state",
             "is false, but each client must keep its weights of model.personal; remove keep_state",
+        )
+    if not scenario.algorithm.uses_optimizer:
+        yield (
+            "model.personal",
+            f"names weights that client.optimizer trains, which algorithm "
+            f"{scenario.algorithm.name!r} does not use; remove one of them",
         )
 
 
@@ -295,6 +307,7 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _auxiliary_variables,
     _algorithm,
     _kept_state,
+    _personal,
     _clipping,
     _transforms,
     _evaluation,
