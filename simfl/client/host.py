@@ -66,7 +66,7 @@ class ClientHost:
         self._read_test: ReadBatch | None = None
         self._arrived: tuple[Broadcast, Broadcast] | None = None
         self._trainer = ClientTrainer(resident)
-        self._own = OwnModels(recipe, self._trainer, self._model, self._personal)
+        self._own = OwnModels(recipe, self._trainer, self._model)
 
     def train_chunk(
         self, chunk: Chunk, broadcast: Broadcast, states: Sequence[KeptState | None]

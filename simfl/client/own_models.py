@@ -16,7 +16,6 @@ from simfl.models import TorchModel
 from simfl.models.model import MetricSums
 from simfl.record import TUNED
 from simfl.states import KeptState
-from simfl.vector import Vector
 
 _PHASE: Final = "evaluation"
 """The phase of the training, which has an optimizer state and an order of batches of its own."""
@@ -29,20 +28,12 @@ class OwnModels:
         recipe: the scenario's part of it.
         trainer: makes a client's Local.
         model: overwritten with the weights to be evaluated.
-        initial: the values of weights that the server does not send.
     """
 
-    def __init__(
-        self,
-        recipe: ClientRecipe,
-        trainer: ClientTrainer,
-        model: TorchModel,
-        initial: Vector,
-    ) -> None:
+    def __init__(self, recipe: ClientRecipe, trainer: ClientTrainer, model: TorchModel) -> None:
         self._recipe = recipe
         self._trainer = trainer
         self._model = model
-        self._initial = initial
 
     def evaluate(
         self,
@@ -89,11 +80,10 @@ class OwnModels:
     ) -> Iterator[str]:
         """Put the weights of each model in turn into the model, and yield its name."""
         local = self._trainer.local(client, broadcast, state)
-        base = broadcast.weights | self._initial
         weights = local.weights | self._recipe.algorithm.personal(local)
         for model in models:
             if model == TUNED:
                 steps = self._recipe.personal_steps
                 weights = local.train(weights, phase=_PHASE, steps=steps)
-            self._model.set_weights(base | weights)
+            self._model.set_weights(broadcast.weights | local.personal.fill_in(weights))
             yield model

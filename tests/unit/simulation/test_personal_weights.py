@@ -116,14 +116,20 @@ class Reference:
         self.velocity = np.zeros(WIDTH)
         self.variates = np.zeros((CLIENTS, WIDTH))
 
-    def gradient(self, client: int, blocks: Blocks) -> Blocks:
+    def errors(self, client: int, blocks: Blocks) -> tuple[Any, Any]:
         data = self.simulation.dataset
         rows = data.train_rows(client)
         inputs, targets = (
             array[rows].astype(np.float64) for array in (data.train.inputs, data.train.targets)
         )
-        errors = inputs @ np.concatenate([blocks["body"], blocks["head"]]) - targets
-        both = 2.0 * inputs.T @ errors / len(rows)
+        return inputs, inputs @ np.concatenate([blocks["body"], blocks["head"]]) - targets
+
+    def loss(self, client: int, blocks: Blocks) -> float:
+        return float((self.errors(client, blocks)[1] ** 2).mean())
+
+    def gradient(self, client: int, blocks: Blocks) -> Blocks:
+        inputs, errors = self.errors(client, blocks)
+        both = 2.0 * inputs.T @ errors / len(errors)
         return {"body": both[:WIDTH], "head": both[WIDTH:]}
 
     def run_round(self, round: int, *, dropped: tuple[int, ...] = ()) -> None:
@@ -205,6 +211,32 @@ def test_the_final_weights_have_the_initial_values_of_personal_ones(tmp_path: Pa
     initial = build(simfl.load_scenario(chosen)).server.build_model().get_weights()
     assert list(result.weights) == ["body.weight", "head.weight"]
     assert (result.weights["head.weight"] == initial["head.weight"].numpy()).all()
+
+
+def test_clients_are_evaluated_with_their_own_weights_and_new_ones_with_the_initial(
+    tmp_path: Path,
+) -> None:
+    """The mean squared errors of the reference, before and after two more steps of both blocks."""
+    evaluation = {"clients_every": 2, "personal_steps": 2}
+    chosen = scenario("head", rounds=2, evaluation=evaluation)
+    result = simfl.run(chosen, out=tmp_path / "run", backend="inline")
+    simulation = build(simfl.load_scenario(chosen))
+    reference = Reference(simulation)
+    initial = reference.personal[0]
+    reference.run_round(1)
+    reference.run_round(2)
+    common, own, tuned = [], [], []
+    for client in range(CLIENTS):
+        blocks = {"body": reference.shared, "head": reference.personal[client]}
+        common.append(reference.loss(client, blocks | {"head": initial}))
+        own.append(reference.loss(client, blocks))
+        for _ in range(2):
+            gradient = reference.gradient(client, blocks)
+            blocks = {name: blocks[name] - LRATE * gradient[name] for name in blocks}
+        tuned.append(reference.loss(client, blocks))
+    last = result.history[-1]
+    for key, losses in (("", common), ("personal_", own), ("tuned_", tuned)):
+        assert last[f"client_{key}loss"] == pytest.approx(np.mean(losses), rel=1e-9), key
 
 
 def test_a_stack_gives_the_numbers_of_one_client_at_a_time(tmp_path: Path) -> None:
