@@ -15,15 +15,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from choosing import choose_algorithm
 from torch import Tensor, nn
 
-from simfl.algorithms import Algorithm
 from simfl.optimizer import Context, OptiModule, State
 from simfl.vector import Vector
 
 ROUNDS = 4
 CLASSES = 3
-LAST = "the last layer"
 _BATCH_LOSSES = {"sam", "fedlc", "fedrs", "feddecorr", "distillation"}
 
 
@@ -61,7 +60,7 @@ def draw(seed: int) -> dict[str, Any]:
         "checkpoint": {"every": rng.choice([1, 2]), "keep": rng.choice([1, 2])},
     }
     client["transforms"] = _transforms(rng, keep_state=client["keep_state"])
-    _choose_algorithm(scenario, Random(f"algorithm {seed}"))
+    choose_algorithm(scenario, Random(f"algorithm {seed}"))
     return scenario
 
 
@@ -281,59 +280,6 @@ def _own_models(rng: Random, population: int, cohort: int) -> dict[str, Any]:
         new = rng.sample(range(population), population - cohort)
         evaluation["new_clients"] = {"ids": new}
     return evaluation
-
-
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "apfl": {},
-    "ditto": {"own_epochs": 0.5},
-    "fedbabu": {"head": [LAST], "tuning_epochs": 1},
-    "fedproto": {"layer": LAST},
-    "fedrep": {"head": [LAST], "head_epochs": 2},
-    "gossip": {"topology": "star"},
-    "heterofl": {"widths": [1.0, 0.5]},
-    "hierarchical": {"edges": 3},
-    "ifca": {"models": 2},
-    "moon": {"layer": LAST},
-    "per-fedavg": {"alpha": 0.05, "steps": 2, "hessian": "differences"},
-    "pfedme": {"inner_steps": 2, "eta": 0.02},
-}
-"""Algorithms and their fields; ``LAST`` stands for the model's last layer."""
-
-
-def _choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
-    """Add an algorithm to a third of the scenarios, where it goes with the rest."""
-    name, model, client = rng.choice([*ALGORITHMS]), scenario["model"], scenario["client"]
-    loss = str(model["loss"]).split("'")
-    has_body = model["kind"] == "mlp" or model.get("path") == "at_random:small_cnn"
-    goes = {
-        "fedbabu": has_body,
-        "fedrep": has_body and client["keep_state"],
-        "fedproto": "distillation" not in loss and "sclip" not in client and client["keep_state"],
-        "moon": "distillation" not in loss and "sclip" not in client and client["keep_state"],
-        "heterofl": "sclip" not in client,
-        "apfl": client["keep_state"],
-        "ditto": client["keep_state"],
-        "pfedme": client["keep_state"],
-    }
-    if rng.random() > 1 / 3 or not goes.get(name, True):
-        return
-    fields = {key: _named(value, model) for key, value in ALGORITHMS[name].items()}
-    if name == "gossip":
-        fields["nodes"] = scenario["data"]["partition"]["clients"]
-    scenario["algorithm"] = [name, fields]
-    if not Algorithm.registry[name].uses_optimizer:
-        client["optimizer"] |= {"modules": [], "regularizers": [], "w_decay": 0.0}
-        server = scenario["server"]["optimizer"]
-        server["modules"] = [m for m in server["modules"] if m != "scaffold-server"]
-
-
-def _named(value: Any, model: dict[str, Any]) -> Any:
-    """Put the name of the model's last layer in its place."""
-    if isinstance(value, list):
-        return [_named(item, model) for item in value]
-    layers = {"partly_frozen": "2", "with_buffers": "layer", "small_cnn": "4"}
-    own = layers.get(model.get("path", "").partition(":")[2], "output")
-    return own if value == LAST else value
 
 
 def _cluster(rng: Random) -> dict[str, Any]:
