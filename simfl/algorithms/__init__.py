@@ -13,6 +13,7 @@ from simfl.algorithms.algorithm import (
 )
 from simfl.algorithms.apfl import APFL
 from simfl.algorithms.ditto import Ditto
+from simfl.algorithms.ensemble import Ensemble
 from simfl.algorithms.expectation_maximization import ExpectationMaximization
 from simfl.algorithms.fedbabu import FedBABU
 from simfl.algorithms.feddc import FedDC
@@ -49,6 +50,7 @@ __all__ = [
     "AdaptiveFedProx",
     "Algorithm",
     "Ditto",
+    "Ensemble",
     "ExpectationMaximization",
     "FedAvg",
     "FedBABU",

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 from torch import Tensor
 
 from simfl.component import Component
-from simfl.models import Batch
+from simfl.models import Batch, Inputs, ModelFunction
 from simfl.models.model_function import Objective
 from simfl.optimizer import Optimizer
 from simfl.states import State
@@ -236,6 +236,19 @@ class Algorithm(Component, kind="algorithm"):
         """Return the weights that a client is evaluated with; names that lack are the server's."""
         return local.weights
 
+    def outputs(
+        self, model: ModelFunction, weights: Vector, received: State, inputs: Inputs
+    ) -> Any:
+        """Return what is evaluated for some inputs: the model's outputs, or others of their shape.
+
+        Args:
+            model: in evaluation mode.
+            weights: that are evaluated: the server's, or a client's own.
+            received: what ``send`` returned.
+            inputs: of B examples; no output may depend on another example.
+        """
+        return model(weights, inputs)
+
     # -- the server's side -------------------------------------------------------------------
 
     def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
@@ -259,6 +272,11 @@ class Algorithm(Component, kind="algorithm"):
     def keeps_state(self) -> bool:
         """Whether clients keep a state of the algorithm: then ``init`` says what is in it."""
         return type(self).init is not Algorithm.init
+
+    @property
+    def predicts(self) -> bool:
+        """Whether other outputs than the model's are evaluated."""
+        return type(self).outputs is not Algorithm.outputs
 
     @property
     def personalizes(self) -> bool:

@@ -10,6 +10,8 @@ import itertools
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +41,7 @@ from simfl.messages import (
     Node,
     Partial,
 )
+from simfl.models import Inputs, ModelFunction
 from simfl.models.model import MetricSums
 from simfl.states import Dropped, Kept, KeptState, Retained
 from simfl.vector import count_bytes, move
@@ -130,14 +133,23 @@ class ClientHost:
             ClientError: if a client's own code raises while its own models are made.
         """
         broadcast = self._here(broadcast)
-        if chunk.own:
-            return [
-                sums
-                for client, state in itertools.zip_longest(chunk.clients, states)
-                for sums in self._own.evaluate(
-                    client, state, broadcast, chunk.own, self._evaluate_client
-                )
-            ]
+        with self._predicting(broadcast):
+            if chunk.own:
+                return self._evaluate_own(chunk, broadcast, states)
+            return self._evaluate_common(chunk, broadcast)
+
+    def _evaluate_own(
+        self, chunk: EvaluationChunk, broadcast: Broadcast, states: Iterable[KeptState | None]
+    ) -> list[MetricSums]:
+        return [
+            sums
+            for client, state in itertools.zip_longest(chunk.clients, states)
+            for sums in self._own.evaluate(
+                client, state, broadcast, chunk.own, self._evaluate_client
+            )
+        ]
+
+    def _evaluate_common(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
         self._model.set_weights(broadcast.weights | self._personal)
         evaluate = self._evaluate_test_batches if chunk.split == "test" else self._evaluate_clients
         sums = []
@@ -145,6 +157,18 @@ class ClientHost:
             self._model.held.restore()  # no item's results depend on another's
             sums += evaluate(item)
         return sums
+
+    def _predicting(self, broadcast: Broadcast) -> AbstractContextManager[None]:
+        """Return the context to evaluate in, in which outputs are the algorithm's."""
+        algorithm, model = self._recipe.algorithm, self._model
+        if not algorithm.predicts:
+            return nullcontext()
+
+        def predict(inputs: Inputs) -> Any:
+            weights = model.live_weights(model.shared_names)
+            return algorithm.outputs(ModelFunction(model), weights, broadcast.algorithm, inputs)
+
+        return model.predicting(predict)
 
     def _here(self, broadcast: Broadcast) -> Broadcast:
         """Return the broadcast on the device, where it is copied to once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,7 @@ class TorchModel(ModuleWeights):
         fixed: Collection[str] = (),
     ) -> None:
         self.precision: Precision = precision
+        self._predict: Callable[[Inputs], Any] | None = None
         self.loss = as_loss(loss)
         self._is_batch_loss = is_batch_loss(self.loss)
         self.metrics = as_metrics(self.loss.default_metrics if metrics is None else metrics)
@@ -242,7 +243,18 @@ class TorchModel(ModuleWeights):
         """Return the module's outputs for B examples, in evaluation mode."""
         _require_weights(batch)
         self.enter_evaluation()
+        if self._predict is not None:
+            return self._predict(batch.inputs)
         return call_module(self.module, batch.inputs)
+
+    @contextmanager
+    def predicting(self, predict: Callable[[Inputs], Any]) -> Iterator[None]:
+        """Evaluate the outputs of a function of the inputs for a while, instead of the module's."""
+        precision, self.precision, self._predict = self.precision, "float32", predict
+        try:
+            yield
+        finally:
+            self.precision, self._predict = precision, None
 
     def _keeps_examples_apart(self) -> bool:
         """Return whether loss and metrics of an example do not depend on the rest of the batch."""
