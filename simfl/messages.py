@@ -17,6 +17,7 @@ from simfl.vector import Vector
 
 __all__ = [
     "NOT_FINITE",
+    "NO_REPORTS",
     "STRAGGLER",
     "Broadcast",
     "Chunk",
@@ -201,6 +202,23 @@ class ClientReports:
         return len(self.client)
 
 
+_NO_COUNTS: IntColumn = np.zeros(0, np.int64)
+_NO_NUMBERS: FloatColumn = np.zeros(0, np.float64)
+
+NO_REPORTS = ClientReports(
+    client=_NO_COUNTS,
+    num_examples=_NO_COUNTS,
+    num_steps=_NO_COUNTS,
+    train_loss=_NO_NUMBERS,
+    first_loss=_NO_NUMBERS,
+    last_loss=_NO_NUMBERS,
+    delta_norm=_NO_NUMBERS,
+    seconds=_NO_NUMBERS,
+    dropped={},
+)
+"""Of a round without clients."""
+
+
 @dataclass(frozen=True)
 class ChunkReport:
     """Numbers of one chunk: small, and read by the driver."""
@@ -256,6 +274,7 @@ class RoundReport:
     """The examples in all their batches; one counts as often as it was trained on."""
     num_steps: int
     train_loss: float
+    """The mean over all steps, by examples; NaN in a round without clients."""
     delta_norm: float
     """The L2 norm of the aggregated delta, trainable weights only."""
     sent_bytes: int
@@ -300,6 +319,8 @@ class SaveOrder:
     """What identifies the run and its files on resume; JSON values by name."""
     keep: int
     """The number of checkpoints to keep."""
+    sampler: State = field(default_factory=dict)
+    """What the sampler knows of the rounds so far, if it looks back."""
 
 
 @dataclass(frozen=True)

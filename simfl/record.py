@@ -156,7 +156,8 @@ class RoundRecord(Mapping[str, Any]):
     phases: Mapping[str, float] = field(default_factory=dict)
     """The parts of ``seconds``; ``checkpoint`` and ``observe`` are those of the previous round."""
     train_loss: Number = None
-    """The mean over all steps of the loss before the step, by examples."""
+    """The mean over all steps of the loss before the step, by examples. None also where no client
+    took part."""
     clients: int = 0
     """How many contributed."""
     dropped: int = 0
@@ -224,8 +225,16 @@ class RoundRecord(Mapping[str, Any]):
 
     @property
     def measures(self) -> dict[str, Number]:
-        """How well the weights do: the training loss, and all metrics, by key."""
-        return {k: v for k, v in self.line.items() if k == "train_loss" or is_metric(k)}
+        """How well the weights do: the training loss, and all metrics, by key.
+
+        A round without clients has no training loss.
+        """
+        has_loss = self.line.get("clients") != 0
+        return {
+            key: value
+            for key, value in self.line.items()
+            if is_metric(key) or (key == "train_loss" and has_loss)
+        }
 
     @property
     def reproducible(self) -> dict[str, Any]:

@@ -6,7 +6,9 @@ This module uses neither Ray nor the disk.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,10 +187,17 @@ class Server:
     def end_round(self, plan: RoundPlan) -> RoundReport:
         """Finish the sum, and take the server's optimizer step.
 
+        In a round without clients there is nothing to sum and no step: weights, and the states of
+        algorithm and aggregator, stay. Only the optimizer's round begins and ends, since schedules
+        by round follow the run's.
+
         Raises:
             AggregationError: if no client has contributed, or the result of finite client updates
                 is not finite.
         """
+        if not plan.clients:
+            self._optimizer.start_round()
+            return self._report(plan, {}, norm=0.0)
         assert self._tree is not None, "no partial was received"
         total = self._tree.result()
         self._tree, self._received = None, set()
@@ -208,7 +217,7 @@ class Server:
         if not all(made.is_finite() for made in (self._weights.trained, buffers) if made):
             by = f"server.aggregator {self._aggregator.name!r}"
             raise _not_finite(plan.round, by if not delta.is_finite() else "server.optimizer")
-        return self._report(plan, total, norm=float(trained.norm()) if trained else 0.0)
+        return self._report(plan, total.sums, norm=float(trained.norm()) if trained else 0.0)
 
     def _aggregate(self, total: Contribution, plan: RoundPlan) -> Vector:
         """Return the aggregated delta; without names if no client has sent any."""
@@ -244,8 +253,8 @@ class Server:
             self._weights.stepped = gradients.names
             self._optimizer.apply_gradients(self._weights, gradients)
 
-    def _report(self, plan: RoundPlan, total: Contribution, *, norm: float) -> RoundReport:
-        sums = total.sums
+    def _report(self, plan: RoundPlan, found: Mapping[str, float], *, norm: float) -> RoundReport:
+        sums: defaultdict[str, float] = defaultdict(float, found)
         return RoundReport(
             round=plan.round,
             num_clients=int(sums["clients"]),
@@ -253,7 +262,7 @@ class Server:
             num_examples=int(sums["examples"]),
             num_seen=int(sums["seen"]),
             num_steps=int(sums["steps"]),
-            train_loss=sums["loss"] / max(sums["seen"], 1.0),
+            train_loss=sums["loss"] / max(sums["seen"], 1.0) if plan.clients else math.nan,
             delta_norm=norm,
             sent_bytes=len(plan.clients) * self._broadcast_bytes,
             received_bytes=int(sums["bytes"]),

@@ -25,6 +25,7 @@ entry, ``simfl``, JSON text.
     ``optimizer``       the server's ``OptimizerState``
     ``algorithm``       what the server's half of the algorithm keeps; omitted if that is nothing
     ``aggregator``      what the aggregator keeps; likewise
+    ``sampler``         what the sampler knows of the rounds so far; likewise
     ``states``          shard name -> tensor of the ids of the clients whose states it has
     ``positions``       ``metrics.jsonl`` -> the sha256 of the records of its rounds;
                         ``scenario`` -> the part of it that affects the results; ``data`` -> the

@@ -31,7 +31,7 @@ from simfl.states import (
 from simfl.vector import Vector
 from simfl.version import __version__
 
-_ADDED = ("algorithm", "aggregator")
+_ADDED = ("algorithm", "aggregator", "sampler")
 """The entries of the server's file that are omitted where they are empty."""
 
 
@@ -55,6 +55,8 @@ class Checkpoint:
     """What the server's half of the algorithm keeps."""
     aggregator: State = field(default_factory=dict)
     """What the aggregator keeps."""
+    sampler: State = field(default_factory=dict)
+    """What the sampler knows of the rounds so far, if it looks back."""
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,11 @@ class LocalRound:
         """What the server's half of the algorithm sends."""
         return self._broadcast.algorithm
 
+    @property
+    def announced(self) -> State:
+        """What the aggregator announces to the clients."""
+        return self._broadcast.aggregator
+
     @cached_property
     def kept(self) -> State:
         """What the clients have kept, of new ones what ``init`` returns."""

@@ -135,9 +135,9 @@ def _contribution(
     )
     if delta is not None and delta.stacked:
         deltas = delta if len(used) == num_clients else delta.rows(torch.tensor(used))
-        total = recipe.aggregator.lift_stack(deltas, used_weights)
+        total = recipe.aggregator.lift_stack(deltas, used_weights, local.announced)
     elif delta is not None:
-        total = recipe.aggregator.lift(delta, used_weights[0])
+        total = recipe.aggregator.lift(delta, used_weights[0], local.announced)
     main = local.optimizers.get(MAIN)
     merged = main.merge_rows(aux, used) if main is not None else {}
     update_sums = {

@@ -121,6 +121,7 @@ def commit_checkpoint(
         aggregator=snapshot.state.aggregator,
         states=files,
         positions=order.positions,
+        sampler=order.sampler,
     )
     write_checkpoint(storage, checkpoint, shards=shards)
     prune(storage, keep=order.keep, in_use={shard.name for shard in shards})

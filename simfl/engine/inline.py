@@ -77,7 +77,7 @@ class InlineEngine:
         chunks = [
             chunk
             for part in plan.split()
-            for chunk in equal_chunks(plan, part, self._chunk_size or len(plan.clients))
+            for chunk in equal_chunks(plan, part, self._chunk_size or max(1, len(plan.clients)))
         ]
         reports: list[ChunkReport] = []
         retained: dict[int, Retained[KeptState]] = {}

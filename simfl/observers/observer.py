@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from simfl.component import Component
-from simfl.messages import ClientReports, FloatColumn, IntColumn, RoundTrace
+from simfl.messages import NO_REPORTS, ClientReports, FloatColumn, IntColumn, RoundTrace
 from simfl.record import GLOBAL, RoundRecord
 
 Summary: TypeAlias = "dict[str, Any]"
@@ -229,8 +229,8 @@ def client_table(
         trace: has the chunks.
         evaluations: of the clients: GLOBAL, then their own models; empty: none was due.
     """
-    reports = [chunk.report.clients for chunk in trace.chunks]
-    sizes = [len(report) for report in reports]
+    reports = [chunk.report.clients for chunk in trace.chunks] or [NO_REPORTS]
+    sizes = np.array([len(chunk.report.clients) for chunk in trace.chunks], np.int64)
     actors = sorted({chunk.actor for chunk in trace.chunks})
     columns: dict[str, Any] = {
         column.name: np.concatenate([getattr(report, column.name) for report in reports])
@@ -241,9 +241,13 @@ def client_table(
         **columns,
         dropped={client: why for report in reports for client, why in report.dropped.items()},
         round=round,
-        actor=np.repeat([actors.index(chunk.actor) for chunk in trace.chunks], sizes),
+        actor=_repeat([actors.index(chunk.actor) for chunk in trace.chunks], sizes),
         actors=tuple(actors),
-        retries=np.repeat([chunk.retries for chunk in trace.chunks], sizes),
+        retries=_repeat([chunk.retries for chunk in trace.chunks], sizes),
         evaluation=evaluations[0] if evaluations else None,
         own_evaluations=tuple(evaluations[1:]),
     )
+
+
+def _repeat(numbers: list[int], times: IntColumn) -> IntColumn:
+    return np.repeat(np.array(numbers, np.int64), times)

@@ -77,7 +77,9 @@ class PartFiles(Generic[T]):
         self._head = None if is_closed else table
 
     def add(self, rows: T) -> None:
-        """Add a round, and write what is waiting if it is due."""
+        """Add a round, unless it has no rows, and write what is waiting if it is due."""
+        if not self._count_rows(rows):
+            return
         self._waiting.append(rows)
         self._num_waiting += self._count_rows(rows)
         if self._num_waiting >= WAITING_ROWS or self._now() - self._written_at >= WAITING_S:

@@ -253,6 +253,8 @@ def _record(line: str) -> Record | None:
         return None
     if not _count(values.get("round")):
         return None
+    if values.get("clients") == 0:  # nothing was trained, which is no loss that is not finite
+        values.pop("train_loss", None)
     numbers = {key: math.nan if v is None else _number(v) for key, v in values.items()}
     return {key: number for key, number in numbers.items() if number is not None}
 

@@ -1,13 +1,35 @@
 """Sampling: which clients take part in a round, and how much and on what each trains."""
 
+from simfl.sampling.learning import PowerOfChoice
 from simfl.sampling.local_work import LocalWork, StepPlan
-from simfl.sampling.sampler import Proportional, Sampler, Uniform, Weighted, plan_round
+from simfl.sampling.mechanism import All, DataFree, FixedSize, Mechanism, Poisson
+from simfl.sampling.planning import begin_past, learn_from, looks_back, plan_round
+from simfl.sampling.pool import Memory, Past, Pool
+from simfl.sampling.sampler import (
+    PoissonSampling,
+    Proportional,
+    RoundRobin,
+    Sampler,
+    Uniform,
+    Weighted,
+)
 from simfl.sampling.work import Choice, Stragglers, UniformInt, Work
 
 __all__ = [
+    "All",
     "Choice",
+    "DataFree",
+    "FixedSize",
     "LocalWork",
+    "Mechanism",
+    "Memory",
+    "Past",
+    "Poisson",
+    "PoissonSampling",
+    "Pool",
+    "PowerOfChoice",
     "Proportional",
+    "RoundRobin",
     "Sampler",
     "StepPlan",
     "Stragglers",
@@ -15,5 +37,8 @@ __all__ = [
     "UniformInt",
     "Weighted",
     "Work",
+    "begin_past",
+    "learn_from",
+    "looks_back",
     "plan_round",
 ]

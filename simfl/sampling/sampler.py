@@ -1,4 +1,4 @@
-"""Sampler: which clients take part in a round. A cohort depends on the seed and the round alone.
+"""Sampler: which clients take part in a round, and the rules that do not look back.
 
 Shapes: N clients of the population, K of a round.
 """
@@ -6,31 +6,63 @@ Shapes: N clients of the population, K of a round.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 
 from simfl.component import Component
-from simfl.errors import ConfigError
-from simfl.messages import RoundPlan
-from simfl.sampling.local_work import LocalWork
-from simfl.seeding import numpy_generator
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
+from simfl.messages import ClientReports
+from simfl.sampling.mechanism import All, DataFree, FixedSize, Mechanism, Poisson
+from simfl.sampling.pool import Array, Memory, Pool
 
 
 class Sampler(Component, kind="sampler"):
-    """A rule by which a round's cohort is drawn."""
+    """A rule by which a round's cohort is drawn.
+
+    A rule that always draws ``client.per_round`` clients, by their examples alone, overrides
+    ``sample``; any other overrides ``select``, and ``init`` and ``learn`` if it remembers anything.
+    All are functions of their arguments, and leave these as they are: a run that is resumed, or
+    repeats rounds, draws the same cohorts.
+    """
+
+    def select(self, pool: Pool, memory: Memory, size: int, rng: np.random.Generator) -> Array:
+        """Return the ids of a round's clients: different ones, any number of them, in any order.
+
+        Args:
+            pool: the population.
+            memory: what ``init``, or ``learn`` after the last round, has returned.
+            size: how many clients the scenario asks for (``client.per_round``).
+            rng: the round's own generator.
+        """
+        return self.sample(pool.num_examples, size, rng=rng)
 
     def sample(self, num_examples: Array, size: int, *, rng: np.random.Generator) -> Array:
         """Return the ids of ``size`` different clients, in any order.
 
         Args:
-            num_examples: [population] how many examples each client trains on.
+            num_examples: [N] how many examples each client trains on.
             size: the number of clients to draw, up to and including the population.
             rng: the round's own generator.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no sample()")
+        raise NotImplementedError(f"{type(self).__name__} has no sample() and no select()")
+
+    def init(self, population: int) -> Memory:
+        """Return what the sampler remembers before the first round."""
+        return {}
+
+    def learn(self, memory: Memory, feedback: ClientReports) -> Memory:
+        """Return what it remembers after a round.
+
+        Args:
+            memory: what it remembered before.
+            feedback: the numbers of the round's K clients, those included that were dropped.
+                ``seconds`` are NaN, since wall time differs from run to run.
+        """
+        return memory
+
+    def mechanism(self, *, size: int, population: int) -> Mechanism | None:
+        """Return how cohorts are drawn, for privacy accounting; None: in no way that is known."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -45,6 +77,10 @@ class Uniform(Sampler):
     def sample(self, num_examples: Array, size: int, *, rng: np.random.Generator) -> Array:
         """Return ids drawn uniformly."""
         return rng.choice(len(num_examples), size, replace=False, shuffle=False)
+
+    def mechanism(self, *, size: int, population: int) -> Mechanism:
+        """Return that every set of the size has the same probability."""
+        return All() if size == population else FixedSize(size, population)
 
 
 @dataclass(frozen=True)
@@ -62,10 +98,8 @@ class Weighted(Sampler):
     name: ClassVar[str] = "weighted"
 
     def sample(self, num_examples: Array, size: int, *, rng: np.random.Generator) -> Array:
-        """Return ids drawn by the Gumbel-top-k trick, which needs no normalised weights."""
-        with np.errstate(divide="ignore"):
-            keys = np.log(num_examples) + rng.gumbel(size=len(num_examples))
-        return np.argpartition(-keys, size - 1)[:size]
+        """Return ids in the order drawn."""
+        return draw_by_examples(num_examples, size, rng=rng)
 
 
 @dataclass(frozen=True)
@@ -103,77 +137,58 @@ class Proportional(Sampler):
         return np.concatenate([certain, rest[np.searchsorted(ends, points, side="right")]])
 
 
-def plan_round(
-    sampler: Sampler,
-    *,
-    num_examples: Array,
-    num_steps: Array,
-    size: int,
-    seed: int,
-    round: int,
-    work: LocalWork | None = None,
-    participants: Array | None = None,
-) -> RoundPlan:
-    """Draw a round's cohort and sort it: longest local work first, then by id.
+@dataclass(frozen=True)
+class PoissonSampling(Sampler):
+    """Draw each client by itself, with the probability ``client.per_round`` / N.
+
+    So ``client.per_round`` is the expected number of clients. Their real number varies, and a
+    round may have none: then the weights stay as they are.
+
+    Source: Abadi et al., 2016, section 3.1 (lots of examples), https://arxiv.org/abs/1607.00133;
+    of clients: McMahan et al., 2018, Algorithm 1, https://arxiv.org/abs/1710.06963
+    """
+
+    name: ClassVar[str] = "poisson"
+
+    def select(self, pool: Pool, memory: Memory, size: int, rng: np.random.Generator) -> Array:
+        """Return the ids of those that were drawn."""
+        return np.flatnonzero(rng.random(len(pool)) < size / len(pool))
+
+    def mechanism(self, *, size: int, population: int) -> Mechanism:
+        """Return the probability."""
+        return Poisson(size / population)
+
+
+@dataclass(frozen=True)
+class RoundRobin(Sampler):
+    """Draw clients in turn, by their ids, and start again after the last one."""
+
+    name: ClassVar[str] = "round-robin"
+
+    def select(self, pool: Pool, memory: Memory, size: int, rng: np.random.Generator) -> Array:
+        """Return the next ids."""
+        return ((pool.round - 1) * size + np.arange(size)) % len(pool)
+
+    def mechanism(self, *, size: int, population: int) -> Mechanism:
+        """Return that the cohort depends on the round alone."""
+        return All() if size == population else DataFree()
+
+
+def draw_by_examples(num_examples: Array, size: int, *, rng: np.random.Generator) -> Array:
+    """Draw clients one after another, each in proportion to its examples among those left.
+
+    By the Gumbel-top-k trick, which needs no normalised weights.
 
     Args:
-        sampler: the rule.
-        num_examples: [population] how many examples each client trains on.
-        num_steps: [population] how many local steps each client makes.
-        size: the number of clients that take part.
-        seed: the run's seed.
-        round: which round, from 1.
-        work: what clients do. If its amount is drawn, the cohort's is drawn here, and
-            ``num_steps`` is not used.
-        participants: the ids of the clients that may be drawn, ascending: the population that the
-            sampler sees, numbered from 0; None: all.
+        num_examples: [N] how many examples each client trains on.
+        size: the number of clients to draw.
+        rng: the round's own generator.
 
-    Raises:
-        ConfigError: unless the sampler returns ``size`` different ids, or if what is drawn is no
-            amount of work.
+    Returns:
+        Ids, in the order drawn.
     """
-    rng = numpy_generator(seed, "cohort", round=round)
-    pool = np.arange(len(num_examples)) if participants is None else participants
-    cohort = sampler.sample(num_examples[pool], size, rng=rng)
-    clients = pool[np.sort(_checked(cohort, sampler.name, size=size, population=len(pool)))]
-    drawn: Array | None = None
-    if work is not None:
-        held = num_examples[clients]
-        drawn = work.draw_steps(held, seed=seed, round=round, clients=clients)
-    steps = num_steps[clients] if drawn is None else drawn
-    order = np.argsort(-steps, kind="stable")
-    return RoundPlan(
-        round,
-        tuple(clients[order].tolist()),
-        tuple(steps[order].tolist()),
-        draws_steps=drawn is not None,
-    )
-
-
-def _checked(drawn: Any, name: str, *, size: int, population: int) -> Array:
-    """Return the ids that a sampler returned, as int64.
-
-    Raises:
-        ConfigError: unless it is ``size`` different ids.
-    """
-    where = f"sampler {name!r}"
-    wanted = f"it must return {size} different ids from 0 to {population - 1}"
-    try:
-        ids = np.asarray(drawn)
-    except ValueError:  # a list of lists of several lengths
-        raise ConfigError(f"{where} returned {type(drawn).__name__}; {wanted}") from None
-    if ids.ndim == 1 and len(ids) != size:
-        raise ConfigError(f"{where} returned {len(ids)} clients, but {size} take part in a round")
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise ConfigError(f"{where} returned {ids.dtype} of shape {list(ids.shape)}; {wanted}")
-    if (is_out := (ids < 0) | (ids >= population)).any():
-        raise ConfigError(
-            f"{where} returned client {ids[is_out][0]}, but clients are numbered from 0 to "
-            f"{population - 1}"
-        )
-    found, times = np.unique(ids, return_counts=True)
-    if len(found) < size:
-        raise ConfigError(
-            f"{where} returned client {found[times.argmax()]} {times.max()} times; {wanted}"
-        )
-    return ids.astype(np.int64)
+    with np.errstate(divide="ignore"):
+        keys = np.log(num_examples) + rng.gumbel(size=len(num_examples))
+    drawn = np.argpartition(-keys, size - 1)[:size]
+    ordered: Array = drawn[np.argsort(-keys[drawn], kind="stable")]
+    return ordered

@@ -10,38 +10,42 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from simfl.aggregation import EveryUpdate, mix_before
+from simfl.aggregation import mix_before
 from simfl.algorithms import FedAvg
 from simfl.client import (
     ClientRecipe,
     StackChoice,
     can_evaluate_together,
     choose_stack,
-    find_loss_fault,
-    read_batch,
 )
+from simfl.client.updates import ClientRow, to_columns
 from simfl.cluster.pool import ActorGroup, actor_groups
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ConfigError
 from simfl.messages import RoundPlan
 from simfl.models import BCEWithLogits, DataShape, Loss, data_shape
-from simfl.models.metrics import adds_up, as_metrics
-from simfl.models.model import call_module
-from simfl.optimizer import ScaffoldServer
-from simfl.sampling import Sampler, Stragglers, plan_round
+from simfl.models.metrics import as_metrics
+from simfl.observers import ClientTable
+from simfl.sampling import (
+    Past,
+    Sampler,
+    Stragglers,
+    begin_past,
+    learn_from,
+    looks_back,
+    plan_round,
+)
 from simfl.scenario import Scenario
 from simfl.sections import GroupSection
 from simfl.server import PublicData, ServerRecipe
 from simfl.simulation.grouping import assign_groups, order_by_group
 from simfl.simulation.naming import with_names
+from simfl.simulation.notes import notes_of
 from simfl.simulation.selection import cohort_size_of, participants
 from simfl.simulation.trial import try_step
+from simfl.states import State
 from simfl.vector import Vector
-
-_TRIED_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,13 @@ class Simulation:
             return shared
         return self.server.build_model().get_weights() | shared
 
-    def plan_round(self, round: int) -> RoundPlan:
-        """Draw a round's cohort, which depends only on the seed and the round."""
+    def plan_round(self, round: int, past: Past | None = None) -> RoundPlan:
+        """Draw a round's cohort.
+
+        Args:
+            round: which round.
+            past: what the rounds before have left, for samplers that look back; None: nothing.
+        """
         plan = plan_round(
             self.sampler,
             num_examples=self.num_examples,
@@ -101,8 +110,23 @@ class Simulation:
             round=round,
             work=self.client.work,
             participants=self.participants,
+            past=past,
         )
         return order_by_group(plan, self.group_of, self.stacks)
+
+    def read_past(self, saved: State | None) -> Past | None:
+        """Return what samplers that look back know, at the start or from a checkpoint."""
+        if not looks_back(self.sampler):
+            return None
+        return Past.from_state(saved) if saved else begin_past(self.sampler, len(self.participants))
+
+    def learn(self, past: Past | None, clients: ClientTable) -> Past | None:
+        """Return what they know after a round; None for samplers that do not look back."""
+        if past is None:
+            return None
+        return learn_from(
+            self.sampler, past, clients.round, clients, participants=self.participants
+        )
 
 
 @contextmanager
@@ -153,12 +177,8 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
         group_of=group_of,
         participants=training,
         stacks=stacks,
-        notes=(
-            *_notes_on_stacks_and_loss(choices, client, dataset),
-            *_notes_on_metrics(scenario, client, server, dataset),
-            *_notes_on_weighting(
-                scenario, examples=num_examples[training], steps=num_steps[training]
-            ),
+        notes=notes_of(
+            scenario, choices, client, server, dataset, training=training, num_steps=num_steps
         ),
     )
     _try_sampler(simulation)
@@ -182,13 +202,26 @@ def _work_key(scenario: Scenario) -> str:
 
 
 def _try_sampler(simulation: Simulation) -> None:
+    """Draw two cohorts, with what a sampler that looks back makes of the first."""
     scenario = simulation.scenario
     try:
-        plan = simulation.plan_round(1)
+        past = simulation.read_past(None)
+        plan = simulation.plan_round(1, past)
+        if past is not None:
+            rows = [ClientRow(client, num_examples=1) for client in plan.clients]
+            past = learn_from(
+                simulation.sampler,
+                past,
+                1,
+                to_columns(rows),
+                participants=simulation.participants,
+            )
+            simulation.plan_round(2, past)
     except ConfigError as error:
         raise scenario.fault("client.sampler", str(error)) from error
     work = simulation.client.work.distribution
-    if isinstance(work, Stragglers) and work.drop and not any(plan.num_steps):
+    is_idle = bool(plan.clients) and not any(plan.num_steps)
+    if isinstance(work, Stragglers) and work.drop and is_idle:
         raise scenario.fault(
             _work_key(scenario),
             f"drops each of the {len(plan.clients)} clients of a round; lower share, {work.share}, "
@@ -248,17 +281,6 @@ def _choose_stacks(
         )
         choices.append(choice)
     return choices
-
-
-def _notes_on_stacks_and_loss(
-    choices: list[StackChoice], client: ClientRecipe, dataset: FederatedDataset
-) -> list[str]:
-    """Return distinct notes on why clients are not stacked, and on a batch-dependent loss."""
-    notes = list(dict.fromkeys(choice.note for choice in choices if choice.note))
-    fault = find_loss_fault(client, dataset)
-    if fault is None or any(fault in note for note in notes):
-        return notes
-    return [*notes, fault]
 
 
 def _shape(scenario: Scenario, dataset: FederatedDataset, loss: Loss) -> DataShape:
@@ -329,53 +351,3 @@ def _public_data(
         stack=1,
     )
     return PublicData(recipe, dataset.public)
-
-
-def _notes_on_weighting(
-    scenario: Scenario, *, examples: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]
-) -> list[str]:
-    """Return a note if SCAFFOLD's optimum differs from that of the weighted mean."""
-    server = scenario.server
-    counts = {"examples": examples, "steps": steps}.get(server.weighting)
-    aggregator = mix_before(server.aggregator, server.pre_aggregators)
-    is_scaffold = any(isinstance(module, ScaffoldServer) for module in server.optimizer.modules)
-    if not is_scaffold or counts is None or isinstance(aggregator, EveryUpdate):
-        return []
-    if (counts == counts[0]).all():
-        return []
-    return [
-        f"server.weighting is {server.weighting!r}, but scaffold-server's c is the uniform mean "
-        "over all clients: training converges to the optimum of the uniform mean over clients; set "
-        "server.weighting: uniform"
-    ]
-
-
-def _notes_on_metrics(
-    scenario: Scenario, client: ClientRecipe, server: ServerRecipe, dataset: FederatedDataset
-) -> list[str]:
-    """Return notes on metrics whose sums do not add up, if evaluation takes several batches."""
-    metrics = [metric for metric in client.build_metrics() if metric.has_own_sums]
-    evaluation = scenario.evaluation
-    sizes = [len(dataset.test)] if dataset.test is not None and evaluation.every else []
-    sizes += dataset.num_evaluation_examples().tolist() if evaluation.clients_every else []
-    if not metrics or max(sizes, default=0) <= evaluation.batch_size:
-        return []
-    rows = np.unique(np.linspace(0, len(dataset.train) - 1, _TRIED_ROWS).astype(int))
-    batch = read_batch(dataset.train, rows)
-    try:
-        with torch.no_grad():
-            outputs = call_module(server.build_model().module.eval(), batch.inputs)
-    except Exception:
-        return []  # the client's step will report it
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
-        return []
-    # An untrained model may return the same output for all examples.
-    spread = torch.sin(torch.arange(outputs.numel(), device=outputs.device) * 12.9898)
-    outputs = outputs + spread.reshape(outputs.shape).to(outputs.dtype)
-    return [
-        f"the metric {metric.key!r} does not add up over batches, so it depends on "
-        f"evaluation.batch_size ({evaluation.batch_size}): let sums() return two numbers that add "
-        f"up, or raise batch_size to {max(sizes)}"
-        for metric in metrics
-        if not adds_up(metric, outputs, batch.targets)
-    ]

@@ -17,11 +17,12 @@ from simfl.engine import Engine, Handle
 from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
 from simfl.messages import SaveOrder
 from simfl.record import METRICS_FILE, RoundRecord
+from simfl.sampling import Past
 from simfl.scenario import Scenario
 from simfl.scenario.plain import describe_changes
 from simfl.simulation.build import Simulation
 from simfl.simulation.evaluation import without_last_evaluation
-from simfl.states import Storage, open_storage
+from simfl.states import State, Storage, open_storage
 from simfl.vector import Vector
 from simfl.version import __version__
 
@@ -246,12 +247,27 @@ class Checkpoints:
         """Return whether the run is saved after this round."""
         return self._every > 0 and round % self._every == 0
 
-    def save_if_due(self, engine: Engine, handle: Handle, *, round: int) -> None:
-        """Have the engine save, if it is due after this round."""
+    def save_if_due(
+        self, engine: Engine, handle: Handle, *, round: int, past: Past | None = None
+    ) -> None:
+        """Have the engine save, if it is due after this round.
+
+        Args:
+            engine: writes the checkpoint.
+            handle: what the next round starts from.
+            round: the last one.
+            past: what the sampler knows of the rounds so far, if it looks back.
+        """
         if self.is_due(round):
             self.require_held()
             positions = self._facts | self._positions
-            order = SaveOrder(round, self._fingerprint, positions=positions, keep=self._keep)
+            order = SaveOrder(
+                round,
+                self._fingerprint,
+                positions=positions,
+                keep=self._keep,
+                sampler=past.to_state() if past else {},
+            )
             with _failing_the_run():
                 engine.save(order, handle)
 
@@ -260,13 +276,17 @@ class Checkpoints:
         with _failing_the_run():
             engine.flush()
 
-    def go_back(self, engine: Engine) -> tuple[int, Handle]:
-        """Return the last saved round, 0 for the start, and what the next one starts from."""
+    def go_back(self, engine: Engine) -> tuple[int, Handle, State]:
+        """Return the last saved round, 0 for the start, and what the next one starts from.
+
+        That is the engine's handle, and what the sampler knew then, as in a checkpoint.
+        """
         with suppress(StatesLostError):  # rounds that were not saved are trained again
             self.finish(engine)
         found = self.find() if self._every else NOTHING
         checkpoint = found.checkpoint
-        return checkpoint.round if checkpoint else 0, engine.restore(found)
+        round, sampled = (checkpoint.round, checkpoint.sampler) if checkpoint else (0, {})
+        return round, engine.restore(found), sampled
 
 
 class _Digest:

@@ -13,9 +13,11 @@ from simfl.errors import StatesLostError
 from simfl.messages import RoundReport, RoundTrace
 from simfl.observers import ClientTable, client_table
 from simfl.record import RoundRecord
+from simfl.sampling import Past
 from simfl.simulation.build import Simulation
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.evaluation import Evaluated, evaluate
+from simfl.states import State
 
 PHASES = ("sample", "train", "aggregate", "evaluate", "checkpoint", "observe")
 """The phases of a round, in the order of its record; the last two are the previous round's."""
@@ -88,6 +90,7 @@ def run_rounds(
     *,
     handle: Handle,
     round: int = 0,
+    sampled: State | None = None,
     clock: PhaseClock | None = None,
 ) -> Iterator[Done]:
     """Run the remaining rounds; yield each when it is done, and then save it if that is due.
@@ -102,6 +105,7 @@ def run_rounds(
         checkpoints: where to save.
         handle: what the next round starts from.
         round: how many rounds are done.
+        sampled: what they have left for the sampler, as in a checkpoint; None: nothing.
         clock: enters each phase; it is in ``observe`` while a round is yielded.
     """
     clock = clock or PhaseClock("sample")
@@ -109,26 +113,34 @@ def run_rounds(
     clock.lap()
     scenario = simulation.scenario
     rollbacks, saved = 0, round
+    past = simulation.read_past(sampled)
     while round < scenario.rounds:
         try:
-            done = _run_round(simulation, engine, handle, round=round + 1, clock=clock)
+            done = _run_round(simulation, engine, handle, round=round + 1, past=past, clock=clock)
             round, handle = round + 1, done.handle
+            past = simulation.learn(past, done.clients)
             yield done
             clock.enter("checkpoint")
-            checkpoints.save_if_due(engine, handle, round=round)
+            checkpoints.save_if_due(engine, handle, round=round, past=past)
             if round == scenario.rounds:
                 checkpoints.finish(engine)
         except StatesLostError:
             clock.enter("checkpoint")
-            previous, (round, handle) = saved, checkpoints.go_back(engine)
-            saved = round
+            previous, (round, handle, sampled) = saved, checkpoints.go_back(engine)
+            saved, past = round, simulation.read_past(sampled)
             rollbacks = rollbacks + 1 if saved <= previous else 1
             if rollbacks > scenario.cluster.max_retries:
                 raise
 
 
 def _run_round(
-    simulation: Simulation, engine: Engine, handle: Handle, *, round: int, clock: PhaseClock
+    simulation: Simulation,
+    engine: Engine,
+    handle: Handle,
+    *,
+    round: int,
+    past: Past | None,
+    clock: PhaseClock,
 ) -> Done:
     """Train and evaluate.
 
@@ -136,7 +148,7 @@ def _run_round(
     put into the object store once a round.
     """
     clock.enter("sample")
-    plan = simulation.plan_round(round)
+    plan = simulation.plan_round(round, past)
     clock.enter("train")
     report, trace, following = engine.train(plan, handle)
     clock.enter("evaluate")

@@ -215,6 +215,7 @@ class Run:
             self._checkpoints,
             handle=self._handle,
             round=self._round,
+            sampled=self._found.checkpoint.sampler if self._found.checkpoint else None,
             clock=self._clock,
         )
 

@@ -8,6 +8,7 @@ scenarios name this module under ``plugins:``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -45,6 +46,10 @@ def draw(seed: int) -> dict[str, Any]:
         may_clip=model.get("path") != "at_random:with_buffers"
         and not (set(str(model["loss"]).split("'")) & _BATCH_LOSSES),
     )
+    server = _server(rng, cohort, scaffold=scaffold)
+    takes_any_cohort = not re.search("krum|trimmed-mean|nnm", str(server))
+    if takes_any_cohort and "drop'" not in str(client) and rng.random() < 0.4:
+        client |= {"sampler": "poisson", "per_round": rng.choice([1, cohort])}
     scenario = {
         "rounds": ROUNDS,
         "seed": rng.randrange(1000),
@@ -53,7 +58,7 @@ def draw(seed: int) -> dict[str, Any]:
         "data": _data(rng, population, is_image=is_image),
         "model": model,
         "client": client,
-        "server": _server(rng, cohort, scaffold=scaffold),
+        "server": server,
         "evaluation": {"clients_every": rng.choice([0, 1, 2]), "every": rng.choice([0, 1, 3])}
         | _own_models(Random(f"own models {seed}"), population, cohort),
         "cluster": {"placement": "dedicated", "num_cpus": 0.5} if dedicated else _cluster(rng),
@@ -67,8 +72,9 @@ def draw(seed: int) -> dict[str, Any]:
 def can_be_compared(scenario: dict[str, Any]) -> bool:
     """Return whether numbers that differ in their last bits stay close for a few rounds.
 
-    Not so where a rule picks clients or numbers whole (Krum, top-k), or divides by the root of what
-    may be rounding alone (adaptive modules), or computes with 8 bits of mantissa.
+    Not so where a rule picks clients or numbers whole (Krum, nearest neighbours, the largest
+    losses, top-k), or divides by the root of what may be rounding alone (adaptive modules), or
+    computes with 8 bits of mantissa.
     """
     modules = [
         module[0] if isinstance(module, list) else module
@@ -79,8 +85,7 @@ def can_be_compared(scenario: dict[str, Any]) -> bool:
     return (
         scenario["client"].get("precision") != "bf16"
         and not erratic & {*modules}
-        and "krum" not in str(scenario["server"]["aggregator"])
-        and "top-k" not in str(scenario["client"]["transforms"])
+        and not re.search("krum|nnm|power-of-choice|top-k", str(scenario))
     )
 
 
@@ -162,7 +167,15 @@ def _client(
 ) -> dict[str, Any]:
     client: dict[str, Any] = {
         "per_round": rng.choice([cohort, cohort, (cohort - 0.4) / population]),
-        "sampler": rng.choice(["uniform", "uniform", "weighted"]),
+        "sampler": rng.choice(
+            [
+                "uniform",
+                "uniform",
+                "weighted",
+                "round-robin",
+                ["power-of-choice", {"candidates": cohort + 1}],
+            ]
+        ),
         "batch_size": rng.choice([2, 4, 4, 7, None]),
         "optimizer": _optimizer(rng, side="client", scaffold=scaffold),
         "stack": 1 if dedicated else rng.choice([1, 2, 4, 8, "auto"]),
@@ -255,18 +268,26 @@ def _optimizer(rng: Random, *, side: str, scaffold: bool) -> dict[str, Any]:
 
 
 def _server(rng: Random, cohort: int, *, scaffold: bool) -> dict[str, Any]:
+    need_several = [
+        ["trimmed-mean", {"trim": 1.0 / cohort}],
+        ["krum", {"num_byzantine": 0, "num_selected": 2}],
+    ]
+    aggregator = rng.choice(
+        [
+            *["mean"] * 3,
+            "median",
+            "geometric-median",
+            ["centered-clipping", {"radius": 0.2}],
+            *need_several,
+        ]
+    )
+    steps: list[Any] = [[], [], [], ["nnm"]]
+    if aggregator not in need_several:
+        steps.append([["bucketing", {"size": 2}]])
     return {
         "optimizer": _optimizer(rng, side="server", scaffold=scaffold),
-        "aggregator": rng.choice(
-            [
-                "mean",
-                "mean",
-                "mean",
-                "median",
-                ["trimmed-mean", {"trim": 1.0 / cohort}],
-                ["krum", {"num_byzantine": 0, "num_selected": 2}],
-            ]
-        ),
+        "aggregator": aggregator,
+        "pre_aggregators": rng.choice(steps),
         "weighting": rng.choice(["examples", "steps", "uniform"]),
     }
 

@@ -41,7 +41,8 @@ BASE: dict[str, Any] = {
 
 
 def scenario(*, client: list[Any] = (), server: list[Any] = (), **cluster: Any) -> dict[str, Any]:  # type: ignore[assignment]
-    """SCAFFOLD, noise, a kept momentum, FedProx, Adam on the server, and what kills."""
+    """SCAFFOLD, noise, a kept momentum, FedProx; Adam and an aggregator with a state on the server;
+    and what kills."""
     noise = ["gaussian-noise", {"std": 0.01}]
     return BASE | {
         "client": {
@@ -52,7 +53,10 @@ def scenario(*, client: list[Any] = (), server: list[Any] = (), **cluster: Any) 
                 "modules": ["scaffold-client", noise, "fading", "momentum", *client],
             },
         },
-        "server": {"optimizer": {"lrate": 0.01, "modules": ["scaffold-server", "adam", *server]}},
+        "server": {
+            "optimizer": {"lrate": 0.01, "modules": ["scaffold-server", "adam", *server]},
+            "aggregator": ["centered-clipping", {"radius": 0.05}],
+        },
         "cluster": BASE["cluster"] | cluster,
     }
 

@@ -72,6 +72,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "evaluation": {"personal_steps": 2, "new_clients": {"ids": [1, 5]}},
         "cluster": {"state_memory": 1},
     },
+    "an aggregator with a state, and clients in turn": {
+        "client": {"sampler": "round-robin", "stack": 2},
+        "server": {"aggregator": ["centered-clipping", {"radius": 0.05}]},
+    },
     "stacks with scaffold and momentum": {
         "client": {
             "stack": 2,
@@ -197,6 +201,20 @@ def test_an_actor_for_each_client_changes_nothing(tmp_path: Path, ray_cluster: N
     few = {"data": {"partition": {"clients": 5}}, "client": {"per_round": 3}}
     scenario = merged(merged(BASE, ALGORITHMS["scaffold"]), few)
     expected = bits(scenario, tmp_path / "inline", "inline")
+    dedicated = merged(scenario, {"cluster": {"placement": "dedicated", "num_cpus": 0.5}})
+    assert bits(dedicated, tmp_path / "ray", "ray") == expected
+
+
+def test_rounds_without_clients_are_rounds_wherever_they_run(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    """Of 5 clients each takes part with probability 0.2: by the seed, none does in some rounds."""
+    few = {"data": {"partition": {"clients": 5}}, "client": {"per_round": 1, "sampler": "poisson"}}
+    scenario = merged(merged(BASE, ALGORITHMS["scaffold"]), few | {"rounds": 6})
+    expected = bits(scenario, tmp_path / "inline", "inline")
+    clients = [record["clients"] for record in expected[1]]
+    assert 0 in clients
+    assert max(clients) > 0
     dedicated = merged(scenario, {"cluster": {"placement": "dedicated", "num_cpus": 0.5}})
     assert bits(dedicated, tmp_path / "ray", "ray") == expected
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from simfl.aggregation import Aggregator, Krum, Mean, Median, TrimmedMean
+from simfl.aggregation import Aggregator, CenteredClipping, Krum, Mean, Median, TrimmedMean
 from simfl.client import ClientHost, ClientRecipe, LocalWork
 from simfl.data import Examples, FederatedDataset
 from simfl.engine import InlineEngine
@@ -759,3 +759,75 @@ def test_a_server_in_anothers_place_goes_on_with_the_same_bits() -> None:
     other._server.restore(handle)
     other.train(RoundPlan(3, (1, 0)), handle)
     assert other._server.get_weights() == undisturbed._server.get_weights()
+
+
+# -- rounds without clients, and aggregators with a state -----------------------------------------
+
+
+def test_a_round_without_clients_takes_no_step_but_counts_for_the_schedule() -> None:
+    """The rate is 1, 1/2, 1/4: 1 is taken off in round 1, nothing in round 2, 1/4 in round 3."""
+    rate = ("exponential", {"base": 1.0, "factor": 0.5, "unit": "round"})
+    sim = engine(
+        one_weight(),
+        ones([1]),
+        loss=slope,
+        client=Optimizer(lrate=1.0),
+        server=Optimizer(lrate=rate, modules=[("momentum", {"beta": 0.5})]),
+    )
+    run_round(sim, (0,), 1)
+    weight, before = sim._server.get_weights(), sim._server.snapshot(2)
+    report = run_round(sim, (), 2)
+    assert sim._server.get_weights() == weight
+    assert sim._server.snapshot(3).state.optimizer.modules == before.state.optimizer.modules
+    assert (report.num_clients, report.num_dropped, report.delta_norm) == (0, 0, 0.0)
+    assert (report.sent_bytes, report.received_bytes) == (0, 0)
+    assert np.isnan(report.train_loss)
+    run_round(sim, (0,), 3)  # momentum makes 1 + 1/2 of the delta 1
+    found = sim._server.get_weights()["weight"].item()
+    assert found == weight["weight"].item() - 1.5 * 0.25
+
+
+def centres(sim: InlineEngine, round: int) -> tuple[float, float]:
+    """Return what is announced, and what is kept."""
+    snapshot = sim._server.snapshot(round)
+    announced, kept = snapshot.broadcast.aggregator, snapshot.state.aggregator
+    return announced["centre"]["weight"].item(), kept["centre"]["weight"].item()
+
+
+def clipping() -> InlineEngine:
+    """Each step takes 1 off, so deltas are 4 and 1 in every round."""
+    return engine(
+        one_weight(),
+        ones([4, 1]),
+        loss=slope,
+        work=LocalWork(epochs=1, batch_size=1),
+        client=Optimizer(lrate=1.0),
+        aggregator=CenteredClipping(radius=1.0),
+    )
+
+
+def test_an_aggregators_state_goes_round_by_round_to_clients_and_snapshots() -> None:
+    """Deltas 4 and 1, radius 1: from 0 the centre moves by (1 + 1)/2 to 1, then by (1 + 0)/2 to
+    1.5, stays in a round without clients, and moves by (1 - .5)/2 to 1.75."""
+    sim = clipping()
+    expected = [0.0, 1.0, 1.5, 1.5, 1.75]
+    for round, centre in enumerate(expected, start=1):
+        assert centres(sim, round) == (centre, centre)
+        run_round(sim, () if round == 3 else (0, 1), round)
+
+
+def test_a_server_that_is_restored_goes_on_with_the_aggregators_state() -> None:
+    sim, other = clipping(), clipping()
+    run_round(sim, (0, 1), 1)
+    other._server.restore(sim._server.snapshot(2))
+    for server in (sim, other):
+        run_round(server, (0, 1), 2)
+    assert centres(other, 3) == centres(sim, 3) == (1.5, 1.5)
+    assert other._server.get_weights() == sim._server.get_weights()
+
+
+def test_what_an_aggregator_announces_counts_as_sent() -> None:
+    """A weight and a centre of 4 bytes each, to two clients."""
+    assert run_round(clipping(), (0, 1)).sent_bytes == 2 * (4 + 4)
+    plain = engine(one_weight(), ones([4, 1]), loss=slope)
+    assert run_round(plain, (0, 1)).sent_bytes == 2 * 4

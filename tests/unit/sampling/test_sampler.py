@@ -11,16 +11,47 @@ import numpy as np
 import pytest
 
 from simfl.errors import ConfigError
-from simfl.messages import RoundPlan
-from simfl.sampling import Proportional, Sampler, Uniform, Weighted, plan_round
+from simfl.messages import ClientReports, RoundPlan
+from simfl.sampling import (
+    All,
+    DataFree,
+    FixedSize,
+    Memory,
+    Past,
+    Poisson,
+    PoissonSampling,
+    Pool,
+    PowerOfChoice,
+    Proportional,
+    RoundRobin,
+    Sampler,
+    Uniform,
+    Weighted,
+    begin_past,
+    learn_from,
+    plan_round,
+)
+from simfl.states import decode_file, encode_pieces
 
 
 def plan(
-    sampler: Sampler, counts: list[int], size: int, *, round: int = 1, seed: int = 0
+    sampler: Sampler,
+    counts: list[int],
+    size: int,
+    *,
+    round: int = 1,
+    seed: int = 0,
+    past: Past | None = None,
 ) -> RoundPlan:
     examples = np.array(counts)
     return plan_round(
-        sampler, num_examples=examples, num_steps=examples, size=size, seed=seed, round=round
+        sampler,
+        num_examples=examples,
+        num_steps=examples,
+        size=size,
+        seed=seed,
+        round=round,
+        past=past,
     )
 
 
@@ -171,3 +202,217 @@ def test_a_sampler_may_return_a_list_of_ids_and_any_kind_of_integer() -> None:
     for returned in ([2, 0], np.array([2, 0], np.uint8), (np.int32(2), 0)):
         RETURNED.append(returned)
         assert plan(Returning(), [5, 5, 5], 2).clients == (0, 2)
+
+
+# -- cohorts of any size --------------------------------------------------------------------------
+
+
+class AnyNumber(Sampler):
+    """Returns what it is told to, as many as that is."""
+
+    def select(self, pool: Any, memory: Any, size: int, rng: Any) -> Any:
+        return RETURNED[-1]
+
+
+AnyNumber.name = "any-number"
+
+
+@pytest.mark.parametrize("returned", [[], [1], [0, 2, 1], np.array([2, 0])])
+def test_a_sampler_may_select_any_number_of_clients_and_none(returned: Any) -> None:
+    RETURNED.append(returned)
+    drawn = plan(AnyNumber(), [1, 1, 1], 2)
+    assert drawn.clients == tuple(sorted(returned))
+    assert drawn.num_positions == len(returned)
+
+
+def test_of_any_number_a_client_that_is_drawn_twice_is_named() -> None:
+    RETURNED.append([0, 2, 2])
+    with pytest.raises(ConfigError, match=r"^sampler 'any-number' returned client 2 2 times; it"):
+        plan(AnyNumber(), [1, 1, 1], 2)
+
+
+def test_poisson_draws_each_client_independently() -> None:
+    """Of 4 clients with q = 1/4, each of the 16 sets has q^k (1 - q)^(4 - k): chi-square of 4,000
+    rounds with 15 degrees of freedom, 99.9 % quantile."""
+    sets = [
+        sum(1 << client for client in plan(PoissonSampling(), [1, 2, 3, 4], 1, round=r).clients)
+        for r in range(4000)
+    ]
+    sizes = np.array([bin(number).count("1") for number in range(16)])
+    expected = 4000 * 0.25**sizes * 0.75 ** (4 - sizes)
+    counts = np.bincount(sets, minlength=16)
+    assert ((counts - expected) ** 2 / expected).sum() < 37.7
+
+
+def test_poisson_of_the_whole_population_draws_all() -> None:
+    assert plan(PoissonSampling(), [1] * 50, 50).clients == tuple(range(50))
+
+
+def test_round_robin_takes_turns_and_starts_again() -> None:
+    cohorts = [plan(RoundRobin(), [1] * 5, 2, round=r).clients for r in range(1, 6)]
+    assert cohorts == [(0, 1), (2, 3), (0, 4), (1, 2), (3, 4)]
+
+
+def test_mechanisms_are_those_that_accountants_know() -> None:
+    def of(sampler: Sampler, size: int) -> Any:
+        return sampler.mechanism(size=size, population=50)
+
+    assert of(PoissonSampling(), 10) == Poisson(0.2)
+    assert of(Uniform(), 10) == FixedSize(10, 50)
+    assert of(Uniform(), 50) == of(RoundRobin(), 50) == All()
+    assert of(RoundRobin(), 10) == DataFree()
+    for sampler in (Weighted(), Proportional(), PowerOfChoice(candidates=20)):
+        assert of(sampler, 10) is None
+
+
+# -- what a sampler remembers ---------------------------------------------------------------------
+
+
+def reports(losses: dict[int, float], *, dropped: tuple[int, ...] = ()) -> ClientReports:
+    """Return the reports of clients by their training losses."""
+    ids, numbers = np.array(list(losses)), np.array(list(losses.values()))
+    return ClientReports(
+        client=ids,
+        num_examples=ids,
+        num_steps=ids,
+        train_loss=numbers,
+        first_loss=numbers,
+        last_loss=numbers,
+        delta_norm=numbers,
+        seconds=numbers,
+        dropped=dict.fromkeys(dropped, "it was told to"),
+    )
+
+
+def test_power_of_choice_takes_the_new_clients_and_then_the_largest_losses() -> None:
+    """All 5 are candidates: 3 and 4 are new; of the others 1 has the largest loss, then 0."""
+    sampler = PowerOfChoice(candidates=5)
+    past = learn_from(sampler, begin_past(sampler, 5), 1, reports({0: 2.0, 1: 3.0, 2: 1.0}))
+    drawn = [set(plan(sampler, [1] * 5, k, round=2, past=past).clients) for k in (2, 3, 4)]
+    assert drawn == [{3, 4}, {3, 4, 1}, {3, 4, 1, 0}]
+
+
+def test_power_of_choice_draws_its_candidates_in_proportion_to_their_examples() -> None:
+    """One candidate of clients with 1, 2 and 5 examples: chi-square, 99.9 % quantile for 2."""
+    sampler = PowerOfChoice(candidates=1)
+    drawn = [plan(sampler, [1, 2, 5], 1, round=r).clients[0] for r in range(2000)]
+    expected = np.array([250.0, 500.0, 1250.0])
+    assert ((np.bincount(drawn) - expected) ** 2 / expected).sum() < 13.8
+
+
+def test_power_of_choice_prefers_a_loss_only_among_its_candidates() -> None:
+    """Two of three are candidates; 0 has the largest loss and is drawn if it is one of them: with
+    probability 2/3. 5 standard deviations of B(900, 2/3) are 71."""
+    sampler = PowerOfChoice(candidates=2)
+    past = learn_from(sampler, begin_past(sampler, 3), 1, reports({0: 3.0, 1: 2.0, 2: 1.0}))
+    drawn = [plan(sampler, [1, 1, 1], 1, round=r, past=past).clients[0] for r in range(900)]
+    assert abs(drawn.count(0) - 600) < 71
+    assert drawn.count(2) == 0
+
+
+def test_fewer_candidates_than_clients_of_a_round_are_refused() -> None:
+    with pytest.raises(ConfigError, match="draws 2 candidates, but 3 clients take part in a round"):
+        plan(PowerOfChoice(candidates=2), [1] * 5, 3)
+
+
+def test_the_pool_has_the_last_round_and_loss_of_each_client() -> None:
+    """A client that was dropped has taken part, but its loss does not count."""
+    past = Past.none(4).after(1, reports({0: 2.0, 2: 1.0})).after(3, reports({2: 9.0, 3: 4.0}))
+    past = past.after(4, reports({0: 8.0, 3: 7.0}, dropped=(3,)))
+    pool = past.pool(5, num_examples=np.arange(4), num_steps=np.arange(4))
+    assert pool.last_round.tolist() == [4, 0, 3, 4]
+    np.testing.assert_array_equal(pool.last_loss, [8.0, np.nan, 9.0, 4.0])
+    assert np.isnan(pool.expected_seconds).all()
+    for column in (pool.last_round, pool.last_loss):
+        with pytest.raises(ValueError, match="read-only"):
+            column[0] = 0
+
+
+class Rarest(Sampler):
+    """Takes the clients that were drawn least often, and keeps what it was told."""
+
+    def init(self, population: int) -> Memory:
+        return {"times": np.zeros(population, np.int32), "is_new": np.ones(population, bool)}
+
+    def select(self, pool: Pool, memory: Memory, size: int, rng: np.random.Generator) -> Any:
+        return np.argsort(memory["times"], kind="stable")[:size]
+
+    def learn(self, memory: Memory, feedback: ClientReports) -> Memory:
+        assert np.isnan(feedback.seconds).all()
+        times, is_new = memory["times"].copy(), memory["is_new"].copy()
+        times[feedback.client] += 1
+        is_new[feedback.client] = False
+        return {"times": times, "is_new": is_new}
+
+
+Rarest.name = "rarest"
+
+
+def test_a_sampler_remembers_and_a_checkpoint_gives_it_its_memory_back() -> None:
+    sampler = Rarest()
+    past, cohorts = begin_past(sampler, 5), []
+    for round in range(1, 6):
+        drawn = plan(sampler, [1] * 5, 3, round=round, past=past).clients
+        cohorts.append(drawn)
+        past = learn_from(sampler, past, round, reports(dict.fromkeys(drawn, 1.0)))
+        data = b"".join(map(bytes, encode_pieces(past.to_state())))
+        again = Past.from_state(decode_file(data, name="state"))
+        for mine, theirs in (
+            (past.last_round, again.last_round),
+            (past.last_loss, again.last_loss),
+            (past.memory["times"], again.memory["times"]),
+            (past.memory["is_new"], again.memory["is_new"]),
+        ):
+            assert (mine.dtype, mine.tobytes()) == (theirs.dtype, theirs.tobytes())
+        past = again
+    assert cohorts == [(0, 1, 2), (0, 3, 4), (1, 2, 3), (0, 1, 4), (2, 3, 4)]
+
+
+class Forgetful(Sampler):
+    def init(self, population: int) -> Any:
+        return RETURNED[-1]
+
+    def learn(self, memory: Any, feedback: Any) -> Any:
+        return RETURNED[-1]
+
+
+Forgetful.name = "forgetful"
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "returned NoneType; it must be a dict of numpy arrays of numbers"),
+        ({"times": [1, 2]}, "returned list for 'times'; it must be"),
+        ({"names": np.array(["a"])}, "returned <U1 for 'names'; it must be"),
+    ],
+)
+def test_what_a_sampler_remembers_is_checked(returned: Any, message: str) -> None:
+    RETURNED.append(returned)
+    with pytest.raises(ConfigError) as caught:
+        begin_past(Forgetful(), 3)
+    assert str(caught.value).startswith("sampler 'forgetful': init() " + message)
+    with pytest.raises(ConfigError) as caught:
+        learn_from(Forgetful(), Past.none(3), 1, reports({0: 1.0}))
+    assert str(caught.value).startswith("sampler 'forgetful': learn() " + message)
+
+
+def test_a_sampler_numbers_the_clients_that_may_be_drawn_from_0() -> None:
+    """Of 6 clients 1, 2 and 5 may be drawn; 2 and 5 are in round 1, and 5 is dropped."""
+    able, six = np.array([1, 2, 5]), np.ones(6, np.int64)
+    sampler = PowerOfChoice(candidates=3)
+    past = begin_past(sampler, 3)
+    past = learn_from(sampler, past, 1, reports({2: 4.0, 5: 9.0}, dropped=(5,)), participants=able)
+    assert past.last_round.tolist() == [0, 1, 1]
+    np.testing.assert_array_equal(past.last_loss, [np.nan, 4.0, np.nan])
+    drawn = plan_round(
+        sampler,
+        num_examples=six,
+        num_steps=six,
+        size=2,
+        seed=0,
+        round=2,
+        participants=able,
+        past=past,
+    )
+    assert drawn.clients == (1, 5)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import simfl
 from simfl.engine import InlineEngine
 from simfl.errors import StatesLostError
 from simfl.record import RoundRecord
+from simfl.report.reading import read_run
 
 SCENARIO: dict[str, Any] = {
     "rounds": 5,
@@ -26,12 +28,26 @@ SCENARIO: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("when", ["save", "flush", "train", "evaluate"])
+LEARNING = {"sampler": ["power-of-choice", {"candidates": 5}]}
+
+
+@pytest.mark.parametrize(
+    ("when", "sampling"),
+    [
+        ("save", {}),
+        ("flush", {}),
+        ("train", {}),
+        ("evaluate", {}),
+        ("evaluate", LEARNING),
+        ("train", {"sampler": "poisson", "per_round": 1}),
+    ],
+)
 def test_states_lost_while_saving_or_training_are_trained_again(
-    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    when: str, sampling: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One call fails, as if a node had gone; the numbers are those of an undisturbed run."""
-    expected = simfl.run(SCENARIO, out=tmp_path / "undisturbed", backend="inline")
+    scenario = SCENARIO | {"client": SCENARIO["client"] | sampling}
+    expected = simfl.run(scenario, out=tmp_path / "undisturbed", backend="inline")
     calls = []
     undisturbed = getattr(InlineEngine, when)
 
@@ -42,7 +58,7 @@ def test_states_lost_while_saving_or_training_are_trained_again(
         return undisturbed(engine, *arguments)
 
     monkeypatch.setattr(InlineEngine, when, disturbed)
-    result = simfl.run(SCENARIO, out=tmp_path / "disturbed", backend="inline")
+    result = simfl.run(scenario, out=tmp_path / "disturbed", backend="inline")
     assert len(calls) >= 2, "the run has not gone back"
     assert [RoundRecord.parse(r).reproducible for r in result.history] == [
         RoundRecord.parse(r).reproducible for r in expected.history
@@ -79,3 +95,57 @@ def test_rollbacks_are_counted_anew_after_a_newer_checkpoint(
         result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
         assert [record["round"] for record in result.history] == list(range(1, 11))
         assert not left
+
+
+def test_a_sampler_that_learns_draws_by_the_losses_before_and_so_does_a_resumed_run(
+    tmp_path: Path,
+) -> None:
+    """All 6 are candidates and 2 are taken: first those that are new, then the largest losses."""
+    client = SCENARIO["client"] | {
+        "per_round": 2,
+        "sampler": ["power-of-choice", {"candidates": 6}],
+    }
+    scenario = SCENARIO | {"client": client, "rounds": 6}
+    whole = simfl.run(scenario, out=tmp_path / "whole", backend="inline")
+    table = pq.read_table(tmp_path / "whole" / "clients.parquet").to_pydict()
+    rows = list(zip(table["round"], table["client"], table["train_loss"], strict=True))
+    assert sorted(client for round, client, _ in rows if round <= 3) == list(range(6))
+    losses: dict[int, float] = {}
+    for round in range(1, 7):
+        own = {client: loss for number, client, loss in rows if number == round}
+        if round > 3:
+            assert set(own) == set(sorted(losses, key=lambda client: -losses[client])[:2])
+        losses |= own
+    simfl.run(scenario | {"rounds": 5}, out=tmp_path / "parts", backend="inline")
+    resumed = simfl.run(scenario, out=tmp_path / "parts", backend="inline", resume="auto")
+    assert resumed.summary["resumed_after_round"] == 4
+    for name, array in whole.weights.items():
+        assert resumed.weights[name].tobytes() == array.tobytes()
+
+
+def test_a_round_without_clients_leaves_the_weights_and_goes_into_every_file(
+    tmp_path: Path,
+) -> None:
+    client = SCENARIO["client"] | {"per_round": 1, "sampler": "poisson"}
+    scenario = SCENARIO | {"client": client, "rounds": 8, "evaluation": {"clients_every": 1}}
+    scenario |= {"seed": 3}
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    history = [RoundRecord.parse(line) for line in result.history]
+    empty = [record for record in history if not record.clients]
+    assert 0 < len(empty) < 8
+    for record in empty:
+        assert record.train_loss is None
+        counts = record.dropped, record.examples, record.steps, record.sent_bytes
+        assert counts == (0, 0, 0, 0)
+        assert record.delta_norm == 0.0
+        before = history[record.round - 2]
+        if record.round > 1:
+            assert record.metrics == before.metrics
+            assert record.client_metrics == before.client_metrics
+    assert result.summary["final"]["train_loss"] is not None
+    rows = pq.read_table(tmp_path / "out" / "clients.parquet")["round"].to_pylist()
+    assert sorted(set(rows)) == [record.round for record in history if record.clients]
+    read = read_run(tmp_path / "out", now=0.0)
+    assert [record["round"] for record in read.records if "train_loss" not in record] == [
+        record.round for record in empty
+    ]

@@ -1,0 +1,111 @@
+"""What the user should know before a run, one line each: it works, but perhaps not as intended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simfl.aggregation import EveryUpdate, mix_before
+from simfl.client import ClientRecipe, StackChoice, find_loss_fault, read_batch
+from simfl.data import FederatedDataset
+from simfl.models.metrics import adds_up
+from simfl.models.model import call_module
+from simfl.optimizer import ScaffoldServer
+from simfl.scenario import Scenario
+from simfl.server import ServerRecipe
+
+_TRIED_ROWS = 32
+
+
+def notes_of(
+    scenario: Scenario,
+    choices: Sequence[StackChoice],
+    client: ClientRecipe,
+    server: ServerRecipe,
+    dataset: FederatedDataset,
+    *,
+    training: np.ndarray[Any, Any],
+    num_steps: np.ndarray[Any, Any],
+) -> tuple[str, ...]:
+    """Return the notes on a scenario.
+
+    Args:
+        scenario: what is to be run.
+        choices: each group's size of stacks.
+        client: what clients do.
+        server: what the server does.
+        dataset: the examples.
+        training: the ids of the clients that may train.
+        num_steps: [population] the number of steps each client takes per round.
+    """
+    examples = dataset.num_train_examples()[training]
+    return (
+        *_notes_on_stacks_and_loss(choices, client, dataset),
+        *_notes_on_metrics(scenario, client, server, dataset),
+        *_notes_on_weighting(scenario, examples=examples, steps=num_steps[training]),
+    )
+
+
+def _notes_on_stacks_and_loss(
+    choices: Sequence[StackChoice], client: ClientRecipe, dataset: FederatedDataset
+) -> list[str]:
+    """Return distinct notes on why clients are not stacked, and on a batch-dependent loss."""
+    notes = list(dict.fromkeys(choice.note for choice in choices if choice.note))
+    fault = find_loss_fault(client, dataset)
+    if fault is None or any(fault in note for note in notes):
+        return notes
+    return [*notes, fault]
+
+
+def _notes_on_weighting(
+    scenario: Scenario, *, examples: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]
+) -> list[str]:
+    """Return a note if SCAFFOLD's optimum differs from that of the weighted mean."""
+    server = scenario.server
+    counts = {"examples": examples, "steps": steps}.get(server.weighting)
+    aggregator = mix_before(server.aggregator, server.pre_aggregators)
+    is_scaffold = any(isinstance(module, ScaffoldServer) for module in server.optimizer.modules)
+    if not is_scaffold or counts is None or isinstance(aggregator, EveryUpdate):
+        return []
+    if (counts == counts[0]).all():
+        return []
+    return [
+        f"server.weighting is {server.weighting!r}, but scaffold-server's c is the uniform mean "
+        "over all clients: training converges to the optimum of the uniform mean over clients; set "
+        "server.weighting: uniform"
+    ]
+
+
+def _notes_on_metrics(
+    scenario: Scenario, client: ClientRecipe, server: ServerRecipe, dataset: FederatedDataset
+) -> list[str]:
+    """Return notes on metrics whose sums do not add up, if evaluation takes several batches."""
+    metrics = [metric for metric in client.build_metrics() if metric.has_own_sums]
+    evaluation = scenario.evaluation
+    sizes = [len(dataset.test)] if dataset.test is not None and evaluation.every else []
+    sizes += dataset.num_evaluation_examples().tolist() if evaluation.clients_every else []
+    if not metrics or max(sizes, default=0) <= evaluation.batch_size:
+        return []
+    rows = np.unique(np.linspace(0, len(dataset.train) - 1, _TRIED_ROWS).astype(int))
+    batch = read_batch(dataset.train, rows)
+    try:
+        with torch.no_grad():
+            outputs = call_module(server.build_model().module.eval(), batch.inputs)
+    except Exception:
+        return []  # the client's step will report it
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        return []
+    # An untrained model may return the same output for all examples.
+    spread = torch.sin(torch.arange(outputs.numel(), device=outputs.device) * 12.9898)
+    outputs = outputs + spread.reshape(outputs.shape).to(outputs.dtype)
+    return [
+        f"the metric {metric.key!r} does not add up over batches, so it depends on "
+        f"evaluation.batch_size ({evaluation.batch_size}): let sums() return two numbers that add "
+        f"up, or raise batch_size to {max(sizes)}"
+        for metric in metrics
+        if not adds_up(metric, outputs, batch.targets)
+    ]
