@@ -39,6 +39,7 @@ _FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "sw
 
 _LATER: Final = (
     "algorithm",
+    "data.public",
     "model.personal",
     "model.fixed",
     "client.transforms",
