@@ -64,6 +64,8 @@ def draw(seed: int) -> dict[str, Any]:
         "cluster": {"placement": "dedicated", "num_cpus": 0.5} if dedicated else _cluster(rng),
         "checkpoint": {"every": rng.choice([1, 2]), "keep": rng.choice([1, 2])},
     }
+    if "new_clients" in scenario["evaluation"] and client["per_round"] < 1:
+        client["per_round"] = cohort  # a share is one of those that may train
     client["transforms"] = _transforms(rng, keep_state=client["keep_state"])
     choose_algorithm(scenario, Random(f"algorithm {seed}"))
     return scenario
