@@ -40,6 +40,7 @@ from simfl.algorithms.per_fedavg import PerFedAvg
 from simfl.algorithms.pfedme import PFedMe
 from simfl.algorithms.q_fedavg import QFedAvg
 from simfl.algorithms.scaffold import Scaffold
+from simfl.algorithms.server_ema import ServerEMA
 from simfl.models.model_function import Objective
 from simfl.states import State
 
@@ -80,6 +81,7 @@ __all__ = [
     "PerFedAvg",
     "QFedAvg",
     "Scaffold",
+    "ServerEMA",
     "ServerSide",
     "State",
     "Total",
