@@ -215,6 +215,10 @@ class Algorithm(Component, kind="algorithm"):
     """Whether clients call ``Local.train``. If not, a scenario with client modules, regularizers or
     weight decay is refused, since they would have no effect."""
 
+    sends_delta: ClassVar[bool] = True
+    """Whether clients send ``Update.delta``, at least in some rounds. If not, a scenario with
+    transforms is refused, since they would have no effect."""
+
     needs_public: ClassVar[bool] = False
     """Whether the server's half uses public examples (``data.public``)."""
 

@@ -34,6 +34,7 @@ class ExpectationMaximization(Algorithm):
 
     name: ClassVar[str] = "em"
     uses_optimizer: ClassVar[bool] = False
+    sends_delta: ClassVar[bool] = False
     floor: NonNegative = 1e-6
     """Added to variances, so that none becomes 0."""
 

@@ -41,6 +41,7 @@ class FedProto(Algorithm):
     """
 
     name: ClassVar[str] = "fedproto"
+    sends_delta: ClassVar[bool] = False
     strength: NonNegative = 1.0
     """lambda: how strongly features are pulled."""
     layer: str = "output"

@@ -41,6 +41,7 @@ class Gossip(Algorithm):
     """
 
     name: ClassVar[str] = "gossip"
+    sends_delta: ClassVar[bool] = False
     nodes: Count
     """The number of clients in the federation."""
     topology: Topology = "ring"

@@ -36,6 +36,7 @@ class Hierarchical(Algorithm):
     """
 
     name: ClassVar[str] = "hierarchical"
+    sends_delta: ClassVar[bool] = False
     edges: Count = 2
     """The number of edge servers."""
     period: Count = 2

@@ -27,6 +27,7 @@ class Histograms(Algorithm):
 
     name: ClassVar[str] = "histograms"
     uses_optimizer: ClassVar[bool] = False
+    sends_delta: ClassVar[bool] = False
 
     def client(self, local: Local) -> tuple[Update, State]:
         """Count the examples in each bin."""

@@ -38,6 +38,7 @@ class IFCA(Algorithm):
     """
 
     name: ClassVar[str] = "ifca"
+    sends_delta: ClassVar[bool] = False
     models: Count = 2
     """The number of clusters."""
 

@@ -34,6 +34,7 @@ class KMeans(Algorithm):
 
     name: ClassVar[str] = "k-means"
     uses_optimizer: ClassVar[bool] = False
+    sends_delta: ClassVar[bool] = False
 
     def client(self, local: Local) -> tuple[Update, State]:
         """Count and add up the examples next to each centre."""

@@ -60,9 +60,9 @@ def send_delta(
     """
     transforms = recipe.work.transforms
     kept = [() if state is None else state.transforms for state in local.states]
-    trained = [name for name in local.trainable if delta is not None and name in delta]
-    if delta is None or not (transforms and trained):
-        num_bytes = 0 if delta is None else count_sent_bytes([delta], num_clients=len(rows))
+    trained = [n for n in local.trainable if n in delta] if transforms and delta else []
+    if delta is None or not trained:
+        num_bytes = count_sent_bytes([delta], num_clients=len(rows))
         return SentDelta(delta, kept, [num_bytes] * len(rows), delta)
     context = UpdateContext(
         seed=recipe.seed,

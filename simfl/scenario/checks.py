@@ -143,6 +143,12 @@ def _personal(scenario: Scenario) -> Iterator[Fault]:
 def _transforms(scenario: Scenario) -> Iterator[Fault]:
     """Find codecs that are not the last transform, and states of transforms that are not kept."""
     transforms = scenario.client.transforms
+    if transforms and not scenario.algorithm.sends_delta:
+        yield (
+            "client.transforms",
+            f"are given, but algorithm {scenario.algorithm.name!r} sends no deltas, so that they "
+            "would have no effect; remove them",
+        )
     for index, transform in enumerate(transforms):
         key = f"client.transforms[{index}]"
         if isinstance(transform, Codec) and index < len(transforms) - 1:

@@ -356,3 +356,22 @@ class OneForAll(UpdateTransform):
 
     def apply(self, update: Vector, state: State, context: UpdateContext) -> tuple[Vector, State]:
         return update / float(torch.stack([t.abs().max() for t in update.tensors]).max()), state
+
+
+def test_an_algorithm_without_deltas_is_refused_with_transforms() -> None:
+    changes = {"algorithm": ["ifca", {"models": 2}], "client": {"transforms": ["clip"]}}
+    with pytest.raises(
+        ScenarioError, match=r"client.transforms: are given, but algorithm 'ifca' sends no deltas"
+    ):
+        simfl.load_scenario(merged(DIGITS, changes))
+
+
+@pytest.mark.parametrize("algorithm", ["feddyn", "scaffold", "ditto", "fedrep"])
+def test_algorithms_keep_their_bits_with_a_codec_that_loses_nothing(
+    algorithm: str, tmp_path: Path
+) -> None:
+    plain = merged(DIGITS, {"rounds": 2, "client": {"stack": 4}}) | {"algorithm": algorithm}
+    whole = merged(plain, {"client": {"transforms": [["top-k", {"fraction": 1.0}]]}})
+    expected, found = run(plain, tmp_path / "plain"), run(whole, tmp_path / "whole")
+    for name, weights in expected.weights.items():
+        assert found.weights[name].tobytes() == weights.tobytes(), name
