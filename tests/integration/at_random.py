@@ -1,9 +1,8 @@
 """Small valid scenarios drawn at random, and what they need: data, models, plug-ins.
 
 ``draw(seed)`` combines modules, regularizers, schedules, aggregators, samplers, losses, partitions,
-unequal work, transforms, stacks, groups, kept states, drops, checkpoints and spilling. The
-unequal work, algorithms, stacks, groups, kept states, drops, checkpoints and spilling. The
-scenarios name this module under ``plugins:``.
+unequal work, algorithms, transforms, stacks, groups, kept states, drops, checkpoints and spilling.
+The scenarios name this module under ``plugins:``.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
     if name == "gossip":
         fields["nodes"] = scenario["data"]["partition"]["clients"]
     scenario["algorithm"] = [name, fields]
+    if not Algorithm.registry[name].sends_delta:
+        client["transforms"] = []
     if not Algorithm.registry[name].uses_optimizer:
         client["optimizer"] |= {"modules": [], "regularizers": [], "w_decay": 0.0}
         server = scenario["server"]["optimizer"]
