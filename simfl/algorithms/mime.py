@@ -13,8 +13,9 @@ Source: Karimireddy et al., 2021, Algorithm 1, https://arxiv.org/abs/2008.03606
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -39,14 +40,15 @@ class Mime(MimeLite):
         w, m, c = local.weights, local.received["m"], local.received["c"]
         if local.round % 2:
             return Update(sums={"g": full_gradient(local, w)}), {}
-        own = {"add": self._momentum, "objective": self._corrected, "given": (m, w, c)}
-        return Update(local.train_delta(w, **own), weight=1.0), {}
+        objective = partial(self._corrected, frozenset(w))
+        delta = local.train_delta(w, add=self._momentum, objective=objective, given=(m, w, c))
+        return Update(delta, weight=1.0), {}
 
-    def _corrected(
-        self, model: Any, v: Mapping[str, Tensor], batch: Batch, m: Any, w: Any, c: Any
-    ) -> Tensor:
-        at_w = grad(lambda own: model.loss({**w, **own}, batch))({name: w[name] for name in v})
-        linear = sum(((c[name] - at_w[name].detach()) * v[name]).sum() for name in v)
+    def _corrected(self, names: Any, model: Any, v: Any, batch: Batch, *given: Any) -> Tensor:
+        _, w, c = given
+        shared = {name: w[name] for name in v if name in names}  # personal ones are not corrected
+        at_w = grad(lambda own: model.loss({**w, **own}, batch))(shared)
+        linear = sum(((c[name] - at_w[name].detach()) * v[name]).sum() for name in shared)
         return self._reported(model.loss(v, batch), linear)
 
     def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:

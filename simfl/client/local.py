@@ -331,7 +331,8 @@ class LocalRound:
     def total(self, function: Callable[..., Mapping[str, Tensor]], *given: Any) -> State:
         """Add up a function of batches over all of the clients' examples."""
         self._load(None)
-        found = self._trainee.total(function, self.personal.fill_in_given(given))
+        values = self.personal.fill_in_given(given)
+        found = self._trainee.total(function, values, self._find_loss_given(None))
         return {key: value for key, value in found.items() if key not in self._recipe.personal}
 
     # -- inside ----------------------------------------------------------------------------

@@ -94,7 +94,10 @@ class Trainee(ABC):
 
     @abstractmethod
     def total(
-        self, function: Callable[..., Mapping[str, Tensor]], given: tuple[Any, ...]
+        self,
+        function: Callable[..., Mapping[str, Tensor]],
+        given: tuple[Any, ...],
+        loss_given: Mapping[str, Any],
     ) -> dict[str, Tensor]:
         """Add up a function of batches over all examples; see ``Local.total``."""
 
@@ -175,10 +178,14 @@ class _OneClient(Trainee):
         return _differentiate(self._model, self._max_norm, batch, objective, given, loss_given)
 
     def total(
-        self, function: Callable[..., Mapping[str, Tensor]], given: tuple[Any, ...]
+        self,
+        function: Callable[..., Mapping[str, Tensor]],
+        given: tuple[Any, ...],
+        loss_given: Mapping[str, Any],
     ) -> dict[str, Tensor]:
         self._model.enter_evaluation()
-        model, values = ModelFunction(self._model), tuple(map(as_mappings, given))
+        model = ModelFunction(self._model, given=as_mappings(loss_given))
+        values = tuple(map(as_mappings, given))
         rows = self._resident.dataset.train_rows(self.clients[0])
         size = self._resident.recipe.evaluation_batch_size
         total: dict[str, Tensor] = {}
@@ -254,15 +261,18 @@ class _ClientStack(Trainee):
             return _differentiate(self._stack, self._max_norm, batch, objective, given, loss_given)
 
     def total(
-        self, function: Callable[..., Mapping[str, Tensor]], given: tuple[Any, ...]
+        self,
+        function: Callable[..., Mapping[str, Tensor]],
+        given: tuple[Any, ...],
+        loss_given: Mapping[str, Any],
     ) -> dict[str, Tensor]:
         from torch.func import vmap
 
         self._model.enter_evaluation()
-        model = ModelFunction(self._model)
-        values, dims = split_given(given, len(self.clients))
+        values, dims = split_given((loss_given, *given), len(self.clients))
 
-        def of_client(inputs: Any, targets: Tensor, by: Tensor | None, *values: Any) -> Any:
+        def of_client(inputs: Any, targets: Tensor, by: Any, own: Any, *values: Any) -> Any:
+            model = ModelFunction(self._model, given=own)
             return function(model, Batch(inputs, targets, by), *values)
 
         total: dict[str, Tensor] = {}

@@ -121,6 +121,12 @@ def _kept_state(scenario: Scenario) -> Iterator[Fault]:
                 f"is false, but {module.name!r} in client.optimizer.modules[{index}] needs "
                 "each client's state from its last round; remove keep_state",
             )
+    if scenario.algorithm.keeps_state and not scenario.client.keep_state:
+        yield (
+            "client.keep_state",
+            f"is false, but algorithm {scenario.algorithm.name!r} needs what each client keeps "
+            "from its last round; remove keep_state",
+        )
 
 
 def _personal(scenario: Scenario) -> Iterator[Fault]:

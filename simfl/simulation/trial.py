@@ -22,6 +22,7 @@ from simfl.models.model import take_examples
 from simfl.scenario import Scenario
 from simfl.seeding import global_generators
 from simfl.server import ServerRecipe
+from simfl.states import Kept
 from simfl.transforms import UpdateTransform, shapes_of
 
 _Column: TypeAlias = "np.ndarray[Any, Any]"
@@ -144,7 +145,11 @@ def _train(
 ) -> None:
     work = replace(recipe.work, epochs=None, steps=1, batch_size=size, on_nonfinite="drop")
     recipe = replace(recipe, work=work, stack=1)
-    ClientHost(recipe, dataset).train_chunk(Chunk(1, 0, (client,), 1), start, [None])
+    host = ClientHost(recipe, dataset)
+    kept = host.train_chunk(Chunk(1, 0, (client,), 1), start, [None]).states[client]
+    if type(recipe.algorithm) is not FedAvg:  # its rounds may differ
+        state = kept.state if isinstance(kept, Kept) else None
+        host.train_chunk(Chunk(2, 0, (client,), 1), replace(start, round=2), [state])
 
 
 def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:

@@ -28,16 +28,19 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Linear(ModelSpec):
-    """x w, with w given."""
+    """x w, with w given, and a bias of 0 if wanted."""
 
     name: ClassVar[str] = "least-squares-of-a-test"
     start: tuple[float, ...] = ()
     dtype: str = "float64"
+    bias: bool = False
 
     def build(self, shape: DataShape) -> nn.Module:
-        layer = nn.Linear(len(self.start), 1, bias=False, dtype=getattr(torch, self.dtype))
+        layer = nn.Linear(len(self.start), 1, bias=self.bias, dtype=getattr(torch, self.dtype))
         with torch.no_grad():
             layer.weight.copy_(torch.tensor([self.start]))
+            if self.bias:
+                layer.bias.zero_()
         return layer
 
 
@@ -56,6 +59,9 @@ class Run:
     dtype: str = "float64"
     stack: int = 1
     keep_state: bool = True
+    loss: Any = "mse"
+    has_bias: bool = False
+    """Whether there is a bias, which is each client's own (``model.personal``)."""
     ended: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def weights(self, algorithm: Algorithm, cohorts: Sequence[Sequence[int]]) -> Array:
@@ -97,15 +103,16 @@ class Run:
         optimizer = OptimizerSection(lrate=self.lrate)
         work: dict[str, Any] = {"steps": self.steps, "batch_size": self.batch_size}
         recipe = ClientRecipe(
-            spec=Linear(start=tuple(self.start.tolist()), dtype=self.dtype),
+            spec=Linear(tuple(self.start.tolist()), dtype=self.dtype, bias=self.has_bias),
             shape=data_shape(data.train.inputs, data.train.targets),
-            loss=as_loss("mse"),
+            loss=as_loss(self.loss),
             metrics=(),
             optimizer=Optimizer(self.lrate, modules=list(self.modules)),
             aggregator=Mean(),
             work=ClientSection(optimizer=optimizer, keep_state=self.keep_state, **work),
             seed=0,
             algorithm=algorithm,
+            personal=("bias",) if self.has_bias else (),
             weighting=self.weighting,
             stack=self.stack,
         )
@@ -119,5 +126,6 @@ class Run:
             seed=0,
             algorithm=algorithm,
             population=len(self.problem.inputs),
+            personal=recipe.personal,
         )
         return InlineEngine(server.build(), [ClientHost(recipe, data)])

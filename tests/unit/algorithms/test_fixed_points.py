@@ -158,3 +158,39 @@ def test_clients_that_learn_alone_end_at_their_own_optima_and_the_server_stays()
     run = Run(PROBLEM, START, stack=8)
     close(run.weights(LocalOnly(), [ALL] * 100)[-1], START)
     close(run.kept("v"), OWN)
+
+
+# -- with weights of the clients' own --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stack", [1, 8])
+@pytest.mark.parametrize(
+    ("algorithm", "rounds"),
+    [
+        (FedDyn(alpha=1.0), 120),
+        (Scaffold(), 120),
+        (FedDC(alpha=0.3), 120),
+        (FedLin(), 240),
+        (Mime(beta=0.0), 240),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Algorithm) else None,
+)
+def test_with_personal_biases_it_ends_at_the_joint_optimum(
+    algorithm: Algorithm, rounds: int, stack: int
+) -> None:
+    """Of the common weights and six biases: least squares with a column for each client."""
+    run = Run(PROBLEM, START, lrate=0.2, stack=stack, has_bias=True)
+    found = run.weights(algorithm, [ALL] * rounds)[-1]
+    rows = PROBLEM.targets.shape[1]
+    design = np.hstack([np.concatenate(PROBLEM.inputs), np.kron(np.eye(6), np.ones((rows, 1)))])
+    close(found, np.linalg.lstsq(design, PROBLEM.targets.flatten(), rcond=None)[0][:3])
+
+
+def test_new_clients_of_a_stack_begin_with_biases_of_their_own() -> None:
+    """Client 5 is in each cohort, the others are new in one of them."""
+    cohorts = [(5, 0), (5, 1, 2), (5, 3, 4)]
+    single, stacked = (
+        Run(PROBLEM, START, stack=stack, has_bias=True).weights(OneShot(), cohorts)
+        for stack in (1, 4)
+    )
+    close(stacked, single)

@@ -34,6 +34,13 @@ from simfl.scenario import load_scenario
             ],
         ),
         (
+            ["client.keep_state=false", "algorithm=feddyn"],
+            [
+                "client.keep_state: is false, but algorithm 'feddyn' needs what each client keeps "
+                "from its last round; remove keep_state"
+            ],
+        ),
+        (
             ["client.per_round=11"],
             [
                 "client.per_round: is 11, but the partition makes 10 clients; "

@@ -148,6 +148,14 @@ def test_an_error_of_a_plug_in_comes_with_its_line(tmp_path: Path) -> None:
         build(scenario(tmp_path, client=client))
 
 
+def test_the_second_round_of_an_algorithm_is_tested_too(tmp_path: Path) -> None:
+    """Mime's first round only gathers gradients."""
+    written = scenario(tmp_path, client={"sclip": 1.0})
+    with pytest.raises(ScenarioError) as caught:
+        build(simfl.load_scenario({**written.to_dict(), "algorithm": "mime"}))
+    assert "a first step of training fails: client.sclip clips each" in caught.value.faults[0]
+
+
 def test_clients_that_may_fail_are_not_tested_before_the_run(tmp_path: Path) -> None:
     build(scenario(tmp_path, model={"path": f"{__name__}:tripping"}, client={"on_failure": "drop"}))
 
