@@ -101,12 +101,19 @@ def plan_round(
         ConfigError: unless the sampler returns different ids, or if what is drawn is no amount of
             work.
     """
-    ids = np.arange(len(num_examples)) if participants is None else participants
-    past = past or begin_past(sampler, len(ids))
-    pool = past.pool(round, num_examples=num_examples[ids], num_steps=num_steps[ids])
-    cohort = sampler.select(pool, past.memory, size, numpy_generator(seed, "cohort", round=round))
-    wanted = None if looks_back(sampler) else size
-    clients = ids[np.sort(_checked(cohort, sampler.name, size=wanted, population=len(ids)))]
+    is_all = participants is None or len(participants) == len(num_examples)
+    ids = slice(None) if is_all else participants
+    examples, rng = num_examples[ids], numpy_generator(seed, "cohort", round=round)
+    if looks_back(sampler):
+        past = past or begin_past(sampler, len(examples))
+        pool = past.pool(round, num_examples=examples, num_steps=num_steps[ids])
+        cohort, wanted = sampler.select(pool, past.memory, size, rng), None
+    else:
+        # A pool's columns are as long as the population: to make them takes longer than a draw.
+        cohort, wanted = sampler.sample(examples, size, rng=rng), size
+    clients = np.sort(_checked(cohort, sampler.name, size=wanted, population=len(examples)))
+    if participants is not None:
+        clients = participants[clients]
     drawn: Array | None = None
     if work is not None:
         held = num_examples[clients]
