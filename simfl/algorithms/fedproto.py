@@ -74,6 +74,8 @@ class FedProto(Algorithm):
     def objective(self, model: ModelFunction, v: Any, batch: Batch, known: Any) -> Tensor:
         """Return the loss and strength times the squared distance to the prototypes."""
         outputs, z = model.features(v, batch.inputs, self.layer)
+        if len(known["means"]) != outputs.shape[-1]:
+            raise ConfigError(f"fedproto needs the layer that gives classes, not {self.layer!r}")
         apart = (z - known["means"][batch.targets]).square().mean(dim=1)
         pull = weighted_mean(apart * known["are"][batch.targets], batch.sample_weights)
         loss: Tensor = model.loss_of(outputs, batch)

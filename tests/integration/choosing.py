@@ -33,15 +33,13 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
     has_body = model["kind"] == "mlp" or model.get("path") == "at_random:small_cnn"
     goes = {
         "fedbabu": has_body,
-        "fedrep": has_body and client["keep_state"],
-        "fedproto": "distillation" not in loss and "sclip" not in client and client["keep_state"],
-        "moon": "distillation" not in loss and "sclip" not in client and client["keep_state"],
+        "fedrep": has_body,
+        "fedproto": "distillation" not in loss and "sclip" not in client,
+        "moon": "distillation" not in loss and "sclip" not in client,
         "heterofl": "sclip" not in client,
-        "apfl": client["keep_state"],
-        "ditto": client["keep_state"],
-        "pfedme": client["keep_state"],
     }
-    if rng.random() > 1 / 3 or not goes.get(name, True):
+    keeps = Algorithm.registry[name].init is not Algorithm.init
+    if rng.random() > 1 / 3 or not goes.get(name, True) or (keeps and not client["keep_state"]):
         return
     fields = {key: _named(value, model) for key, value in ALGORITHMS[name].items()}
     if name == "gossip":

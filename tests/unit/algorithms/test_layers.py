@@ -180,3 +180,11 @@ def test_a_head_is_a_part_of_the_model(head: tuple[str, ...], message: str) -> N
     weights = Federation(FedRep(), CLIENTS, Net64(), loss="cross-entropy").weights
     with pytest.raises(ConfigError, match=message):
         FedRep(head=head).init(weights)
+
+
+def test_fedproto_needs_the_layer_that_gives_classes() -> None:
+    fed = Federation(FedProto(layer="body"), CLIENTS, Net64(), loss="cross-entropy")
+    with pytest.raises(Exception, match="needs the layer that gives classes, not 'body'"):
+        fed.run()
+    with pytest.raises(ConfigError, match="needs a linear layer, not 'output'"):
+        Federation(FedProto(), CLIENTS, Net64(), loss="cross-entropy")
