@@ -57,6 +57,24 @@ def test_no_sampler_draws_a_new_client(sampler: str, per_round: int) -> None:
         assert sorted(plan.num_steps, reverse=True) == list(plan.num_steps)
 
 
+@pytest.mark.parametrize(
+    "sampler", ["poisson", "round-robin", ["power-of-choice", {"candidates": 12}]]
+)
+def test_samplers_that_look_back_or_draw_any_number_see_the_others_alone(
+    sampler: Any, tmp_path: Path
+) -> None:
+    """The last client that trains is the seventeenth of those that they see."""
+    client = {"per_round": 5, "sampler": sampler, "optimizer": {"lrate": 0.1}}
+    result = simfl.run(
+        scenario(NEW, client=client, rounds=12), out=tmp_path / "out", backend="inline"
+    )
+    trained = set(pq.read_table(result.out / "clients.parquet")["client"].to_pylist())
+    assert trained <= set(range(CLIENTS)) - {0, 7, 19}
+    assert max(trained) == 18
+    assert sampler != "round-robin" or len(trained) == 17
+    assert result.history[-1]["client_new_loss_count"] == 3
+
+
 def test_groups_train_their_clients_without_the_new_ones() -> None:
     groups = [{"name": "first", "clients": {"range": [0, 9]}}, {"name": "rest"}]
     simulation = built(NEW, cluster={"groups": groups})
