@@ -15,7 +15,7 @@ from torch import Tensor
 
 from simfl.errors import ConfigError
 from simfl.models.dropout import dropout_layers, example_keys
-from simfl.models.loss import is_batch_loss
+from simfl.models.loss import is_batch_loss, needs_weights
 from simfl.models.model import Batch, Inputs
 from simfl.models.model_function import (
     ModelFunction,
@@ -125,11 +125,14 @@ class StackedModel:
             given: what a loss of a batch needs of the clients, as ``loss_given`` of
                 ``compute_objective``.
         """
-        if is_batch_loss(self._model.loss):
-            return self.compute_objective(batch_loss, batch, loss_given=given, max_norm=max_norm)
+        loss, chain = self._model.loss, self._by_hand
+        if is_batch_loss(loss):
+            refuse_clipping(max_norm)
+            if chain is None or needs_weights(loss) or not isinstance(batch.inputs, Tensor):
+                return self.compute_objective(batch_loss, batch, loss_given=given)
         self._model.enter_training()
-        if self._by_hand is not None and isinstance(batch.inputs, Tensor):
-            losses_A, gradients = self._differentiate(self._by_hand, batch.inputs, batch, max_norm)
+        if chain is not None and isinstance(batch.inputs, Tensor):
+            losses_A, gradients = self._differentiate(chain, batch.inputs, batch, max_norm, given)
         else:
             assert not max_norm, "only chains that are batched by hand are clipped"
             losses_A, gradients = self._differentiate_mapped(batch)
@@ -168,11 +171,10 @@ class StackedModel:
 
         refuse_clipping(max_norm)
         self._model.enter_training()
-        batch_axes = Batch(0, 0, None if batch.sample_weights is None else 0)  # type: ignore[arg-type]
         arguments, axes = split_given(
             (self._keys(), loss_given or {}, *given), num_active=self._num_active
         )
-        in_dims = (0, batch_axes, *axes)
+        in_dims = (0, _axes_of(batch), *axes)
         leaves = {name: rows.detach().requires_grad_() for name, rows in self._active.items()}
         losses_A = vmap(of_client, in_dims=in_dims, randomness="error")(leaves, batch, *arguments)
         if not losses_A.requires_grad:
@@ -211,12 +213,20 @@ class StackedModel:
         )
 
     def _differentiate(
-        self, chain: StackedChain, inputs: Tensor, batch: Batch, max_norm: float | None
+        self,
+        chain: StackedChain,
+        inputs: Tensor,
+        batch: Batch,
+        max_norm: float | None,
+        given: Mapping[str, Any] | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         num_examples = batch.targets.shape[1]
         keys = example_keys(self._dropouts, num_examples) if max_norm else {}
         passes = chain.forward({**self._active, **keys}, inputs)
         outputs = passes[-1].outputs
+        if is_batch_loss(self._model.loss):
+            losses_A, outer = self._differentiate_batch_loss(outputs, batch, given or {})
+            return losses_A, chain.backward(passes, outer)
         # No client's loss depends on another's weights, so the gradients of all clients' means are
         # those of the sum of all examples' shares in their own client's mean.
         share_AB = outputs.new_full(batch.targets.shape[:2], 1.0 / num_examples)
@@ -243,6 +253,21 @@ class StackedModel:
         (gradient,) = torch.autograd.grad(shared.sum(), rows)
         return losses.detach().reshape(targets.shape[:2]), gradient.reshape(outputs.shape)
 
+    def _differentiate_batch_loss(
+        self, outputs: Tensor, batch: Batch, given: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses [A] of a loss of the outputs alone, and the outputs' gradient."""
+        from torch.func import grad_and_value, vmap
+
+        def of_client(outputs: Tensor, batch: Batch, own: Mapping[str, Any]) -> Tensor:
+            return require_scalar(self._model.loss.of_outputs(outputs, batch, own))
+
+        (own,), (axes,) = split_given((given,), self._num_active)
+        in_dims = (0, _axes_of(batch), axes)
+        differentiate = vmap(grad_and_value(of_client), in_dims=in_dims, randomness="error")
+        outer, losses_A = differentiate(outputs.detach(), batch, own)
+        return losses_A, outer
+
     def _differentiate_mapped(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         from torch.func import grad_and_value, vmap
 
@@ -257,3 +282,8 @@ class StackedModel:
         differentiate = vmap(grad_and_value(loss_of_client), in_dims=in_dims, randomness="error")
         gradients, losses_A = differentiate(self._active, self._keys(), *batch)
         return losses_A, gradients
+
+
+def _axes_of(batch: Batch) -> Any:
+    """Return vmap's ``in_dims`` of a stack's batch."""
+    return Batch(0, 0, None if batch.sample_weights is None else 0)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from simfl.data import Examples, FederatedDataset
 from simfl.errors import ConfigError
 from simfl.messages import Broadcast, Chunk, ChunkResult, Partial
 from simfl.models import (
+    MLP,
     Batch,
     CrossEntropy,
     Dropout,
@@ -258,6 +259,18 @@ def test_a_stack_of_unequal_clients_is_what_each_is_alone(name: str, share: floa
     for weight, tensor in total(single).items():
         torch.testing.assert_close(total(stacked)[weight], tensor, rtol=1e-5, atol=2e-6)
     assert choose_stack(8, made, data, cohort_size=5, uses_gpu=False).size == 8
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.parametrize("loss", ["fedlc", "fedrs", ("sam", {"of": "fedlc"}), "spread-of-a-test"])
+def test_a_stack_of_dense_layers_is_what_each_client_is_alone(loss: Any, share: float) -> None:
+    """Where only the loss is mapped over clients, and their layers are batched by hand."""
+    data = dataset()
+    made = recipe(data, loss, spec=MLP(hidden=(5,), dropout=share))
+    assert choose_stack(8, made, data, cohort_size=5, uses_gpu=False).size == 8
+    stacked, single = (train(data, replace(made, stack=n), (0, 1, 2, 3, 4)) for n in (8, 1))
+    for weight, tensor in total(single).items():
+        torch.testing.assert_close(total(stacked)[weight], tensor, rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
