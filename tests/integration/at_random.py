@@ -1,8 +1,8 @@
 """Small valid scenarios drawn at random, and what they need: data, models, plug-ins.
 
 ``draw(seed)`` combines modules, regularizers, schedules, aggregators, samplers, losses, partitions,
-unequal work, algorithms, transforms, stacks, groups, kept states, drops, checkpoints and spilling.
-The scenarios name this module under ``plugins:``.
+unequal work, algorithms, transforms, personal and fixed weights, stacks, groups, kept states,
+drops, checkpoints and spilling. The scenarios name this module under ``plugins:``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from choosing import choose_algorithm
+from choosing import choose_algorithm, name_weights
 from torch import Tensor, nn
 
 from simfl.optimizer import Context, OptiModule, State
@@ -67,6 +67,7 @@ def draw(seed: int) -> dict[str, Any]:
         client["per_round"] = cohort  # a share is one of those that may train
     client["transforms"] = _transforms(rng, keep_state=client["keep_state"])
     choose_algorithm(scenario, Random(f"algorithm {seed}"))
+    name_weights(scenario, Random(f"weights {seed}"))
     return scenario
 
 

@@ -53,6 +53,25 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
         server["modules"] = [m for m in server["modules"] if m != "scaffold-server"]
 
 
+def name_weights(scenario: dict[str, Any], rng: Random) -> None:
+    """Make some weights of the model personal or fixed in some of the scenarios."""
+    model, client = scenario["model"], scenario["client"]
+    name = str(model.get("path", model["kind"])).removeprefix("at_random:")
+    personal, fixed = {
+        "logistic": (["*.bias"], []),
+        "mlp": (["output.bias"], ["hidden1.bias"]),
+        "cnn-28": (["conv?.bias"], ["conv1.weight"]),
+        "partly_frozen": (["2.bias"], ["0"]),
+        "with_buffers": (["mean", "layer.bias"], ["count"]),
+        "small_cnn": (["norm"], ["0.bias"]),
+    }[name]
+    algorithm = Algorithm.registry[scenario.get("algorithm", ["fedavg"])[0]]
+    if fixed and rng.random() < 0.15:
+        model["fixed"] = fixed
+    if client["keep_state"] and algorithm.uses_optimizer and rng.random() < 0.3:
+        model["personal"] = personal
+
+
 def _named(value: Any, model: dict[str, Any]) -> Any:
     """Put the name of the model's last layer in its place."""
     if isinstance(value, list):

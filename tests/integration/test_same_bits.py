@@ -83,6 +83,15 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         },
         "server": {"optimizer": {"modules": ["scaffold-server"]}},
     },
+    "a personal head on disk, in stacks with scaffold and momentum": {
+        "model": {"personal": ["output"]},
+        "client": {
+            "stack": 2,
+            "optimizer": {"lrate": 0.1, "modules": ["scaffold-client", "momentum"]},
+        },
+        "server": {"optimizer": {"modules": ["scaffold-server"]}},
+        "cluster": {"state_memory": 1},
+    },
     "stacks with scaffold, and top-k whose residuals are on disk": {
         "client": {
             "stack": 2,
