@@ -96,6 +96,11 @@ class RoundPlan:
         return self.parts or (CohortPart(0, 0, len(self.clients), 0, 1),)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no client trains: there is none, or all have drawn no work."""
+        return not self.clients or (self.draws_steps and not any(self.num_steps))
+
+    @property
     def num_positions(self) -> int:
         """The width of the reduction tree: N plus the positions that stacks leave empty."""
         last = self.split()[-1]

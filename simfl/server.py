@@ -187,20 +187,20 @@ class Server:
     def end_round(self, plan: RoundPlan) -> RoundReport:
         """Finish the sum, and take the server's optimizer step.
 
-        In a round without clients there is nothing to sum and no step: weights, and the states of
-        algorithm and aggregator, stay. Only the optimizer's round begins and ends, since schedules
-        by round follow the run's.
+        In a round without clients, or whose clients have all drawn no work, there is nothing to sum
+        and no step: weights, and the states of algorithm and aggregator, stay. Only the optimizer's
+        round begins and ends, since schedules by round follow the run's.
 
         Raises:
             AggregationError: if no client has contributed, or the result of finite client updates
                 is not finite.
         """
-        if not plan.clients:
+        assert self._tree is not None or not plan.clients, "no partial was received"
+        total = self._tree.result() if self._tree is not None else None
+        self._tree, self._received = None, set()
+        if total is None and plan.is_idle:
             self._optimizer.start_round()
             return self._report(plan, {}, norm=0.0)
-        assert self._tree is not None, "no partial was received"
-        total = self._tree.result()
-        self._tree, self._received = None, set()
         if total is None:
             raise AggregationError(
                 f"every one of the {len(plan.clients)} clients of round {plan.round} was dropped"
@@ -262,7 +262,7 @@ class Server:
             num_examples=int(sums["examples"]),
             num_seen=int(sums["seen"]),
             num_steps=int(sums["steps"]),
-            train_loss=sums["loss"] / max(sums["seen"], 1.0) if plan.clients else math.nan,
+            train_loss=sums["loss"] / max(sums["seen"], 1.0) if found else math.nan,
             delta_norm=norm,
             sent_bytes=len(plan.clients) * self._broadcast_bytes,
             received_bytes=int(sums["bytes"]),

@@ -220,7 +220,7 @@ def _try_sampler(simulation: Simulation) -> None:
     except ConfigError as error:
         raise scenario.fault("client.sampler", str(error)) from error
     work = simulation.client.work.distribution
-    is_idle = bool(plan.clients) and not any(plan.num_steps)
+    is_idle = plan.is_idle and not looks_back(simulation.sampler)
     if isinstance(work, Stragglers) and work.drop and is_idle:
         raise scenario.fault(
             _work_key(scenario),

@@ -211,6 +211,20 @@ def test_stragglers_that_leave_no_client_to_train_are_refused_with_the_key(
         build(simfl.load_scenario(scenario))
 
 
+def test_a_round_whose_clients_have_all_drawn_no_work_changes_nothing(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    chances = {"values": [0, 1], "probabilities": [1, 0]}
+    scenario["client"]["epochs"] = ["choice", chances]
+    result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    start = build(simfl.load_scenario(scenario)).server.build().get_weights()
+    for name, weights in result.weights.items():
+        assert weights.tolist() == start[name].tolist()
+    for record in result.history:
+        assert (record["clients"], record["dropped"], record["steps"]) == (0, 2, 0)
+        assert record.get("train_loss") is None
+
+
 def test_a_distribution_that_returns_no_amounts_is_refused_with_the_key(
     scenario: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
