@@ -5,8 +5,8 @@ weighted by lambda_k, and F_k. Server: w -= sum of lambda_k (w - v_k);
 lambda = the point of the simplex that is closest to lambda + lambda_lrate (F_1, ..., F_N).
 
 All clients take part in the paper. Of a cohort of M, sums are scaled by N/M, so that their mean
-over cohorts is the sum over all clients. lambda is first changed in round 2: in round 1 clients
-do not know N yet.
+over cohorts is the sum over all clients; the lambda of clients that have not taken part yet stays
+1/N. The state has N lambda, which is 1 at first.
 
 Source: Mohri et al., 2019, algorithm Stochastic-AFL, https://arxiv.org/abs/1902.00146
 """
@@ -19,12 +19,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
 from simfl.component import NonNegative
 from simfl.states import State
-from simfl.vector import Vector
+from simfl.vector import Keyed, Vector
 
 
 @dataclass(frozen=True)
@@ -37,36 +36,41 @@ class AFL(Algorithm):
     """The step of the ascent; 0 leaves all clients the same weight."""
 
     def client(self, local: Local) -> tuple[Update, State]:
-        """Train; send the update with the weight lambda_k, and the loss in the client's place."""
-        mixture = local.received["lambda"]
-        delta = local.train_delta(local.weights)
-        if not mixture.dim():
-            return Update(delta, weight=1.0), {}
-        places = F.one_hot(local.clients, len(mixture)).double()
-        losses = places * local.loss(local.weights).double()[..., None]
+        """Train; send the update with the weight N lambda_k, and the loss."""
+        mixture, k = local.received["mixture"], local.clients
+        own = torch.where(k < len(mixture), mixture[k.clamp(max=len(mixture) - 1)], 1.0)
+        loss = local.loss(local.weights).double()
+        losses = Keyed(k, Vector({"loss": loss}, stacked=loss.dim() > 0))
         # Weights that are all 0 would have no mean.
-        return Update(delta, weight=mixture[local.clients] + 1e-15, sums={"losses": losses}), {}
+        delta = local.train_delta(local.weights)
+        return Update(delta, weight=own + 1e-15, sums={"losses": losses}), {}
 
     def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
-        """Return one number in the place of lambda, which needs to know N."""
-        return {"lambda": torch.zeros((), dtype=torch.float64)}
+        """Return N lambda by client id, as far as ids are known, and who has taken part."""
+        one = torch.ones(1, dtype=torch.float64)
+        return {"mixture": one, "seen": torch.zeros_like(one)}
 
     def send(self, state: State) -> State:
-        """Return lambda."""
-        return state
+        """Return N lambda."""
+        return {"mixture": state["mixture"]}
 
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
         """Return the sum of lambda_k (w - v_k), and the next lambda."""
-        size = here.population
-        if not state["lambda"].dim():
-            return total.delta, {"lambda": torch.full((size,), 1 / size, dtype=torch.float64)}
-        scale = size / total.clients
-        ahead = state["lambda"] + total.sums["losses"] * (self.lambda_lrate * scale)
-        return total.delta * (total.weight * scale), {"lambda": _onto_simplex(ahead)}
+        losses: Keyed = total.sums["losses"]
+        ids = torch.tensor(losses.keys)
+        new = torch.ones(max(0, max(losses.keys) + 1 - len(state["seen"])), dtype=torch.float64)
+        mixture = torch.cat([state["mixture"], new])
+        seen = torch.cat([state["seen"], torch.zeros_like(new)])
+        seen[ids] = 1.0
+        scale = here.population / total.clients
+        mixture[ids] += losses.values["loss"] * (self.lambda_lrate * scale * here.population)
+        mixture[seen > 0] = _onto_simplex(mixture[seen > 0])
+        gradient = total.delta * (total.weight / total.clients)
+        return gradient, {"mixture": mixture, "seen": seen}
 
 
 def _onto_simplex(point: Tensor) -> Tensor:
-    """Return the closest point whose numbers are at least 0 and add up to 1."""
-    falling = point.sort(descending=True).values
-    levels = (falling.cumsum(0) - 1) / torch.arange(1, len(point) + 1)
+    """Return the closest point [n] whose numbers are at least 0 and add up to n."""
+    falling, n = point.sort(descending=True).values, len(point)
+    levels = (falling.cumsum(0) - n) / torch.arange(1, n + 1)
     return (point - levels[(falling > levels).sum() - 1]).clamp(min=0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
+import torch
 from torch import Tensor
-from torch.func import grad
 
 from simfl.algorithms.algorithm import Local
-from simfl.models import Batch
+from simfl.models import Batch, ModelFunction
 from simfl.vector import Vector
 
 
@@ -24,13 +24,30 @@ def full_gradient(local: Local, weights: Vector) -> Vector:
     return Vector(sums, stacked=is_stack) / local.num_examples.clamp(min=1)
 
 
-def _summed_gradients(model: Any, batch: Batch, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gradients_at(
+    weights: Mapping[str, Tensor], *, model: ModelFunction, batch: Batch
+) -> dict[str, Tensor]:
+    """Return the gradients of the scenario's loss of a batch, of one client, for objectives.
+
+    Args:
+        weights: where; those of them that are trained have gradients.
+        model: the client's.
+        batch: some of its examples.
+    """
+    trained = {name: weights[name].detach() for name in model.model.trainable if name in weights}
+    others = {name: weights[name] for name in weights if name not in trained}
+    beside = replace(model, constant={**model.constant, **others})
+    if not model.is_mapped:
+        trained = {name: tensor.requires_grad_() for name, tensor in trained.items()}
+    with torch.enable_grad():
+        found = model.gradients(lambda own: beside.loss(own, batch), trained)
+    return {name: gradient.detach() for name, gradient in found.items()}
+
+
+def _summed_gradients(
+    model: ModelFunction, batch: Batch, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Return the sum over a batch's examples of the gradients of their losses."""
-    trained = {name: weights[name] for name in model.model.trainable if name in weights}
-
-    def loss(trained: dict[str, Tensor]) -> Tensor:
-        total: Tensor = model.loss({**weights, **trained}, batch) * len(batch.targets)
-        return total
-
-    gradients: dict[str, Tensor] = grad(loss)(trained)
-    return gradients
+    size = len(batch.targets)
+    found = gradients_at(weights, model=model, batch=batch)
+    return {name: gradient * size for name, gradient in found.items()}

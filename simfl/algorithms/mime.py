@@ -19,10 +19,9 @@ from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.func import grad
 
 from simfl.algorithms.algorithm import Local, ServerSide, Total, Update
-from simfl.algorithms.full_gradient import full_gradient
+from simfl.algorithms.full_gradient import full_gradient, gradients_at
 from simfl.algorithms.mime_lite import MimeLite
 from simfl.models import Batch
 from simfl.states import State
@@ -46,9 +45,9 @@ class Mime(MimeLite):
 
     def _corrected(self, names: Any, model: Any, v: Any, batch: Batch, *given: Any) -> Tensor:
         _, w, c = given
-        shared = {name: w[name] for name in v if name in names}  # personal ones are not corrected
-        at_w = grad(lambda own: model.loss({**w, **own}, batch))(shared)
-        linear = sum(((c[name] - at_w[name].detach()) * v[name]).sum() for name in shared)
+        shared = [name for name in v if name in names]  # personal weights are not corrected
+        at_w = gradients_at(w, model=model, batch=batch)
+        linear = sum(((c[name] - at_w[name]) * v[name]).sum() for name in shared)
         return self._reported(model.loss(v, batch), linear)
 
     def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:

@@ -272,7 +272,7 @@ class _ClientStack(Trainee):
         values, dims = split_given((loss_given, *given), len(self.clients))
 
         def of_client(inputs: Any, targets: Tensor, by: Any, own: Any, *values: Any) -> Any:
-            model = ModelFunction(self._model, given=own)
+            model = ModelFunction(self._model, given=own, is_mapped=True)
             return function(model, Batch(inputs, targets, by), *values)
 
         total: dict[str, Tensor] = {}

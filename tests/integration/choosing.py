@@ -10,18 +10,32 @@ from simfl.algorithms import Algorithm
 LAST = "the last layer"
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
+    "adaptive-fedprox": {"mu": 0.1, "patience": 1},
+    "afl": {"lambda_lrate": 0.05},
     "apfl": {},
     "ditto": {"own_epochs": 0.5},
     "fedbabu": {"head": [LAST], "tuning_epochs": 1},
+    "feddc": {},
+    "feddyn": {"alpha": 0.1},
+    "fedexp": {},
+    "fedlin": {},
+    "fednova": {},
     "fedproto": {"layer": LAST},
     "fedrep": {"head": [LAST], "head_epochs": 2},
+    "fedsgd": {},
     "gossip": {"topology": "star"},
     "heterofl": {"widths": [1.0, 0.5]},
     "hierarchical": {"edges": 3},
     "ifca": {"models": 2},
+    "local-only": {},
+    "mime": {"beta": 0.5},
+    "mime-lite": {"beta": 0.5},
     "moon": {"layer": LAST},
+    "one-shot": {},
     "per-fedavg": {"alpha": 0.05, "steps": 2, "hessian": "differences"},
     "pfedme": {"inner_steps": 2, "eta": 0.02},
+    "q-fedavg": {"q": 0.5},
+    "scaffold": {},
 }
 """Algorithms and their fields; ``LAST`` stands for the model's last layer."""
 
@@ -37,6 +51,8 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
         "fedproto": "distillation" not in loss and "sclip" not in client,
         "moon": "distillation" not in loss and "sclip" not in client,
         "heterofl": "sclip" not in client,
+        "mime": "sclip" not in client,
+        "mime-lite": "sclip" not in client,
     }
     keeps = Algorithm.registry[name].init is not Algorithm.init
     if rng.random() > 1 / 3 or not goes.get(name, True) or (keeps and not client["keep_state"]):

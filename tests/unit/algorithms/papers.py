@@ -171,26 +171,28 @@ def q_fedavg(
 def afl(
     p: LeastSquares, w: Array, cohorts: Cohorts, *, lrate: float, steps: int, lambda_lrate: float
 ) -> Array:
-    """Mohri et al., 2019, on all clients; lambda stays uniform in the first round."""
+    """Mohri et al., 2019; of those who have not taken part yet, lambda stays as it is."""
     size, out = len(p.clients), []
-    mixture = np.full(size, 1 / size)
-    for number, cohort in enumerate(cohorts):
+    mixture, seen = np.full(size, 1 / size), set()
+    for cohort in cohorts:
         scale = size / len(cohort)
         ends = {k: p.descend(k, w, lrate=lrate, steps=steps) for k in cohort}
         losses = np.array([p.loss(k, w) if k in cohort else 0.0 for k in p.clients])
         w = w - scale * sum(mixture[k] * (w - ends[k]) for k in cohort)
-        if number:
-            mixture = onto_simplex(mixture + lambda_lrate * scale * losses)
+        seen |= set(cohort)
+        known = sorted(seen)
+        ahead = mixture + lambda_lrate * scale * losses
+        mixture[known] = onto_simplex(ahead[known], len(known) / size)
         out.append(w)
     return np.array(out)
 
 
-def onto_simplex(point: Array) -> Array:
-    """Find the level by bisection: the closest point is max(point - level, 0), and adds up to 1."""
-    low, high = point.min() - 1, point.max()
+def onto_simplex(point: Array, total: float) -> Array:
+    """Find the level by bisection: the closest point is max(point - level, 0), with this sum."""
+    low, high = point.min() - total, point.max()
     for _ in range(200):
         level = (low + high) / 2
-        low, high = (level, high) if np.maximum(point - level, 0).sum() > 1 else (low, level)
+        low, high = (level, high) if np.maximum(point - level, 0).sum() > total else (low, level)
     return np.maximum(point - (low + high) / 2, 0)
 
 

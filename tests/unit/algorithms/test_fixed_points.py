@@ -80,15 +80,15 @@ def test_fedavg_prefers_clients_with_more_steps_and_fednova_does_not() -> None:
     """Of 1 to 8 steps a client, as many as it has examples. With short steps the first ends at
     the optimum for weights n_k t_k, the second at that for n_k (the paper's section 3)."""
     problem = LeastSquares.draw([1, 2, 3, 4, 5, 8])
-    work: dict[str, Any] = {"lrate": 0.02, "steps": None, "batch_size": 1, "stack": 8}
+    work: dict[str, Any] = {"lrate": 0.05, "steps": None, "batch_size": 1, "stack": 8}
     run = Run(problem, problem.optimum(problem.sizes), **work)
     steps = [int(size) for size in problem.sizes]
-    by = problem.sizes[:, None, None] * moved(steps, 0.02)
-    avg, nova = (run.weights(algorithm, [ALL] * 220)[-1] for algorithm in (FedAvg(), FedNova()))
+    by = problem.sizes[:, None, None] * moved(steps, 0.05)
+    avg, nova = (run.weights(algorithm, [ALL] * 100)[-1] for algorithm in (FedAvg(), FedNova()))
     close(avg, balance(by))
     close(nova, balance(by / np.array(steps)[:, None, None]))
     off_avg, off_nova = (np.linalg.norm(w - problem.optimum(problem.sizes)) for w in (avg, nova))
-    assert off_nova < off_avg / 5
+    assert off_nova < off_avg / 3
 
 
 # -- those without -------------------------------------------------------------------------------
@@ -100,11 +100,11 @@ def test_fedavg_prefers_clients_with_more_steps_and_fednova_does_not() -> None:
         (FedDyn(alpha=1.0), 80, {}),
         (FedDyn(alpha=3.0), 100, {"per_round": 3, "lrate": 0.2, "steps": 15}),
         (Scaffold(), 60, {}),
-        (Scaffold(), 150, {"per_round": 3}),
+        (Scaffold(), 80, {"per_round": 3}),
         (FedDC(alpha=0.3), 80, {}),
-        (FedDC(alpha=0.3), 150, {"per_round": 3}),
-        (FedLin(), 160, {}),
-        (Mime(beta=0.0), 160, {}),
+        (FedDC(alpha=0.3), 100, {"per_round": 3}),
+        (FedLin(), 100, {"lrate": 0.2}),
+        (Mime(beta=0.0), 100, {"lrate": 0.2}),
         (FedSGD(), 60, {"server_lrate": 0.4}),
     ],
     ids=lambda value: str(value) if isinstance(value, Algorithm | dict) else None,
@@ -127,7 +127,7 @@ def test_in_float32_it_ends_there_up_to_rounding(algorithm: Algorithm) -> None:
 @pytest.mark.parametrize("q", [0.5, 1.0, 2.0])
 def test_q_fedavg_ends_where_its_objective_is_stationary(q: float) -> None:
     """The gradient of the sum of F_k^(q+1) / (q+1), with one step a round."""
-    w = end(QFedAvg(q=q), 200, steps=1)
+    w = end(QFedAvg(q=q), 120, lrate=0.2, steps=1)
     terms = [PROBLEM.loss(k, w) ** q * PROBLEM.gradient(k, w) for k in ALL]
     close(np.sum(terms, axis=0), np.zeros(3))
     assert np.linalg.norm(w - OPTIMUM) > 0.01
@@ -139,7 +139,7 @@ def test_afl_ends_at_the_best_worst_case() -> None:
     problem = LeastSquares.draw([1] * 4)
     run = Run(problem, START, lrate=0.3, steps=1, stack=4)
     w = run.weights(AFL(lambda_lrate=0.05), [tuple(range(4))] * 150)[-1]
-    mixture = run.server_state()["lambda"].numpy()
+    mixture = run.server_state()["mixture"].numpy() / 4
     losses = np.array([problem.loss(k, w) for k in range(4)])
     close(sum(share * problem.gradient(k, w) for k, share in enumerate(mixture)), np.zeros(3))
     assert mixture.sum() == pytest.approx(1.0)
@@ -163,23 +163,22 @@ def test_clients_that_learn_alone_end_at_their_own_optima_and_the_server_stays()
 # -- with weights of the clients' own --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stack", [1, 8])
 @pytest.mark.parametrize(
     ("algorithm", "rounds"),
     [
-        (FedDyn(alpha=1.0), 120),
-        (Scaffold(), 120),
-        (FedDC(alpha=0.3), 120),
-        (FedLin(), 240),
-        (Mime(beta=0.0), 240),
+        (FedDyn(alpha=1.0), 80),
+        (Scaffold(), 170),
+        (FedDC(alpha=0.3), 80),
+        (FedLin(), 110),
+        (Mime(beta=0.0), 110),
     ],
     ids=lambda value: str(value) if isinstance(value, Algorithm) else None,
 )
 def test_with_personal_biases_it_ends_at_the_joint_optimum(
-    algorithm: Algorithm, rounds: int, stack: int
+    algorithm: Algorithm, rounds: int
 ) -> None:
     """Of the common weights and six biases: least squares with a column for each client."""
-    run = Run(PROBLEM, START, lrate=0.2, stack=stack, has_bias=True)
+    run = Run(PROBLEM, START, lrate=0.3, stack=8, has_bias=True)
     found = run.weights(algorithm, [ALL] * rounds)[-1]
     rows = PROBLEM.targets.shape[1]
     design = np.hstack([np.concatenate(PROBLEM.inputs), np.kron(np.eye(6), np.ones((rows, 1)))])
