@@ -43,13 +43,13 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
     """Add an algorithm to a third of the scenarios, where it goes with the rest."""
     name, model, client = rng.choice([*ALGORITHMS]), scenario["model"], scenario["client"]
-    loss = str(model["loss"]).split("'")
+    of_outputs = not {"distillation", "feddecorr", "sam"} & set(str(model["loss"]).split("'"))
     has_body = model["kind"] == "mlp" or model.get("path") == "at_random:small_cnn"
     goes = {
         "fedbabu": has_body,
         "fedrep": has_body,
-        "fedproto": "distillation" not in loss and "sclip" not in client,
-        "moon": "distillation" not in loss and "sclip" not in client,
+        "fedproto": of_outputs and "sclip" not in client,
+        "moon": of_outputs and "sclip" not in client,
         "heterofl": "sclip" not in client,
         "mime": "sclip" not in client,
         "mime-lite": "sclip" not in client,
