@@ -117,7 +117,7 @@ def _trained(simulation: Any, client: int, start: Tensor, correction: Tensor) ->
         ("moon", "fedlc"),
         ("ditto", "sam"),
         ("per-fedavg", ["sam", {"of": "fedrs"}]),
-        (["fedrep", {"head": ["output"]}], ["feddecorr", {"layer": "output"}]),
+        (["fedrep", {"head": ["output"], "head_epochs": 1}], ["feddecorr", {"layer": "output"}]),
     ],
 )
 def test_under_other_algorithms_stacks_give_the_numbers_of_single_clients(
