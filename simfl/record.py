@@ -144,7 +144,7 @@ class RoundRecord(Mapping[str, Any]):
     Fields are keys of the line, in its order. Those that vary between runs of the same scenario are
     marked; all others have the same bits on every backend.
 
-    >>> record = RoundRecord(round=2, train_loss=0.5, metrics={"accuracy": 0.75})
+    >>> record = RoundRecord(round=2, clients=3, train_loss=0.5, metrics={"accuracy": 0.75})
     >>> record["accuracy"], record.train_loss, record.measures
     (0.75, 0.5, {'train_loss': 0.5, 'accuracy': 0.75})
     """

@@ -174,6 +174,7 @@ def with_a_kill(scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
     return merged(scenario, {"client": {"optimizer": {"modules": [*modules, kill]}}})
 
 
+@pytest.mark.slow
 def test_an_actor_that_dies_while_it_tunes_a_client_changes_nothing(
     tmp_path: Path, ray_cluster: None
 ) -> None:
@@ -214,6 +215,7 @@ def test_an_actor_for_each_client_changes_nothing(tmp_path: Path, ray_cluster: N
     assert bits(dedicated, tmp_path / "ray", "ray") == expected
 
 
+@pytest.mark.slow
 def test_rounds_without_clients_are_rounds_wherever_they_run(
     tmp_path: Path, ray_cluster: None
 ) -> None:

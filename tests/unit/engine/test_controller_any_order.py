@@ -31,7 +31,7 @@ from simfl.errors import ClusterError
 from simfl.messages import Chunk
 from simfl.sections import ClusterSection
 
-FEW = 500
+FEW = 5000
 """Events after which every pass must have ended."""
 
 
