@@ -31,7 +31,7 @@ from simfl.errors import ClusterError
 from simfl.messages import Chunk
 from simfl.sections import ClusterSection
 
-FEW = 5000
+FEW = 500
 """Events after which every pass must have ended."""
 
 
@@ -160,8 +160,10 @@ class World:
             assert self.ended == Counter(range(len(chunks)))
 
 
-@given(st.randoms(use_true_random=False))
-def test_every_pass_runs_each_chunk_once_or_aborts(random: Random) -> None:
+@given(st.integers(0, 2**32))
+def test_every_pass_runs_each_chunk_once_or_aborts(seed: int) -> None:
+    # A seed, as hypothesis's own numbers may repeat one event for ever, which no pass survives.
+    random = Random(seed)
     world = World(random)
     for _ in range(3):
         world.a_pass()
