@@ -31,6 +31,7 @@ class AFL(Algorithm):
     """Descend on the weights, and ascend on the mixture of clients."""
 
     name: ClassVar[str] = "afl"
+    weighted_by: ClassVar[str] = "lambda_k"
 
     lambda_lrate: NonNegative = 0.1
     """The step of the ascent; 0 leaves all clients the same weight."""

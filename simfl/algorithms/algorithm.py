@@ -88,6 +88,13 @@ class Local(Protocol):
         """
 
     @property
+    def trainable(self) -> tuple[str, ...]:
+        """The names of those of ``weights`` that are trained; the others are buffers.
+
+        Norms and distances are taken over these alone: running statistics are no direction.
+        """
+
+    @property
     def received(self) -> State:
         """What ``Algorithm.send`` returned: one value for all clients."""
 
@@ -114,6 +121,10 @@ class Local(Protocol):
     @property
     def num_steps(self) -> Tensor:
         """The number of steps that the scenario's local work amounts to: float64, 0-d or [C]."""
+
+    @property
+    def weight(self) -> Tensor:
+        """How ``server.weighting`` weights the client: float64, 0-d or [C]."""
 
     @property
     def lrate(self) -> Number:
@@ -217,10 +228,22 @@ class Algorithm(Component, kind="algorithm"):
 
     sends_delta: ClassVar[bool] = True
     """Whether clients send ``Update.delta``, at least in some rounds. If not, a scenario with
-    transforms is refused, since they would have no effect."""
+    transforms, pre-aggregators or an aggregator other than the mean is refused, since they would
+    have no effect."""
+
+    weighted_by: ClassVar[str] = "server.weighting"
+    """What clients are weighted by. If it is not this key, but ``uniform``, ``examples`` or what
+    else the algorithm does, a scenario with another ``server.weighting`` is refused."""
 
     needs_public: ClassVar[bool] = False
     """Whether the server's half uses public examples (``data.public``)."""
+
+    def check_population(self, size: int) -> None:
+        """Check, before the run, that the algorithm works with this number of clients.
+
+        Raises:
+            ConfigError: if it cannot.
+        """
 
     # -- the client's side -----------------------------------------------------------------
 

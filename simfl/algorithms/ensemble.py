@@ -36,6 +36,7 @@ class Ensemble(Algorithm):
     """
 
     name: ClassVar[str] = "ensemble"
+    weighted_by: ClassVar[str] = "uniform"
     sends_delta: ClassVar[bool] = False
     average: Literal["probabilities", "outputs"] = "probabilities"
     """What is averaged: the probabilities of classes, of which the outputs are logits, or the

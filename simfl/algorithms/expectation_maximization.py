@@ -33,6 +33,7 @@ class ExpectationMaximization(Algorithm):
     """
 
     name: ClassVar[str] = "em"
+    weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
     sends_delta: ClassVar[bool] = False
     floor: NonNegative = 1e-6

@@ -28,6 +28,7 @@ class FedDC(Algorithm):
     """Decouple local drift from the weights, and correct it."""
 
     name: ClassVar[str] = "feddc"
+    weighted_by: ClassVar[str] = "uniform"
 
     alpha: Positive = 0.1
     """How strongly clients are pulled to w - h_i."""

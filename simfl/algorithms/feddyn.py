@@ -24,6 +24,7 @@ class FedDyn(Algorithm):
     """Pull each client towards the server's weights, and correct for where that pull ends."""
 
     name: ClassVar[str] = "feddyn"
+    weighted_by: ClassVar[str] = "uniform"
 
     alpha: Positive = 0.01
     """How strongly clients are pulled; 0.1, 0.01 or 0.001 in the paper."""

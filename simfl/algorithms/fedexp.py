@@ -25,6 +25,7 @@ class FedExP(Algorithm):
     """Extrapolate the mean of the updates."""
 
     name: ClassVar[str] = "fedexp"
+    weighted_by: ClassVar[str] = "uniform"
 
     epsilon: NonNegative = 1e-3
     """Keeps the rate bounded where updates cancel out."""
@@ -32,7 +33,9 @@ class FedExP(Algorithm):
     def client(self, local: Local) -> tuple[Update, State]:
         """Train, and send the square of the update's norm besides."""
         delta = local.train_delta(local.weights)
-        return Update(delta, weight=1.0, sums={"square": delta.norm() ** 2}), {}
+        return Update(
+            delta, weight=1.0, sums={"square": delta.select(local.trainable).norm() ** 2}
+        ), {}
 
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
         """Return the mean delta times the rate."""

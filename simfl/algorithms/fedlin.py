@@ -28,6 +28,7 @@ class FedLin(Algorithm):
     """Correct each step by the mean of all clients' gradients at the server's weights."""
 
     name: ClassVar[str] = "fedlin"
+    weighted_by: ClassVar[str] = "uniform"
 
     def client(self, local: Local) -> tuple[Update, State]:
         """Send the gradient in odd rounds, and train in even ones."""

@@ -27,6 +27,7 @@ class FedNova(Algorithm):
     """Average the directions of the updates, and go as far as clients do in the mean."""
 
     name: ClassVar[str] = "fednova"
+    weighted_by: ClassVar[str] = "examples / a_i"
 
     rho: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """The momentum of the clients' Optimizer (its module ``momentum``, with ``keep_state: false``

@@ -41,6 +41,7 @@ class FedProto(Algorithm):
     """
 
     name: ClassVar[str] = "fedproto"
+    weighted_by: ClassVar[str] = "uniform"
     sends_delta: ClassVar[bool] = False
     strength: NonNegative = 1.0
     """lambda: how strongly features are pulled."""

@@ -23,6 +23,7 @@ class FedSGD(Algorithm):
     """Send the gradient over all of a client's examples."""
 
     name: ClassVar[str] = "fedsgd"
+    weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
 
     def client(self, local: Local) -> tuple[Update, State]:

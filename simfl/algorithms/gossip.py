@@ -41,6 +41,7 @@ class Gossip(Algorithm):
     """
 
     name: ClassVar[str] = "gossip"
+    weighted_by: ClassVar[str] = "uniform"
     sends_delta: ClassVar[bool] = False
     nodes: Count
     """The number of clients in the federation."""
@@ -48,6 +49,11 @@ class Gossip(Algorithm):
     """Who is whose neighbour. A torus is a square grid whose sides are joined."""
     degree: Count = 3
     """The number of neighbours in a random regular graph."""
+
+    def check_population(self, size: int) -> None:
+        """Refuse another number of clients."""
+        if size != self.nodes:
+            raise ConfigError(f"nodes is {self.nodes}, but there are {size} clients; set it so")
 
     def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
         """Start all nodes from the same model."""
@@ -74,6 +80,4 @@ class Gossip(Algorithm):
 
     def personal(self, local: Local) -> Vector:
         """Return the node's model."""
-        if (largest := int(local.clients.max())) >= self.nodes:
-            raise ConfigError(f"algorithm.nodes is {self.nodes}, but there is a client {largest}")
         return pick(local.received["models"], local.clients)

@@ -35,6 +35,7 @@ class HeteroFL(Algorithm):
     """
 
     name: ClassVar[str] = "heterofl"
+    weighted_by: ClassVar[str] = "uniform"
     sends_delta: ClassVar[bool] = False
     widths: tuple[Annotated[float, Interval(gt=0, le=1)], ...] = (1.0, 0.5, 0.25)
     """The shares of the units of hidden layers."""

@@ -53,7 +53,7 @@ class Hierarchical(Algorithm):
 
     def client(self, local: Local) -> tuple[Update, State]:
         """Train the edge's model."""
-        by = shares(local.clients % self.edges, self.edges, local.num_examples)
+        by = shares(local.clients % self.edges, self.edges, local.weight)
         delta = local.train_delta(self.personal(local))
         return Update(sums={"moved": scatter(delta, by), "by": by}), {}
 

@@ -26,6 +26,7 @@ class Histograms(Algorithm):
     """Count all clients' examples in the bins of ``model.kind: histogram``."""
 
     name: ClassVar[str] = "histograms"
+    weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
     sends_delta: ClassVar[bool] = False
 

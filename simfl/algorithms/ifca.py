@@ -60,7 +60,7 @@ class IFCA(Algorithm):
     def client(self, local: Local) -> tuple[Update, State]:
         """Train the best model."""
         which, w = self.best(local)
-        by = shares(which, self.models, local.num_examples)
+        by = shares(which, self.models, local.weight)
         return Update(sums={"moved": scatter(local.train_delta(w), by), "by": by}), {}
 
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:

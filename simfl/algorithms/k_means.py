@@ -33,6 +33,7 @@ class KMeans(Algorithm):
     """
 
     name: ClassVar[str] = "k-means"
+    weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
     sends_delta: ClassVar[bool] = False
 

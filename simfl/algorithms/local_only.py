@@ -27,6 +27,7 @@ class LocalOnly(Algorithm):
     """Train each client alone, and evaluate it with its own weights."""
 
     name: ClassVar[str] = "local-only"
+    weighted_by: ClassVar[str] = "nothing"
     sends_delta: ClassVar[bool] = False
 
     def init(self, weights: Vector) -> State:

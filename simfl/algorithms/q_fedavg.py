@@ -26,6 +26,7 @@ class QFedAvg(Algorithm):
     """Minimise the sum of F_k^(q+1) / (q+1), which is the fairer the larger q."""
 
     name: ClassVar[str] = "q-fedavg"
+    weighted_by: ClassVar[str] = "F_k^q"
 
     q: NonNegative = 1.0
     """How much fairness counts; 0.001 to 5 in the paper."""
@@ -35,7 +36,7 @@ class QFedAvg(Algorithm):
         w, lipschitz = local.weights, 1 / local.lrate
         loss = local.loss(w).clamp(min=1e-10)  # 0 has no power q - 1
         delta = local.train_delta(w)
-        square = (delta.norm() * lipschitz) ** 2
+        square = (delta.select(local.trainable).norm() * lipschitz) ** 2
         h = self.q * loss ** (self.q - 1) * square + lipschitz * loss**self.q
         return Update(delta, weight=lipschitz * loss**self.q, sums={"h": h}), {}
 

@@ -27,6 +27,7 @@ class Scaffold(Algorithm):
     """Correct each step by how the client's gradient differs from all clients'."""
 
     name: ClassVar[str] = "scaffold"
+    weighted_by: ClassVar[str] = "uniform"
 
     def init(self, weights: Vector) -> State:
         """Return c_i = 0."""

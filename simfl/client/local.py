@@ -87,10 +87,10 @@ class LocalRound:
         """Whether it is that of a stack."""
         return self._trainee.stacked
 
-    @property
+    @cached_property
     def trainable(self) -> tuple[str, ...]:
-        """The names of the weights that gradients are computed for."""
-        return self._trainee.like.names
+        """The names of the shared weights that gradients are computed for."""
+        return self.personal.without(self._trainee.like).names
 
     def fresh(self) -> KeptState:
         """Return what a client keeps whose optimizer has nothing to keep."""
@@ -149,6 +149,12 @@ class LocalRound:
         """How many steps each client's work of this round amounts to."""
         examples = self._resident.dataset.num_train_examples(self._trainee.clients)
         return self._numbers(self._work.num_steps(examples).tolist(), torch.float64)
+
+    @property
+    def weight(self) -> Tensor:
+        """How the server weights each client."""
+        by = {"examples": self.num_examples, "steps": self.num_steps}
+        return by.get(self._recipe.weighting, torch.ones_like(self.num_examples))
 
     @cached_property
     def lrate(self) -> float | Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
+from simfl.algorithms import Algorithm
 from simfl.errors import InputError, ScenarioError
 from simfl.models import is_batch_loss
 from simfl.models.metrics import as_metrics
@@ -14,7 +15,7 @@ from simfl.scenario.document import show
 from simfl.scenario.fields import keys_of
 from simfl.scenario.plain import to_short
 from simfl.scenario.schema import Scenario
-from simfl.sections import ActorsSection, OptimizerSection, SelectionSection
+from simfl.sections import ActorsSection, OptimizerSection, SelectionSection, ServerSection
 from simfl.transforms import Codec, UpdateTransform
 
 Fault: TypeAlias = tuple[str, str]
@@ -109,6 +110,28 @@ def _algorithm(scenario: Scenario) -> Iterator[Fault]:
                 f"has no effect: algorithm {scenario.algorithm.name!r} takes steps of its own, of "
                 "size client.optimizer.lrate; remove it",
             )
+
+
+def _aggregation(scenario: Scenario) -> Iterator[Fault]:
+    """Find keys of the server that have no effect, as the algorithm does it in another way."""
+    server, algorithm = scenario.server, scenario.algorithm
+    given = {
+        "aggregator": server.aggregator != ServerSection().aggregator,
+        "pre_aggregators": bool(server.pre_aggregators),
+    }
+    for key, is_given in given.items():
+        if is_given and not algorithm.sends_delta:
+            yield (
+                f"server.{key}",
+                f"has no effect: algorithm {algorithm.name!r} sends no deltas; remove it",
+            )
+    by, used = server.weighting, {ServerSection().weighting, algorithm.weighted_by}
+    if by not in used and algorithm.weighted_by != Algorithm.weighted_by:
+        yield (
+            "server.weighting",
+            f"is {by!r}, but algorithm {algorithm.name!r} weights clients by "
+            f"{algorithm.weighted_by}; remove it",
+        )
 
 
 def _kept_state(scenario: Scenario) -> Iterator[Fault]:
@@ -322,6 +345,7 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _personal,
     _clipping,
     _transforms,
+    _aggregation,
     _evaluation,
     _cluster,
     _elastic,

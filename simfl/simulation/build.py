@@ -154,6 +154,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     training = participants(scenario, dataset)
     cohort_size = cohort_size_of(scenario, len(training), dataset.num_clients)
     _check_aggregator(scenario, cohort_size)
+    _check_population(scenario, dataset.num_clients)
     client = with_names(scenario, _client_recipe(scenario, dataset, len(training)))
     server = _server_recipe(scenario, client, dataset, len(training))
     try_step(scenario, client, server, dataset)
@@ -236,6 +237,13 @@ def _check_aggregator(scenario: Scenario, cohort_size: int) -> None:
         mix_before(server.aggregator, server.pre_aggregators).check_cohort(cohort_size)
     except ConfigError as error:
         raise scenario.fault(key, str(error)) from error
+
+
+def _check_population(scenario: Scenario, size: int) -> None:
+    try:
+        scenario.algorithm.check_population(size)
+    except ConfigError as error:
+        raise scenario.fault("algorithm", str(error)) from error
 
 
 def _client_recipe(

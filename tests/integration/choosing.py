@@ -61,12 +61,16 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
     if name == "gossip":
         fields["nodes"] = scenario["data"]["partition"]["clients"]
     scenario["algorithm"] = [name, fields]
-    if not Algorithm.registry[name].sends_delta:
-        client["transforms"] = []
-    if not Algorithm.registry[name].uses_optimizer:
+    chosen, server = Algorithm.registry[name], scenario["server"]
+    if not chosen.sends_delta:
+        client["transforms"] = server["pre_aggregators"] = []
+        server["aggregator"] = "mean"
+    if chosen.weighted_by != Algorithm.weighted_by:
+        server["weighting"] = "uniform" if chosen.weighted_by == "uniform" else "examples"
+    if not chosen.uses_optimizer:
         client["optimizer"] |= {"modules": [], "regularizers": [], "w_decay": 0.0}
-        server = scenario["server"]["optimizer"]
-        server["modules"] = [m for m in server["modules"] if m != "scaffold-server"]
+        modules = server["optimizer"]["modules"]
+        server["optimizer"]["modules"] = [m for m in modules if m != "scaffold-server"]
 
 
 def name_weights(scenario: dict[str, Any], rng: Random) -> None:

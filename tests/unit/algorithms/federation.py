@@ -78,6 +78,7 @@ class Federation:
         loss: a loss's name.
         stack: how many clients train in one computation.
         server_lrate: the server's learning rate.
+        weighting: what ``server.weighting`` says.
         work: keys of the local work; by default one epoch of full batches.
     """
 
@@ -92,6 +93,7 @@ class Federation:
         lrate: float = 0.1,
         stack: int = 1,
         server_lrate: float = 1.0,
+        weighting: Any = "examples",
         **work: Any,
     ) -> None:
         self.algorithm = algorithm
@@ -106,6 +108,7 @@ class Federation:
             aggregator=Mean(),
             work=client_section(LocalWork(**work)),
             seed=seed,
+            weighting=weighting,
         )
         self.recipe = changed(recipe, algorithm=algorithm, stack=stack)
         server = ServerRecipe(

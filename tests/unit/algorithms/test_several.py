@@ -45,11 +45,21 @@ def fedavg(rounds: int, **options: Any) -> Any:
     [IFCA(models=1), Hierarchical(edges=1, period=2), Hierarchical(edges=3, period=1)],
     ids=repr,
 )
+@pytest.mark.parametrize("weighting", ["examples", "uniform"])
 def test_one_model_or_one_edge_or_a_cloud_in_each_round_is_fedavg(
-    algorithm: Any, stack: int
+    algorithm: Any, stack: int, weighting: str
 ) -> None:
-    fed = Federation(algorithm, CLIENTS, Linear64(3), lrate=LRATE, stack=stack, steps=2).run(4)
-    torch.testing.assert_close(fed.weights["w"], fedavg(4, steps=2)["w"], rtol=0, atol=ATOL[stack])
+    options: dict[str, Any] = {"weighting": weighting, "lrate": LRATE, "steps": 2}
+    fed = Federation(algorithm, CLIENTS, Linear64(3), stack=stack, **options).run(4)
+    average = Federation(FedAvg(), CLIENTS, Linear64(3), **options).run(4)
+    torch.testing.assert_close(fed.weights["w"], average.weights["w"], rtol=0, atol=ATOL[stack])
+
+
+def test_uniform_weights_are_those_of_numpy() -> None:
+    options: dict[str, Any] = {"weighting": "uniform", "lrate": LRATE, "steps": 2}
+    fed = Federation(IFCA(models=1), CLIENTS, Linear64(3), **options).run()
+    expected = np.mean([trained(k, np.zeros(3), 2) for k in range(6)], axis=0)
+    np.testing.assert_allclose(fed.weights["w"], expected, rtol=0, atol=1e-10)
 
 
 @STACKS
@@ -189,9 +199,9 @@ def test_a_graph_that_does_not_exist_is_refused(keys: Any, message: str) -> None
 
 
 def test_gossip_refuses_another_number_of_clients() -> None:
-    fed = Federation(Gossip(nodes=4), CLIENTS, Linear64(3))
-    with pytest.raises(Exception, match=r"algorithm\.nodes is 4, but there is a client"):
-        fed.run()
+    with pytest.raises(ConfigError, match="nodes is 4, but there are 6 clients; set it so"):
+        Gossip(nodes=4).check_population(6)
+    Gossip(nodes=6).check_population(6)
 
 
 def test_without_networkx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,21 @@ from simfl.scenario import load_scenario
             ],
         ),
         (
+            ["algorithm=ifca", "server.aggregator=median", "server.pre_aggregators=[nnm]"],
+            [
+                "server.aggregator: has no effect: algorithm 'ifca' sends no deltas; remove it",
+                "server.pre_aggregators: has no effect: algorithm 'ifca' sends no deltas; "
+                "remove it",
+            ],
+        ),
+        (
+            ["algorithm=fednova", "server.weighting=uniform"],
+            [
+                "server.weighting: is 'uniform', but algorithm 'fednova' weights clients by "
+                "examples / a_i; remove it"
+            ],
+        ),
+        (
             ["client.per_round=11"],
             [
                 "client.per_round: is 11, but the partition makes 10 clients; "

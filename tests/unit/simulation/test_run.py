@@ -271,6 +271,14 @@ def test_a_cohort_too_small_for_a_robust_rule_is_refused_before_the_start(
         build(simfl.load_scenario(scenario))
 
 
+def test_an_algorithm_for_another_number_of_clients_is_refused_before_the_start(
+    scenario: dict[str, Any],
+) -> None:
+    scenario["algorithm"] = ["gossip", {"nodes": 1000}]
+    with pytest.raises(ScenarioError, match=r"algorithm: nodes is 1000, but there are \d+ clients"):
+        build(simfl.load_scenario(scenario))
+
+
 def test_a_sampler_that_returns_no_cohort_is_refused_before_anything_starts(
     scenario: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
