@@ -29,7 +29,7 @@ from simfl.client.updates import (
     to_columns,
 )
 from simfl.data import FederatedDataset
-from simfl.errors import NonFiniteUpdateError
+from simfl.errors import NonFiniteUpdateError, own_line
 from simfl.messages import (
     STRAGGLER,
     Broadcast,
@@ -224,9 +224,10 @@ class ClientHost:
         outcome = self._train_singly(clients, broadcast, states, drawn)
         reasons = [row.retained.reason for row in outcome.rows if isinstance(row.retained, Dropped)]
         if all(reason == STRAGGLER for reason in reasons):
+            ids = ", ".join(map(str, clients[:4])) + (", ..." if len(clients) > 4 else "")
             warnings.warn(
-                f"clients {clients[0]} to {clients[-1]} fail together, but not one at a time: "
-                f"{type(error).__name__}: {error}; set client.stack: 1",
+                f"clients {ids} fail together, but not one at a time: "
+                f"{type(error).__name__}: {error}{own_line(error)}; set client.stack: 1",
                 RuntimeWarning,
                 stacklevel=2,
             )

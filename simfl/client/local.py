@@ -381,7 +381,7 @@ class LocalRound:
         if not wanted & trainable.keys():
             raise ConfigError(
                 f"algorithm {self._recipe.algorithm.name!r} trains only {sorted(wanted)}, none of "
-                "which is a trained weight of the model"
+                "which is a trained weight of the model; local.names(layers) are those of layers"
             )
         also = frozenset(self._recipe.personal if phase == MAIN else ())
         return tuple(name for name in trainable if name in wanted | also)

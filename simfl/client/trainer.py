@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from simfl.algorithms.returned import require_update
 from simfl.client.local import LocalRound
 from simfl.client.outcome import to_outcome
 from simfl.client.recipe import Resident
@@ -125,7 +126,8 @@ class ClientTrainer:
         return LocalRound(self._resident, trainee, broadcast, shared, states, work)
 
     def _run(self, local: LocalRound, clients: Sequence[int]) -> Outcome:
-        update, kept = self._recipe.algorithm.client(local)
+        algorithm = self._recipe.algorithm
+        update, kept = require_update(algorithm, algorithm.client(local))
         examples = self._resident.dataset.num_train_examples(clients).tolist()
         losses = local.losses or [StepLosses()] * len(clients)
         rows = [ClientRow(*row) for row in zip(clients, examples, losses, strict=True)]

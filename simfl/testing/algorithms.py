@@ -14,6 +14,7 @@ from torch import Tensor
 
 from simfl.aggregation import Mean, merge_contributions
 from simfl.algorithms import Algorithm, Local, ServerSide, Total
+from simfl.algorithms.returned import require_step
 from simfl.client import ClientHost, ClientRecipe
 from simfl.data import Examples, FederatedDataset
 from simfl.messages import Broadcast, Chunk, Contribution
@@ -31,6 +32,9 @@ _CLIENTS: Final = (2, 0, 1)
 _SIZES: Final = (5, 3, 9)
 _STACK: Final = 4
 _SMALL: Final = MLP(hidden=(5,))
+_STACK_HINT: Final = (
+    "or pass clients' values to functions by given=(...), and do not branch on them in client()"
+)
 
 States = Sequence[KeptState | None]
 
@@ -157,8 +161,12 @@ class _Federation:
         chunk = Chunk(broadcast.round, 0, tuple(clients), len(clients))
         known = [None] * len(clients) if states is None else states
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a stack that fails is trained one at a time
-            result = (host or self.hosts[stack]).train_chunk(chunk, broadcast, known)
+            warnings.simplefilter("error", RuntimeWarning)  # else it is trained one at a time
+            try:
+                result = (host or self.hosts[stack]).train_chunk(chunk, broadcast, known)
+            except RuntimeWarning as failure:
+                require(stack == 1, f"{failure}, {_STACK_HINT}")
+                raise
         (sent,) = result.partial.nodes.values()
         assert sent is not None, "no client was dropped"
         kept = [result.states[client] for client in clients]
@@ -297,7 +305,7 @@ def _check_server(case: _Federation) -> None:
         require(given() == before, "server() has changed its arguments")
         again = case.algorithm.server(total, case.start, case.here(round=number))
         require(_bits(first) == _bits(again), "server(), called again, gave other bits")
-        gradient, state = first
+        gradient, state = require_step(case.algorithm, first)
         unknown = [name for name in gradient if name not in case.weights]
         require(not unknown, f"server() returns a gradient of {unknown}, which are no weights")
         entries = (sorted(case.start), sorted(state))

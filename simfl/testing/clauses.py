@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from simfl.component import Component
-from simfl.errors import ContractError
+from simfl.errors import ClientError, ContractError, own_line
 from simfl.optimizer.trial import require
 from simfl.vector import Vector
 
@@ -44,7 +44,10 @@ def check_clauses(
         except ContractError as broken:
             raise ContractError(f"{where}: {broken}") from None
         except Exception as error:
-            raise ContractError(f"{where}: {type(error).__name__}: {error}") from error
+            is_client = isinstance(error, ClientError)
+            says = str(error) if is_client else f"{type(error).__name__}: {error}"
+            line = own_line((is_client and error.__cause__) or error)
+            raise ContractError(f"{where}: {says}{line}") from error
 
 
 def through_json(component: C) -> C:

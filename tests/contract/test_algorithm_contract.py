@@ -189,6 +189,38 @@ class OtherPersonal(FedDyn):
         return Vector({"foreign": torch.zeros(3)})
 
 
+@dataclass(frozen=True)
+class UpdateAlone(Algorithm):
+    name: ClassVar[str] = "broken-update-alone"
+
+    def client(self, local: Local) -> Any:
+        return Update(local.train_delta(local.weights))
+
+
+@dataclass(frozen=True)
+class KeepsWithoutInit(Algorithm):
+    name: ClassVar[str] = "broken-keeps-without-init"
+
+    def client(self, local: Local) -> tuple[Update, State]:
+        return Update(local.train_delta(local.weights)), {"w": local.weights}
+
+
+@dataclass(frozen=True)
+class Converts(Algorithm):
+    name: ClassVar[str] = "broken-converts"
+
+    def client(self, local: Local) -> tuple[Update, State]:
+        return Update(local.train_delta(local.weights), weight=float(local.num_examples)), {}
+
+
+@dataclass(frozen=True)
+class GradientAlone(Algorithm):
+    name: ClassVar[str] = "broken-gradient-alone"
+
+    def server(self, total: Total, state: State, here: ServerSide) -> Any:
+        return total.delta
+
+
 BROKEN: list[tuple[Any, str]] = [
     (WritesReceived(), "leave what it is given as it is: client() has changed what the clients"),
     (Counts(), "depend on its arguments alone: the same round, run again"),
@@ -198,12 +230,18 @@ BROKEN: list[tuple[Any, str]] = [
     (SomeNames(), "send the same names and shapes from every client: one client sends"),
     (OfTheFirst(), "treat a stack of clients as it does each client: of a stack, in round 1"),
     (SkipsNew(), "treat new and returning clients of a stack as it does each: of a stack"),
-    (Closure(), "treat a stack of clients as it does each client: RuntimeWarning"),
+    (Closure(), "treat a stack of clients as it does each client: clients 2, 0, 1 fail together"),
     (WritesTotal(), "have a server() that is a function of values: server() has changed"),
     (LosesState(), "have a server() that is a function of values: the server's state ['h']"),
     (WritesSent(), "have a send() that is a function of values: send() has changed"),
     (WritesPersonal(), "have a personal() that is a function of values: personal() has changed"),
     (OtherPersonal(), "have a personal() that is a function of values: personal() returns"),
+]
+
+RETURNED: list[tuple[Algorithm, str]] = [
+    (UpdateAlone(), "client() returns Update; it must return an Update, and a dict of what the"),
+    (KeepsWithoutInit(), "keeps ['w'] of a client, but has no init(), which returns the same"),
+    (GradientAlone(), "server() returns Vector; it must return a Vector, which the server's"),
 ]
 
 
@@ -212,3 +250,18 @@ def test_what_breaks_the_contract_is_named(algorithm: Algorithm, clause: str) ->
     with pytest.raises(ContractError) as caught:
         check_algorithm(algorithm)
     assert str(caught.value).startswith(f"{type(algorithm).__name__} must {clause}")
+
+
+@pytest.mark.parametrize(("algorithm", "says"), RETURNED, ids=[b.name for b, _ in RETURNED])
+def test_what_is_returned_instead_is_named(algorithm: Algorithm, says: str) -> None:
+    with pytest.raises(ContractError) as caught:
+        check_algorithm(algorithm)
+    assert f"algorithm {algorithm.name!r}" in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_an_exception_comes_with_its_line() -> None:
+    with pytest.raises(
+        ContractError, match=r"one element.*test_algorithm_contract.py, line .*given="
+    ):
+        check_algorithm(Converts())
