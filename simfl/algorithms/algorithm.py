@@ -261,7 +261,16 @@ class Algorithm(Component, kind="algorithm"):
 
     def personal(self, local: Local) -> Vector:
         """Return the weights that a client is evaluated with; names that lack are the server's."""
-        return local.weights
+        return self.evaluated(local.weights, local.received)
+
+    def evaluated(self, weights: Vector, received: State) -> Vector:
+        """Return the server's weights as they are evaluated, such as an average over rounds.
+
+        Args:
+            weights: the server's; names that lack in what is returned stay as they are in these.
+            received: what ``send`` returned.
+        """
+        return weights
 
     def outputs(
         self, model: ModelFunction, weights: Vector, received: State, inputs: Inputs

@@ -1,10 +1,10 @@
 """An exponential moving average of the server's weights, which is evaluated instead of them.
 
-Init:     nothing
-Client:   train w_k from w
-Send:     w - w_k; the server sends the average, for the evaluation
-Server:   the mean; a_t = beta a_(t-1) + (1 - beta) w_t, from a_0 = w_0
-Outputs:  the model's with a_t
+Init:      nothing
+Client:    train w_k from w
+Send:      w - w_k; the server sends the average, for the evaluation
+Server:    the mean; a_t = beta a_(t-1) + (1 - beta) w_t, from a_0 = w_0
+Evaluate:  a_t
 
 Source: Polyak and Juditsky, 1992, https://doi.org/10.1137/0330046; weighted as by Tarvainen and
 Valpola, 2017, section 2, https://arxiv.org/abs/1703.01780
@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from simfl.algorithms.algorithm import Algorithm, ServerSide, Total
 from simfl.component import Fraction
-from simfl.models import Inputs, ModelFunction
 from simfl.states import State
 from simfl.vector import Vector
 
@@ -29,9 +28,6 @@ class ServerEMA(Algorithm):
 
     Clients start from the weights themselves, and the final weights are not the average. Running
     statistics of BatchNorm are those of the last round.
-
-    Source: Polyak and Juditsky, 1992, https://doi.org/10.1137/0330046; weighted as by Tarvainen and
-    Valpola, 2017, section 2, https://arxiv.org/abs/1703.01780
     """
 
     name: ClassVar[str] = "server-ema"
@@ -48,14 +44,10 @@ class ServerEMA(Algorithm):
 
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
         """Average the weights that this round has started from: its own step comes afterwards."""
-        return total.delta, {"average": self._next(state["average"], here.weights)}
+        return total.delta, {"average": self.evaluated(here.weights, state)}
 
-    def outputs(
-        self, model: ModelFunction, weights: Vector, received: State, inputs: Inputs
-    ) -> Any:
-        """Return the outputs with the average, the newest weights included."""
-        return model(weights | self._next(received["average"], weights), inputs)
-
-    def _next(self, average: Vector, weights: Vector) -> Vector:
+    def evaluated(self, weights: Vector, received: State) -> Vector:
+        """Return the average, the newest weights included."""
+        average: Vector = received["average"]
         names = [name for name in average if name in weights]
         return average.select(names) * self.beta + weights.select(names) * (1 - self.beta)

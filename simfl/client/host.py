@@ -150,7 +150,8 @@ class ClientHost:
         ]
 
     def _evaluate_common(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
-        self._model.set_weights(broadcast.weights | self._personal)
+        shared = self._recipe.algorithm.evaluated(broadcast.weights, broadcast.algorithm)
+        self._model.set_weights(broadcast.weights | shared | self._personal)
         evaluate = self._evaluate_test_batches if chunk.split == "test" else self._evaluate_clients
         sums = []
         for item in chunk.items:

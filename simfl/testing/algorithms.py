@@ -320,8 +320,7 @@ def _check_send(case: _Federation) -> None:
 
 
 def _check_personal(case: _Federation) -> None:
-    if not case.algorithm.personalizes:
-        return
+    """Check ``personal``, which by default returns what ``evaluated`` does."""
     kept = case.first.states[1]  # of client 0
     broadcast = case.broadcast(case.start, round=2)
 
