@@ -41,6 +41,7 @@ from simfl.algorithms.pfedme import PFedMe
 from simfl.algorithms.q_fedavg import QFedAvg
 from simfl.algorithms.scaffold import Scaffold
 from simfl.algorithms.server_ema import ServerEMA
+from simfl.algorithms.superfed import SuPerFed
 from simfl.models.model_function import Objective
 from simfl.states import State
 
@@ -84,6 +85,7 @@ __all__ = [
     "ServerEMA",
     "ServerSide",
     "State",
+    "SuPerFed",
     "Total",
     "Update",
     "full_gradient",

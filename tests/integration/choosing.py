@@ -36,6 +36,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "pfedme": {"inner_steps": 2, "eta": 0.02},
     "q-fedavg": {"q": 0.5},
     "scaffold": {},
+    "superfed": {"common_rounds": 1, "mixing": "layers"},
 }
 """Algorithms and their fields; ``LAST`` stands for the model's last layer."""
 
