@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,19 @@ from simfl.models import Inputs, ModelFunction
 from simfl.models.model import MetricSums
 from simfl.states import Dropped, Kept, KeptState, Retained
 from simfl.vector import count_bytes, move
+
+
+class _Leaf(NamedTuple):
+    """The clients of a chunk that are one stack, or a single one."""
+
+    clients: Sequence[int]
+    states: Sequence[KeptState | None]
+    drawn: Sequence[int]
+    """How many steps each makes, if that was drawn; empty otherwise."""
+
+    def part(self, rows: slice) -> _Leaf:
+        """Return some of them."""
+        return _Leaf(self.clients[rows], self.states[rows], self.drawn[rows])
 
 
 class ClientHost:
@@ -91,8 +104,8 @@ class ClientHost:
         tree = TreeSum[Contribution](chunk.cohort_size, self._merge)
         rows: list[ClientRow] = []
         for node, part in self._leaves(chunk):
-            own = chunk.clients[part], broadcast, states[part], chunk.num_steps[part]
-            outcome = self._train_leaf(*own)
+            leaf = _Leaf(chunk.clients[part], states[part], chunk.num_steps[part])
+            outcome = self._train_leaf(leaf, broadcast)
             tree.add_node(node, outcome.contribution)
             rows += outcome.rows
         retained: dict[int, Retained[KeptState]] = {row.client: row.retained for row in rows}
@@ -187,71 +200,48 @@ class ClientHost:
         for begin in range(0, len(chunk.clients), size):
             yield (level, (chunk.start + begin) >> level), slice(begin, begin + size)
 
-    def _train_leaf(
-        self,
-        clients: Sequence[int],
-        broadcast: Broadcast,
-        states: Sequence[KeptState | None],
-        drawn: Sequence[int],
-    ) -> Outcome:
+    def _train_leaf(self, leaf: _Leaf, broadcast: Broadcast) -> Outcome:
         """Train a stack, and those of it one at a time that have no step to do."""
         if self._recipe.stack == 1:
-            return self._train_singly(clients, broadcast, states, drawn)
-        work = self._recipe.work.taking(drawn) if drawn else self._recipe.work
-        num_steps = work.num_steps(self._dataset.num_train_examples(clients))
-        busy = int((num_steps > 0).sum())
+            return self._train_singly(leaf, broadcast)
+        work = self._recipe.work.taking(leaf.drawn) if leaf.drawn else self._recipe.work
+        num_steps = work.num_steps(self._dataset.num_train_examples(leaf.clients))
         assert (np.diff(num_steps) <= 0).all(), "longest local work first"
+        busy = int((num_steps > 0).sum())
         if busy == 0:
-            return self._train_singly(clients, broadcast, states, drawn)
+            return self._train_singly(leaf, broadcast)
+        stack, idle = leaf.part(slice(busy)), leaf.part(slice(busy, None))
         try:
-            work = work.taking(drawn[:busy]) if drawn else work
-            stack = self._trainer.train_stack(clients[:busy], broadcast, states[:busy], work)
+            work = work.taking(stack.drawn) if stack.drawn else work
+            trained = self._trainer.train_stack(stack.clients, broadcast, stack.states, work)
         except (NonFiniteUpdateError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
-            return self._find_culprit(error, clients, broadcast, states, drawn)
-        rest = self._train_singly(clients[busy:], broadcast, states[busy:], drawn[busy:])
-        return join_outcomes([stack, rest], self._merge)
+            return self._find_culprit(error, leaf, broadcast)
+        return join_outcomes([trained, self._train_singly(idle, broadcast)], self._merge)
 
-    def _find_culprit(
-        self,
-        error: Exception,
-        clients: Sequence[int],
-        broadcast: Broadcast,
-        states: Sequence[KeptState | None],
-        drawn: Sequence[int],
-    ) -> Outcome:
+    def _find_culprit(self, error: Exception, leaf: _Leaf, broadcast: Broadcast) -> Outcome:
         """Train the clients of a failed stack one at a time, so that errors name the client."""
-        outcome = self._train_singly(clients, broadcast, states, drawn)
+        outcome = self._train_singly(leaf, broadcast)
         reasons = [row.retained.reason for row in outcome.rows if isinstance(row.retained, Dropped)]
         if all(reason == STRAGGLER for reason in reasons):
-            ids = ", ".join(map(str, clients[:4])) + (", ..." if len(clients) > 4 else "")
+            some = [*map(str, leaf.clients[:4]), *(["..."] if len(leaf.clients) > 4 else [])]
             warnings.warn(
-                f"clients {ids} fail together, but not one at a time: "
+                f"clients {', '.join(some)} fail together, but not one at a time: "
                 f"{type(error).__name__}: {error}{own_line(error)}; set client.stack: 1",
                 RuntimeWarning,
                 stacklevel=2,
             )
         return outcome
 
-    def _train_singly(
-        self,
-        clients: Sequence[int],
-        broadcast: Broadcast,
-        states: Sequence[KeptState | None],
-        drawn: Sequence[int],
-    ) -> Outcome:
-        """Train clients one after another; ``drawn`` is how many steps each makes, if drawn."""
-        outcomes = [
-            self._train_one(client, broadcast, state, drawn[index : index + 1])
-            for index, (client, state) in enumerate(zip(clients, states, strict=True))
-        ]
-        return join_outcomes(outcomes, self._merge)
+    def _train_singly(self, leaf: _Leaf, broadcast: Broadcast) -> Outcome:
+        """Train clients one after another."""
+        each = [leaf.part(slice(row, row + 1)) for row in range(len(leaf.clients))]
+        return join_outcomes([self._train_one(one, broadcast) for one in each], self._merge)
 
-    def _train_one(
-        self, client: int, broadcast: Broadcast, state: KeptState | None, drawn: Sequence[int]
-    ) -> Outcome:
+    def _train_one(self, leaf: _Leaf, broadcast: Broadcast) -> Outcome:
         """Train a client, unless it has drawn no work."""
+        (client,), (state,), drawn = leaf
         if not drawn:
             return self._trainer.train(client, broadcast, state, self._recipe.work)
         num_examples = len(self._dataset.train_rows(client))

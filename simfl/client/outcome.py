@@ -11,7 +11,6 @@ from torch import Tensor
 
 from simfl.algorithms import Algorithm, Update
 from simfl.client.local import MAIN, LocalRound
-from simfl.client.recipe import ClientRecipe
 from simfl.client.sending import SentDelta, send_delta
 from simfl.client.updates import (
     ClientRow,
@@ -30,7 +29,6 @@ from simfl.vector import Keyed, Vector, tensors_of, widened
 
 
 def to_outcome(
-    recipe: ClientRecipe,
     local: LocalRound,
     update: Update,
     kept: State,
@@ -39,7 +37,6 @@ def to_outcome(
     """Return what clients contribute and keep after their round.
 
     Args:
-        recipe: the scenario's part of it.
         local: their round, which is over.
         update: what they send.
         kept: what the algorithm keeps of them.
@@ -49,8 +46,8 @@ def to_outcome(
         NonFiniteUpdateError: if an update is not finite and the scenario says to raise.
         ConfigError: if the algorithm breaks its contract.
     """
-    weights = _weights(recipe, update, rows)
-    sent = send_delta(recipe, local, _sent(recipe, local, update, kept), weights, rows)
+    weights = _weights(local, update, rows)
+    sent = send_delta(local, _sent(local, update, kept), weights, rows)
     delta = sent.delta
     main = local.optimizers.get(MAIN)
     aux = main.collect_aux_var() if main is not None else {}
@@ -58,42 +55,44 @@ def to_outcome(
     values = [*aux_values(aux), *update.sums.values(), *local.personal.values]
     finite = finite_rows(delta, [row.delta_norm for row in rows], values, stacked=local.stacked)
     checked = [
-        row if is_finite else _refuse_or_drop(row, recipe, sent.lost_by(index), round=local.round)
+        row if is_finite else _refuse_or_drop(row, local, sent.lost_by(index))
         for index, (row, is_finite) in enumerate(zip(rows, finite, strict=True))
     ]
     used = [index for index, is_finite in enumerate(finite) if is_finite]
     if not used:
         return Outcome(None, checked)
-    contribution = _contribution(recipe, local, update, sent, weights, aux, rows, used)
-    if recipe.keeps_state:
-        checked = _with_states(checked, _states(recipe, local, kept, sent.states))
+    contribution = _contribution(local, update, sent, weights, aux, rows, used)
+    if local.recipe.keeps_state:
+        checked = _with_states(checked, _states(local, kept, sent.states))
     return Outcome(contribution, checked)
 
 
 # -- what is sent ------------------------------------------------------------------------------
 
 
-def _sent(recipe: ClientRecipe, local: LocalRound, update: Update, kept: State) -> Vector | None:
+def _sent(local: LocalRound, update: Update, kept: State) -> Vector | None:
     """Return the delta of what clients share, in memory that the aggregator may overwrite."""
     if update.delta is None:
         return None
     unknown = [name for name in update.delta if name not in local.weights]
     if unknown:
         raise ConfigError(
-            f"algorithm {recipe.algorithm.name!r} sends {unknown[0]!r}, which is no weight that "
-            "training changes"
+            f"{_name(local)} sends {unknown[0]!r}, which is no weight that training changes"
         )
     if update.delta.stacked != local.stacked:
         raise ConfigError(
-            f"algorithm {recipe.algorithm.name!r} sends one delta for a stack of clients; each "
-            "needs its own"
+            f"{_name(local)} sends one delta for a stack of clients; each needs its own"
         )
     delta = update.delta
-    if type(recipe.algorithm).client is Algorithm.client:
+    if type(local.recipe.algorithm).client is Algorithm.client:
         return delta
     others = [update.sums, kept, local.weights, local.received, local.kept]
     used = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(others)}
     return delta.map(lambda tensor: _own(tensor, used))
+
+
+def _name(local: LocalRound) -> str:
+    return f"algorithm {local.recipe.algorithm.name!r}"
 
 
 def _own(tensor: Tensor, used: set[int]) -> Tensor:
@@ -113,7 +112,6 @@ def _with_norms(rows: Sequence[ClientRow], delta: Vector | None) -> list[ClientR
 
 
 def _contribution(
-    recipe: ClientRecipe,
     local: LocalRound,
     update: Update,
     sent: SentDelta,
@@ -135,9 +133,9 @@ def _contribution(
     )
     if delta is not None and delta.stacked:
         deltas = delta if len(used) == num_clients else delta.rows(torch.tensor(used))
-        total = recipe.aggregator.lift_stack(deltas, used_weights, local.announced)
+        total = local.recipe.aggregator.lift_stack(deltas, used_weights, local.announced)
     elif delta is not None:
-        total = recipe.aggregator.lift(delta, used_weights[0], local.announced)
+        total = local.recipe.aggregator.lift(delta, used_weights[0], local.announced)
     main = local.optimizers.get(MAIN)
     merged = main.merge_rows(aux, used) if main is not None else {}
     update_sums = {
@@ -146,9 +144,9 @@ def _contribution(
     return Contribution(total, sum(used_weights), merged, sums, update_sums)
 
 
-def _weights(recipe: ClientRecipe, update: Update, rows: Sequence[ClientRow]) -> list[float]:
+def _weights(local: LocalRound, update: Update, rows: Sequence[ClientRow]) -> list[float]:
     if update.weight is None:
-        return [recipe.weigh(row) for row in rows]
+        return [local.recipe.weigh(row) for row in rows]
     if isinstance(update.weight, Tensor) and update.weight.dim():
         return [float(weight) for weight in update.weight.tolist()]
     return [float(update.weight)] * len(rows)
@@ -172,7 +170,6 @@ def _sum_clients(value: Any, used: Sequence[int], *, stacked: bool) -> Any:
 
 
 def _states(
-    recipe: ClientRecipe,
     local: LocalRound,
     kept: State,
     transforms: Sequence[tuple[State, ...]],
@@ -183,7 +180,7 @@ def _states(
         phase: optimizer.end(local.num_steps_of[phase])
         for phase, optimizer in local.optimizers.items()
     }
-    algorithm = _kept_rows(recipe, local, kept, num_clients)
+    algorithm = _kept_rows(local, kept, num_clients)
     personal = local.personal.rows(num_clients)
     own = ended.pop(MAIN, local.states)
     states = []
@@ -201,20 +198,18 @@ def _states(
     return states
 
 
-def _kept_rows(
-    recipe: ClientRecipe, local: LocalRound, kept: State, num_clients: int
-) -> list[State]:
+def _kept_rows(local: LocalRound, kept: State, num_clients: int) -> list[State]:
     """Return the algorithm's state of each client, in its own memory."""
-    if not kept and not recipe.algorithm.keeps_state:
+    if not kept and not local.recipe.algorithm.keeps_state:
         return [{}] * num_clients
     if kept.keys() != local.kept.keys():
         raise ConfigError(
-            f"algorithm {recipe.algorithm.name!r} keeps {sorted(kept)} of a client, but its init() "
-            f"returns {sorted(local.kept)}; both must have the same entries"
+            f"{_name(local)} keeps {sorted(kept)} of a client, but its init() returns "
+            f"{sorted(local.kept)}; both must have the same entries"
         )
     if wrong := [key for key, leaf in kept.items() if not isinstance(leaf, Vector | Tensor)]:
         raise ConfigError(
-            f"algorithm {recipe.algorithm.name!r} keeps {wrong[0]!r}, which is "
+            f"{_name(local)} keeps {wrong[0]!r}, which is "
             f"{type(kept[wrong[0]]).__name__}; it must be a Vector or a tensor"
         )
     if not local.stacked:
@@ -233,27 +228,26 @@ def _with_states(rows: Sequence[ClientRow], states: Sequence[KeptState | None]) 
     ]
 
 
-def _refuse_or_drop(row: ClientRow, recipe: ClientRecipe, lost_by: str, *, round: int) -> ClientRow:
+def _refuse_or_drop(row: ClientRow, local: LocalRound, lost_by: str) -> ClientRow:
     """Return the row of a client whose update is not finite.
 
     Args:
         row: the client's.
-        recipe: the scenario's part of it.
+        local: its round, or that of its stack.
         lost_by: the transforms, if it was finite before them; else "".
-        round: which round.
 
     Raises:
         NonFiniteUpdateError: if the scenario says to raise.
     """
-    if recipe.work.on_nonfinite == "drop":
+    if local.recipe.work.on_nonfinite == "drop":
         return row._replace(retained=Dropped(NOT_FINITE))
     if lost_by:
         raise NonFiniteUpdateError(
-            f"client {row.client}'s update of round {round} was finite before client.transforms "
-            f"({lost_by}), but has NaN or infinite values after them; put a clip before, or set "
-            "client.on_nonfinite: drop"
+            f"client {row.client}'s update of round {local.round} was finite before "
+            f"client.transforms ({lost_by}), but has NaN or infinite values after them; put a clip "
+            "before, or set client.on_nonfinite: drop"
         )
     raise NonFiniteUpdateError(
-        f"client {row.client} sent an update with NaN or infinite values in round {round}; "
+        f"client {row.client} sent an update with NaN or infinite values in round {local.round}; "
         "lower client.optimizer.lrate, clip its gradients, or set client.on_nonfinite: drop"
     )

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
-from simfl.client.trainee import expand
+from simfl.client.order import AS_THEY_ARE, Order
 from simfl.states import KeptState
 from simfl.vector import Vector
 
@@ -53,32 +51,31 @@ class PersonalWeights:
         """Their values, or nothing if there are none."""
         return [self.now] if self._names else []
 
-    def take(self, weights: Vector, order: Tensor | None) -> None:
+    def take(self, weights: Vector, order: Order) -> None:
         """Take over the values at the end of a training, of clients in this order."""
         if self._names:
-            own = weights.select(self.now).clone()
-            self.now = own if order is None else own.rows(order.argsort())
+            self.now = order.restore(weights.select(self.now).clone())
 
     def fill_in(
-        self, weights: Vector, order: Tensor | None = None, active: int | None = None
+        self, weights: Vector, order: Order = AS_THEY_ARE, active: int | None = None
     ) -> Vector:
         """Return weights with the personal ones that they lack.
 
         Args:
             weights: of a client, of a stack, or the same for all of a stack.
-            order: that of the clients; None: their own.
+            order: that of the clients.
             active: A, of a stack; None: all.
         """
         if not self._names:
             return weights
         now = self.now
         if now.stacked:
-            now = (now if order is None else now.rows(order)).rows(slice(active))
-            weights = expand(weights, len(now.tensors[0]))
+            now = order.sort(now).rows(slice(active))
+            weights = weights.expand(len(now.tensors[0]))
         return now | weights
 
     def fill_in_given(
-        self, given: Any, order: Tensor | None = None, active: int | None = None
+        self, given: Any, order: Order = AS_THEY_ARE, active: int | None = None
     ) -> Any:
         """Return what functions of the model are given, with all weights in it filled in."""
         if not self._names:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simfl.client.local import LocalRound
-from simfl.client.recipe import ClientRecipe
 from simfl.client.updates import ClientRow, count_sent_bytes
 from simfl.states import State
 from simfl.transforms import UpdateContext, UpdateTransform, send_update
@@ -43,7 +42,6 @@ class SentDelta:
 
 
 def send_delta(
-    recipe: ClientRecipe,
     local: LocalRound,
     delta: Vector | None,
     weights: Sequence[float],
@@ -52,20 +50,19 @@ def send_delta(
     """Apply the scenario's transforms to the trainable part of deltas; buffers stay as they are.
 
     Args:
-        recipe: the scenario's part of it.
         local: the clients' round.
         delta: theirs, which is not modified.
         weights: [C] of the deltas.
         rows: [C] of the clients.
     """
-    transforms = recipe.work.transforms
+    transforms = local.recipe.work.transforms
     kept = [() if state is None else state.transforms for state in local.states]
     trained = [n for n in local.trainable if n in delta] if transforms and delta else []
     if delta is None or not trained:
         num_bytes = count_sent_bytes([delta], num_clients=len(rows))
         return SentDelta(delta, kept, [num_bytes] * len(rows), delta)
     context = UpdateContext(
-        seed=recipe.seed,
+        seed=local.seed,
         clients=tuple(row.client for row in rows),
         round=local.round,
         num_examples=tuple(row.num_examples for row in rows),

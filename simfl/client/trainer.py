@@ -10,10 +10,12 @@ from dataclasses import replace
 import torch
 
 from simfl.algorithms.returned import require_update
+from simfl.client.client_stack import ClientStack
 from simfl.client.local import LocalRound
+from simfl.client.one_client import OneClient
 from simfl.client.outcome import to_outcome
 from simfl.client.recipe import Resident
-from simfl.client.trainee import Trainee, client_stack, one_client
+from simfl.client.trainee import Trainee
 from simfl.client.updates import ClientRow, Outcome, StepLosses
 from simfl.errors import ClientError, NonFiniteUpdateError
 from simfl.messages import Broadcast
@@ -84,7 +86,7 @@ class ClientTrainer:
         """
         assert self._stack is not None, "the recipe has no stacks"
         began = time.perf_counter()
-        trainee = client_stack(self._resident, self._stack, clients, broadcast.round)
+        trainee = ClientStack(self._resident, self._stack, clients, broadcast.round)
         outcome = self._run(self._begin(trainee, broadcast, states, work), clients)
         seconds = time.perf_counter() - began
         steps = max(sum(row.losses.num_steps for row in outcome.rows), 1)
@@ -104,7 +106,7 @@ class ClientTrainer:
 
         Without ``work``, as outside a cohort, it is the scenario's, drawn for this client alone.
         """
-        trainee = one_client(self._resident, client, broadcast.round)
+        trainee = OneClient(self._resident, client, broadcast.round)
         return self._begin(trainee, broadcast, (state,), work or self._work_alone(trainee))
 
     def _work_alone(self, trainee: Trainee) -> LocalWork:
@@ -131,7 +133,7 @@ class ClientTrainer:
         examples = self._resident.dataset.num_train_examples(clients).tolist()
         losses = local.losses or [StepLosses()] * len(clients)
         rows = [ClientRow(*row) for row in zip(clients, examples, losses, strict=True)]
-        return to_outcome(self._recipe, local, update, kept, rows)
+        return to_outcome(local, update, kept, rows)
 
     def _shared_weights(self, broadcast: Broadcast, *, stacked: bool) -> Vector:
         """Return the weights of a broadcast that training may change; a selection is made once."""

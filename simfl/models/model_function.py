@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from simfl.errors import ConfigError
 from simfl.models.model import Batch, Inputs
-from simfl.vector import Vector
+from simfl.vector import Vector, rows_of
 
 if TYPE_CHECKING:
     from simfl.models.torch_model import TorchModel
@@ -172,21 +172,6 @@ def as_mappings(given: Any) -> Any:
     return given
 
 
-def active_rows(given: Any, num_active: int) -> Any:
-    """Return the rows of the first A clients in all that has a client axis.
-
-    Args:
-        given: a Vector, a tensor, a number, or a mapping of these. Stacked Vectors and tensors with
-            axes have a client axis, which comes first.
-        num_active: A.
-    """
-    if isinstance(given, Vector):
-        return given.rows(slice(num_active)) if given.stacked else given
-    if isinstance(given, Mapping):
-        return {name: active_rows(value, num_active) for name, value in given.items()}
-    return given[:num_active] if isinstance(given, Tensor) and given.dim() else given
-
-
 def client_axes(given: Any) -> Any:
     """Return vmap's ``in_dims`` of what is given: 0 where there is a client axis, else None."""
     if isinstance(given, Vector):
@@ -198,5 +183,5 @@ def client_axes(given: Any) -> Any:
 
 def split_given(given: Sequence[Any], num_active: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return (the arguments of a mapped objective, their ``in_dims``)."""
-    rows = [active_rows(value, num_active) for value in given]
+    rows = [rows_of(value, slice(num_active)) for value in given]
     return tuple(map(as_mappings, rows)), tuple(map(client_axes, rows))

@@ -17,11 +17,10 @@ from simfl.optimizer.state import (
     complete_state,
     join_states,
     repeat_tensors,
-    rows_of,
     stack_states,
 )
 from simfl.states import KeptState
-from simfl.vector import Scalar, Vector, move
+from simfl.vector import Scalar, Vector, move, rows_of
 
 
 class LocalOptimizer:
@@ -87,8 +86,8 @@ class LocalOptimizer:
 
     def narrow(self, num_active: int) -> None:
         """Let the clients after the first so many end."""
-        self._ended.append(_rows(self._states, slice(num_active, None)))
-        self._states = _rows(self._states, slice(num_active))
+        self._ended.append(rows_of(self._states, slice(num_active, None)))
+        self._states = rows_of(self._states, slice(num_active))
         self._clients = self._clients[:num_active]
 
     @torch.no_grad()
@@ -127,7 +126,7 @@ class LocalOptimizer:
             parts = [self._states, *reversed(self._ended)]
             self._states, self._ended = _for_each_plugin(join_states, parts), []
         if order is not None:
-            self._states = _rows(self._states, order)
+            self._states = rows_of(self._states, order)
             self._num_steps = [self._num_steps[row] for row in order.tolist()]
 
     def collect_aux_var(self) -> dict[str, AuxVar]:
@@ -188,10 +187,6 @@ class LocalOptimizer:
         if not self._stacked:
             return rates[0]
         return torch.tensor(rates, dtype=torch.float64, device=device)
-
-
-def _rows(states: States, rows: slice | torch.Tensor) -> States:
-    return tuple(rows_of(state, rows) for state in states)
 
 
 def _for_each_plugin(

@@ -71,14 +71,6 @@ def stack_states(states: Sequence[State]) -> State:
     return {key: _stack([state[key] for state in states]) for key in states[0]}
 
 
-def rows_of(state: State, rows: slice | Tensor) -> State:
-    """Return some rows of a stack's state, and the leaves that all clients share.
-
-    They are views for a slice, and copies for indices.
-    """
-    return {key: _rows(leaf, rows) for key, leaf in state.items()}
-
-
 def join_states(parts: Sequence[State]) -> State:
     """Concatenate the rows of several stacks; leaves that all share must be the same object."""
     return {key: _join([part[key] for part in parts]) for key in parts[0]}
@@ -118,12 +110,6 @@ def _stack(leaves: list[Vector | Tensor]) -> Vector | Tensor:
     if len(vectors) > 1 and all(vector is vectors[0] for vector in vectors):
         return vectors[0]
     return Vector.stack(vectors)
-
-
-def _rows(leaf: Vector | Tensor, rows: slice | Tensor) -> Vector | Tensor:
-    if isinstance(leaf, Tensor):
-        return leaf[rows] if leaf.dim() else leaf
-    return leaf.rows(rows) if leaf.stacked else leaf
 
 
 def _join(leaves: list[Vector | Tensor]) -> Vector | Tensor:

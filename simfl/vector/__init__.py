@@ -1,15 +1,17 @@
 """Vectors, which are named tensors with arithmetic, and functions of values that hold some."""
 
+from simfl.vector.arithmetic import Scalar
 from simfl.vector.keyed import Keyed
 from simfl.vector.values import (
     count_bytes,
     find_vectors,
     is_finite,
     move,
+    rows_of,
     tensors_of,
     widened,
 )
-from simfl.vector.vector import Layout, Scalar, Vector
+from simfl.vector.vector import Layout, Vector
 
 __all__ = [
     "Keyed",
@@ -20,6 +22,7 @@ __all__ = [
     "find_vectors",
     "is_finite",
     "move",
+    "rows_of",
     "tensors_of",
     "widened",
 ]

@@ -32,12 +32,7 @@ class Keyed:
         numbers = torch.as_tensor(keys).reshape(-1)
         self.keys: tuple[int, ...] = tuple(numbers.tolist())
         """[n]"""
-        if not values.stacked:
-            rows = {
-                name: tensor.expand(len(numbers), *tensor.shape) for name, tensor in values.items()
-            }
-            values = Vector(rows, stacked=True)
-        self.values = values
+        self.values = values.expand(len(numbers))
         """The Vectors of the keys, a stack [n, ...]."""
 
     def __len__(self) -> int:

@@ -44,6 +44,19 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
         yield from leaf.tensors if isinstance(leaf, Vector) else (leaf,)
 
 
+def rows_of(value: T, rows: slice | Tensor) -> T:
+    """Return a value with some rows of every stacked Vector and of every tensor that is not 0-d.
+
+    All else in it is the same for all clients of a stack, and stays as it is.
+
+    Args:
+        value: Vectors, tensors and others, in tuples and dicts.
+        rows: a slice, which gives views, or indices, which give copies.
+    """
+    taken: T = _rows(value, rows)
+    return taken
+
+
 def is_finite(value: Any) -> Tensor:
     """Return whether a number, a tensor or a Vector has no NaN or infinity: 0-d, or [C] by rows.
 
@@ -69,6 +82,18 @@ def _leaves(value: Any) -> Iterator[Vector | Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from _leaves(getattr(value, field.name))
+
+
+def _rows(value: Any, rows: slice | Tensor) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows] if value.dim() else value
+    if isinstance(value, Vector):
+        return value.rows(rows) if value.stacked else value
+    if isinstance(value, tuple):
+        return tuple(_rows(item, rows) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _rows(item, rows) for key, item in value.items()}
+    return value
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:

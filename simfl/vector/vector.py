@@ -18,13 +18,21 @@ import torch
 from torch import Tensor
 
 from simfl.errors import VectorError
+from simfl.vector.arithmetic import (
+    ADD,
+    DIV,
+    MAXIMUM,
+    MINIMUM,
+    MUL,
+    POW,
+    SUB,
+    Operation,
+    Scalar,
+)
 from simfl.vector.memory import Bytes, Described, own, raw, tensors_on, to_array
 
 Layout: TypeAlias = "tuple[Described, bool]"
 """Name, dtype and shape of each tensor, and whether they are a stack."""
-
-Scalar: TypeAlias = "float | int | Tensor"
-"""A number, a 0-d tensor, or for a stack a tensor of shape [C] with one number per client."""
 
 
 class Vector:
@@ -210,19 +218,19 @@ class Vector:
     # -- arithmetic ------------------------------------------------------------------------
 
     def __add__(self, other: Vector | Scalar) -> Vector:
-        return self._binary(torch.add, torch._foreach_add, other)
+        return self._with(ADD, other)
 
     def __sub__(self, other: Vector | Scalar) -> Vector:
-        return self._binary(torch.sub, torch._foreach_sub, other)
+        return self._with(SUB, other)
 
     def __mul__(self, other: Vector | Scalar) -> Vector:
-        return self._binary(torch.mul, torch._foreach_mul, other)
+        return self._with(MUL, other)
 
     def __truediv__(self, other: Vector | Scalar) -> Vector:
-        return self._binary(torch.div, torch._foreach_div, other)
+        return self._with(DIV, other)
 
     def __pow__(self, other: Vector | Scalar) -> Vector:
-        return self._binary(torch.pow, torch._foreach_pow, other)
+        return self._with(POW, other)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -246,11 +254,11 @@ class Vector:
 
     def minimum(self, other: Vector | Scalar) -> Vector:
         """Return the smaller number of each pair."""
-        return self._binary(_minimum, torch._foreach_minimum, other)
+        return self._with(MINIMUM, other)
 
     def maximum(self, other: Vector | Scalar) -> Vector:
         """Return the larger number of each pair."""
-        return self._binary(_maximum, torch._foreach_maximum, other)
+        return self._with(MAXIMUM, other)
 
     def add_scaled(self, other: Vector, scale: float) -> Vector:
         """Return self + scale * other, in one pass, each number rounded once."""
@@ -356,52 +364,20 @@ class Vector:
                 )
         return right
 
-    def _binary(
-        self,
-        operation: Callable[..., Tensor],
-        foreach: Callable[..., Sequence[Tensor]],
-        other: Vector | Scalar,
-    ) -> Vector:
+    def _with(self, operation: Operation, other: Vector | Scalar) -> Vector:
         if isinstance(other, Vector):
-            return self._with_vector(operation, foreach, other)
-        if isinstance(other, Tensor):
-            return self.map(lambda tensor: operation(tensor, _align(other, tensor)))
-        if isinstance(other, int | float | np.number):
-            return self._like(foreach(self.tensors, _plain(other)))
+            return self._with_vector(operation, other)
+        if isinstance(other, Tensor | int | float | np.number):
+            return self._like(operation.with_scalar(self.tensors, other))
         return NotImplemented
 
-    def _with_vector(
-        self,
-        operation: Callable[..., Tensor],
-        foreach: Callable[..., Sequence[Tensor]],
-        other: Vector,
-    ) -> Vector:
+    def _with_vector(self, operation: Operation, other: Vector) -> Vector:
         if self.stacked == other.stacked:
-            return self._like(foreach(self.tensors, self._matching(other)))
+            return self._like(operation.of_lists(self.tensors, self._matching(other)))
         # One Vector for all clients: the tensors broadcast along the client axis.
         self._require_same_names(other)
-        tensors = {name: operation(tensor, other[name]) for name, tensor in self.items()}
+        tensors = {name: operation.of_two(tensor, other[name]) for name, tensor in self.items()}
         return Vector(tensors, stacked=True)
-
-
-def _align(scalar: Tensor, tensor: Tensor) -> Tensor:
-    """Shape one number per client so that it broadcasts over that client's numbers."""
-    if tensor.is_floating_point():  # [C] numbers of a wider type would widen the tensor
-        scalar = scalar.to(tensor.dtype)
-    return scalar if scalar.dim() == 0 else scalar.reshape(-1, *[1] * (tensor.dim() - 1))
-
-
-def _plain(number: float | np.number[Any]) -> float:
-    plain: Any = number.item() if isinstance(number, np.number) else number
-    return float(plain) if isinstance(plain, float) else int(plain)
-
-
-def _minimum(tensor: Tensor, other: Tensor) -> Tensor:
-    return torch.minimum(tensor, other.to(tensor.dtype))
-
-
-def _maximum(tensor: Tensor, other: Tensor) -> Tensor:
-    return torch.maximum(tensor, other.to(tensor.dtype))
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
