@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simfl.aggregation import AggregationContext, Aggregator, TreeSum, merge_contributions
 from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total
-from simfl.algorithms.returned import require_step
+from simfl.algorithms.returned import run_server
 from simfl.client import ClientRecipe
 from simfl.client.recipe import build_resident
 from simfl.client.trainer import ClientTrainer
@@ -247,8 +247,8 @@ class Server:
             public = self._public.local(0, Broadcast(round, self._weights.all, {}), None)
         here = ServerSide(self._weights.trained, self._population, round, seed, public)
         cohort = Total(trained, total.weight, int(total.sums["clients"]), total.update_sums)
-        made = self._algorithm.server(cohort, self._algorithm_state, here)
-        gradients, self._algorithm_state = require_step(self._algorithm, made)
+        state = self._algorithm_state
+        gradients, self._algorithm_state = run_server(self._algorithm, cohort, state, here)
         gradients = gradients.select(name for name in self._weights.trainable if name in gradients)
         if gradients:
             self._weights.stepped = gradients.names

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from simfl.algorithms import Algorithm, Update
+from simfl.algorithms.returned import read_weights, require_delta
 from simfl.client.local import MAIN, LocalRound
 from simfl.client.sending import SentDelta, send_delta
 from simfl.client.updates import (
@@ -53,6 +54,7 @@ def to_outcome(
     aux = main.collect_aux_var() if main is not None else {}
     rows = _with_norms(rows, delta)
     values = [*aux_values(aux), *update.sums.values(), *local.personal.values]
+    values += [] if update.weight is None else [torch.tensor(weights)]
     finite = finite_rows(delta, [row.delta_norm for row in rows], values, stacked=local.stacked)
     checked = [
         row if is_finite else _refuse_or_drop(row, local, sent.lost_by(index))
@@ -74,16 +76,9 @@ def _sent(local: LocalRound, update: Update, kept: State) -> Vector | None:
     """Return the delta of what clients share, in memory that the aggregator may overwrite."""
     if update.delta is None:
         return None
-    unknown = [name for name in update.delta if name not in local.weights]
-    if unknown:
-        raise ConfigError(
-            f"{_name(local)} sends {unknown[0]!r}, which is no weight that training changes"
-        )
-    if update.delta.stacked != local.stacked:
-        raise ConfigError(
-            f"{_name(local)} sends one delta for a stack of clients; each needs its own"
-        )
-    delta = update.delta
+    delta = require_delta(
+        local.recipe.algorithm, update.delta, local.weights, stacked=local.stacked
+    )
     if type(local.recipe.algorithm).client is Algorithm.client:
         return delta
     others = [update.sums, kept, local.weights, local.received, local.kept]
@@ -147,9 +142,7 @@ def _contribution(
 def _weights(local: LocalRound, update: Update, rows: Sequence[ClientRow]) -> list[float]:
     if update.weight is None:
         return [local.recipe.weigh(row) for row in rows]
-    if isinstance(update.weight, Tensor) and update.weight.dim():
-        return [float(weight) for weight in update.weight.tolist()]
-    return [float(update.weight)] * len(rows)
+    return read_weights(local.recipe.algorithm, update.weight, len(rows))
 
 
 def _sum_clients(value: Any, used: Sequence[int], *, stacked: bool) -> Any:
@@ -162,7 +155,7 @@ def _sum_clients(value: Any, used: Sequence[int], *, stacked: bool) -> Any:
         return value.rows(used).merged()
     if isinstance(value, Tensor) and value.dim():
         total = value[list(used)].sum(dim=0) if stacked else value
-        return total if total.dim() else total.item()
+        return total if total.dim() else float(total)
     return float(value) * len(used)
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from simfl.algorithms import Algorithm, FedAvg
+from simfl.aggregation import Mean
+from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total, returned
 from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, ConfigError, SimflError, one_line, own_line
-from simfl.messages import Broadcast, Chunk
+from simfl.messages import Broadcast, Chunk, Contribution, Snapshot
 from simfl.models import Batch, Loss, TorchModel, as_metrics
 from simfl.models.model import take_examples
 from simfl.scenario import Scenario
@@ -24,6 +25,7 @@ from simfl.seeding import global_generators
 from simfl.server import ServerRecipe
 from simfl.states import Kept
 from simfl.transforms import UpdateTransform, shapes_of
+from simfl.vector import Vector
 
 _Column: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -43,7 +45,7 @@ def try_step(
         ScenarioError: if something fails, with the line of the user's code if it was the cause.
     """
     with explained(scenario, "model", "it cannot be built"):
-        start = server.build().snapshot(1).broadcast
+        snapshot = server.build().snapshot(1)
         usual = as_metrics(client.loss.default_metrics)
         model = replace(
             client, metrics=usual, work=replace(client.work, precision="float32")
@@ -69,7 +71,8 @@ def try_step(
     takes_several = min(size, num_examples[some]) > 1
     if takes_several:
         with explained(scenario, "model", "a first step of training fails"):
-            _train(client, dataset, start, some, size)
+            sent = _train(client, dataset, snapshot.broadcast, some, size)
+            _try_server(server, snapshot, sent)
     alone = np.flatnonzero(_trains_on_one(client.work, num_examples))
     if len(alone):
         attempt: AbstractContextManager[None] = explained(
@@ -78,7 +81,7 @@ def try_step(
         if takes_several or _needs_two(model, read_batch(dataset.train, rows[:2])):
             attempt = _explained_for_one(scenario, int(alone[0]), int(num_examples[alone[0]]))
         with attempt:
-            _train(client, dataset, start, int(alone[0]), 1)
+            _train(client, dataset, snapshot.broadcast, int(alone[0]), 1)
 
 
 def _needs_two(model: TorchModel, batch: Batch) -> bool:
@@ -142,14 +145,38 @@ def _require_fixed_buffers(scenario: Scenario, model: TorchModel, batch: Batch) 
 
 def _train(
     recipe: ClientRecipe, dataset: FederatedDataset, start: Broadcast, client: int, size: int
-) -> None:
+) -> Contribution | None:
+    """Train a client, in two rounds if they may differ; return what it sends in the first."""
     work = replace(recipe.work, epochs=None, steps=1, batch_size=size, on_nonfinite="drop")
     recipe = replace(recipe, work=work, stack=1)
     host = ClientHost(recipe, dataset)
-    kept = host.train_chunk(Chunk(1, 0, (client,), 1), start, [None]).states[client]
+    first = host.train_chunk(Chunk(1, 0, (client,), 1), start, [None])
+    kept = first.states[client]
     if type(recipe.algorithm) is not FedAvg:  # its rounds may differ
         state = kept.state if isinstance(kept, Kept) else None
         host.train_chunk(Chunk(2, 0, (client,), 1), replace(start, round=2), [state])
+    return next(iter(first.partial.nodes.values()), None)
+
+
+def _try_server(server: ServerRecipe, snapshot: Snapshot, sent: Contribution | None) -> None:
+    """Let the server's half of a third-party algorithm take a step with what one client sends."""
+    algorithm, rule = server.algorithm, server.aggregator
+    if type(algorithm).__module__.startswith("simfl.") or sent is None:
+        return
+    if type(rule) is not Mean or sent.weight <= 0:
+        return  # other rules may need more than one client
+    weights = snapshot.broadcast.weights
+    trained = server.build_model().get_weights(trainable=True)
+    trained = weights.select(name for name in trained if name in weights)
+    delta = Vector({}) if sent.total is None else sent.total / sent.weight
+    total = Total(
+        delta.select(name for name in trained if name in delta), sent.weight, 1, sent.update_sums
+    )
+    public = None
+    if server.public is not None:
+        public = server.public.build().local(0, Broadcast(1, weights, {}), None)
+    here = ServerSide(trained, server.population, 1, server.seed, public)
+    returned.run_server(algorithm, total, snapshot.state.algorithm, here)
 
 
 def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
@@ -174,6 +201,8 @@ def explained(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iter
         if isinstance(cause, SimflError) and cause.__cause__ is not None:
             cause = cause.__cause__
         hint = own_line(cause)
+        if hint and one_line(says).endswith(hint):
+            hint = ""
         if remedy:
             hint += f"; {remedy}"
         elif not hint and says != str(cause):
@@ -192,7 +221,9 @@ def _raised_by(error: BaseException) -> str:
             owner = frame.f_locals.get("self")
             if isinstance(owner, Loss):
                 found = "model.loss"
-            elif isinstance(owner, Algorithm) and type(owner) is not FedAvg:
+            elif (
+                isinstance(owner, Algorithm) and type(owner) is not FedAvg
+            ) or frame.f_globals.get("__name__") == returned.__name__:
                 found = "algorithm"
             elif isinstance(owner, UpdateTransform):
                 found = "client.transforms"

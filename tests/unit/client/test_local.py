@@ -388,8 +388,13 @@ class Breaks(Algorithm):
             delta = Vector({"other": torch.zeros(1)})
         if self.how == "layer":
             local.names(["haed"])
+        if self.how == "shape":
+            delta = delta.map(lambda tensor: tensor.sum(dim=-1))
+        if self.how == "dict":
+            delta = dict(delta.items())  # type: ignore[assignment]
         kept: State = {"u": delta} if self.how == "entries" else {"v": local.weights}
-        return Update(delta), {"v": 1.0} if self.how == "number" else kept
+        weight: Any = {"negative": -2.0, "text": "1", "vector": torch.ones(3)}.get(self.how)
+        return Update(delta, weight=weight), {"v": 1.0} if self.how == "number" else kept
 
 
 @pytest.mark.parametrize(
@@ -400,11 +405,37 @@ class Breaks(Algorithm):
         ("entries", r"keeps \['u'\] of a client, but its init\(\) returns \['v'\]"),
         ("number", "keeps 'v', which is float; it must be a Vector or a tensor"),
         ("layer", "the model has no layer 'haed'; it has 'body', 'head'"),
+        ("shape", r"sends 'body.weight' of shape \[3\]; the weight's is \[3, 4\]"),
+        ("dict", "sends a delta of type dict; it must be a Vector, or None"),
+        ("negative", "the weight of an update is -2, but must not be negative"),
+        ("text", "the weight of an update is a str; it must be a number or a tensor"),
+        ("vector", r"has shape \[3\]; it must be one number for each client"),
     ],
 )
 def test_a_broken_contract_is_reported(how: str, says: str) -> None:
     with pytest.raises(ClientError, match=says):
         run(Breaks(how), clients=(0,))
+
+
+@dataclass(frozen=True)
+class Weighs(Algorithm):
+    """Client 2's weight is no number; all send a whole number and a truth value."""
+
+    name: ClassVar[str] = "test-weighs"
+
+    def client(self, local: Local) -> tuple[Update, State]:
+        ids = local.clients
+        sums = {"id": ids, "is_odd": ids % 2 == 1}
+        weight = torch.where(ids == 2, torch.nan, 1.0)
+        return Update(local.train_delta(local.weights), weight=weight, sums=sums), {}
+
+
+@pytest.mark.parametrize("stack", [1, 8])
+def test_a_weight_that_is_nan_drops_its_client_and_sums_of_numbers_are_floats(stack: int) -> None:
+    result = run(Weighs(), stack=stack, on_nonfinite="drop")
+    assert isinstance(result.states[2], Dropped)
+    assert root(result).update_sums == {"id": 0.0 + 1 + 3 + 4, "is_odd": 2.0}
+    assert all(type(value) is float for value in root(result).update_sums.values())
 
 
 @dataclass(frozen=True)
