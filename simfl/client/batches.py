@@ -11,6 +11,7 @@ from torch import Tensor
 
 from simfl.data import Examples
 from simfl.data.dataset import arrays_of, take_rows
+from simfl.data.ragged import Ragged
 from simfl.models import Batch
 from simfl.models.model import map_inputs
 from simfl.vector import tensors_of
@@ -24,9 +25,11 @@ ReadBatch: TypeAlias = "Callable[[Rows], Batch]"
 def reader_of(examples: Examples, *, device: str) -> ReadBatch:
     """Return what reads batches: on a GPU from examples that are moved there once and stay.
 
-    Examples that the GPU's memory does not hold are moved batch by batch.
+    Examples that the GPU's memory does not hold are moved batch by batch, and so are sequences of
+    several lengths, which are small and are padded on the way.
     """
-    if torch.device(device).type == "cpu":
+    values = (*arrays_of(examples.inputs), examples.targets)
+    if torch.device(device).type == "cpu" or any(isinstance(one, Ragged) for one in values):
         return moving_reader(examples, device=device)
     try:
         return resident_reader(examples, device=device)

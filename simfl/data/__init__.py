@@ -17,6 +17,7 @@ from simfl.data.describe import DatasetSummary, LabelSummary, label_counts, summ
 from simfl.data.flwr_partition import FlwrPartition
 from simfl.data.partition import Partition, SizedPartition
 from simfl.data.partitions import IID, Dirichlet, Natural, Quantity, Shards
+from simfl.data.ragged import Ragged, Vocabulary
 from simfl.data.source import Source, SourceData
 from simfl.data.sources import (
     CsvFile,
@@ -45,12 +46,14 @@ __all__ = [
     "Partition",
     "PythonFunction",
     "Quantity",
+    "Ragged",
     "Scaling",
     "Shards",
     "SizedPartition",
     "Source",
     "SourceData",
     "Synthetic",
+    "Vocabulary",
     "build_dataset",
     "label_counts",
     "num_rows",

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from simfl.data.dataset import Array, ArrayTree, Examples
+from simfl.data.dataset import Array, ArrayTree, Examples, Values
+from simfl.data.ragged import Ragged
 from simfl.data.source import SourceData
 from simfl.errors import DataError, did_you_mean, one_line
 
@@ -36,7 +37,7 @@ def as_inputs(inputs: Any, *, what: str) -> ArrayTree:
 
 def as_targets(
     value: Any, *, what: str, class_names: tuple[str, ...] = ()
-) -> tuple[Array, tuple[str, ...]]:
+) -> tuple[Values, tuple[str, ...]]:
     """Return targets as int64 or float32, and the names of the classes if they were text.
 
     Args:
@@ -47,6 +48,8 @@ def as_targets(
     Raises:
         DataError: if it holds objects, or a class that is not among ``class_names``.
     """
+    if isinstance(value, Ragged):
+        return value, class_names
     array = np.asarray(value)
     if array.dtype.kind in "US":
         return _class_ids(_text(array, what=what), what=what, class_names=class_names)
@@ -85,9 +88,9 @@ def with_our_dtypes(data: SourceData, *, origin: str) -> SourceData:
         for name, array in data.columns.items()
     }
     if data.test is None:
-        return SourceData(train, None, columns, names)
+        return SourceData(train, None, columns, names, data.notes)
     test, _ = _examples(data.test, what=f"{origin}: test_", class_names=names)
-    return SourceData(train, test, columns, names)
+    return SourceData(train, test, columns, names, data.notes)
 
 
 def source_data_from_arrays(arrays: Mapping[str, Any], *, origin: str) -> SourceData:
@@ -154,7 +157,9 @@ def _column_of_length(name: str, value: Any, length: int, *, origin: str) -> Arr
     return as_column(array, what=what)
 
 
-def _input(value: Any, *, what: str) -> Array:
+def _input(value: Any, *, what: str) -> Values:
+    if isinstance(value, Ragged):
+        return value
     array = _numeric(value, what=what)
     if array.dtype.kind == "f":
         return _as_float32(array)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -15,12 +16,14 @@ from simfl.data.dataset import (
     Examples,
     FederatedDataset,
     Scaling,
+    Values,
     arrays_of,
     positions_within,
-    take_rows,
+    select_rows,
 )
 from simfl.data.partition import Partition, check_split
 from simfl.data.partitions import Natural
+from simfl.data.ragged import Ragged
 from simfl.data.source import Source, SourceData, check_alike, check_source_data
 from simfl.errors import ConfigError, DataError, did_you_mean
 from simfl.seeding import numpy_generator
@@ -67,7 +70,7 @@ def build_dataset(
     data, shared = _take_public(data, public, seed=seed)
     data = _scaled(data, scaling)
     chosen = partition if partition is not None else _by_client(data)
-    split = chosen.split(data.train.targets, data.columns, seed=seed)
+    split = chosen.split(cast(Array, data.train.targets), data.columns, seed=seed)
     rows, offsets = check_split(split, examples=len(data.train), partition=chosen)
     holdout_offsets = offsets[1:]
     if holdout_fraction > 0:
@@ -82,6 +85,7 @@ def build_dataset(
         public=shared and dataclasses.replace(shared, scaling=data.train.scaling),
         class_names=data.class_names,
         client_columns=columns,
+        notes=data.notes,
     )
 
 
@@ -132,6 +136,8 @@ def _scaled(data: SourceData, asked: Scaling | None) -> SourceData:
     scaling = _joined(data.train.scaling, asked)
     if scaling is None:
         return data
+    if any(isinstance(values, Ragged) for values in arrays_of(data.train.inputs)):
+        raise ConfigError("data.divide_by and data.normalize are for numbers; tokens have none")
     _check_scaling(scaling, [array.shape[1:] for array in arrays_of(data.train.inputs)])
     return dataclasses.replace(
         data,
@@ -230,18 +236,18 @@ def _take_fraction(
     kept = np.flatnonzero(~is_taken)
     rest = dataclasses.replace(
         data,
-        train=_take(data.train, kept),
+        train=select_rows(data.train, kept),
         columns={name: column[kept] for name, column in data.columns.items()},
     )
-    return rest, _take(data.train, np.flatnonzero(is_taken))
+    return rest, select_rows(data.train, np.flatnonzero(is_taken))
 
 
-def draw_test_rows(targets: Array, *, fraction: float, seed: int) -> Array:
+def draw_test_rows(targets: Values, *, fraction: float, seed: int) -> Array:
     """Draw the rows of a test split: see ``draw_rows``."""
     return draw_rows(targets, fraction=fraction, seed=seed, key="data.test")
 
 
-def draw_rows(targets: Array, *, fraction: float, seed: int, key: str) -> Array:
+def draw_rows(targets: Values, *, fraction: float, seed: int, key: str) -> Array:
     """Draw the rows of a part of the examples, stratified where targets are class ids.
 
     Each class gives its share, rounded so that the whole has ``round(fraction * N)`` rows, and
@@ -252,7 +258,7 @@ def draw_rows(targets: Array, *, fraction: float, seed: int, key: str) -> Array:
     """
     shuffled = numpy_generator(seed, key).permutation(len(targets))
     is_class = targets.ndim == 1 and targets.dtype.kind in "biu"
-    strata = targets[shuffled] if is_class else np.zeros(len(targets), np.int64)
+    strata = np.asarray(targets)[shuffled] if is_class else np.zeros(len(targets), np.int64)
     codes, counts = np.unique(strata, return_inverse=True, return_counts=True)[1:]
     wanted = _shares(counts, fraction=fraction)
     if not wanted.any():
@@ -294,8 +300,3 @@ def _shares(counts: Array, *, fraction: float) -> Array:
     shares[by_remainder[: max(beyond, 0)]] += 1
     shares_below: Array = np.minimum(shares, counts - 1)
     return shares_below
-
-
-def _take(examples: Examples, rows: Array) -> Examples:
-    inputs, targets = take_rows(examples.inputs, rows), examples.targets[rows]
-    return dataclasses.replace(examples, inputs=inputs, targets=targets)

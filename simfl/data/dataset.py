@@ -10,8 +10,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from simfl.data.ragged import IGNORED, Ragged
+
 Array: TypeAlias = "np.ndarray[Any, Any]"
-ArrayTree: TypeAlias = "Array | tuple[Array, ...] | dict[str, Array]"
+Values: TypeAlias = "Array | Ragged"
+"""An array whose first axis is the example, or sequences of several lengths."""
+ArrayTree: TypeAlias = "Values | tuple[Values, ...] | dict[str, Values]"
 """The inputs of a model: one array, positional arguments, or keyword arguments by name."""
 
 
@@ -36,7 +40,7 @@ class Examples:
     """N examples: inputs and targets; the first axis is the example."""
 
     inputs: ArrayTree
-    targets: Array
+    targets: Values
     scaling: Scaling | None = None
     """How inputs become float32 when a batch is read; None: the model gets them as they are."""
 
@@ -69,6 +73,8 @@ class FederatedDataset:
     """The names of the class ids; empty if targets are not class ids or have no names."""
     client_columns: Mapping[str, Array] = field(default_factory=dict)
     """Name -> [clients], properties of clients, such as the class of the device."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the examples, one line each."""
 
     @property
     def num_clients(self) -> int:
@@ -85,8 +91,10 @@ class FederatedDataset:
         """The size of all arrays together."""
         arrays = [self.rows, self.offsets, self.holdout_offsets]
         for part in self.parts:
-            arrays += [part.targets, *arrays_of(part.inputs)]
-        return sum(array.nbytes for array in arrays)
+            for values in (part.targets, *arrays_of(part.inputs)):
+                arrays += values.arrays if isinstance(values, Ragged) else [values]
+        # Sequences share their arrays: inputs and targets, and the test split.
+        return sum({id(array): array.nbytes for array in arrays}.values())
 
     def train_rows(self, client: int) -> Array:
         """Return the rows that the client trains on."""
@@ -108,6 +116,10 @@ class FederatedDataset:
         which = slice(self.num_clients) if clients is None else np.asarray(clients)
         counts: Array = self.holdout_offsets[which] - self.offsets[which]
         return counts
+
+    def num_train_targets(self, client: int) -> int:
+        """Return how many targets, such as tokens, the client trains on; see ``count_targets``."""
+        return int(count_targets(self.train.targets)[self.train_rows(client)].sum())
 
     def num_evaluation_examples(self) -> Array:
         """Return the number of examples that each client is evaluated on: int64."""
@@ -140,8 +152,11 @@ class FederatedDataset:
         return FederatedDataset(examples, np.arange(len(examples)), offsets, offsets[1:])
 
 
-def _add(total: hashlib._Hash, *arrays: Array) -> None:
+def _add(total: hashlib._Hash, *arrays: Values) -> None:
     for array in arrays:
+        if isinstance(array, Ragged):
+            array.update_hash(total)
+            continue
         total.update(f"{array.dtype.str}{array.shape}".encode())
         is_plain = array.dtype.kind in "biufc" and array.size > 0
         total.update(np.ascontiguousarray(array).data if is_plain else array.tobytes())
@@ -152,15 +167,39 @@ def num_rows(tree: ArrayTree) -> int:
     return len(arrays_of(tree)[0])
 
 
-def arrays_of(tree: ArrayTree) -> tuple[Array, ...]:
+def arrays_of(tree: ArrayTree) -> tuple[Values, ...]:
     """Return the arrays, in order."""
     if isinstance(tree, dict):
         return tuple(tree.values())
     return tree if isinstance(tree, tuple) else (tree,)
 
 
+def select_rows(examples: Examples, rows: Array) -> Examples:
+    """Return some of the examples; sequences of several lengths are not copied."""
+
+    def select(values: Values) -> Values:
+        return values.select(rows) if isinstance(values, Ragged) else values.take(rows, axis=0)
+
+    tree = examples.inputs
+    inputs: ArrayTree
+    if isinstance(tree, dict):
+        inputs = {name: select(values) for name, values in tree.items()}
+    else:
+        inputs = tuple(map(select, tree)) if isinstance(tree, tuple) else select(tree)
+    return dataclasses.replace(examples, inputs=inputs, targets=select(examples.targets))
+
+
+def count_targets(targets: Values) -> Array:
+    """Return how many targets of each example count: (N,) int64; 1 for one class or number."""
+    if isinstance(targets, Ragged):
+        return targets.counts()
+    counted = targets != IGNORED if targets.dtype.kind in "iu" else np.ones(targets.shape, bool)
+    counts: Array = counted.reshape(len(targets), -1).sum(axis=1)
+    return counts
+
+
 def take_rows(tree: ArrayTree, rows: Array) -> ArrayTree:
-    """Return the rows of every array; a copy."""
+    """Return the rows of every array; a copy, in which sequences are padded."""
     if isinstance(tree, dict):
         return {name: array.take(rows, axis=0) for name, array in tree.items()}
     if isinstance(tree, tuple):

@@ -9,7 +9,8 @@ from typing import ClassVar, Final
 import numpy as np
 
 from simfl.component import Component
-from simfl.data.dataset import Array, ArrayTree, Examples
+from simfl.data.dataset import Array, ArrayTree, Examples, Values
+from simfl.data.ragged import Ragged
 from simfl.errors import DataError
 
 _CHUNK_CELLS: Final = 1 << 22
@@ -30,6 +31,8 @@ class SourceData:
     """Name -> one value per training example, such as "client", for partitions to use."""
     class_names: tuple[str, ...] = ()
     """The names of the class ids; empty if targets are not class ids or have no names."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of them, one line each, such as how many were left out."""
 
 
 class Source(Component, kind="source"):
@@ -96,8 +99,8 @@ def _check_examples(examples: Examples, *, what: str) -> None:
         _check_finite(array, what=f"{what} {name}")
 
 
-def _check_finite(array: Array, *, what: str) -> None:
-    if array.dtype.kind != "f" or array.size == 0:
+def _check_finite(array: Values, *, what: str) -> None:
+    if isinstance(array, Ragged) or array.dtype.kind != "f" or array.size == 0:
         return
     step = max(1, _CHUNK_CELLS // (array.size // len(array) or 1))
     for start in range(0, len(array), step):
@@ -144,10 +147,17 @@ def check_alike(train: Examples, others: Examples, *, what: str) -> None:
 
 def _layout(examples: Examples) -> dict[str, str]:
     arrays = {**_named(examples.inputs), "targets": examples.targets}
-    return {name: f"{array.dtype} of shape {array.shape[1:]}" for name, array in arrays.items()}
+    return {name: _describe(array) for name, array in arrays.items()}
 
 
-def _named(inputs: ArrayTree) -> Mapping[str, Array]:
+def _describe(array: Values) -> str:
+    if isinstance(array, Ragged):
+        tokens = array.vocabulary
+        return f"at most {array.width} of {tokens.size} tokens {tokens.tokenizer}".rstrip()
+    return f"{array.dtype} of shape {array.shape[1:]}"
+
+
+def _named(inputs: ArrayTree) -> Mapping[str, Values]:
     if isinstance(inputs, dict):
         return {f"inputs.{name}": array for name, array in inputs.items()}
     if isinstance(inputs, tuple):

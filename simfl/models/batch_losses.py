@@ -21,7 +21,7 @@ from simfl.errors import ConfigError
 from simfl.models.loss import Loss, needs_weights
 from simfl.models.losses import CrossEntropy, as_loss
 from simfl.models.model import Batch, take_examples
-from simfl.models.per_example import match_classes, mean_over_axes, weighted_mean
+from simfl.models.per_example import IGNORED, match_classes, mean_over_counted, weighted_mean
 from simfl.vector import widened
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ class _OfClassCounts(ChangedLoss):
         outputs = model.evaluation_outputs(take_examples(batch, slice(1)))
         first = batch.targets[:1]
         num_classes = match_classes(self.name, outputs, first)[0].shape[-1]
-        counts = batch.targets.long().flatten().bincount(minlength=num_classes)
+        targets = batch.targets.long().flatten()
+        counts = targets[targets != IGNORED].bincount(minlength=num_classes)
         return {**super().statistics(model, batch), "class_counts": counts[:num_classes]}
 
     def _changed(self, logits: Tensor, counts_V: Tensor) -> Tensor:
@@ -267,7 +268,8 @@ class Distillation(ChangedLoss):
         teacher = model.predict(given["broadcast"], batch.inputs)
         loss = self.of.of_outputs(outputs, batch, given)
         logits, targets = match_classes(self.name, outputs, batch.targets)
-        divergences_B = mean_over_axes(self._divergences(logits, teacher, targets))
+        divergences = self._divergences(logits, teacher, targets) * (targets != IGNORED)
+        divergences_B = mean_over_counted(divergences, targets)
         term = weighted_mean(divergences_B, batch.sample_weights)
         return loss + self.strength * self.temperature**2 * term
 

@@ -25,6 +25,7 @@ from simfl.models.per_example import (
     match_classes,
     match_shapes,
     mean_over_axes,
+    mean_over_counted,
     require_tensor,
 )
 from simfl.optimizer.specs import build_component
@@ -45,7 +46,7 @@ class CrossEntropy(Loss):
     """Minus the log-likelihood of integer targets [B, ...] under logits [B, ..., V].
 
     The classes are the last axis, as sequence models return them; in ``torch.nn.CrossEntropyLoss``
-    they are the second.
+    they are the second. Positions with target -100 do not count.
     """
 
     name: ClassVar[str] = "cross-entropy"
@@ -54,12 +55,12 @@ class CrossEntropy(Loss):
     """The fraction of the target's probability that is distributed over all classes."""
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return each example's mean cross-entropy over its positions: [B]."""
+        """Return each example's mean cross-entropy over its positions that count: [B]."""
         outputs, targets = match_classes(self.name, outputs, targets)
         if targets.dim() == 1:
             return self._flat(outputs, targets)
         losses = self._flat(outputs.flatten(0, -2), targets.flatten())
-        return mean_over_axes(losses.reshape(targets.shape))
+        return mean_over_counted(losses.reshape(targets.shape), targets)
 
     def mean(
         self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None

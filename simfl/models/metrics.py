@@ -17,10 +17,12 @@ from torch import Tensor
 from simfl.component import Component, Count
 from simfl.errors import ConfigError
 from simfl.models.per_example import (
+    IGNORED,
     is_elementwise,
     match_classes,
     match_shapes,
     mean_over_axes,
+    mean_over_counted,
     require_one_each,
     require_tensor,
     weighted_sums,
@@ -89,7 +91,8 @@ class Accuracy(Metric):
 
     Outputs [B, ..., V] predict the class of the largest number; outputs of the targets' shape, or
     with an additional axis of length 1, are logits that predict 1 if positive. A prediction with a
-    NaN output counts as wrong. The value of a sequence is the fraction over its positions.
+    NaN output counts as wrong. The value of a sequence is the fraction over its positions; those
+    with target -100 do not count.
     """
 
     name: ClassVar[str] = "accuracy"
@@ -103,7 +106,7 @@ class Accuracy(Metric):
         else:
             outputs, targets = match_classes(self.name, outputs, targets)
             right = (outputs.argmax(dim=-1) == targets) & ~outputs.isnan().any(dim=-1)
-        return mean_over_axes(right.float())
+        return mean_over_counted(right.float(), targets)
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,11 @@ class TopK(Metric):
         """Return the fraction of targets among the first k of each example: [B]."""
         outputs, targets = match_classes(self.name, outputs, targets)
         # Among equal outputs the first counts as the largest, as in accuracy; topk may pick any.
-        own = outputs.gather(-1, targets.unsqueeze(-1))
+        own = outputs.gather(-1, targets.clamp(min=0).unsqueeze(-1))
         is_before = torch.arange(outputs.shape[-1], device=outputs.device) < targets.unsqueeze(-1)
         num_ahead = ((outputs > own) | ((outputs == own) & is_before)).sum(dim=-1)
-        right = (num_ahead < self.k) & ~outputs.isnan().any(dim=-1)
-        return mean_over_axes(right.float())
+        right = (num_ahead < self.k) & ~outputs.isnan().any(dim=-1) & (targets != IGNORED)
+        return mean_over_counted(right.float(), targets)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Shapes: B examples, ... the axes of one target (none, or the positions of a sequ
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,10 +15,32 @@ from torch import Tensor
 from simfl.errors import ConfigError
 from simfl.models.model import MetricSums
 
+IGNORED: Final = -100
+"""The target of positions that do not count, as in ``torch.nn.functional.cross_entropy``."""
+
 
 def mean_over_axes(values: Tensor) -> Tensor:
     """Average over all axes but the first: [B, ...] to [B]."""
     return values if values.dim() == 1 else values.flatten(1).mean(dim=1)
+
+
+def counted_positions(targets: Tensor) -> Tensor:
+    """Return how many targets of each example count, those that are not -100: [B, ...] to [B]."""
+    return (targets != IGNORED).reshape(len(targets), -1).sum(dim=1)
+
+
+def mean_over_counted(values: Tensor, targets: Tensor) -> Tensor:
+    """Average over the positions whose targets count; 0 if none does: [B, ...] to [B].
+
+    Args:
+        values: 0 at positions that do not count.
+        targets: of the same shape.
+    """
+    if targets.dim() == 1:
+        return values
+    counts_B = counted_positions(targets).clamp(min=1)
+    # A factor of 1 leaves the bits of a mean over all positions.
+    return mean_over_axes(values) * (targets[0].numel() / counts_B).to(values.dtype)
 
 
 def require_one_each(what: str, values: Any, targets: Tensor) -> Tensor:

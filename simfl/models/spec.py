@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -12,13 +13,37 @@ from torch import nn
 
 from simfl.component import Component
 from simfl.errors import ConfigError, DataError
+from simfl.models.per_example import IGNORED
 from simfl.plugins import import_object
 from simfl.seeding import derive_seed, global_generators
 
 Axes: TypeAlias = "tuple[int, ...]"
 """The shape of one example, without the example's axis."""
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
+Array: TypeAlias = "np.ndarray[Any, Any] | Sequences"
+
+
+class _Vocabulary(Protocol):
+    @property
+    def size(self) -> int: ...
+
+
+class Sequences(Protocol):
+    """What stands for an array of tokens [N, L]: ``simfl.data.Ragged``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, the most positions of a sequence)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """int64."""
+
+    @property
+    def vocabulary(self) -> _Vocabulary:
+        """Its ``size`` is above all tokens."""
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +69,10 @@ class DataShape:
 
 
 def data_shape(
-    inputs: Array | tuple[Array, ...] | dict[str, Array], targets: Array, *, is_scaled: bool = False
+    inputs: Array | tuple[Array, ...] | Mapping[str, Array],
+    targets: Array,
+    *,
+    is_scaled: bool = False,
 ) -> DataShape:
     """Return the shape of the data.
 
@@ -55,7 +83,8 @@ def data_shape(
         is_scaled: whether inputs are scaled to floats for the model.
 
     Raises:
-        DataError: if there is no example, or a class or token is negative.
+        DataError: if there is no example, or a class or token is negative; targets of several
+            positions may be -100, those that do not count.
 
     >>> data_shape(np.zeros((5, 1, 28, 28), np.float32), np.array([0, 9, 3, 1, 1])).num_classes
     10
@@ -71,9 +100,9 @@ def data_shape(
 
 
 def _axes(
-    inputs: Array | tuple[Array, ...] | dict[str, Array],
+    inputs: Array | tuple[Array, ...] | Mapping[str, Array],
 ) -> Axes | tuple[Axes, ...] | dict[str, Axes]:
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         return {name: array.shape[1:] for name, array in inputs.items()}
     if isinstance(inputs, tuple):
         return tuple(array.shape[1:] for array in inputs)
@@ -81,8 +110,8 @@ def _axes(
     return axes
 
 
-def _vocabulary(inputs: Array | tuple[Array, ...] | dict[str, Array]) -> int | None:
-    if isinstance(inputs, dict):
+def _vocabulary(inputs: Array | tuple[Array, ...] | Mapping[str, Array]) -> int | None:
+    if isinstance(inputs, Mapping):
         inputs = tuple(inputs.values())
     arrays = inputs if isinstance(inputs, tuple) else (inputs,)
     integers = [array for array in arrays if array.dtype.kind in "iu"]
@@ -90,18 +119,24 @@ def _vocabulary(inputs: Array | tuple[Array, ...] | dict[str, Array]) -> int | N
 
 
 def _num_symbols(what: str, array: Array) -> int | None:
-    if array.dtype.kind == "b":
+    vocabulary = getattr(array, "vocabulary", None)
+    if vocabulary is not None:
+        return int(vocabulary.size)
+    dense = np.asarray(array)
+    if dense.dtype.kind == "b":
         return 2
-    if array.dtype.kind not in "iu":
+    if dense.dtype.kind not in "iu":
         return None
-    if array.size == 0:
+    if what == "targets" and dense.ndim > 1:
+        dense = dense[dense != IGNORED]
+    if dense.size == 0:
         return 0
-    if (smallest := int(array.min())) < 0:
+    if (smallest := int(dense.min())) < 0:
         raise DataError(
             f"{what} hold the integer {smallest}; classes and tokens count from 0, "
             "and numbers that are neither must be floats"
         )
-    return int(array.max()) + 1
+    return int(dense.max()) + 1
 
 
 class ModelSpec(Component, kind="model"):

@@ -44,6 +44,7 @@ def notes_of(
     """
     examples = dataset.num_train_examples()[training]
     return (
+        *dataset.notes,
         *_notes_on_stacks_and_loss(choices, client, dataset),
         *_notes_on_metrics(scenario, client, server, dataset),
         *_notes_on_weighting(scenario, examples=examples, steps=num_steps[training]),

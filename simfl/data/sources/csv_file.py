@@ -110,7 +110,7 @@ class CsvFile(Source):
         table = _read_table(self.test_path, delimiter=self.delimiter, text=text)
         what = table.describe(self.target)
         targets, _ = as_targets(table[self.target], what=what, class_names=class_names)
-        return Examples(_stack(table, features), targets.astype(train.targets.dtype))
+        return Examples(_stack(table, features), np.asarray(targets, train.targets.dtype))
 
 
 def _require(name: str, header: tuple[str, ...], *, field: str, path: str) -> None:

@@ -73,6 +73,31 @@ def test_cross_entropy_of_many_rows_of_few_classes_is_torchs(dtype: torch.dtype)
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_positions_with_target_minus_100_do_not_count() -> None:
+    """Their number differs by example, as padding and prompts do; of the last, none counts."""
+    outputs_BTV, targets_BT = random(3, 6, 5), classes(3, 6, num_classes=5)
+    targets_BT[0, 4:] = targets_BT[1, :1] = targets_BT[2] = -100
+    losses_B = CrossEntropy()(outputs_BTV, targets_BT)
+    for b in range(2):
+        expected = F.cross_entropy(outputs_BTV[b], targets_BT[b], ignore_index=-100)
+        torch.testing.assert_close(losses_B[b], expected, **CLOSE)
+    assert losses_B[2] == 0
+
+
+def test_without_them_the_loss_and_its_gradients_have_the_bits_of_a_mean() -> None:
+    outputs_BTV, targets_BT = random(4, 7, 5), classes(4, 7, num_classes=5)
+    ours, theirs = outputs_BTV.clone().requires_grad_(), outputs_BTV.clone().requires_grad_()
+    losses_B = CrossEntropy()(ours, targets_BT)
+    flat = F.cross_entropy(theirs.flatten(0, 1), targets_BT.flatten(), reduction="none")
+    expected_B = flat.reshape(4, 7).mean(dim=1)
+    assert torch.equal(losses_B, expected_B)
+    losses_B.mean().backward()
+    expected_B.mean().backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert torch.equal(ours.grad, theirs.grad)
+
+
 def test_cross_entropy_of_a_sequence_is_the_mean_over_its_positions() -> None:
     outputs_BTV, targets_BT = random(2, 3, 5), classes(2, 3, num_classes=5)
     losses_B = CrossEntropy()(outputs_BTV, targets_BT)

@@ -221,3 +221,12 @@ def test_of_equal_outputs_the_first_is_the_largest(k: int) -> None:
     outputs, targets = torch.zeros(400, 100), torch.arange(400) % 100
     assert TopK(k=k).sums(outputs, targets) == (4.0 * k, 400.0)
     assert TopK(k=1).sums(outputs, targets) == Accuracy().sums(outputs, targets)
+
+
+@pytest.mark.parametrize(("metric", "sums"), [(Accuracy(), (1.0, 2.0)), (TopK(k=2), (1.5, 2.0))])
+def test_positions_with_target_minus_100_do_not_count(
+    metric: Metric, sums: tuple[float, float]
+) -> None:
+    """Of (0, ignored): all right. Of (1, 2): 1 is second, and 2 is last; so 0, and a half."""
+    targets = torch.tensor([[0, -100], [1, 2]])
+    assert metric.sums(LOGITS.reshape(2, 2, 3), targets) == sums
