@@ -212,7 +212,7 @@ class Server:
         names = self._weights.trainable
         trained = delta.select(name for name in names if name in delta)
         buffers = delta.select(name for name in delta.names if name not in names)
-        self._step(trained, total, round=plan.round)
+        buffers = buffers | self._step(trained, total, round=plan.round)
         if buffers:
             self._weights.subtract_from_buffers(buffers)
         if not all(made.is_finite() for made in (self._weights.trained, buffers) if made):
@@ -239,8 +239,8 @@ class Server:
         )
         return delta
 
-    def _step(self, trained: Vector, total: Contribution, *, round: int) -> None:
-        """Let the algorithm turn the delta into a gradient, and apply it."""
+    def _step(self, trained: Vector, total: Contribution, *, round: int) -> Vector:
+        """Let the algorithm turn the delta into a gradient, and apply it; return its buffers."""
         seed = self._optimizer.seed
         public = None
         if self._public is not None:
@@ -248,11 +248,12 @@ class Server:
         here = ServerSide(self._weights.trained, self._population, round, seed, public)
         cohort = Total(trained, total.weight, int(total.sums["clients"]), total.update_sums)
         state = self._algorithm_state
-        gradients, self._algorithm_state = run_server(self._algorithm, cohort, state, here)
-        gradients = gradients.select(name for name in self._weights.trainable if name in gradients)
+        made, self._algorithm_state = run_server(self._algorithm, cohort, state, here)
+        gradients = made.select(name for name in self._weights.trainable if name in made)
         if gradients:
             self._weights.stepped = gradients.names
             self._optimizer.apply_gradients(self._weights, gradients)
+        return made.select(name for name in made if name not in gradients)
 
     def _report(self, plan: RoundPlan, found: Mapping[str, float], *, norm: float) -> RoundReport:
         sums: defaultdict[str, float] = defaultdict(float, found)
@@ -263,7 +264,7 @@ class Server:
             num_examples=int(sums["examples"]),
             num_seen=int(sums["seen"]),
             num_steps=int(sums["steps"]),
-            train_loss=sums["loss"] / max(sums["seen"], 1.0) if found else math.nan,
+            train_loss=sums["loss"] / sums["seen"] if sums["seen"] else math.nan,
             delta_norm=norm,
             sent_bytes=len(plan.clients) * self._broadcast_bytes,
             received_bytes=int(sums["bytes"]),

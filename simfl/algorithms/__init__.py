@@ -12,6 +12,7 @@ from simfl.algorithms.algorithm import (
     Update,
 )
 from simfl.algorithms.apfl import APFL
+from simfl.algorithms.centralized import Centralized
 from simfl.algorithms.ditto import Ditto
 from simfl.algorithms.ensemble import Ensemble
 from simfl.algorithms.expectation_maximization import ExpectationMaximization
@@ -51,6 +52,7 @@ __all__ = [
     "IFCA",
     "AdaptiveFedProx",
     "Algorithm",
+    "Centralized",
     "Ditto",
     "Ensemble",
     "ExpectationMaximization",

@@ -238,6 +238,10 @@ class Algorithm(Component, kind="algorithm"):
     needs_public: ClassVar[bool] = False
     """Whether the server's half uses public examples (``data.public``)."""
 
+    pools_clients: ClassVar[bool] = False
+    """Whether ``ServerSide.public`` are the examples that clients would train on, all together,
+    instead of ``data.public``; then clients cannot have ``model.personal`` weights."""
+
     def check_population(self, size: int) -> None:
         """Check, before the run, that the algorithm works with this number of clients.
 
@@ -301,7 +305,11 @@ class Algorithm(Component, kind="algorithm"):
         return {}
 
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
-        """Return what the server's Optimizer takes for a gradient, and the new state."""
+        """Return what the server's Optimizer takes for a gradient, and the new state.
+
+        Buffers in it are subtracted from the server's as they are; those that lack follow the mean
+        of the clients'.
+        """
         return total.delta, state
 
     @property

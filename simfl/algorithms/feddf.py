@@ -61,7 +61,7 @@ class FedDF(Algorithm):
             steps=self.steps,
             optimizer=Optimizer(self.lrate, modules=["adam"]),
         )
-        return here.weights - end, state
+        return here.weights - end.select(here.weights), state
 
     def objective(self, model: ModelFunction, v: Any, batch: Batch, models: Any) -> Tensor:
         """Return the divergence of the clients' mean prediction from the model's."""

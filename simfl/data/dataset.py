@@ -145,6 +145,12 @@ class FederatedDataset:
         no_rows = np.empty(0, np.int64)
         return dataclasses.replace(self, train=nothing, rows=no_rows, test=None, public=None)
 
+    def pool(self, clients: Sequence[int]) -> Examples:
+        """Return the examples that these clients train on, client after client; a copy."""
+        rows = np.concatenate([self.train_rows(client) for client in clients])
+        inputs, targets = take_rows(self.train.inputs, rows), self.train.targets[rows]
+        return dataclasses.replace(self.train, inputs=inputs, targets=targets)
+
     @staticmethod
     def of_one(examples: Examples) -> FederatedDataset:
         """Return the data set of a single client that holds all examples."""

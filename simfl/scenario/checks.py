@@ -169,6 +169,18 @@ def _personal(scenario: Scenario) -> Iterator[Fault]:
         )
 
 
+def _pooled(scenario: Scenario) -> Iterator[Fault]:
+    """Find what has no effect where the server trains instead of the clients."""
+    given = {"data.public": scenario.data.public, "model.personal": scenario.model.personal}
+    for key, value in given.items():
+        if value and scenario.algorithm.pools_clients:
+            yield (
+                key,
+                f"has no effect: algorithm {scenario.algorithm.name!r} trains one model, on all "
+                "clients' examples; remove it",
+            )
+
+
 def _transforms(scenario: Scenario) -> Iterator[Fault]:
     """Find codecs that are not the last transform, and states of transforms that are not kept."""
     transforms = scenario.client.transforms
@@ -343,6 +355,7 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _algorithm,
     _kept_state,
     _personal,
+    _pooled,
     _clipping,
     _transforms,
     _aggregation,

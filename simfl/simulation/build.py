@@ -156,7 +156,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     _check_aggregator(scenario, cohort_size)
     _check_population(scenario, dataset.num_clients)
     client = with_names(scenario, _client_recipe(scenario, dataset, len(training)))
-    server = _server_recipe(scenario, client, dataset, len(training))
+    server = _server_recipe(scenario, client, dataset, training)
     try_step(scenario, client, server, dataset)
     if scenario.evaluation.clients_every and not can_evaluate_together(client, dataset):
         client = dataclasses.replace(client, evaluates_together=False)
@@ -326,28 +326,36 @@ def _largest(a: int | None, b: int | None) -> int | None:
 
 
 def _server_recipe(
-    scenario: Scenario, client: ClientRecipe, dataset: FederatedDataset, num_training: int
+    scenario: Scenario,
+    client: ClientRecipe,
+    dataset: FederatedDataset,
+    training: np.ndarray[Any, Any],
 ) -> ServerRecipe:
     return ServerRecipe(
         spec=client.spec,
         shape=client.shape,
         loss=client.loss,
-        optimizer=scenario.server.optimizer.build().for_population(num_training),
+        optimizer=scenario.server.optimizer.build().for_population(len(training)),
         client_optimizer=client.optimizer,
         aggregator=client.aggregator,
         seed=scenario.seed,
         algorithm=client.algorithm,
-        population=num_training,
+        population=len(training),
         personal=client.personal,
         fixed=client.fixed,
-        public=_public_data(scenario, client, dataset),
+        public=_public_data(scenario, client, dataset, training),
     )
 
 
 def _public_data(
-    scenario: Scenario, client: ClientRecipe, dataset: FederatedDataset
+    scenario: Scenario,
+    client: ClientRecipe,
+    dataset: FederatedDataset,
+    training: np.ndarray[Any, Any],
 ) -> PublicData | None:
-    if dataset.public is None:
+    pools = scenario.algorithm.pools_clients
+    examples = dataset.pool(training.tolist()) if pools else dataset.public
+    if examples is None:
         if scenario.algorithm.needs_public:
             what = f"{scenario.algorithm.name!r} needs examples that the server has"
             raise scenario.fault("algorithm", f"{what}; set data.public, to 0.1 for example")
@@ -358,4 +366,4 @@ def _public_data(
         optimizer=client.optimizer.without_exchange(seed=scenario.seed),
         stack=1,
     )
-    return PublicData(recipe, dataset.public)
+    return PublicData(recipe, examples)

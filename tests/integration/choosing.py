@@ -13,6 +13,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "adaptive-fedprox": {"mu": 0.1, "patience": 1},
     "afl": {"lambda_lrate": 0.05},
     "apfl": {},
+    "centralized": {},
     "ditto": {"own_epochs": 0.5},
     "fedbabu": {"head": [LAST], "tuning_epochs": 1},
     "feddc": {},
@@ -89,7 +90,8 @@ def name_weights(scenario: dict[str, Any], rng: Random) -> None:
     algorithm = Algorithm.registry[scenario.get("algorithm", ["fedavg"])[0]]
     if fixed and rng.random() < 0.15:
         model["fixed"] = fixed
-    if client["keep_state"] and algorithm.uses_optimizer and rng.random() < 0.3:
+    can_keep = client["keep_state"] and not algorithm.pools_clients
+    if can_keep and algorithm.uses_optimizer and rng.random() < 0.3:
         model["personal"] = personal
 
 

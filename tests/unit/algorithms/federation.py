@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from simfl.models import DataShape, ModelSpec, data_shape
 from simfl.models.losses import as_loss
 from simfl.optimizer import Optimizer
 from simfl.seeding import derive_seed
-from simfl.server import ServerRecipe
+from simfl.server import PublicData, ServerRecipe
 from simfl.states import State
 from simfl.vector import Vector
 from tests.unit.client.client_cases import changed, client_section
@@ -79,6 +79,7 @@ class Federation:
         stack: how many clients train in one computation.
         server_lrate: the server's learning rate.
         weighting: what ``server.weighting`` says.
+        public: the server's examples.
         work: keys of the local work; by default one epoch of full batches.
     """
 
@@ -94,6 +95,7 @@ class Federation:
         stack: int = 1,
         server_lrate: float = 1.0,
         weighting: Any = "examples",
+        public: Examples | None = None,
         **work: Any,
     ) -> None:
         self.algorithm = algorithm
@@ -121,6 +123,7 @@ class Federation:
             seed=seed,
             algorithm=algorithm,
             population=len(clients),
+            public=public and PublicData(replace(self.recipe, stack=1), public),
         )
         self.host = ClientHost(self.recipe, self.data)
         self.engine = InlineEngine(server.build(), [self.host])

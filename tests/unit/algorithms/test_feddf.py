@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from simfl.algorithms import FedDF
 from simfl.client import LocalWork
 from simfl.data import Examples
-from simfl.engine import InlineEngine
-from simfl.models.losses import as_loss
-from simfl.optimizer import Optimizer
-from simfl.server import PublicData, ServerRecipe
 from tests.unit.algorithms.federation import Federation, Net64, three_classes
 
 STEPS, RATE = 7, 0.01
@@ -28,34 +24,18 @@ def public_examples() -> Examples:
     return Examples(rng.normal(size=(10, 4)).astype(np.float32), np.zeros(10, np.int64))
 
 
-def federation(stack: int) -> Federation:
+def federation(stack: int, module: Any = None, batch_size: int | None = 4) -> Federation:
     """Return a federation whose server has public examples."""
-    made = Federation(
+    return Federation(
         FedDF(steps=STEPS, lrate=RATE),
         three_classes(),
-        Net64(),
+        module or Net64(),
         loss="cross-entropy",
         stack=stack,
+        public=public_examples(),
         epochs=2,
-        batch_size=4,
+        batch_size=batch_size,
     )
-    recipe = made.recipe
-    server = ServerRecipe(
-        spec=recipe.spec,
-        shape=recipe.shape,
-        loss=as_loss("cross-entropy"),
-        optimizer=Optimizer(lrate=1.0),
-        client_optimizer=recipe.optimizer,
-        aggregator=recipe.aggregator,
-        seed=0,
-        algorithm=recipe.algorithm,
-        population=3,
-        public=PublicData(replace(recipe, stack=1), public_examples()),
-    )
-    made.engine = InlineEngine(server.build(), [made.host])
-    made.snapshot = made.engine.start()
-    made.engine.close()
-    return made
 
 
 @pytest.mark.parametrize("stack", [1, 4])
@@ -70,6 +50,14 @@ def test_the_server_distils_the_mean_of_the_clients_predictions(stack: int) -> N
         made.run()
         for name, tensor in expected.items():
             torch.testing.assert_close(made.weights[name], tensor, rtol=1e-10, atol=1e-12)
+
+
+def test_running_statistics_are_the_mean_of_the_clients() -> None:
+    """Distillation does not move them."""
+    net = nn.Sequential(nn.BatchNorm1d(4, momentum=1.0), nn.Linear(4, 3))
+    made = federation(1, net, batch_size=None).run()
+    expected = np.concatenate([x for x, _ in three_classes()]).mean(axis=0)
+    np.testing.assert_allclose(made.weights["0.running_mean"], expected, rtol=1e-5)
 
 
 def _trained(made: Federation, net: Any, start: Any, client: int, *, round: int) -> Any:
