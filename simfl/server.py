@@ -247,8 +247,9 @@ class Server:
             public = self._public.local(0, Broadcast(round, self._weights.all, {}), None)
         here = ServerSide(self._weights.trained, self._population, round, seed, public)
         cohort = Total(trained, total.weight, int(total.sums["clients"]), total.update_sums)
-        state = self._algorithm_state
-        made, self._algorithm_state = run_server(self._algorithm, cohort, state, here)
+        made, self._algorithm_state = run_server(
+            self._algorithm, cohort, self._algorithm_state, here, weights=self._weights.all
+        )
         gradients = made.select(name for name in self._weights.trainable if name in made)
         if gradients:
             self._weights.stepped = gradients.names

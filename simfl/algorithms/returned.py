@@ -81,7 +81,7 @@ def require_step(
     Args:
         algorithm: the one that has.
         returned: what it is.
-        weights: the server's trainable ones, to compare names and shapes; None: they are not.
+        weights: the server's, buffers included, to compare names and shapes; None: they are not.
 
     Raises:
         ConfigError: if it is not a Vector and a state, or the Vector does not fit the weights.
@@ -95,15 +95,22 @@ def require_step(
     if weights is not None:
         where = f"algorithm {algorithm.name!r}: server() returns"
         if unknown := [name for name in gradient if name not in weights]:
-            raise ConfigError(f"{where} {unknown[0]!r}, which is no trainable weight")
+            raise ConfigError(f"{where} {unknown[0]!r}, which is no weight of the server")
         _require_shapes(where, gradient, weights)
     return gradient, state
 
 
 def run_server(
-    algorithm: Algorithm, total: Total, state: State, here: ServerSide
+    algorithm: Algorithm, total: Total, state: State, here: ServerSide, *, weights: Vector
 ) -> tuple[Vector, State]:
     """Return the gradient and the next state that the server's half makes of a total.
+
+    Args:
+        algorithm: whose half it is.
+        total: of the cohort.
+        state: the server's.
+        here: what else it is given.
+        weights: the server's, buffers included.
 
     Raises:
         AggregationError: if its code raises, with the line.
@@ -117,7 +124,7 @@ def run_server(
         says = one_line(f"{type(error).__name__}: {error}{own_line(error)}")
         where = f"algorithm {algorithm.name!r}: server() fails in round {here.round}"
         raise AggregationError(f"{where}: {says}") from error
-    return require_step(algorithm, returned, here.weights)
+    return require_step(algorithm, returned, weights)
 
 
 def _require_shapes(where: str, vector: Vector, weights: Vector) -> None:

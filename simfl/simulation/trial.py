@@ -174,9 +174,12 @@ def _try_server(server: ServerRecipe, snapshot: Snapshot, sent: Contribution | N
     )
     public = None
     if server.public is not None:
-        public = server.public.build().local(0, Broadcast(1, weights, {}), None)
+        recipe = server.public.recipe
+        one = replace(recipe.work, epochs=None, steps=1)
+        tried = replace(server.public, recipe=replace(recipe, work=one))
+        public = tried.build().local(0, Broadcast(1, weights, {}), None)
     here = ServerSide(trained, server.population, 1, server.seed, public)
-    returned.run_server(algorithm, total, snapshot.state.algorithm, here)
+    returned.run_server(algorithm, total, snapshot.state.algorithm, here, weights=weights)
 
 
 def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:

@@ -47,18 +47,18 @@ TOTAL = Total(WEIGHTS, 1.0, 1, {})
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("name", "server.. returns 'v', which is no trainable weight"),
+        ("name", "server.. returns 'v', which is no weight of the server"),
         ("shape", r"server.. returns 'w' of shape \[3\]; the weight's is \[2\]"),
     ],
 )
 def test_a_gradient_that_does_not_fit_the_weights_is_refused(how: str, says: str) -> None:
     with pytest.raises(ConfigError, match=rf"algorithm 'test-broken-server': {says}"):
-        run_server(BrokenServer(how), TOTAL, {}, HERE)
+        run_server(BrokenServer(how), TOTAL, {}, HERE, weights=WEIGHTS)
 
 
 def test_an_exception_of_the_servers_half_is_one_line() -> None:
     with pytest.raises(AggregationError) as caught:
-        run_server(BrokenServer(), TOTAL, {}, HERE)
+        run_server(BrokenServer(), TOTAL, {}, HERE, weights=WEIGHTS)
     where = "algorithm 'test-broken-server': server() fails in round 3"
     assert str(caught.value).startswith(f"{where}: KeyError: 'h' ({__file__}, line ")
 
