@@ -174,6 +174,10 @@ class Component:
         """Whether this class itself declares ``takes_read_only``; subclasses do not inherit it."""
         return bool(vars(type(self)).get("takes_read_only"))
 
+    def refuse_untrusted(self) -> str | None:
+        """Return why a scenario that is not trusted may not have these fields; None: it may."""
+        return None
+
     def get_config(self) -> dict[str, Any]:
         """Return the fields, by name."""
         return {field.name: getattr(self, field.name) for field in _fields(type(self))}

@@ -6,6 +6,7 @@ scenario's model; importing this package registers the built-in ones, and the lo
 
 from simfl.models.batch_losses import SAM, ChangedLoss, Distillation, FedDecorr, FedLC, FedRS
 from simfl.models.dropout import Dropout
+from simfl.models.huggingface import HuggingFaceModel, LoRA
 from simfl.models.loss import Loss, is_batch_loss
 from simfl.models.losses import (
     MAE,
@@ -59,7 +60,9 @@ __all__ = [
     "GaussianMixture",
     "Histogram",
     "Huber",
+    "HuggingFaceModel",
     "Inputs",
+    "LoRA",
     "Logistic",
     "Loss",
     "LossLike",

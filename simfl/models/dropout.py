@@ -45,6 +45,11 @@ class Dropout(nn.Module):
         self.share = share
         self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
 
+    @property
+    def p(self) -> float:
+        """The share, as torch's layer calls it; modules with fused attention read it."""
+        return self.share
+
     def extra_repr(self) -> str:
         """Return the text that torch prints with the layer."""
         return f"share={self.share}"
@@ -65,9 +70,27 @@ class Dropout(nn.Module):
         return inputs * factor
 
 
+class _Kept(nn.Identity):
+    """In place of a dropout layer that drops nothing."""
+
+    p: Final = 0.0
+
+
 def dropout_layers(module: nn.Module) -> dict[str, Dropout]:
     """Return a module's dropout layers by name, in the module's order."""
     return {n: layer for n, layer in module.named_modules() if isinstance(layer, Dropout)}
+
+
+def with_own_dropout(module: nn.Module) -> nn.Module:
+    """Replace torch's dropout layers by layers of this module, in place, and return the module.
+
+    Those that drop nothing become identities.
+    """
+    for layer in list(module.modules()):
+        for name, child in layer.named_children():
+            if type(child) is nn.Dropout:
+                setattr(layer, name, Dropout(child.p) if child.p else _Kept())
+    return module
 
 
 def example_keys(layers: Mapping[str, Dropout], num_examples: int) -> dict[str, Tensor]:

@@ -156,9 +156,7 @@ class ModelOutput(Loss):
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the outputs: [B]."""
-        require_tensor(self.name, outputs)
-        loss: Tensor = outputs
-        return loss
+        return require_tensor(self.name, outputs)
 
 
 @dataclass(frozen=True)

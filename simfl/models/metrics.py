@@ -99,7 +99,7 @@ class Accuracy(Metric):
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the fraction of correct predictions of each example: [B]."""
-        require_tensor(self.name, outputs)
+        outputs = require_tensor(self.name, outputs)
         if is_elementwise(outputs, targets):
             logits = outputs.reshape(targets.shape)
             right = ((logits > 0) == (targets > 0.5)) & ~logits.isnan()

@@ -65,12 +65,13 @@ def require_one_each(what: str, values: Any, targets: Tensor) -> Tensor:
     return values
 
 
-def require_tensor(name: str, outputs: Any) -> None:
-    """Raise an error unless the module returned a tensor.
+def require_tensor(name: str, outputs: Any) -> Tensor:
+    """Return the tensor that the module returned, or the ``logits`` of what it returned.
 
     Raises:
-        ConfigError: with the type that it returned.
+        ConfigError: if there is neither, with the type that it returned.
     """
+    outputs = getattr(outputs, "logits", outputs)  # of a ModelOutput of transformers
     if not isinstance(outputs, Tensor):
         names = f" of {', '.join(map(repr, outputs))}" if isinstance(outputs, Mapping) else ""
         raise ConfigError(
@@ -78,6 +79,7 @@ def require_tensor(name: str, outputs: Any) -> None:
             "needed; wrap it in a module that returns its logits, or use a loss of kind python, "
             "which receives whatever the model returns"
         )
+    return outputs
 
 
 def is_elementwise(outputs: Tensor, targets: Tensor) -> bool:
@@ -94,7 +96,7 @@ def match_shapes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, T
     Raises:
         ConfigError: unless the shapes match and the outputs are a tensor.
     """
-    require_tensor(name, outputs)
+    outputs = require_tensor(name, outputs)
     if not is_elementwise(outputs, targets):
         raise ConfigError(
             f"{name}: outputs of shape {list(outputs.shape)} do not fit targets of shape "
@@ -110,7 +112,7 @@ def match_classes(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, 
     Raises:
         ConfigError: unless targets are integers, shapes match, and the outputs are a tensor.
     """
-    require_tensor(name, outputs)
+    outputs = require_tensor(name, outputs)
     if targets.is_floating_point():
         raise ConfigError(f"{name}: targets are {targets.dtype}, but classes must be integers")
     if outputs.shape[:-1] != targets.shape:

@@ -231,7 +231,10 @@ class _Named:
             raise _placed(fault(reason), name, at=at)
         values = {key: _as_tuples(value) for key, value in config.items()}
         marked = _mark_unknown(values, known=field_types(cls), also=siblings)
-        return cls.from_config(fields_adapter(cls).validate_python(marked, context=info.context))
+        made = cls.from_config(fields_adapter(cls).validate_python(marked, context=info.context))
+        if is_untrusted(info.context) and (reason := made.refuse_untrusted()):
+            raise _placed(fault(reason), name, at=at)
+        return made
 
     def _find(self, name: Any) -> type[Component]:
         if not isinstance(name, str):

@@ -25,15 +25,19 @@ JsonSchema: TypeAlias = "dict[str, Any]"
 def scenario_schema() -> JsonSchema:
     """Return the JSON Schema (draft 2020-12) of a scenario, with all that is registered now."""
     definitions = {}
-    for section in sorted(set(_sections(Scenario)), key=lambda section: section.__name__):
+    kinds = component_kinds()
+    sections = {*_sections(Scenario)}
+    for root in kinds.values():
+        sections |= {section for cls in root.registry.values() for section in _sections(cls)}
+    for section in sorted(sections, key=lambda section: section.__name__):
         schema = section_schema(section)
         definitions[section.__name__] = _flat_schema(schema, section) if section.flat else schema
     # Not both can be given.
     both = {name: {"not": {"type": "null"}} for name in ("epochs", "steps")}
     definitions["ClientSection"]["not"] = {"properties": both, "required": list(both)}
-    kinds = {what: _kind_schema(root) for what, root in component_kinds().items()}
+    named = {what: _kind_schema(root) for what, root in kinds.items()}
     schema = {"$schema": DIALECT, **section_schema(Scenario)}
-    resolved: JsonSchema = _resolved({**schema, "$defs": {**definitions, **kinds}})
+    resolved: JsonSchema = _resolved({**schema, "$defs": {**definitions, **named}})
     return resolved
 
 
@@ -78,8 +82,8 @@ class _Generator(GenerateJsonSchema):
         return False
 
 
-def _sections(cls: type[Section]) -> Iterator[type[Section]]:
-    """Yield the sections within a section."""
+def _sections(cls: type[Section | Component]) -> Iterator[type[Section]]:
+    """Yield the sections within a section or a component."""
     for hint, _ in keys_of(cls).values():
         for part in (hint, *get_args(hint), *(a for arg in get_args(hint) for a in get_args(arg))):
             if isinstance(part, type) and issubclass(part, Section):

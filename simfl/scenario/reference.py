@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from simfl.component import Component, Section
+from simfl.models import LoRA
 from simfl.scenario.components import component_kinds, full_doc, markdown
 from simfl.scenario.json_schema import component_schema, section_schema
 from simfl.scenario.schema import AshaSection, Scenario, SweepSection
@@ -153,6 +154,7 @@ _SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("data", DataSection),
     ("data.normalize", NormalizeSection),
     ("model", ModelSection),
+    ("model.lora", LoRA),
     ("client", ClientSection),
     ("client.optimizer", OptimizerSection),
     ("server", ServerSection),
@@ -172,7 +174,7 @@ def scenario_reference() -> str:
     """Return the page, with the components that come with simfl."""
     parts = [_INTRODUCTION, "## Keys\n", _table(describe_section(Scenario), header="key")]
     for path, section in _SECTIONS:
-        parts += [f"### {path}\n", f"{markdown(section.__doc__ or '')}\n"]
+        parts += [f"### {path}\n", f"{full_doc(section)}\n"]
         parts.append(_table(describe_section(section), header="key"))
     parts.append("## What can be named\n")
     for what, root in component_kinds().items():

@@ -51,8 +51,10 @@ def existing_file(value: str | None, info: ValidationInfo) -> str | None:
     raise fault(f"is {value!r}, and there is no such file; looked for {' and '.join(tried)}")
 
 
-def file_or_name(value: str, info: ValidationInfo) -> str:
+def file_or_name(value: str | None, info: ValidationInfo) -> str | None:
     """Return the absolute path if there is such a file, or else the value: it may be a name."""
+    if value is None:
+        return None
     return next((path for path in _candidates(value, info) if os.path.exists(path)), value)
 
 

@@ -195,3 +195,20 @@ def test_text_that_no_file_can_hold_is_refused_with_its_place(faults, minimal_ya
         r"s.yaml:8: output.dir: is 'a\x00b', which contains a NUL character; remove it",
         r"s.yaml:9: name: is '\ud800', which contains half of a surrogate pair; remove it",
     ]
+
+
+def test_a_model_on_the_hub_is_named_with_its_revision(write, minimal_yaml):
+    def with_model(lines: str) -> str:
+        return write(
+            minimal_yaml.replace("model: {kind: mlp}", f"model:\n  kind: huggingface\n{lines}")
+        )
+
+    loose = with_model("  path: someone/model")
+    load_scenario(loose)
+    assert untrusted(loose) == [
+        "s.yaml:6: model.kind: names 'someone/model' on the hub without model.revision, so that "
+        "anything may be downloaded, and trust is 'none'; set model.revision to a commit, or trust "
+        "the scenario"
+    ]
+    load_scenario(with_model("  path: someone/model\n  revision: 0a1b2c"), trust="none")
+    load_scenario(with_model("  config: {model_type: llama}\n  lora: {rank: 2}"), trust="none")
