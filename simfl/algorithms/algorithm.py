@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -21,6 +21,14 @@ from simfl.models.model_function import Objective
 from simfl.optimizer import Optimizer
 from simfl.states import State
 from simfl.vector import Vector
+
+NO_STEPS: Final = ("client.epochs", "client.steps", "client.drop_last", "client.sclip")
+"""Keys that have no effect where clients take no steps."""
+
+NO_GRADIENT: Final = tuple(
+    f"server.optimizer.{key}" for key in ("lrate", "w_decay", "regularizers", "modules")
+)
+"""Keys that have no effect where the server takes none."""
 
 Number: TypeAlias = "float | Tensor"
 """A client's number: a float or a 0-d tensor; of a stack, a tensor [C]."""
@@ -235,6 +243,10 @@ class Algorithm(Component, kind="algorithm"):
     """What clients are weighted by. If it is not this key, but ``uniform``, ``examples`` or what
     else the algorithm does, a scenario with another ``server.weighting`` is refused."""
 
+    ignores: ClassVar[tuple[str, ...]] = ()
+    """Keys of the scenario that have no effect, such as ``client.epochs`` where clients take no
+    steps. A scenario that changes one is refused."""
+
     needs_public: ClassVar[bool] = False
     """Whether the server's half uses public examples (``data.public``)."""
 
@@ -316,6 +328,11 @@ class Algorithm(Component, kind="algorithm"):
     def keeps_state(self) -> bool:
         """Whether clients keep a state of the algorithm: then ``init`` says what is in it."""
         return type(self).init is not Algorithm.init
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether outputs must be logits of classes; then a loss of numbers is refused."""
+        return False
 
     @property
     def predicts(self) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import NO_GRADIENT, Algorithm, Local, ServerSide, Total, Update
 from simfl.models import Inputs, ModelFunction
 from simfl.states import State
 from simfl.vector import Keyed, Vector
@@ -38,9 +38,15 @@ class Ensemble(Algorithm):
     name: ClassVar[str] = "ensemble"
     weighted_by: ClassVar[str] = "uniform"
     sends_delta: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = NO_GRADIENT
     average: Literal["probabilities", "outputs"] = "probabilities"
     """What is averaged: the probabilities of classes, of which the outputs are logits, or the
     outputs, as for regression."""
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether probabilities are averaged."""
+        return self.average == "probabilities"
 
     def client(self, local: Local) -> tuple[Update, State]:
         """Train, and send the model."""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, ServerSide, Total, Update
 from simfl.algorithms.counting import require_weights
 from simfl.component import NonNegative
 from simfl.models import Batch, ModelFunction
@@ -35,6 +35,7 @@ class ExpectationMaximization(Algorithm):
     name: ClassVar[str] = "em"
     weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = NO_STEPS
     sends_delta: ClassVar[bool] = False
     floor: NonNegative = 1e-6
     """Added to variances, so that none becomes 0."""

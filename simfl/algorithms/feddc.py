@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.steps import divisor
 from simfl.component import Positive
 from simfl.states import State
 from simfl.vector import Vector
@@ -42,7 +43,9 @@ class FedDC(Algorithm):
         w, h, own = local.weights, local.kept["h"], local.kept["c"]
         correction = local.received["c"] - own
         delta = local.train_delta(w, add=self._pull, given=(w, h, correction))
-        change = delta / (local.num_steps.clamp(min=1) * local.lrate) - local.received["c"]
+        change = (
+            delta / (local.num_steps.clamp(min=1) * divisor(local, self.name)) - local.received["c"]
+        )
         return Update(delta, weight=1.0, sums={"c": change}), {"h": h - delta, "c": own + change}
 
     def _pull(self, v: Vector, w: Vector, h: Vector, correction: Vector) -> Vector:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.func import vmap
 from torch.nn.functional import kl_div
@@ -46,6 +45,11 @@ class FedDF(Algorithm):
     lrate: Positive = 1e-3
     """The learning rate of the server's Adam."""
 
+    @property
+    def needs_classes(self) -> bool:
+        """Whether outputs must be logits: yes."""
+        return True
+
     def client(self, local: Local) -> tuple[Update, State]:
         """Train, and send the model itself, too."""
         end = local.train(local.weights)
@@ -65,8 +69,8 @@ class FedDF(Algorithm):
 
     def objective(self, model: ModelFunction, v: Any, batch: Batch, models: Any) -> Tensor:
         """Return the divergence of the clients' mean prediction from the model's."""
-        with torch.no_grad():
-            teacher = vmap(lambda one: model(one, batch.inputs))(models).mean(dim=0).softmax(-1)
+        logits = vmap(lambda one: model.predict(one, batch.inputs))(models)
+        teacher = logits.mean(dim=0).softmax(-1)
         students: Tensor = model(v, batch.inputs).log_softmax(-1)
         divergence = mean_over_axes(kl_div(students, teacher, reduction="none").sum(-1))
         return weighted_mean(divergence, batch.sample_weights)

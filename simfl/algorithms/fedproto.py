@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import NO_GRADIENT, Algorithm, Local, ServerSide, Total, Update
 from simfl.algorithms.counting import one_hot
 from simfl.component import NonNegative
 from simfl.errors import ConfigError
@@ -43,10 +43,16 @@ class FedProto(Algorithm):
     name: ClassVar[str] = "fedproto"
     weighted_by: ClassVar[str] = "uniform"
     sends_delta: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = NO_GRADIENT
     strength: NonNegative = 1.0
     """lambda: how strongly features are pulled."""
     layer: str = "output"
     """The linear layer whose inputs are the features, and whose outputs are the classes."""
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether outputs must be logits: yes."""
+        return True
 
     def init(self, weights: Vector) -> State:
         """Start at the initial weights."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, Update
+from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, Update
 from simfl.algorithms.full_gradient import full_gradient
 from simfl.states import State
 
@@ -25,6 +25,7 @@ class FedSGD(Algorithm):
     name: ClassVar[str] = "fedsgd"
     weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = NO_STEPS
 
     def client(self, local: Local) -> tuple[Update, State]:
         """Return the gradient at w."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, ServerSide, Total, Update
 from simfl.algorithms.counting import one_hot, require_weights
 from simfl.models import Batch, ModelFunction
 from simfl.states import State
@@ -28,6 +28,7 @@ class Histograms(Algorithm):
     name: ClassVar[str] = "histograms"
     weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = NO_STEPS
     sends_delta: ClassVar[bool] = False
 
     def client(self, local: Local) -> tuple[Update, State]:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, ServerSide, Total, Update
 from simfl.algorithms.counting import one_hot, require_weights
 from simfl.models import Batch, ModelFunction
 from simfl.models.unsupervised import flat, squared_distances
@@ -35,6 +35,7 @@ class KMeans(Algorithm):
     name: ClassVar[str] = "k-means"
     weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = NO_STEPS
     sends_delta: ClassVar[bool] = False
 
     def client(self, local: Local) -> tuple[Update, State]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, Update
+from simfl.algorithms.algorithm import NO_GRADIENT, Algorithm, Local, Update
 from simfl.states import State
 from simfl.vector import Vector
 
@@ -29,6 +29,7 @@ class LocalOnly(Algorithm):
     name: ClassVar[str] = "local-only"
     weighted_by: ClassVar[str] = "nothing"
     sends_delta: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = NO_GRADIENT
 
     def init(self, weights: Vector) -> State:
         """Return v."""

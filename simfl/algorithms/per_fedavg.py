@@ -38,6 +38,7 @@ class PerFedAvg(Algorithm):
 
     name: ClassVar[str] = "per-fedavg"
     uses_optimizer: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = ("client.epochs", "client.steps")
     alpha: Positive = 0.01
     """The rate of the step that personalises."""
     steps: Count = 10

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.steps import divisor
 from simfl.component import NonNegative
 from simfl.states import State
 from simfl.vector import Vector
@@ -33,7 +34,7 @@ class QFedAvg(Algorithm):
 
     def client(self, local: Local) -> tuple[Update, State]:
         """Train; send the update with the weight L F_k^q, and h_k."""
-        w, lipschitz = local.weights, 1 / local.lrate
+        w, lipschitz = local.weights, 1 / divisor(local, self.name)
         loss = local.loss(w).clamp(min=1e-10)  # 0 has no power q - 1
         delta = local.train_delta(w)
         square = (delta.select(local.trainable).norm() * lipschitz) ** 2

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from simfl.algorithms.algorithm import Local, Number
+from simfl.errors import ConfigError
 from simfl.seeding import derive_seed, torch_generator, uniforms
 from simfl.vector import Vector
 
@@ -13,6 +14,20 @@ from simfl.vector import Vector
 def descend(weights: Vector, gradients: Vector, rate: Number) -> Vector:
     """Return weights - rate * gradients; buffers, which have no gradients, stay as they are."""
     return weights | (weights.select(gradients.names) - gradients * rate)
+
+
+def divisor(local: Local, algorithm: str) -> Number:
+    """Return the round's learning rate, for algorithms that divide by it.
+
+    Raises:
+        ConfigError: if it is 0.
+    """
+    if bool((torch.as_tensor(local.lrate) <= 0).any()):
+        raise ConfigError(
+            f"algorithm {algorithm!r} divides by client.optimizer.lrate, which is 0 in round "
+            f"{local.round}; let it stay above 0"
+        )
+    return local.lrate
 
 
 def mix(one: Vector, other: Vector, share: Number | Vector) -> Vector:

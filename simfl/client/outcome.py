@@ -26,7 +26,7 @@ from simfl.messages import NOT_FINITE, Contribution
 from simfl.optimizer import AuxVar
 from simfl.optimizer.state import unstack_state
 from simfl.states import Dropped, Kept, KeptState, State
-from simfl.vector import Keyed, Vector, tensors_of, widened
+from simfl.vector import Keyed, Vector, find_vectors, tensors_of, widened
 
 
 def to_outcome(
@@ -55,6 +55,7 @@ def to_outcome(
     rows = _with_norms(rows, delta)
     values = [*aux_values(aux), *update.sums.values(), *local.personal.values]
     values += [] if update.weight is None else [torch.tensor(weights)]
+    values += find_vectors(kept)
     finite = finite_rows(delta, [row.delta_norm for row in rows], values, stacked=local.stacked)
     checked = [
         row if is_finite else _refuse_or_drop(row, local, sent.lost_by(index))
@@ -241,6 +242,7 @@ def _refuse_or_drop(row: ClientRow, local: LocalRound, lost_by: str) -> ClientRo
             "before, or set client.on_nonfinite: drop"
         )
     raise NonFiniteUpdateError(
-        f"client {row.client} sent an update with NaN or infinite values in round {local.round}; "
-        "lower client.optimizer.lrate, clip its gradients, or set client.on_nonfinite: drop"
+        f"client {row.client} sent an update with NaN or infinite values in round {local.round}, "
+        "or keeps such; lower client.optimizer.lrate, clip its gradients, or set "
+        "client.on_nonfinite: drop"
     )

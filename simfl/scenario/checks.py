@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from simfl.algorithms import Algorithm
 from simfl.errors import InputError, ScenarioError
 from simfl.models import is_batch_loss
 from simfl.models.metrics import as_metrics
 from simfl.optimizer import OptiModule
+from simfl.optimizer.schedule import goes_by_steps
 from simfl.record import require_own_names
+from simfl.sampling import LocalWork
 from simfl.scenario.document import show
 from simfl.scenario.fields import keys_of
 from simfl.scenario.plain import to_short
@@ -110,6 +112,40 @@ def _algorithm(scenario: Scenario) -> Iterator[Fault]:
                 f"has no effect: algorithm {scenario.algorithm.name!r} takes steps of its own, of "
                 "size client.optimizer.lrate; remove it",
             )
+
+
+def _unfit(scenario: Scenario) -> Iterator[Fault]:
+    """Find what else an algorithm ignores, or cannot work with."""
+    algorithm, name = scenario.algorithm, scenario.algorithm.name
+    if not algorithm.uses_optimizer and goes_by_steps(scenario.client.optimizer.lrate):
+        yield (
+            "client.optimizer.lrate",
+            f"goes by steps, but those that algorithm {name!r} takes are not counted; "
+            "set unit: round",
+        )
+    if algorithm.needs_classes and scenario.model.loss.takes_numbers:
+        yield (
+            "model.loss",
+            f"is {scenario.model.loss.name!r}, which compares one output with each target, but "
+            f"algorithm {name!r} needs logits of classes; use cross-entropy",
+        )
+    for key in algorithm.ignores:
+        if _is_changed(scenario, key):
+            yield key, f"has no effect with algorithm {name!r}; remove it"
+
+
+def _is_changed(scenario: Scenario, key: str) -> bool:
+    """Return whether a key has another value than its default, and may be left out."""
+    *path, name = key.split(".")
+    section: Any = scenario
+    for part in path:
+        section = getattr(section, part)
+    value, (_, default) = getattr(section, name), keys_of(type(section))[name]
+    if isinstance(section, LocalWork) and name == "epochs":
+        return value not in (None, 1)
+    if name == "modules":  # what auxiliary variables become has an effect
+        return not all(_receives(module) for module in value)
+    return bool(value != default)
 
 
 def _aggregation(scenario: Scenario) -> Iterator[Fault]:
@@ -353,6 +389,7 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _optimizers,
     _auxiliary_variables,
     _algorithm,
+    _unfit,
     _kept_state,
     _personal,
     _pooled,

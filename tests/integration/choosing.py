@@ -71,8 +71,17 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
         server["weighting"] = "uniform" if chosen.weighted_by == "uniform" else "examples"
     if not chosen.uses_optimizer:
         client["optimizer"] |= {"modules": [], "regularizers": [], "w_decay": 0.0}
+        if "step" in str(client["optimizer"]["lrate"]):
+            client["optimizer"]["lrate"][1]["unit"] = "round"
         modules = server["optimizer"]["modules"]
         server["optimizer"]["modules"] = [m for m in modules if m != "scaffold-server"]
+    for key in chosen.ignores:
+        owner, name = scenario, key.rpartition(".")[2]
+        for section in key.split(".")[:-1]:
+            owner = owner[section]
+        given = owner.pop(name, None)
+        if name == "modules":
+            owner[name] = [module for module in given or [] if module == "scaffold-server"]
 
 
 def name_weights(scenario: dict[str, Any], rng: Random) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from simfl.aggregation import Mean
-from simfl.algorithms import Algorithm, FedAvg, Local, Update
+from simfl.algorithms import Algorithm, FedAvg, Local, LocalOnly, Update
 from simfl.client import ClientHost, ClientRecipe, LocalWork, choose_stack
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ClientError
@@ -415,6 +415,17 @@ class Breaks(Algorithm):
 def test_a_broken_contract_is_reported(how: str, says: str) -> None:
     with pytest.raises(ClientError, match=says):
         run(Breaks(how), clients=(0,))
+
+
+@pytest.mark.parametrize("stack", [1, 8])
+def test_a_client_whose_own_weights_are_not_finite_is_dropped(stack: int) -> None:
+    """It sends nothing: what it keeps is all there is. Logits of 1e308 and more overflow."""
+    states: list[KeptState | None] = [None] * len(SIZES)
+    far = start().map(lambda tensor: torch.full_like(tensor, 1e308))
+    states[2] = KeptState(0, (), (), algorithm={"v": far})
+    result = run(LocalOnly(), stack=stack, states=states, on_nonfinite="drop")
+    assert isinstance(result.states[2], Dropped)
+    assert isinstance(result.states[1], Kept)
 
 
 @dataclass(frozen=True)

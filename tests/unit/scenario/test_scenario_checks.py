@@ -49,6 +49,37 @@ from simfl.scenario import load_scenario
             ],
         ),
         (
+            ["algorithm=fedsgd", "client.epochs=2", "client.sclip=1.0"],
+            [
+                "client.epochs: has no effect with algorithm 'fedsgd'; remove it",
+                "client.sclip: has no effect with algorithm 'fedsgd'; remove it",
+            ],
+        ),
+        (
+            ["algorithm=ensemble", "model.loss=mse"],
+            [
+                "model.loss: is 'mse', which compares one output with each target, but algorithm "
+                "'ensemble' needs logits of classes; use cross-entropy",
+            ],
+        ),
+        (
+            ["algorithm=local-only", "server.optimizer={lrate: 0.5, modules: [adam]}"],
+            [
+                "server.optimizer.lrate: has no effect with algorithm 'local-only'; remove it",
+                "server.optimizer.modules: has no effect with algorithm 'local-only'; remove it",
+            ],
+        ),
+        (
+            [
+                "algorithm=pfedme",
+                "client.optimizer.lrate=[exponential, {base: 0.1, factor: 0.9, unit: step}]",
+            ],
+            [
+                "client.optimizer.lrate: goes by steps, but those that algorithm 'pfedme' takes "
+                "are not counted; set unit: round"
+            ],
+        ),
+        (
             ["algorithm=fednova", "server.weighting=uniform"],
             [
                 "server.weighting: is 'uniform', but algorithm 'fednova' weights clients by "

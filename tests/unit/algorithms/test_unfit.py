@@ -1,0 +1,54 @@
+"""What an algorithm cannot work with, and what it must work with, in whole runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+import simfl
+from simfl.errors import ClientError
+
+SCENARIO: dict[str, Any] = {
+    "rounds": 3,
+    "data": {"source": "synthetic", "clients": 4, "features": 4, "classes": 3},
+    "model": {"kind": "logistic"},
+    "client": {"batch_size": 8, "optimizer": {"lrate": 0.1}},
+}
+
+
+@pytest.mark.parametrize("name", ["q-fedavg", "feddc"])
+def test_a_learning_rate_of_0_is_no_divisor(name: str, tmp_path: Path) -> None:
+    lrate = ["linear", {"base": 0.1, "length": 2}]
+    client = {"stack": 2, "optimizer": {"lrate": lrate}}
+    with pytest.raises(
+        ClientError, match=rf"'{name}' divides by client.optimizer.lrate, .* round 3"
+    ):
+        simfl.run({**SCENARIO, "algorithm": name, "client": client}, tmp_path / "out", "inline")
+
+
+class Thinned(nn.Module):
+    """Drops numbers at random in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+        self.output = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.output(self.drop(inputs))
+        return outputs
+
+
+def test_feddf_takes_teachers_as_they_predict(tmp_path: Path) -> None:
+    """With dropout of torch's, which cannot draw for several models at once."""
+    changes = {
+        "algorithm": ["feddf", {"steps": 3}],
+        "data": {**SCENARIO["data"], "public": 0.3},
+        "model": {"kind": "python", "path": f"{__name__}:Thinned"},
+    }
+    result = simfl.run({**SCENARIO, **changes}, tmp_path / "out", "inline")
+    assert np.isfinite(result.weights["output.weight"]).all()
