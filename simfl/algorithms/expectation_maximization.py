@@ -51,9 +51,11 @@ class ExpectationMaximization(Algorithm):
         joint_BK = joint_log_densities(
             x_BD, weights["shares"], weights["means"], weights["variances"]
         )
-        r_BK = joint_BK.softmax(dim=1)
+        r_BK = joint_BK.softmax(dim=1).double()
         if batch.sample_weights is not None:
             r_BK = r_BK * batch.sample_weights[:, None]
+        # Variances are the small difference of large sums, which float32 would round away.
+        x_BD = x_BD.double()
         return {"r": r_BK.sum(dim=0), "x": r_BK.T @ x_BD, "square": r_BK.T @ x_BD.square()}
 
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:

@@ -93,6 +93,18 @@ def test_em_is_scikit_learns_on_the_pooled_examples(stack: int) -> None:
 
 
 @STACKS
+def test_em_in_float32_finds_small_variances_far_from_0(stack: int) -> None:
+    """The squares of inputs are 10^6, and their variances 10^-2: less than float32 tells apart."""
+    far = [((x / 20 + 1000).astype(np.float32), y) for x, y in CLIENTS]
+    with torch.random.fork_rng(devices=[]):
+        module: Any = GaussianMixture(clusters=1).build(SHAPE)
+    module.means.data += 1000.0
+    fed = Federation(ExpectationMaximization(), far, module, loss="output", stack=stack).run()
+    expected = np.concatenate([x for x, _ in far]).astype(np.float64).var(axis=0)
+    np.testing.assert_allclose(fed.weights["variances"][0], expected, rtol=1e-3)
+
+
+@STACKS
 def test_histograms_are_numpys_on_the_pooled_examples(stack: int) -> None:
     module = in_float64(Histogram(bins=7, low=-4.0, high=4.0))
     fed = federation(Histograms(), module, stack).run()
