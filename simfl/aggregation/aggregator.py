@@ -65,6 +65,10 @@ class Aggregator(Component, kind="aggregator"):
     """As for any component; and that contributions are Vectors, of which ``merge`` keeps nothing of
     the right one: the next delta is written where that was."""
 
+    uses_weights: ClassVar[bool] = True
+    """Whether the clients' weights count. If not, weights other than numbers of examples, by
+    ``server.weighting`` or by the algorithm, are refused."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Undo a base class's shortcut if the class overrides a method that it stands for."""
         super().__init_subclass__(**options)

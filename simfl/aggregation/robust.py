@@ -96,6 +96,7 @@ class CenteredClipping(Aggregator):
     """
 
     name: ClassVar[str] = "centered-clipping"
+    uses_weights: ClassVar[bool] = False
 
     radius: Positive = 1.0
     """How far from the centre a delta counts in full."""

@@ -70,6 +70,7 @@ class Median(EveryUpdate):
     """
 
     name: ClassVar[str] = "median"
+    uses_weights: ClassVar[bool] = False
 
     def combine(self, deltas_C: Vector, weights_C: Tensor) -> Vector:
         """Return the coordinate-wise median; the weights play no part."""
@@ -88,6 +89,7 @@ class TrimmedMean(EveryUpdate):
     """
 
     name: ClassVar[str] = "trimmed-mean"
+    uses_weights: ClassVar[bool] = False
 
     trim: Annotated[float, Interval(gt=0, lt=0.5)] = 0.1
     """The share of clients removed at either end; the count is rounded down, and at least 1."""
@@ -134,6 +136,7 @@ class Krum(EveryUpdate):
     """
 
     name: ClassVar[str] = "krum"
+    uses_weights: ClassVar[bool] = False
 
     num_byzantine: Annotated[int, Ge(0)] = 1
     """f, how many bad clients are tolerated; the cohort must have at least 2f + 3."""

@@ -170,6 +170,29 @@ def _aggregation(scenario: Scenario) -> Iterator[Fault]:
         )
 
 
+def _weights(scenario: Scenario) -> Iterator[Fault]:
+    """Find rules of the server that ignore how the scenario or the algorithm weights clients."""
+    server, algorithm = scenario.server, scenario.algorithm
+    if not server.pre_aggregators and server.aggregator.uses_weights:
+        return
+    key = "pre_aggregators" if server.pre_aggregators else "aggregator"
+    rule = (*server.pre_aggregators, server.aggregator)[0].name
+    if algorithm.weighted_by not in _BY_COUNT:
+        yield (
+            f"server.{key}",
+            f"is {rule!r}, which ignores clients' weights, but those of algorithm "
+            f"{algorithm.name!r} are {algorithm.weighted_by}; remove it",
+        )
+    elif server.weighting == "steps":
+        yield (
+            "server.weighting",
+            f"is 'steps', but {rule!r} in server.{key} ignores clients' weights; remove it",
+        )
+
+
+_BY_COUNT: Final = (Algorithm.weighted_by, "uniform", "examples", "nothing")
+
+
 def _kept_state(scenario: Scenario) -> Iterator[Fault]:
     """Find modules that send the server state kept between rounds, where no state is kept."""
     for index, module in enumerate(scenario.client.optimizer.modules):
@@ -396,6 +419,7 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _clipping,
     _transforms,
     _aggregation,
+    _weights,
     _evaluation,
     _cluster,
     _elastic,

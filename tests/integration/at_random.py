@@ -286,12 +286,15 @@ def _server(rng: Random, cohort: int, *, scaffold: bool) -> dict[str, Any]:
     steps: list[Any] = [[], [], [], ["nnm"]]
     if aggregator not in need_several:
         steps.append([["bucketing", {"size": 2}]])
-    return {
+    server = {
         "optimizer": _optimizer(rng, side="server", scaffold=scaffold),
         "aggregator": aggregator,
         "pre_aggregators": rng.choice(steps),
         "weighting": rng.choice(["examples", "steps", "uniform"]),
     }
+    if server["pre_aggregators"] or aggregator not in ("mean", "geometric-median"):
+        server["weighting"] = "examples" if server["weighting"] == "examples" else "uniform"
+    return server
 
 
 def _own_models(rng: Random, population: int, cohort: int) -> dict[str, Any]:

@@ -69,12 +69,19 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
         server["aggregator"] = "mean"
     if chosen.weighted_by != Algorithm.weighted_by:
         server["weighting"] = "uniform" if chosen.weighted_by == "uniform" else "examples"
+    if chosen.weighted_by not in (Algorithm.weighted_by, "uniform", "examples", "nothing"):
+        server["pre_aggregators"], server["aggregator"] = [], "mean"
     if not chosen.uses_optimizer:
         client["optimizer"] |= {"modules": [], "regularizers": [], "w_decay": 0.0}
         if "step" in str(client["optimizer"]["lrate"]):
             client["optimizer"]["lrate"][1]["unit"] = "round"
         modules = server["optimizer"]["modules"]
         server["optimizer"]["modules"] = [m for m in modules if m != "scaffold-server"]
+    _drop_ignored(scenario, chosen)
+
+
+def _drop_ignored(scenario: dict[str, Any], chosen: type[Algorithm]) -> None:
+    """Remove the keys that have no effect with an algorithm."""
     for key in chosen.ignores:
         owner, name = scenario, key.rpartition(".")[2]
         for section in key.split(".")[:-1]:

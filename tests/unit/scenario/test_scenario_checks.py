@@ -56,6 +56,20 @@ from simfl.scenario import load_scenario
             ],
         ),
         (
+            ["algorithm=afl", "server.aggregator=median"],
+            [
+                "server.aggregator: is 'median', which ignores clients' weights, but those of "
+                "algorithm 'afl' are lambda_k; remove it"
+            ],
+        ),
+        (
+            ["server.pre_aggregators=[nnm]", "server.weighting=steps"],
+            [
+                "server.weighting: is 'steps', but 'nnm' in server.pre_aggregators ignores "
+                "clients' weights; remove it"
+            ],
+        ),
+        (
             ["algorithm=ensemble", "model.loss=mse"],
             [
                 "model.loss: is 'mse', which compares one output with each target, but algorithm "
