@@ -83,15 +83,27 @@ class DataSection(Section):
     normalize: NormalizeSection | None = None
     """The mean and the deviation of each channel, by which inputs are normalised then."""
 
-    def build_dataset(self, *, seed: int, client_columns: Collection[str] = ()) -> FederatedDataset:
-        """Load the examples and split them over clients; errors are as ``simfl.data``'s."""
+    def build_dataset(
+        self, *, seed: int, client_columns: Collection[str] = (), model: ModelSpec | None = None
+    ) -> FederatedDataset:
+        """Load the examples and split them over clients; errors are as ``simfl.data``'s.
+
+        Args:
+            seed: of the run.
+            client_columns: columns of the source that describe clients.
+            model: the scenario's, whose tokenizer a source may need.
+        """
+        source, public = self.source, self.public
+        if model is not None:
+            source = source.for_model(model)
+            public = public.for_model(model) if isinstance(public, Source) else public
         return build_dataset(
-            self.source,
+            source,
             self.partition,
             seed=seed if self.seed is None else self.seed,
             test_fraction=self.test_fraction,
             holdout_fraction=self.holdout_fraction,
-            public=self.public,
+            public=public,
             client_columns=client_columns,
             scaling=self._scaling(),
         )

@@ -26,6 +26,7 @@ from simfl.data.sources import (
     NpzFile,
     PythonFunction,
     Synthetic,
+    Text,
 )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Source",
     "SourceData",
     "Synthetic",
+    "Text",
     "Vocabulary",
     "build_dataset",
     "label_counts",

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from simfl.data.dataset import Array
+from simfl.data.hub import without_bars
 from simfl.data.partition import Partition
-from simfl.data.sources.huggingface import without_bars
 from simfl.errors import ConfigError, UnknownNameError, import_extra
 from simfl.seeding import derive_seed, numpy_generator
 

@@ -46,6 +46,12 @@ class Source(Component, kind="source"):
     """The fields that name a file, relative to the scenario's folder or to the current one."""
     file_or_name_fields: ClassVar[tuple[str, ...]] = ()
     """The fields that hold the path of a file or folder, or a name."""
+    json_file_or_name_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold the path of a file that ends with .json, or a name."""
+
+    def for_model(self, model: Component) -> Source:
+        """Return the source for a scenario with this model; by default this source itself."""
+        return self
 
     def load(self, *, seed: int) -> SourceData:
         """Read or generate the examples.

@@ -26,6 +26,7 @@ from simfl.scenario.validators import (
     fault,
     file_or_name,
     is_untrusted,
+    json_file_or_name,
     refusal,
     trusted_address,
     trusted_location,
@@ -48,6 +49,7 @@ _ADAPTERS: dict[type[Section | Component], TypeAdapter[dict[str, Any]]] = {}
 _VALIDATORS = {
     "file_fields": existing_file,
     "file_or_name_fields": file_or_name,
+    "json_file_or_name_fields": json_file_or_name,
     "address_fields": trusted_address,
     "location_fields": trusted_location,
 }

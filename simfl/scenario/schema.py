@@ -168,7 +168,9 @@ class Scenario(Section):
 
     def build_dataset(self) -> FederatedDataset:
         """Load the examples and split them over clients; errors are as ``simfl.data``'s."""
-        return self.data.build_dataset(seed=self.seed, client_columns=self.client_columns)
+        return self.data.build_dataset(
+            seed=self.seed, client_columns=self.client_columns, model=self.model.spec
+        )
 
     @property
     def client_columns(self) -> list[str]:

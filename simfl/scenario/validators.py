@@ -58,6 +58,11 @@ def file_or_name(value: str | None, info: ValidationInfo) -> str | None:
     return next((path for path in _candidates(value, info) if os.path.exists(path)), value)
 
 
+def json_file_or_name(value: str, info: ValidationInfo) -> str | None:
+    """Return the absolute path of a file that ends with .json, or another value as it is."""
+    return existing_file(value, info) if value.endswith(".json") else value
+
+
 def trusted_modules(named: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     """Refuse modules, and folders of modules, in an untrusted scenario."""
     if named and is_untrusted(info.context):

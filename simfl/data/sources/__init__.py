@@ -5,5 +5,6 @@ from simfl.data.sources.csv_file import CsvFile
 from simfl.data.sources.huggingface import HuggingFace
 from simfl.data.sources.python_function import PythonFunction
 from simfl.data.sources.synthetic import Synthetic
+from simfl.data.sources.text import Text
 
-__all__ = ["CsvFile", "Digits", "HuggingFace", "NpzFile", "PythonFunction", "Synthetic"]
+__all__ = ["CsvFile", "Digits", "HuggingFace", "NpzFile", "PythonFunction", "Synthetic", "Text"]

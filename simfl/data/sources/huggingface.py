@@ -5,30 +5,18 @@ Shapes: N images, H height, W width, C channels.
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from simfl.data.arrays import with_our_dtypes
 from simfl.data.dataset import Array, Examples, Scaling
+from simfl.data.hub import read_split, without_references
 from simfl.data.source import Source, SourceData
-from simfl.errors import DataError, SimflError, did_you_mean, import_extra, one_line
+from simfl.errors import DataError, SimflError, did_you_mean, one_line
 
-_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_FORMATS = {
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
 _GREY = ("1", "L")
 _COLOUR = ("RGB", "RGBA", "P", "PA", "LA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX")
 
@@ -70,7 +58,7 @@ class HuggingFace(Source):
             MissingExtraError: if the package datasets is not installed.
             DataError: if the data cannot be read, or a split or column does not exist.
         """
-        train = self._read_split(self.split)
+        train = read_split(self.path, self.split, self.config)
         columns = {}
         if self.client is not None:
             columns["client"] = self._column(train, self.client, "client")
@@ -79,7 +67,7 @@ class HuggingFace(Source):
         examples = self._examples(train, self.split, names)
         tests = None
         if self.test_split is not None:
-            test = self._read_split(self.test_split)
+            test = read_split(self.path, self.test_split, self.config)
             tests = self._examples(test, self.test_split, names)
         return with_our_dtypes(SourceData(examples, tests, columns, names), origin=self.path)
 
@@ -114,39 +102,10 @@ class HuggingFace(Source):
             raise DataError(f"{what} {_why_objects(column)}")
         return column
 
-    def _read_split(self, split: str) -> Any:
-        # Before version 4 the library asks on the terminal whether to run code of the data set's
-        # author; this answers no, unless the user's environment sets it.
-        os.environ.setdefault("HF_DATASETS_TRUST_REMOTE_CODE", "0")
-        datasets = import_extra("datasets", what="the 'huggingface' source", extra="hf")
-        try:
-            with _without_references(), without_bars():
-                return self._read(datasets, split)
-        except SimflError:
-            raise
-        except Exception as error:
-            # The library raises exceptions of many packages when data cannot be read.
-            reason = one_line(str(error).partition("\n")[0])
-            raise DataError(f"{self.path}, split {split!r}, cannot be read: {reason}") from error
-
-    def _read(self, datasets: Any, split: str) -> Any:
-        path = Path(self.path)
-        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            return _split_of(datasets.load_from_disk(self.path), split, path=self.path)
-        if path.is_file():
-            kind = _FORMATS.get(path.suffix.lower())
-            if kind is None:
-                known = ", ".join(_FORMATS)
-                raise DataError(f"{path}: {path.suffix!r} is not a format it can be in: {known}")
-            return datasets.load_dataset(kind, data_files=self.path, split=split)
-        if not path.is_dir():
-            _require_name(self.path)
-        return datasets.load_dataset(self.path, self.config, split=split)
-
 
 def _decode(data: Any, column: str, *, what: str) -> Array:
     try:
-        with _without_references():
+        with without_references():
             return _decode_images(data[column], what=what)
     except SimflError:
         raise
@@ -155,69 +114,8 @@ def _decode(data: Any, column: str, *, what: str) -> Array:
         raise DataError(f"{what}: an image cannot be read: {one_line(error)}") from error
 
 
-def _require_name(name: str) -> None:
-    """Refuse names that are not on the hub: URLs, and the library's own readers.
-
-    The latter would read any file in the current folder, pickles included.
-    """
-    is_reader = name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}")
-    if is_reader or not _NAME.fullmatch(name):
-        raise DataError(
-            f"{one_line(name)} is neither a file, a folder, nor the name of a data set on the hub, "
-            "such as ylecun/mnist"
-        )
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Hide the library's own progress bars; downloads from the hub still show theirs."""
-    import datasets
-
-    if datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
-
-
-@contextmanager
-def _without_references() -> Iterator[None]:
-    """Make fsspec refuse reference file systems in this block.
-
-    Their templates can run code, and a data set's README or image paths may name one.
-    """
-    import fsspec  # type: ignore[import-untyped]
-
-    class Refused(fsspec.AbstractFileSystem):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            raise ValueError("it names an fsspec reference file system, which could run code")
-
-    previous = fsspec.get_filesystem_class("reference")
-    fsspec.register_implementation("reference", Refused, clobber=True)
-    try:
-        yield
-    finally:
-        fsspec.register_implementation("reference", previous, clobber=True)
-
-
 def _holds_images(data: Any, column: str) -> bool:
     return type(data.features[column]).__name__ == "Image"
-
-
-def _split_of(data: Any, split: str, *, path: str) -> Any:
-    if isinstance(data, dict):
-        if split not in data:
-            raise DataError(f"{path} has no split {split!r}. {did_you_mean(split, data)}")
-        return data[split]
-    if split != "train":
-        raise DataError(
-            f"{path} is one data set without splits, so there is no {split!r}; save a DatasetDict "
-            "to have several"
-        )
-    return data
 
 
 def _why_objects(column: Array) -> str:

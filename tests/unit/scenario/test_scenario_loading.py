@@ -160,6 +160,13 @@ class TestFiles:
             f"looked for {tmp_path}/configs/a.npz and {tmp_path}/a.npz"
         ]
 
+    def test_a_json_file_must_exist_and_a_name_of_it_is_left_alone(self, minimal):
+        minimal["data"] = {"source": "text", "path": "x", "tokenizer": "model"}
+        assert load_scenario(minimal).data.source.tokenizer == "model"
+        minimal["data"]["tokenizer"] = "tok.json"
+        with pytest.raises(ScenarioError, match=r"data\.tokenizer: is 'tok\.json', and"):
+            load_scenario(minimal)
+
     def test_what_may_be_a_name_or_a_file_is_left_alone_where_there_is_no_file(self, minimal):
         minimal["data"] = {"source": "huggingface", "path": "ylecun/mnist", "inputs": "image"}
         assert load_scenario(minimal).data.source.path == "ylecun/mnist"
