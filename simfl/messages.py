@@ -90,6 +90,8 @@ class RoundPlan:
     time."""
     draws_steps: bool = False
     """Whether ``num_steps`` was drawn for this round, so that it is sent with the clients."""
+    num_asked: int = 0
+    """How many other clients have evaluated the weights, so that the sampler could choose."""
 
     def split(self) -> tuple[CohortPart, ...]:
         """Return the parts of the cohort."""
@@ -283,7 +285,8 @@ class RoundReport:
     delta_norm: float
     """The L2 norm of the aggregated delta, trainable weights only."""
     sent_bytes: int
-    """Sent by the server to the cohort's clients: weights and auxiliary variables."""
+    """Sent by the server to the cohort's clients, and to others that the sampler has asked: weights
+    and auxiliary variables."""
     received_bytes: int
     """Sent by the clients that contributed: deltas, as they are encoded, and auxiliary
     variables."""
@@ -297,15 +300,18 @@ class RoundReport:
 class EvaluationChunk:
     """What an actor evaluates in one call."""
 
-    split: Literal["test", "clients"]
-    """The central test split, or the clients' own examples."""
+    split: Literal["test", "clients", "training"]
+    """The central test split, or the clients' own examples: those that they are evaluated on, or
+    those that they train on."""
     items: tuple[tuple[int, ...], ...]
     """Of the test split: numbers of batches. Of clients: ids. An item is never cut."""
     group: int = 0
     """The group whose actors evaluate it."""
     own: tuple[str, ...] = ()
-    """Which of each client's own models, PERSONAL and TUNED of ``simfl.record``; empty: the
-    broadcast one."""
+    """Which models are made for each client, of GLOBAL, PERSONAL and TUNED of ``simfl.record``;
+    empty: all are evaluated with the broadcast one."""
+    needs_states: bool = False
+    """Whether what clients keep is needed to make them."""
 
     @property
     def clients(self) -> list[int]:

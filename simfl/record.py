@@ -172,7 +172,8 @@ class RoundRecord(Mapping[str, Any]):
     """How many they trained on, each counted as often as it was."""
     steps: int = 0
     sent_bytes: int = field(default=0, metadata=_BYTES)
-    """What the server sent to the cohort: weights and auxiliary variables."""
+    """What the server sent to the cohort, and to others that the sampler asked for losses: weights
+    and auxiliary variables."""
     received_bytes: int = field(default=0, metadata=_BYTES)
     """What the contributing clients sent back: deltas, as messages of a codec if there is one, and
     auxiliary variables."""

@@ -258,6 +258,7 @@ class Server:
 
     def _report(self, plan: RoundPlan, found: Mapping[str, float], *, norm: float) -> RoundReport:
         sums: defaultdict[str, float] = defaultdict(float, found)
+        receivers = len(plan.clients) + plan.num_asked
         return RoundReport(
             round=plan.round,
             num_clients=int(sums["clients"]),
@@ -267,10 +268,10 @@ class Server:
             num_steps=int(sums["steps"]),
             train_loss=sums["loss"] / sums["seen"] if sums["seen"] else math.nan,
             delta_norm=norm,
-            sent_bytes=len(plan.clients) * self._broadcast_bytes,
+            sent_bytes=receivers * self._broadcast_bytes,
             received_bytes=int(sums["bytes"]),
             received_dense_bytes=int(sums["dense_bytes"]),
-            aux_bytes=len(plan.clients) * self._aux_bytes + int(sums["aux_bytes"]),
+            aux_bytes=receivers * self._aux_bytes + int(sums["aux_bytes"]),
         )
 
     def _count_bytes(self, broadcast: Broadcast) -> None:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,12 +155,11 @@ class ClientHost:
     def _evaluate_own(
         self, chunk: EvaluationChunk, broadcast: Broadcast, states: Iterable[KeptState | None]
     ) -> list[MetricSums]:
+        evaluate = partial(self._evaluate_client, trains=chunk.split == "training")
         return [
             sums
             for client, state in itertools.zip_longest(chunk.clients, states)
-            for sums in self._own.evaluate(
-                client, state, broadcast, chunk.own, self._evaluate_client
-            )
+            for sums in self._own.evaluate(client, state, broadcast, chunk.own, evaluate)
         ]
 
     def _evaluate_common(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
@@ -273,8 +273,10 @@ class ClientHost:
         batch = self._read(np.concatenate(rows))
         return self._model.evaluate_parts(batch, [len(own) for own in rows])
 
-    def _evaluate_client(self, client: int) -> MetricSums:
-        rows = self._dataset.evaluation_rows(client)
+    def _evaluate_client(self, client: int, *, trains: bool = False) -> MetricSums:
+        """Evaluate the model on what a client is evaluated on, or on what it trains on."""
+        dataset = self._dataset
+        rows = dataset.train_rows(client) if trains else dataset.evaluation_rows(client)
         size = self._recipe.evaluation_batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         return add_metric_sums([self._model.evaluate(self._read(rows_B)) for rows_B in batches])

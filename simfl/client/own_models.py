@@ -14,7 +14,7 @@ from simfl.errors import ClientError
 from simfl.messages import Broadcast
 from simfl.models import TorchModel
 from simfl.models.model import MetricSums
-from simfl.record import TUNED
+from simfl.record import GLOBAL, TUNED
 from simfl.states import KeptState
 
 _PHASE: Final = "evaluation"
@@ -51,7 +51,7 @@ class OwnModels:
             client: its id.
             state: what it has kept; None if it has not trained.
             broadcast: the server's weights.
-            models: PERSONAL and TUNED, or one of them.
+            models: GLOBAL, the server's but for personal weights; or PERSONAL, TUNED or both.
             evaluate: evaluates the model as it is on a client's own examples.
 
         Raises:
@@ -80,7 +80,9 @@ class OwnModels:
     ) -> Iterator[str]:
         """Put the weights of each model in turn into the model, and yield its name."""
         local = self._trainer.local(client, broadcast, state)
-        weights = local.weights | self._recipe.algorithm.personal(local)
+        weights = local.weights
+        if GLOBAL not in models:
+            weights = weights | self._recipe.algorithm.personal(local)
         for model in models:
             if model == TUNED:
                 steps = self._recipe.personal_steps

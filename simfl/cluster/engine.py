@@ -135,7 +135,7 @@ class RayEngine:
         kind = self._setup.groups[chunk.group].device
         num_actors = max(1, kinds.count(kind))
         size = -(-len(chunk.items) // num_actors)
-        if chunk.own:  # whose states an actor fetches before it begins
+        if chunk.needs_states:  # which an actor fetches before it begins
             size = min(size, _MAX_STATES)
         shares = [
             replace(chunk, items=chunk.items[start : start + size])
@@ -143,7 +143,7 @@ class RayEngine:
         ]
 
         def start(actor: Any, share: EvaluationChunk) -> list[Ref]:
-            sends = share.own and not self._states.is_empty
+            sends = share.needs_states and not self._states.is_empty
             states = [self._state(client) for client in share.clients] if sends else []
             return [actor.evaluate_chunk.remote(share, handle.broadcast, *states)]
 

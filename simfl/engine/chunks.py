@@ -75,7 +75,8 @@ class Workload:
             return (float(len(chunk.items)),)
         clients, models = chunk.clients, max(1, len(chunk.own))
         steps_each = self._personal_steps if TUNED in chunk.own else 0
-        examples = float(self._num_evaluated[clients].sum()) * models
+        held = self._num_examples if chunk.split == "training" else self._num_evaluated
+        examples = float(held[clients].sum()) * models
         batches = float(len(clients) * (models + steps_each))
         return batches, examples + self._batch_examples(clients, steps_each)
 

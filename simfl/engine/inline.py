@@ -147,7 +147,7 @@ class InlineEngine:
 
     def evaluate(self, chunk: EvaluationChunk, handle: Snapshot) -> list[MetricSums]:
         """Evaluate item after item."""
-        clients = chunk.clients if chunk.own else []
+        clients = chunk.clients if chunk.needs_states else []
         states = (self._load_state(client) for client in clients)
         return self._hosts[chunk.group].evaluate_chunk(chunk, handle.broadcast, states)
 

@@ -248,7 +248,7 @@ class Distillation(ChangedLoss):
     temperature: Positive = 1.0
     """What logits are divided by: the higher, the more even the distributions."""
     not_true: bool = False
-    """Whether an example's own class is left out of both distributions."""
+    """Whether an example's own class is excluded from both distributions."""
 
     def check(self) -> None:
         """Refuse an inner loss that is not one of logits and classes."""

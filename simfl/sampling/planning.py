@@ -5,6 +5,7 @@ Shapes: N clients of the population, K of a round.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from simfl.seeding import numpy_generator
 
 _STORED: Final = "biuf"
 """The kinds of numpy's types that a checkpoint can hold: truth values, integers and floats."""
+_NONE: Final = np.zeros(0, np.int64)
 
 
 def begin_past(sampler: Sampler, population: int) -> Past:
@@ -81,6 +83,7 @@ def plan_round(
     work: LocalWork | None = None,
     participants: Array | None = None,
     past: Past | None = None,
+    ask: Callable[[Array], Array] | None = None,
 ) -> RoundPlan:
     """Draw a round's cohort and sort it: longest local work first, then by id.
 
@@ -96,6 +99,7 @@ def plan_round(
         participants: the ids of the clients that may be drawn, ascending: the population that the
             sampler sees, numbered from 0; None: all.
         past: what the rounds before have left of them; None: there were none.
+        ask: ids [M] -> their losses with the weights that the round starts from, float64 [M].
 
     Raises:
         ConfigError: unless the sampler returns different ids, or if what is drawn is no amount of
@@ -104,14 +108,22 @@ def plan_round(
     is_all = participants is None or len(participants) == len(num_examples)
     ids = slice(None) if is_all else participants
     examples, rng = num_examples[ids], numpy_generator(seed, "cohort", round=round)
+    where, asked = f"sampler {sampler.name!r}", _NONE
     if looks_back(sampler):
         past = past or begin_past(sampler, len(examples))
         pool = past.pool(round, num_examples=examples, num_steps=num_steps[ids])
+        questions = sampler.asks(pool, past.memory, size, rng)
+        asked = _checked(questions, f"{where}: asks()", size=None, population=len(pool))
+        if len(asked):
+            assert ask is not None, "this sampler asks clients for their losses"
+            answers = ask(asked if participants is None else participants[asked])
+            pool = pool.with_losses(asked, answers)
         cohort, wanted = sampler.select(pool, past.memory, size, rng), None
     else:
         # A pool's columns are as long as the population: to make them takes longer than a draw.
         cohort, wanted = sampler.sample(examples, size, rng=rng), size
-    clients = np.sort(_checked(cohort, sampler.name, size=wanted, population=len(examples)))
+    clients = np.sort(_checked(cohort, where, size=wanted, population=len(examples)))
+    num_asked = len(np.setdiff1d(asked, clients))
     if participants is not None:
         clients = participants[clients]
     drawn: Array | None = None
@@ -125,16 +137,16 @@ def plan_round(
         tuple(clients[order].tolist()),
         tuple(steps[order].tolist()),
         draws_steps=drawn is not None,
+        num_asked=num_asked,
     )
 
 
-def _checked(drawn: Any, name: str, *, size: int | None, population: int) -> Array:
+def _checked(drawn: Any, where: str, *, size: int | None, population: int) -> Array:
     """Return the ids that a sampler returned, as int64.
 
     Raises:
         ConfigError: unless they are different ids, of this number if one is given.
     """
-    where = f"sampler {name!r}"
     number = "" if size is None else f"{size} "
     wanted = f"it must return {number}different ids from 0 to {population - 1}"
     try:

@@ -37,9 +37,20 @@ class Pool:
     """The last round for which each was drawn, int64; 0: none."""
     last_loss: Array
     """The mean training loss of the last round to which each has contributed; NaN: none."""
+    asked: Array
+    """[M] the ids that ``Sampler.asks`` returned, in its order; empty in ``asks`` itself."""
+    loss: Array
+    """The mean loss of the weights that the round starts from over the training examples of each
+    client that was asked; NaN: it was not, or has no examples, or has failed."""
 
     def __len__(self) -> int:
         return len(self.num_examples)
+
+    def with_losses(self, asked: Array, losses: Array) -> Pool:
+        """Return the population with the losses [M] of clients that were asked."""
+        loss = self.loss.copy()
+        loss[asked] = losses
+        return replace(self, asked=asked, loss=loss)
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,8 @@ class Past:
             expected_seconds=np.full(len(num_examples), np.nan),
             last_round=self.last_round,
             last_loss=self.last_loss,
+            asked=np.zeros(0, np.int64),
+            loss=np.full(len(num_examples), np.nan),
         )
 
     def to_state(self) -> State:

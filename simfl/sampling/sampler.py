@@ -20,7 +20,8 @@ class Sampler(Component, kind="sampler"):
     """A rule by which a round's cohort is drawn.
 
     A rule that always draws ``client.per_round`` clients, by their examples alone, overrides
-    ``sample``; any other overrides ``select``, and ``init`` and ``learn`` if it remembers anything.
+    ``sample``; any other overrides ``select``, ``init`` and ``learn`` if it remembers anything, and
+    ``asks`` if it needs losses of the present weights.
     All are functions of their arguments, and leave these as they are: a run that is resumed, or
     repeats rounds, draws the same cohorts.
     """
@@ -32,9 +33,23 @@ class Sampler(Component, kind="sampler"):
             pool: the population.
             memory: what ``init``, or ``learn`` after the last round, has returned.
             size: how many clients the scenario asks for (``client.per_round``).
-            rng: the round's own generator.
+            rng: the round's own generator, as ``asks`` has left it.
         """
         return self.sample(pool.num_examples, size, rng=rng)
+
+    def asks(self, pool: Pool, memory: Memory, size: int, rng: np.random.Generator) -> Array:
+        """Return the ids of the clients whose losses ``select`` needs: different ones, any number.
+
+        Before the cohort is drawn, they evaluate the weights that the round starts from on their
+        training examples: the ``loss`` in the pool of ``select``.
+
+        Args:
+            pool: the population.
+            memory: as in ``select``.
+            size: as in ``select``.
+            rng: the round's own generator.
+        """
+        return np.zeros(0, np.int64)
 
     def sample(self, num_examples: Array, size: int, *, rng: np.random.Generator) -> Array:
         """Return the ids of ``size`` different clients, in any order.

@@ -43,11 +43,13 @@ _LATER: Final = (
     "model.personal",
     "model.fixed",
     "client.transforms",
+    "client.sampler.loss",
     "server.pre_aggregators",
     "evaluation.personal_steps",
     "evaluation.new_clients",
 )
-"""The keys that earlier versions did not have, such as ``client.epochs``. Their defaults are not in
+"""The keys that earlier versions did not have, such as ``client.epochs``, of sections and of some
+components. Their defaults are not in
 ``numbers``, so that runs of those versions can be resumed."""
 
 
@@ -220,12 +222,14 @@ class Scenario(Section):
         return {key: plain[key] for key in plain if key not in _FREE} | {"cluster": kept}
 
     def _remove_default(self, key: str, plain: dict[str, Any]) -> None:
-        """Remove a key of the scenario, or of a section, from plain data if it has its default."""
-        section, _, name = key.rpartition(".")
-        owner = getattr(self, section) if section else self
-        _, default = field_types(type(owner))[name]
-        if getattr(owner, name) == default:
-            del (plain[section] if section else plain)[name]
+        """Remove a key of the scenario, of a section or of simfl's component, at its default."""
+        *path, name = key.split(".")
+        owner: Any = self
+        for step in path:
+            owner, plain = getattr(owner, step), plain[step]
+        fields, is_own = field_types(type(owner)), type(owner).__module__.startswith("simfl.")
+        if is_own and name in fields and getattr(owner, name) == fields[name][1]:
+            del plain[name]
 
     def fingerprint(self) -> str:
         """Return a hash of ``numbers``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from simfl.client.updates import ClientRow, to_columns
 from simfl.cluster.pool import ActorGroup, actor_groups
 from simfl.data import Examples, FederatedDataset
 from simfl.errors import ConfigError
-from simfl.messages import RoundPlan
+from simfl.messages import FloatColumn, IntColumn, RoundPlan
 from simfl.models import BCEWithLogits, DataShape, Loss, data_shape
 from simfl.models.metrics import as_metrics
 from simfl.observers import ClientTable
@@ -94,12 +94,18 @@ class Simulation:
             return shared
         return self.server.build_model().get_weights() | shared
 
-    def plan_round(self, round: int, past: Past | None = None) -> RoundPlan:
+    def plan_round(
+        self,
+        round: int,
+        past: Past | None = None,
+        ask: Callable[[IntColumn], FloatColumn] | None = None,
+    ) -> RoundPlan:
         """Draw a round's cohort.
 
         Args:
             round: which round.
             past: what the rounds before have left, for samplers that look back; None: nothing.
+            ask: returns clients' losses, for samplers that ask them.
         """
         plan = plan_round(
             self.sampler,
@@ -111,6 +117,7 @@ class Simulation:
             work=self.client.work,
             participants=self.participants,
             past=past,
+            ask=ask,
         )
         return order_by_group(plan, self.group_of, self.stacks)
 
@@ -207,7 +214,7 @@ def _try_sampler(simulation: Simulation) -> None:
     scenario = simulation.scenario
     try:
         past = simulation.read_past(None)
-        plan = simulation.plan_round(1, past)
+        plan = simulation.plan_round(1, past, _made_up)
         if past is not None:
             rows = [ClientRow(client, num_examples=1) for client in plan.clients]
             past = learn_from(
@@ -217,7 +224,7 @@ def _try_sampler(simulation: Simulation) -> None:
                 to_columns(rows),
                 participants=simulation.participants,
             )
-            simulation.plan_round(2, past)
+            simulation.plan_round(2, past, _made_up)
     except ConfigError as error:
         raise scenario.fault("client.sampler", str(error)) from error
     work = simulation.client.work.distribution
@@ -228,6 +235,11 @@ def _try_sampler(simulation: Simulation) -> None:
             f"drops each of the {len(plan.clients)} clients of a round; lower share, {work.share}, "
             "or raise client.per_round",
         )
+
+
+def _made_up(clients: IntColumn) -> FloatColumn:
+    """Return losses of clients that cannot be asked yet."""
+    return np.ones(len(clients))
 
 
 def _check_aggregator(scenario: Scenario, cohort_size: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from simfl.engine import Engine, Handle
-from simfl.messages import EvaluationChunk, FloatColumn
+from simfl.messages import EvaluationChunk, FloatColumn, IntColumn
 from simfl.models.model import MetricSums
 from simfl.observers import ClientEvaluation
 from simfl.record import GLOBAL, ClientMetric, RoundRecord, client_keys, evaluated_as
@@ -93,7 +93,8 @@ def _evaluate_clients(
         sums[GLOBAL] |= zip(clients, evaluated, strict=True)
         if own:
             alone = tuple((client,) for client in clients)
-            evaluated = engine.evaluate(EvaluationChunk("clients", alone, group, own), handle)
+            chunk = EvaluationChunk("clients", alone, group, own, needs_states=True)
+            evaluated = engine.evaluate(chunk, handle)
             for index, model in enumerate(own):
                 sums[model] |= zip(clients, evaluated[index :: len(own)], strict=True)
     everyone = np.arange(simulation.population)
@@ -102,6 +103,33 @@ def _evaluate_clients(
         _by_client([found[c] for c in everyone.tolist()], model, is_new if is_new.any() else None)
         for model, found in sums.items()
     )
+
+
+def ask_losses(
+    simulation: Simulation, engine: Engine, handle: Handle, clients: IntColumn
+) -> FloatColumn:
+    """Return clients' mean losses over their training examples, with the weights of a handle.
+
+    NaN: a client has no examples, or its code has failed and it is dropped. Each is evaluated
+    alone, so that its loss does not depend on which others are.
+
+    Args:
+        simulation: knows their groups.
+        engine: evaluates them.
+        handle: what the next round starts from.
+        clients: [M] ids.
+    """
+    losses = np.full(simulation.population, np.nan)
+    held = clients[simulation.num_examples[clients] > 0]
+    needs_states = bool(simulation.client.personal)  # personal weights are among these
+    for group in np.unique(simulation.group_of[held]).tolist():
+        own = held[simulation.group_of[held] == group]
+        items = tuple((client,) for client in own.tolist())
+        chunk = EvaluationChunk("training", items, group, (GLOBAL,), needs_states=needs_states)
+        found = engine.evaluate(chunk, handle)
+        total, weight = np.array([sums["loss"] for sums in found], dtype=np.float64).T
+        losses[own] = np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
+    return losses[clients]
 
 
 def join_small_clients(

@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from simfl.engine import Engine, Handle
@@ -16,7 +17,7 @@ from simfl.record import RoundRecord
 from simfl.sampling import Past
 from simfl.simulation.build import Simulation
 from simfl.simulation.checkpoints import Checkpoints
-from simfl.simulation.evaluation import Evaluated, evaluate
+from simfl.simulation.evaluation import Evaluated, ask_losses, evaluate
 from simfl.states import State
 
 PHASES = ("sample", "train", "aggregate", "evaluate", "checkpoint", "observe")
@@ -148,7 +149,7 @@ def _run_round(
     put into the object store once a round.
     """
     clock.enter("sample")
-    plan = simulation.plan_round(round, past)
+    plan = simulation.plan_round(round, past, partial(ask_losses, simulation, engine, handle))
     clock.enter("train")
     report, trace, following = engine.train(plan, handle)
     clock.enter("evaluate")

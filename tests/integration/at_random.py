@@ -167,6 +167,7 @@ def _client(
     dedicated: bool,
     may_clip: bool,
 ) -> dict[str, Any]:
+    choice = {"candidates": cohort + 1, "loss": "current" if cohort % 2 else "last"}
     client: dict[str, Any] = {
         "per_round": rng.choice([cohort, cohort, (cohort - 0.4) / population]),
         "sampler": rng.choice(
@@ -175,7 +176,7 @@ def _client(
                 "uniform",
                 "weighted",
                 "round-robin",
-                ["power-of-choice", {"candidates": cohort + 1}],
+                ["power-of-choice", choice],
             ]
         ),
         "batch_size": rng.choice([2, 4, 4, 7, None]),

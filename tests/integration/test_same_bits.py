@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import simfl
 from simfl.record import RoundRecord
-from simfl.simulation import build
 
 pytestmark = pytest.mark.ray
 
@@ -83,10 +83,11 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         },
         "server": {"optimizer": {"modules": ["scaffold-server"]}},
     },
-    "a personal head on disk, in stacks with scaffold and momentum": {
+    "a personal head on disk, with which clients are asked for losses, in stacks with scaffold": {
         "model": {"personal": ["output"]},
         "client": {
             "stack": 2,
+            "sampler": ["power-of-choice", {"candidates": 9, "loss": "current"}],
             "optimizer": {"lrate": 0.1, "modules": ["scaffold-client", "momentum"]},
         },
         "server": {"optimizer": {"modules": ["scaffold-server"]}},
@@ -167,8 +168,15 @@ def test_ray_gives_the_bits_of_one_process_and_so_does_a_run_that_was_stopped(
 
 
 def with_a_kill(scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Have an actor die at the second step of a client of round 2, on which no number depends."""
-    client = build(simfl.load_scenario(scenario)).plan_round(2).clients[3]
+    """Have an actor die at the second step of a client of round 2, on which no number depends.
+
+    Args:
+        scenario: that of the undisturbed run in ``inline``, whose table names the client.
+        folder: where that is, and where deaths are noted.
+    """
+    table = pq.read_table(folder / "inline" / "clients.parquet").to_pydict()
+    cohort = [c for c, round in zip(table["client"], table["round"], strict=True) if round == 2]
+    client = cohort[3]
     kill = ["kill-at", {"folder": str(folder), "client": client, "round": 2}]
     modules = scenario["client"]["optimizer"].get("modules", [])
     return merged(scenario, {"client": {"optimizer": {"modules": [*modules, kill]}}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -42,6 +43,8 @@ def plan(
     round: int = 1,
     seed: int = 0,
     past: Past | None = None,
+    ask: Callable[[Any], Any] | None = None,
+    participants: Any = None,
 ) -> RoundPlan:
     examples = np.array(counts)
     return plan_round(
@@ -52,6 +55,8 @@ def plan(
         seed=seed,
         round=round,
         past=past,
+        ask=ask,
+        participants=participants,
     )
 
 
@@ -208,7 +213,7 @@ def test_a_sampler_may_return_a_list_of_ids_and_any_kind_of_integer() -> None:
 
 
 class AnyNumber(Sampler):
-    """Returns what it is told to, as many as that is."""
+    """Returns what the test has set, however many."""
 
     def select(self, pool: Any, memory: Any, size: int, rng: Any) -> Any:
         return RETURNED[-1]
@@ -280,7 +285,7 @@ def reports(losses: dict[int, float], *, dropped: tuple[int, ...] = ()) -> Clien
         last_loss=numbers,
         delta_norm=numbers,
         seconds=numbers,
-        dropped=dict.fromkeys(dropped, "it was told to"),
+        dropped=dict.fromkeys(dropped, "by the test"),
     )
 
 
@@ -310,9 +315,59 @@ def test_power_of_choice_prefers_a_loss_only_among_its_candidates() -> None:
     assert drawn.count(2) == 0
 
 
-def test_fewer_candidates_than_clients_of_a_round_are_refused() -> None:
+@pytest.mark.parametrize("loss", ["last", "current"])
+def test_fewer_candidates_than_clients_of_a_round_are_refused(loss: Any) -> None:
     with pytest.raises(ConfigError, match="draws 2 candidates, but 3 clients take part in a round"):
-        plan(PowerOfChoice(candidates=2), [1] * 5, 3)
+        plan(PowerOfChoice(candidates=2, loss=loss), [1] * 5, 3)
+
+
+def test_power_of_choice_asks_its_candidates_and_takes_the_largest_present_losses() -> None:
+    """Clients 1, 4, 5 and 7 may train, and all are candidates; 5 has the loss inf and 7 has none.
+    The last losses do not count."""
+    sampler = PowerOfChoice(candidates=4, loss="current")
+    past = learn_from(sampler, begin_past(sampler, 4), 1, reports({0: 2.0, 1: 3.0, 2: 1.0}))
+    present = np.full(9, np.nan)
+    present[[1, 4, 5]] = 0.5, 0.25, np.inf
+    asked: list[int] = []
+
+    def ask(clients: Any) -> Any:
+        asked.extend(clients.tolist())
+        return present[clients]
+
+    plans = [
+        plan(sampler, [1] * 9, size, past=past, ask=ask, participants=np.array([1, 4, 5, 7]))
+        for size in (1, 2, 3, 4)
+    ]
+    assert [drawn.clients for drawn in plans] == [(5,), (1, 5), (1, 4, 5), (1, 4, 5, 7)]
+    assert [drawn.num_asked for drawn in plans] == [3, 2, 1, 0]
+    assert sorted(asked) == sorted([1, 4, 5, 7] * 4)
+
+
+def test_only_candidates_are_asked_and_their_draw_is_the_one_of_the_last_losses() -> None:
+    """The same generator draws the same three of ten, of which one takes part."""
+    asked: list[list[int]] = []
+
+    def ask(clients: Any) -> Any:
+        asked.append(clients.tolist())
+        return -clients.astype(float)
+
+    present = plan(PowerOfChoice(candidates=3, loss="current"), [5] * 10, 1, ask=ask)
+    assert present.clients == (min(asked[0]),)
+    assert plan(PowerOfChoice(candidates=3), [5] * 10, 3).clients == tuple(sorted(asked[0]))
+
+
+@pytest.mark.parametrize(("returned", "what"), [([0, 5], "client 5, but"), ([1, 1], "client 1 2")])
+def test_which_clients_a_sampler_asks_is_checked(returned: list[int], what: str) -> None:
+    class Asking(Sampler):
+        def asks(self, pool: Pool, memory: Memory, size: int, rng: np.random.Generator) -> Any:
+            return returned
+
+        def select(self, pool: Pool, memory: Memory, size: int, rng: np.random.Generator) -> Any:
+            raise AssertionError("it is not called")
+
+    Asking.name = "asking"
+    with pytest.raises(ConfigError, match=rf"^sampler 'asking': asks\(\) returned {what}"):
+        plan(Asking(), [1] * 5, 2, ask=len)
 
 
 def test_the_pool_has_the_last_round_and_loss_of_each_client() -> None:
@@ -329,7 +384,7 @@ def test_the_pool_has_the_last_round_and_loss_of_each_client() -> None:
 
 
 class Rarest(Sampler):
-    """Takes the clients that were drawn least often, and keeps what it was told."""
+    """Takes the clients that were drawn least often, and keeps what it has learnt."""
 
     def init(self, population: int) -> Memory:
         return {"times": np.zeros(population, np.int32), "is_new": np.ones(population, bool)}
