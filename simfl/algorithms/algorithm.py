@@ -247,6 +247,10 @@ class Algorithm(Component, kind="algorithm"):
     """Keys of the scenario that have no effect, such as ``client.epochs`` where clients take no
     steps. A scenario that changes one is refused."""
 
+    sends_gradients: ClassVar[bool] = False
+    """Whether clients send gradients of all of their examples, which ``client.sclip`` does not
+    clip, so that it is refused."""
+
     needs_public: ClassVar[bool] = False
     """Whether the server's half uses public examples (``data.public``)."""
 

@@ -29,6 +29,7 @@ class FedLin(Algorithm):
 
     name: ClassVar[str] = "fedlin"
     weighted_by: ClassVar[str] = "uniform"
+    sends_gradients: ClassVar[bool] = True
 
     def client(self, local: Local) -> tuple[Update, State]:
         """Send the gradient in odd rounds, and train in even ones."""

@@ -28,6 +28,7 @@ class Scaffold(Algorithm):
 
     name: ClassVar[str] = "scaffold"
     weighted_by: ClassVar[str] = "uniform"
+    sends_gradients: ClassVar[bool] = True
 
     def init(self, weights: Vector) -> State:
         """Return c_i = 0."""

@@ -282,6 +282,12 @@ def _optimizers(scenario: Scenario) -> Iterator[Fault]:
 
 def _clipping(scenario: Scenario) -> Iterator[Fault]:
     loss, sclip = scenario.model.loss, scenario.client.sclip
+    if sclip and scenario.algorithm.sends_gradients:
+        yield (
+            "client.sclip",
+            f"is {sclip}, which clips the gradients of steps, but algorithm "
+            f"{scenario.algorithm.name!r} also sends gradients of all examples; remove it",
+        )
     if sclip and is_batch_loss(loss):
         yield (
             "client.sclip",

@@ -55,6 +55,8 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
         "heterofl": "sclip" not in client,
         "mime": "sclip" not in client,
         "mime-lite": "sclip" not in client,
+        "scaffold": "sclip" not in client,
+        "fedlin": "sclip" not in client,
     }
     keeps = Algorithm.registry[name].init is not Algorithm.init
     if rng.random() > 1 / 3 or not goes.get(name, True) or (keeps and not client["keep_state"]):

@@ -56,6 +56,13 @@ from simfl.scenario import load_scenario
             ],
         ),
         (
+            ["algorithm=scaffold", "client.sclip=0.5"],
+            [
+                "client.sclip: is 0.5, which clips the gradients of steps, but algorithm "
+                "'scaffold' also sends gradients of all examples; remove it"
+            ],
+        ),
+        (
             ["algorithm=afl", "server.aggregator=median"],
             [
                 "server.aggregator: is 'median', which ignores clients' weights, but those of "
