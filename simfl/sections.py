@@ -134,9 +134,10 @@ class ModelSection(Section):
     layers, patterns such as ``block*.bias``, or ``norm`` for all normalisation layers. They start
     from the model's initial values, and are never sent. Buffers are named likewise."""
     fixed: tuple[str, ...] = ()
-    """The weights that stay as the model is built with, named likewise. They are neither trained
-    nor sent, and not in ``weights.safetensors``. Layers with fixed buffers, such as the averages of
-    BatchNorm, are in evaluation mode."""
+    """The weights that stay as the model is built with, named likewise, besides those that the
+    module itself freezes (``requires_grad``). They are neither trained nor sent, and not in
+    ``weights.safetensors``. Layers with fixed buffers, such as the averages of BatchNorm, are in
+    evaluation mode."""
 
 
 @dataclass(frozen=True, kw_only=True)

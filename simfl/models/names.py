@@ -62,13 +62,22 @@ def resolve_names(module: nn.Module, patterns: Iterable[str]) -> tuple[str, ...]
 def fixed_names(module: nn.Module, patterns: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the weights and buffers that no client ever changes.
 
+    Those are the ones that are named, and the weights that the module itself has frozen
+    (``requires_grad`` is False). Buffers of frozen layers are not among them unless they are named,
+    since BatchNorm, for one, changes them nevertheless.
+
     Raises:
         ConfigError: as ``resolve_names``, and if nothing is left to train.
     """
-    names = resolve_names(module, patterns)
-    if names and not _trained(module).keys() - {*names}:
+    names = {*resolve_names(module, patterns)}
+    if names and not _trained(module).keys() - names:
         raise ConfigError("names every weight that is trained; leave one out, so that one is left")
-    return names
+    first: dict[int, str] = {}
+    for name, tensor in _named_state(module).items():
+        first.setdefault(id(tensor), name)
+        if isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
+            names.add(name)
+    return tuple(name for name in first.values() if name in names)
 
 
 def personal_names(
@@ -88,8 +97,6 @@ def personal_names(
     names = resolve_names(module, patterns)
     state = _named_state(module)
     for name in names:
-        if name in fixed:
-            raise ConfigError(f"names {name!r}, and so does model.fixed; name it in one of them")
         is_frozen = isinstance(state[name], nn.Parameter) and not state[name].requires_grad
         if is_frozen or state[name].is_complex():
             what = "is frozen (requires_grad is False)" if is_frozen else "is a complex buffer"
@@ -97,6 +104,8 @@ def personal_names(
                 f"names {name!r}, which {what}, so that it is the same for all clients; leave it "
                 "out"
             )
+        if name in fixed:
+            raise ConfigError(f"names {name!r}, and so does model.fixed; name it in one of them")
     if names and not _trained(module).keys() - {*names, *fixed}:
         raise ConfigError(
             "names every weight that is trained, so that clients would share none; leave out those "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from simfl.cluster.code import read_sources
 from simfl.engine import Engine, Handle
 from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
 from simfl.messages import SaveOrder
+from simfl.models.names import digests_of
 from simfl.record import METRICS_FILE, RoundRecord
 from simfl.sampling import Past
 from simfl.scenario import Scenario
@@ -84,6 +86,7 @@ class Checkpoints:
         self._positions: dict[str, Any] = {}
         self._facts: dict[str, Any] = {"scenario": scenario.numbers()}
         self._leases = leases
+        self._unsent: frozenset[str] = frozenset()
 
     def require_held(self) -> None:
         """Check that no other process has taken over the run's folder or checkpoint location.
@@ -189,6 +192,30 @@ class Checkpoints:
                     "or start a new run in another folder"
                 )
 
+    def without_unsent(self, found: Found, unsent: Collection[str] = ()) -> Found:
+        """Return what was found, without weights that are not in checkpoints any more.
+
+        Previous versions saved weights that the module itself freezes. In place of such weights,
+        their digests are kept, which ``note_run`` compares.
+
+        Args:
+            found: the checkpoint from which the run continues.
+            unsent: the weights that the server does not send, from now on.
+        """
+        self._unsent = frozenset(unsent) or self._unsent
+        checkpoint = found.checkpoint
+        if checkpoint is None or not (held := self._unsent.intersection(checkpoint.weights)):
+            return found
+        weights = checkpoint.weights
+        known = checkpoint.positions.get("unsent")
+        digests = {**digests_of(weights.select(held)), **(known if isinstance(known, dict) else {})}
+        checkpoint = replace(
+            checkpoint,
+            weights=weights.select(name for name in weights if name not in held),
+            positions={**checkpoint.positions, "unsent": digests},
+        )
+        return replace(found, checkpoint=checkpoint)
+
     def require_fit(self, found: Found, model: Vector) -> None:
         """Check that the saved weights fit the model, whose sizes come from the data.
 
@@ -283,7 +310,7 @@ class Checkpoints:
         """
         with suppress(StatesLostError):  # rounds that were not saved are trained again
             self.finish(engine)
-        found = self.find() if self._every else NOTHING
+        found = self.without_unsent(self.find()) if self._every else NOTHING
         checkpoint = found.checkpoint
         round, sampled = (checkpoint.round, checkpoint.sampler) if checkpoint else (0, {})
         return round, engine.restore(found), sampled

@@ -21,8 +21,6 @@ def with_names(scenario: Scenario, client: ClientRecipe) -> ClientRecipe:
         ScenarioError: if the section's names are not the model's, or cannot be combined.
     """
     section = scenario.model
-    if not section.personal and not section.fixed:
-        return client
     with explained(scenario, "model", "it cannot be built"):
         module = build_module(client.spec, client.shape, seed=client.seed)
 
@@ -34,7 +32,10 @@ def with_names(scenario: Scenario, client: ClientRecipe) -> ClientRecipe:
 
     fixed = resolved("fixed", fixed_names)
     personal = resolved("personal", personal_names, fixed=fixed)
-    model = TorchModel(module, client.loss, metrics=(), fixed=fixed)
+    if not fixed and not personal:
+        return client
+    with explained(scenario, "model", "it cannot be built"):
+        model = TorchModel(module, client.loss, metrics=(), fixed=fixed)
     return dataclasses.replace(
         client,
         fixed=fixed,

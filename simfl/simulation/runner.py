@@ -167,7 +167,8 @@ class Run:
 
     def _past(self) -> list[RoundRecord]:
         """Check that the run can be resumed, and return the records of the finished rounds."""
-        simulation, found, checkpoints = self._simulation, self._found, self._checkpoints
+        simulation, checkpoints = self._simulation, self._checkpoints
+        found = self._found = checkpoints.without_unsent(self._found, simulation.client.fixed)
         if found.checkpoint is not None:
             checkpoints.require_fit(found, simulation.server.build().get_weights())
         checkpoints.note_run(found, simulation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
@@ -20,6 +20,7 @@ from simfl.errors import ClientError, ConfigError, SimflError, one_line, own_lin
 from simfl.messages import Broadcast, Chunk, Contribution, Snapshot
 from simfl.models import Batch, Loss, TorchModel, as_metrics
 from simfl.models.model import take_examples
+from simfl.models.names import digests_of, resolve_names
 from simfl.scenario import Scenario
 from simfl.seeding import global_generators
 from simfl.server import ServerRecipe
@@ -61,7 +62,7 @@ def try_step(
     with global_generators(), explained(scenario, "model", "a first evaluation fails"):
         model.evaluate(read_batch(dataset.train, rows))
     if client.fixed:
-        _require_unchanged(scenario, model, read_batch(dataset.train, rows))
+        _require_unchanged(scenario, model, read_batch(dataset.train, rows), client.unsent)
     if client.work.sclip:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
     if client.work.on_failure == "drop":
@@ -247,19 +248,27 @@ def _check_transforms(scenario: Scenario, client: ClientRecipe, model: TorchMode
             raise scenario.fault(f"client.transforms[{index}]", str(error)) from error
 
 
-def _require_unchanged(scenario: Scenario, model: TorchModel, batch: Batch) -> None:
+def _require_unchanged(
+    scenario: Scenario, model: TorchModel, batch: Batch, unsent: Mapping[str, str]
+) -> None:
     """Check that training leaves fixed weights and buffers as they are."""
-    before = model.fixed_weights.clone()
     with global_generators(), suppress(Exception):  # a failure shows in the step that follows
         model.compute_loss_and_gradients(batch)
-    after = model.fixed_weights
-    changed = [name for name in before if not torch.equal(before[name], after[name])]
-    if changed:
+    after = digests_of(model.fixed_weights)
+    changed = [name for name, digest in after.items() if digest != unsent[name]]
+    if not changed:
+        return
+    if changed[0] in resolve_names(model.module, scenario.model.fixed):
         raise scenario.fault(
             "model.fixed",
             f"names {changed[0]!r}, but a step of training changes it, although its layer is in "
             "evaluation mode; leave it out",
         )
+    raise scenario.fault(
+        "model",
+        f"{changed[0]!r} is frozen (requires_grad is False), but a step of training changes it; "
+        "register it as a buffer",
+    )
 
 
 def _require_same(

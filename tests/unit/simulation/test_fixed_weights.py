@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 import simfl
-from simfl.checkpoint import latest_checkpoint
+from simfl.checkpoint import latest_checkpoint, write_checkpoint
 from simfl.errors import CheckpointError, ConfigError, ScenarioError
 from simfl.simulation import build
 from simfl.states import open_storage
@@ -20,7 +21,13 @@ from simfl.states import open_storage
 SCALE = {"weights": 1.0}
 
 
-def net(drawn: bool = False) -> nn.Module:
+def grow(layer: nn.Module, _: Any) -> None:
+    """Change frozen weights in training."""
+    if layer.training:
+        layer.weight.data += 1.0
+
+
+def net(drawn: bool = False, frozen: bool = False, grows: bool = False) -> nn.Module:
     """Return a network of two layers and a norm."""
     body = nn.Linear(64, 6)
     with torch.no_grad():
@@ -28,7 +35,12 @@ def net(drawn: bool = False) -> nn.Module:
     if drawn:
         with torch.no_grad():
             body.bias.copy_(torch.from_numpy(np.random.default_rng().normal(size=6)))
-    return nn.Sequential(nn.Flatten(), body, nn.BatchNorm1d(6), nn.Linear(6, 10))
+    if frozen:
+        body.requires_grad_(False)
+    layers = (nn.Flatten(), body, nn.BatchNorm1d(6), nn.Linear(6, 10))
+    if grows:
+        body.register_forward_pre_hook(grow)
+    return nn.Sequential(*layers)
 
 
 def scenario(**model: Any) -> dict[str, Any]:
@@ -94,6 +106,15 @@ def test_training_a_head_on_fixed_features_is_training_it_alone(tmp_path: Path) 
         ({"personal": ["1", "2", "3"]}, "model.personal: names every weight that is trained, so"),
         ({"fixed": ["1"], "arguments": {"drawn": True}}, "model: '1.bias' differs each time"),
         ({"personal": ["1"], "arguments": {"drawn": True}}, "model: '1.bias' differs each time"),
+        (
+            {"arguments": {"frozen": True, "drawn": True}},
+            "model: '1.bias' differs each time the model is built, and the server does not send it",
+        ),
+        ({"arguments": {"frozen": True}, "personal": ["1"]}, "names '1.weight', which is frozen"),
+        (
+            {"arguments": {"frozen": True, "grows": True}},
+            "model: '1.weight' is frozen (requires_grad is False), but a step of training changes",
+        ),
     ],
 )
 def test_names_that_do_not_fit_are_one_line_before_the_start(
@@ -130,3 +151,40 @@ def test_a_run_does_not_go_on_with_other_fixed_weights(
     monkeypatch.setitem(SCALE, "weights", 2.0)
     with pytest.raises(CheckpointError, match=r"other initial values of '1.weight'"):
         simfl.run(first | {"rounds": 3}, out=tmp_path / "run", backend="inline", resume="auto")
+
+
+def test_weights_that_the_module_freezes_are_fixed(tmp_path: Path) -> None:
+    """The norm and the head have 2 * 6, 6 * 10 and 10 weights, two averages, and a count."""
+    named = simfl.run(scenario(fixed=["1"]), out=tmp_path / "named", backend="inline")
+    frozen = scenario(arguments={"frozen": True})
+    result = simfl.run(frozen, out=tmp_path / "frozen", backend="inline")
+    assert [record["sent_bytes"] for record in result.history] == [3 * (94 * 4 + 8)] * 2
+    assert result.weights.keys() == named.weights.keys()
+    assert not any(name.startswith("1.") for name in result.weights)
+    for name, value in named.weights.items():
+        assert np.array_equal(value, result.weights[name])
+
+
+def test_a_checkpoint_with_frozen_weights_as_they_used_to_be_saved_is_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = scenario(arguments={"frozen": True})
+    whole = simfl.run(frozen | {"rounds": 3}, out=tmp_path / "whole", backend="inline")
+    first = build(simfl.load_scenario(frozen))
+    for run in ("same", "other"):
+        simfl.run(frozen, out=tmp_path / run, backend="inline")
+        storage = open_storage(tmp_path / run / "checkpoints")
+        saved = latest_checkpoint(storage).checkpoint
+        assert saved is not None
+        positions = {key: value for key, value in saved.positions.items() if key != "unsent"}
+        weights = saved.weights | first.server.build_model().fixed_weights
+        assert "1.weight" in weights
+        former = dataclasses.replace(saved, weights=weights, positions=positions)
+        write_checkpoint(storage, former, shards=())
+    longer = frozen | {"rounds": 3}
+    result = simfl.run(longer, out=tmp_path / "same", backend="inline", resume="auto")
+    for name, value in whole.weights.items():
+        assert np.array_equal(value, result.weights[name])
+    monkeypatch.setitem(SCALE, "weights", 2.0)
+    with pytest.raises(CheckpointError, match=r"other initial values of '1.weight'"):
+        simfl.run(longer, out=tmp_path / "other", backend="inline", resume="auto")
