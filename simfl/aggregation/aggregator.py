@@ -11,6 +11,7 @@ from torch import Tensor, tensor
 
 from simfl.aggregation.forms import lengthen
 from simfl.component import Component
+from simfl.errors import AggregationError, one_line
 from simfl.messages import Contribution
 from simfl.optimizer import Optimizer
 from simfl.states import State
@@ -188,8 +189,16 @@ def merge_contributions(
         right: of the higher ones.
         aggregator: merges the deltas.
         optimizer: of the clients; its modules define how their auxiliary variables merge.
+
+    Raises:
+        AggregationError: if an algorithm sends what does not add up.
     """
     sends_weights = left.total is not None
+    if sends_weights != (right.total is not None):
+        raise AggregationError(
+            "some clients send a delta and others of the same round do not; client() of the "
+            "algorithm must send one from each client, or from none"
+        )
     return Contribution(
         total=aggregator.merge(left.total, right.total) if sends_weights else None,
         weight=left.weight + right.weight,
@@ -201,5 +210,18 @@ def merge_contributions(
 
 def _added(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
     """Add up by key; what only one side has stays as it is."""
-    both = {key: left[key] + right[key] for key in left if key in right}
-    return {**left, **right, **both}
+    return {
+        **left,
+        **right,
+        **{key: _sum(key, left[key], right[key]) for key in left if key in right},
+    }
+
+
+def _sum(key: str, left: Any, right: Any) -> Any:
+    try:
+        return left + right
+    except Exception as error:
+        raise AggregationError(
+            f"what two clients send as {key!r} does not add up: {type(error).__name__}: "
+            f"{one_line(error)}; client() of the algorithm must send the same form from each"
+        ) from error
