@@ -17,14 +17,15 @@ from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total, returned
 from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
 from simfl.data import FederatedDataset
 from simfl.errors import ClientError, ConfigError, SimflError, one_line, own_line
-from simfl.messages import Broadcast, Chunk, Contribution, Snapshot
+from simfl.messages import Broadcast, Chunk, ChunkResult, EvaluationChunk, Partial, Snapshot
 from simfl.models import Batch, Loss, TorchModel, as_metrics
 from simfl.models.model import take_examples
 from simfl.models.names import digests_of, resolve_names
+from simfl.record import PERSONAL
 from simfl.scenario import Scenario
 from simfl.seeding import global_generators
 from simfl.server import ServerRecipe
-from simfl.states import Kept
+from simfl.states import Kept, KeptState
 from simfl.transforms import UpdateTransform, shapes_of
 from simfl.vector import Vector
 
@@ -72,8 +73,10 @@ def try_step(
     takes_several = min(size, num_examples[some]) > 1
     if takes_several:
         with explained(scenario, "model", "a first step of training fails"):
-            sent = _train(client, dataset, snapshot.broadcast, some, size)
-            _try_server(server, snapshot, sent)
+            first = _train(client, dataset, snapshot.broadcast, some, size)
+            _try_server(server, snapshot, first)
+        with explained(scenario, "model", "a first evaluation of a client fails"):
+            _try_evaluation(client, dataset, snapshot.broadcast, first)
     alone = np.flatnonzero(_trains_on_one(client.work, num_examples))
     if len(alone):
         attempt: AbstractContextManager[None] = explained(
@@ -146,22 +149,44 @@ def _require_fixed_buffers(scenario: Scenario, model: TorchModel, batch: Batch) 
 
 def _train(
     recipe: ClientRecipe, dataset: FederatedDataset, start: Broadcast, client: int, size: int
-) -> Contribution | None:
-    """Train a client, in two rounds if they may differ; return what it sends in the first."""
+) -> ChunkResult[Partial, KeptState]:
+    """Train a client, in two rounds if they may differ; return what the first comes to."""
     work = replace(recipe.work, epochs=None, steps=1, batch_size=size, on_nonfinite="drop")
     recipe = replace(recipe, work=work, stack=1)
     host = ClientHost(recipe, dataset)
     first = host.train_chunk(Chunk(1, 0, (client,), 1), start, [None])
-    kept = first.states[client]
     if type(recipe.algorithm) is not FedAvg:  # its rounds may differ
-        state = kept.state if isinstance(kept, Kept) else None
-        host.train_chunk(Chunk(2, 0, (client,), 1), replace(start, round=2), [state])
-    return next(iter(first.partial.nodes.values()), None)
+        host.train_chunk(Chunk(2, 0, (client,), 1), replace(start, round=2), _kept(first))
+    return first
 
 
-def _try_server(server: ServerRecipe, snapshot: Snapshot, sent: Contribution | None) -> None:
+def _kept(first: ChunkResult[Partial, KeptState]) -> list[KeptState | None]:
+    return [one.state if isinstance(one, Kept) else None for one in first.states.values()]
+
+
+def _try_evaluation(
+    recipe: ClientRecipe,
+    dataset: FederatedDataset,
+    start: Broadcast,
+    first: ChunkResult[Partial, KeptState],
+) -> None:
+    """Evaluate a client as a third-party algorithm does, with what it has kept."""
+    algorithm = recipe.algorithm
+    if type(algorithm).__module__.startswith("simfl."):
+        return
+    own = (PERSONAL,) if algorithm.personalizes else ()
+    if own or algorithm.predicts:
+        chunk = EvaluationChunk("clients", (tuple(first.states),), own=own, needs_states=bool(own))
+        host = ClientHost(replace(recipe, stack=1), dataset)
+        host.evaluate_chunk(chunk, replace(start, round=2), _kept(first))
+
+
+def _try_server(
+    server: ServerRecipe, snapshot: Snapshot, first: ChunkResult[Partial, KeptState]
+) -> None:
     """Let the server's half of a third-party algorithm take a step with what one client sends."""
     algorithm, rule = server.algorithm, server.aggregator
+    sent = next(iter(first.partial.nodes.values()), None)
     if type(algorithm).__module__.startswith("simfl.") or sent is None:
         return
     if type(rule) is not Mean or sent.weight <= 0:

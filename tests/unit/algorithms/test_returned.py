@@ -12,6 +12,7 @@ import simfl
 from simfl.algorithms import Algorithm, Local, ServerSide, State, Total, Update
 from simfl.algorithms.returned import run_server
 from simfl.errors import AggregationError, ConfigError, ScenarioError
+from simfl.models import Inputs, ModelFunction
 from simfl.simulation import build
 from simfl.vector import Vector
 
@@ -69,6 +70,33 @@ def test_the_servers_half_is_tried_out_before_a_run(how: str) -> None:
     with pytest.raises(ScenarioError, match=r"^algorithm: a first step of training") as caught:
         build(scenario)
     assert str(caught.value).count(__file__) == (how == "raise")
+
+
+@dataclass(frozen=True)
+class BrokenEvaluation(Algorithm):
+    """Fails where clients are evaluated."""
+
+    name: ClassVar[str] = "test-broken-evaluation"
+    how: str = ""
+
+    def personal(self, local: Local) -> Vector:
+        return Vector({"v": torch.zeros(2)}) if self.how == "personal" else local.weights
+
+    def outputs(
+        self, model: ModelFunction, weights: Vector, received: State, inputs: Inputs
+    ) -> Any:
+        return (
+            model(weights, inputs)[:, :1].sum() if self.how == "outputs" else model(weights, inputs)
+        )
+
+
+@pytest.mark.parametrize(
+    ("how", "says"), [("personal", r"unknown \['v'\]"), ("outputs", r"outputs of shape \[\]")]
+)
+def test_evaluation_is_tried_out_before_a_run(how: str, says: str) -> None:
+    written = {**SCENARIO, "algorithm": ["test-broken-evaluation", {"how": how}]}
+    with pytest.raises(ScenarioError, match=rf"a first evaluation of a client fails: .*{says}"):
+        build(simfl.load_scenario(written))
 
 
 @dataclass(frozen=True)
