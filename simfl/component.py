@@ -75,8 +75,10 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     simfl.errors.UnknownNameError: no fruit named 'imt'. Did you mean 'int'?
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, elsewhere: Mapping[str, str] | None = None) -> None:
         self.what = what
+        self.elsewhere = elsewhere or {}
+        """Names of what other keys do: the keys, as a scenario has them, by name."""
         self._classes: dict[str, type[T]] = {}
 
     def add(self, name: str, cls: type[T]) -> None:
@@ -96,7 +98,8 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def __getitem__(self, name: str) -> type[T]:
         if name not in self:
-            raise UnknownNameError(self.what, name, self._classes)
+            instead = self.elsewhere.get(name)
+            raise UnknownNameError(self.what, name, self._classes, instead=instead)
         return self._classes[name]
 
     def __contains__(self, name: object) -> bool:
@@ -147,10 +150,14 @@ class Component:
     registry: ClassVar[Registry[Any]]
     """The classes of this kind, by name; set on each root."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Of a root: names that users look for in this kind, but that other keys do, with these keys
+    as a scenario has them."""
+
     def __init_subclass__(cls, *, kind: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if kind is not None:
-            cls.registry = Registry(kind)
+            cls.registry = Registry(kind, elsewhere=cls.elsewhere)
         elif "name" in cls.__dict__:
             cls.registry.add(cls.name, cls)
 

@@ -82,8 +82,11 @@ class UnknownNameError(InputError, KeyError):
     simfl.errors.UnknownNameError: no module named 'momentun'. Did you mean 'momentum'?
     """
 
-    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"no {what} named {name!r}. {did_you_mean(name, known)}".rstrip())
+    def __init__(
+        self, what: str, name: str, known: Iterable[str], *, instead: str | None = None
+    ) -> None:
+        hint = f"Write {instead}" if instead else did_you_mean(name, known)
+        super().__init__(f"no {what} named {name!r}. {hint}".rstrip())
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.args))

@@ -5,9 +5,11 @@ from simfl.algorithms.afl import AFL
 from simfl.algorithms.algorithm import (
     Algorithm,
     FedAvg,
+    Fresh,
     Local,
     Number,
     ServerSide,
+    State,
     Total,
     Update,
 )
@@ -44,7 +46,6 @@ from simfl.algorithms.scaffold import Scaffold
 from simfl.algorithms.server_ema import ServerEMA
 from simfl.algorithms.superfed import SuPerFed
 from simfl.models.model_function import Objective
-from simfl.states import State
 
 __all__ = [
     "AFL",
@@ -67,6 +68,7 @@ __all__ = [
     "FedProto",
     "FedRep",
     "FedSGD",
+    "Fresh",
     "Gossip",
     "HeteroFL",
     "Hierarchical",

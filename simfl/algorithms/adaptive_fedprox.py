@@ -12,15 +12,13 @@ Source: Li et al., 2020, https://arxiv.org/abs/1812.06127
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import Algorithm, Fresh, Local, ServerSide, State, Total, Update
 from simfl.component import Count, NonNegative
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -29,7 +27,6 @@ class AdaptiveFedProx(Algorithm):
     """Pull clients towards the server's weights as hard as the loss suggests."""
 
     name: ClassVar[str] = "adaptive-fedprox"
-
     mu: NonNegative = 0.0
     """How strongly clients are pulled at first."""
     step: NonNegative = 0.1
@@ -41,10 +38,11 @@ class AdaptiveFedProx(Algorithm):
         """Train with the pull, and send the loss before."""
         w, n = local.weights, local.num_examples
         loss = local.loss(w)
-        delta = local.train_delta(w, add=_pull, given=(w, local.received["mu"]))
+        given = (w, local.received["mu"])
+        delta = local.train_delta(w, add=lambda v, w, mu: (v - w) * mu, given=given)
         return Update(delta, sums={"loss": loss * n, "n": n}), {}
 
-    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+    def start(self, weights: Vector, fresh: Fresh) -> State:
         """Return mu, the previous loss, and for how many rounds it has been falling."""
         numbers = {"mu": self.mu, "loss": float("nan"), "falling": 0.0}
         return {key: torch.tensor(value, dtype=torch.float64) for key, value in numbers.items()}
@@ -60,7 +58,3 @@ class AdaptiveFedProx(Algorithm):
         rises, falls = loss > state["loss"], falling == self.patience
         mu = (state["mu"] + self.step * (rises.double() - falls.double())).clamp(min=0)
         return total.delta, {"mu": mu, "loss": loss, "falling": falling * ~falls}
-
-
-def _pull(v: Vector, w: Vector, mu: torch.Tensor) -> Vector:
-    return (v - w) * mu

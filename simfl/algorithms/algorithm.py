@@ -19,7 +19,7 @@ from simfl.component import Component
 from simfl.models import Batch, Inputs, ModelFunction
 from simfl.models.model_function import Objective
 from simfl.optimizer import Optimizer
-from simfl.states import State
+from simfl.states import State as State
 from simfl.vector import Vector
 
 NO_STEPS: Final = ("client.epochs", "client.steps", "client.drop_last", "client.sclip")
@@ -29,6 +29,9 @@ NO_GRADIENT: Final = tuple(
     f"server.optimizer.{key}" for key in ("lrate", "w_decay", "regularizers", "modules")
 )
 """Keys that have no effect where the server takes none."""
+
+Fresh: TypeAlias = Callable[[int], Vector]
+"""A number, from 1 -> other initial weights."""
 
 Number: TypeAlias = "float | Tensor"
 """A client's number: a float or a 0-d tensor; of a stack, a tensor [C]."""
@@ -230,6 +233,23 @@ class Algorithm(Component, kind="algorithm"):
     they return new values, and leave those that they are given as they are.
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "fedadagrad": "server.optimizer.modules: [adagrad]",
+        "fedadam": "server.optimizer.modules: [adam]",
+        "fedavgm": "server.optimizer.modules: [momentum]",
+        "fedbn": "model.personal: [norm]",
+        "feddecorr": "model.loss: [feddecorr, {layer: output}]",
+        "fedgkd": "model.loss: distillation",
+        "fedlc": "model.loss: fedlc",
+        "fedntd": "model.loss: [distillation, {not_true: true}]",
+        "fedper": "model.personal: [output]",
+        "fedprox": "client.optimizer.regularizers: [fedprox]",
+        "fedrs": "model.loss: fedrs",
+        "fedsam": "model.loss: sam",
+        "fedyogi": "server.optimizer.modules: [yogi]",
+        "lg-fedavg": "model.personal: [hidden1]",
+    }
+
     uses_optimizer: ClassVar[bool] = True
     """Whether clients call ``Local.train``. If not, a scenario with client modules, regularizers or
     weight decay is refused, since they would have no effect."""
@@ -307,7 +327,7 @@ class Algorithm(Component, kind="algorithm"):
 
     # -- the server's side -------------------------------------------------------------------
 
-    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+    def start(self, weights: Vector, fresh: Fresh) -> State:
         """Return the server's state before the first round.
 
         Args:

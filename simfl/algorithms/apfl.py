@@ -5,9 +5,7 @@ Client:  in each step, with m = alpha v + (1 - alpha) w:
              w -= lrate · grad f(w)
              v -= lrate · alpha · grad f(m)                                      (Algorithm 1)
              alpha -= lrate · <v - w, grad f(m)>, within 0 and 1, if adaptive    (section 4.2)
-Keep:    v, alpha
-Send:    w minus its end
-Server:  the mean
+Send:    w minus its end, for the mean; keep v and alpha
 
 Source: Deng, Kamani and Mahdavi, 2020, https://arxiv.org/abs/2003.13461
 """
@@ -19,22 +17,16 @@ from typing import ClassVar
 
 import torch
 
-from simfl.algorithms.algorithm import Algorithm, Local, Number, Update
-from simfl.algorithms.steps import descend
+from simfl.algorithms.algorithm import Algorithm, Local, Number, State, Update
+from simfl.algorithms.steps import descend, mix
 from simfl.component import Fraction
 from simfl.models import Batch
-from simfl.states import State
 from simfl.vector import Vector
 
 
 @dataclass(frozen=True)
 class APFL(Algorithm):
-    """Train a common model, and one's own for a mixture of both; its share may adapt.
-
-    Steps are of size ``client.optimizer.lrate``.
-
-    Source: Deng, Kamani and Mahdavi, 2020, Algorithm 1, https://arxiv.org/abs/2003.13461
-    """
+    """Train a common model, and one's own for their mixture, in steps of the clients' ``lrate``."""
 
     name: ClassVar[str] = "apfl"
     uses_optimizer: ClassVar[bool] = False
@@ -56,11 +48,8 @@ class APFL(Algorithm):
             mixed = local.gradients(mix(v, w, alpha), batch)
             apart = (v - w).select(mixed.names)
             slope = (apart * mixed).sum() if self.adaptive else torch.zeros_like(alpha)
-            return {
-                "w": descend(w, common, rate),
-                "v": descend(v, mixed * alpha, rate),
-                "alpha": (alpha - slope * rate).clamp(0.0, 1.0),
-            }
+            w, v = descend(w, common, rate), descend(v, mixed * alpha, rate)
+            return {"w": w, "v": v, "alpha": (alpha - slope * rate).clamp(0.0, 1.0)}
 
         end = local.scan(step, {"w": local.weights} | local.kept, given=(local.lrate,))
         return Update(local.weights - end["w"]), {"v": end["v"], "alpha": end["alpha"]}
@@ -68,8 +57,3 @@ class APFL(Algorithm):
     def personal(self, local: Local) -> Vector:
         """Return the mixture."""
         return mix(local.kept["v"], local.weights, local.kept["alpha"])
-
-
-def mix(v: Vector, w: Vector, alpha: torch.Tensor) -> Vector:
-    """Return alpha v + (1 - alpha) w."""
-    return v * alpha + w * (1 - alpha)

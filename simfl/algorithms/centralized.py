@@ -13,8 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
-from simfl.states import State
+from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, State, Total, Update
 from simfl.vector import Vector
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from simfl.algorithms.algorithm import Local
 from simfl.errors import ConfigError
+from simfl.models import Batch, ModelFunction
 from simfl.vector import Vector
 
 
@@ -29,3 +33,25 @@ def require_weights(weights: Vector, name: str, *, algorithm: str, model: str) -
     """
     if name not in weights:
         raise ConfigError(f"algorithm {algorithm!r} is for model.kind: {model}; choose this model")
+
+
+def class_means(local: Local, weights: Vector, *, layer: str) -> tuple[Tensor, Tensor]:
+    """Return the mean input of a layer for each of V classes, and whether the client has it: 0, 1.
+
+    Args:
+        local: a client's round, or that of a stack of C clients.
+        weights: of the model.
+        layer: that of F inputs. The model's outputs are the classes' logits.
+
+    Returns:
+        [V, F] and [V]; [C, V, F] and [C, V] of a stack.
+    """
+
+    def count(model: ModelFunction, batch: Batch, weights: Any) -> dict[str, Tensor]:
+        outputs, z_BF = model.features(weights, batch.inputs, layer)
+        by_BV = one_hot(batch.targets, outputs.shape[1], batch.sample_weights)
+        return {"sum": by_BV.to(z_BF.dtype).T @ z_BF, "count": by_BV.sum(dim=0)}
+
+    found = local.total(count, weights)
+    has = (found["count"] > 0).to(found["sum"].dtype)
+    return found["sum"] / found["count"].clamp(min=1)[..., None], has

@@ -13,18 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, Update
+from simfl.algorithms.algorithm import Algorithm, Local, State, Update
 from simfl.component import NonNegative, Positive
-from simfl.states import State
 from simfl.vector import Vector
 
 
 @dataclass(frozen=True)
 class Ditto(Algorithm):
-    """Train the common model, and one's own model near it, with which clients are evaluated.
-
-    Source: Li et al., 2021, Algorithm 1, https://arxiv.org/abs/2012.04221
-    """
+    """Train the common model, and one's own model near it, with which clients are evaluated."""
 
     name: ClassVar[str] = "ditto"
     strength: NonNegative = 0.1

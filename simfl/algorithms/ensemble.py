@@ -1,9 +1,8 @@
 """A one-shot ensemble: the predictions of the clients' models are averaged, not the weights.
 
-Init:     nothing
 Client:   train w_k from w
 Send:     w_k
-Server:   keep all w_k of the round
+Server:   keep all w_k of the round; w stays, and a further round starts from it again
 Outputs:  log of the mean over k of softmax(the logits of w_k), or the mean of their outputs
 
 Source: Guha, Talwalkar and Smith, 2019, section 2, https://arxiv.org/abs/1902.11175
@@ -27,13 +26,7 @@ from simfl.vector import Keyed, Vector
 
 @dataclass(frozen=True)
 class Ensemble(Algorithm):
-    """Evaluate the mean prediction of the models of the last round's clients.
-
-    It is meant for a single round. The server's weights stay what they are, and in a further round
-    clients start from them again. The server sends all models for the evaluation.
-
-    Source: Guha, Talwalkar and Smith, 2019, section 2, https://arxiv.org/abs/1902.11175
-    """
+    """Evaluate the mean prediction of the last round's models; it is meant for a single round."""
 
     name: ClassVar[str] = "ensemble"
     weighted_by: ClassVar[str] = "uniform"

@@ -16,21 +16,17 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, ServerSide, State, Total, Update
 from simfl.algorithms.counting import require_weights
 from simfl.component import NonNegative
 from simfl.models import Batch, ModelFunction
 from simfl.models.unsupervised import flat, joint_log_densities
-from simfl.states import State
 from simfl.vector import Vector
 
 
 @dataclass(frozen=True)
 class ExpectationMaximization(Algorithm):
-    """Take steps of EM with ``model.kind: gaussian-mixture``, over all clients' examples.
-
-    Source: Dempster, Laird and Rubin, 1977, https://www.jstor.org/stable/2984875
-    """
+    """Take steps of EM with ``model.kind: gaussian-mixture``, over all clients' examples."""
 
     name: ClassVar[str] = "em"
     weighted_by: ClassVar[str] = "examples"

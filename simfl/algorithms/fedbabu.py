@@ -12,19 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, Update
+from simfl.algorithms.algorithm import Algorithm, Local, State, Update
 from simfl.algorithms.layers import in_layers
 from simfl.component import Positive
-from simfl.states import State
 from simfl.vector import Vector
 
 
 @dataclass(frozen=True)
 class FedBABU(Algorithm):
-    """Train the body alone; for evaluation, a client fine-tunes body and head.
-
-    Source: Oh et al., 2022, Algorithm 1, https://arxiv.org/abs/2106.06042
-    """
+    """Train the body alone; for evaluation, a client fine-tunes body and head."""
 
     name: ClassVar[str] = "fedbabu"
     head: tuple[str, ...] = ("output",)

@@ -13,14 +13,12 @@ Source: Gao et al., 2022, https://arxiv.org/abs/2203.11751
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import Algorithm, Fresh, Local, ServerSide, State, Total, Update
 from simfl.algorithms.steps import divisor
 from simfl.component import Positive
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -30,7 +28,6 @@ class FedDC(Algorithm):
 
     name: ClassVar[str] = "feddc"
     weighted_by: ClassVar[str] = "uniform"
-
     alpha: Positive = 0.1
     """How strongly clients are pulled to w - h_i."""
 
@@ -43,15 +40,14 @@ class FedDC(Algorithm):
         w, h, own = local.weights, local.kept["h"], local.kept["c"]
         correction = local.received["c"] - own
         delta = local.train_delta(w, add=self._pull, given=(w, h, correction))
-        change = (
-            delta / (local.num_steps.clamp(min=1) * divisor(local, self.name)) - local.received["c"]
-        )
+        steps = local.num_steps.clamp(min=1)
+        change = delta / (steps * divisor(local, self.name)) - local.received["c"]
         return Update(delta, weight=1.0, sums={"c": change}), {"h": h - delta, "c": own + change}
 
     def _pull(self, v: Vector, w: Vector, h: Vector, correction: Vector) -> Vector:
         return (v + h - w) * self.alpha + correction
 
-    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+    def start(self, weights: Vector, fresh: Fresh) -> State:
         """Return h = 0, the mean of all clients' drifts, and c = 0, that of their c_i."""
         return {"h": weights.zeros_like(), "c": weights.zeros_like()}
 

@@ -1,8 +1,7 @@
-"""FedDF: the server distils the clients' models into one, on public examples.
+"""FedDF: the server distils the clients' models into one, on public examples (``data.public``).
 
-Init:    nothing
 Client:  train w_k from w
-Send:    w - w_k, and w_k itself
+Send:    w - w_k, and w_k itself: the server holds as many models as there are clients in a round
 Server:  start from the mean of the w_k; then take steps on
          KL(softmax(mean over k of the logits of w_k), softmax(the logits of w))
          over public examples, whose targets are not used     (Algorithm 1, line 8; AVGLOGITS)
@@ -19,24 +18,17 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.functional import kl_div
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, State, Total, Update
 from simfl.component import Count, Positive
 from simfl.models import Batch, ModelFunction
 from simfl.models.per_example import mean_over_axes, weighted_mean
 from simfl.optimizer import Optimizer
-from simfl.states import State
 from simfl.vector import Keyed, Vector
 
 
 @dataclass(frozen=True)
 class FedDF(Algorithm):
-    """Let the server train on the mean of all clients' predictions for public examples.
-
-    It needs examples of the server (``data.public``). Every client sends its weights by themselves:
-    the server holds as many models as there are clients in a round.
-
-    Source: Lin, Kong, Stich and Jaggi, 2020, Algorithm 1, https://arxiv.org/abs/2006.07242
-    """
+    """Let the server train on the mean of all clients' predictions for public examples."""
 
     name: ClassVar[str] = "feddf"
     needs_public: ClassVar[bool] = True
@@ -58,12 +50,10 @@ class FedDF(Algorithm):
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
         """Distil the clients' models into their mean."""
         assert here.public is not None, "the scenario was checked for public examples"
+        mean, given = here.weights - total.delta, (total.sums["models"].values,)
+        adam = Optimizer(self.lrate, modules=["adam"])
         end = here.public.train(
-            here.weights - total.delta,
-            objective=self.objective,
-            given=(total.sums["models"].values,),
-            steps=self.steps,
-            optimizer=Optimizer(self.lrate, modules=["adam"]),
+            mean, objective=self.objective, given=given, steps=self.steps, optimizer=adam
         )
         return here.weights - end.select(here.weights), state
 

@@ -9,13 +9,11 @@ Source: Acar et al., 2021, Algorithm 1, https://arxiv.org/abs/2111.04263
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import Algorithm, Fresh, Local, ServerSide, State, Total, Update
 from simfl.component import Positive
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -25,7 +23,6 @@ class FedDyn(Algorithm):
 
     name: ClassVar[str] = "feddyn"
     weighted_by: ClassVar[str] = "uniform"
-
     alpha: Positive = 0.01
     """How strongly clients are pulled; 0.1, 0.01 or 0.001 in the paper."""
 
@@ -42,7 +39,7 @@ class FedDyn(Algorithm):
     def _pull(self, v: Vector, w: Vector, g: Vector) -> Vector:
         return (v - w) * self.alpha - g
 
-    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+    def start(self, weights: Vector, fresh: Fresh) -> State:
         """Return h = 0, minus the mean of all clients' g_k."""
         return {"h": weights.zeros_like()}
 

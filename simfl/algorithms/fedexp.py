@@ -11,13 +11,11 @@ Source: Jhunjhunwala et al., 2023, Algorithm 1, https://arxiv.org/abs/2301.09604
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import Algorithm, Fresh, Local, ServerSide, State, Total, Update
 from simfl.component import NonNegative
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -27,7 +25,6 @@ class FedExP(Algorithm):
 
     name: ClassVar[str] = "fedexp"
     weighted_by: ClassVar[str] = "uniform"
-
     epsilon: NonNegative = 1e-3
     """Keeps the rate bounded where updates cancel out."""
 
@@ -38,7 +35,7 @@ class FedExP(Algorithm):
             delta, weight=1.0, sums={"square": delta.select(local.trainable).norm() ** 2}
         ), {}
 
-    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+    def start(self, weights: Vector, fresh: Fresh) -> State:
         """Return the initial w."""
         return {"last": weights}
 

@@ -13,13 +13,11 @@ Source: Mitra et al., 2021, https://arxiv.org/abs/2102.07053
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import Algorithm, Fresh, Local, ServerSide, State, Total, Update
 from simfl.algorithms.full_gradient import full_gradient
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -40,7 +38,7 @@ class FedLin(Algorithm):
         delta = local.train_delta(local.weights, add=lambda _, more: more, given=(correction,))
         return Update(delta, weight=1.0), {}
 
-    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+    def start(self, weights: Vector, fresh: Fresh) -> State:
         """Return g = 0; round 1 replaces it."""
         return {"g": weights.zeros_like()}
 

@@ -17,8 +17,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Interval
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
-from simfl.states import State
+from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, State, Total, Update
 from simfl.vector import Vector
 
 
@@ -28,7 +27,6 @@ class FedNova(Algorithm):
 
     name: ClassVar[str] = "fednova"
     weighted_by: ClassVar[str] = "examples / a_i"
-
     rho: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """The momentum of the clients' Optimizer (its module ``momentum``, with ``keep_state: false``
     or velocities would last, which a_i does not count)."""

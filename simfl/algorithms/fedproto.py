@@ -1,15 +1,10 @@
 """FedProto: clients exchange the mean features of each class, and no weights.
 
-Start:    no prototypes
-Send:     the classes' prototypes P_j
-Client:   from its own weights v_k, minimise f_k(v) + strength · mean of (z - P_y)², for the
-          features z of an example of class y, where P_y is known             (equations 6 to 8)
-Keep:     v_k
-Sum:      the mean features of each class that the client has
-Server:   P_j = their mean over the clients; a class that none had keeps its prototype
-Personal: v_k
-
-The paper weights the server's mean by examples; its authors' code does not, and neither does this.
+Init: v_k = w; no class has a prototype P_j yet. Client: from its own v_k, minimise f_k(v) + lambda
+mean of (z - P_y)², for the features z of an example of class y that has one (equations 6 to 8).
+Send: the mean features of each class that the client has; keep v_k. Server: P_j = their mean over
+the clients; that of a class that none had stays. Personal: v_k. The paper weights the server's mean
+by examples; its authors' code does not, and neither does this.
 
 Source: Tan et al., 2022, Algorithm 1, https://arxiv.org/abs/2105.00243
 """
@@ -24,7 +19,7 @@ import torch
 from torch import Tensor
 
 from simfl.algorithms.algorithm import NO_GRADIENT, Algorithm, Local, ServerSide, Total, Update
-from simfl.algorithms.counting import one_hot
+from simfl.algorithms.counting import class_means
 from simfl.component import NonNegative
 from simfl.errors import ConfigError
 from simfl.models import Batch, ModelFunction
@@ -35,10 +30,7 @@ from simfl.vector import Vector
 
 @dataclass(frozen=True)
 class FedProto(Algorithm):
-    """Keep all weights; pull features of examples to the mean features of their class.
-
-    Source: Tan et al., 2022, Algorithm 1, https://arxiv.org/abs/2105.00243
-    """
+    """Keep all weights; pull features of examples to the mean features of their class."""
 
     name: ClassVar[str] = "fedproto"
     weighted_by: ClassVar[str] = "uniform"
@@ -71,11 +63,9 @@ class FedProto(Algorithm):
 
     def client(self, local: Local) -> tuple[Update, State]:
         """Train one's own weights, and send the means of their features."""
-        known = local.received["known"]
-        v = local.train(local.kept["v"], objective=self.objective, given=(known,))
-        found = local.total(self.sum_features, v)
-        has = (found["count"] > 0).to(found["sum"].dtype)
-        means = found["sum"] / found["count"].clamp(min=1)[..., None]
+        known = (local.received["known"],)
+        v = local.train(local.kept["v"], objective=self.objective, given=known)
+        means, has = class_means(local, v, layer=self.layer)
         return Update(sums={"means": means, "are": has}), {"v": v}
 
     def objective(self, model: ModelFunction, v: Any, batch: Batch, known: Any) -> Tensor:
@@ -87,12 +77,6 @@ class FedProto(Algorithm):
         pull = weighted_mean(apart * known["are"][batch.targets], batch.sample_weights)
         loss: Tensor = model.loss_of(outputs, batch)
         return loss + self.strength * pull
-
-    def sum_features(self, model: ModelFunction, batch: Batch, v: Any) -> dict[str, Tensor]:
-        """Return the sum of the features of each class, and how many examples it has."""
-        outputs, z = model.features(v, batch.inputs, self.layer)
-        by_BV = one_hot(batch.targets, outputs.shape[1], batch.sample_weights)
-        return {"sum": by_BV.to(z.dtype).T @ z, "count": by_BV.sum(dim=0)}
 
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
         """Average the prototypes of each class."""

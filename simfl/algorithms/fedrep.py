@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, Update
+from simfl.algorithms.algorithm import Algorithm, Local, State, Update
 from simfl.algorithms.layers import in_layers
 from simfl.component import Positive
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -25,8 +24,6 @@ class FedRep(Algorithm):
     """Train one's own head, then the common body with it.
 
     ``client.epochs`` and ``client.steps`` are the body's.
-
-    Source: Collins et al., 2021, Algorithm 1, https://arxiv.org/abs/2102.07078
     """
 
     name: ClassVar[str] = "fedrep"

@@ -13,9 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, Update
+from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, State, Update
 from simfl.algorithms.full_gradient import full_gradient
-from simfl.states import State
 
 
 @dataclass(frozen=True)

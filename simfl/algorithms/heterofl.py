@@ -16,11 +16,10 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Interval
 from torch import Tensor
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, State, Total, Update
 from simfl.algorithms.several import pick
 from simfl.algorithms.widths import narrowed
 from simfl.models import Batch, ModelFunction
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -30,8 +29,6 @@ class HeteroFL(Algorithm):
 
     Client k has the width ``widths[k mod their number]``. The model is a chain of layers. Smaller
     models are computed as the whole one with zeros for what they lack, so they take as long.
-
-    Source: Diao, Ding and Tarokh, 2021, https://arxiv.org/abs/2010.01264
     """
 
     name: ClassVar[str] = "heterofl"

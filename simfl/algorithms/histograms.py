@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, ServerSide, State, Total, Update
 from simfl.algorithms.counting import one_hot, require_weights
 from simfl.models import Batch, ModelFunction
-from simfl.states import State
 from simfl.vector import Vector
 
 

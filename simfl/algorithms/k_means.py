@@ -17,20 +17,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import NO_STEPS, Algorithm, Local, ServerSide, State, Total, Update
 from simfl.algorithms.counting import one_hot, require_weights
 from simfl.models import Batch, ModelFunction
 from simfl.models.unsupervised import flat, squared_distances
-from simfl.states import State
 from simfl.vector import Vector
 
 
 @dataclass(frozen=True)
 class KMeans(Algorithm):
-    """Move each centre of ``model.kind: centers`` to the mean of its examples, over all clients.
-
-    Source: Lloyd, 1982, https://doi.org/10.1109/TIT.1982.1056489
-    """
+    """Move each centre of ``model.kind: centers`` to the mean of its examples, over all clients."""
 
     name: ClassVar[str] = "k-means"
     weighted_by: ClassVar[str] = "examples"

@@ -17,8 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import NO_GRADIENT, Algorithm, Local, Update
-from simfl.states import State
+from simfl.algorithms.algorithm import NO_GRADIENT, Algorithm, Local, State, Update
 from simfl.vector import Vector
 
 

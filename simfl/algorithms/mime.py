@@ -13,18 +13,16 @@ Source: Karimireddy et al., 2021, Algorithm 1, https://arxiv.org/abs/2008.03606
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from simfl.algorithms.algorithm import Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import Fresh, Local, ServerSide, State, Total, Update
 from simfl.algorithms.full_gradient import full_gradient, gradients_at
 from simfl.algorithms.mime_lite import MimeLite
 from simfl.models import Batch
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -48,9 +46,9 @@ class Mime(MimeLite):
         shared = [name for name in v if name in names]  # personal weights are not corrected
         at_w = gradients_at(w, model=model, batch=batch)
         linear = sum(((c[name] - at_w[name]) * v[name]).sum() for name in shared)
-        return self._reported(model.loss(v, batch), linear)
+        return self._loss(model, v, batch, more=linear)
 
-    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+    def start(self, weights: Vector, fresh: Fresh) -> State:
         """Return m = 0 and c = 0; round 1 replaces c."""
         return {"m": weights.zeros_like(), "c": weights.zeros_like()}
 

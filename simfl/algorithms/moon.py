@@ -20,20 +20,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from simfl.algorithms.algorithm import Algorithm, Local, Update
+from simfl.algorithms.algorithm import Algorithm, Local, State, Update
 from simfl.component import NonNegative, Positive
 from simfl.models import Batch, ModelFunction
 from simfl.models.per_example import weighted_mean
-from simfl.states import State
 from simfl.vector import Vector
 
 
 @dataclass(frozen=True)
 class Moon(Algorithm):
-    """Add to the loss a contrast between features: near the server's model's, far from one's own.
-
-    Source: Li, He and Song, 2021, Algorithm 1, https://arxiv.org/abs/2103.16257
-    """
+    """Add a contrast to the loss: features near the server's model's, far from one's own."""
 
     name: ClassVar[str] = "moon"
     mu: NonNegative = 1.0

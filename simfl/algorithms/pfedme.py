@@ -4,8 +4,7 @@ Client:  w_k = w; in each step, with a batch:
              theta ~ argmin f_k(theta) + strength/2 |theta - w_k|², by inner_steps of gradient
                      descent at client.optimizer.lrate from the last theta   (equations 3 and 7)
              w_k -= eta · strength · (w_k - theta)
-Keep:    theta
-Send:    w - w_k
+Send:    w - w_k; keep theta
 Server:  w -= beta · mean of what was sent; beta is server.optimizer.lrate
 
 Source: T. Dinh, Tran and Nguyen, 2020, Algorithm 1, https://arxiv.org/abs/2006.08848
@@ -16,20 +15,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, Number, Update
+from simfl.algorithms.algorithm import Algorithm, Local, Number, State, Update
 from simfl.algorithms.steps import descend
 from simfl.component import Count, Positive
 from simfl.models import Batch
-from simfl.states import State
 from simfl.vector import Vector
 
 
 @dataclass(frozen=True)
 class PFedMe(Algorithm):
-    """Follow the gradient of the clients' Moreau envelopes; the personal models come with it.
-
-    Source: T. Dinh, Tran and Nguyen, 2020, Algorithm 1, https://arxiv.org/abs/2006.08848
-    """
+    """Follow the gradient of the clients' Moreau envelopes; the personal models come with it."""
 
     name: ClassVar[str] = "pfedme"
     uses_optimizer: ClassVar[bool] = False

@@ -15,10 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, State, Total, Update
 from simfl.algorithms.steps import divisor
 from simfl.component import NonNegative
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -28,7 +27,6 @@ class QFedAvg(Algorithm):
 
     name: ClassVar[str] = "q-fedavg"
     weighted_by: ClassVar[str] = "F_k^q"
-
     q: NonNegative = 1.0
     """How much fairness counts; 0.001 to 5 in the paper."""
 

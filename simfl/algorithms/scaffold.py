@@ -12,13 +12,11 @@ Source: Karimireddy et al., 2020, Algorithm 1, https://arxiv.org/abs/1910.06378
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, Total, Update
+from simfl.algorithms.algorithm import Algorithm, Fresh, Local, ServerSide, State, Total, Update
 from simfl.algorithms.full_gradient import full_gradient
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -43,7 +41,7 @@ class Scaffold(Algorithm):
         delta = local.train_delta(w, add=lambda _, more: more, given=(correction,))
         return Update(delta, weight=1.0, sums={"c": new - own}), {"c": local.kept["c"] | new}
 
-    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+    def start(self, weights: Vector, fresh: Fresh) -> State:
         """Return c = 0."""
         return {"c": weights.zeros_like()}
 

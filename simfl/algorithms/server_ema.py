@@ -12,13 +12,11 @@ Valpola, 2017, section 2, https://arxiv.org/abs/1703.01780
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simfl.algorithms.algorithm import Algorithm, ServerSide, Total
+from simfl.algorithms.algorithm import Algorithm, Fresh, ServerSide, State, Total
 from simfl.component import Fraction
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -34,7 +32,7 @@ class ServerEMA(Algorithm):
     beta: Fraction = 0.9
     """How much of the average is left after a round."""
 
-    def start(self, weights: Vector, fresh: Callable[[int], Vector]) -> State:
+    def start(self, weights: Vector, fresh: Fresh) -> State:
         """Begin with the initial weights."""
         return {"average": weights}
 

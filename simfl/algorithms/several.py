@@ -43,6 +43,22 @@ def scatter(delta: Vector, shares: Tensor) -> Vector:
     return delta.map(outer)
 
 
+def by_model(
+    delta: Vector, which: Tensor, *, num_models: int, weight: Tensor | None = None
+) -> dict[str, Vector | Tensor]:
+    """Return the sums ``moved`` and ``by`` of clients that have trained one model each.
+
+    Args:
+        delta: of one client, or a stack.
+        which: the model's number: int64, 0-d or [C].
+        num_models: M.
+        weight: each client's: 0-d or [C]; None: 1.
+    """
+    weight = torch.ones(which.shape, device=which.device) if weight is None else weight
+    by = shares(which, num_models, weight)
+    return {"moved": scatter(delta, by), "by": by}
+
+
 def moved(models_M: Vector, scattered: Vector, shares_M: Tensor) -> Vector:
     """Return the models after the mean of their clients' deltas; without clients, as before.
 
@@ -62,8 +78,10 @@ def mixed(models_M: Vector, weights_NM: Tensor) -> Vector:
     return models_M.map(lambda t: _as(torch.tensordot(wide, t.double(), dims=1), t.dtype))
 
 
-def weighted_average(models_M: Vector, weights_M: Tensor) -> Vector:
-    """Return the average of the models, weighted by any numbers."""
+def weighted_average(models_M: Vector, weights_M: Tensor | None = None) -> Vector:
+    """Return the average of the models, weighted by any numbers; None: their mean."""
+    if weights_M is None:
+        weights_M = torch.ones(len(models_M.tensors[0]))
     return mixed(models_M, (weights_M.double() / weights_M.sum())[None]).unstack()[0]
 
 

@@ -1,6 +1,9 @@
-"""Pieces of algorithms that take their own steps (``Local.scan``)."""
+"""Arithmetic of steps that algorithms take themselves, and the draws for them."""
 
 from __future__ import annotations
+
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -42,6 +45,13 @@ def cosine_slope(one: Vector, other: Vector) -> Vector:
     return other * (2 * cosine / (length * others)) - one * (2 * (cosine / length) ** 2)
 
 
+def onto_simplex(point: Tensor) -> Tensor:
+    """Return the closest point [n] whose numbers are at least 0 and add up to n."""
+    falling, n = point.sort(descending=True).values, len(point)
+    levels = (falling.cumsum(0) - n) / torch.arange(1, n + 1)
+    return (point - levels[(falling > levels).sum() - 1]).clamp(min=0)
+
+
 def seeds_of(local: Local, purpose: str) -> Tensor:
     """Return each client's seed of the round for ``uniform``: int64, 0-d or [C]."""
     ids = local.clients.reshape(-1).tolist()
@@ -55,15 +65,13 @@ def uniform(seeds: Tensor, number: int) -> Tensor:
     return drawn.to(seeds.device).reshape(seeds.shape)
 
 
-def uniform_by_layer(seeds: Tensor, number: int, *, like: Vector) -> Vector:
-    """Return a draw for each layer, at the places of its weights."""
-    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in like))
+def uniform_by_layer(seeds: Tensor, number: int, like: Vector) -> Vector:
+    """Return a draw for each layer, at the places of all of its weights, which ``like`` has."""
+    layer_of = {name: name.rpartition(".")[0] for name in like}
+    layers, zeros = list(dict.fromkeys(layer_of.values())), like.zeros_like()
     drawn = [uniform(seeds, number * len(layers) + index) for index in range(len(layers))]
-    shares = like.zeros_like().select(())
-    for index, layer in enumerate(layers):
-        own = like.select(name for name in like if name.rpartition(".")[0] == layer)
-        shares = shares | (own.zeros_like() + drawn[index])
-    return shares
+    parts = [zeros.select([n]) + drawn[layers.index(layer)] for n, layer in layer_of.items()]
+    return reduce(or_, parts)
 
 
 def shuffled(weights: Vector, *, seed: int, client: int) -> Vector:

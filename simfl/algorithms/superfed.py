@@ -1,13 +1,10 @@
 """SuPerFed: a common model and a client's own one, all of whose mixtures have a low loss.
 
-Init:      v_k = w with the numbers of each tensor in an order that is the client's; the paper
-           draws it from the model's initializer
-Client:    train w_k on f(w_k) + mu |w_k - w|², in the first L rounds; afterwards, in each step,
-           draw lambda ~ Uniform(0, 1), and descend by w_k and v_k together on
-           f((1 - lambda) w_k + lambda v_k) + mu |w_k - w|² + nu cos²(w_k, v_k)
-Send:      w - w_k; keep v_k
-Evaluate:  (1 - lambda) w + lambda v_k for a fixed lambda, ``share``; the paper takes each
-           client's best one
+Init: v_k = w with the numbers of each tensor in an order that is the client's; the paper draws it
+from the model's initializer. Client: train w_k on f(w_k) + mu |w_k - w|², in the first L rounds.
+Afterwards draw lambda ~ Uniform(0, 1) in each step, and descend by w_k and v_k together on
+f((1 - lambda) w_k + lambda v_k) + mu |w_k - w|² + nu cos²(w_k, v_k). Send: w - w_k; keep v_k.
+Personal: (1 - lambda) w + lambda v_k for one lambda, ``share``; the paper takes each client's best.
 
 Source: Hahn, Jeong and Lee, 2022, section 3, https://arxiv.org/abs/2109.07628
 """
@@ -23,10 +20,9 @@ from annotated_types import Ge
 from torch import Tensor
 
 from simfl.algorithms import steps
-from simfl.algorithms.algorithm import Algorithm, Local, Number, Update
+from simfl.algorithms.algorithm import Algorithm, Local, Number, State, Update
 from simfl.component import Fraction, NonNegative
 from simfl.models import Batch
-from simfl.states import State
 from simfl.vector import Vector
 
 
@@ -55,32 +51,23 @@ class SuPerFed(Algorithm):
         """Train the common model alone, or in each step both."""
         w, kept, turns = local.weights, local.kept, count()
         if local.round <= self.common_rounds:
-            return Update(local.train_delta(w, add=self.pull, given=(w,))), kept
-        w = w.select(local.trainable)
+            pulled = local.train_delta(w, add=lambda v, w: (v - w) * (2 * self.mu), given=(w,))
+            return Update(pulled), kept
+        w, by_layer = w.select(local.trainable), self.mixing == "layers"
 
         def step(carry: State, batch: Batch, rate: Number, seeds: Tensor) -> State:
             w_k, v_k = carry["w"], carry["v"]
-            share = self.draw(seeds, next(turns), w_k)
+            drawn = (seeds, next(turns))
+            share = steps.uniform_by_layer(*drawn, w_k) if by_layer else steps.uniform(*drawn)
             slope = local.gradients(steps.mix(v_k, w_k, share), batch)
-            of_w = slope * (1 - share) + self.pull(w_k, w) + steps.cosine_slope(w_k, v_k) * self.nu
+            of_w = slope * (1 - share) + steps.cosine_slope(w_k, v_k) * self.nu
             of_v = slope * share + steps.cosine_slope(v_k, w_k) * self.nu
-            return {"w": w_k - of_w * rate, "v": v_k - of_v * rate}
+            return {"w": w_k - (of_w + (w_k - w) * (2 * self.mu)) * rate, "v": v_k - of_v * rate}
 
-        v = steps.begin_own(local, own=kept["v"].select(w), begun=kept["begun"])
-        given = (local.lrate, steps.seeds_of(local, self.name))
-        end = local.scan(step, {"w": w, "v": v}, given=given)
+        start = {"w": w, "v": steps.begin_own(local, own=kept["v"].select(w), begun=kept["begun"])}
+        end = local.scan(step, start, given=(local.lrate, steps.seeds_of(local, self.name)))
         kept = {"v": kept["v"] | end["v"], "begun": torch.ones_like(kept["begun"])}
         return Update(w - end["w"]), kept
-
-    def pull(self, w_k: Vector, w: Vector) -> Vector:
-        """Return the gradient of mu |w_k - w|²."""
-        return (w_k - w) * (2 * self.mu)
-
-    def draw(self, seeds: Tensor, turn: int, like: Vector) -> Tensor | Vector:
-        """Return a step's lambda."""
-        if self.mixing == "model":
-            return steps.uniform(seeds, turn)
-        return steps.uniform_by_layer(seeds, turn, like=like)
 
     def personal(self, local: Local) -> Vector:
         """Return the mixture for ``share``; before mixing has begun, the common model."""

@@ -12,6 +12,21 @@ from simfl.errors import ConfigError, import_extra
 Topology: TypeAlias = Literal["ring", "complete", "star", "torus", "random-regular"]
 
 
+def require_nodes(nodes: int, *, clients: int) -> None:
+    """Raise an error unless each node is a client.
+
+    Raises:
+        ConfigError: with both numbers.
+    """
+    if clients != nodes:
+        raise ConfigError(f"nodes is {nodes}, but there are {clients} clients; set it so")
+
+
+def mixing_matrix(topology: Topology, num_nodes: int, *, degree: int, seed: int = 0) -> Tensor:
+    """Return the Metropolis weights [N, N] of a graph; errors are ``build_graph``'s."""
+    return metropolis_weights(build_graph(topology, num_nodes, degree=degree, seed=seed))
+
+
 def build_graph(topology: Topology, num_nodes: int, *, degree: int = 3, seed: int = 0) -> Any:
     """Return a connected networkx graph of the nodes 0 to num_nodes - 1.
 

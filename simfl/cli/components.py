@@ -33,6 +33,8 @@ def list_components(
     for what, root in roots.items():
         for cls in root.registry.values():
             _print_component(what, cls)
+        for name, keys in root.registry.elsewhere.items():
+            say(f"{what} {name} is what other keys do: {keys}")
 
 
 def print_schema(plugins: Plugins = []) -> None:  # noqa: B006

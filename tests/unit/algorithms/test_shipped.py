@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import simfl
+import simfl.errors
 from simfl.algorithms import Algorithm
 
 ROOT = Path(__file__).parents[3]
@@ -26,6 +27,17 @@ def test_the_table_in_the_documentation_is_in_order() -> None:
 def test_each_has_a_scenario() -> None:
     named = {type(simfl.load_scenario(path).algorithm).name for path in CONFIGS}
     assert named == set(NAMES)
+
+
+@pytest.mark.parametrize("name", Algorithm.elsewhere)
+def test_what_other_keys_do_is_written_as_the_error_says(name: str) -> None:
+    quickstart = ROOT / "configs" / "quickstart.yaml"
+    keys = Algorithm.elsewhere[name]
+    with pytest.raises(simfl.errors.ScenarioError) as caught:
+        simfl.load_scenario(quickstart, overrides=[f"algorithm={name}"])
+    assert str(caught.value).endswith(f"no algorithm named {name!r}. Write {keys}")
+    key, _, value = keys.partition(": ")
+    simfl.load_scenario(quickstart, overrides=[f"{key}={value}"])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
