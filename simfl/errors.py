@@ -213,7 +213,7 @@ def own_line(error: BaseException) -> str:
     Empty if the traceback contains none. simfl and installed packages are not the user's code.
     """
     installed = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
-    not_own = (str(Path(__file__).parent), *installed, "<frozen", "<string>")
+    not_own = (str(Path(__file__).parent), *installed, "<frozen", "<string>", "<class")
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(not_own)]
     return f" ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name})" if own else ""

@@ -10,7 +10,9 @@ Source: Oh et al., 2022, Algorithm 1, https://arxiv.org/abs/2106.06042
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from annotated_types import MinLen
 
 from simfl.algorithms.algorithm import Algorithm, Local, State, Update
 from simfl.algorithms.layers import in_layers
@@ -23,7 +25,7 @@ class FedBABU(Algorithm):
     """Train the body alone; for evaluation, a client fine-tunes body and head."""
 
     name: ClassVar[str] = "fedbabu"
-    head: tuple[str, ...] = ("output",)
+    head: Annotated[tuple[str, ...], MinLen(1)] = ("output",)
     """The layers that are not trained."""
     tuning_epochs: Positive | None = 5.0
     """The epochs of fine-tuning before an evaluation; nothing of it is kept. null: none."""

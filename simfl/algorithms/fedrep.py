@@ -11,7 +11,9 @@ Source: Collins et al., 2021, Algorithm 1, https://arxiv.org/abs/2102.07078
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from annotated_types import MinLen
 
 from simfl.algorithms.algorithm import Algorithm, Local, State, Update
 from simfl.algorithms.layers import in_layers
@@ -27,7 +29,7 @@ class FedRep(Algorithm):
     """
 
     name: ClassVar[str] = "fedrep"
-    head: tuple[str, ...] = ("output",)
+    head: Annotated[tuple[str, ...], MinLen(1)] = ("output",)
     """The layers that each client keeps."""
     head_epochs: Positive = 10.0
     """How often the head's training goes through the examples."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 from torch import Tensor
 
 from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, State, Total, Update
@@ -21,6 +21,8 @@ from simfl.algorithms.several import pick
 from simfl.algorithms.widths import narrowed
 from simfl.models import Batch, ModelFunction
 from simfl.vector import Vector
+
+_Width = Annotated[float, Interval(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class HeteroFL(Algorithm):
     name: ClassVar[str] = "heterofl"
     weighted_by: ClassVar[str] = "uniform"
     sends_delta: ClassVar[bool] = False
-    widths: tuple[Annotated[float, Interval(gt=0, le=1)], ...] = (1.0, 0.5, 0.25)
+    widths: Annotated[tuple[_Width, ...], MinLen(1)] = (1.0, 0.5, 0.25)
     """The shares of the units of hidden layers."""
     scaled: bool = True
     """Whether hidden layers are scaled by 1/width in training."""

@@ -226,15 +226,16 @@ def explained(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iter
         yield
     except Exception as error:
         cause = error.__cause__ if isinstance(error, ClientError) and error.__cause__ else error
-        says = str(cause) if isinstance(cause, SimflError) else f"{type(cause).__name__}: {cause}"
-        if isinstance(cause, SimflError) and cause.__cause__ is not None:
+        is_own = isinstance(cause, SimflError)
+        says = str(cause) if is_own else f"{type(cause).__name__}: {cause}"
+        if is_own and cause.__cause__ is not None:
             cause = cause.__cause__
         hint = own_line(cause)
         if hint and one_line(says).endswith(hint):
             hint = ""
         if remedy:
             hint += f"; {remedy}"
-        elif not hint and says != str(cause):
+        elif not hint and not is_own:
             hint = "; choose a model and a loss that fit the data"
         if key == "model":
             key = _raised_by(error)

@@ -10,7 +10,9 @@ import pytest
 from torch import Tensor, nn
 
 import simfl
-from simfl.errors import ClientError
+from simfl.algorithms import Algorithm
+from simfl.errors import ClientError, ConfigError, ScenarioError
+from simfl.simulation import build
 
 SCENARIO: dict[str, Any] = {
     "rounds": 3,
@@ -28,6 +30,21 @@ def test_a_learning_rate_of_0_is_no_divisor(name: str, tmp_path: Path) -> None:
         ClientError, match=rf"'{name}' divides by client.optimizer.lrate, .* round 3"
     ):
         simfl.run({**SCENARIO, "algorithm": name, "client": client}, tmp_path / "out", "inline")
+
+
+@pytest.mark.parametrize("field", ["fedrep.head", "fedbabu.head", "heterofl.widths"])
+def test_an_empty_list_is_refused(field: str) -> None:
+    name, _, key = field.partition(".")
+    with pytest.raises(ConfigError, match=rf"{key}.* is \[\]|{key}.*at least 1"):
+        Algorithm.from_name(name, {key: []})
+
+
+def test_a_graph_that_does_not_exist_is_one_line() -> None:
+    fields = {"nodes": 7, "topology": "random-regular", "degree": 3}
+    data = {**SCENARIO["data"], "clients": 7}
+    scenario = simfl.load_scenario({**SCENARIO, "data": data, "algorithm": ["gossip", fields]})
+    with pytest.raises(ScenarioError, match=r"graph of 7 nodes: n \* d must be even$"):
+        build(scenario)
 
 
 class Thinned(nn.Module):
