@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from simfl.errors import ConfigError
 from simfl.vector import Vector
 
 
@@ -21,6 +22,9 @@ def narrowed(weights: Vector, width: float, *, scaled: bool) -> Vector:
             vectors [units] of biases and norms.
         width: the share of the units.
         scaled: multiply hidden layers by 1/width, as a model of all units has larger sums.
+
+    Raises:
+        ConfigError: if the numbers of units and inputs show that it is no such chain.
     """
     matrices = [name for name, tensor in weights.items() if tensor.dim() > 1]
     units = kept = 1
@@ -29,6 +33,12 @@ def narrowed(weights: Vector, width: float, *, scaled: bool) -> Vector:
         factor = torch.ones_like(tensor, dtype=torch.float64)
         if tensor.dim() > 1:
             if name != matrices[0]:
+                if tensor.shape[1] % units:
+                    raise ConfigError(
+                        f"algorithm: 'heterofl' is for chains of layers, but {name!r} has "
+                        f"{tensor.shape[1]} inputs, and what precedes it {units} units; choose "
+                        "another model"
+                    )
                 factor[:, kept * (tensor.shape[1] // units) :] = 0.0
             units = len(tensor)
             is_last = name == matrices[-1]

@@ -11,7 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from simfl.algorithms import FedAvg, HeteroFL
 from simfl.algorithms.widths import narrowed
+from simfl.errors import ConfigError
 from simfl.models import TorchModel
+from simfl.vector import Vector
 from tests.unit.algorithms.federation import Federation, three_classes
 
 CLIENTS = three_classes()
@@ -109,3 +111,13 @@ def test_kernels_norms_and_what_follows_a_flattening_are_cut_by_channels() -> No
     assert int(by["3.weight"].sum()) == 3 * 2 * 9
     assert by["4.weight"].tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0]] * 3
     assert by["4.bias"].all()
+
+
+@pytest.mark.parametrize("layer", ["lstm", "shortcut"])
+def test_what_is_no_chain_is_refused(layer: str) -> None:
+    """A LSTM has four gates a unit; a block's shortcut takes the inputs of what precedes it."""
+    lstm = nn.LSTM(4, 6)
+    block = nn.ModuleDict({"conv1": nn.Conv2d(2, 4, 3), "shortcut": nn.Conv2d(2, 4, 1)})
+    weights = Vector(dict((lstm if layer == "lstm" else block).state_dict()))
+    with pytest.raises(ConfigError, match=r"is for chains of layers, but '.*' has \d inputs"):
+        narrowed(weights, 0.5, scaled=True)
