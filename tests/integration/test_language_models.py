@@ -1,0 +1,154 @@
+"""Runs of tiny models of Hugging Face: against a loop of peft's own, and on either engine.
+
+Shapes: N examples, L tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_same_bits import merged, numbers
+from torch.nn import functional as F  # noqa: N812
+
+import simfl
+from simfl.errors import ScenarioError
+from simfl.simulation import build
+
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+SIZE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+LLAMA = {"model_type": "llama", "vocab_size": 64, "max_position_embeddings": 32, **SIZE}
+BERT = {"model_type": "bert", "vocab_size": 64, **SIZE}
+LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]}
+A_AND_B = 4 * (32 + 32)
+"""The weights of an adapter."""
+
+
+def sentences(num: int = 48) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return N rows of tokens of which each is the last one plus 3, or 5, and the next ones."""
+    rng = np.random.default_rng(0)
+    start, stride = rng.integers(0, 64, (num, 1)), rng.choice([3, 5], (num, 1))
+    tokens_NL = (start + stride * np.arange(9)) % 64
+    return tokens_NL[:, :-1], tokens_NL[:, 1:]
+
+
+def titles() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the same with the stride as a class."""
+    inputs, _ = sentences()
+    return inputs, ((inputs[:, 1] - inputs[:, 0]) % 64 == 5).astype(np.int64)
+
+
+def scenario(*, clients: int = 4, data: str = "sentences", **model: Any) -> dict[str, Any]:
+    return {
+        "rounds": 2,
+        "search": [str(Path(__file__).parent)],
+        "data": {
+            "source": "python",
+            "path": f"test_language_models:{data}",
+            "partition": {"kind": "iid", "clients": clients},
+        },
+        "model": {"kind": "huggingface", "config": LLAMA, "lora": LORA, **model},
+        "client": {"batch_size": 4, "steps": 3, "optimizer": {"lrate": 0.05}},
+    }
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_run_of_one_client_is_the_loop_that_one_writes_with_peft(
+    optimizer: str, tmp_path: Path
+) -> None:
+    """5 steps on the same batches; 1e-6 for sums in another order."""
+    modules = [] if optimizer == "sgd" else [["adam", {"eps": 1e-5}]]
+    changed = merged(
+        scenario(clients=1),
+        {"rounds": 1, "client": {"steps": 5, "optimizer": {"lrate": 0.01, "modules": modules}}},
+    )
+    result = simfl.run(changed, out=tmp_path / "run", backend="inline")
+    simulation = build(simfl.load_scenario(changed))
+
+    entries = {key: value for key, value in LLAMA.items() if key != "model_type"}
+    base = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**entries))
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    model = peft.get_peft_model(base, config)
+    initial = simulation.server.build_model().module.state_dict()
+    model.base_model.model.load_state_dict(initial)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    stepper: torch.optim.Optimizer = torch.optim.SGD(trained, lr=0.01)
+    if optimizer == "adam":  # eps is far above the rounding errors of gradients of almost 0
+        stepper = torch.optim.Adam(trained, lr=0.01, betas=(0.9, 0.99), eps=1e-5)
+    data, losses = simulation.dataset, []
+    rows = data.train_rows(0)
+    for rows_B in simulation.client.work.draw_batches(
+        rows, seed=simulation.scenario.seed, round=1, client=0
+    ):
+        inputs, targets = (
+            torch.as_tensor(array[rows_B].astype(np.int64))
+            for array in (data.train.inputs, data.train.targets)
+        )
+        logits = model(input_ids=inputs).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        stepper.zero_grad()
+        loss.backward()
+        stepper.step()
+        losses.append(loss.item())
+    assert result.history[0]["train_loss"] == pytest.approx(np.mean(losses), abs=1e-6)
+    after = model.base_model.model.state_dict()
+    assert len(result.weights) == 8
+    for name, value in result.weights.items():
+        assert not np.array_equal(value, initial[name])
+        np.testing.assert_allclose(value, after[name], rtol=0, atol=1e-6)
+
+
+def test_only_adapters_travel(tmp_path: Path) -> None:
+    both = simfl.run(scenario(), out=tmp_path / "both", backend="inline")
+    adapters = 2 * 2 * A_AND_B * 4
+    assert {line["sent_bytes"] for line in both.history} == {4 * adapters}
+    assert {line["received_bytes"] for line in both.history} == {4 * adapters}
+    # FFA-LoRA (Sun et al., 2024): A is random, and the same everywhere.
+    half = simfl.run(scenario(train=["*lora_B*"]), out=tmp_path / "half", backend="inline")
+    assert {line["sent_bytes"] for line in half.history} == {4 * adapters // 2}
+    assert {name.split(".")[-3] for name in half.weights} == {"lora_B"}
+
+
+def test_a_classifier_learns_with_adapters_and_its_head(tmp_path: Path) -> None:
+    changed = merged(
+        scenario(
+            data="titles",
+            config=BERT,
+            task="sequence-classification",
+            lora={"rank": 4, "targets": ["query", "value"]},
+        ),
+        {"rounds": 3, "client": {"steps": 6, "optimizer": {"modules": ["adam"], "lrate": 0.02}}},
+    )
+    result = simfl.run(changed, out=tmp_path / "run", backend="inline")
+    assert {"classifier.weight", "classifier.bias"} < result.weights.keys()
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] - 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_inline_ray_and_resumed_runs_give_the_same_bits(tmp_path: Path, ray_cluster: None) -> None:
+    changed = merged(
+        scenario(lora={**LORA, "dropout": 0.2}, dtype="bf16"),
+        {"cluster": {"actors": 2}, "checkpoint": {"every": 1}, "client": {"per_round": 3}},
+    )
+    expected = numbers(simfl.run(changed, out=tmp_path / "inline", backend="inline"))
+    simfl.run(changed | {"rounds": 1}, out=tmp_path / "halves", backend="inline")
+    resumed = simfl.run(changed, out=tmp_path / "halves", backend="ray", resume="auto")
+    assert resumed.summary["resumed_after_round"] == 1
+    assert numbers(resumed) == expected
+
+
+def test_a_base_that_cannot_be_built_is_one_line() -> None:
+    with pytest.raises(ScenarioError, match=r"model: it cannot be built: .*vocabulary has 10"):
+        build(simfl.load_scenario(scenario(config=LLAMA | {"vocab_size": 10})))
