@@ -133,7 +133,7 @@ class Broadcast:
 
     round: int
     weights: Vector
-    """All weights: trainable, frozen and buffers."""
+    """All weights and buffers but those that are personal or never change."""
     aux: dict[str, dict[str, Any]]
     """The auxiliary variables of the server's modules, by aux name."""
     algorithm: State = field(default_factory=dict)

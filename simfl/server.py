@@ -204,14 +204,15 @@ class Server:
             return self._report(plan, {}, norm=0.0)
         if total is None:
             raise AggregationError(
-                f"every one of the {len(plan.clients)} clients of round {plan.round} was dropped"
+                f"every one of the {len(plan.clients)} clients of round {plan.round} was dropped; "
+                "set client.on_failure and client.on_nonfinite to raise, to see why"
             )
         self._optimizer.process_aux_var(total.aux)
         delta = self._aggregate(total, plan)
         self._optimizer.start_round()
         names = self._weights.trainable
         trained = delta.select(name for name in names if name in delta)
-        buffers = delta.select(name for name in delta.names if name not in names)
+        buffers = delta.without(names)
         buffers = buffers | self._step(trained, total, round=plan.round)
         if buffers:
             self._weights.subtract_from_buffers(buffers)
@@ -254,7 +255,7 @@ class Server:
         if gradients:
             self._weights.stepped = gradients.names
             self._optimizer.apply_gradients(self._weights, gradients)
-        return made.select(name for name in made if name not in gradients)
+        return made.without(gradients.names)
 
     def _report(self, plan: RoundPlan, found: Mapping[str, float], *, norm: float) -> RoundReport:
         sums: defaultdict[str, float] = defaultdict(float, found)
@@ -291,7 +292,7 @@ class _Weights:
     """
 
     def __init__(self, model: Model, *, without: Collection[str]) -> None:
-        self.all = _without(model.get_weights(), without)
+        self.all = model.get_weights().without(without)
         trainable = model.get_weights(trainable=True).names
         self.trainable = tuple(name for name in trainable if name not in without)
         self.stepped = self.trainable
@@ -336,11 +337,7 @@ class _Weights:
 
 def _trained(model: Model, *, without: Collection[str]) -> Vector:
     """Return the weights and buffers that training may change, except for some."""
-    return _without(model.get_weights().select(model.shared_names), without)
-
-
-def _without(weights: Vector, names: Collection[str]) -> Vector:
-    return weights.select(name for name in weights if name not in names)
+    return model.get_weights().select(model.shared_names).without(without)
 
 
 def _no_fresh_weights(draw: int) -> Vector:

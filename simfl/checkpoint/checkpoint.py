@@ -44,7 +44,7 @@ class Checkpoint:
     scenario_hash: str
     """Identifies the scenario."""
     weights: Vector
-    """All of the server's weights: trainable, frozen and buffers."""
+    """All of the server's weights and buffers."""
     optimizer: OptimizerState
     """The server's."""
     states: dict[int, str] = field(default_factory=dict)

@@ -85,7 +85,7 @@ def _two_clients(dataset: FederatedDataset) -> tuple[int, ...]:
 
 def _broadcast(recipe: ClientRecipe, round: int) -> Broadcast:
     weights = recipe.build_model().get_weights()
-    weights = weights.select(name for name in weights if name not in recipe.personal)
+    weights = weights.without(recipe.personal)
     algorithm = recipe.algorithm
     state = algorithm.start(weights, lambda draw: weights * (1.0 + 0.1 * draw))
     return Broadcast(round, weights, {}, algorithm.send(state))

@@ -10,7 +10,7 @@ import torch
 
 from simfl.client.recipe import ClientRecipe
 from simfl.client.trainer import ClientTrainer
-from simfl.errors import ClientError
+from simfl.errors import ClientError, ConfigError
 from simfl.messages import Broadcast
 from simfl.models import TorchModel
 from simfl.models.model import MetricSums
@@ -55,13 +55,14 @@ class OwnModels:
             evaluate: evaluates the model as it is on a client's own examples.
 
         Raises:
+            ConfigError: if it cannot train with this scenario.
             ClientError: if its own code raises and the scenario says to raise.
             torch.cuda.OutOfMemoryError: if the device is full, which is no error of the client.
         """
         try:
             made = self._make(client, state, broadcast, models)
             return [evaluate(client) for _ in made]
-        except torch.cuda.OutOfMemoryError:
+        except (ConfigError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
             if self._recipe.work.on_failure == "drop":

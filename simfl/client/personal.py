@@ -91,7 +91,7 @@ class PersonalWeights:
         """Return the weights that are shared."""
         if not self._names:
             return weights
-        return weights.select(name for name in weights if name not in self._names)
+        return weights.without(self._names)
 
     def add(self, gradients: Vector, term: Vector) -> Vector:
         """Return gradients with a term added to those of shared weights."""

@@ -69,7 +69,7 @@ def send_delta(
         weights=tuple(weights),
     )
     sent = send_update(transforms, delta.select(trained), kept, context)
-    buffers = delta.select(name for name in delta if name not in sent.update)
+    buffers = delta.without(sent.update.names)
     rest = count_sent_bytes([buffers], num_clients=len(rows))
     num_bytes_C = [own + rest for own in sent.num_bytes]
     return SentDelta(delta | sent.update, sent.states, num_bytes_C, delta, transforms)

@@ -17,7 +17,7 @@ from simfl.client.outcome import to_outcome
 from simfl.client.recipe import Resident
 from simfl.client.trainee import Trainee
 from simfl.client.updates import ClientRow, Outcome, StepLosses
-from simfl.errors import ClientError, NonFiniteUpdateError
+from simfl.errors import ClientError, ConfigError, NonFiniteUpdateError
 from simfl.messages import Broadcast
 from simfl.models import StackedModel
 from simfl.sampling import LocalWork
@@ -51,6 +51,7 @@ class ClientTrainer:
             work: what it does in this round.
 
         Raises:
+            ConfigError: if it cannot train with this scenario, which no other client can either.
             ClientError: if its own code raises and the scenario says to raise.
             NonFiniteUpdateError: likewise, if its update is not finite.
             torch.cuda.OutOfMemoryError: if the device is full, which is no error of the client.
@@ -58,7 +59,7 @@ class ClientTrainer:
         began = time.perf_counter()
         try:
             outcome = self._run(self.local(client, broadcast, state, work), (client,))
-        except (NonFiniteUpdateError, torch.cuda.OutOfMemoryError):
+        except (ConfigError, NonFiniteUpdateError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
             outcome = self._failed(client, broadcast.round, error)

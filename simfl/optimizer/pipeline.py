@@ -170,7 +170,7 @@ class Pipeline:
         """Return what a plug-in is given of the gradients."""
         if not self.personal or not has_aux(plugin):
             return gradients
-        return gradients.select(name for name in gradients if name not in self.personal)
+        return gradients.without(self.personal)
 
     def read_weights(self, model: SteppedModel, rates: Rates) -> Vector | None:
         """Return a model's trainable weights if a regularizer or the decay needs them."""

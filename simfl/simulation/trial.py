@@ -41,7 +41,7 @@ def try_step(
     """Build the model, train one client for one step on a few examples, and evaluate as many.
 
     A client with a batch of a single example is tested, too. With GPUs there is no test, since
-    models may need one. If failing clients are dropped, a failure here is not an error.
+    models may need one. If failing clients are dropped, only a ConfigError here is an error.
 
     Raises:
         ScenarioError: if something fails, with the line of the user's code if it was the cause.
@@ -66,8 +66,6 @@ def try_step(
         _require_unchanged(scenario, model, read_batch(dataset.train, rows), client.unsent)
     if client.work.sclip:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
-    if client.work.on_failure == "drop":
-        return
     some = int(np.argmax(num_examples >= min(2, num_examples.max())))
     size = min(client.work.batch_size or _MOST_ROWS, _MOST_ROWS)
     takes_several = min(size, num_examples[some]) > 1
@@ -266,7 +264,7 @@ def _raised_by(error: BaseException) -> str:
 def _check_transforms(scenario: Scenario, client: ClientRecipe, model: TorchModel) -> None:
     """Check that transforms work with updates of the model's size."""
     trained = model.get_weights(trainable=True)
-    shapes = shapes_of(trained.select(name for name in trained if name not in client.personal))
+    shapes = shapes_of(trained.without(client.personal))
     for index, transform in enumerate(client.work.transforms):
         try:
             transform.check_update(shapes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -149,6 +149,10 @@ class Vector:
         """Return the tensors of these names, in the order given."""
         tensors = {name: self._tensors[name] for name in names}
         return Vector(tensors, stacked=self.stacked, read_only=self.read_only)
+
+    def without(self, names: Collection[str]) -> Vector:
+        """Return the tensors of all other names, in order."""
+        return self.select(name for name in self if name not in names)
 
     def __or__(self, other: Vector) -> Vector:
         """Return the tensors of both; the right one's where both have a name.

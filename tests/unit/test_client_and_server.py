@@ -460,7 +460,7 @@ def test_a_dropped_update_is_counted_and_has_no_part_in_the_mean() -> None:
 def test_a_round_in_which_all_are_dropped_is_an_error() -> None:
     client = Optimizer(lrate=1.0, modules=[FailOn(client=0, sends_nan=True)])
     sim = engine(one_weight(), ones([1]), loss=slope, client=client, on_nonfinite="drop")
-    with pytest.raises(AggregationError, match="every one of the 1 clients of round 1"):
+    with pytest.raises(AggregationError, match=r"every one of the 1 clients .* to see why"):
         run_round(sim, (0,))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import simfl
 from simfl.algorithms import Algorithm
-from simfl.errors import ClientError, ConfigError, ScenarioError
+from simfl.errors import ConfigError, ScenarioError
 from simfl.simulation import build
 
 SCENARIO: dict[str, Any] = {
@@ -22,12 +22,14 @@ SCENARIO: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("on_failure", ["raise", "drop"])
 @pytest.mark.parametrize("name", ["q-fedavg", "feddc"])
-def test_a_learning_rate_of_0_is_no_divisor(name: str, tmp_path: Path) -> None:
+def test_a_learning_rate_of_0_is_no_divisor(name: str, on_failure: str, tmp_path: Path) -> None:
+    """That is no failure of a client, which could be dropped: it fails for every one."""
     lrate = ["linear", {"base": 0.1, "length": 2}]
-    client = {"stack": 2, "optimizer": {"lrate": lrate}}
+    client = {"stack": 2, "on_failure": on_failure, "optimizer": {"lrate": lrate}}
     with pytest.raises(
-        ClientError, match=rf"'{name}' divides by client.optimizer.lrate, .* round 3"
+        ConfigError, match=rf"'{name}' divides by client.optimizer.lrate, .* round 3"
     ):
         simfl.run({**SCENARIO, "algorithm": name, "client": client}, tmp_path / "out", "inline")
 

@@ -21,7 +21,7 @@ from simfl.aggregation import Mean
 from simfl.algorithms import Algorithm, FedAvg, Local, LocalOnly, Update
 from simfl.client import ClientHost, ClientRecipe, LocalWork, choose_stack
 from simfl.data import Examples, FederatedDataset
-from simfl.errors import ClientError
+from simfl.errors import ConfigError
 from simfl.messages import Broadcast, Chunk, ChunkResult, Contribution, Partial
 from simfl.models import ModelFunction, PythonModel, as_loss, data_shape
 from simfl.optimizer import Optimizer
@@ -413,7 +413,7 @@ class Breaks(Algorithm):
     ],
 )
 def test_a_broken_contract_is_reported(how: str, says: str) -> None:
-    with pytest.raises(ClientError, match=says):
+    with pytest.raises(ConfigError, match=says):
         run(Breaks(how), clients=(0,))
 
 
