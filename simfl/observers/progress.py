@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import starmap
 from typing import Any, ClassVar
 
@@ -14,6 +14,8 @@ from simfl.observers.observer import ClientTable, Observer, RunInfo, Summary
 from simfl.record import RoundRecord
 
 _SHOWN = ("train_loss", "loss", "accuracy")
+_SPREAD = ("_by_examples", "_std", "_count", "_best")
+"""What describes the clients' values of a metric besides their mean and the worst."""
 _BAR_WIDTH = 30
 _WEIGHT = 0.1
 """The latest round's, in the moving average of the seconds per round."""
@@ -201,6 +203,15 @@ def _headline(info: RunInfo) -> str:
     return f"{headline}\nRay's dashboard: http://{info.dashboard}" if info.dashboard else headline
 
 
+def _without_spread(final: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the final numbers without those that describe clients besides mean and worst."""
+
+    def is_spread(name: str) -> bool:
+        return any(name.endswith(part) and name.removesuffix(part) in final for part in _SPREAD)
+
+    return {name: number for name, number in final.items() if not is_spread(name)}
+
+
 def _rounds(number: int) -> str:
     return f"{number} round{'s' if number != 1 else ''}"
 
@@ -215,7 +226,7 @@ def _closing(info: RunInfo, summary: Summary) -> str:
     if summary["seconds_to_first_round"] is not None:
         lines[0] += f", the first after {_duration(summary['seconds_to_first_round'], digits=1)}"
     if summary["final"]:
-        lines.append("  ".join(starmap(_number, summary["final"].items())))
+        lines.append("  ".join(starmap(_number, _without_spread(summary["final"]).items())))
     if summary["dropped"]:
         lines.append(
             f"updates dropped: {summary['dropped']}, not finite, or of clients that failed or were "

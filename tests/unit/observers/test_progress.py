@@ -198,6 +198,17 @@ def test_what_has_no_value_is_a_dash() -> None:
     assert "accuracy —  client_accuracy_count 7" in text.getvalue()
 
 
+def test_of_the_clients_the_mean_and_the_worst_are_summed_up() -> None:
+    text = io.StringIO()
+    lines = ProgressLines(Console(file=text, width=200))
+    lines.on_run_start(INFO)
+    parts = ("", "_by_examples", "_std", "_worst", "_count", "_best")
+    final = {f"client_accuracy{part}": 0.5 for part in parts} | {"best": 0.25}
+    lines.on_run_end(SUMMARY | {"final": final})
+    summed_up = "\nclient_accuracy 0.5000  client_accuracy_worst 0.5000  best 0.2500\n"
+    assert summed_up in text.getvalue()
+
+
 def test_the_rounds_and_the_seconds_of_a_resumed_run_are_those_since_then() -> None:
     console = Console(file=io.StringIO(), width=120)
     observer = ProgressLines(console)
