@@ -238,6 +238,12 @@ def _pooled(scenario: Scenario) -> Iterator[Fault]:
                 f"has no effect: algorithm {scenario.algorithm.name!r} trains one model, on all "
                 "clients' examples; remove it",
             )
+    if scenario.algorithm.pools_clients and goes_by_steps(scenario.client.optimizer.lrate):
+        yield (
+            "client.optimizer.lrate",
+            f"goes by steps, which algorithm {scenario.algorithm.name!r} counts anew in each round; "
+            "set unit: round",
+        )
 
 
 def _transforms(scenario: Scenario) -> Iterator[Fault]:

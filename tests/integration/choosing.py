@@ -73,10 +73,11 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
         server["weighting"] = "uniform" if chosen.weighted_by == "uniform" else "examples"
     if chosen.weighted_by not in (Algorithm.weighted_by, "uniform", "examples", "nothing"):
         server["pre_aggregators"], server["aggregator"] = [], "mean"
+    steps_count = chosen.uses_optimizer and not chosen.pools_clients
+    if not steps_count and "step" in str(client["optimizer"]["lrate"]):
+        client["optimizer"]["lrate"][1]["unit"] = "round"
     if not chosen.uses_optimizer:
         client["optimizer"] |= {"modules": [], "regularizers": [], "w_decay": 0.0}
-        if "step" in str(client["optimizer"]["lrate"]):
-            client["optimizer"]["lrate"][1]["unit"] = "round"
         modules = server["optimizer"]["modules"]
         server["optimizer"]["modules"] = [m for m in modules if m != "scaffold-server"]
     _drop_ignored(scenario, chosen)

@@ -77,6 +77,16 @@ from simfl.scenario import load_scenario
             ],
         ),
         (
+            [
+                "algorithm=centralized",
+                "client.optimizer.lrate=[exponential, {base: 0.1, factor: 0.9, unit: step}]",
+            ],
+            [
+                "client.optimizer.lrate: goes by steps, which algorithm 'centralized' counts anew "
+                "in each round; set unit: round"
+            ],
+        ),
+        (
             ["algorithm=ensemble", "model.loss=mse"],
             [
                 "model.loss: is 'mse', which compares one output with each target, but algorithm "
