@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeAlias
+from typing import Final
 
-from simfl.algorithms import Algorithm
 from simfl.errors import InputError, ScenarioError
 from simfl.models import is_batch_loss
 from simfl.models.metrics import as_metrics
 from simfl.optimizer import OptiModule
-from simfl.optimizer.schedule import goes_by_steps
 from simfl.record import require_own_names
-from simfl.sampling import LocalWork
+from simfl.scenario.algorithm_checks import ALGORITHM_CHECKS, Fault, overrides, receives
 from simfl.scenario.document import show
 from simfl.scenario.fields import keys_of
 from simfl.scenario.plain import to_short
 from simfl.scenario.schema import Scenario
-from simfl.sections import ActorsSection, OptimizerSection, SelectionSection, ServerSection
+from simfl.sections import ActorsSection, OptimizerSection, SelectionSection
 from simfl.transforms import Codec, UpdateTransform
-
-Fault: TypeAlias = tuple[str, str]
-"""The key to report, and the message."""
 
 
 def check_combinations(scenario: Scenario) -> None:
@@ -82,7 +77,7 @@ def _unheard(
     sender: OptimizerSection, receiver: OptimizerSection, sides: tuple[str, str]
 ) -> Iterator[Fault]:
     here, there = sides
-    heard = {_aux_name(module) for module in receiver.modules if _receives(module)}
+    heard = {_aux_name(module) for module in receiver.modules if receives(module)}
     for index, module in enumerate(sender.modules):
         if _sends(module) and _aux_name(module) not in heard:
             yield (
@@ -102,101 +97,10 @@ def _counterpart(module: OptiModule) -> str:
     return " or ".join(names) or f"a module with aux_name {aux_name!r}"
 
 
-def _algorithm(scenario: Scenario) -> Iterator[Fault]:
-    """Find what has no effect under an algorithm that takes its own steps."""
-    optimizer = scenario.client.optimizer
-    for key in ("modules", "regularizers", "w_decay"):
-        if getattr(optimizer, key) and not scenario.algorithm.uses_optimizer:
-            yield (
-                f"client.optimizer.{key}",
-                f"has no effect: algorithm {scenario.algorithm.name!r} takes steps of its own, of "
-                "size client.optimizer.lrate; remove it",
-            )
-
-
-def _unfit(scenario: Scenario) -> Iterator[Fault]:
-    """Find what else an algorithm ignores, or cannot work with."""
-    algorithm, name = scenario.algorithm, scenario.algorithm.name
-    if not algorithm.uses_optimizer and goes_by_steps(scenario.client.optimizer.lrate):
-        yield (
-            "client.optimizer.lrate",
-            f"goes by steps, but those that algorithm {name!r} takes are not counted; "
-            "set unit: round",
-        )
-    if algorithm.needs_classes and scenario.model.loss.takes_numbers:
-        yield (
-            "model.loss",
-            f"is {scenario.model.loss.name!r}, which compares one output with each target, but "
-            f"algorithm {name!r} needs logits of classes; use cross-entropy",
-        )
-    for key in algorithm.ignores:
-        if _is_changed(scenario, key):
-            yield key, f"has no effect with algorithm {name!r}; remove it"
-
-
-def _is_changed(scenario: Scenario, key: str) -> bool:
-    """Return whether a key has another value than its default, and may be left out."""
-    *path, name = key.split(".")
-    section: Any = scenario
-    for part in path:
-        section = getattr(section, part)
-    value, (_, default) = getattr(section, name), keys_of(type(section))[name]
-    if isinstance(section, LocalWork) and name == "epochs":
-        return value not in (None, 1)
-    if name == "modules":  # what auxiliary variables become has an effect
-        return not all(_receives(module) for module in value)
-    return bool(value != default)
-
-
-def _aggregation(scenario: Scenario) -> Iterator[Fault]:
-    """Find keys of the server that have no effect, as the algorithm does it in another way."""
-    server, algorithm = scenario.server, scenario.algorithm
-    given = {
-        "aggregator": server.aggregator != ServerSection().aggregator,
-        "pre_aggregators": bool(server.pre_aggregators),
-    }
-    for key, is_given in given.items():
-        if is_given and not algorithm.sends_delta:
-            yield (
-                f"server.{key}",
-                f"has no effect: algorithm {algorithm.name!r} sends no deltas; remove it",
-            )
-    by, used = server.weighting, {ServerSection().weighting, algorithm.weighted_by}
-    if by not in used and algorithm.weighted_by != Algorithm.weighted_by:
-        yield (
-            "server.weighting",
-            f"is {by!r}, but algorithm {algorithm.name!r} weights clients by "
-            f"{algorithm.weighted_by}; remove it",
-        )
-
-
-def _weights(scenario: Scenario) -> Iterator[Fault]:
-    """Find rules of the server that ignore how the scenario or the algorithm weights clients."""
-    server, algorithm = scenario.server, scenario.algorithm
-    if not server.pre_aggregators and server.aggregator.uses_weights:
-        return
-    key = "pre_aggregators" if server.pre_aggregators else "aggregator"
-    rule = (*server.pre_aggregators, server.aggregator)[0].name
-    if algorithm.weighted_by not in _BY_COUNT:
-        yield (
-            f"server.{key}",
-            f"is {rule!r}, which ignores clients' weights, but those of algorithm "
-            f"{algorithm.name!r} are {algorithm.weighted_by}; remove it",
-        )
-    elif server.weighting == "steps":
-        yield (
-            "server.weighting",
-            f"is 'steps', but {rule!r} in server.{key} ignores clients' weights; remove it",
-        )
-
-
-_BY_COUNT: Final = (Algorithm.weighted_by, "uniform", "examples", "nothing")
-
-
 def _kept_state(scenario: Scenario) -> Iterator[Fault]:
     """Find modules that send the server state kept between rounds, where no state is kept."""
     for index, module in enumerate(scenario.client.optimizer.modules):
-        needs_state = _sends(module) and _overrides(module, "between_rounds")
+        needs_state = _sends(module) and overrides(module, "between_rounds")
         if needs_state and not scenario.client.keep_state:
             yield (
                 "client.keep_state",
@@ -225,24 +129,6 @@ def _personal(scenario: Scenario) -> Iterator[Fault]:
             "model.personal",
             f"names weights that client.optimizer trains, which algorithm "
             f"{scenario.algorithm.name!r} does not use; remove one of them",
-        )
-
-
-def _pooled(scenario: Scenario) -> Iterator[Fault]:
-    """Find what has no effect where the server trains instead of the clients."""
-    given = {"data.public": scenario.data.public, "model.personal": scenario.model.personal}
-    for key, value in given.items():
-        if value and scenario.algorithm.pools_clients:
-            yield (
-                key,
-                f"has no effect: algorithm {scenario.algorithm.name!r} trains one model, on all "
-                "clients' examples; remove it",
-            )
-    if scenario.algorithm.pools_clients and goes_by_steps(scenario.client.optimizer.lrate):
-        yield (
-            "client.optimizer.lrate",
-            f"goes by steps, which algorithm {scenario.algorithm.name!r} counts anew in each round; "
-            "set unit: round",
         )
 
 
@@ -402,15 +288,7 @@ def _actors(scenario: Scenario) -> Iterator[tuple[str, ActorsSection]]:
 
 
 def _sends(module: OptiModule) -> bool:
-    return _overrides(module, "collect_aux_var")
-
-
-def _receives(module: OptiModule) -> bool:
-    return _overrides(module, "process_aux_var")
-
-
-def _overrides(module: OptiModule, method: str) -> bool:
-    return getattr(type(module), method) is not getattr(OptiModule, method)
+    return overrides(module, "collect_aux_var")
 
 
 def _aux_name(module: OptiModule) -> str:
@@ -423,15 +301,11 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _epochs_or_steps,
     _optimizers,
     _auxiliary_variables,
-    _algorithm,
-    _unfit,
+    *ALGORITHM_CHECKS,
     _kept_state,
     _personal,
-    _pooled,
     _clipping,
     _transforms,
-    _aggregation,
-    _weights,
     _evaluation,
     _cluster,
     _elastic,

@@ -82,8 +82,8 @@ from simfl.scenario import load_scenario
                 "client.optimizer.lrate=[exponential, {base: 0.1, factor: 0.9, unit: step}]",
             ],
             [
-                "client.optimizer.lrate: goes by steps, which algorithm 'centralized' counts anew "
-                "in each round; set unit: round"
+                "client.optimizer.lrate: goes by steps, but algorithm 'centralized' counts them "
+                "anew in each round; set unit: round"
             ],
         ),
         (
