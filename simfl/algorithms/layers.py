@@ -28,8 +28,11 @@ def in_layers(weights: Vector, layers: Iterable[str]) -> Vector:
         found = {n for n in weights if fnmatchcase(n, layer) or fnmatchcase(n, f"{layer}.*")}
         if not found:
             known = ", ".join(repr(n) for n in dict.fromkeys(n.rpartition(".")[0] for n in weights))
-            raise ConfigError(f"algorithm: no weights in layer {layer!r}; the layers are {known}")
+            raise ConfigError(
+                f"no weights in layer {layer!r}; the layers are {known}, without model.personal "
+                "and model.fixed"
+            )
         chosen |= found
     if len(chosen) == len(weights):
-        raise ConfigError(f"algorithm: {', '.join(layers)} is the whole model; name a part of it")
+        raise ConfigError(f"{', '.join(layers)} is the whole model; name a part of it")
     return weights.select(name for name in weights if name in chosen)
