@@ -96,16 +96,7 @@ class ClientStack(Trainee):
 
 
 class _StepsOfStack(Steps):
-    """The steps of a stack of clients.
-
-    Args:
-        resident: what the host's clients use in turn.
-        stack: draws in each step, if the model does.
-        work: how much there is to do.
-        clients: [C] ids.
-        seed: of the batches, and of what the model draws.
-        round: which round.
-    """
+    """The steps of a stack; batches, and what the model draws, are of this seed."""
 
     def __init__(
         self,

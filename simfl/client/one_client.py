@@ -73,15 +73,7 @@ class OneClient(Trainee):
 
 
 class _StepsOfOne(Steps):
-    """The steps of one client.
-
-    Args:
-        resident: what the host's clients use in turn.
-        work: how much there is to do.
-        client: its id.
-        seed: of the batches, and of what the model draws.
-        round: which round.
-    """
+    """The steps of one client; batches, and what the model draws, are of this seed."""
 
     def __init__(
         self, resident: Resident, work: LocalWork, client: int, *, seed: int, round: int

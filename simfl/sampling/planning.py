@@ -14,13 +14,12 @@ import numpy as np
 from simfl.errors import ConfigError
 from simfl.messages import ClientReports, RoundPlan
 from simfl.sampling.local_work import LocalWork
-from simfl.sampling.pool import Array, Memory, Past
+from simfl.sampling.pool import Array, Memory, Past, Pool
 from simfl.sampling.sampler import Sampler
 from simfl.seeding import numpy_generator
 
 _STORED: Final = "biuf"
 """The kinds of numpy's types that a checkpoint can hold: truth values, integers and floats."""
-_NONE: Final = np.zeros(0, np.int64)
 
 
 def begin_past(sampler: Sampler, population: int) -> Past:
@@ -108,20 +107,17 @@ def plan_round(
     is_all = participants is None or len(participants) == len(num_examples)
     ids = slice(None) if is_all else participants
     examples, rng = num_examples[ids], numpy_generator(seed, "cohort", round=round)
-    where, asked = f"sampler {sampler.name!r}", _NONE
+    asked = np.zeros(0, np.int64)
     if looks_back(sampler):
         past = past or begin_past(sampler, len(examples))
         pool = past.pool(round, num_examples=examples, num_steps=num_steps[ids])
-        questions = sampler.asks(pool, past.memory, size, rng)
-        asked = _checked(questions, f"{where}: asks()", size=None, population=len(pool))
-        if len(asked):
-            assert ask is not None, "this sampler asks clients for their losses"
-            answers = ask(asked if participants is None else participants[asked])
-            pool = pool.with_losses(asked, answers)
-        cohort, wanted = sampler.select(pool, past.memory, size, rng), None
+        known = np.arange(len(pool)) if participants is None else participants
+        pool = _with_losses(sampler, pool, past, size, rng, known, ask)
+        cohort, wanted, asked = sampler.select(pool, past.memory, size, rng), None, pool.asked
     else:
         # A pool's columns are as long as the population: to make them takes longer than a draw.
         cohort, wanted = sampler.sample(examples, size, rng=rng), size
+    where = f"sampler {sampler.name!r}"
     clients = np.sort(_checked(cohort, where, size=wanted, population=len(examples)))
     num_asked = len(np.setdiff1d(asked, clients))
     if participants is not None:
@@ -139,6 +135,38 @@ def plan_round(
         draws_steps=drawn is not None,
         num_asked=num_asked,
     )
+
+
+def _with_losses(
+    sampler: Sampler,
+    pool: Pool,
+    past: Past,
+    size: int,
+    rng: np.random.Generator,
+    known: Array,
+    ask: Callable[[Array], Array] | None,
+) -> Pool:
+    """Return the population with the losses of the clients that the sampler asks.
+
+    Args:
+        sampler: the rule.
+        pool: the population.
+        past: what the rounds before have left of it.
+        size: the number of clients that the scenario asks for.
+        rng: the round's own generator.
+        known: [N] the ids of the population outside of the pool.
+        ask: as for ``plan_round``.
+
+    Raises:
+        ConfigError: unless it returns different ids.
+    """
+    asked = sampler.asks(pool, past.memory, size, rng)
+    where = f"sampler {sampler.name!r}: asks()"
+    asked = _checked(asked, where, size=None, population=len(pool))
+    if not len(asked):
+        return pool
+    assert ask is not None, "this sampler asks clients for their losses"
+    return pool.with_losses(asked, ask(known[asked]))
 
 
 def _checked(drawn: Any, where: str, *, size: int | None, population: int) -> Array:
