@@ -66,6 +66,19 @@ def try_step(
         _require_unchanged(scenario, model, read_batch(dataset.train, rows), client.unsent)
     if client.work.sclip:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
+    _try_training(scenario, client, server, dataset, snapshot, model)
+
+
+def _try_training(
+    scenario: Scenario,
+    client: ClientRecipe,
+    server: ServerRecipe,
+    dataset: FederatedDataset,
+    snapshot: Snapshot,
+    model: TorchModel,
+) -> None:
+    """Train a client for one step, on several examples and on one if either occurs."""
+    num_examples = dataset.num_train_examples()
     some = int(np.argmax(num_examples >= min(2, num_examples.max())))
     size = min(client.work.batch_size or _MOST_ROWS, _MOST_ROWS)
     takes_several = min(size, num_examples[some]) > 1
@@ -80,7 +93,8 @@ def try_step(
         attempt: AbstractContextManager[None] = explained(
             scenario, "model", "a first step of training fails"
         )
-        if takes_several or _needs_two(model, read_batch(dataset.train, rows[:2])):
+        few = read_batch(dataset.train, np.arange(min(2, len(dataset.train))))
+        if takes_several or _needs_two(model, few):
             attempt = _explained_for_one(scenario, int(alone[0]), int(num_examples[alone[0]]))
         with attempt:
             _train(client, dataset, snapshot.broadcast, int(alone[0]), 1)
