@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simfl.aggregation import AggregationContext, Aggregator, TreeSum, merge_contributions
 from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total
-from simfl.algorithms.returned import run_server
+from simfl.algorithms.returned import require_sent, run_server
 from simfl.client import ClientRecipe
 from simfl.client.recipe import build_resident
 from simfl.client.trainer import ClientTrainer
@@ -153,7 +153,8 @@ class Server:
         Raises:
             AggregationError: if auxiliary variables are not finite.
         """
-        aux, sent = self._optimizer.collect_aux_var(), self._algorithm.send(self._algorithm_state)
+        aux = self._optimizer.collect_aux_var()
+        sent = require_sent(self._algorithm, self._algorithm.send(self._algorithm_state))
         if not _are_finite([value for variables in aux.values() for value in variables.values()]):
             raise _not_finite(round - 1, "server.optimizer's auxiliary variables")
         if not _are_finite(sent.values()):

@@ -10,7 +10,7 @@ from torch import Tensor
 from simfl.algorithms.algorithm import Algorithm, ServerSide, Total, Update
 from simfl.errors import AggregationError, ConfigError, SimflError, one_line, own_line
 from simfl.states import State
-from simfl.vector import Vector
+from simfl.vector import Keyed, Vector
 
 
 def require_update(algorithm: Algorithm, returned: Any) -> tuple[Update, State]:
@@ -98,6 +98,23 @@ def require_step(
             raise ConfigError(f"{where} {unknown[0]!r}, which is no weight of the server")
         _require_shapes(where, gradient, weights)
     return gradient, state
+
+
+def require_sent(algorithm: Algorithm, sent: Any) -> State:
+    """Return what ``Algorithm.send`` has returned.
+
+    Raises:
+        ConfigError: if it is not a dict of Vectors, tensors and numbers.
+    """
+    where = f"algorithm {algorithm.name!r}: send() returns"
+    if not isinstance(sent, dict):
+        raise ConfigError(f"{where} {type(sent).__name__}; it must return a dict")
+    for key, value in sent.items():
+        if not isinstance(value, Vector | Keyed | Tensor | int | float):
+            raise ConfigError(
+                f"{where} {key!r} of type {type(value).__name__}; it must be a Vector or a tensor"
+            )
+    return sent
 
 
 def run_server(

@@ -7,7 +7,7 @@ stack, there is no such axis.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -236,13 +236,14 @@ class LocalRound(RoundFacts):
     def _plan(self, phase: str, epochs: float | None, steps: int | None) -> Steps:
         work = self.work
         if epochs is not None or steps is not None:
-            work = replace(work, epochs=epochs, steps=steps)
+            work = work.instead(epochs=epochs, steps=steps)
         seed = self.seed if phase == MAIN else derive_seed(self.seed, f"phase {phase}")
         return self.trainee.steps(work, seed=seed)
 
     def _trainable(self, only: Iterable[str], phase: str) -> tuple[str, ...]:
         """Return the names that a phase trains; the main one always trains personal weights."""
-        wanted, trainable = frozenset(only), self.resident.model.trainable
+        wanted = frozenset([only] if isinstance(only, str) else only)
+        trainable = self.resident.model.trainable
         if not wanted & trainable.keys():
             raise ConfigError(
                 f"algorithm {self.recipe.algorithm.name!r} trains only {sorted(wanted)}, none of "

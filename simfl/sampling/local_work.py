@@ -5,6 +5,7 @@ Shapes: T steps, C clients, B examples of a batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 
 from simfl.component import Count, NonNegative, Positive, Section
+from simfl.errors import ConfigError
 from simfl.sampling.work import Work, draw_amounts
 from simfl.seeding import derive_child, derive_seed, derive_seeds, hashed_orders
 
@@ -99,6 +101,23 @@ class LocalWork(Section):
         one = len(num_steps) == 1
         steps = num_steps[0] if one else PlannedSteps(tuple(num_steps))
         return replace(self, epochs=None, steps=steps)
+
+    def instead(self, *, epochs: float | None, steps: int | None) -> Self:
+        """Return work of another amount.
+
+        Raises:
+            ConfigError: unless one of the two is given, and is an amount.
+        """
+        if (epochs is None) == (steps is None):
+            raise ConfigError("a training is given epochs and steps; give it one of the two")
+        amount = steps if epochs is None else epochs
+        is_number = isinstance(amount, int if epochs is None else int | float)
+        if not is_number or not 0 < float(amount) < math.inf:  # type: ignore[arg-type]
+            what = "steps" if epochs is None else "epochs"
+            wanted = "a whole number of at least 1" if epochs is None else "a number above 0"
+            shown = repr(amount) if is_number else type(amount).__name__
+            raise ConfigError(f"a training is given {what}={shown}; it must be {wanted}")
+        return replace(self, epochs=epochs, steps=steps)
 
     def num_steps(self, num_examples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return how many steps clients make that hold so many examples each; any shape.

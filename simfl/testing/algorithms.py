@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simfl.aggregation import Mean, merge_contributions
 from simfl.algorithms import Algorithm, Local, ServerSide, Total
-from simfl.algorithms.returned import require_step
+from simfl.algorithms.returned import require_sent, require_step
 from simfl.client import ClientHost, ClientRecipe
 from simfl.data import Examples, FederatedDataset
 from simfl.messages import Broadcast, Chunk, Contribution
@@ -314,7 +314,8 @@ def _check_server(case: _Federation) -> None:
 
 def _check_send(case: _Federation) -> None:
     before = _bits(case.start)
-    first, again = case.algorithm.send(case.start), case.algorithm.send(case.start)
+    first = require_sent(case.algorithm, case.algorithm.send(case.start))
+    again = case.algorithm.send(case.start)
     require(_bits(case.start) == before, "send() has changed the server's state")
     require(_bits(first) == _bits(again), "send(), called again, gave other bits")
 

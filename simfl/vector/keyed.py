@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from simfl.errors import VectorError
 from simfl.vector.vector import Vector
 
 
@@ -20,6 +21,9 @@ class Keyed:
         keys: [n] int64, or 0-d for a single client.
         values: a stack of n Vectors, or a single one.
 
+    Raises:
+        VectorError: if keys are no integers.
+
     >>> one = Keyed(torch.tensor(3), Vector({"w": torch.tensor([1.0])}))
     >>> two = Keyed(torch.tensor([3, 5]), Vector({"w": torch.tensor([[2.0], [4.0]])}, stacked=True))
     >>> (one + two)[3], (one + two).keys
@@ -30,6 +34,8 @@ class Keyed:
 
     def __init__(self, keys: Tensor | Sequence[int], values: Vector) -> None:
         numbers = torch.as_tensor(keys).reshape(-1)
+        if len(numbers) and (numbers.is_floating_point() or numbers.dtype == torch.bool):
+            raise VectorError(f"keys are {numbers.dtype}, but must be integers")
         self.keys: tuple[int, ...] = tuple(numbers.tolist())
         """[n]"""
         self.values = values.expand(len(numbers))

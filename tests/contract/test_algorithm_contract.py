@@ -221,6 +221,14 @@ class GradientAlone(Algorithm):
         return total.delta
 
 
+@dataclass(frozen=True)
+class SendsNothing(Algorithm):
+    name: ClassVar[str] = "broken-sends-nothing"
+
+    def send(self, state: State) -> Any:
+        return None
+
+
 BROKEN: list[tuple[Any, str]] = [
     (WritesReceived(), "leave what it is given as it is: client() has changed what the clients"),
     (Counts(), "depend on its arguments alone: the same round, run again"),
@@ -239,6 +247,7 @@ BROKEN: list[tuple[Any, str]] = [
 ]
 
 RETURNED: list[tuple[Algorithm, str]] = [
+    (SendsNothing(), "send() returns NoneType; it must return a dict"),
     (UpdateAlone(), "client() returns Update; it must return an Update, and a dict of what the"),
     (KeepsWithoutInit(), "keeps ['w'] of a client, but has no init(), which returns the same"),
     (GradientAlone(), "server() returns Vector; it must return a Vector, which the server's"),

@@ -80,6 +80,8 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
         client["optimizer"] |= {"modules": [], "regularizers": [], "w_decay": 0.0}
         modules = server["optimizer"]["modules"]
         server["optimizer"]["modules"] = [m for m in modules if m != "scaffold-server"]
+    if name in ("feddc", "q-fedavg") and "cosine" in str(client["optimizer"]["lrate"]):
+        client["optimizer"]["lrate"] = 0.05  # they divide by it
     _drop_ignored(scenario, chosen)
 
 

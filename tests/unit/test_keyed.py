@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
 import torch
 
+from simfl.errors import VectorError
 from simfl.vector import Keyed, Vector, count_bytes, is_finite, move
 
 
@@ -47,3 +49,8 @@ def test_it_is_a_value_like_a_vector() -> None:
     assert count_bytes({"sums": value}) == 8
     assert is_finite(value).tolist() == [True, False]
     assert as_dict(move(value, "cpu")) == as_dict(pickle.loads(pickle.dumps(value)))
+
+
+def test_keys_are_integers() -> None:
+    with pytest.raises(VectorError, match=r"keys are torch.float64, but must be integers"):
+        Keyed(torch.tensor([0.5], dtype=torch.float64), Vector({"w": torch.ones(1)}))

@@ -388,6 +388,8 @@ class Breaks(Algorithm):
             delta = Vector({"other": torch.zeros(1)})
         if self.how == "layer":
             local.names(["haed"])
+        if self.how == "name":
+            local.train(local.weights, phase="own", only="body")
         if self.how == "shape":
             delta = delta.map(lambda tensor: tensor.sum(dim=-1))
         if self.how == "dict":
@@ -405,6 +407,7 @@ class Breaks(Algorithm):
         ("entries", r"keeps \['u'\] of a client, but its init\(\) returns \['v'\]"),
         ("number", "keeps 'v', which is float; it must be a Vector or a tensor"),
         ("layer", "the model has no layer 'haed'; it has 'body', 'head'"),
+        ("name", r"trains only \['body'\], none of which is a trained weight"),
         ("shape", r"sends 'body.weight' of shape \[3\]; the weight's is \[3, 4\]"),
         ("dict", "sends a delta of type dict; it must be a Vector, or None"),
         ("negative", "the weight of an update is -2, but must not be negative"),
@@ -447,6 +450,34 @@ def test_a_weight_that_is_nan_drops_its_client_and_sums_of_numbers_are_floats(st
     assert isinstance(result.states[2], Dropped)
     assert root(result).update_sums == {"id": 0.0 + 1 + 3 + 4, "is_odd": 2.0}
     assert all(type(value) is float for value in root(result).update_sums.values())
+
+
+@dataclass(frozen=True)
+class Works(Algorithm):
+    """Trains by an amount that is none."""
+
+    name: ClassVar[str] = "test-works"
+    epochs: Any = None
+    steps: Any = None
+
+    def client(self, local: Local) -> tuple[Update, State]:
+        amount = {"epochs": self.epochs, "steps": self.steps}
+        return Update(local.train_delta(local.weights, **amount)), {}
+
+
+@pytest.mark.parametrize(
+    ("amount", "says"),
+    [
+        ({"epochs": -1}, "epochs=-1; it must be a number above 0"),
+        ({"epochs": float("inf")}, "epochs=inf; it must be a number above 0"),
+        ({"steps": 0}, "steps=0; it must be a whole number of at least 1"),
+        ({"steps": 2.5}, "steps=float; it must be a whole number"),
+        ({"epochs": 1, "steps": 1}, "epochs and steps; give it one of the two"),
+    ],
+)
+def test_an_amount_of_work_that_is_none_is_refused(amount: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        run(Works(**amount), clients=(0,))
 
 
 @dataclass(frozen=True)
