@@ -46,8 +46,6 @@ class Histograms(Algorithm):
 
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
         """Return how far the shares move."""
-        counts_DH = total.sums["counts"]
+        counts_DH = total.sums["counts"].to(here.weights["bin_shares"].dtype)
         shares = counts_DH / counts_DH.sum(dim=1, keepdim=True).clamp(min=1)
-        return here.weights - Vector(
-            {"bin_shares": shares.to(here.weights["bin_shares"].dtype)}
-        ), state
+        return here.weights - Vector({"bin_shares": shares}), state

@@ -80,6 +80,8 @@ class Federation:
         server_lrate: the server's learning rate.
         weighting: what ``server.weighting`` says.
         public: the server's examples.
+        dtype: of the examples, whose numbers are those of float32. The weights of examples in
+            batches that are padded have it, too.
         work: keys of the local work; by default one epoch of full batches.
     """
 
@@ -91,6 +93,7 @@ class Federation:
         *,
         loss: Any = "mse",
         seed: int = 0,
+        dtype: str = "float64",
         lrate: float = 0.1,
         stack: int = 1,
         server_lrate: float = 1.0,
@@ -99,7 +102,7 @@ class Federation:
         **work: Any,
     ) -> None:
         self.algorithm = algorithm
-        self.data = _dataset(clients)
+        self.data = _dataset(clients, dtype)
         shape = data_shape(self.data.train.inputs, self.data.train.targets)
         recipe = ClientRecipe(
             spec=Given(module=module),
@@ -175,11 +178,11 @@ class Federation:
         return self.algorithm.personal(local)
 
 
-def _dataset(clients: Sequence[tuple[np.ndarray, np.ndarray]]) -> FederatedDataset:
-    inputs = np.concatenate([x for x, _ in clients]).astype(np.float32)
+def _dataset(clients: Sequence[tuple[np.ndarray, np.ndarray]], dtype: str) -> FederatedDataset:
+    inputs = np.concatenate([x for x, _ in clients]).astype(np.float32).astype(dtype)
     targets = np.concatenate([y for _, y in clients])
     if targets.dtype.kind == "f":
-        targets = targets.astype(np.float32)
+        targets = targets.astype(np.float32).astype(dtype)
     ends = np.cumsum([0, *(len(x) for x, _ in clients)])
     return FederatedDataset(Examples(inputs, targets), np.arange(ends[-1]), ends, ends[1:])
 

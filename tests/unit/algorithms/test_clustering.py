@@ -48,7 +48,9 @@ def test_k_means_is_lloyds_algorithm_on_the_pooled_examples(stack: int) -> None:
         expected = sklearn.cluster.KMeans(
             4, init=start, n_init=1, max_iter=rounds, tol=0.0, algorithm="lloyd"
         ).fit(POOLED)
-        np.testing.assert_allclose(fed.weights["centers"], expected.cluster_centers_, atol=1e-10)
+        np.testing.assert_allclose(
+            fed.weights["centers"], expected.cluster_centers_, rtol=0, atol=1e-10
+        )
     inertia = fed.host._model.evaluate(fed.host._read(np.arange(len(POOLED))))["loss"]  # type: ignore[attr-defined]
     assert inertia[1] == len(POOLED)
 
@@ -82,10 +84,11 @@ def test_em_is_scikit_learns_on_the_pooled_examples(stack: int) -> None:
         with warnings.catch_warnings():  # that it has not converged
             warnings.simplefilter("ignore")
             expected.fit(POOLED)
-        # Responsibilities of padding have float32 weights of 0 and 1, which are exact.
-        np.testing.assert_allclose(fed.weights["shares"], expected.weights_, atol=1e-10)
-        np.testing.assert_allclose(fed.weights["means"], expected.means_, atol=1e-10)
-        np.testing.assert_allclose(fed.weights["variances"], expected.covariances_, atol=1e-10)
+        np.testing.assert_allclose(fed.weights["shares"], expected.weights_, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(fed.weights["means"], expected.means_, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(
+            fed.weights["variances"], expected.covariances_, rtol=0, atol=1e-10
+        )
     loss = fed.host._model.module
     loss.load_state_dict(dict(fed.weights.items()))
     log_likelihood = -loss(torch.from_numpy(POOLED.astype(np.float32))).mean()
@@ -99,7 +102,8 @@ def test_em_in_float32_finds_small_variances_far_from_0(stack: int) -> None:
     with torch.random.fork_rng(devices=[]):
         module: Any = GaussianMixture(clusters=1).build(SHAPE)
     module.means.data += 1000.0
-    fed = Federation(ExpectationMaximization(), far, module, loss="output", stack=stack).run()
+    options: Any = {"loss": "output", "stack": stack, "dtype": "float32"}
+    fed = Federation(ExpectationMaximization(), far, module, **options).run()
     expected = np.concatenate([x for x, _ in far]).astype(np.float64).var(axis=0)
     np.testing.assert_allclose(fed.weights["variances"][0], expected, rtol=1e-3)
 
@@ -112,7 +116,7 @@ def test_histograms_are_numpys_on_the_pooled_examples(stack: int) -> None:
     for feature in (0, 1):
         counts, _ = np.histogram(inside[:, feature], bins=7, range=(-4.0, 4.0))
         found = fed.weights["bin_shares"][feature]
-        np.testing.assert_allclose(found, counts / len(POOLED), atol=1e-12)
+        np.testing.assert_allclose(found, counts / len(POOLED), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ STEPS, RATE = 7, 0.01
 
 def public_examples() -> Examples:
     rng = np.random.default_rng(3)
-    return Examples(rng.normal(size=(10, 4)).astype(np.float32), np.zeros(10, np.int64))
+    return Examples(rng.normal(size=(10, 4)), np.zeros(10, np.int64))
 
 
 def federation(stack: int, module: Any = None, batch_size: int | None = 4) -> Federation:
@@ -54,7 +54,7 @@ def test_the_server_distils_the_mean_of_the_clients_predictions(stack: int) -> N
 
 def test_running_statistics_are_the_mean_of_the_clients() -> None:
     """Distillation does not move them."""
-    net = nn.Sequential(nn.BatchNorm1d(4, momentum=1.0), nn.Linear(4, 3))
+    net = nn.Sequential(nn.BatchNorm1d(4, momentum=1.0), nn.Linear(4, 3)).double()
     made = federation(1, net, batch_size=None).run()
     expected = np.concatenate([x for x, _ in three_classes()]).mean(axis=0)
     np.testing.assert_allclose(made.weights["0.running_mean"], expected, rtol=1e-5)

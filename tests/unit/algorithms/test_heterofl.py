@@ -86,7 +86,7 @@ def test_each_client_trains_a_smaller_network_and_weights_average_over_those_tha
         }
         fed.run()
         for name, tensor in weights.items():
-            close = {"rtol": 0, "atol": 1e-10 if stack == 1 else 1e-7}
+            close = {"rtol": 0, "atol": 1e-10}
             torch.testing.assert_close(fed.weights[name], tensor, **close)
 
 

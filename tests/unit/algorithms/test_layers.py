@@ -62,10 +62,9 @@ def joined(body: Net64, head: Net64) -> Net64:
     return net
 
 
-def assert_same(found: object, net: Net64, stack: int) -> None:
-    # In stacks, the weights of examples in padded batches are float32.
+def assert_same(found: object, net: Net64) -> None:
     for name, value in net.state_dict().items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-10 if stack == 1 else 1e-7)  # type: ignore[index]
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-10)  # type: ignore[index]
 
 
 @STACKS
@@ -84,9 +83,9 @@ def test_fedrep_trains_the_head_then_the_body_and_keeps_the_head(stack: int) -> 
             bodies.append(trained(heads[k], fed.batches(k, round=round), only="body"))
         net = joined(average(bodies), Net64())
         fed.run()
-        assert_same(fed.weights, net, stack)
+        assert_same(fed.weights, net)
     for k in range(3):
-        assert_same(fed.personal(k), joined(net, heads[k]), stack)
+        assert_same(fed.personal(k), joined(net, heads[k]))
 
 
 @STACKS
@@ -99,10 +98,10 @@ def test_fedbabu_trains_the_body_and_tunes_all_for_evaluation(stack: int) -> Non
     for round in (1, 2):
         net = average([trained(net, fed.batches(k, round=round), only="body") for k in range(3)])
     fed.run(2)
-    assert_same(fed.weights, net, stack)
+    assert_same(fed.weights, net)
     assert torch.equal(fed.weights["head.weight"], Net64().head.weight.detach())
     tuned = trained(net, fed.batches(1, round=3, phase="tuning"))
-    assert_same(fed.personal(1), tuned, stack)
+    assert_same(fed.personal(1), tuned)
 
 
 def moon_loss(net: Net64, x: Tensor, y: Tensor, w: Net64, former: Net64) -> Tensor:
@@ -127,7 +126,7 @@ def test_moon_is_the_papers_objective_on_the_same_batches(stack: int) -> None:
             ends.append(trained(net, fed.batches(k, round=round), contrast))
         former, net = ends, average(ends)
         fed.run()
-        assert_same(fed.weights, net, stack)
+        assert_same(fed.weights, net)
 
 
 def proto_loss(net: Net64, x: Tensor, y: Tensor, prototypes: dict[int, Tensor]) -> Tensor:
@@ -161,11 +160,11 @@ def test_fedproto_exchanges_the_mean_features_of_classes(stack: int) -> None:
         prototypes = {**prototypes, **{c: sum(z) / len(z) for c, z in found.items()}}
         fed.run(cohort=cohort)
         for c, prototype in prototypes.items():
-            close = {"rtol": 0, "atol": 1e-10 if stack == 1 else 1e-7}
+            close = {"rtol": 0, "atol": 1e-10}
             torch.testing.assert_close(fed.state["known"]["means"][c], prototype, **close)
-    assert_same(fed.weights, Net64(), 1)
+    assert_same(fed.weights, Net64())
     for k in range(3):
-        assert_same(fed.personal(k), nets[k], stack)
+        assert_same(fed.personal(k), nets[k])
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,6 @@ CLIENTS = least_squares()
 SIZES = np.array([len(x) for x, _ in CLIENTS])
 PARTS = [normal_equations(client) for client in CLIENTS]
 EXACT = {"rtol": 0, "atol": 1e-10}
-"""float64."""
-CLOSE = {"rtol": 0, "atol": 1e-7}
-"""float64 but for the weights of examples in padded batches, which are float32."""
 STACKS = pytest.mark.parametrize("stack", [1, 4])
 
 
@@ -44,11 +41,9 @@ def test_dittos_models_are_the_optima_of_its_objective(stack: int) -> None:
         w = mean([w - 0.5 * gradient(k, w) for k in range(4)])
     for k, (A, b) in enumerate(PARTS):
         expected = np.linalg.solve(A + 0.7 * np.eye(3), b + 0.7 * w)
-        np.testing.assert_allclose(
-            ditto.personal(k)["w"], expected, **(EXACT if stack == 1 else CLOSE)
-        )
+        np.testing.assert_allclose(ditto.personal(k)["w"], expected, **EXACT)
     w = mean([w - 0.5 * gradient(k, w) for k in range(4)])
-    np.testing.assert_allclose(ditto.weights["w"], w, **(EXACT if stack == 1 else CLOSE))
+    np.testing.assert_allclose(ditto.weights["w"], w, **EXACT)
 
 
 @STACKS
@@ -75,8 +70,8 @@ def test_pfedme_is_the_papers_algorithm_round_by_round(stack: int) -> None:
             ends.append(own)
         w = (1 - beta) * w + beta * mean(ends)
         pfedme.run()
-        np.testing.assert_allclose(pfedme.weights["w"], w, **(EXACT if stack == 1 else CLOSE))
-    np.testing.assert_allclose(pfedme.personal(3)["w"], theta, **(EXACT if stack == 1 else CLOSE))
+        np.testing.assert_allclose(pfedme.weights["w"], w, **EXACT)
+    np.testing.assert_allclose(pfedme.personal(3)["w"], theta, **EXACT)
 
 
 def test_pfedme_ends_at_the_optimum_of_the_moreau_envelopes() -> None:
@@ -119,12 +114,10 @@ def test_apfl_is_the_papers_algorithm_round_by_round(stack: int, adaptive: bool)
             ends.append(own)
         w = mean(ends)
         apfl.run()
-        np.testing.assert_allclose(apfl.weights["w"], w, **(EXACT if stack == 1 else CLOSE))
+        np.testing.assert_allclose(apfl.weights["w"], w, **EXACT)
     for k in range(4):
         expected = alpha[k] * v[k] + (1 - alpha[k]) * w
-        np.testing.assert_allclose(
-            apfl.personal(k)["w"], expected, **(EXACT if stack == 1 else CLOSE)
-        )
+        np.testing.assert_allclose(apfl.personal(k)["w"], expected, **EXACT)
     if adaptive:
         assert len(set(alpha)) > 2
 
@@ -145,7 +138,7 @@ def test_per_fedavg_ends_where_its_meta_gradients_cancel(stack: int, hessian: st
     left = mean([M @ A for M, (A, _) in zip(factors, PARTS, strict=True)])
     right = mean([M @ b for M, (_, b) in zip(factors, PARTS, strict=True)])
     optimum = np.linalg.solve(left, right)
-    tolerance = EXACT if stack == 1 else CLOSE
+    tolerance = EXACT
     np.testing.assert_allclose(fed.weights["w"], optimum, **tolerance)
     adapted = optimum - alpha * gradient(2, optimum)
     np.testing.assert_allclose(fed.personal(2)["w"], adapted, **tolerance)

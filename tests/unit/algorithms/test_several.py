@@ -24,8 +24,7 @@ PARTS = [normal_equations(client) for client in CLIENTS]
 SIZES = np.array([len(x) for x, _ in CLIENTS])
 LRATE = 0.3
 STACKS = pytest.mark.parametrize("stack", [1, 4])
-# In stacks, the weights of examples in padded batches are float32.
-ATOL = {1: 1e-10, 4: 1e-7}
+ATOL = 1e-10
 
 
 def trained(k: int, w: np.ndarray, steps: int) -> np.ndarray:
@@ -52,7 +51,7 @@ def test_one_model_or_one_edge_or_a_cloud_in_each_round_is_fedavg(
     options: dict[str, Any] = {"weighting": weighting, "lrate": LRATE, "steps": 2}
     fed = Federation(algorithm, CLIENTS, Linear64(3), stack=stack, **options).run(4)
     average = Federation(FedAvg(), CLIENTS, Linear64(3), **options).run(4)
-    torch.testing.assert_close(fed.weights["w"], average.weights["w"], rtol=0, atol=ATOL[stack])
+    torch.testing.assert_close(fed.weights["w"], average.weights["w"], rtol=0, atol=ATOL)
 
 
 def test_uniform_weights_are_those_of_numpy() -> None:
@@ -81,9 +80,9 @@ def test_edges_average_their_clients_and_every_third_round_the_cloud_averages_ed
             cloud = np.average(edges, axis=0, weights=examples)
             edges, examples = [cloud, cloud], np.zeros(2)
         fed.run(cohort=cohort)
-        np.testing.assert_allclose(fed.weights["w"], cloud, rtol=0, atol=ATOL[stack])
+        np.testing.assert_allclose(fed.weights["w"], cloud, rtol=0, atol=ATOL)
         for k in (2, 3):
-            np.testing.assert_allclose(fed.personal(k)["w"], edges[k % 2], rtol=0, atol=ATOL[stack])
+            np.testing.assert_allclose(fed.personal(k)["w"], edges[k % 2], rtol=0, atol=ATOL)
 
 
 def test_the_clouds_step_is_that_of_the_servers_optimizer() -> None:
@@ -113,7 +112,7 @@ def test_ifca_finds_two_planted_clusters_and_their_optima(stack: int) -> None:
         right = sum(sizes[k] * parts[k][1] for k in own)
         found[group] = np.linalg.solve(left, right)
     for k in range(6):
-        np.testing.assert_allclose(fed.personal(k)["w"], found[k % 2], rtol=0, atol=ATOL[stack])
+        np.testing.assert_allclose(fed.personal(k)["w"], found[k % 2], rtol=0, atol=ATOL)
 
 
 class DrawnLinear(Linear64):
@@ -135,15 +134,15 @@ def test_gossip_without_training_multiplies_by_the_mixing_matrix(
     fed.run()
     W = metropolis_weights(build_graph(topology, 6)).numpy()
     ends = np.array([trained(k, np.zeros(3), 1) for k in range(6)])
-    np.testing.assert_allclose(fed.state["models"]["w"], W @ ends, rtol=0, atol=ATOL[stack])
+    np.testing.assert_allclose(fed.state["models"]["w"], W @ ends, rtol=0, atol=ATOL)
     mean = ends.mean(axis=0)
-    np.testing.assert_allclose(fed.weights["w"], mean, rtol=0, atol=ATOL[stack])
+    np.testing.assert_allclose(fed.weights["w"], mean, rtol=0, atol=ATOL)
     rest = Federation(Gossip(nodes=6, topology=topology), CLIENTS, Linear64(3), lrate=0.0)
     rest.snapshot = fed.snapshot
     rest.engine._server.restore(fed.snapshot)
     rest.run(4, cohort=[0])
     expected = np.linalg.matrix_power(W, 5) @ ends
-    np.testing.assert_allclose(rest.state["models"]["w"], expected, rtol=0, atol=ATOL[stack])
+    np.testing.assert_allclose(rest.state["models"]["w"], expected, rtol=0, atol=ATOL)
 
 
 @STACKS
@@ -161,7 +160,7 @@ def test_gossip_trains_each_nodes_model_and_averages_it_with_its_neighbours(stac
         x = W @ np.array([trained(k, x[k], 2) if k in cohort else x[k] for k in range(6)])
         fed.run(cohort=cohort)
     for k in range(6):
-        np.testing.assert_allclose(fed.personal(k)["w"], x[k], rtol=0, atol=ATOL[stack])
+        np.testing.assert_allclose(fed.personal(k)["w"], x[k], rtol=0, atol=ATOL)
 
 
 @pytest.mark.parametrize(

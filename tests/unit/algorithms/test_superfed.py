@@ -72,7 +72,7 @@ def test_both_models_descend_on_the_papers_objective(stack: int, mixing: Mixing)
         batch_size=4,
         epochs=2,
     )
-    near: Any = {"rtol": 0, "atol": 1e-10 if stack == 1 else 1e-7}
+    near: Any = {"rtol": 0, "atol": 1e-10}
     w: Weights = {name: tensor.detach() for name, tensor in NET.named_parameters()}
     own: dict[int, Weights] = {}
     for round, cohort in ((1, (0, 1, 2)), (2, (0, 2)), (3, (0, 1, 2))):
