@@ -4,9 +4,10 @@
 scenario's model; importing this package registers the built-in ones, and the losses and metrics.
 """
 
+from simfl.models.adapters import LoRA
 from simfl.models.batch_losses import SAM, ChangedLoss, Distillation, FedDecorr, FedLC, FedRS
 from simfl.models.dropout import Dropout
-from simfl.models.huggingface import HuggingFaceModel, LoRA
+from simfl.models.huggingface import HuggingFaceModel
 from simfl.models.loss import Loss, is_batch_loss
 from simfl.models.losses import (
     MAE,

@@ -5,22 +5,24 @@ Shapes: B examples, L tokens, V words of the vocabulary, K classes.
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
 
-from simfl.component import Count, Fraction, Positive, Section
 from simfl.errors import ConfigError, SimflError, import_extra, one_line
+from simfl.models.adapters import MARK, LoRA, add_adapters, read_adapter, written_adapter
 from simfl.models.dropout import with_own_dropout
 from simfl.models.names import resolve_names
 from simfl.models.recomputing import recompute_layers
-from simfl.models.spec import DataShape, ModelSpec, num_outputs
+from simfl.models.spec import DataShape, ModelSpec, build_module, num_outputs
+from simfl.vector import Vector
 
 _CLASSES: Final = {
     "causal-lm": "AutoModelForCausalLM",
@@ -32,28 +34,6 @@ _CLASSES: Final = {
 _DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16}
 _SHOWN: Final = 300
 """How much of another library's message is shown."""
-_ADAPTER: Final = ".lora_"
-"""In the names of all weights of adapters, and of no others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRA(Section):
-    """Low-rank adapters: W x becomes W x + (alpha / rank) B A x, with A random and B zero at first.
-
-    Source: Hu et al., 2022, https://arxiv.org/abs/2106.09685
-    """
-
-    rank: Count = 8
-    """The rows of A, and the columns of B."""
-    alpha: Positive = 16.0
-    """The scale of the adapters, times the rank."""
-    dropout: Fraction = 0.0
-    """The fraction of the adapters' inputs that are dropped in training."""
-    targets: tuple[str, ...] | None = None
-    """The layers with an adapter, by the ends of their names, such as ``q_proj``; ``all-linear``
-    alone: all but the head. Null: those that peft knows for the architecture."""
-    rslora: bool = False
-    """Whether to scale by alpha / sqrt(rank) instead (https://arxiv.org/abs/2312.03732)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +47,7 @@ class HuggingFaceModel(ModelSpec):
     """
 
     name: ClassVar[str] = "huggingface"
+    file_fields: ClassVar[tuple[str, ...]] = ("adapter",)
     file_or_name_fields: ClassVar[tuple[str, ...]] = ("path",)
 
     task: Literal[
@@ -86,7 +67,10 @@ class HuggingFaceModel(ModelSpec):
     attention: Literal["sdpa", "eager"] = "sdpa"
     """How attention is computed: by torch's fused kernels, or by matrix products."""
     lora: LoRA | None = None
-    """Adapters. Null: none."""
+    """New adapters. Null: none."""
+    adapter: str | None = None
+    """A folder with adapters to start from, as peft and a run's folder ``adapter`` have them,
+    instead of ``lora``."""
     train: Literal["adapters", "head", "all"] | tuple[str, ...] | None = None
     """What is trained: ``adapters``, and with them the head of a classifier; ``head``; ``all``; or
     names, layers and patterns such as ``["*lora_B*"]``. Null: adapters if there are any, else all.
@@ -103,7 +87,9 @@ class HuggingFaceModel(ModelSpec):
             )
         if self.revision is not None and self.path is None:
             raise ConfigError("huggingface: revision is set without path; remove it")
-        if self.train == "adapters" and self.lora is None:
+        if self.lora is not None and self.adapter is not None:
+            raise ConfigError("huggingface: lora and adapter are both set; remove one of them")
+        if self.train == "adapters" and not self._has_adapters:
             raise ConfigError("huggingface: train is 'adapters', but lora is not set; set it")
 
     def refuse_untrusted(self) -> str | None:
@@ -122,11 +108,7 @@ class HuggingFaceModel(ModelSpec):
             MissingExtraError: if transformers or peft is not installed.
             ConfigError: if it cannot be built or read, or cannot take such data.
         """
-        transformers = import_extra("transformers", what="model huggingface", extra="llm")
-        with _explained(), _quiet(transformers):
-            module = self._make(transformers, shape)
-            if self.lora is not None:
-                _add_adapters(module, self.lora)
+        module = self._make(shape)
         with_own_dropout(module)
         _train_only(module, self._trained(module))
         if self.gradient_checkpointing:
@@ -135,7 +117,24 @@ class HuggingFaceModel(ModelSpec):
         trained: nn.Module = module.train()
         return trained
 
-    def _make(self, transformers: Any, shape: DataShape) -> Any:
+    def _make(self, shape: DataShape, *, is_empty: bool = False) -> Any:
+        """Return the module with its adapters.
+
+        Args:
+            shape: of the data.
+            is_empty: whether to leave out all values, which takes no memory.
+        """
+        transformers = import_extra("transformers", what="model huggingface", extra="llm")
+        place = torch.device("meta") if is_empty else nullcontext()
+        with _explained(), _quiet(transformers), place:
+            module = self._make_base(transformers, shape, is_random=is_empty or self.path is None)
+            if self.lora is not None:
+                add_adapters(module, self.lora, head=_head(module))
+            if self.adapter is not None:
+                read_adapter(module, self.adapter)
+        return module
+
+    def _make_base(self, transformers: Any, shape: DataShape, *, is_random: bool) -> Any:
         config = self._configuration(transformers, shape)
         auto = getattr(transformers, _CLASSES[self.task])
         options = {
@@ -143,7 +142,7 @@ class HuggingFaceModel(ModelSpec):
             "attn_implementation": self.attention,
             "trust_remote_code": False,
         }
-        if self.path is None:
+        if is_random:
             return auto.from_config(config, **options)
         return auto.from_pretrained(
             self.path, config=config, revision=self._revision, use_safetensors=True, **options
@@ -170,7 +169,7 @@ class HuggingFaceModel(ModelSpec):
     def _trained(self, module: Any) -> set[str]:
         """Return the names of the weights to train."""
         names = [name for name, _ in module.named_parameters()]
-        train = self.train or ("all" if self.lora is None else "adapters")
+        train = self._train
         if train == "all":
             return set(names)
         if isinstance(train, tuple):
@@ -187,28 +186,32 @@ class HuggingFaceModel(ModelSpec):
                 )
             return head
         with_head = head if self.task.endswith("classification") else set()
-        return {name for name in names if _ADAPTER in name} | with_head
+        return {name for name in names if MARK in name} | with_head
 
+    @property
+    def _has_adapters(self) -> bool:
+        return self.lora is not None or self.adapter is not None
 
-def _add_adapters(module: Any, lora: LoRA) -> None:
-    """Put adapters into a module, in place."""
-    peft = import_extra("peft", what="model.lora", extra="llm")
-    takes_all = lora.targets == ("all-linear",)
-    targets: Any = None if lora.targets is None else [*lora.targets]
-    config = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear" if takes_all else targets,
-        exclude_modules=sorted({name.rpartition(".")[0] for name in _head(module)})
-        if takes_all
-        else None,
-        use_rslora=lora.rslora,
-    )
-    peft.inject_adapter_in_model(config, module)
-    for name, parameter in module.named_parameters():
-        if _ADAPTER in name:
-            parameter.data = parameter.data.float()
+    @property
+    def _train(self) -> str | tuple[str, ...]:
+        return self.train or ("adapters" if self._has_adapters else "all")
+
+    def files(
+        self, weights: Vector, shape: DataShape, *, seed: int, unsent: Mapping[str, str]
+    ) -> dict[str, bytes]:
+        """Return the files of the adapters, as ``PeftModel.from_pretrained`` reads them."""
+        if not self._has_adapters or self._train == "all":
+            return {}
+        module, values = self._make(shape, is_empty=True), dict(weights.items())
+        names = [name for name, _ in module.named_parameters() if MARK in name]
+        if any(name not in values for name in names):  # some are fixed
+            initial = dict(build_module(self, shape, seed=seed).named_parameters())
+            values = {name: initial[name].detach() for name in names} | values
+        files = written_adapter(module, values, task=self.task, base=self.path)
+        own = ("task", "path", "revision", "config", "dtype")
+        base = {name: getattr(self, name) for name in own} | {"seed": seed, "sha256": {**unsent}}
+        files["base.json"] = (json.dumps(base, indent=2) + "\n").encode()
+        return {f"adapter/{name}": content for name, content in files.items()}
 
 
 def _head(module: Any) -> set[str]:

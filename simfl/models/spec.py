@@ -16,6 +16,7 @@ from simfl.errors import ConfigError, DataError
 from simfl.models.per_example import IGNORED
 from simfl.plugins import import_object
 from simfl.seeding import derive_seed, global_generators
+from simfl.vector import Vector
 
 Axes: TypeAlias = "tuple[int, ...]"
 """The shape of one example, without the example's axis."""
@@ -152,6 +153,19 @@ class ModelSpec(Component, kind="model"):
             ConfigError: if the model cannot take such data.
         """
         raise NotImplementedError(f"{type(self).__name__} has no build()")
+
+    def files(
+        self, weights: Vector, shape: DataShape, *, seed: int, unsent: Mapping[str, str]
+    ) -> dict[str, bytes]:
+        """Return files for other libraries, which a run writes into its folder; by default none.
+
+        Args:
+            weights: the final ones, as in ``weights.safetensors``.
+            shape: of the data.
+            seed: the run's.
+            unsent: the digests of the weights that the server does not have, by name.
+        """
+        return {}
 
 
 def build_module(spec: ModelSpec, shape: DataShape, *, seed: int) -> nn.Module:

@@ -94,6 +94,11 @@ class Simulation:
             return shared
         return self.server.build_model().get_weights() | shared
 
+    def files(self, weights: Vector) -> dict[str, bytes]:
+        """Return the files for other libraries that the model has, by name, with final weights."""
+        client = self.client
+        return client.spec.files(weights, client.shape, seed=client.seed, unsent=client.unsent)
+
     def plan_round(
         self,
         round: int,

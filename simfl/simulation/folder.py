@@ -268,6 +268,25 @@ def write_weights(folder: Path, weights: Vector) -> None:
         ) from None
 
 
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by their names within a run's folder, each atomically.
+
+    Raises:
+        RunError: if one cannot be written.
+    """
+    for name, content in files.items():
+        path = folder / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with replacing(path) as aside:
+                aside.write_bytes(content)
+        except OSError as error:
+            raise RunError(
+                f"all rounds are done, but {path} cannot be written: {error}; "
+                "make it writable, and resume the run"
+            ) from None
+
+
 def _new_run(better: Mapping[str, str], units: Mapping[str, str]) -> str:
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     known = {"better": dict(better), "units": dict(units)}

@@ -33,7 +33,7 @@ from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.build import Simulation
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.evaluation import without_last_evaluation
-from simfl.simulation.folder import read_history, read_run_id, tidy, write_weights
+from simfl.simulation.folder import read_history, read_run_id, tidy, write_files, write_weights
 from simfl.simulation.journal import PROGRESS, Journal
 from simfl.simulation.rounds import Done, PhaseClock, run_rounds
 
@@ -133,6 +133,7 @@ class Run:
                 weights = self._simulation.complete(engine.get_weights(self._handle))
                 self._checkpoints.require_held()
                 write_weights(self._folder, weights)
+                write_files(self._folder, self._simulation.files(weights))
                 arrays, memory = weights.to_numpy(), engine.peak_memory()
         except BaseException as error:
             if self._checkpoints.are_lost:

@@ -5,6 +5,7 @@ Shapes: N examples, L tokens.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,69 @@ def test_inline_ray_and_resumed_runs_give_the_same_bits(tmp_path: Path, ray_clus
 def test_a_base_that_cannot_be_built_is_one_line() -> None:
     with pytest.raises(ScenarioError, match=r"model: it cannot be built: .*vocabulary has 10"):
         build(simfl.load_scenario(scenario(config=LLAMA | {"vocab_size": 10})))
+
+
+CLASSIFIER = {"data": "titles", "config": BERT, "task": "sequence-classification"}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"train": ["*lora_B*"], "lora": {"rank": 4, "rslora": True}},
+        {**CLASSIFIER, "lora": {"rank": 4, "targets": ["query", "value"]}},
+    ],
+    ids=["both", "only B", "with a head"],
+)
+def test_adapters_are_read_by_peft_and_by_the_next_run(
+    model: dict[str, Any], tmp_path: Path
+) -> None:
+    first = scenario(**model)
+    result = simfl.run(first, out=tmp_path / "run", backend="inline")
+    simulation = build(simfl.load_scenario(first))
+    ours = simulation.server.build_model()
+    untrained = {name: value.clone() for name, value in ours.module.state_dict().items()}
+    ours.module.load_state_dict(
+        {name: torch.as_tensor(value) for name, value in result.weights.items()}, strict=False
+    )
+    entries = {**first["model"]["config"]}
+    kind = entries.pop("model_type")
+    if kind == "bert":
+        entries["num_labels"] = 2
+        auto = transformers.AutoModelForSequenceClassification
+    else:
+        auto = transformers.AutoModelForCausalLM
+    base = auto.from_config(transformers.AutoConfig.for_model(kind, **entries))
+    base.load_state_dict(
+        {
+            name.replace(".base_layer", ""): value
+            for name, value in untrained.items()
+            if "lora" not in name
+        }
+    )
+    theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "run" / "adapter")).eval()
+    inputs = torch.as_tensor(sentences()[0][:4])
+    ours.enter_evaluation()
+    expected = ours.module(inputs)
+    torch.testing.assert_close(theirs(input_ids=inputs).logits, expected, rtol=0, atol=1e-6)
+
+    record = json.loads((tmp_path / "run" / "adapter" / "base.json").read_text())
+    assert record["config"] == first["model"]["config"]
+    assert record["seed"] == simulation.scenario.seed
+    assert set(record["sha256"]) == set(ours.fixed_weights.names)
+
+    following = scenario(**{**model, "lora": None, "adapter": str(tmp_path / "run" / "adapter")})
+    begun = build(simfl.load_scenario(following)).server.build_model()
+    for name, value in result.weights.items():
+        assert np.array_equal(begun.get_weights()[name], value)
+    begun.enter_evaluation()
+    assert torch.equal(begun.module(inputs), expected)
+
+
+def test_adapters_of_another_model_are_one_line(tmp_path: Path) -> None:
+    simfl.run(scenario(), out=tmp_path / "run", backend="inline")
+    other = scenario(lora=None, adapter=str(tmp_path / "run" / "adapter"))
+    other["model"]["config"] = LLAMA | {"num_hidden_layers": 1}
+    with pytest.raises(ScenarioError, match=r"model: it cannot be built: .*layers\.1.*same model"):
+        build(simfl.load_scenario(other))
