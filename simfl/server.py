@@ -247,7 +247,8 @@ class Server:
         public = None
         if self._public is not None:
             public = self._public.local(0, Broadcast(round, self._weights.all, {}), None)
-        here = ServerSide(self._weights.trained, self._population, round, seed, public)
+        now, buffers = self._weights.trained, self._weights.buffers
+        here = ServerSide(now, self._population, round, seed, public, buffers)
         cohort = Total(trained, total.weight, int(total.sums["clients"]), total.update_sums)
         made, self._algorithm_state = run_server(
             self._algorithm, cohort, self._algorithm_state, here, weights=self._weights.all
@@ -298,6 +299,8 @@ class _Weights:
         self.trainable = tuple(name for name in trainable if name not in without)
         self.stepped = self.trainable
         """The trainable weights of the next step."""
+        shared = [n for n in model.shared_names if n in self.all and n not in self.trainable]
+        self._buffers = tuple(shared)
         self.counts = frozenset(n for n, t in self.all.items() if not t.is_floating_point())
 
     @property
@@ -309,6 +312,11 @@ class _Weights:
     def trained(self) -> Vector:
         """The trainable weights; not a copy."""
         return self.all.select(self.trainable)
+
+    @property
+    def buffers(self) -> Vector:
+        """The buffers that training changes; not a copy."""
+        return self.all.select(self._buffers)
 
     def get_weights(self, trainable: bool = False) -> Vector:
         """Return a copy, since plug-ins receive it."""

@@ -78,6 +78,8 @@ class ServerSide:
     """The run's seed."""
     public: Local | None = None
     """The public examples as a client's, whose weights are the server's; None: there are none."""
+    buffers: Vector = field(default_factory=lambda: Vector({}))
+    """The server's buffers that training changes, such as BatchNorm's running statistics."""
 
 
 class Local(Protocol):

@@ -59,7 +59,7 @@ class Gossip(Algorithm):
         models = moved(state["models"], total.sums["moved"], total.sums["by"])
         models = mixed(models, W)
         mean = weighted_average(models)
-        return here.weights - mean.select(here.weights), {"models": models}
+        return (here.weights | here.buffers) - mean, {"models": models}
 
     def personal(self, local: Local) -> Vector:
         """Return the node's model."""

@@ -53,8 +53,8 @@ class Hierarchical(Algorithm):
         if here.round % self.period:
             return Vector({}), {"models": models, "examples": examples}
         mean = weighted_average(models, examples)
-        rest = mean.select(n for n in mean if n not in here.weights).expand(self.edges)  # buffers
-        return here.weights - mean.select(here.weights), {"models": rest, "examples": examples * 0}
+        state = {"models": mean.select(here.buffers).expand(self.edges), "examples": examples * 0}
+        return (here.weights | here.buffers) - mean, state
 
     def personal(self, local: Local) -> Vector:
         """Return the edge's model."""

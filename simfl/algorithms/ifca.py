@@ -52,8 +52,8 @@ class IFCA(Algorithm):
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
         """Move each model, and the server's weights, which the test split sees, to their mean."""
         models = moved(state["models"], total.sums["moved"], total.sums["by"])
-        mean = weighted_average(models, total.sums["by"]).select(here.weights)
-        return here.weights - mean, {"models": models}
+        mean = weighted_average(models, total.sums["by"])
+        return (here.weights | here.buffers) - mean, {"models": models}
 
     def personal(self, local: Local) -> Vector:
         """Return the best model."""

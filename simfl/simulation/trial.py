@@ -64,7 +64,7 @@ def try_step(
         model.evaluate(read_batch(dataset.train, rows))
     if client.fixed:
         _require_unchanged(scenario, model, read_batch(dataset.train, rows), client.unsent)
-    if client.work.sclip:
+    if client.work.sclip or not client.algorithm.uses_optimizer:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
     _try_training(scenario, client, server, dataset, snapshot, model)
 
@@ -141,16 +141,27 @@ def _explained_for_one(
 
 
 def _require_fixed_buffers(scenario: Scenario, model: TorchModel, batch: Batch) -> None:
-    """Check that training changes no buffer, which clipping would not bound."""
+    """Check that training changes no buffer, which clipping would not bound.
+
+    Nor would the steps that an algorithm takes itself change it.
+    """
     before = model.get_weights()
     with global_generators(), suppress(Exception):  # a failure shows in the step that follows
         model.compute_loss_and_gradients(batch)
     after = model.get_weights()
     buffers = [name for name in model.shared_names if name not in model.trainable]
     changed = [name for name in buffers if not torch.equal(before[name], after[name])]
+    algorithm = scenario.algorithm
+    if changed and not algorithm.uses_optimizer:
+        raise scenario.fault(
+            "algorithm",
+            f"{algorithm.name!r} takes steps of its own, which leave buffers as they are, but "
+            f"training changes the model's {changed[0]!r}; use GroupNorm instead of BatchNorm, or "
+            "name the layer in model.fixed",
+        )
     changed += {*model.held.changed()} & {name for name, _ in model.module.named_buffers()}
     model.set_weights(before)
-    if changed:
+    if changed and scenario.client.sclip:
         raise scenario.fault(
             "client.sclip",
             f"is {scenario.client.sclip}, but training changes the buffer {changed[0]!r}, and "

@@ -58,6 +58,8 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
         "scaffold": "sclip" not in client,
         "fedlin": "sclip" not in client,
     }
+    if model.get("path") == "at_random:with_buffers":
+        goes |= {n: cls.uses_optimizer for n, cls in Algorithm.registry.items()}
     keeps = Algorithm.registry[name].init is not Algorithm.init
     if rng.random() > 1 / 3 or not goes.get(name, True) or (keeps and not client["keep_state"]):
         return

@@ -132,6 +132,17 @@ def test_buffers_that_training_changes_are_refused_with_clipping(
         build(scenario(tmp_path, client={"sclip": 0.5}, **changes))
 
 
+@pytest.mark.parametrize(("net", "buffer"), [("Centring", "mean"), ("normed", "0.running_mean")])
+def test_buffers_that_training_changes_are_refused_where_an_algorithm_takes_the_steps(
+    net: str, buffer: str, tmp_path: Path
+) -> None:
+    written = scenario(tmp_path, model={"path": f"{__name__}:{net}"}).to_dict()
+    told = rf"algorithm: 'apfl' takes steps of its own.* changes the model's '{buffer}'; use Group"
+    with pytest.raises(ScenarioError, match=told):
+        build(simfl.load_scenario({**written, "algorithm": "apfl"}))
+    build(simfl.load_scenario({**written, "algorithm": "ditto"}))
+
+
 def test_an_error_of_a_module_in_training_comes_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError) as told:
         build(scenario(tmp_path, model={"path": f"{__name__}:tripping"}))

@@ -1,4 +1,4 @@
-"""Norms of updates are those of trained weights: BatchNorm's running statistics are not in them."""
+"""BatchNorm's running statistics: they are in no norm, and servers of several models have them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simfl.algorithms import Algorithm, FedExP, QFedAvg
+from simfl.algorithms import IFCA, Algorithm, FedAvg, FedExP, Gossip, Hierarchical, QFedAvg
 from tests.unit.algorithms.federation import Federation, least_squares
 
 CLIENTS = [(10 * x + 5, y) for x, y in least_squares()]
@@ -86,3 +86,21 @@ def test_q_fedavgs_h_has_the_norm_of_trained_weights(q: float) -> None:
     for name, before in start.named_parameters():
         step = sum(F**q * d[name] / LRATE for F, d in zip(losses, deltas, strict=True)) / h
         torch.testing.assert_close(found[name], before.detach() - step, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [IFCA(models=1), Hierarchical(edges=1, period=2), Gossip(nodes=4, topology="complete")],
+    ids=repr,
+)
+def test_the_server_of_several_models_has_the_mean_of_their_statistics(algorithm: Any) -> None:
+    """Where that is FedAvg's; FedAvg's is that of torch."""
+    options: dict[str, Any] = {"lrate": LRATE, "steps": STEPS, "weighting": "uniform"}
+    found, expected = (
+        Federation(one, CLIENTS, Normed64(), **options).run(2).weights
+        for one in (algorithm, FedAvg())
+    )
+    for name in ("norm.running_mean", "norm.running_var", "linear.weight"):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
+    assert found["norm.num_batches_tracked"] == 2 * STEPS
+    assert found["norm.running_mean"].abs().min() > 0.5
