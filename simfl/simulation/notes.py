@@ -48,7 +48,19 @@ def notes_of(
         *_notes_on_stacks_and_loss(choices, client, dataset),
         *_notes_on_metrics(scenario, client, server, dataset),
         *_notes_on_weighting(scenario, examples=examples, steps=num_steps[training]),
+        *_notes_on_public_data(scenario, dataset),
     )
+
+
+def _notes_on_public_data(scenario: Scenario, dataset: FederatedDataset) -> list[str]:
+    """Return a note if nothing uses public examples, which may be so to compare algorithms."""
+    algorithm, public = scenario.algorithm, dataset.public
+    may_use = algorithm.needs_public or not type(algorithm).__module__.startswith("simfl.")
+    if public is None or may_use:
+        return []
+    return [
+        f"data.public holds {len(public)} examples, which algorithm {algorithm.name!r} does not use"
+    ]
 
 
 def _notes_on_stacks_and_loss(

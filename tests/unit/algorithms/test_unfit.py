@@ -49,6 +49,13 @@ def test_a_graph_that_does_not_exist_is_one_line() -> None:
         build(scenario)
 
 
+@pytest.mark.parametrize(("algorithm", "notes"), [("fedavg", 1), ("feddf", 0)])
+def test_public_examples_that_nothing_uses_are_noted(algorithm: str, notes: int) -> None:
+    data = {**SCENARIO["data"], "public": 0.25}
+    found = build(simfl.load_scenario({**SCENARIO, "data": data, "algorithm": algorithm})).notes
+    assert sum("which algorithm 'fedavg' does not use" in note for note in found) == notes
+
+
 class Thinned(nn.Module):
     """Drops numbers at random in training."""
 
