@@ -35,8 +35,8 @@ def find_algorithm_fault(recipe: ClientRecipe, dataset: FederatedDataset) -> str
 
     Args:
         recipe: what clients do.
-        dataset: two clients with different numbers of examples are trained, so that one of them
-            ends before the other.
+        dataset: two of its clients are trained. If they have as many examples, one of them trains
+            on half of its own, so that it ends before the other.
 
     Raises:
         Exception: whatever the algorithm raises for one client alone.
@@ -44,6 +44,7 @@ def find_algorithm_fault(recipe: ClientRecipe, dataset: FederatedDataset) -> str
     if type(recipe.algorithm).__module__.startswith("simfl."):
         return None
     clients = _two_clients(dataset)
+    dataset = _with_other_sizes(dataset, clients)
     most = int(dataset.num_train_examples(clients).max(initial=1))
     size = min(recipe.work.batch_size or _MAX_BATCH, max(most // _STEPS, 1), _MAX_BATCH)
     work = replace(recipe.work, epochs=1, steps=None, batch_size=size, on_nonfinite="drop")
@@ -81,6 +82,16 @@ def _two_clients(dataset: FederatedDataset) -> tuple[int, ...]:
     moderate = others[examples[others] <= _STEPS * _MAX_BATCH]
     larger = moderate[-1:] if len(moderate) else others[:1]
     return (*larger.tolist(), *by_size[:1].tolist())
+
+
+def _with_other_sizes(dataset: FederatedDataset, clients: Sequence[int]) -> FederatedDataset:
+    """Return the data set, the second client's training examples halved if there are as many."""
+    examples = dataset.num_train_examples(clients)
+    if len(clients) < 2 or examples[0] != examples[1]:
+        return dataset
+    ends = dataset.holdout_offsets.copy()
+    ends[clients[1]] -= examples[1] // 2
+    return replace(dataset, holdout_offsets=ends)
 
 
 def _broadcast(recipe: ClientRecipe, round: int) -> Broadcast:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from simfl.aggregation import EveryUpdate, mix_before
+from simfl.algorithms import FedNova
 from simfl.client import ClientRecipe, StackChoice, find_loss_fault, read_batch
 from simfl.data import FederatedDataset
 from simfl.models.metrics import adds_up
 from simfl.models.model import call_module
-from simfl.optimizer import ScaffoldServer
+from simfl.optimizer import Momentum, ScaffoldServer
 from simfl.scenario import Scenario
 from simfl.server import ServerRecipe
 
@@ -49,6 +51,7 @@ def notes_of(
         *_notes_on_metrics(scenario, client, server, dataset),
         *_notes_on_weighting(scenario, examples=examples, steps=num_steps[training]),
         *_notes_on_public_data(scenario, dataset),
+        *_notes_on_algorithm(scenario, server),
     )
 
 
@@ -90,6 +93,36 @@ def _notes_on_weighting(
         f"server.weighting is {server.weighting!r}, but scaffold-server's c is the uniform mean "
         "over all clients: training converges to the optimum of the uniform mean over clients; set "
         "server.weighting: uniform"
+    ]
+
+
+def _notes_on_algorithm(scenario: Scenario, server: ServerRecipe) -> list[str]:
+    """Return notes on what an algorithm assumes of the model, and of the clients' steps."""
+    algorithm = scenario.algorithm
+    layers = server.build_model().module.modules() if algorithm.sends_gradients else ()
+    if any(isinstance(layer, _BatchNorm) and layer.track_running_stats for layer in layers):
+        return [
+            f"algorithm {algorithm.name!r} takes gradients over all examples with the running "
+            "averages of batch norm, and steps with the averages of a batch, so that the two "
+            "differ; use a model with group or layer norm"
+        ]
+    return _notes_on_fednova(algorithm, scenario) if isinstance(algorithm, FedNova) else []
+
+
+def _notes_on_fednova(algorithm: FedNova, scenario: Scenario) -> list[str]:
+    """Return a note if clients take other steps than FedNova's a_i counts."""
+    modules = [m for m in scenario.client.optimizer.modules if m.aux_name is None]
+    betas = [m.beta for m in modules if isinstance(m, Momentum) and not m.nesterov]
+    if len(betas) < len(modules) or scenario.client.optimizer.regularizers:
+        why = "the clients' modules and regularizers are others"
+    elif sum(betas) != algorithm.rho:
+        why = f"the clients' momentum is {sum(betas)}; set algorithm.rho to it"
+    elif betas and scenario.client.keep_state:
+        why = "velocities last until the next round; set client.keep_state: false"
+    else:
+        return []
+    return [
+        f"algorithm 'fednova' counts steps of plain SGD with momentum {algorithm.rho}, but {why}"
     ]
 
 

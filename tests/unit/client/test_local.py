@@ -513,5 +513,13 @@ def test_an_algorithm_is_tried_out_in_a_stack_first(algorithm: Algorithm, says: 
     assert says is None or says in str(choice.note)
 
 
+def test_it_is_tried_out_with_clients_that_end_at_different_steps() -> None:
+    """A closure goes unnoticed as long as all clients of a stack take as many steps."""
+    equal = np.arange(0, 25, 5)
+    alike = FederatedDataset(DATA.train, np.arange(20), equal, equal[1:])
+    choice = choose_stack(4, recipe(Closes()), alike, cohort_size=4, uses_gpu=False)
+    assert "fails in a stack" in str(choice.note)
+
+
 def test_the_default_algorithm_keeps_nothing() -> None:
     assert kept(run(FedAvg(), stack=4)) == [None] * len(SIZES)

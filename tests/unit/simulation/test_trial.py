@@ -33,7 +33,7 @@ def scenario(folder: Path, *, sizes: tuple[int, ...] = (4, 8, 12), **changes: An
         "evaluation": {"every": 0},
     }
     for key, value in changes.items():
-        written[key] = {**written.get(key, {}), **value}
+        written[key] = {**written.get(key, {}), **value} if isinstance(value, dict) else value
     return simfl.load_scenario(written)
 
 
@@ -272,6 +272,35 @@ def test_a_loss_that_mixes_the_examples_of_a_batch_is_noted_once(
     assert note.endswith("outputs are [B, 1] and targets [B]: squeeze(-1) the outputs")
     squeezed = {"kind": "python", "path": f"{__name__}:squeezed"}
     assert build(scenario(tmp_path, model={"loss": squeezed}, client={"stack": stack})).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "model", "client", "says"),
+    [
+        ("scaffold", "normed", {}, "gradients over all examples with the running averages of"),
+        ("scaffold", "column", {}, None),
+        ("fedavg", "normed", {}, None),
+        ("fednova", "column", {}, None),
+        ("fednova", "column", {"modules": ["adam"]}, "modules and regularizers are others"),
+        ("fednova", "column", {"regularizers": ["fedprox"]}, "modules and regularizers are others"),
+        ("fednova", "column", {"modules": ["momentum"]}, "momentum is 0.9; set algorithm.rho to"),
+        (["fednova", {"rho": 0.9}], "column", {}, "momentum 0.9, but the clients' momentum is 0"),
+        (["fednova", {"rho": 0.9}], "column", {"modules": ["momentum"]}, "keep_state: false"),
+    ],
+)
+def test_what_an_algorithm_does_not_count_on_is_noted(
+    algorithm: Any, model: str, client: dict[str, Any], says: str | None, tmp_path: Path
+) -> None:
+    given = scenario(
+        tmp_path,
+        algorithm=algorithm,
+        model={"path": f"{__name__}:{model}"},
+        client={"optimizer": {"lrate": 0.1, **client}},
+        server={"weighting": "uniform"} if algorithm == "scaffold" else {},
+    )
+    notes = build(given).notes
+    assert (says is None) == (notes == ())
+    assert says is None or says in notes[0]
 
 
 def test_torch_does_not_warn_of_broadcasting_before_the_fault(
