@@ -52,6 +52,8 @@ class ClientRecipe:
     """The weights and buffers that each client keeps for itself, by name."""
     fixed: tuple[str, ...] = ()
     """The weights and buffers that never change, by name."""
+    fixed_bytes: int = 0
+    """The size of the fixed ones."""
     unsent: Mapping[str, str] = field(default_factory=dict)
     """The digests of the initial values of both, which hosts and the server do not send."""
 

@@ -36,6 +36,7 @@ class Journal:
         last: notified of the end, after the others and even if the run could not start.
         history: the rounds before a resumed run was stopped.
         clock: of the run.
+        base_bytes: the size of the weights that each client has before it first takes part.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class Journal:
         *,
         history: Sequence[RoundRecord],
         clock: PhaseClock,
+        base_bytes: int = 0,
     ) -> None:
         self._observers = observers
         self._last = last
         self._clock = clock
-        self._ledger = Ledger()
+        self._ledger = Ledger(base_bytes)
         self._num_before = len(history)
         self._first_round_s: float | None = None
         self.history: list[RoundRecord] = list(history)
@@ -123,9 +125,15 @@ def _final(history: Sequence[RoundRecord]) -> dict[str, float | None]:
 
 
 class Ledger:
-    """Counts the work of this process: no rounds before it resumed, but repeated rounds, too."""
+    """Counts the work of this process: no rounds before it resumed, but repeated rounds, too.
 
-    def __init__(self) -> None:
+    Args:
+        base_bytes: the size of the weights that each client has before it first takes part.
+    """
+
+    def __init__(self, base_bytes: int = 0) -> None:
+        self._base_bytes = base_bytes
+        self._have_base: set[int] = set()
         self._num_actors = 0
         self._gpus: Mapping[str, float] = {}
         self._rounds = 0
@@ -146,6 +154,8 @@ class Ledger:
         seconds = np.bincount(clients.actor, clients.seconds, minlength=len(clients.actors))
         for actor, actor_s in zip(clients.actors, seconds.tolist(), strict=True):
             self._gpu_s += actor_s * self._gpus.get(_kind(actor), 0.0)
+        if self._base_bytes:
+            self._have_base.update(clients.client.tolist())
         self._counts.update({name: record[name] for name in _COUNTED})
 
     def balance(self, seconds: Mapping[str, float], memory: Memory) -> dict[str, Any]:
@@ -161,6 +171,7 @@ class Ledger:
             "rounds": self._rounds,
             "seconds": dict(seconds),
             **counts,
+            "base_bytes": self._base_bytes * len(self._have_base),
             "steps_per_second": _rate(counts["steps"], train_s),
             "examples_per_second": _rate(counts["examples_seen"], train_s),
             "actors": self._num_actors,

@@ -40,6 +40,7 @@ def with_names(scenario: Scenario, client: ClientRecipe) -> ClientRecipe:
         client,
         fixed=fixed,
         personal=personal,
+        fixed_bytes=model.fixed_weights.num_bytes,
         unsent=digests_of(model.fixed_weights | model.get_weights().select(personal)),
         optimizer=client.optimizer.with_personal(personal),
     )

@@ -186,7 +186,8 @@ class Run:
         last = FailSafeObserver(
             SummaryFile(self._folder), SUMMARY_FILE, out=self._folder, notify=notify
         )
-        return Journal(observers, last, history=history, clock=self._clock)
+        base_bytes = self._simulation.client.fixed_bytes
+        return Journal(observers, last, history=history, clock=self._clock, base_bytes=base_bytes)
 
     @contextmanager
     def _engine(self) -> Iterator[Engine]:

@@ -115,6 +115,9 @@ def test_only_adapters_travel(tmp_path: Path) -> None:
     adapters = 2 * 2 * A_AND_B * 4
     assert {line["sent_bytes"] for line in both.history} == {4 * adapters}
     assert {line["received_bytes"] for line in both.history} == {4 * adapters}
+    # An embedding and a head of 64 * 32, two layers of 4 * 32² and 3 * 32 * 64, five norms of 32.
+    base = 2 * 64 * 32 + 2 * (4 * 32**2 + 3 * 32 * 64) + 5 * 32
+    assert both.summary["ledger"]["base_bytes"] == 4 * base * 4  # once for each of 4 clients
     # FFA-LoRA (Sun et al., 2024): A is random, and the same everywhere.
     half = simfl.run(scenario(train=["*lora_B*"]), out=tmp_path / "half", backend="inline")
     assert {line["sent_bytes"] for line in half.history} == {4 * adapters // 2}

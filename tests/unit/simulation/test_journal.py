@@ -57,6 +57,7 @@ def test_the_ledger_counts_all_rounds_and_divides_by_the_training_time() -> None
         "sent_bytes": 192,
         "received_bytes": 80,
         "received_dense_bytes": 640,
+        "base_bytes": 0,
         "retries": 2,
         "dropped": 2,
         "steps_per_second": 12 / 5,
@@ -73,3 +74,11 @@ def test_a_run_that_never_began_has_an_empty_ledger() -> None:
     balance = Ledger().balance({"prepare": 0.5}, NOT_KNOWN)
     assert balance["seconds"] == {"prepare": 0.5}
     assert (balance["rounds"], balance["steps"], balance["steps_per_second"]) == (0, 0, None)
+
+
+def test_a_base_is_counted_once_for_each_client_that_took_part() -> None:
+    ledger = Ledger(base_bytes=100)
+    table = clients(1.0, 2.0)
+    ledger.add(RECORD, table)
+    ledger.add(RECORD, table)
+    assert ledger.balance({}, NOT_KNOWN)["base_bytes"] == 200
