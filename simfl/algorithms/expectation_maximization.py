@@ -44,14 +44,11 @@ class ExpectationMaximization(Algorithm):
     def expect(self, model: ModelFunction, batch: Batch, weights: Any) -> dict[str, Tensor]:
         """Return the sums of the responsibilities, of the examples and of their squares."""
         x_BD: Tensor = flat(batch.inputs, weights["means"])  # type: ignore[arg-type]
-        joint_BK = joint_log_densities(
-            x_BD, weights["shares"], weights["means"], weights["variances"]
-        )
-        r_BK = joint_BK.softmax(dim=1).double()
+        mixture = (weights[name] for name in ("shares", "means", "variances"))
+        r_BK = joint_log_densities(x_BD, *mixture).softmax(dim=1).double()
         if batch.sample_weights is not None:
             r_BK = r_BK * batch.sample_weights[:, None]
-        # Variances are the small difference of large sums, which float32 would round away.
-        x_BD = x_BD.double()
+        x_BD = x_BD.double()  # variances are small differences of sums, lost in float32
         return {"r": r_BK.sum(dim=0), "x": r_BK.T @ x_BD, "square": r_BK.T @ x_BD.square()}
 
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:

@@ -4,7 +4,6 @@ Init: h_i = c_i = c = 0. Client: minimise L_i(v) + alpha/2 |v + h_i - w|² + <c 
 (equations 3 to 5); c_i⁺ = c_i - c + (w - v) / (K lrate), the mean gradient of the K steps;
 h_i += v - w (equation 7). Send: w - v, c_i⁺ - c_i. Server: c += sum of the c_i⁺ - c_i / N;
 w = mean of the v_i + mean of all clients' h_i, with N the population (equation 8).
-
 The correction's -c_i is the paper's g_i / (K lrate), without the last correction in it, and all
 clients weigh the same, as in the authors' code, https://github.com/gaoliang13/FedDC.
 
