@@ -11,6 +11,7 @@ Source: Diao, Ding and Tarokh, 2021, https://arxiv.org/abs/2010.01264
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Interval, MinLen
@@ -19,7 +20,7 @@ from torch import Tensor
 from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, State, Total, Update
 from simfl.algorithms.several import pick
 from simfl.algorithms.widths import narrowed
-from simfl.models import Batch, ModelFunction
+from simfl.models import Batch
 from simfl.vector import Vector
 
 _Width = Annotated[float, Interval(gt=0, le=1)]
@@ -45,13 +46,16 @@ class HeteroFL(Algorithm):
         """Train the client's part."""
         parts = [narrowed(local.weights, width, scaled=self.scaled) for width in self.widths]
         part = pick(Vector.stack(parts), local.clients % len(parts))
-        delta = local.train_delta(local.weights, objective=self.objective, given=(part,))
+        objective = partial(self._narrowed, frozenset(part))
+        delta = local.train_delta(local.weights, objective=objective, given=(part,))
         has = part.map(lambda t: (t != 0).to(t.dtype))
         return Update(sums={"moved": delta * has, "clients": has}), {}
 
-    def objective(self, model: ModelFunction, v: Any, batch: Batch, part: Any) -> Tensor:
-        """Return the loss of the smaller model."""
-        return model.loss({name: tensor * part[name] for name, tensor in v.items()}, batch)
+    def _narrowed(self, shared: Any, model: Any, v: Any, batch: Batch, part: Any) -> Tensor:
+        """Return the loss of the smaller model; personal weights are whole."""
+        smaller = {name: t * part[name] if name in shared else t for name, t in v.items()}
+        loss: Tensor = model.loss(smaller, batch)
+        return loss
 
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
         """Average each weight's updates over the clients that have it."""

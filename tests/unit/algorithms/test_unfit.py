@@ -56,6 +56,22 @@ def test_public_examples_that_nothing_uses_are_noted(algorithm: str, notes: int)
     assert sum("which algorithm 'fedavg' does not use" in note for note in found) == notes
 
 
+@pytest.mark.parametrize("stack", [1, 4])
+def test_heterofl_leaves_personal_weights_whole(stack: int, tmp_path: Path) -> None:
+    """With one width, that of the whole model, it is FedAvg."""
+    base = with_personal_biases(stack)
+    whole = {**base, "algorithm": ["heterofl", {"widths": [1.0]}]}
+    found = simfl.run(whole, tmp_path / "a", "inline")
+    expected = simfl.run({**base, "server": {"weighting": "uniform"}}, tmp_path / "b", "inline")
+    for name, weights in expected.weights.items():
+        np.testing.assert_allclose(found.weights[name], weights, rtol=1e-5, atol=1e-6)
+
+
+def with_personal_biases(stack: int) -> dict[str, Any]:
+    model = {"kind": "mlp", "hidden": [5], "personal": ["output.bias"]}
+    return {**SCENARIO, "model": model, "client": {**SCENARIO["client"], "stack": stack}}
+
+
 class Thinned(nn.Module):
     """Drops numbers at random in training."""
 
