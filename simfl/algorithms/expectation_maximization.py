@@ -31,7 +31,7 @@ class ExpectationMaximization(Algorithm):
     name: ClassVar[str] = "em"
     weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
-    ignores: ClassVar[tuple[str, ...]] = NO_STEPS
+    ignores: ClassVar[tuple[str, ...]] = (*NO_STEPS, "client.precision")
     sends_delta: ClassVar[bool] = False
     floor: NonNegative = 1e-6
     """Added to variances, so that none becomes 0."""

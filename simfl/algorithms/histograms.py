@@ -27,7 +27,7 @@ class Histograms(Algorithm):
     name: ClassVar[str] = "histograms"
     weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
-    ignores: ClassVar[tuple[str, ...]] = NO_STEPS
+    ignores: ClassVar[tuple[str, ...]] = (*NO_STEPS, "client.precision")
     sends_delta: ClassVar[bool] = False
 
     def client(self, local: Local) -> tuple[Update, State]:

@@ -31,7 +31,7 @@ class KMeans(Algorithm):
     name: ClassVar[str] = "k-means"
     weighted_by: ClassVar[str] = "examples"
     uses_optimizer: ClassVar[bool] = False
-    ignores: ClassVar[tuple[str, ...]] = NO_STEPS
+    ignores: ClassVar[tuple[str, ...]] = (*NO_STEPS, "client.precision")
     sends_delta: ClassVar[bool] = False
 
     def client(self, local: Local) -> tuple[Update, State]:

@@ -94,6 +94,10 @@ from simfl.scenario import load_scenario
             ],
         ),
         (
+            ["algorithm=em", "client.precision=bf16"],
+            ["client.precision: has no effect with algorithm 'em'; remove it"],
+        ),
+        (
             ["algorithm=local-only", "server.optimizer={lrate: 0.5, modules: [adam]}"],
             [
                 "server.optimizer.lrate: has no effect with algorithm 'local-only'; remove it",
