@@ -130,7 +130,8 @@ class LocalRound(RoundFacts):
                 if only is not None:
                     gradients = gradients.select(only)
                 if add is not None:
-                    term = add(personal.without(trainee.live), *given)
+                    # What add() does in place would be done to the model.
+                    term = add(personal.without(trainee.live).as_read_only(), *given)
                     gradients = personal.add(gradients, term)
                 optimizer.apply_gradients(model, gradients)
                 losses.append(loss)

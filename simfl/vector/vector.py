@@ -145,6 +145,10 @@ class Vector:
         is_there = all(map(operator.is_, tensors, self.tensors))
         return self if is_there else self._like(tensors)
 
+    def as_read_only(self) -> Vector:
+        """Return the Vector with the same memory, which its methods do not change in place."""
+        return Vector(self._tensors, stacked=self.stacked, read_only=True)
+
     def select(self, names: Iterable[str]) -> Vector:
         """Return the tensors of these names, in the order given."""
         tensors = {name: self._tensors[name] for name in names}

@@ -21,7 +21,7 @@ from simfl.aggregation import Mean
 from simfl.algorithms import Algorithm, FedAvg, Local, LocalOnly, Update
 from simfl.client import ClientHost, ClientRecipe, LocalWork, choose_stack
 from simfl.data import Examples, FederatedDataset
-from simfl.errors import ConfigError
+from simfl.errors import ClientError, ConfigError
 from simfl.messages import Broadcast, Chunk, ChunkResult, Contribution, Partial
 from simfl.models import ModelFunction, PythonModel, as_loss, data_shape
 from simfl.optimizer import Optimizer
@@ -450,6 +450,21 @@ def test_a_weight_that_is_nan_drops_its_client_and_sums_of_numbers_are_floats(st
     assert isinstance(result.states[2], Dropped)
     assert root(result).update_sums == {"id": 0.0 + 1 + 3 + 4, "is_odd": 2.0}
     assert all(type(value) is float for value in root(result).update_sums.values())
+
+
+@dataclass(frozen=True)
+class AddsInPlace(Algorithm):
+    """Changes the weights, which are the model's own, instead of returning a term."""
+
+    name: ClassVar[str] = "test-adds-in-place"
+
+    def client(self, local: Local) -> tuple[Update, State]:
+        return Update(local.train_delta(local.weights, add=lambda v: v.mul_(0.5))), {}
+
+
+def test_a_term_cannot_change_the_weights() -> None:
+    with pytest.raises(ClientError, match="this Vector is read-only"):
+        run(AddsInPlace(), clients=(0,))
 
 
 @dataclass(frozen=True)
