@@ -220,8 +220,9 @@ class ServerSection(Section):
     pre_aggregators: tuple[PreAggregator, ...] = ()
     """What mixes the cohort's deltas before, in order. The server then sees every delta, and the
     aggregator weights them equally."""
-    weighting: Literal["examples", "steps", "uniform"] = "examples"
-    """How clients are weighted: by the examples they trained on, by their steps, or equally."""
+    weighting: Literal["examples", "tokens", "steps", "uniform"] = "examples"
+    """How clients are weighted: by their training examples, by the targets of these that count
+    (tokens, in text), by their steps, or equally."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,6 +83,10 @@ class RoundFacts:
     @property
     def weight(self) -> Tensor:
         """How the server weights each client."""
+        if self.recipe.weighting == "tokens":
+            dataset = self.resident.dataset
+            tokens = [dataset.num_train_targets(client) for client in self.trainee.clients]
+            return self._numbers(tokens, torch.float64)
         by = {"examples": self.num_examples, "steps": self.num_steps}
         return by.get(self.recipe.weighting, torch.ones_like(self.num_examples))
 

@@ -142,7 +142,7 @@ def _contribution(
 
 def _weights(local: LocalRound, update: Update, rows: Sequence[ClientRow]) -> list[float]:
     if update.weight is None:
-        return [local.recipe.weigh(row) for row in rows]
+        return [local.recipe.weigh(row, local.resident.dataset) for row in rows]
     return read_weights(local.recipe.algorithm, update.weight, len(rows))
 
 

@@ -21,7 +21,7 @@ from simfl.optimizer import Optimizer
 from simfl.sections import ClientSection
 from simfl.vector import Vector
 
-Weighting = Literal["examples", "steps", "uniform"]
+Weighting = Literal["examples", "tokens", "steps", "uniform"]
 """How clients' deltas are weighted in the mean."""
 
 
@@ -102,8 +102,10 @@ class ClientRecipe:
                 )
         return personal
 
-    def weigh(self, row: ClientRow) -> float:
+    def weigh(self, row: ClientRow, dataset: FederatedDataset) -> float:
         """Return the weight of a client's delta."""
+        if self.weighting == "tokens":
+            return float(dataset.num_train_targets(row.client))
         by = {"examples": row.num_examples, "steps": row.losses.num_steps, "uniform": 1}
         return float(by[self.weighting])
 

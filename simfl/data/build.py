@@ -86,6 +86,7 @@ def build_dataset(
         class_names=data.class_names,
         client_columns=columns,
         notes=data.notes,
+        encode=data.encode,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -75,6 +75,8 @@ class FederatedDataset:
     """Name -> [clients], properties of clients, such as the class of the device."""
     notes: tuple[str, ...] = ()
     """What the user should know of the examples, one line each."""
+    encode: Callable[[str], Sequence[int]] | None = None
+    """Maps further text to tokens, for metrics; None: the examples are not text."""
 
     @property
     def num_clients(self) -> int:
@@ -119,7 +121,7 @@ class FederatedDataset:
 
     def num_train_targets(self, client: int) -> int:
         """Return how many targets, such as tokens, the client trains on; see ``count_targets``."""
-        return int(count_targets(self.train.targets)[self.train_rows(client)].sum())
+        return count_targets(self.train.targets, self.train_rows(client))
 
     def num_evaluation_examples(self) -> Array:
         """Return the number of examples that each client is evaluated on: int64."""
@@ -195,13 +197,12 @@ def select_rows(examples: Examples, rows: Array) -> Examples:
     return dataclasses.replace(examples, inputs=inputs, targets=select(examples.targets))
 
 
-def count_targets(targets: Values) -> Array:
-    """Return how many targets of each example count: (N,) int64; 1 for one class or number."""
+def count_targets(targets: Values, rows: Array) -> int:
+    """Return how many targets of some examples count; one class or number is one."""
     if isinstance(targets, Ragged):
-        return targets.counts()
-    counted = targets != IGNORED if targets.dtype.kind in "iu" else np.ones(targets.shape, bool)
-    counts: Array = counted.reshape(len(targets), -1).sum(axis=1)
-    return counts
+        return int(targets.select(rows).counts().sum())
+    own = targets[rows]
+    return int((own != IGNORED).sum()) if own.dtype.kind in "iu" else own.size
 
 
 def take_rows(tree: ArrayTree, rows: Array) -> ArrayTree:

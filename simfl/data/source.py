@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
@@ -33,6 +33,8 @@ class SourceData:
     """The names of the class ids; empty if targets are not class ids or have no names."""
     notes: tuple[str, ...] = ()
     """What the user should know of them, one line each, such as how many were left out."""
+    encode: Callable[[str], Sequence[int]] | None = None
+    """Maps further text to tokens, for metrics; None: the examples are not text."""
 
 
 class Source(Component, kind="source"):

@@ -31,9 +31,11 @@ from simfl.models.metrics import (
 )
 from simfl.models.model import Batch, Inputs, MetricSums, Model, Precision
 from simfl.models.model_function import ModelFunction
+from simfl.models.multiple_choice import MultipleChoice
 from simfl.models.names import fixed_names, personal_names, resolve_names
 from simfl.models.spec import DataShape, ModelSpec, PythonModel, build_module, data_shape
 from simfl.models.stacked_model import StackedModel
+from simfl.models.token_metrics import ExactMatch, Perplexity, TokenAccuracy
 from simfl.models.torch_model import TorchModel
 from simfl.models.unsupervised import Centers, GaussianMixture, Histogram
 from simfl.models.zoo import CNN28, CNN32, MLP, CharLSTM, Logistic, ResNet
@@ -55,6 +57,7 @@ __all__ = [
     "DataShape",
     "Distillation",
     "Dropout",
+    "ExactMatch",
     "FedDecorr",
     "FedLC",
     "FedRS",
@@ -76,11 +79,14 @@ __all__ = [
     "ModelFunction",
     "ModelOutput",
     "ModelSpec",
+    "MultipleChoice",
+    "Perplexity",
     "Precision",
     "PythonLoss",
     "PythonModel",
     "ResNet",
     "StackedModel",
+    "TokenAccuracy",
     "TopK",
     "TorchModel",
     "as_loss",

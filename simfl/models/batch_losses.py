@@ -21,7 +21,7 @@ from simfl.errors import ConfigError
 from simfl.models.loss import Loss, needs_weights
 from simfl.models.losses import CrossEntropy, as_loss
 from simfl.models.model import Batch, take_examples
-from simfl.models.per_example import IGNORED, match_classes, mean_over_counted, weighted_mean
+from simfl.models.per_example import IGNORED, match_classes, mean_over_counted
 from simfl.vector import widened
 
 if TYPE_CHECKING:
@@ -72,6 +72,15 @@ class ChangedLoss(Loss):
     def mean(self, outputs: Any, targets: Tensor, sample_weights: Tensor | None = None) -> Tensor:
         """Return the innermost loss's mean over the batch."""
         return self.of.mean(outputs, targets, sample_weights)
+
+    @property
+    def mixes_weights(self) -> bool:
+        """Whether the innermost loss's weights of examples depend on the batch."""
+        return self.of.mixes_weights
+
+    def example_weights(self, targets: Tensor) -> Tensor | None:
+        """Return those of the innermost loss: [B] or None."""
+        return self.of.example_weights(targets)
 
     def statistics(self, model: TorchModel, batch: Batch) -> Mapping[str, Tensor]:
         """Return those of the loss that it changes."""
@@ -270,7 +279,7 @@ class Distillation(ChangedLoss):
         logits, targets = match_classes(self.name, outputs, batch.targets)
         divergences = self._divergences(logits, teacher, targets) * (targets != IGNORED)
         divergences_B = mean_over_counted(divergences, targets)
-        term = weighted_mean(divergences_B, batch.sample_weights)
+        term = self.average(divergences_B, batch.targets, batch.sample_weights)
         return loss + self.strength * self.temperature**2 * term
 
     def _divergences(self, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from simfl.component import Component
 from simfl.errors import ConfigError
 from simfl.models.model import Batch
-from simfl.models.per_example import require_one_each, weighted_mean
+from simfl.models.per_example import join_weights, require_one_each, weighted_mean
 
 if TYPE_CHECKING:
     from simfl.models.model_function import ModelFunction, Weights
@@ -61,7 +61,30 @@ class Loss(Component, kind="loss"):
             targets: [B, ...].
             sample_weights: [B]; None is 1 for all.
         """
-        return weighted_mean(self(outputs, targets), sample_weights)
+        return self.average(self(outputs, targets), targets, sample_weights)
+
+    def example_weights(self, targets: Tensor) -> Tensor | None:
+        """Return how much each example weighs in a mean: [B]; None: all weigh the same.
+
+        Args:
+            targets: [B, ...].
+        """
+        return None
+
+    def average(self, values: Tensor, targets: Tensor, sample_weights: Tensor | None) -> Tensor:
+        """Return the mean of a value of each example by their weights: [B] to 0-d.
+
+        Args:
+            values: [B].
+            targets: [B, ...].
+            sample_weights: [B]; None is 1 for all.
+        """
+        own = self.example_weights(targets)
+        if own is None:
+            return weighted_mean(values, sample_weights)
+        weights = join_weights(sample_weights, own.to(values.dtype))
+        total = weights.sum()
+        return (values * weights).sum() / torch.where(total > 0, total, 1)
 
     def of_batch(
         self, model: ModelFunction, weights: Weights, batch: Batch, given: Mapping[str, Any]
@@ -116,6 +139,11 @@ class Loss(Component, kind="loss"):
         return False
 
     @property
+    def mixes_weights(self) -> bool:
+        """Whether an example's weight in a batch's mean depends on the other examples'."""
+        return False
+
+    @property
     def evaluated(self) -> Loss:
         """The loss that is evaluated: this one, unless it changes another one in training."""
         return self
@@ -123,7 +151,8 @@ class Loss(Component, kind="loss"):
 
 def is_batch_loss(loss: Loss) -> bool:
     """Return whether a loss says that a step minimises more than the mean over the examples."""
-    return needs_weights(loss) or type(loss).of_outputs is not Loss.of_outputs
+    changes = needs_weights(loss) or type(loss).of_outputs is not Loss.of_outputs
+    return changes or loss.mixes_weights
 
 
 def needs_weights(loss: Loss) -> bool:

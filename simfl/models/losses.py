@@ -21,6 +21,7 @@ from simfl.component import Fraction, Positive
 from simfl.errors import ConfigError
 from simfl.models.loss import Loss
 from simfl.models.per_example import (
+    counted_positions,
     is_elementwise,
     match_classes,
     match_shapes,
@@ -53,6 +54,9 @@ class CrossEntropy(Loss):
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     label_smoothing: Fraction = 0.0
     """The fraction of the target's probability that is distributed over all classes."""
+    over: Literal["examples", "tokens"] = "examples"
+    """What a batch's loss is the mean over: its examples, each the mean over its positions; or all
+    positions that count, as in transformers, so that long examples weigh more."""
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return each example's mean cross-entropy over its positions that count: [B]."""
@@ -66,9 +70,18 @@ class CrossEntropy(Loss):
         self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
     ) -> Tensor:
         """Return the mean over the batch, with torch's fused kernel if there are no weights."""
-        if sample_weights is not None or targets.dim() != 1:
+        if self.over == "tokens" or sample_weights is not None or targets.dim() != 1:
             return super().mean(outputs, targets, sample_weights)
         return self._flat(*match_classes(self.name, outputs, targets), reduction="mean")
+
+    @property
+    def mixes_weights(self) -> bool:
+        """Whether positions are averaged, so that an example weighs more among short ones."""
+        return self.over == "tokens"
+
+    def example_weights(self, targets: Tensor) -> Tensor | None:
+        """Return how many positions of each example count, if the mean is over those: [B]."""
+        return counted_positions(targets) if self.over == "tokens" else None
 
     def _flat(self, outputs: Tensor, targets: Tensor, *, reduction: str = "none") -> Tensor:
         num_rows, num_classes = outputs.shape

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from simfl.component import Component, Count
 from simfl.errors import ConfigError
+from simfl.models.model import Batch
 from simfl.models.per_example import (
     IGNORED,
     is_elementwise,
+    join_weights,
     match_classes,
     match_shapes,
     mean_over_axes,
@@ -28,6 +30,9 @@ from simfl.models.per_example import (
     weighted_sums,
 )
 from simfl.optimizer.specs import build_component
+
+Encode: TypeAlias = "Callable[[str], Sequence[int]]"
+"""Maps text to token ids, without those of a begin or an end."""
 
 
 class Metric(Component, kind="metric"):
@@ -46,6 +51,43 @@ class Metric(Component, kind="metric"):
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the metric of each example: [B]."""
         raise NotImplementedError(f"{type(self).__name__} has no per_example()")
+
+    def example_weights(self, targets: Tensor) -> Tensor | None:
+        """Return how much each example weighs in the mean: [B]; None: all weigh the same."""
+        return None
+
+    def finish(self, total: float, weight: float) -> float:
+        """Return the metric from its sum and the sum of the weights, by default their quotient.
+
+        It may raise ``ZeroDivisionError`` or ``OverflowError``: then there is no value.
+        """
+        return total / weight
+
+    def for_tokenizer(self, encode: Encode | None) -> Metric:
+        """Return the metric for data with this tokenizer, or none; by default the metric itself."""
+        return self
+
+    def of_model(self, predict: Callable[[Any], Any], batch: Batch) -> Tensor:
+        """Return the metric of each example by calling the model: [B].
+
+        Override it instead of ``per_example`` for a metric that needs other outputs than the
+        batch's.
+
+        Args:
+            predict: maps inputs to outputs, in evaluation mode.
+            batch: B examples.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no of_model()")
+
+    @property
+    def calls_model(self) -> bool:
+        """Whether ``of_model`` is overridden."""
+        return type(self).of_model is not Metric.of_model
+
+    @property
+    def has_own_finish(self) -> bool:
+        """Whether ``finish`` is overridden."""
+        return type(self).finish is not Metric.finish
 
     @property
     def has_own_sums(self) -> bool:
@@ -66,9 +108,9 @@ class Metric(Component, kind="metric"):
     ) -> tuple[float, float]:
         """Return the weighted sum over the examples, and the sum of the weights.
 
-        Both are added up over batches, and the metric is their quotient. They must be sums over
-        examples, such as the true positives and the predictions for a precision. If the weight is
-        0, the metric is undefined.
+        Both are added up over batches, and ``finish`` makes the metric of them. They must be sums
+        over examples, such as the true positives and the predictions for a precision. If the weight
+        is 0, the metric is undefined.
 
         Args:
             outputs: the module's outputs for B examples.
@@ -78,7 +120,9 @@ class Metric(Component, kind="metric"):
         Raises:
             ConfigError: if the outputs' shape does not fit the targets'.
         """
-        return weighted_sums(self(outputs, targets), sample_weights)
+        own = self.example_weights(targets)
+        weights = sample_weights if own is None else join_weights(sample_weights, own)
+        return weighted_sums(self(outputs, targets), weights)
 
 
 MetricLike: TypeAlias = "Metric | str | tuple[str, Mapping[str, Any]]"

@@ -128,6 +128,11 @@ def weighted_mean(values_B: Tensor, sample_weights_B: Tensor | None) -> Tensor:
     return (values_B if sample_weights_B is None else values_B * sample_weights_B).mean()
 
 
+def join_weights(sample_weights_B: Tensor | None, own_B: Tensor) -> Tensor:
+    """Return the products of examples' weights: those of the batch, and those of their own."""
+    return own_B if sample_weights_B is None else own_B * sample_weights_B.to(own_B.dtype)
+
+
 def weighted_sums(values_B: Tensor, sample_weights_B: Tensor | None) -> tuple[float, float]:
     """Return the weighted sum of the values, and the sum of the weights."""
     # float64: sums over batches should not depend on where batches begin and end.
@@ -139,7 +144,10 @@ def weighted_sums(values_B: Tensor, sample_weights_B: Tensor | None) -> tuple[fl
 
 
 def sums_of_parts(
-    values: Mapping[str, Tensor], sample_weights_B: Tensor | None, sizes: Sequence[int]
+    values: Mapping[str, Tensor],
+    sample_weights_B: Tensor | None,
+    sizes: Sequence[int],
+    own: Mapping[str, Tensor] | None = None,
 ) -> list[MetricSums]:
     """Return the weighted sums of the values [B] over each part of the examples.
 
@@ -147,16 +155,20 @@ def sums_of_parts(
         values: by name, one number per example.
         sample_weights_B: [B]; None is 1 for all.
         sizes: the number of examples of each part, at least 1; their sum is B.
+        own: by name, further weights of the examples, [B], of some of the values.
     """
     assert min(sizes) > 0, "an empty part has no sum here"
     # M values of an example, P parts. One transfer for all, if they are on a GPU.
     values_MB = torch.stack([value.double() for value in values.values()]).cpu()
     weights_B = torch.ones(values_MB.shape[1]) if sample_weights_B is None else sample_weights_B
     weights_B = weights_B.double().cpu()
+    weights_MB = weights_B.repeat(len(values_MB), 1)
+    for name, own_B in (own or {}).items():
+        weights_MB[list(values).index(name)] *= own_B.double().cpu()
     begins = np.cumsum([0, *sizes[:-1]])
-    sums_PM = np.add.reduceat((values_MB * weights_B).numpy(), begins, axis=1).T.tolist()
-    weights_P = np.add.reduceat(weights_B.numpy(), begins).tolist()
+    sums_PM = np.add.reduceat((values_MB * weights_MB).numpy(), begins, axis=1).T.tolist()
+    weights_PM = np.add.reduceat(weights_MB.numpy(), begins, axis=1).T.tolist()
     return [
-        {name: (total, weight) for name, total in zip(values, sums_M, strict=True)}
-        for sums_M, weight in zip(sums_PM, weights_P, strict=True)
+        dict(zip(values, zip(sums_M, weights_M, strict=True), strict=True))
+        for sums_M, weights_M in zip(sums_PM, weights_PM, strict=True)
     ]

@@ -16,7 +16,7 @@ from simfl.models.dropout import dropout_layers, seed_dropout
 from simfl.models.layers import mixes_examples
 from simfl.models.loss import is_batch_loss
 from simfl.models.losses import LossLike, as_loss, is_per_example
-from simfl.models.metrics import MetricLike, as_metrics
+from simfl.models.metrics import Metric, MetricLike, as_metrics
 from simfl.models.model import (
     Batch,
     Inputs,
@@ -36,7 +36,7 @@ from simfl.models.model_function import (
 )
 from simfl.models.module_weights import ModuleWeights
 from simfl.models.names import fix
-from simfl.models.per_example import sums_of_parts, weighted_mean, weighted_sums
+from simfl.models.per_example import join_weights, sums_of_parts, weighted_mean, weighted_sums
 from simfl.vector import Vector, widened
 
 if TYPE_CHECKING:
@@ -214,9 +214,17 @@ class TorchModel(ModuleWeights):
         with torch.no_grad():
             outputs = self.evaluation_outputs(batch)
             losses = self.loss(outputs, batch.targets)
-            sums = {"loss": weighted_sums(losses, batch.sample_weights)}
+            weights, own = batch.sample_weights, self.loss.example_weights(batch.targets)
+            sums = {
+                "loss": weighted_sums(
+                    losses, weights if own is None else join_weights(weights, own)
+                )
+            }
             for metric in self.metrics:
-                sums[metric.key] = metric.sums(outputs, batch.targets, batch.sample_weights)
+                if metric.calls_model:
+                    sums[metric.key] = weighted_sums(self._of_model(metric, batch), weights)
+                    continue
+                sums[metric.key] = metric.sums(outputs, batch.targets, weights)
         return sums
 
     def evaluate_parts(self, batch: Batch, sizes: Sequence[int]) -> list[MetricSums]:
@@ -236,8 +244,22 @@ class TorchModel(ModuleWeights):
         with torch.no_grad():
             outputs = self.evaluation_outputs(batch)
             values = {"loss": self.loss(outputs, batch.targets)}
-            values |= {metric.key: metric(outputs, batch.targets) for metric in self.metrics}
-        return sums_of_parts(values, batch.sample_weights, sizes)
+            values |= {
+                one.key: self._of_model(one, batch)
+                if one.calls_model
+                else one(outputs, batch.targets)
+                for one in self.metrics
+            }
+        weights = {one.key: one.example_weights(batch.targets) for one in self.metrics}
+        weights["loss"] = self.loss.example_weights(batch.targets)
+        own = {name: value for name, value in weights.items() if value is not None}
+        return sums_of_parts(values, batch.sample_weights, sizes, own)
+
+    def _of_model(self, metric: Metric, batch: Batch) -> Tensor:
+        def predict(inputs: Inputs) -> Any:
+            return self.evaluation_outputs(Batch(inputs, batch.targets))
+
+        return metric.of_model(predict, batch)
 
     def evaluation_outputs(self, batch: Batch) -> Any:
         """Return the module's outputs for B examples, in evaluation mode."""

@@ -98,10 +98,11 @@ def _weights(scenario: Scenario) -> Iterator[Fault]:
             f"is {rule!r}, which ignores clients' weights, but those of algorithm "
             f"{algorithm.name!r} are {algorithm.weighted_by}; remove it",
         )
-    elif server.weighting == "steps":
+    elif server.weighting in ("steps", "tokens"):
         yield (
             "server.weighting",
-            f"is 'steps', but {rule!r} in server.{key} ignores clients' weights; remove it",
+            f"is {server.weighting!r}, but {rule!r} in server.{key} ignores clients' weights; "
+            "remove it",
         )
 
 

@@ -15,6 +15,7 @@ from simfl.algorithms import Algorithm, FedAvg
 from simfl.component import Count, Section, field_types, optional, required
 from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
+from simfl.models import CrossEntropy
 from simfl.record import evaluations
 from simfl.scenario.document import Document, parse_path
 from simfl.scenario.plain import to_plain
@@ -210,6 +211,7 @@ class Scenario(Section):
         plain = self.to_dict()
         for key in _LATER:
             self._remove_default(key, plain)
+        _remove_later_fields(plain["model"]["loss"])
         cluster = plain["cluster"]
         kept = {"threads": cluster["threads"], "deterministic": cluster["deterministic"]}
         if cluster["groups"]:
@@ -245,6 +247,14 @@ class Scenario(Section):
     def to_yaml(self) -> str:
         """Return ``to_dict`` as YAML."""
         return dump_yaml(self.to_dict())
+
+
+def _remove_later_fields(loss: dict[str, Any]) -> None:
+    """Remove a field that losses of earlier versions did not have, if it has its default."""
+    if loss.get("kind") == CrossEntropy.name and loss["over"] == CrossEntropy.over:
+        del loss["over"]
+    elif isinstance(loss.get("of"), dict):
+        _remove_later_fields(loss["of"])
 
 
 def _device(actors: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from simfl.client import (
 from simfl.client.updates import ClientRow, to_columns
 from simfl.cluster.pool import ActorGroup, actor_groups
 from simfl.data import Examples, FederatedDataset
-from simfl.errors import ConfigError
+from simfl.errors import ConfigError, DataError
 from simfl.messages import FloatColumn, IntColumn, RoundPlan
-from simfl.models import BCEWithLogits, DataShape, Loss, data_shape
+from simfl.models import BCEWithLogits, DataShape, Loss, Metric, data_shape
 from simfl.models.metrics import as_metrics
 from simfl.observers import ClientTable
 from simfl.sampling import (
@@ -179,7 +179,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     num_steps = _num_steps(scenario, client, num_examples)
     simulation = Simulation(
         scenario=scenario.with_stacks(stacks),
-        dataset=dataset,
+        dataset=dataclasses.replace(dataset, encode=None),  # actors do not tokenize
         client=client,
         server=server,
         sampler=scenario.client.sampler,
@@ -266,13 +266,13 @@ def _check_population(scenario: Scenario, size: int) -> None:
 def _client_recipe(
     scenario: Scenario, dataset: FederatedDataset, num_training: int
 ) -> ClientRecipe:
-    client, model, metrics = scenario.client, scenario.model, scenario.evaluation.metrics
+    client, model = scenario.client, scenario.model
     return ClientRecipe(
         spec=model.spec,
         shape=_shape(scenario, dataset, model.loss),
         loss=model.loss,
         # As objects: an actor cannot look up a notebook's classes by name.
-        metrics=as_metrics(model.loss.default_metrics) if metrics is None else metrics,
+        metrics=_metrics(scenario, dataset),
         optimizer=client.optimizer.build().for_population(num_training),
         aggregator=mix_before(scenario.server.aggregator, scenario.server.pre_aggregators),
         algorithm=scenario.algorithm,
@@ -282,6 +282,16 @@ def _client_recipe(
         evaluation_batch_size=scenario.evaluation.batch_size,
         personal_steps=scenario.evaluation.personal_steps,
     )
+
+
+def _metrics(scenario: Scenario, dataset: FederatedDataset) -> tuple[Metric, ...]:
+    given = scenario.evaluation.metrics
+    if given is None:
+        return as_metrics(scenario.model.loss.default_metrics)
+    try:
+        return tuple(metric.for_tokenizer(dataset.encode) for metric in given)
+    except (ConfigError, DataError) as error:
+        raise scenario.fault("evaluation.metrics", str(error)) from error
 
 
 def _choose_stacks(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from operator import truediv
 from typing import Any, Literal
 
 import numpy as np
 
 from simfl.engine import Engine, Handle
 from simfl.messages import EvaluationChunk, FloatColumn, IntColumn
+from simfl.models import Metric
 from simfl.models.model import MetricSums
 from simfl.observers import ClientEvaluation
 from simfl.record import GLOBAL, ClientMetric, RoundRecord, client_keys, evaluated_as
@@ -44,7 +46,7 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
     if num_examples and _is_due(options.every, round, is_last=is_last):
         batches = -(-num_examples // options.batch_size)
         chunk = EvaluationChunk("test", tuple((number,) for number in range(batches)))
-        metrics = _means(engine.evaluate(chunk, handle))
+        metrics = _means(engine.evaluate(chunk, handle), simulation.client.build_metrics())
     if _is_due(options.clients_every, round, is_last=is_last):
         ascending = [m.key for m in simulation.client.build_metrics() if m.larger_is_better]
         clients = _evaluate_clients(simulation, engine, handle)
@@ -100,7 +102,12 @@ def _evaluate_clients(
     everyone = np.arange(simulation.population)
     is_new = ~np.isin(everyone, simulation.participants)
     return tuple(
-        _by_client([found[c] for c in everyone.tolist()], model, is_new if is_new.any() else None)
+        _by_client(
+            [found[c] for c in everyone.tolist()],
+            model,
+            is_new if is_new.any() else None,
+            simulation.client.build_metrics(),
+        )
         for model, found in sums.items()
     )
 
@@ -162,25 +169,40 @@ def _is_due(every: int, round: int, *, is_last: bool) -> bool:
     return every > 0 and (is_last or round % every == 0)
 
 
-def _means(parts: Sequence[MetricSums]) -> dict[str, float | None]:
-    return {name: _mean(*zip(*(part[name] for part in parts), strict=True)) for name in parts[0]}
+def _means(parts: Sequence[MetricSums], metrics: Iterable[Metric]) -> dict[str, float | None]:
+    finish = {metric.key: metric.finish for metric in metrics}
+    return {
+        name: _mean(
+            [part[name][0] for part in parts],
+            [part[name][1] for part in parts],
+            finish.get(name, truediv),
+        )
+        for name in parts[0]
+    }
 
 
-def _mean(sums: Iterable[float], weights: Iterable[float]) -> float | None:
-    """Divide the sums by the weights; ``fsum`` is exact, so their order is irrelevant.
+def _mean(
+    sums: Iterable[float],
+    weights: Iterable[float],
+    finish: Callable[[float, float], float] = truediv,
+) -> float | None:
+    """Return a metric of its sums and weights; ``fsum`` is exact, so their order is irrelevant.
 
     None if the weight is 0, as for the precision of a class that is never predicted, or if a sum is
     infinite or NaN.
     """
     try:
-        mean = math.fsum(sums) / math.fsum(weights)
+        mean = finish(math.fsum(sums), math.fsum(weights))
     except (ZeroDivisionError, OverflowError, ValueError):  # 0/0, 1e308 + 1e308, inf - inf
         return None
     return mean if math.isfinite(mean) else None
 
 
 def _by_client(
-    parts: Sequence[MetricSums], model: str, is_new: np.ndarray[Any, Any] | None
+    parts: Sequence[MetricSums],
+    model: str,
+    is_new: np.ndarray[Any, Any] | None,
+    metrics: Iterable[Metric],
 ) -> ClientEvaluation:
     """Return the table of the clients' metrics, by id."""
     names = list(parts[0])
@@ -188,6 +210,10 @@ def _by_client(
     totals, weights = sums[..., 0], sums[..., 1]
     means = np.full_like(totals, np.nan)
     np.divide(totals, weights, out=means, where=weights != 0)
+    for metric in metrics:
+        if metric.has_own_finish:
+            column = names.index(metric.key)
+            means[:, column] = [_value(metric, *part[metric.key]) for part in parts]
     return ClientEvaluation(
         client=np.arange(len(parts)),
         weights={name: weights[:, i] for i, name in enumerate(names)},
@@ -195,6 +221,12 @@ def _by_client(
         is_new=is_new,
         model=model,
     )
+
+
+def _value(metric: Metric, total: float, weight: float) -> float:
+    """Return a metric, or NaN if there is none."""
+    value = _mean([total], [weight], metric.finish) if weight else None
+    return math.nan if value is None else value
 
 
 def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:

@@ -49,7 +49,9 @@ def notes_of(
         *dataset.notes,
         *_notes_on_stacks_and_loss(choices, client, dataset),
         *_notes_on_metrics(scenario, client, server, dataset),
-        *_notes_on_weighting(scenario, examples=examples, steps=num_steps[training]),
+        *_notes_on_weighting(
+            scenario, dataset, training=training, examples=examples, steps=num_steps[training]
+        ),
         *_notes_on_public_data(scenario, dataset),
         *_notes_on_algorithm(scenario, server),
     )
@@ -78,13 +80,20 @@ def _notes_on_stacks_and_loss(
 
 
 def _notes_on_weighting(
-    scenario: Scenario, *, examples: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]
+    scenario: Scenario,
+    dataset: FederatedDataset,
+    *,
+    training: np.ndarray[Any, Any],
+    examples: np.ndarray[Any, Any],
+    steps: np.ndarray[Any, Any],
 ) -> list[str]:
     """Return a note if SCAFFOLD's optimum differs from that of the weighted mean."""
     server = scenario.server
     counts = {"examples": examples, "steps": steps}.get(server.weighting)
     aggregator = mix_before(server.aggregator, server.pre_aggregators)
     is_scaffold = any(isinstance(module, ScaffoldServer) for module in server.optimizer.modules)
+    if is_scaffold and server.weighting == "tokens":
+        counts = np.array([dataset.num_train_targets(client) for client in training.tolist()])
     if not is_scaffold or counts is None or isinstance(aggregator, EveryUpdate):
         return []
     if (counts == counts[0]).all():

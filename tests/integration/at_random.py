@@ -1,8 +1,9 @@
 """Small valid scenarios drawn at random, and what they need: data, models, plug-ins.
 
 ``draw(seed)`` combines modules, regularizers, schedules, aggregators, samplers, losses, partitions,
-unequal work, algorithms, transforms, personal and fixed weights, stacks, groups, kept states,
-drops, checkpoints and spilling. The scenarios name this module under ``plugins:``.
+sequences of tokens, unequal work, algorithms, transforms, personal and fixed weights, stacks,
+groups, kept states, drops, checkpoints and spilling. The scenarios name this module under
+``plugins:``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from choosing import choose_algorithm, name_weights
 from torch import Tensor, nn
 
+from simfl.data import Ragged, Vocabulary
 from simfl.optimizer import Context, OptiModule, State
 from simfl.vector import Vector
 
@@ -68,6 +70,7 @@ def draw(seed: int) -> dict[str, Any]:
     client["transforms"] = _transforms(rng, keep_state=client["keep_state"])
     choose_algorithm(scenario, Random(f"algorithm {seed}"))
     name_weights(scenario, Random(f"weights {seed}"))
+    _speak(scenario, Random(f"text {seed}"))
     return scenario
 
 
@@ -298,6 +301,24 @@ def _server(rng: Random, cohort: int, *, scaffold: bool) -> dict[str, Any]:
     return server
 
 
+def _speak(scenario: dict[str, Any], rng: Random) -> None:
+    """Give some of the scenarios of one model sequences of tokens, and a loss over these."""
+    named = {"algorithm", "personal", "fixed"} & {*scenario, *scenario["model"]}
+    if named or rng.random() < 0.8:
+        return
+    over = ["cross-entropy", {"over": "tokens"}]
+    loss = rng.choice(["cross-entropy", over, over, ["sam", {"of": over}]])
+    scenario["model"] = {"kind": "python", "path": "at_random:token_model", "loss": loss}
+    data, server = scenario["data"], scenario["server"]
+    data |= {"path": "at_random:sentences", "arguments": {"num": data["arguments"]["num"]}}
+    if data["partition"]["kind"] not in ("iid", "quantity"):
+        data["partition"] = {"kind": "iid", "clients": data["partition"]["clients"]}
+    scenario["client"].pop("sclip", None)
+    scenario["evaluation"]["metrics"] = ["perplexity", "token-accuracy", "exact-match"]
+    if server["weighting"] == "steps":
+        server["weighting"] = "tokens"
+
+
 def _own_models(rng: Random, population: int, cohort: int) -> dict[str, Any]:
     """Return keys of the evaluation, drawn apart, so that what else a seed draws stays."""
     if rng.random() < 0.5:
@@ -332,6 +353,22 @@ def rows(
     targets = np.arange(num) % CLASSES
     centres = rng.normal(size=(CLASSES, *shape))
     return (centres[targets] + rng.normal(size=(num, *shape))).astype(np.float32), targets
+
+
+def sentences(num: int, seed: int) -> tuple[Ragged, Ragged]:
+    """Return sequences of 1 to 11 tokens below 7, of which the first ones may not count."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 12, num)
+    begins = np.cumsum(lengths + 1) - lengths - 1
+    values = (np.arange(begins[-1] + lengths[-1] + 1) * rng.integers(1, 7) % 7).astype(np.uint16)
+    hidden = rng.integers(0, lengths)
+    inputs = Ragged(values, begins, lengths, 11, Vocabulary(7))
+    return inputs, Ragged(values, begins + 1, lengths, 11, Vocabulary(7), -100, hidden)
+
+
+def token_model() -> nn.Module:
+    """Return a network that predicts each token from the one before."""
+    return nn.Sequential(nn.Embedding(7, 5), nn.Tanh(), nn.Linear(5, 7))
 
 
 def partly_frozen() -> nn.Module:

@@ -138,9 +138,10 @@ class Text(Source):
         tokenizer = tokenizer or self._tokenizer(parts)
         made = self._examples(train, tokenizer)
         if test is None:
-            return made
+            return replace(made, encode=tokenizer.ids_of)
         others = self._examples(test, tokenizer, class_names=made.class_names)
-        return replace(made, test=others.train, notes=(*made.notes, *others.notes))
+        notes = (*made.notes, *others.notes)
+        return replace(made, test=others.train, notes=notes, encode=tokenizer.ids_of)
 
     def _read(self, path: str, split: str) -> _Rows:
         records = read_records(path, split=split, config=self.config, speaker=self.speaker)

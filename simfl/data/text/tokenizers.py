@@ -70,6 +70,11 @@ class Tokenizer(ABC):
         """What holds an id: uint16 if that is enough."""
         return np.dtype(np.uint16 if self.vocabulary.size <= 1 << 16 else np.int32)
 
+    def ids_of(self, text: str) -> list[int]:
+        """Return the ids of one text."""
+        ids: list[int] = self.encode([text]).values.tolist()
+        return ids
+
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Return the ids of some texts."""
@@ -107,6 +112,9 @@ class Characters(Tokenizer):
         """Return the ids of some texts."""
         codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
         values = np.searchsorted(self._codes, codes).astype(self.dtype)
+        unknown = codes[~np.isin(codes, self._codes)]
+        if len(unknown):
+            raise DataError(f"the character {chr(unknown[0])!r} does not occur in the data")
         return Tokens.from_lengths(values, _lengths(texts))
 
 

@@ -116,7 +116,8 @@ def test_every_component_survives(minimal):
     tried = 0
     for what, place in places.items():
         for name, cls in component_kinds()[what].registry.items():
-            if name.startswith("scaffold") or name in ("python", "feddecorr", "power-of-choice"):
+            needs_fields = ("python", "feddecorr", "power-of-choice", "multiple-choice")
+            if name.startswith("scaffold") or name in needs_fields:
                 continue
             plain = {**minimal, "model": {"kind": "mlp"}, "client": {"optimizer": {"lrate": 0.1}}}
             place(plain, name)

@@ -226,6 +226,28 @@ def test_the_models_tokenizer_needs_a_model_with_a_path(jsonl: str) -> None:
     assert Text(path=jsonl).for_model(object.__new__(Model)) == Text(path=jsonl)
 
 
+def test_the_models_own_tokenizer_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    from simfl.models import HuggingFaceModel
+    from tests.unit.data.text.test_tokenizers import word_level
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_file=word_level(tmp_path, marks=True), eos_token="mark", pad_token="[UNK]"
+    ).save_pretrained(tmp_path / "model")
+    rows = write(tmp_path / "rows.jsonl", [{"text": "to be", "more": "not a"}])
+    source = Text(path=rows, prompt="{text}", response="{more}", tokenizer="model")
+    model = HuggingFaceModel(path=str(tmp_path / "model"))
+    data = source.for_model(model).load(seed=0)
+    assert pairs(data) == [([2, 4, 5, 6, 7], [-100, -100, 6, 7, 8])]
+    assert data.encode is not None
+    assert data.encode("not") == [6]
+    missing = HuggingFaceModel(path=str(tmp_path / "rows.jsonl"))
+    with pytest.raises(DataError, match=r"the tokenizer of .* cannot be read") as raised:
+        source.for_model(missing).load(seed=0)
+    assert "\n" not in str(raised.value)
+
+
 FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"text": "{b}"}, r"line 1: there is no field 'b'. Known: a, id"),
     ({"text": "{q}", "client": "whom"}, "line 1: there is no field 'whom'. Did you mean 'who'"),
