@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from simfl.vector import Vector
+from simfl.vector import Keyed, Vector
 
 
 def pick(models_M: Vector, which: Tensor) -> Vector:
@@ -27,25 +27,9 @@ def shares(which: Tensor, num_models: int, by: Tensor) -> Tensor:
     return (which[..., None] == places) * by[..., None]
 
 
-def scatter(delta: Vector, shares: Tensor) -> Vector:
-    """Return a delta times its share in each model: [M, ...] or [C, M, ...], for ``Update.sums``.
-
-    Args:
-        delta: of one client, or a stack.
-        shares: [M] or [C, M], see ``shares``.
-    """
-    axis = shares.dim() - 1
-
-    def outer(tensor: Tensor) -> Tensor:
-        by = shares.reshape(*shares.shape, *[1] * (tensor.dim() - axis))
-        return tensor.unsqueeze(axis) * (by.to(tensor.dtype) if tensor.is_floating_point() else by)
-
-    return delta.map(outer)
-
-
 def by_model(
     delta: Vector, which: Tensor, *, num_models: int, weight: Tensor | None = None
-) -> dict[str, Vector | Tensor]:
+) -> dict[str, Keyed | Tensor]:
     """Return the sums ``moved`` and ``by`` of clients that have trained one model each.
 
     Args:
@@ -53,23 +37,29 @@ def by_model(
         which: the model's number: int64, 0-d or [C].
         num_models: M.
         weight: each client's: 0-d or [C]; None: 1.
+
+    Returns:
+        The weighted delta under the model's number, and the weight at its place, [M] or [C, M].
     """
     weight = torch.ones(which.shape, device=which.device) if weight is None else weight
-    by = shares(which, num_models, weight)
-    return {"moved": scatter(delta, by), "by": by}
+    return {"moved": Keyed(which, delta * weight), "by": shares(which, num_models, weight)}
 
 
-def moved(models_M: Vector, scattered: Vector, shares_M: Tensor) -> Vector:
+def moved(models_M: Vector, deltas: Keyed, weights_M: Tensor) -> Vector:
     """Return the models after the mean of their clients' deltas; without clients, as before.
 
     Args:
         models_M: before.
-        scattered: the sum over the clients of ``scatter``.
-        shares_M: the sum of their shares.
+        deltas: the sums of the weighted deltas, by model: ``moved`` of ``by_model``.
+        weights_M: the sums of the weights: ``by`` of it.
     """
-    deltas = Vector(dict(scattered.items()), stacked=True)
-    means = deltas / torch.where(shares_M > 0, shares_M, 1.0)
-    return Vector({n: _as(t - means[n], t.dtype) for n, t in models_M.items()}, stacked=True)
+    rows = torch.tensor(deltas.keys)
+    means = deltas.values / torch.where(weights_M > 0, weights_M, 1.0)[rows]
+    after = {
+        name: models.index_copy(0, rows, _as(models[rows] - means[name], models.dtype))
+        for name, models in models_M.items()
+    }
+    return Vector(after, stacked=True)
 
 
 def mixed(models_M: Vector, weights_NM: Tensor) -> Vector:
