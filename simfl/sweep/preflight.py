@@ -55,7 +55,7 @@ def prepare(plan: SweepPlan, scenarios: Sequence[Scenario], *, backend: Backend)
     by_key: dict[str, list[int]] = {}
     for index, scenario in enumerate(scenarios):
         by_key.setdefault(data_key(scenario), []).append(index)
-    shared, needs, goals = {}, {}, {}
+    shared, needs, measured = {}, {}, {}
     notes: dict[str, None] = {}
     for key, indexes in by_key.items():
         with plan.naming(tried[indexes[0]]):
@@ -64,31 +64,41 @@ def prepare(plan: SweepPlan, scenarios: Sequence[Scenario], *, backend: Backend)
             with plan.naming(tried[index]):
                 simulation = build(scenarios[index], dataset)
             needs[index] = _need(simulation, backend=backend)
-            goals[index] = goal_of(plan, simulation)
+            measured[index] = better_values(simulation)
             notes |= dict.fromkeys(simulation.notes)
         shared[key] = share(dataset)
+    by_trial = [measured[index] for index in range(len(scenarios))]
+    goal = goal_of(plan, by_trial)
+    if num_without := sum(goal.metric not in known for known in by_trial):
+        note = f"{num_without} of {len(scenarios)} trials do not measure {goal.metric!r}, by which "
+        notes[f"{note}trials are ranked; they come last"] = None
     return Prepared(
         shared=shared,
         needs=[needs[index] for index in range(len(scenarios))],
-        goal=goals[0],
+        goal=goal,
         max_rounds=max(scenario.rounds for scenario in scenarios),
         notes=tuple(notes),
     )
 
 
-def goal_of(plan: SweepPlan, simulation: Simulation) -> Goal:
+def goal_of(plan: SweepPlan, measured: Sequence[Mapping[str, str]]) -> Goal:
     """Return the metric that ranks the trials.
 
+    Args:
+        plan: what is tried.
+        measured: of each trial, the metrics, and whether ``max`` or ``min`` of each is better.
+
     Raises:
-        ScenarioError: if the scenario does not measure it.
+        ScenarioError: if no trial measures it, or one of those that are compared early does not.
     """
-    known = better_values(simulation)
-    metric = plan.section.metric or next(iter(known))
-    if metric not in known:
-        hint = did_you_mean(metric, known)
-        fault = f"is {metric!r}, which this scenario does not measure. {hint}"
+    metric = plan.section.metric or next(iter(measured[0]))
+    with_it = [known for known in measured if metric in known]
+    if not with_it or (plan.section.asha and len(with_it) < len(measured)):
+        lacking = next(known for known in measured if metric not in known)
+        which = "one of the trials" if with_it else "this scenario"
+        fault = f"is {metric!r}, which {which} does not measure. {did_you_mean(metric, lacking)}"
         raise ScenarioError([plan.document.fault_line(("sweep", "metric"), fault)])
-    mode = known[metric] if plan.section.mode == "auto" else plan.section.mode
+    mode = with_it[0][metric] if plan.section.mode == "auto" else plan.section.mode
     return Goal(metric, mode)
 
 

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from simfl.errors import InputError
+from simfl.errors import InputError, ScenarioError
 from simfl.models import Accuracy
 from simfl.scenario.sweeps import load_sweep
 from simfl.simulation import build
+from simfl.simulation.evaluation import better_values
 from simfl.sweep.preflight import goal_of, prepare
 from simfl.sweep.results import Goal
 
@@ -32,7 +33,7 @@ def goal(**changes: Any) -> Goal:
         "sweep": {"over": {"seed": "0..1"}},
     }
     plan = load_sweep(scenario | changes)
-    return goal_of(plan, build(plan.scenario({})))
+    return goal_of(plan, [better_values(build(plan.scenario({})))])
 
 
 SPLIT = {"source": "digits", "test_fraction": 0.2, "partition": {"kind": "iid", "clients": 4}}
@@ -60,6 +61,24 @@ def test_the_first_metric_of_the_test_split_or_else_of_the_clients_counts(
     changes: dict[str, Any], expected: Goal
 ) -> None:
     assert goal(**changes) == expected
+
+
+def test_baselines_without_personal_models_come_last_in_a_ranking_by_these() -> None:
+    scenario = {
+        "rounds": 1,
+        "data": {"source": "digits", "partition": {"kind": "iid", "clients": 4}},
+        "model": {"kind": "logistic"},
+        "client": {"optimizer": {"lrate": 0.1}},
+        "evaluation": {"clients_every": 1},
+    }
+    metric = "client_personal_accuracy"
+    sweep = {"over": {"algorithm": ["fedavg", "ditto"]}, "metric": metric}
+    plan = load_sweep(scenario | {"sweep": sweep})
+    measured = [better_values(build(plan.scenario(values))) for values in plan.tried]
+    assert goal_of(plan, measured) == Goal(metric, "max")
+    early = load_sweep(scenario | {"sweep": sweep | {"asha": {}}})
+    with pytest.raises(ScenarioError, match=f"{metric}.*one of the trials does not measure"):
+        goal_of(early, measured)
 
 
 def test_the_mean_over_examples_can_be_asked_for() -> None:
