@@ -15,12 +15,12 @@ from turns import RoundTime, Turns
 from workloads import find_workload
 
 import simfl
+from simfl.engine import give_back_freed_memory
 from simfl.scenario import Scenario
 from simfl.simulation import Simulation, build
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.rounds import run_rounds
-from simfl.simulation.runner import give_back_freed_memory
 
 __all__ = ["SimflRun"]
 

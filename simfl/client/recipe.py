@@ -15,6 +15,7 @@ from simfl.client.updates import ClientRow, SpareMemory
 from simfl.data import FederatedDataset
 from simfl.errors import ConfigError
 from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, build_module, is_batch_loss
+from simfl.models.base import borrow
 from simfl.models.metrics import as_metrics
 from simfl.models.names import digests_of
 from simfl.optimizer import Optimizer
@@ -75,9 +76,16 @@ class ClientRecipe:
         """Return the metrics to measure besides the loss."""
         return as_metrics(self.loss.default_metrics if self.metrics is None else self.metrics)
 
-    def build_model(self, *, device: str = "cpu") -> TorchModel:
-        """Build the model with the run's initial weights, since other state may be drawn too."""
+    def build_model(self, *, device: str = "cpu", base: Vector | None = None) -> TorchModel:
+        """Build the model with the run's initial weights, since other state may be drawn too.
+
+        Args:
+            device: where.
+            base: fixed weights to use in place of its own, on memory that may be read-only.
+        """
         module = build_module(self.spec, self.shape, seed=self.seed)
+        if base is not None:
+            borrow(module, base)
         model = TorchModel(
             module,
             self.loss,
@@ -129,9 +137,11 @@ class Resident:
     """The initial values of the weights that the server does not send."""
 
 
-def build_resident(recipe: ClientRecipe, dataset: FederatedDataset, *, device: str) -> Resident:
-    """Build what the clients of a host use in turn."""
-    model = recipe.build_model(device=device)
+def build_resident(
+    recipe: ClientRecipe, dataset: FederatedDataset, *, device: str, base: Vector | None = None
+) -> Resident:
+    """Build what the clients of a host use in turn; ``base`` as for ``build_model``."""
+    model = recipe.build_model(device=device, base=base)
     optimizer = copy.deepcopy(recipe.optimizer)
     optimizer.seed = recipe.seed
     read = reader_of(dataset.train, device=device)

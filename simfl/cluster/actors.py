@@ -31,6 +31,7 @@ from simfl.engine import (
     Sampling,
     commit_checkpoint,
     device_for,
+    give_back_freed_memory,
     measure_use,
     peak_memory,
     prepare_device,
@@ -160,6 +161,8 @@ class ServerActor(_Actor[Server]):
         """
         recipe: ServerRecipe = self._open_recipe(setup)
         self._hosted = recipe.build()
+        if recipe.fixed:  # of which it has no use
+            give_back_freed_memory()
         self._shares_partials = recipe.optimizer.accepts_read_only
         self._shares_aux = recipe.client_optimizer.accepts_read_only
         log.info("started")
@@ -263,10 +266,20 @@ class ClientActor(_Actor[ClientHost]):
         self._broadcast: Broadcast | None = None
         self._beats = False
 
-    def start(self, setup: ActorSetup, dataset: FederatedDataset, server: Any = None) -> int:
+    def start(
+        self,
+        setup: ActorSetup,
+        dataset: FederatedDataset,
+        server: Any = None,
+        base: Parcel | None = None,
+    ) -> int:
         """Build the host; return the process id.
 
-        If the server actor is given, this actor sends it heartbeats from now on.
+        Args:
+            setup: what it is built from.
+            dataset: with the clients' examples.
+            server: the server's actor, to which this one sends heartbeats from now on.
+            base: the model's fixed weights, which a host on a CPU reads in place.
         """
         if server is not None and not self._beats:
             self._beats = True
@@ -274,7 +287,10 @@ class ClientActor(_Actor[ClientHost]):
         recipe: ClientRecipe = self._open_recipe(setup)
         device = device_for(self._label, uses_gpu=self._uses_gpu)
         prepare_device(device, deterministic=setup.deterministic)
-        self._hosted = ClientHost(recipe, dataset, device=device)
+        shared = None if base is None or device != "cpu" else open_parcel(base)
+        self._hosted = ClientHost(recipe, dataset, device=device, base=shared)
+        if shared is not None:  # in place of its own
+            give_back_freed_memory()
         self._shares_sums = recipe.aggregator.accepts_read_only
         self._shares_states = recipe.accepts_read_only
         log.info("started on %s", device)

@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayError
 
 from simfl.checkpoint import Found
+from simfl.cluster.base import put_base
 from simfl.cluster.diagnostics import write_profiles
 from simfl.cluster.failures import explain, is_object_loss
 from simfl.cluster.launch import Fleet, launch_server, put_setup
@@ -97,7 +98,11 @@ class RayEngine:
         self._saves = Saves(setup.location, self._states, self._server)
         self._fleet = Fleet(setup)
         self._pool = ClientPool(
-            (setup.shared.ref if setup.shared else ray.put(dataset), self._server.actor),
+            (
+                setup.shared.ref if setup.shared else ray.put(dataset),
+                self._server.actor,
+                put_base(setup),
+            ),
             cluster=cluster,
             workload=Workload(
                 setup.client.work, setup.dataset, personal_steps=setup.client.personal_steps

@@ -4,7 +4,13 @@ from simfl.engine.chunks import Pace, Work, Workload, equal_chunks, guided_chunk
 from simfl.engine.device import DeviceUse, device_for, is_memory_full, measure_use, prepare_device
 from simfl.engine.engine import Engine, Handle, Trained, commit_checkpoint, snapshot_of
 from simfl.engine.inline import InlineEngine
-from simfl.engine.process import Sampling, peak_memory, require_profiler, reset_peak_memory
+from simfl.engine.process import (
+    Sampling,
+    give_back_freed_memory,
+    peak_memory,
+    require_profiler,
+    reset_peak_memory,
+)
 
 __all__ = [
     "DeviceUse",
@@ -19,6 +25,7 @@ __all__ = [
     "commit_checkpoint",
     "device_for",
     "equal_chunks",
+    "give_back_freed_memory",
     "guided_chunks",
     "is_memory_full",
     "measure_use",

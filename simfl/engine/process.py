@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,19 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 0.005
 """The interval between two samples of the stack, of some hundred bytes each, in seconds."""
+
+
+def give_back_freed_memory() -> None:
+    """Return freed memory to the system; glibc's malloc keeps it, others may do as they like.
+
+    Modules of others are often cycles of objects, which only the garbage collector frees.
+    """
+    gc.collect()
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):
+        return
+    trim(0)
 
 
 def peak_memory() -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from simfl.checkpoint import Found
 from simfl.cluster.setup import SharedData
 from simfl.cluster.telemetry import RayMetrics
-from simfl.engine import Engine, Handle, Sampling
+from simfl.engine import Engine, Handle, Sampling, give_back_freed_memory
 from simfl.observers import (
     ClientFiles,
     FailSafeObserver,
@@ -259,15 +258,6 @@ class Run:
 def notify(message: str) -> None:
     """Show the user a message, on one line of standard error."""
     say(RunConsole(stderr=True), message)
-
-
-def give_back_freed_memory() -> None:
-    """Return freed memory to the system; glibc's malloc keeps it, others may do as they like."""
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, TypeError, AttributeError):
-        return
-    trim(0)
 
 
 def _make_observers(

@@ -141,7 +141,11 @@ def test_a_classifier_learns_with_adapters_and_its_head(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_inline_ray_and_resumed_runs_give_the_same_bits(tmp_path: Path, ray_cluster: None) -> None:
+def test_inline_ray_and_resumed_runs_give_the_same_bits(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The actors read the base in the object store, as small as it is."""
+    monkeypatch.setattr("simfl.cluster.base.LEAST_BASE_BYTES", 0)
     changed = merged(
         scenario(lora={**LORA, "dropout": 0.2}, dtype="bf16"),
         {"cluster": {"actors": 2}, "checkpoint": {"every": 1}, "client": {"per_round": 3}},
@@ -222,3 +226,16 @@ def test_adapters_of_another_model_are_one_line(tmp_path: Path) -> None:
     other["model"]["config"] = LLAMA | {"num_hidden_layers": 1}
     with pytest.raises(ScenarioError, match=r"model: it cannot be built: .*layers\.1.*same model"):
         build(simfl.load_scenario(other))
+
+
+def test_stacks_over_one_base_give_the_numbers_of_one_client_at_a_time(tmp_path: Path) -> None:
+    """1e-6 for sums in another order; dropout is drawn per client and step."""
+    changed = scenario(attention="eager", lora={**LORA, "dropout": 0.3})
+    alone = simfl.run(changed, out=tmp_path / "alone", backend="inline")
+    stacked = merged(changed, {"client": {"stack": 4}})
+    assert build(simfl.load_scenario(stacked)).stacks == (4,)
+    together = simfl.run(stacked, out=tmp_path / "together", backend="inline")
+    for mine, theirs in zip(together.history, alone.history, strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-6)
+    for name, value in alone.weights.items():
+        np.testing.assert_allclose(together.weights[name], value, rtol=0, atol=1e-6)
