@@ -35,7 +35,7 @@ def gradients_at(
         batch: some of its examples.
     """
     trained = {name: weights[name].detach() for name in model.model.trainable if name in weights}
-    others = {name: weights[name] for name in weights if name not in trained}
+    others = {name: weights[name].clone() for name in weights if name not in trained}
     beside = replace(model, constant={**model.constant, **others})
     if not model.is_mapped:
         trained = {name: tensor.requires_grad_() for name, tensor in trained.items()}

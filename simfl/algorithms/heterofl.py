@@ -60,4 +60,4 @@ class HeteroFL(Algorithm):
     def server(self, total: Total, state: State, here: ServerSide) -> tuple[Vector, State]:
         """Average each weight's updates over the clients that have it."""
         clients = total.sums["clients"].map(lambda t: t.clamp(min=1.0))
-        return (total.sums["moved"] / clients).select(here.weights), state
+        return (total.sums["moved"] / clients).select(here.weights | here.buffers), state

@@ -44,7 +44,12 @@ class ModelFunction:
     def __call__(self, weights: Weights, inputs: Inputs) -> Any:
         """Return the module's outputs for B examples, in training mode."""
         own = self.model.trainable
-        instead = {n: tensor for n, tensor in weights.items() if tensor is not own.get(n)}
+        # Those that are not trained are buffers, which a layer in training mode changes in place.
+        instead = {
+            n: tensor if n in own else tensor.clone()
+            for n, tensor in weights.items()
+            if tensor is not own.get(n)
+        }
         return self.model.call(inputs, {**self.constant, **instead})
 
     def predict(self, weights: Weights, inputs: Inputs) -> Any:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 import simfl
 from simfl.algorithms import Algorithm
+from simfl.client import ClientHost
 from simfl.errors import ConfigError, ScenarioError
+from simfl.messages import Chunk
 from simfl.simulation import build
 
 SCENARIO: dict[str, Any] = {
@@ -70,6 +72,52 @@ def test_heterofl_leaves_personal_weights_whole(stack: int, tmp_path: Path) -> N
 def with_personal_biases(stack: int) -> dict[str, Any]:
     model = {"kind": "mlp", "hidden": [5], "personal": ["output.bias"]}
     return {**SCENARIO, "model": model, "client": {**SCENARIO["client"], "stack": stack}}
+
+
+class Normed(nn.Module):
+    """Has running averages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.output = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.output(self.norm(inputs))
+        return outputs
+
+
+WITH_NORM: dict[str, Any] = {
+    **SCENARIO,
+    "model": {"kind": "python", "path": f"{__name__}:Normed"},
+    "client": {**SCENARIO["client"], "drop_last": True},
+}
+
+
+@pytest.mark.parametrize("name", ["moon", "mime", "scaffold", "feddyn"])
+def test_running_averages_of_the_broadcast_stay_as_they_are(name: str) -> None:
+    """Or the next client would start from others, and which is next depends on the actors."""
+    simulation = build(simfl.load_scenario({**WITH_NORM, "algorithm": name}))
+    broadcast = simulation.server.build().snapshot(2).broadcast
+    before = broadcast.weights.clone()
+    host = ClientHost(simulation.client, simulation.dataset)
+    host.train_chunk(Chunk(2, 0, (0,), 1), broadcast, [None])
+    assert {n: t.tolist() for n, t in broadcast.weights.items()} == {
+        n: t.tolist() for n, t in before.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "weighting"),
+    [(["moon", {"mu": 0.0}], "examples"), (["heterofl", {"widths": [1.0]}], "uniform")],
+)
+def test_running_averages_are_those_of_fedavg(
+    algorithm: Any, weighting: str, tmp_path: Path
+) -> None:
+    found = simfl.run({**WITH_NORM, "algorithm": algorithm}, tmp_path / "a", "inline")
+    fedavg = {**WITH_NORM, "server": {"weighting": weighting}}
+    for name, weights in simfl.run(fedavg, tmp_path / "b", "inline").weights.items():
+        np.testing.assert_allclose(found.weights[name], weights, rtol=1e-5, atol=1e-6)
 
 
 class Thinned(nn.Module):
