@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import ray
 
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.wire import pack
-from simfl.models.base import unshared_base
-
-LEAST_BASE_BYTES: Final = 1 << 22
-"""Fixed weights of fewer bytes are left to each process."""
+from simfl.models.base import LEAST_BASE_BYTES, unshared_base
 
 
 def put_base(setup: EngineSetup) -> Any:

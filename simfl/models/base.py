@@ -5,11 +5,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from torch import Tensor, nn
 
 from simfl.models.module_weights import ModuleWeights
 from simfl.vector import Vector
+
+LEAST_BASE_BYTES: Final = 1 << 22
+"""Fixed weights of fewer bytes are left to each process."""
 
 
 def unshared_base(model: ModuleWeights) -> Vector:

@@ -16,9 +16,11 @@ from simfl.aggregation import Mean
 from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total, returned
 from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
 from simfl.data import FederatedDataset
+from simfl.engine import give_back_freed_memory
 from simfl.errors import ClientError, ConfigError, SimflError, one_line, own_line
 from simfl.messages import Broadcast, Chunk, ChunkResult, EvaluationChunk, Partial, Snapshot
 from simfl.models import Batch, Loss, TorchModel, as_metrics
+from simfl.models.base import LEAST_BASE_BYTES, unshared_base
 from simfl.models.model import take_examples
 from simfl.models.names import digests_of, resolve_names
 from simfl.record import PERSONAL
@@ -46,14 +48,18 @@ def try_step(
     Raises:
         ScenarioError: if something fails, with the line of the user's code if it was the cause.
     """
+    _collect(client)
     with explained(scenario, "model", "it cannot be built"):
         snapshot = server.build().snapshot(1)
+        _collect(client)
         usual = as_metrics(client.loss.default_metrics)
         model = replace(
             client, metrics=usual, work=replace(client.work, precision="float32")
         ).build_model()
         other = server.build_model()
     _require_same(scenario, model, other, personal=client.personal)
+    del other
+    _collect(client)
     _check_transforms(scenario, client, model)
     sections = scenario.cluster.groups or (scenario.cluster,)
     num_examples = dataset.num_train_examples()
@@ -78,13 +84,14 @@ def _try_training(
     model: TorchModel,
 ) -> None:
     """Train a client for one step, on several examples and on one if either occurs."""
+    base = unshared_base(model)
     num_examples = dataset.num_train_examples()
     some = int(np.argmax(num_examples >= min(2, num_examples.max())))
     size = min(client.work.batch_size or _MOST_ROWS, _MOST_ROWS)
     takes_several = min(size, num_examples[some]) > 1
     if takes_several:
         with explained(scenario, "model", "a first step of training fails"):
-            first = _train(client, dataset, snapshot.broadcast, some, size)
+            first = _train(client, dataset, snapshot.broadcast, some, size, base=base)
             _try_server(server, snapshot, first)
         with explained(scenario, "model", "a first evaluation of a client fails"):
             _try_evaluation(client, dataset, snapshot.broadcast, first)
@@ -97,7 +104,13 @@ def _try_training(
         if takes_several or _needs_two(model, few):
             attempt = _explained_for_one(scenario, int(alone[0]), int(num_examples[alone[0]]))
         with attempt:
-            _train(client, dataset, snapshot.broadcast, int(alone[0]), 1)
+            _train(client, dataset, snapshot.broadcast, int(alone[0]), 1, base=base)
+
+
+def _collect(client: ClientRecipe) -> None:
+    """Release models that were built before, if they are large."""
+    if client.fixed_bytes >= LEAST_BASE_BYTES:
+        give_back_freed_memory()
 
 
 def _needs_two(model: TorchModel, batch: Batch) -> bool:
@@ -171,12 +184,18 @@ def _require_fixed_buffers(scenario: Scenario, model: TorchModel, batch: Batch) 
 
 
 def _train(
-    recipe: ClientRecipe, dataset: FederatedDataset, start: Broadcast, client: int, size: int
+    recipe: ClientRecipe,
+    dataset: FederatedDataset,
+    start: Broadcast,
+    client: int,
+    size: int,
+    *,
+    base: Vector,
 ) -> ChunkResult[Partial, KeptState]:
     """Train a client, in two rounds if they may differ; return what the first comes to."""
     work = replace(recipe.work, epochs=None, steps=1, batch_size=size, on_nonfinite="drop")
     recipe = replace(recipe, work=work, stack=1)
-    host = ClientHost(recipe, dataset)
+    host = ClientHost(recipe, dataset, base=base)
     first = host.train_chunk(Chunk(1, 0, (client,), 1), start, [None])
     if type(recipe.algorithm) is not FedAvg:  # its rounds may differ
         host.train_chunk(Chunk(2, 0, (client,), 1), replace(start, round=2), _kept(first))
