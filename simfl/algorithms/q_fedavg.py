@@ -1,7 +1,8 @@
 """q-FedAvg: clients with a larger loss count for more, so that losses become more alike.
 
 Client: F_k = the loss at w; train; D_k = L (w - v_k), with L = 1/lrate. Send: F_k^q D_k and
-h_k = q F_k^(q-1) |D_k|² + L F_k^q. Server: w -= sum of the F_k^q D_k / sum of the h_k.
+h_k = q F_k^(q-1) |D_k|² + L F_k^q. Server: w -= sum of the F_k^q D_k / sum of the h_k. With a
+schedule by steps, L is each client's own.
 
 With one step on all examples (``steps: 1``, no ``batch_size``) D_k is the gradient, and this is
 q-FedSGD, Algorithm 1. With q = 0 it is the unweighted FedAvg. The paper draws clients by their

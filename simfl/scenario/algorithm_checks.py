@@ -119,6 +119,14 @@ def _pooled(scenario: Scenario) -> Iterator[Fault]:
                 f"has no effect: algorithm {scenario.algorithm.name!r} trains one model, on all "
                 "clients' examples; remove it",
             )
+    modules = scenario.client.optimizer.modules if scenario.algorithm.pools_clients else ()
+    for index, module in enumerate(modules):
+        if receives(module):
+            yield (
+                f"client.optimizer.modules[{index}]",
+                f"is {module.name!r}, but with algorithm {scenario.algorithm.name!r} there are no "
+                "clients to exchange auxiliary variables with; remove it",
+            )
     if scenario.algorithm.pools_clients and goes_by_steps(scenario.client.optimizer.lrate):
         yield (
             "client.optimizer.lrate",

@@ -128,7 +128,8 @@ _INTRODUCTION = """\
 
 A scenario is one YAML file. `simfl validate FILE` checks it, `simfl schema` prints its JSON Schema
 for editors, `simfl list` shows what can be named in it, and `--set client.optimizer.lrate=0.1`
-changes a key from the command line (a list item is `client.optimizer.modules.0`).
+changes a key from the command line (a list item is `client.optimizer.modules.0`, and a
+field of a component `algorithm.strength` or `client.optimizer.modules.0.beta`).
 
 Every component can be written in one of three ways:
 

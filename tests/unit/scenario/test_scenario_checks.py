@@ -87,6 +87,17 @@ from simfl.scenario import load_scenario
             ],
         ),
         (
+            [
+                "algorithm=centralized",
+                "client.optimizer.modules=[momentum, scaffold-client]",
+                "server.optimizer.modules=[scaffold-server]",
+            ],
+            [
+                "client.optimizer.modules[1]: is 'scaffold-client', but with algorithm "
+                "'centralized' there are no clients to exchange auxiliary variables with; remove it"
+            ],
+        ),
+        (
             ["algorithm=ensemble", "model.loss=mse"],
             [
                 "model.loss: is 'mse', which compares one output with each target, but algorithm "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from simfl.errors import ScenarioError
 from simfl.optimizer import OptiModule
 from simfl.scenario import load_scenario
 
@@ -38,6 +39,23 @@ def test_an_override_reaches_into_a_pair(write, minimal_yaml):
     overrides = ["client.optimizer.modules.0.1.beta=0.25"]
     (module,) = load_scenario(write(text), overrides=overrides).client.optimizer.modules
     assert module == OptiModule.from_name("momentum", {"beta": 0.25})
+
+
+@pytest.mark.parametrize(
+    "written", ["ditto", "[ditto, {own_epochs: 2.0}]", "[ditto, {strength: 3}]", "{kind: ditto}"]
+)
+def test_an_override_sets_a_field_of_a_component_however_it_is_written(
+    write, minimal_yaml, written
+):
+    overrides = ["algorithm.strength=0.25", "client.optimizer.modules.0.beta=0.5"]
+    text = minimal_yaml.replace("lrate: 0.1", "lrate: 0.1, modules: [momentum]")
+    name = write(f"{text}algorithm: {written}\n")
+    scenario = load_scenario(name, overrides=overrides)
+    assert scenario.algorithm.strength == 0.25
+    assert scenario.algorithm.own_epochs == (2.0 if "own_epochs" in written else None)
+    assert scenario.client.optimizer.modules[0].beta == 0.5
+    with pytest.raises(ScenarioError, match=r"--set: algorithm\.strength: is -1"):
+        load_scenario(name, overrides=["algorithm.strength=-1"])
 
 
 def test_the_last_override_counts(write, minimal_yaml):
