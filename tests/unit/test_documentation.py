@@ -173,3 +173,4 @@ def test_the_table_of_algorithms_has_all_of_them_with_their_keys() -> None:
     listed = {name: set(re.findall(r"`(.+?)`", keys)) for name, keys in rows}
     ours = {n: c for n, c in Algorithm.registry.items() if c.__module__.startswith("simfl.")}
     assert listed == {name: {f.name for f in fields(kind)} for name, kind in ours.items()}
+    assert [*listed] == sorted(listed)
