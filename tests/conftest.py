@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import settings
 
@@ -8,6 +10,16 @@ from simfl.scenario.components import component_kinds
 # The same examples every time, and no time limit: machines may be busy.
 settings.register_profile("simfl", deadline=None, derandomize=True)
 settings.load_profile("simfl")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_objects_to_search() -> None:
+    """Keep what has been imported so far out of the garbage collector's passes.
+
+    Each run makes such a pass, which takes seconds with all the libraries that tests import.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -45,10 +45,12 @@ def read_sources(search: Iterable[str]) -> dict[str, ModuleSource]:
     installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
     folders = [where for folder in search if (where := Path(folder).resolve()) not in installed]
     found: dict[str, ModuleSource] = {}
-    for name, module in list(sys.modules.items()):
+    modules = list(sys.modules.items())
+    tops = {name.partition(".")[0] for name, _ in modules} - {_OURS}
+    sent = {top for top in tops if _is_from(folders, top)}
+    for name, module in modules:
         top = name.partition(".")[0]
-        path = _file(module)
-        if path is not None and top != _OURS and _is_from(folders, top):
+        if top in sent and (path := _file(module)) is not None:
             found |= _read_package(name, path) if name == top else {name: _read(path)}
     return found
 

@@ -23,7 +23,7 @@ def unshared_base(model: ModuleWeights) -> Vector:
     """
     parameters = dict(model.module.named_parameters())
     fixed = {name: value for name, value in model.fixed_weights.items() if name in parameters}
-    mapped = _mapped_from_files()
+    mapped = _mapped_from_files() if fixed else _Mapped([])
     return Vector({name: value for name, value in fixed.items() if not mapped.holds(value)})
 
 
