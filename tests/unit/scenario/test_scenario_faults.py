@@ -116,7 +116,7 @@ def test_a_fault_of_a_key_is_one_line(faults, minimal_yaml, line, under, expecte
         ),
         (
             "server: {weighting: exmples}",
-            "server.weighting: is 'exmples'; should be 'examples', 'steps' or 'uniform'. "
+            "server.weighting: is 'exmples'; should be 'examples', 'tokens', 'steps' or 'uniform'. "
             "Did you mean 'examples'?",
         ),
         (
