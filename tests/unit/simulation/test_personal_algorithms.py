@@ -49,6 +49,7 @@ class Dynamic(Algorithm):
         return total.delta + h / self.alpha, {"h": h}
 
 
+@pytest.mark.slow
 def test_feddyn_with_personal_weights_finds_the_joint_optimum(tmp_path: Path) -> None:
     """Least squares: min over u and all p_k of the sum of f_k(u, p_k), by numpy's lstsq.
 
