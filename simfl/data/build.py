@@ -243,11 +243,6 @@ def _take_fraction(
     return rest, select_rows(data.train, np.flatnonzero(is_taken))
 
 
-def draw_test_rows(targets: Values, *, fraction: float, seed: int) -> Array:
-    """Draw the rows of a test split: see ``draw_rows``."""
-    return draw_rows(targets, fraction=fraction, seed=seed, key="data.test")
-
-
 def draw_rows(targets: Values, *, fraction: float, seed: int, key: str) -> Array:
     """Draw the rows of a part of the examples, stratified where targets are class ids.
 

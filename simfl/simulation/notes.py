@@ -16,7 +16,7 @@ from simfl.client import ClientRecipe, StackChoice, find_loss_fault, read_batch
 from simfl.data import FederatedDataset
 from simfl.models.metrics import adds_up
 from simfl.models.model import call_module
-from simfl.optimizer import Momentum, ScaffoldServer
+from simfl.optimizer import FedProx, Momentum, ScaffoldServer
 from simfl.scenario import Scenario
 from simfl.server import ServerRecipe
 
@@ -122,7 +122,8 @@ def _notes_on_fednova(algorithm: FedNova, scenario: Scenario) -> list[str]:
     """Return a note if clients take other steps than FedNova's a_i counts."""
     modules = [m for m in scenario.client.optimizer.modules if m.aux_name is None]
     betas = [m.beta for m in modules if isinstance(m, Momentum) and not m.nesterov]
-    if len(betas) < len(modules) or scenario.client.optimizer.regularizers:
+    regularizers = scenario.client.optimizer.regularizers
+    if len(betas) < len(modules) or any(isinstance(one, FedProx) for one in regularizers):
         why = "the clients' modules and regularizers are others"
     elif sum(betas) != algorithm.rho:
         why = f"the clients' momentum is {sum(betas)}; set algorithm.rho to it"

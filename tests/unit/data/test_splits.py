@@ -1,12 +1,16 @@
 """Stratified test rows and each client's holdout."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfl.data.build import draw_test_rows, hold_out
+from simfl.data.build import draw_rows, hold_out
 from simfl.errors import ConfigError
+
+draw_test_rows = partial(draw_rows, key="data.test")
 
 
 def test_each_class_gives_its_share():

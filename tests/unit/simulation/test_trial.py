@@ -283,6 +283,7 @@ def test_a_loss_that_mixes_the_examples_of_a_batch_is_noted_once(
         ("fednova", "column", {}, None),
         ("fednova", "column", {"modules": ["adam"]}, "modules and regularizers are others"),
         ("fednova", "column", {"regularizers": ["fedprox"]}, "modules and regularizers are others"),
+        ("fednova", "column", {"regularizers": ["ridge"]}, None),
         ("fednova", "column", {"modules": ["momentum"]}, "momentum is 0.9; set algorithm.rho to"),
         (["fednova", {"rho": 0.9}], "column", {}, "momentum 0.9, but the clients' momentum is 0"),
         (["fednova", {"rho": 0.9}], "column", {"modules": ["momentum"]}, "keep_state: false"),
