@@ -33,11 +33,12 @@ class FedDyn(Algorithm):
     def client(self, local: Local) -> tuple[Update, State]:
         """Train with the pull, and with the gradient that is known."""
         w, g = local.weights, local.kept["g"]
-        delta = local.train_delta(w, add=self._pull, given=(w, g))
+        centre = w * self.alpha + g  # alpha (v - w) - g = alpha v - centre, in one step less
+        delta = local.train_delta(w, add=self._pull, given=(centre,))
         return Update(delta, weight=1.0), {"g": g + delta * self.alpha}
 
-    def _pull(self, v: Vector, w: Vector, g: Vector) -> Vector:
-        return (v - w) * self.alpha - g
+    def _pull(self, v: Vector, centre: Vector) -> Vector:
+        return v * self.alpha - centre
 
     def start(self, weights: Vector, fresh: Fresh) -> State:
         """Return h = 0, minus the mean of all clients' g_k."""
