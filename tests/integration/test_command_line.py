@@ -116,7 +116,9 @@ def test_a_failing_client_ends_the_run_with_its_traceback_and_keeps_what_was_wri
     assert (summary["status"], summary["rounds"]) == ("failed", 1)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_ends_with_130_and_leaves_no_process(
     signum: signal.Signals, tmp_path: Path
 ) -> None:
@@ -144,6 +146,7 @@ def test_a_bad_scenario_exits_with_2_before_anything_is_started(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_rays_metrics_a_run_says_so_in_a_line_and_goes_on(tmp_path: Path) -> None:
     path = write(tmp_path, SCENARIO)
     process = simfl(
@@ -155,6 +158,7 @@ def test_without_rays_metrics_a_run_says_so_in_a_line_and_goes_on(tmp_path: Path
     assert line.startswith("Ray's metrics are switched off on this node; the run continues")
 
 
+@pytest.mark.slow
 def test_where_the_dashboards_port_is_taken_the_run_says_which_other_it_has(tmp_path: Path) -> None:
     path = write(tmp_path, SCENARIO)
     with socket.socket() as taken:

@@ -111,6 +111,7 @@ def test_an_actor_that_dies_in_every_start_ends_the_run_and_is_named(
     assert shots(tmp_path) == 2
 
 
+@pytest.mark.slow
 def test_two_actors_at_once_and_the_same_chunk_twice(
     tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
@@ -132,7 +133,9 @@ def test_the_server_killed_in_its_step(
     assert shots(tmp_path) == 1
 
 
-@pytest.mark.parametrize(("side", "client"), [("client", 3), ("server", -1)])
+@pytest.mark.parametrize(
+    ("side", "client"), [("client", 3), pytest.param("server", -1, marks=pytest.mark.slow)]
+)
 def test_a_stopped_actor_is_killed_when_its_time_is_up(
     side: str, client: int, tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:

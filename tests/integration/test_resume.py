@@ -124,7 +124,14 @@ def test_a_process_killed_in_mid_round_goes_on_from_its_last_checkpoint(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_driver_on_ray_stopped_by_any_signal_goes_on(
     signum: int, tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:

@@ -131,6 +131,16 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     },
 }
 
+RARER = (
+    "server adam",
+    "a third-party module with a state",
+    "stacks with scaffold and momentum",
+    "stacks with momentum, and stragglers that are dropped",
+    "stacks in bfloat16",
+    "stacks with a third-party module with a state",
+)
+"""What other cases cover in part: these take long, and are run with the slow tests."""
+
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     out = dict(base)
@@ -149,7 +159,10 @@ def numbers(result: simfl.Result) -> tuple[Any, ...]:
     return weights, [RoundRecord.parse(record).reproducible for record in result.history]
 
 
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in RARER else []) for name in ALGORITHMS],
+)
 def test_ray_gives_the_bits_of_one_process_and_so_does_a_run_that_was_stopped(
     algorithm: str, tmp_path: Path, ray_cluster: None
 ) -> None:
