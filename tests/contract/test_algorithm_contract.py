@@ -127,11 +127,11 @@ class SkipsNew(FedDyn):
     name: ClassVar[str] = "broken-skips-new"
 
     def client(self, local: Local) -> tuple[Update, State]:
-        g = local.kept["g"]
+        w, g = local.weights, local.kept["g"]
         if bool((g.norm() == 0).any()):
             g = g * 0.0
-        w = local.weights
-        delta = local.train_delta(w, add=self._pull, given=(w, g))
+        centre = w * self.alpha + g
+        delta = local.train_delta(w, add=self._pull, given=(centre,))
         return Update(delta, weight=1.0), {"g": g + delta * self.alpha}
 
 
