@@ -22,25 +22,41 @@ _FORMATS = {
 }
 
 
-def read_split(path: str, split: str, config: str | None) -> Any:
+def why_untrusted(path: str, revision: str | None) -> str | None:
+    """Return why an untrusted scenario may not name a data set; None: it may.
+
+    Args:
+        path: a file, a folder, or a name on the hub, whose data may change without a revision.
+        revision: of a data set on the hub.
+    """
+    if revision is not None or os.path.exists(path):
+        return None
+    return (
+        f"names {one_line(path)!r} on the hub without revision, so that anything may be "
+        "downloaded, and trust is 'none'; set revision to a commit, or trust the scenario"
+    )
+
+
+def read_split(path: str, split: str, config: str | None, revision: str | None = None) -> Any:
     """Read a split of a data set.
 
     Args:
         path: a name on the hub, a folder, or a file of the formats below.
         split: its name.
         config: of a data set on the hub; None: its only or default one.
+        revision: of a data set on the hub; None: the newest.
 
     Raises:
         MissingExtraError: if the package datasets is not installed.
         DataError: if it cannot be read.
     """
-    # Before version 4 the library asks on the terminal whether to run code of the data set's
-    # author; this answers no, unless the user's environment sets it.
-    os.environ.setdefault("HF_DATASETS_TRUST_REMOTE_CODE", "0")
+    refuse_revision(path, revision)
     datasets = import_extra("datasets", what="a data set of the hub", extra="hf")
+    # Before version 4 the library could run code of the data set's author, and asked for it.
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
     try:
         with without_references(), without_bars():
-            return _read(datasets, path, split, config)
+            return _read(datasets, path, split, config, revision)
     except SimflError:
         raise
     except Exception as error:
@@ -49,7 +65,19 @@ def read_split(path: str, split: str, config: str | None) -> Any:
         raise DataError(f"{path}, split {split!r}, cannot be read: {reason}") from error
 
 
-def _read(datasets: Any, name: str, split: str, config: str | None) -> Any:
+def refuse_revision(path: str, revision: str | None) -> None:
+    """Refuse a revision of what is not on the hub.
+
+    Raises:
+        DataError: if the path is that of a file or folder.
+    """
+    if revision is not None and os.path.exists(path):
+        raise DataError(
+            f"revision is {revision!r}, but {path} is a file or folder on this machine; remove it"
+        )
+
+
+def _read(datasets: Any, name: str, split: str, config: str | None, revision: str | None) -> Any:
     path = Path(name)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _split_of(datasets.load_from_disk(name), split, path=name)
@@ -61,7 +89,7 @@ def _read(datasets: Any, name: str, split: str, config: str | None) -> Any:
         return datasets.load_dataset(kind, data_files=name, split=split)
     if not path.is_dir():
         _require_name(name)
-    return datasets.load_dataset(name, config, split=split)
+    return datasets.load_dataset(name, config, split=split, revision=revision)
 
 
 def _require_name(name: str) -> None:

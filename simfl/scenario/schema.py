@@ -41,6 +41,8 @@ _FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "sw
 _LATER: Final = (
     "algorithm",
     "data.public",
+    "data.source.revision",
+    "data.public.revision",
     "model.personal",
     "model.fixed",
     "client.transforms",
@@ -228,9 +230,12 @@ class Scenario(Section):
         *path, name = key.split(".")
         owner: Any = self
         for step in path:
-            owner, plain = getattr(owner, step), plain[step]
-        fields, is_own = field_types(type(owner)), type(owner).__module__.startswith("simfl.")
-        if is_own and name in fields and getattr(owner, name) == fields[name][1]:
+            owner, found = getattr(owner, step), plain.get(step)
+            plain = found if isinstance(found, dict) else plain  # a flat field's keys are there
+        if not type(owner).__module__.startswith("simfl."):
+            return
+        fields = field_types(type(owner))
+        if name in fields and getattr(owner, name) == fields[name][1]:
             del plain[name]
 
     def fingerprint(self) -> str:

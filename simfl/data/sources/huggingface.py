@@ -13,7 +13,7 @@ import numpy as np
 
 from simfl.data.arrays import with_our_dtypes
 from simfl.data.dataset import Array, Examples, Scaling
-from simfl.data.hub import read_split, without_references
+from simfl.data.hub import read_split, why_untrusted, without_references
 from simfl.data.source import Source, SourceData
 from simfl.errors import DataError, SimflError, did_you_mean, one_line
 
@@ -50,6 +50,12 @@ class HuggingFace(Source):
     """The column with each example's client."""
     columns: tuple[str, ...] = ()
     """Further columns with one value per example, for a partition or ``cluster.groups``."""
+    revision: str | None = None
+    """The commit, tag or branch of a data set on the hub; null: its newest state."""
+
+    def refuse_untrusted(self) -> str | None:
+        """Return why an untrusted scenario may not have it: what it downloads may change."""
+        return why_untrusted(self.path, self.revision)
 
     def load(self, *, seed: int) -> SourceData:
         """Read the splits.
@@ -58,7 +64,7 @@ class HuggingFace(Source):
             MissingExtraError: if the package datasets is not installed.
             DataError: if the data cannot be read, or a split or column does not exist.
         """
-        train = read_split(self.path, self.split, self.config)
+        train = self._read(self.split)
         columns = {}
         if self.client is not None:
             columns["client"] = self._column(train, self.client, "client")
@@ -67,9 +73,12 @@ class HuggingFace(Source):
         examples = self._examples(train, self.split, names)
         tests = None
         if self.test_split is not None:
-            test = read_split(self.path, self.test_split, self.config)
+            test = self._read(self.test_split)
             tests = self._examples(test, self.test_split, names)
         return with_our_dtypes(SourceData(examples, tests, columns, names), origin=self.path)
+
+    def _read(self, split: str) -> Any:
+        return read_split(self.path, split, self.config, self.revision)
 
     def _examples(self, data: Any, split: str, class_names: tuple[str, ...]) -> Examples:
         scaling = None

@@ -12,9 +12,10 @@ import numpy as np
 from simfl.component import Component, Count
 from simfl.data.arrays import as_column, as_targets
 from simfl.data.dataset import Array, Examples
+from simfl.data.hub import why_untrusted
 from simfl.data.source import Source, SourceData
 from simfl.data.text.documents import Sequences, answers, blocks, classified
-from simfl.data.text.records import Records, read_records
+from simfl.data.text.records import Records, is_file_of_text, read_records
 from simfl.data.text.templates import parse_template, render
 from simfl.data.text.tokenizers import (
     Bytes,
@@ -85,6 +86,8 @@ class Text(Source):
     """The configuration of a data set on the hub; null: its only or default one."""
     test_path: str | None = None
     """A file with the same fields for the test split; null: none."""
+    revision: str | None = None
+    """The commit, tag or branch of a data set on the hub; null: its newest state."""
 
     def check(self) -> None:
         """Check what concerns several fields."""
@@ -110,6 +113,10 @@ class Text(Source):
                 "one of its own; remove it"
             )
         _check_pattern(self.speaker)
+
+    def refuse_untrusted(self) -> str | None:
+        """Return why an untrusted scenario may not have it: what it downloads may change."""
+        return None if is_file_of_text(self.path) else why_untrusted(self.path, self.revision)
 
     def for_model(self, model: Component) -> Source:
         """Return the source with the model's tokenizer, if it is to have that."""
@@ -144,7 +151,13 @@ class Text(Source):
         return replace(made, test=others.train, notes=notes, encode=tokenizer.ids_of)
 
     def _read(self, path: str, split: str) -> _Rows:
-        records = read_records(path, split=split, config=self.config, speaker=self.speaker)
+        records = read_records(
+            path,
+            split=split,
+            config=self.config,
+            revision=self.revision,
+            speaker=self.speaker,
+        )
         if not len(records):
             raise DataError(f"{path} holds no rows")
         templates = [self.prompt, self.response] if self.response is not None else [self.text]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from simfl.data.hub import read_split
+from simfl.data.hub import read_split, refuse_revision
 from simfl.data.source import file_fault
 from simfl.errors import DataError, did_you_mean, one_line
 from simfl.regular_files import open_regular
@@ -67,8 +67,18 @@ class Records:
         return values if are_numbers else [str(value) for value in values]
 
 
+def is_file_of_text(path: str) -> bool:
+    """Return whether a path ends as a file of text does, and so is no name on the hub."""
+    return Path(path).suffix.lower() in (*_TABLES, ".txt")
+
+
 def read_records(
-    path: str, *, split: str = "train", config: str | None = None, speaker: str | None = None
+    path: str,
+    *,
+    split: str = "train",
+    config: str | None = None,
+    revision: str | None = None,
+    speaker: str | None = None,
 ) -> Records:
     """Read a file, a folder of .txt files, or a split of a data set on the hub or on disk.
 
@@ -79,12 +89,14 @@ def read_records(
         path: the file or folder, or the name on the hub.
         split: of a data set on the hub.
         config: of a data set on the hub.
+        revision: of a data set on the hub.
         speaker: a regular expression; lines that match begin a speech of the first group's.
 
     Raises:
         DataError: if there is no such file, or it cannot be read.
         MissingExtraError: if the package datasets is needed and not installed.
     """
+    refuse_revision(path, revision)
     place = Path(path)
     texts = sorted(place.rglob("*.txt")) if place.is_dir() else []
     if texts or place.suffix.lower() == ".txt":
@@ -93,7 +105,7 @@ def read_records(
         raise DataError(f"data.source.speaker is set, but {path} is not .txt; use client instead")
     if place.suffix.lower() in _TABLES and not place.is_dir():
         return _explained(path, _READERS[place.suffix.lower()])
-    return Records(path, read_split(path, split, config).to_list())
+    return Records(path, read_split(path, split, config, revision).to_list())
 
 
 def _texts(root: Path, files: Sequence[Path], speaker: str | None) -> Iterator[dict[str, Any]]:

@@ -24,6 +24,7 @@ client:
 """
 WHY = "which runs code of the scenario's author, and trust is 'none'; remove it, or check that "
 WHY += "the code is safe and trust it"
+REST = "rounds: 3\nmodel: {kind: mlp}\nclient: {optimizer: {lrate: 0.1}}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -212,3 +213,36 @@ def test_a_model_on_the_hub_is_named_with_its_revision(write, minimal_yaml):
     ]
     load_scenario(with_model("  path: someone/model\n  revision: 0a1b2c"), trust="none")
     load_scenario(with_model("  config: {model_type: llama}\n  lora: {rank: 2}"), trust="none")
+
+
+@pytest.mark.parametrize("source", ["huggingface", "text"])
+@pytest.mark.parametrize("key", ["source", "public"])
+def test_data_on_the_hub_are_named_with_their_revision(write, tmp_path, source, key):
+    fields = {"huggingface": "inputs: x", "text": "client: who"}[source]
+
+    def with_data(more: str) -> str:
+        named = f"{fields}, {more}"
+        if key == "source":
+            data = f"{{source: {source}, {named}, partition: {{kind: iid, clients: 2}}}}"
+        else:
+            public = f"public: {{kind: {source}, {named}}}"
+            data = f"{{source: digits, {public}, partition: {{kind: iid, clients: 2}}}}"
+        return write(REST + f"data: {data}\n")
+
+    loose = with_data("path: someone/data")
+    load_scenario(loose)
+    (line,) = untrusted(loose)
+    assert line.endswith(
+        "names 'someone/data' on the hub without revision, so that anything may be downloaded, and "
+        "trust is 'none'; set revision to a commit, or trust the scenario"
+    )
+    load_scenario(with_data("path: someone/data, revision: 0a1b2c"), trust="none")
+    load_scenario(with_data(f"path: {tmp_path}"), trust="none")
+
+
+def test_data_without_a_revision_have_the_fingerprint_of_earlier_versions(write):
+    public = "public: {kind: text, path: other.jsonl}"
+    data = f"data: {{source: text, path: x.jsonl, client: who, {public}}}\n"
+    numbers = load_scenario(write(REST + data)).numbers()["data"]
+    assert "revision" not in numbers | numbers["public"]
+    assert (numbers["path"], numbers["public"]["path"]) == ("x.jsonl", "other.jsonl")

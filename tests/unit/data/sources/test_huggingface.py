@@ -1,7 +1,6 @@
 """Data sets written to disk by the real library."""
 
 import json
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -287,12 +286,32 @@ def test_without_the_library_the_extra_to_install_is_named(monkeypatch):
         HuggingFace(path="x", inputs="x").load(seed=0)
 
 
-@pytest.mark.parametrize(("said", "kept"), [(None, "0"), ("1", "1")])
-def test_a_data_sets_own_code_runs_only_if_the_user_allows_it(load, monkeypatch, said, kept):
-    """The variable that datasets reads before version 4; later versions run no such code."""
+@pytest.mark.parametrize("allowed", [None, True])
+def test_a_data_sets_own_code_is_never_run(load, monkeypatch, allowed):
+    """What datasets reads before version 4, from the environment; later ones run no such code."""
     name = "HF_DATASETS_TRUST_REMOTE_CODE"
-    monkeypatch.setenv(name, said or "")
-    if said is None:
-        monkeypatch.delenv(name)
+    monkeypatch.setattr(datasets.config, name, allowed, raising=False)
     load({"x": [1.0, 2.0], "label": [0, 1]}, inputs="x")
-    assert os.environ[name] == kept
+    assert getattr(datasets.config, name) is False
+
+
+@pytest.mark.parametrize("revision", [None, "0a1b2c"])
+def test_the_hub_is_asked_for_the_revision(monkeypatch, revision):
+    data = datasets.Dataset.from_dict({"x": [1.0, 2.0], "label": [0, 1]})
+    asked = []
+
+    def answer(*args, **options):
+        asked.append((args, options))
+        return data
+
+    monkeypatch.setattr(datasets, "load_dataset", answer)
+    fields = {"path": "someone/data", "config": "plain", "revision": revision}
+    HuggingFace(inputs="x", test_split="test", **fields).load(seed=0)
+    splits = ("train", "test")
+    expected = [(("someone/data", "plain"), {"split": s, "revision": revision}) for s in splits]
+    assert asked == expected
+
+
+def test_a_folder_has_no_revision(load):
+    with pytest.raises(DataError, match=r"revision is 'main', but .*saved is a file or folder on"):
+        load({"x": [1.0], "label": [0]}, inputs="x", revision="main")

@@ -156,6 +156,23 @@ def test_a_data_set_of_the_library_is_read(tmp_path: Path, jsonl: str) -> None:
         load("https://example.org/rows")
 
 
+def test_rows_of_the_hub_are_those_of_the_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    states = {None: [{"text": "new"}], "0a1b2c": [{"text": "old"}]}
+
+    def answer(*_: object, revision: str | None, **__: object) -> Any:
+        return datasets.Dataset.from_list(states[revision])
+
+    monkeypatch.setattr(datasets, "load_dataset", answer)
+    assert pairs(load("someone/data", revision="0a1b2c"))[0][0] == [*b"old"]
+    assert pairs(load("someone/data"))[0][0] == [*b"new"]
+
+
+def test_a_file_has_no_revision(jsonl: str) -> None:
+    with pytest.raises(DataError, match=r"revision is 'main', but .* is a file or folder on this"):
+        load(jsonl, revision="main")
+
+
 def test_folders_are_clients(tmp_path: Path) -> None:
     for name in ("ann/1.txt", "ann/2.txt", "bob/1.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
