@@ -27,6 +27,7 @@ from annotated_types import Ge, Gt, Interval
 
 from simfl.errors import ConfigError, ImportPathError, UnknownNameError, did_you_mean
 from simfl.plugins import import_installed
+from simfl.synonyms import instead_of_name
 
 if TYPE_CHECKING:
     from typing import Self
@@ -75,10 +76,8 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     simfl.errors.UnknownNameError: no fruit named 'imt'. Did you mean 'int'?
     """
 
-    def __init__(self, what: str, *, elsewhere: Mapping[str, str] | None = None) -> None:
+    def __init__(self, what: str) -> None:
         self.what = what
-        self.elsewhere = elsewhere or {}
-        """Names of what other keys do: the keys, as a scenario has them, by name."""
         self._classes: dict[str, type[T]] = {}
 
     def add(self, name: str, cls: type[T]) -> None:
@@ -98,7 +97,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def __getitem__(self, name: str) -> type[T]:
         if name not in self:
-            instead = self.elsewhere.get(name)
+            instead = instead_of_name(self.what, name)
             raise UnknownNameError(self.what, name, self._classes, instead=instead)
         return self._classes[name]
 
@@ -150,14 +149,10 @@ class Component:
     registry: ClassVar[Registry[Any]]
     """The classes of this kind, by name; set on each root."""
 
-    elsewhere: ClassVar[Mapping[str, str]] = {}
-    """Of a root: names that users look for in this kind, but that other keys do, with these keys
-    as a scenario has them."""
-
     def __init_subclass__(cls, *, kind: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if kind is not None:
-            cls.registry = Registry(kind, elsewhere=cls.elsewhere)
+            cls.registry = Registry(kind)
         elif "name" in cls.__dict__:
             cls.registry.add(cls.name, cls)
 

@@ -55,6 +55,7 @@ __all__ = [
     "import_extra",
     "one_line",
     "own_line",
+    "plain_word",
     "printable",
 ]
 
@@ -244,14 +245,26 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("adma", ["adam", "yogi"])
     "Did you mean 'adam'?"
+    >>> did_you_mean("SCAFFOLD", ["fedavg", "scaffold"])
+    "Did you mean 'scaffold'?"
     >>> did_you_mean("xyz", ["adam", "yogi"])
     'Known: adam, yogi.'
     """
     names = sorted(known)
+    by_plain_word = {plain_word(known): known for known in reversed(names)}
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f"Did you mean {near[0]!r}?"
+    if nearest := by_plain_word.get(plain_word(name)) or next(iter(near), None):
+        return f"Did you mean {nearest!r}?"
     return f"Known: {', '.join(map(one_line, names))}." if names else ""
+
+
+def plain_word(word: str) -> str:
+    """Return a word without what spellings differ in: case, hyphens, underscores and spaces.
+
+    >>> plain_word("Trimmed_Mean") == plain_word("trimmed-mean")
+    True
+    """
+    return word.casefold().replace("-", "").replace("_", "").replace(" ", "")
 
 
 def _rebuild(

@@ -235,23 +235,6 @@ class Algorithm(Component, kind="algorithm"):
     they return new values, and leave those that they are given as they are.
     """
 
-    elsewhere: ClassVar[Mapping[str, str]] = {
-        "fedadagrad": "server.optimizer.modules: [adagrad]",
-        "fedadam": "server.optimizer.modules: [adam]",
-        "fedavgm": "server.optimizer.modules: [momentum]",
-        "fedbn": "model.personal: [norm]",
-        "feddecorr": "model.loss: [feddecorr, {layer: output}]",
-        "fedgkd": "model.loss: distillation",
-        "fedlc": "model.loss: fedlc",
-        "fedntd": "model.loss: [distillation, {not_true: true}]",
-        "fedper": "model.personal: [output]",
-        "fedprox": "client.optimizer.regularizers: [fedprox]",
-        "fedrs": "model.loss: fedrs",
-        "fedsam": "model.loss: sam",
-        "fedyogi": "server.optimizer.modules: [yogi]",
-        "lg-fedavg": "model.personal: [hidden1]",
-    }
-
     uses_optimizer: ClassVar[bool] = True
     """Whether clients call ``Local.train``. If not, a scenario with client modules, regularizers or
     weight decay is refused, since they would have no effect."""

@@ -24,6 +24,7 @@ def list_components(
 ) -> None:
     """List the components that a scenario can name, with fields, bounds and defaults."""
     from simfl.scenario.components import component_kinds
+    from simfl.synonyms import NAMES
 
     _import_plugins(plugins)
     roots = _roots(kind, component_kinds())
@@ -33,8 +34,8 @@ def list_components(
     for what, root in roots.items():
         for cls in root.registry.values():
             _print_component(what, cls)
-        for name, keys in root.registry.elsewhere.items():
-            say(f"{what} {name} is what other keys do: {keys}")
+        for name, lines in NAMES.get(what, {}).items():
+            say(f"instead of {what} {name} write {lines}")
 
 
 def print_schema(plugins: Plugins = []) -> None:  # noqa: B006

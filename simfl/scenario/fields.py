@@ -10,7 +10,7 @@ A component is written in one of three ways, everywhere the same::
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeVar, Union, get_args, get_origin
@@ -20,7 +20,8 @@ from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 from typing_extensions import TypedDict
 
 from simfl.component import KIND, Component, NonNegative, Section, field_types, split_spec
-from simfl.errors import ConfigError, InputError, UnknownNameError, did_you_mean
+from simfl.errors import ConfigError, InputError, UnknownNameError, did_you_mean, plain_word
+from simfl.scenario.document import show
 from simfl.scenario.validators import (
     existing_file,
     fault,
@@ -31,6 +32,7 @@ from simfl.scenario.validators import (
     trusted_address,
     trusted_location,
 )
+from simfl.synonyms import ANYWHERE, instead_of_key, instead_of_name
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -98,7 +100,7 @@ def read_section(cls: type[S], values: Mapping[Any, Any], *, context: Any) -> S:
     given = {key: _as_tuples(value) for key, value in values.items()}
     known = keys_of(cls)
     if cls.flat is None:
-        marked = _mark_unknown(given, known=known)
+        marked = _mark_unknown(given, known=known, places=(cls.__name__, ANYWHERE))
     else:
         attribute, key = cls.flat.attribute, cls.flat.key
         siblings = tuple(key if name == attribute else name for name in known)
@@ -176,8 +178,14 @@ class _Keys:
         if isinstance(value, self.section):
             return value
         if not isinstance(value, Mapping):
-            raise PydanticKnownError("dict_type")
+            raise self._no_mapping(value)
         return read_section(self.section, value, context=info.context)
+
+    def _no_mapping(self, value: Any) -> Exception:
+        instead = instead_of_name(self.section.__name__, value) if isinstance(value, str) else None
+        if instead is None:
+            return PydanticKnownError("dict_type")
+        return fault(f"is {show(value)}; should be a mapping of keys. Write {instead}")
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -232,7 +240,8 @@ class _Named:
         if is_untrusted(info.context) and (reason := _refused(cls)):
             raise _placed(fault(reason), name, at=at)
         values = {key: _as_tuples(value) for key, value in config.items()}
-        marked = _mark_unknown(values, known=field_types(cls), also=siblings)
+        places = (f"{self.what} {cls.name}", self.what, *((ANYWHERE,) if siblings else ()))
+        marked = _mark_unknown(values, known=field_types(cls), also=siblings, places=places)
         made = cls.from_config(fields_adapter(cls).validate_python(marked, context=info.context))
         if is_untrusted(info.context) and (reason := made.refuse_untrusted()):
             raise _placed(fault(reason), name, at=at)
@@ -273,7 +282,8 @@ class _NumberOr(_Named):
             checked = self.number.validate_python(value)
             return value if self.stays_whole else checked
         if isinstance(value, str) and value not in self.root.registry:
-            hint = did_you_mean(value, self.root.registry)
+            instead = instead_of_name(self.what, value)
+            hint = f"Write {instead}" if instead else did_you_mean(value, self.root.registry)
             raise fault(f"should be a number or the name of a {self.what}. {hint}".rstrip())
         return super().read(value, info)
 
@@ -284,17 +294,28 @@ class _NumberOr(_Named):
 
 
 def _mark_unknown(
-    values: Mapping[Any, Any], *, known: Collection[str], also: Collection[str] = ()
+    values: Mapping[Any, Any],
+    *,
+    known: Collection[str],
+    places: Sequence[str],
+    also: Collection[str] = (),
 ) -> dict[Any, Any]:
     """Put an ``UnknownKey`` in place of each value whose key is not known.
 
     Args:
         values: by key.
         known: the keys that there are.
+        places: where ``synonyms.KEYS`` may have what else a key is called.
         also: further keys that a misspelt one may have meant.
     """
+
+    def hint(key: str) -> str:
+        is_misspelt = plain_word(key) in map(plain_word, known)
+        instead = None if is_misspelt else instead_of_key(places, key)
+        return f"Write {instead}" if instead else did_you_mean(key, {*known, *also})
+
     return {
-        key: value if key in known else UnknownKey(value, did_you_mean(str(key), {*known, *also}))
+        key: value if key in known else UnknownKey(value, hint(str(key)))
         for key, value in values.items()
     }
 

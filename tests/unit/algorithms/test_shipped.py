@@ -20,17 +20,6 @@ def test_each_has_a_scenario() -> None:
     assert named == set(NAMES)
 
 
-@pytest.mark.parametrize("name", Algorithm.elsewhere)
-def test_what_other_keys_do_is_written_as_the_error_says(name: str) -> None:
-    quickstart = ROOT / "configs" / "quickstart.yaml"
-    keys = Algorithm.elsewhere[name]
-    with pytest.raises(simfl.errors.ScenarioError) as caught:
-        simfl.load_scenario(quickstart, overrides=[f"algorithm={name}"])
-    assert str(caught.value).endswith(f"no algorithm named {name!r}. Write {keys}")
-    key, _, value = keys.partition(": ")
-    simfl.load_scenario(quickstart, overrides=[f"{key}={value}"])
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_scenario_says_what_it_shows_and_runs(path: Path, tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
