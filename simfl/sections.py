@@ -195,6 +195,11 @@ class ClientSection(LocalWork, _CohortSection):
     precision: Precision = "float32"
     """What models compute in while they train. bf16: matrix products and convolutions in bfloat16,
     and weights, gradients and updates in float32 (mixed precision)."""
+    accumulate: Count = 1
+    """Into how many micro-batches a step's examples are cut, whose gradients add up to the whole
+    batch's: less memory, and the same step up to rounding. ``batch_size`` is the examples of a
+    step; a micro-batch has ``batch_size / accumulate`` of them, rounded up. In transformers, these
+    are ``gradient_accumulation_steps`` and ``per_device_train_batch_size``."""
     stack: Count | Literal["auto"] = "auto"
     """How many clients are trained in one computation, a power of two; 1: one at a time. auto: what
     the model and the kind of device suggest. It affects the last bits of the results. Clients that

@@ -22,7 +22,9 @@ from simfl.optimizer import Optimizer
 from simfl.states import State as State
 from simfl.vector import Vector
 
-NO_STEPS: Final = ("client.epochs", "client.steps", "client.drop_last", "client.sclip")
+NO_STEPS: Final = tuple(
+    f"client.{key}" for key in ("epochs", "steps", "drop_last", "sclip", "accumulate")
+)
 """Keys that have no effect where clients take no steps."""
 
 NO_GRADIENT: Final = tuple(
@@ -255,6 +257,12 @@ class Algorithm(Component, kind="algorithm"):
     sends_gradients: ClassVar[bool] = False
     """Whether clients send gradients of all of their examples, which ``client.sclip`` does not
     clip, so that it is refused."""
+
+    objective_over: ClassVar[str | None] = None
+    """What the objectives that it gives to ``Local`` are means over, besides terms that do not
+    depend on the batch. ``loss``: as the scenario's loss, of which they consist. ``examples``: also
+    numbers of each example, all of which weigh the same. None: unknown, so that
+    ``client.accumulate`` is refused."""
 
     needs_public: ClassVar[bool] = False
     """Whether the server's half uses public examples (``data.public``)."""

@@ -32,6 +32,7 @@ class FedDF(Algorithm):
 
     name: ClassVar[str] = "feddf"
     needs_public: ClassVar[bool] = True
+    objective_over: ClassVar[str | None] = "examples"
     steps: Count = 100
     """The server's steps in each round, on batches of ``client.batch_size``."""
     lrate: Positive = 1e-3

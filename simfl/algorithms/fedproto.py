@@ -33,6 +33,7 @@ class FedProto(Algorithm):
     """Keep all weights; pull features of examples to the mean features of their class."""
 
     name: ClassVar[str] = "fedproto"
+    objective_over: ClassVar[str | None] = "examples"
     weighted_by: ClassVar[str] = "uniform"
     sends_delta: ClassVar[bool] = False
     ignores: ClassVar[tuple[str, ...]] = NO_GRADIENT

@@ -35,6 +35,7 @@ class HeteroFL(Algorithm):
     """
 
     name: ClassVar[str] = "heterofl"
+    objective_over: ClassVar[str | None] = "loss"
     weighted_by: ClassVar[str] = "uniform"
     sends_delta: ClassVar[bool] = False
     widths: Annotated[tuple[_Width, ...], MinLen(1)] = (1.0, 0.5, 0.25)

@@ -25,6 +25,7 @@ class MimeLite(Algorithm):
     """Take local steps with the momentum of the server."""
 
     name: ClassVar[str] = "mime-lite"
+    objective_over: ClassVar[str | None] = "loss"
     weighted_by: ClassVar[str] = "uniform"
     beta: Fraction = 0.9
     """The weight of the momentum; 0 is FedAvg for MimeLite, and SVRG's steps for Mime."""

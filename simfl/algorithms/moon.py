@@ -32,6 +32,7 @@ class Moon(Algorithm):
     """Add a contrast to the loss: features near the server's model's, far from one's own."""
 
     name: ClassVar[str] = "moon"
+    objective_over: ClassVar[str | None] = "examples"
     mu: NonNegative = 1.0
     """The strength of the contrast."""
     tau: Positive = 0.5

@@ -16,6 +16,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from simfl.client.accumulation import (
+    MicroBatch,
+    accumulated,
+    micro_batches,
+    require_mean_objective,
+)
 from simfl.client.recipe import Resident
 from simfl.client.steps import Step, Steps
 from simfl.models import Batch, StackedModel, TorchModel
@@ -104,16 +110,34 @@ class Trainee(ABC):
             loss_given: what the scenario's loss needs besides; of all C clients.
             at: trainable weights; None: those of the trainee.
         """
-        model, batch, sclip = self._trained, step.batch, self._resident.recipe.work.sclip
-        with nullcontext() if at is None else self._at(at, step):
+        model, work = self._trained, self._resident.recipe.work
+
+        def of(batch: Batch) -> tuple[Tensor, Vector]:
             if objective is None:
-                loss, gradients = model.compute_loss_and_gradients(batch, sclip, given=loss_given)
+                return model.compute_loss_and_gradients(batch, work.sclip, given=loss_given)
+            return model.compute_objective(
+                objective, batch, given, loss_given=loss_given, max_norm=work.sclip
+            )
+
+        def of_part(part: MicroBatch) -> tuple[Tensor, Vector]:
+            with model.in_micro_batch(part.before, part.size, by_example=bool(work.sclip)):
+                return of(part.batch)
+
+        if work.accumulate > 1 and objective is not None:
+            require_mean_objective(self._resident.recipe.algorithm, self._model.loss)
+        with nullcontext() if at is None else self._at(at, step):
+            if work.accumulate == 1:
+                loss, gradients = of(step.batch)
             else:
-                loss, gradients = model.compute_objective(
-                    objective, batch, given, loss_given=loss_given, max_norm=sclip
-                )
-        share = self._clipped_share(step) if sclip else None
+                loss, gradients = accumulated(self._micro_batches(step.batch), of_part)
+        share = self._clipped_share(step) if work.sclip else None
         return loss, gradients if share is None else gradients * share
+
+    def _micro_batches(self, batch: Batch) -> Iterator[MicroBatch]:
+        work = self._resident.recipe.work
+        size = work.batch_size or batch.targets.shape[1 if self.stacked else 0]
+        size = -(-size // work.accumulate)
+        return micro_batches(batch, size, self._model.loss, stacked=self.stacked)
 
     @abstractmethod
     def _at(self, weights: Vector, step: Step) -> AbstractContextManager[None]:

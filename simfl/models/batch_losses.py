@@ -152,6 +152,11 @@ class _OfClassCounts(ChangedLoss):
         counts = targets[targets != IGNORED].bincount(minlength=num_classes)
         return {**super().statistics(model, batch), "class_counts": counts[:num_classes]}
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether the loss that it changes is a mean; counts are the client's, in any batch."""
+        return self.of.is_mean
+
     def _changed(self, logits: Tensor, counts_V: Tensor) -> Tensor:
         """Return the changed logits, [B, ..., V]."""
         raise NotImplementedError
@@ -268,6 +273,11 @@ class Distillation(ChangedLoss):
     def uses_broadcast(self) -> bool:
         """Whether it needs the round's first weights: yes."""
         return True
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the loss that it changes is a mean, as its term is."""
+        return self.of.is_mean
 
     def of_batch(
         self, model: ModelFunction, weights: Weights, batch: Batch, given: Mapping[str, Any]

@@ -5,7 +5,8 @@ Shapes: C clients of a stack, ... a tensor's own axes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final
 
@@ -39,10 +40,13 @@ class Dropout(nn.Module):
 
     key: Tensor
     """0-d int64; [C] for a stack."""
+    place: tuple[int, int]
+    """How many examples of the step come before those of the inputs, and how many these are."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
+        self.place = (0, 1)
         self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @property
@@ -64,7 +68,8 @@ class Dropout(nn.Module):
             return inputs
         if self.share == 1.0:
             return inputs * 0.0
-        bits = _hashed(key, inputs.numel() // key.numel(), inputs.device)
+        count, (before, size) = inputs.numel() // key.numel(), self.place
+        bits = _hashed(key, count, inputs.device, begin=count // size * before)
         is_kept = (bits & 0x7FFFFFFF) >= int(self.share * 2**31)
         factor = is_kept.reshape(inputs.shape).to(inputs.dtype) * (1.0 / (1.0 - self.share))
         return inputs * factor
@@ -118,14 +123,41 @@ def seed_dropout(layers: Iterable[Dropout], keys: Tensor, step: int) -> None:
         layer.key = keys + _signed(_STEP * (step + 1) + _LAYER * index)
 
 
+@contextmanager
+def in_micro_batch(
+    layers: Iterable[Dropout], before: int, size: int, *, by_example: bool
+) -> Iterator[None]:
+    """Let layers drop of some examples of a step what they would drop of them in its whole batch.
+
+    Args:
+        layers: that have the step's key.
+        before: how many of the step's examples come before.
+        size: how many there are.
+        by_example: whether each example has a key of ``example_keys``.
+    """
+    found = [(layer, layer.key) for layer in layers]
+    for layer, key in found:
+        if by_example:
+            layer.key = key + _signed(_EXAMPLE * before)
+        else:
+            layer.place = (before, size)
+    try:
+        yield
+    finally:
+        for layer, key in found:
+            layer.key, layer.place = key, (0, 1)
+
+
 def _signed(number: int) -> int:
     """Return the number modulo 2^64, from -2^63 on."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _hashed(key: Tensor, count: int, device: torch.device) -> Tensor:
-    """Return ``count`` hashes of 32 bits for each key: [count], or [C, count]."""
+def _hashed(key: Tensor, count: int, device: torch.device, *, begin: int = 0) -> Tensor:
+    """Return ``count`` hashes of 32 bits for each key, from a position on: [count], [C, count]."""
     low, high = _halves(key.unsqueeze(-1))
+    if begin:
+        low = low + ((begin * _POSITION + (1 << 31)) % (1 << 32) - (1 << 31))
     bits = _mixed(_positions(count, device) + low)
     return _mixed(bits + high)
 

@@ -144,6 +144,14 @@ class Loss(Component, kind="loss"):
         return False
 
     @property
+    def is_mean(self) -> bool:
+        """Whether a step minimises a mean over its examples, weighted by ``example_weights``.
+
+        Then its batch can be cut into micro-batches (``client.accumulate``).
+        """
+        return not needs_weights(self) and type(self).of_outputs is Loss.of_outputs
+
+    @property
     def evaluated(self) -> Loss:
         """The loss that is evaluated: this one, unless it changes another one in training."""
         return self

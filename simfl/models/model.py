@@ -42,8 +42,8 @@ def map_inputs(inputs: Any, function: Callable[[Any], Tensor]) -> Inputs:
     return function(inputs)
 
 
-def take_examples(batch: Batch, which: slice) -> Batch:
-    """Return some of a batch's examples, without copies."""
+def take_examples(batch: Batch, which: slice | tuple[slice, ...]) -> Batch:
+    """Return some of a batch's examples, without copies; for axes before them, slices of all."""
     inputs, targets, weights = batch
     return Batch(
         map_inputs(inputs, lambda tensor: tensor[which]),

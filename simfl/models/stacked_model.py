@@ -7,7 +7,7 @@ batch, ... a tensor's own axes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -107,6 +107,12 @@ class StackedModel:
     def seed_step(self, keys_A: Tensor, step: int) -> None:
         """Set the keys of the step's dropout; see ``Model.seed_step``."""
         self._model.seed_step(keys_A, step)
+
+    def in_micro_batch(
+        self, before: int, size: int, *, by_example: bool
+    ) -> AbstractContextManager[None]:
+        """Return the context for some of each client's examples of a step."""
+        return self._model.in_micro_batch(before, size, by_example=by_example)
 
     def compute_loss_and_gradients(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from simfl.errors import ConfigError, DataError
 from simfl.models.clipping import ExampleClipping, layers_with_norms
-from simfl.models.dropout import dropout_layers, seed_dropout
+from simfl.models.dropout import dropout_layers, in_micro_batch, seed_dropout
 from simfl.models.layers import mixes_examples
 from simfl.models.loss import is_batch_loss
 from simfl.models.losses import LossLike, as_loss, is_per_example
@@ -201,6 +201,12 @@ class TorchModel(ModuleWeights):
     def seed_step(self, keys: Tensor, step: int) -> None:
         """Set the keys of the module's ``Dropout`` layers."""
         seed_dropout(self._dropouts, keys, step)
+
+    def in_micro_batch(
+        self, before: int, size: int, *, by_example: bool
+    ) -> AbstractContextManager[None]:
+        """Return the context for some of a step's examples; see ``dropout.in_micro_batch``."""
+        return in_micro_batch(self._dropouts, before, size, by_example=by_example)
 
     def _clipped(self, batch: Batch, max_norm: float) -> tuple[Tensor, Vector]:
         if max_norm < 0:

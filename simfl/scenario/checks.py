@@ -188,6 +188,24 @@ def _clipping(scenario: Scenario) -> Iterator[Fault]:
         )
 
 
+def _accumulation(scenario: Scenario) -> Iterator[Fault]:
+    """Find batches that cannot be cut into micro-batches."""
+    client, loss = scenario.client, scenario.model.loss
+    if client.accumulate == 1:
+        return
+    if client.batch_size is not None and client.accumulate > client.batch_size:
+        yield (
+            "client.accumulate",
+            f"is {client.accumulate}, but a batch has {client.batch_size} examples; lower it",
+        )
+    if not loss.is_mean:
+        yield (
+            "client.accumulate",
+            f"is {client.accumulate}, but model.loss {loss.name!r} depends on a batch as a whole, "
+            "and would have other gradients in micro-batches; remove one of them",
+        )
+
+
 def _evaluation(scenario: Scenario) -> Iterator[Fault]:
     evaluation = scenario.evaluation
     asked = evaluation.metrics
@@ -305,6 +323,7 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _kept_state,
     _personal,
     _clipping,
+    _accumulation,
     _transforms,
     _evaluation,
     _cluster,

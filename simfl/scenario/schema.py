@@ -46,6 +46,7 @@ _LATER: Final = (
     "model.personal",
     "model.fixed",
     "client.transforms",
+    "client.accumulate",
     "client.sampler.loss",
     "server.pre_aggregators",
     "evaluation.personal_steps",

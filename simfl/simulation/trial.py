@@ -21,6 +21,7 @@ from simfl.errors import ClientError, ConfigError, SimflError, one_line, own_lin
 from simfl.messages import Broadcast, Chunk, ChunkResult, EvaluationChunk, Partial, Snapshot
 from simfl.models import Batch, Loss, TorchModel, as_metrics
 from simfl.models.base import LEAST_BASE_BYTES, unshared_base
+from simfl.models.layers import mixes_examples
 from simfl.models.model import take_examples
 from simfl.models.names import digests_of, resolve_names
 from simfl.record import PERSONAL
@@ -59,6 +60,7 @@ def try_step(
         other = server.build_model()
     _require_same(scenario, model, other, personal=client.personal)
     del other
+    _require_separate_examples(scenario, model)
     _collect(client)
     _check_transforms(scenario, client, model)
     sections = scenario.cluster.groups or (scenario.cluster,)
@@ -70,7 +72,8 @@ def try_step(
         model.evaluate(read_batch(dataset.train, rows))
     if client.fixed:
         _require_unchanged(scenario, model, read_batch(dataset.train, rows), client.unsent)
-    if client.work.sclip or not client.algorithm.uses_optimizer:
+    work = client.work
+    if work.sclip or work.accumulate > 1 or not client.algorithm.uses_optimizer:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
     _try_training(scenario, client, server, dataset, snapshot, model)
 
@@ -153,10 +156,26 @@ def _explained_for_one(
     )
 
 
+def _require_separate_examples(scenario: Scenario, model: TorchModel) -> None:
+    """Check that no layer computes an example otherwise in a micro-batch than in its batch."""
+    if scenario.client.accumulate == 1:
+        return
+    model.enter_training()
+    for name, layer in model.module.named_modules():
+        if mixes_examples(layer):
+            raise scenario.fault(
+                "client.accumulate",
+                f"is {scenario.client.accumulate}, but layer {name!r} ({type(layer).__name__}) "
+                "works with statistics of the batch, which are others in micro-batches; use "
+                "GroupNorm instead of BatchNorm, or name the layer in model.fixed",
+            )
+
+
 def _require_fixed_buffers(scenario: Scenario, model: TorchModel, batch: Batch) -> None:
     """Check that training changes no buffer, which clipping would not bound.
 
-    Nor would the steps that an algorithm takes itself change it.
+    Nor would the steps that an algorithm takes itself change it, and micro-batches would several
+    times in a step.
     """
     before = model.get_weights()
     with global_generators(), suppress(Exception):  # a failure shows in the step that follows
@@ -174,6 +193,13 @@ def _require_fixed_buffers(scenario: Scenario, model: TorchModel, batch: Batch) 
         )
     changed += {*model.held.changed()} & {name for name, _ in model.module.named_buffers()}
     model.set_weights(before)
+    if changed and scenario.client.accumulate > 1:
+        raise scenario.fault(
+            "client.accumulate",
+            f"is {scenario.client.accumulate}, but training changes the buffer {changed[0]!r}, "
+            "which each micro-batch would do; use GroupNorm instead of BatchNorm, or freeze the "
+            "buffer",
+        )
     if changed and scenario.client.sclip:
         raise scenario.fault(
             "client.sclip",

@@ -27,6 +27,14 @@ from simfl.scenario import load_scenario
             ],
         ),
         (
+            ["client.accumulate=3", "client.batch_size=2", "model.loss=[sam, {of: fedlc}]"],
+            [
+                "client.accumulate: is 3, but a batch has 2 examples; lower it",
+                "client.accumulate: is 3, but model.loss 'sam' depends on a batch as a whole, and "
+                "would have other gradients in micro-batches; remove one of them",
+            ],
+        ),
+        (
             ["client.epochs=0.5", "client.steps={kind: uniform-int, high: 5}"],
             [
                 "client.steps: is {kind: 'uniform-int', high: 5}, but client.epochs is 0.5; "

@@ -132,6 +132,21 @@ def test_buffers_that_training_changes_are_refused_with_clipping(
         build(scenario(tmp_path, client={"sclip": 0.5}, **changes))
 
 
+@pytest.mark.parametrize(
+    ("net", "why"),
+    [
+        ("Centring", "training changes the buffer 'mean'"),
+        ("normed", r"layer '0' \(BatchNorm1d\) works with statistics of the batch"),
+    ],
+)
+def test_what_a_batch_as_a_whole_changes_is_refused_in_micro_batches(
+    net: str, why: str, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"model": {"path": f"{__name__}:{net}"}}
+    with pytest.raises(ScenarioError, match=rf"client\.accumulate: is 2, but {why}"):
+        build(scenario(tmp_path, client={"accumulate": 2}, **changes))
+
+
 @pytest.mark.parametrize(("net", "buffer"), [("Centring", "mean"), ("normed", "0.running_mean")])
 def test_buffers_that_training_changes_are_refused_where_an_algorithm_takes_the_steps(
     net: str, buffer: str, tmp_path: Path
