@@ -180,7 +180,7 @@ class ServerActor(_Actor[Server]):
     def restore(self, broadcast: Parcel, state: Parcel) -> None:
         """Restore the server from its snapshot."""
         self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(state)))
-        log.info("round=%d restored", broadcast.label)
+        log.info("round=%d restored", state.label)
 
     def receive(self, partial: Parcel) -> None:
         """Add a chunk's partial to the round.
@@ -201,6 +201,12 @@ class ServerActor(_Actor[Server]):
         report = self._built.end_round(plan)
         log_round(report)
         return (report, *self.snapshot(plan.round + 1))
+
+    def add_up(self, plan: RoundPlan, *partials: Parcel) -> Parcel:
+        """Return the sum of a cohort's partials; the arguments are those of ``end_round``."""
+        for partial in partials:
+            self.receive(partial)
+        return pack(self._built.add_up(plan), label=plan.round)
 
     @ray.method(concurrency_group="life")
     def beat(self, label: str) -> None:
@@ -263,7 +269,7 @@ class ClientActor(_Actor[ClientHost]):
         self._uses_gpu = uses_gpu
         self._shares_sums = False
         self._shares_states = False
-        self._broadcast: Broadcast | None = None
+        self._broadcast: tuple[int, Broadcast] | None = None
         self._beats = False
 
     def start(
@@ -345,9 +351,9 @@ class ClientActor(_Actor[ClientHost]):
             )
 
     def _open(self, parcel: Parcel) -> Broadcast:
-        if self._broadcast is None or self._broadcast.round != parcel.label:
-            self._broadcast = open_parcel(parcel)
-        return self._broadcast
+        if self._broadcast is None or self._broadcast[0] != parcel.label:
+            self._broadcast = parcel.label, open_parcel(parcel)
+        return self._broadcast[1]
 
 
 def _beat(server: Any, label: str) -> None:

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import ray
@@ -31,6 +31,7 @@ from simfl.cluster.starting import SERVER, Starter
 from simfl.cluster.wire import Ref, SnapshotRefs, open_parcel
 from simfl.cluster.workers import ClientPool
 from simfl.engine import (
+    Cohort,
     Pace,
     Trained,
     Workload,
@@ -49,10 +50,12 @@ from simfl.messages import (
     ChunkResult,
     ChunkTrace,
     CohortPart,
+    Contribution,
     EvaluationChunk,
     RoundPlan,
     RoundTrace,
     SaveOrder,
+    Snapshot,
 )
 from simfl.models.model import MetricSums
 from simfl.states import StateFile, StateTable
@@ -64,6 +67,21 @@ _MEMORY_TIMEOUT_S = 5.0
 
 _MAX_STATES = 64
 """The most clients whose own models are evaluated in a call."""
+
+
+class _Results(NamedTuple):
+    """What a cohort's chunks have returned."""
+
+    ended: list[tuple[Assign, ChunkResult[Ref, Ref]]]
+    """Each chunk, in the order in which they ended."""
+    repeated: list[tuple[Assign, ChunkResult[Ref, Ref]]]
+    """Those that were run again for the states of their clients."""
+    received: list[Ref]
+    """What the server has returned for the first of the partials."""
+
+    @property
+    def partials(self) -> list[Ref]:
+        return [result.partial for _, result in self.ended]
 
 
 class RayEngine:
@@ -118,11 +136,12 @@ class RayEngine:
         """Have the server put its first snapshot into the object store."""
         return self._server.first()
 
-    def train(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
-        """Train the cohort's chunks on whichever actors are free, then take the server's step.
+    def put(self, snapshot: Snapshot) -> SnapshotRefs:
+        """Put a snapshot into the object store."""
+        return self._server.put(snapshot)
 
-        Clients' new states are stored when the whole round is done; until then it can be repeated.
-        """
+    def train(self, plan: RoundPlan, handle: SnapshotRefs) -> Cohort:
+        """Train the cohort's chunks on whichever actors are free; the server adds them up."""
         if not self._is_dedicated:
             joining = self._fleet.grow(self._pool.workers)
             self._pool.join(joining, {w.label: self._pool.start(w) for w in joining})
@@ -133,6 +152,19 @@ class RayEngine:
             before_repeat=lambda: self._server.restore(handle),
             doing=f"round {plan.round}",
         )
+
+    def end_round(self, cohort: Cohort) -> Trained:
+        """Take the server's step."""
+        began = time.perf_counter()
+        cohort, (report, following) = self._finish(cohort, self._server.end_round)
+        trace = RoundTrace(
+            cohort.chunks, cohort.train_s, time.perf_counter() - began, self.num_actors
+        )
+        return Trained(report, trace, following)
+
+    def add_up(self, cohort: Cohort) -> Contribution | None:
+        """Fetch the sum from the server."""
+        return self._finish(cohort, self._server.add_up)[1]
 
     def evaluate(self, chunk: EvaluationChunk, handle: SnapshotRefs) -> list[MetricSums]:
         """Evaluate the items, in equal parts on all actors with the group's kind of device."""
@@ -251,7 +283,7 @@ class RayEngine:
     def _actors(self) -> list[Any]:
         return [self._server.actor, *(worker.actor for worker in self._pool.members)]
 
-    def _train_once(self, plan: RoundPlan, handle: SnapshotRefs) -> Trained:
+    def _train_once(self, plan: RoundPlan, handle: SnapshotRefs) -> Cohort:
         began = time.perf_counter()
         chunks = [chunk for part in plan.split() for chunk in self._cut(plan, part)]
         asks = self._keeps_state and (self._kept_last_round or not self._states.is_empty)
@@ -259,20 +291,42 @@ class RayEngine:
         received: list[Ref] = []
         for assign, result in self._train_chunks(chunks, handle, asks=asks):
             ended.append((assign, result))
-            if not self._pool.is_done:  # the last one comes with end_round: one call less
+            if not self._pool.is_done:  # the last one comes with the next call: one call less
                 received.append(self._server.receive(result.partial))
         unasked = [assign.chunk for assign, result in ended if result.report.keeping and not asks]
         # Repeated chunks give the same partials, bit for bit; only their states are used.
         repeated = list(self._train_chunks(unasked, handle, asks=True))
-        trained = time.perf_counter()
-        partials = [result.partial for _, result in ended]
-        report, following = self._server.end_round(plan, handle, partials, received)
-        self._learn_paces(ended)
-        self._commit(plan.round, [result for _, result in ended + repeated])
         traces = [ChunkTrace(result.report, a.label, a.retries) for a, result in ended]
         traces.sort(key=lambda trace: trace.report.start)
-        seconds = (trained - began, time.perf_counter() - trained)
-        return Trained(report, RoundTrace(tuple(traces), *seconds, self.num_actors), following)
+        results = _Results(ended, repeated, received)
+        return Cohort(plan, handle, tuple(traces), time.perf_counter() - began, results)
+
+    def _finish(
+        self,
+        cohort: Cohort,
+        finish: Callable[[RoundPlan, SnapshotRefs, Sequence[Ref], Sequence[Ref]], T],
+    ) -> tuple[Cohort, T]:
+        """Have the server finish a cohort; return it, too.
+
+        Clients' new states are stored only then, so that the cohort can be trained again if an
+        object was lost with its node.
+        """
+        plan, handle, trained = cohort.plan, cohort.handle, cohort
+
+        def train_again() -> None:
+            nonlocal trained
+            self._server.restore(handle)
+            trained = self._train_once(plan, handle)
+
+        def once() -> T:
+            results: _Results = trained.results
+            return finish(plan, handle, results.partials, results.received)
+
+        finished = self._repeat(once, before_repeat=train_again, doing=f"round {plan.round}")
+        results: _Results = trained.results
+        self._learn_paces(results.ended)
+        self._commit(plan.round, [result for _, result in results.ended + results.repeated])
+        return trained, finished
 
     def _learn_paces(self, ended: Sequence[tuple[Assign, ChunkResult[Ref, Ref]]]) -> None:
         by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)

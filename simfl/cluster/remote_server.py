@@ -11,9 +11,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from simfl.cluster.failures import explain, is_actor_loss, is_object_loss
-from simfl.cluster.wire import Ref, SnapshotRefs, pack, pack_broadcast
+from simfl.cluster.wire import Ref, SnapshotRefs, open_parcel, pack, pack_broadcast
 from simfl.engine.recovery import SILENT_S, Decision, Heartbeats, Loss, decide
-from simfl.messages import RoundPlan, RoundReport, Snapshot
+from simfl.messages import Contribution, RoundPlan, RoundReport, Snapshot
 from simfl.sections import ClusterSection
 from simfl.states import StateFile
 
@@ -63,6 +63,7 @@ class RemoteServer:
         self._warned_of: Ref | None = None
         self._is_there = False
         self._building: Ref | None = None
+        self._num_put = 0
 
     def look(self) -> None:
         """Poll the heartbeat counts; kill the actor if it does not answer.
@@ -160,13 +161,17 @@ class RemoteServer:
         """Build a new server, and return the snapshot at the start of round 1."""
         return self._until_back(lambda: self._rebuild(None, round=1), doing="starting the server")
 
+    def put(self, snapshot: Snapshot) -> SnapshotRefs:
+        """Put a snapshot into the object store."""
+        self._num_put += 1  # its broadcast is another one than that of any round
+        return SnapshotRefs(
+            ray.put(pack_broadcast(snapshot.broadcast, share_aux=False, label=-self._num_put)),
+            ray.put(pack(snapshot.state, label=snapshot.broadcast.round)),
+        )
+
     def roll_back(self, snapshot: Snapshot) -> SnapshotRefs:
         """Restore the server from a snapshot; return what its round starts from."""
-        round = snapshot.broadcast.round
-        start = SnapshotRefs(
-            ray.put(pack_broadcast(snapshot.broadcast, share_aux=False)),
-            ray.put(pack(snapshot.state, label=round)),
-        )
+        round, start = snapshot.broadcast.round, self.put(snapshot)
         # The server collects auxiliary variables itself, so its own snapshot has them.
         return self._until_back(
             lambda: self._rebuild(start, round=round), doing="going back to a checkpoint"
@@ -187,15 +192,44 @@ class RemoteServer:
         Raises:
             RayError: for anything but the server's death.
         """
+
+        def call(rest: Sequence[Ref]) -> list[Ref]:
+            method = self.actor.end_round.options(num_returns=3)
+            refs: list[Ref] = method.remote(plan, *rest)
+            return refs
+
+        report, *following = self._finish(call, plan, start, partials, received)
+        return report, SnapshotRefs(*following)
+
+    def add_up(
+        self, plan: RoundPlan, start: SnapshotRefs, partials: Sequence[Ref], received: Sequence[Ref]
+    ) -> Contribution | None:
+        """Fetch the sum of the partials; the arguments and errors are those of ``end_round``."""
+
+        def call(rest: Sequence[Ref]) -> list[Ref]:
+            return [self.actor.add_up.remote(plan, *rest)]
+
+        (parcel,) = self._finish(call, plan, start, partials, received)
+        total: Contribution | None = open_parcel(parcel)
+        return total
+
+    def _finish(
+        self,
+        call: Callable[[Sequence[Ref]], list[Ref]],
+        plan: RoundPlan,
+        start: SnapshotRefs,
+        partials: Sequence[Ref],
+        received: Sequence[Ref],
+    ) -> list[Any]:
+        """Call the server with the partials that it lacks; return the first result, and refs."""
         attempt = 0
         while True:
             attempt += 1
-            method = self.actor.end_round.options(num_returns=3)
-            report, *following = method.remote(plan, *partials[len(received) :])
+            first, *others = call(partials[len(received) :])
             try:
                 # All that the call returns is in the object store once a part of it is.
-                done = self.get([*received, report])
-                return done[-1], SnapshotRefs(*following)
+                done = self.get([*received, first])
+                return [done[-1], *others]
             except RayError as error:
                 if not is_actor_loss(error):
                     raise

@@ -55,15 +55,16 @@ def pack(message: object, *, label: int, share: Sequence[Vector] = ()) -> Parcel
     return Parcel(label, header.getvalue(), arrays, [vector.to_memory() for vector in share])
 
 
-def pack_broadcast(broadcast: Broadcast, *, share_aux: bool) -> Parcel:
+def pack_broadcast(broadcast: Broadcast, *, share_aux: bool, label: int | None = None) -> Parcel:
     """Pack a broadcast for any number of readers, which share the weights.
 
     Args:
         broadcast: to be packed.
         share_aux: whether they share the auxiliary variables, too, which plug-ins are given.
+        label: which broadcast it is; None: the one of its round.
     """
     shared = [broadcast.weights, *(find_vectors(broadcast.aux) if share_aux else [])]
-    return pack(broadcast, label=broadcast.round, share=shared)
+    return pack(broadcast, label=broadcast.round if label is None else label, share=shared)
 
 
 def pack_states(

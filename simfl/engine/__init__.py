@@ -2,7 +2,7 @@
 
 from simfl.engine.chunks import Pace, Work, Workload, equal_chunks, guided_chunks
 from simfl.engine.device import DeviceUse, device_for, is_memory_full, measure_use, prepare_device
-from simfl.engine.engine import Engine, Handle, Trained, commit_checkpoint, snapshot_of
+from simfl.engine.engine import Cohort, Engine, Handle, Trained, commit_checkpoint, snapshot_of
 from simfl.engine.inline import InlineEngine
 from simfl.engine.process import (
     Sampling,
@@ -13,6 +13,7 @@ from simfl.engine.process import (
 )
 
 __all__ = [
+    "Cohort",
     "DeviceUse",
     "Engine",
     "Handle",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from simfl.checkpoint import Checkpoint, Found, prune, write_checkpoint
 from simfl.messages import (
     Broadcast,
+    ChunkTrace,
+    Contribution,
     EvaluationChunk,
     RoundPlan,
     RoundReport,
@@ -22,6 +25,21 @@ from simfl.vector import Vector
 
 Handle: TypeAlias = Any
 """Stands for a Snapshot, wherever it is stored; only the engine that returned it can use it."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A cohort that has been trained, before anything is made of what it has sent."""
+
+    plan: RoundPlan
+    handle: Handle
+    """What it has started from."""
+    chunks: tuple[ChunkTrace, ...]
+    """By cohort position."""
+    train_s: float
+    """Wall time."""
+    results: Any
+    """What only the engine reads: the partials and the clients' new states."""
 
 
 class Trained(NamedTuple):
@@ -49,12 +67,34 @@ class Engine(Protocol):
     def start(self) -> Handle:
         """Return what the first round starts from."""
 
-    def train(self, plan: RoundPlan, handle: Handle) -> Trained:
-        """Train the cohort, and take the server's step.
+    def put(self, snapshot: Snapshot) -> Handle:
+        """Return a handle of a snapshot that is not the engine's own, for any round."""
+
+    def train(self, plan: RoundPlan, handle: Handle) -> Cohort:
+        """Train a cohort, whose sums are formed meanwhile; ``end_round`` or ``add_up`` follows.
 
         Raises:
             RunError: if a client fails, or the cluster does.
             StatesLostError: if only a checkpoint can recover what was lost.
+        """
+
+    def end_round(self, cohort: Cohort) -> Trained:
+        """Take the server's step, and store the clients' new states.
+
+        Raises:
+            RunError: if the step fails, or the cluster does.
+            StatesLostError: as ``train``.
+        """
+
+    def add_up(self, cohort: Cohort) -> Contribution | None:
+        """Return what the cohort has sent, instead of a step, and store the clients' new states.
+
+        Returns:
+            The sum over the cohort; None without clients, or if all have drawn no work.
+
+        Raises:
+            RunError: if every client was dropped, or the cluster fails.
+            StatesLostError: as ``train``.
         """
 
     def evaluate(self, chunk: EvaluationChunk, handle: Handle) -> list[MetricSums]:

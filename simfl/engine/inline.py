@@ -11,14 +11,14 @@ import torch
 from simfl.checkpoint import Found, delete_unused_shards
 from simfl.client import ClientHost
 from simfl.engine.chunks import equal_chunks
-from simfl.engine.engine import Trained, commit_checkpoint, snapshot_of
+from simfl.engine.engine import Cohort, Trained, commit_checkpoint, snapshot_of
 from simfl.engine.process import peak_memory
 from simfl.errors import ClusterError
 from simfl.messages import (
     Chunk,
-    ChunkReport,
     ChunkResult,
     ChunkTrace,
+    Contribution,
     EvaluationChunk,
     Partial,
     RoundPlan,
@@ -71,30 +71,47 @@ class InlineEngine:
         """Return what the first round starts from."""
         return self._initial
 
-    def train(self, plan: RoundPlan, handle: Snapshot) -> Trained:
-        """Train chunk after chunk, then take the server's step."""
+    def put(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot itself."""
+        return snapshot
+
+    def train(self, plan: RoundPlan, handle: Snapshot) -> Cohort:
+        """Train chunk after chunk."""
         began = time.perf_counter()
         chunks = [
             chunk
             for part in plan.split()
             for chunk in equal_chunks(plan, part, self._chunk_size or max(1, len(plan.clients)))
         ]
-        reports: list[ChunkReport] = []
+        traces: list[ChunkTrace] = []
         retained: dict[int, Retained[KeptState]] = {}
         for chunk in chunks:
             result = self._train_chunk(chunk, handle)
             self._server.receive(result.partial)
-            reports.append(result.report)
+            traces.append(ChunkTrace(result.report, actor="inline"))
             retained |= result.states
-        trained = time.perf_counter()
-        report = self._server.end_round(plan)
-        self._states.commit(retained, num_bytes=sum(r.state_bytes for r in reports))
-        if self._states.held_bytes > self._state_memory:
-            self._spill(f"spill-{plan.round:06d}")
-        following = self._server.snapshot(plan.round + 1)
-        traces = tuple(ChunkTrace(r, actor="inline") for r in reports)
-        trace = RoundTrace(traces, trained - began, time.perf_counter() - trained)
+        return Cohort(plan, handle, tuple(traces), time.perf_counter() - began, retained)
+
+    def end_round(self, cohort: Cohort) -> Trained:
+        """Take the server's step."""
+        began = time.perf_counter()
+        report = self._server.end_round(cohort.plan)
+        self._commit(cohort)
+        following = self._server.snapshot(cohort.plan.round + 1)
+        trace = RoundTrace(cohort.chunks, cohort.train_s, time.perf_counter() - began)
         return Trained(report, trace, following)
+
+    def add_up(self, cohort: Cohort) -> Contribution | None:
+        """Finish the sum."""
+        total = self._server.add_up(cohort.plan)
+        self._commit(cohort)
+        return total
+
+    def _commit(self, cohort: Cohort) -> None:
+        num_bytes = sum(trace.report.state_bytes for trace in cohort.chunks)
+        self._states.commit(cohort.results, num_bytes=num_bytes)
+        if self._states.held_bytes > self._state_memory:
+            self._spill(f"spill-{cohort.plan.round:06d}")
 
     def _train_chunk(self, chunk: Chunk, handle: Snapshot) -> ChunkResult[Partial, KeptState]:
         states = [self._load_state(client) for client in chunk.clients]

@@ -151,7 +151,7 @@ def _run_round(
     clock.enter("sample")
     plan = simulation.plan_round(round, past, partial(ask_losses, simulation, engine, handle))
     clock.enter("train")
-    report, trace, following = engine.train(plan, handle)
+    report, trace, following = engine.end_round(engine.train(plan, handle))
     clock.enter("evaluate")
     clock.move(trace.aggregate_s, "train", "aggregate")
     evaluated = evaluate(simulation, engine, following, round=round)

@@ -89,7 +89,7 @@ def engine(
 
 
 def run_round(sim: InlineEngine, clients: tuple[int, ...], round: int = 1) -> RoundReport:
-    return sim.train(RoundPlan(round, clients), sim._server.snapshot(round)).report
+    return sim.end_round(sim.train(RoundPlan(round, clients), sim._server.snapshot(round))).report
 
 
 def regression(num_rows: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +161,7 @@ def test_a_round_reports_a_row_of_numbers_for_each_client() -> None:
         client=Optimizer(lrate=1.0),
         chunk_size=1,
     )
-    trained = sim.train(RoundPlan(1, (0, 1)), sim.start())
+    trained = sim.end_round(sim.train(RoundPlan(1, (0, 1)), sim.start()))
     one, other = (trace.report.clients for trace in trained.trace.chunks)
     assert [trace.actor for trace in trained.trace.chunks] == ["inline", "inline"]
     for column, expected in {
@@ -231,7 +231,7 @@ def test_fedavg_with_unequal_steps_is_what_numpy_computes(weighting: Any) -> Non
     expected = np.zeros((3, 1))
     for round in (1, 2, 3):
         plan = RoundPlan(round, (0, 1, 2, 3), steps, draws_steps=True)
-        report = sim.train(plan, sim._server.snapshot(round)).report
+        report = sim.end_round(sim.train(plan, sim._server.snapshot(round))).report
         assert (report.num_clients, report.num_dropped, report.num_steps) == (3, 1, 12)
         moved, shares = [], []
         for size, end, count in zip(sizes[:3], ends, steps, strict=False):
@@ -559,7 +559,7 @@ def test_what_a_module_remembers_leaks_neither_to_another_client_nor_to_an_evalu
         client=Optimizer(lrate=1.0),
     )
     for round in (1, 2):
-        trained = sim.train(RoundPlan(round, (0, 1, 2)), sim._server.snapshot(round))
+        trained = sim.end_round(sim.train(RoundPlan(round, (0, 1, 2)), sim._server.snapshot(round)))
         (trace,) = trained.trace.chunks
         before = -2.0 * (round - 1)
         assert trace.report.clients.first_loss.tolist() == [before] * 3
@@ -752,12 +752,14 @@ def test_a_server_in_anothers_place_goes_on_with_the_same_bits() -> None:
         return engine(nn.Linear(3, 1), dataset(inputs, targets, [4, 8]), server=server)
 
     undisturbed = fresh()
-    handle = undisturbed.train(RoundPlan(1, (1, 0)), undisturbed.start()).handle
-    handle = undisturbed.train(RoundPlan(2, (1, 0)), handle).handle
-    undisturbed.train(RoundPlan(3, (1, 0)), handle)
+    handle = undisturbed.end_round(
+        undisturbed.train(RoundPlan(1, (1, 0)), undisturbed.start())
+    ).handle
+    handle = undisturbed.end_round(undisturbed.train(RoundPlan(2, (1, 0)), handle)).handle
+    undisturbed.end_round(undisturbed.train(RoundPlan(3, (1, 0)), handle))
     other = fresh()
     other._server.restore(handle)
-    other.train(RoundPlan(3, (1, 0)), handle)
+    other.end_round(other.train(RoundPlan(3, (1, 0)), handle))
     assert other._server.get_weights() == undisturbed._server.get_weights()
 
 

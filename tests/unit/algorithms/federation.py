@@ -141,7 +141,9 @@ class Federation:
         ids = tuple(sorted(chosen, key=lambda client: (-steps[client], client)))
         for _ in range(rounds):
             plan = RoundPlan(self.snapshot.broadcast.round, ids)
-            self.report, _, self.snapshot = self.engine.train(plan, self.snapshot)
+            self.report, _, self.snapshot = self.engine.end_round(
+                self.engine.train(plan, self.snapshot)
+            )
         return self
 
     @property

@@ -72,7 +72,7 @@ class Run:
             steps = [len(self._rows(k)) for k in cohort]
             ordered = [k for _, k in sorted(zip(steps, cohort, strict=True), reverse=True)]
             plan = RoundPlan(number, tuple(ordered), tuple(sorted(steps, reverse=True)))
-            handle = engine.train(plan, handle).handle
+            handle = engine.end_round(engine.train(plan, handle)).handle
             out.append(engine.get_weights(handle)["weight"].flatten().numpy().astype(float))
         self.ended.update(server=handle.state.algorithm, states=engine._states)
         return np.array(out)

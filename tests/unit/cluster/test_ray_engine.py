@@ -12,6 +12,7 @@ import simfl
 from simfl.cluster.engine import RayEngine
 from simfl.engine import equal_chunks
 from simfl.record import RoundRecord
+from simfl.simulation.backends import make_engine
 from simfl.simulation.build import build
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.rounds import run_rounds
@@ -100,3 +101,31 @@ def test_a_lost_snapshot_takes_the_run_back_to_its_last_checkpoint(
 
     assert run(monkeypatch, tmp_path, spoil) == undisturbed
     assert restored.count > 1
+
+
+def test_a_partial_that_is_lost_before_the_servers_step_has_the_cohort_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Numbers
+) -> None:
+    losses = Losses("end_round", 2)
+    assert run(monkeypatch, tmp_path, losses) == undisturbed
+    assert losses.count == 4
+
+
+def test_a_sum_that_is_lost_on_its_way_to_the_driver_is_formed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums without a server's step, with states that clients keep, are those of one process."""
+    simulation = build(simfl.load_scenario(SCENARIO))
+    losses = Losses("add_up", 2)
+    engines = [
+        fake_engine(simulation, monkeypatch, location=str(tmp_path / "fake"), spoil=losses),
+        make_engine(simulation, "inline", address=None, location=str(tmp_path / "inline")),
+    ]
+    totals = []
+    for engine in engines:
+        handle = engine.put(simulation.server.build().snapshot(1))
+        plans = [simulation.plan_round(round) for round in (1, 2, 3)]
+        totals.append([engine.add_up(engine.train(plan, handle)) for plan in plans])
+        engine.close()
+    assert totals[0] == totals[1]
+    assert losses.count == 4

@@ -12,9 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from simfl.aggregation import AggregationContext, Aggregator, TreeSum, merge_contributions
 from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total
 from simfl.algorithms.returned import require_sent, run_server
@@ -34,10 +31,9 @@ from simfl.messages import (
 from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel, build_module
 from simfl.optimizer import Optimizer
 from simfl.seeding import derive_child
+from simfl.server.weights import ServerWeights
 from simfl.states import ServerState
-from simfl.vector import Vector, count_bytes, is_finite, widened
-
-__all__ = ["Server", "ServerRecipe"]
+from simfl.vector import Vector, count_bytes, is_finite
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,7 @@ class Server:
         public: ClientTrainer | None = None,
     ) -> None:
         self._public = public
-        self._weights = _Weights(model, without=personal)
+        self._weights = ServerWeights(model, without=personal)
         self._algorithm = algorithm
         start = _trained(model, without=personal)
         self._algorithm_state = algorithm.start(start, fresh or _no_fresh_weights)
@@ -197,19 +193,46 @@ class Server:
             AggregationError: if no client has contributed, or the result of finite client updates
                 is not finite.
         """
+        total = self.add_up(plan)
+        if total is None:
+            self._optimizer.start_round()
+            return self.report(plan, {}, norm=0.0)
+        return self.step(total, self.aggregate(total, plan), plan)
+
+    def add_up(self, plan: RoundPlan) -> Contribution | None:
+        """Return the sum of what was received; what follows is another cohort's.
+
+        Args:
+            plan: of the cohort.
+
+        Returns:
+            None without clients, or if all have drawn no work.
+
+        Raises:
+            AggregationError: if every client was dropped.
+        """
         assert self._tree is not None or not plan.clients, "no partial was received"
         total = self._tree.result() if self._tree is not None else None
         self._tree, self._received = None, set()
-        if total is None and plan.is_idle:
-            self._optimizer.start_round()
-            return self._report(plan, {}, norm=0.0)
-        if total is None:
+        if total is None and not plan.is_idle:
             raise AggregationError(
                 f"every one of the {len(plan.clients)} clients of round {plan.round} was dropped; "
                 "set client.on_failure and client.on_nonfinite to raise, to see why"
             )
+        return total
+
+    def step(self, total: Contribution, delta: Vector, plan: RoundPlan) -> RoundReport:
+        """Take the step of the algorithm and the optimizer.
+
+        Args:
+            total: what the cohort has sent.
+            delta: what ``aggregate`` has made of it.
+            plan: of the round.
+
+        Raises:
+            AggregationError: if the result of finite client updates is not finite.
+        """
         self._optimizer.process_aux_var(total.aux)
-        delta = self._aggregate(total, plan)
         self._optimizer.start_round()
         names = self._weights.trainable
         trained = delta.select(name for name in names if name in delta)
@@ -220,10 +243,13 @@ class Server:
         if not all(made.is_finite() for made in (self._weights.trained, buffers) if made):
             by = f"server.aggregator {self._aggregator.name!r}"
             raise _not_finite(plan.round, by if not delta.is_finite() else "server.optimizer")
-        return self._report(plan, total.sums, norm=float(trained.norm()) if trained else 0.0)
+        return self.report(plan, total.sums, norm=float(trained.norm()) if trained else 0.0)
 
-    def _aggregate(self, total: Contribution, plan: RoundPlan) -> Vector:
-        """Return the aggregated delta; without names if no client has sent any."""
+    def aggregate(self, total: Contribution, plan: RoundPlan) -> Vector:
+        """Return the aggregated delta, whose memory may be the total's.
+
+        It has no names if no client has sent any.
+        """
         if total.total is None:
             return Vector({})
         context = AggregationContext(
@@ -259,7 +285,14 @@ class Server:
             self._optimizer.apply_gradients(self._weights, gradients)
         return made.without(gradients.names)
 
-    def _report(self, plan: RoundPlan, found: Mapping[str, float], *, norm: float) -> RoundReport:
+    def report(self, plan: RoundPlan, found: Mapping[str, float], *, norm: float) -> RoundReport:
+        """Return the numbers of a round.
+
+        Args:
+            plan: of the round.
+            found: ``Contribution.sums`` of the cohort; empty: no client has contributed.
+            norm: of the aggregated delta.
+        """
         sums: defaultdict[str, float] = defaultdict(float, found)
         receivers = len(plan.clients) + plan.num_asked
         return RoundReport(
@@ -287,63 +320,6 @@ class Server:
         )
 
 
-class _Weights:
-    """The server's weights, behind the Model interface that its Optimizer updates.
-
-    They are immutable: a step creates new ones, so that snapshots need no copy.
-    """
-
-    def __init__(self, model: Model, *, without: Collection[str]) -> None:
-        self.all = model.get_weights().without(without)
-        trainable = model.get_weights(trainable=True).names
-        self.trainable = tuple(name for name in trainable if name not in without)
-        self.stepped = self.trainable
-        """The trainable weights of the next step."""
-        shared = [n for n in model.shared_names if n in self.all and n not in self.trainable]
-        self._buffers = tuple(shared)
-        self.counts = frozenset(n for n, t in self.all.items() if not t.is_floating_point())
-
-    @property
-    def like(self) -> Vector:
-        """Numbers of the names, shapes and dtypes of trained weights in a delta."""
-        return self.trained.map(widened)
-
-    @property
-    def trained(self) -> Vector:
-        """The trainable weights; not a copy."""
-        return self.all.select(self.trainable)
-
-    @property
-    def buffers(self) -> Vector:
-        """The buffers that training changes; not a copy."""
-        return self.all.select(self._buffers)
-
-    def get_weights(self, trainable: bool = False) -> Vector:
-        """Return a copy, since plug-ins receive it."""
-        return self.all.select(self.stepped if trainable else self.all).clone()
-
-    def compute_batch_gradients(self, batch: Any, max_norm: float | None = None) -> Vector:
-        raise AssertionError("the server has no examples to train on")
-
-    def apply_updates(self, updates: Vector) -> None:
-        self.apply_scaled_updates(updates, 1.0)
-
-    def apply_scaled_updates(self, updates: Vector, scale: float) -> None:
-        """Add scale times the updates to the trainable weights."""
-        self.all = self.all | self._rounded(
-            self.all.select(self.stepped).add_scaled(updates, scale)
-        )
-
-    def subtract_from_buffers(self, delta: Vector) -> None:
-        """Subtract the mean delta of buffers, which are averaged without the optimizer."""
-        averaged = {name: _averaged(self.all[name], value) for name, value in delta.items()}
-        self.all = self.all | Vector(averaged)
-
-    def _rounded(self, wide: Vector) -> Vector:
-        """Convert the weights, which were updated in float32, back to their own dtypes."""
-        return Vector({name: value.to(self.all[name].dtype) for name, value in wide.items()})
-
-
 def _trained(model: Model, *, without: Collection[str]) -> Vector:
     """Return the weights and buffers that training may change, except for some."""
     return model.get_weights().select(model.shared_names).without(without)
@@ -362,17 +338,3 @@ def _not_finite(round: int, where: str) -> AggregationError:
         f"round {round}: {where}: NaN or infinite values resulted from finite client updates; "
         "lower the learning rates, or check its computation"
     )
-
-
-def _averaged(buffer: Tensor, delta: Tensor) -> Tensor:
-    """Return the buffer minus the mean delta, in the buffer's dtype.
-
-    Averaged counts, such as num_batches_tracked, are floats with a rounding error; from 2^52 on,
-    float64 cannot represent the rounded count.
-    """
-    if buffer.is_floating_point():
-        return (buffer - delta).to(buffer.dtype)
-    counts = buffer.long()
-    nearby = (counts - delta).round().long()
-    exact = counts - delta.round().long()
-    return torch.where(counts.abs() < 2**52, nearby, exact).to(buffer.dtype)
