@@ -16,13 +16,17 @@ from simfl.errors import one_line
 
 if TYPE_CHECKING:
     from simfl.report.comparison import Comparison
-    from simfl.report.curves import Reached
     from simfl.report.reading import Run
+    from simfl.report.targets import Reached
 
 _MAX_REASON = 300
 """Characters of an error in the list of runs."""
+COLUMN_WIDTH = 3.3
+"""Inches; the width of a column of most papers with two."""
 
-_Format: TypeAlias = Literal["html", "png", "csv", "md"]
+_Format: TypeAlias = Literal["html", "pdf", "svg", "png", "tex", "csv", "md"]
+_Band: TypeAlias = Literal["ci", "sd", "se", "range", "none"]
+_PICTURES: tuple[Literal["pdf", "svg", "png"], ...] = ("pdf", "svg", "png")
 _Target: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -120,8 +124,8 @@ def compare_runs(
     0 whether they differ or not.
     """
     from simfl.report.comparison import compare
-    from simfl.report.curves import default_target, parse_target
     from simfl.report.reading import read_run
+    from simfl.report.targets import default_target, parse_target
 
     now = time.time()
     runs = read_run(a, now=now), read_run(b, now=now)
@@ -240,15 +244,42 @@ def report_runs(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The file. Default: report.html, in the run's folder if there is a single run."
+            help="The file, or a folder for figures. Default: report.html, or figures/, in the "
+            "run's folder if there is a single run."
         ),
     ] = None,
     format: Annotated[
         _Format | None,
         typer.Option(
-            help="A page, a picture of its charts, all rounds' numbers, or its tables as text. "
-            "Default: as --out ends, or html."
+            help="html: a page; pdf, svg, png: a figure for each chart; tex: tables over seeds; "
+            "csv: all rounds' numbers; md: tables as text. Default: as --out ends, or html."
         ),
+    ] = None,
+    charts: Annotated[
+        list[str],
+        typer.Option(
+            "--chart",
+            metavar="NAME",
+            help="Draw this chart only: accuracy, loss, ... For tex, a metric of the table. Can be "
+            "given several times.",
+        ),
+    ] = [],  # noqa: B006
+    width: Annotated[
+        float, typer.Option(min=1.0, max=20.0, help="Of a figure, in inches.")
+    ] = COLUMN_WIDTH,
+    band: Annotated[
+        _Band | None,
+        typer.Option(
+            help="Around means over seeds: 95 % confidence interval, standard deviation, standard "
+            "error, lowest to highest, nothing. Default: ci in charts, sd in tables."
+        ),
+    ] = None,
+    smooth: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Smooth each seed's curve over N evaluations."),
+    ] = 1,
+    log: Annotated[
+        Literal["x", "y", "xy"] | None, typer.Option(help="Logarithmic axes of the curves.")
     ] = None,
     target: _Target = None,
     no_data: Annotated[
@@ -256,26 +287,43 @@ def report_runs(
     ] = False,
     trust: Trusted = "all",
 ) -> None:
-    """Write a report of one run, or a comparison of several.
+    """Write a report of one run, or a comparison of several; or figures and tables for a paper.
 
-    Runs that differ only in their seed are one curve, with a confidence band. Runs may still be
-    running, or have failed: the report lists what is missing.
+    Runs that differ only in their seed are one curve, with a band. Runs may still be running, or
+    have failed: the report lists what is missing.
     """
-    from simfl.report.curves import parse_target
+    from simfl.report.bands import View
+    from simfl.report.charts import name_of
     from simfl.report.report import make_report
     from simfl.report.study import make_study
-    from simfl.report.writing import write_report
+    from simfl.report.targets import parse_target
+    from simfl.report.writing import write_figures, write_report
 
+    kind = format or _format_of(out)
+    _check_charts(charts, kind)
     runs = _read(folders)
     chosen = None if target is None else parse_target(target, runs)
-    kind = format or _format_of(out)
-    path = out or _default_path(folders, kind)
-    study = make_study(runs, target=chosen)
-    report = make_report(study, with_data=not no_data, trust=trust)
-    write_report(
-        report, path, format=kind, written=time.strftime("%Y-%m-%d %H:%M", time.localtime())
-    )
+    study = make_study(runs, target=chosen, view=View(band, smooth, log or ""))
+    needs_data = not no_data and kind not in ("tex", "csv")
+    report = make_report(study, with_data=needs_data and not charts, trust=trust)
+    if needs_data and not {*charts} <= {name_of(chart) for chart in report.charts}:
+        report = make_report(study, with_data=True, trust=trust)  # charts of what clients hold
+    if kind in _PICTURES and (out is None or out.suffix != f".{kind}"):
+        folder = out or _default_path(folders, "figures")
+        for path in write_figures(report, folder, format=kind, charts=charts, width=width):
+            say(path, is_exact=True)
+        return
+    path = out or _default_path(folders, f"report.{kind}")
+    written = time.strftime("%Y-%m-%d %H:%M", time.localtime())
+    write_report(report, path, format=kind, written=written, charts=charts, width=width)
     say(path, is_exact=True)
+
+
+def _check_charts(charts: list[str], kind: _Format) -> None:
+    if charts and kind not in (*_PICTURES, "tex"):
+        raise typer.BadParameter(
+            f"is for figures and LaTeX, not for {kind}; add --format pdf", param_hint="--chart"
+        )
 
 
 def _read(folders: list[Path]) -> list[Run]:
@@ -301,6 +349,5 @@ def _format_of(out: Path | None) -> _Format:
     return known[out.suffix]
 
 
-def _default_path(folders: list[Path], kind: _Format) -> Path:
-    name = f"report.{kind}"
+def _default_path(folders: list[Path], name: str) -> Path:
     return folders[0] / name if len(folders) == 1 else Path(name)

@@ -5,6 +5,8 @@ Shapes: R points of a line, K bars, B bins.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -60,6 +62,8 @@ class Line:
     is_dashed: bool = False
     belongs_to: str = ""
     """The label of another line whose legend entry covers this one, too."""
+    is_points: bool = False
+    """Whether its points are not joined."""
 
     @property
     def entry(self) -> str:
@@ -77,6 +81,14 @@ class Lines:
     lines: tuple[Line, ...]
     note: str = ""
     """A sentence below the chart."""
+    name: str = ""
+    """What chooses the chart on the command line; see ``name_of``."""
+    log: str = ""
+    """The logarithmic axes: ``x``, ``y`` or ``xy``."""
+    ticks: tuple[str, ...] = ()
+    """Names of the places 0, 1, ... of an x axis that has no numbers."""
+    is_marked: bool = False
+    """Whether the points of all lines are marked."""
 
     @property
     def y_range(self) -> tuple[float, float] | None:
@@ -84,18 +96,32 @@ class Lines:
 
         None: the whole range.
         """
-        bands = [line.band for line in self.lines if line.band is not None]
-        points = np.concatenate([line.y for line in self.lines]) if bands else np.zeros(0)
-        points = points[np.isfinite(points)]
+        is_log = "y" in self.log
+        edges = [edge for line in self.lines for edge in _edges(line)]
+        points = _finite([line.y for line in self.lines], is_log=is_log) if edges else np.zeros(0)
         if not len(points):
             return None
         low, high = float(points.min()), float(points.max())
         margin = _MARGIN * ((high - low) or abs(high) or 1.0)
-        lowest = min(float(np.nanmin(band.low, initial=low)) for band in bands)
-        highest = max(float(np.nanmax(band.high, initial=high)) for band in bands)
+        found = _finite(edges, is_log=is_log)
+        lowest, highest = float(found.min(initial=low)), float(found.max(initial=high))
+        if is_log and any((edge <= 0).any() for edge in edges):
+            lowest = -math.inf
         if lowest >= low - margin and highest <= high + margin:
             return None
-        return max(lowest, low - margin), min(highest, high + margin)
+        ends = max(lowest, low - margin), min(highest, high + margin)
+        return (10 ** ends[0], 10 ** ends[1]) if is_log else ends
+
+
+def _edges(line: Line) -> tuple[Floats, ...]:
+    return () if line.band is None else (line.band.low, line.band.high)
+
+
+def _finite(parts: Sequence[Floats], *, is_log: bool) -> Floats:
+    """Return the finite values, or the logarithms of those that have one."""
+    values = np.concatenate(parts)
+    values = values[np.isfinite(values)]
+    return np.log10(values[values > 0]) if is_log else values
 
 
 @dataclass(frozen=True)
@@ -122,6 +148,8 @@ class Bars:
     note: str = ""
     is_percent: bool = False
     """Whether values are fractions, to be written as percentages."""
+    name: str = ""
+    """As that of ``Lines``."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +166,8 @@ class Histogram:
     marks: tuple[tuple[str, float], ...] = ()
     """Vertical lines: label and position."""
     is_log: bool = False
+    name: str = ""
+    """As that of ``Lines``."""
 
     @property
     def log_ticks(self) -> list[float]:
@@ -148,7 +178,38 @@ class Histogram:
         return [tick for tick in ticks if low <= tick <= high]
 
 
-Chart: TypeAlias = "Lines | Bars | Histogram"
+@dataclass(frozen=True)
+class HeatMap:
+    """A number for each pair of values; X columns, Y rows."""
+
+    title: str
+    x: str
+    y: str
+    columns: tuple[str, ...]
+    """[X] the values on the x axis."""
+    rows: tuple[str, ...]
+    """[Y] the values on the y axis, from the bottom."""
+    values: Floats
+    """[Y, X]; NaN where there is none."""
+    texts: tuple[tuple[str, ...], ...]
+    """[Y][X] what is written in each field."""
+    note: str = ""
+    name: str = ""
+    """As that of ``Lines``."""
+    is_reversed: bool = False
+    """Whether small values are the better ones, which get the dark colour."""
+
+
+Chart: TypeAlias = "Lines | Bars | Histogram | HeatMap"
+
+
+def name_of(chart: Chart) -> str:
+    """Return what chooses a chart on the command line: its name, or its title in lower case.
+
+    >>> name_of(Lines("Seconds per round", "round", "seconds", ()))
+    'seconds-per-round'
+    """
+    return chart.name or re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")
 
 
 @dataclass(frozen=True)
@@ -173,6 +234,8 @@ class Entry:
 
 def legend_of(chart: Chart) -> tuple[Entry, ...]:
     """Return a chart's legend; empty if it would have a single entry."""
+    if isinstance(chart, HeatMap):
+        return ()
     parts = chart.lines if isinstance(chart, Lines) else chart.stacks
     named = {
         part.label: part.colour

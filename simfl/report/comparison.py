@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from simfl.record import is_reproducible
-from simfl.report.curves import Reached, Target, reach
 from simfl.report.reading import Record, Run
+from simfl.report.targets import Reached, Target, reach
 from simfl.report.wording import value_text
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simfl.errors import import_extra
-from simfl.report.charts import INK, Bars, Chart, Histogram, Line, Lines, Stack
+from simfl.report.charts import INK, Bars, Chart, HeatMap, Histogram, Line, Lines, Stack
 from simfl.report.curves import Floats
 
 _HEIGHT = 320
@@ -74,23 +74,30 @@ def _draw(chart: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 @_draw.register
 def _lines(chart: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    traces = [trace for line in chart.lines for trace in _line_traces(line)]
-    return traces, {
-        "xaxis": {"title": {"text": chart.x}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": chart.y}}
-        | ({"range": list(chart.y_range)} if chart.y_range else {}),
-    }
+    is_log = "y" in chart.log
+    traces = [trace for line in chart.lines for trace in _line_traces(line, is_log=is_log)]
+    x_axis: dict[str, Any] = {"title": {"text": chart.x}, "rangemode": "tozero"}
+    y_axis: dict[str, Any] = {"title": {"text": chart.y}}
+    if chart.y_range:
+        # plotly takes the range of a logarithmic axis as logarithms.
+        y_axis["range"] = np.log10(chart.y_range).tolist() if is_log else list(chart.y_range)
+    for axis, letter in ((x_axis, "x"), (y_axis, "y")):
+        axis |= {"type": "log"} if letter in chart.log else {}
+    if chart.ticks:
+        places = list(range(len(chart.ticks)))
+        x_axis |= {"tickvals": places, "ticktext": list(chart.ticks), "rangemode": "normal"}
+    return traces, {"xaxis": x_axis, "yaxis": y_axis}
 
 
-def _line_traces(line: Line) -> list[dict[str, Any]]:
+def _line_traces(line: Line, *, is_log: bool) -> list[dict[str, Any]]:
     traces: list[dict[str, Any]] = []
     if line.band is not None:
-        traces = _band_traces(line)
+        traces = _band_traces(line, is_log=is_log)
     few = len(line.x) <= 40
     traces.append(
         {
             "type": "scatter",
-            "mode": "lines+markers" if few else "lines",
+            "mode": "markers" if line.is_points else "lines+markers" if few else "lines",
             "name": line.label,
             "legendgroup": line.entry,
             "x": _plain(line.x),
@@ -107,10 +114,12 @@ def _line_traces(line: Line) -> list[dict[str, Any]]:
     return traces
 
 
-def _band_traces(line: Line) -> list[dict[str, Any]]:
+def _band_traces(line: Line, *, is_log: bool) -> list[dict[str, Any]]:
     """Return the band as one closed shape for each stretch without a gap."""
     assert line.band is not None
     low_R, high_R = line.band.low, line.band.high
+    if is_log:  # 0 has no place on the axis
+        low_R = np.where(np.isfinite(low_R), np.maximum(low_R, np.finfo(float).tiny), low_R)
     is_there = np.isfinite(low_R) & np.isfinite(high_R)
     shapes = []
     for part in np.split(np.arange(len(is_there)), np.flatnonzero(np.diff(is_there)) + 1):
@@ -130,6 +139,27 @@ def _band_traces(line: Line) -> list[dict[str, Any]]:
             }
         )
     return shapes
+
+
+@_draw.register
+def _heat_map(chart: HeatMap) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    trace = {
+        "type": "heatmap",
+        "x": list(chart.columns),
+        "y": list(chart.rows),
+        "z": [_plain(row) for row in chart.values],
+        "text": [list(row) for row in chart.texts],
+        "texttemplate": "%{text}",
+        "colorscale": "Viridis",
+        "reversescale": chart.is_reversed,
+        "hovertemplate": "%{x}, %{y}: %{z:.4~g}<extra></extra>",
+    }
+    axis = {"type": "category", "automargin": True}
+    return [trace], {
+        "xaxis": axis | {"title": {"text": chart.x}},
+        "yaxis": axis | {"title": {"text": chart.y}},
+        "hovermode": "closest",
+    }
 
 
 @_draw.register

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from simfl.record import GLOBAL, PERSONAL, TUNED, client_keys, evaluated_as, evaluations
+from simfl.report.bands import written
 from simfl.report.charts import Band, Histogram, Line, Lines, Stack, Table
 from simfl.report.client_tables import Evaluation
 from simfl.report.curves import Floats, curve
 from simfl.report.judging import main_client_metric, smaller_is_better
 from simfl.report.reading import Run
 from simfl.report.study import Group, Section, Study
-from simfl.report.wording import OVER_SEEDS, mean_and_deviation
+from simfl.report.wording import sentence
 
 _TITLE = "Accuracy of single clients"
 _FIGURES = (
@@ -101,8 +102,8 @@ def _means_and_worst(study: Study, metric: str) -> Lines:
     lines = []
     for group in study.groups:
         colour = study.colour(group)
-        mean = curve(group.runs, f"client_{metric}")
-        worst = curve(group.runs, f"client_{metric}_worst")
+        mean = curve(group.runs, f"client_{metric}", view=study.view)
+        worst = curve(group.runs, f"client_{metric}_worst", view=study.view)
         if mean is not None:
             # Fans of several groups would hide one another.
             band = _middle(study, group, metric, mean.rounds) if len(study.groups) == 1 else None
@@ -149,7 +150,7 @@ def _pairs(study: Study, keys: Mapping[str, str]) -> tuple[Line, ...]:
     for group in study.groups:
         first = ""
         for name, key in keys.items():
-            found = curve(group.runs, key)
+            found = curve(group.runs, key, view=study.view)
             if found is None:
                 continue
             label, colour = f"{group.label}, {name}", study.colour(group)
@@ -185,7 +186,8 @@ def _middle(study: Study, group: Group, metric: str, rounds_R: Floats) -> Band |
 def _variance(study: Study, metric: str) -> Lines:
     lines = []
     for group in study.groups:
-        found = curve(group.runs, f"client_{metric}_std", of=lambda deviation: deviation**2)
+        key = f"client_{metric}_std"
+        found = curve(group.runs, key, of=lambda std: std**2, view=study.view)
         if found is not None:
             lines.append(Line(group.label, study.colour(group), found.rounds, found.mean))
     return Lines("Variance over clients", "round", f"variance of {metric}", tuple(lines))
@@ -244,7 +246,7 @@ def _table(study: Study, metric: str, evaluated: Sequence[tuple[str, bool]]) -> 
         ("run", *(["model"] if len(evaluated) > 1 else []), *_FIGURES),
         tuple(rows),
         tuple(colours),
-        note=f"{OVER_SEEDS.capitalize()}." if has_seeds else "",
+        note=sentence(study.view.in_words) if has_seeds else "",
     )
 
 
@@ -268,7 +270,8 @@ def _row(study: Study, group: Group, metric: str, name: str) -> tuple[str, ...]:
     columns = [
         [value for value in column if value is not None] for column in zip(*by_seed, strict=True)
     ]
-    return (_one_of(rounds), _one_of(sizes), *map(mean_and_deviation, columns))
+    band = study.view.in_tables
+    return (_one_of(rounds), _one_of(sizes), *(written(column, band) for column in columns))
 
 
 def _numbers(

@@ -15,7 +15,7 @@ import numpy as np
 from simfl.record import SCENARIO_FILE
 from simfl.report.charts import RUN_COLOURS, Bars, Histogram, Stack
 from simfl.report.curves import Floats
-from simfl.report.draw_png import draw_png
+from simfl.report.draw_matplotlib import draw_overview
 from simfl.report.reading import Run
 from simfl.report.study import Section, Study
 
@@ -95,7 +95,7 @@ def draw_population(dataset: FederatedDataset, path: Path) -> None:
     """
     charts = population_charts(dataset)
     notes = " ".join(dict.fromkeys(chart.note for chart in charts))
-    draw_png(charts, path, title=notes)
+    draw_overview(charts, path, title=notes)
 
 
 def population_charts(dataset: FederatedDataset, suffix: str = "") -> list[Bars | Histogram]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from simfl.report.charts import Chart, Entry, Table
+from simfl.report.charts import Chart, Entry, Lines, Table
 from simfl.report.fairness import fairness_section
 from simfl.report.judging import best, main_metric, metric_keys
 from simfl.report.learning import learning_section
@@ -79,9 +79,22 @@ def make_report(study: Study, *, with_data: bool, trust: Trust = "all") -> Repor
         subtitle=str(runs[0].folder) if study.is_single else _subtitle(study),
         tiles=tuple(tiles(study)),
         runs=runs_table(study),
-        sections=tuple(section for section in sections if not section.is_empty),
+        sections=tuple(
+            _with_axes(section, study.view.log) for section in sections if not section.is_empty
+        ),
         study=study,
     )
+
+
+def _with_axes(section: Section, log: str) -> Section:
+    """Return a section whose curves have these logarithmic axes, too."""
+    charts = tuple(
+        replace(chart, log="".join(axis for axis in "xy" if axis in log + chart.log))
+        if isinstance(chart, Lines)
+        else chart
+        for chart in section.charts
+    )
+    return replace(section, charts=charts)
 
 
 def _subtitle(study: Study) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from simfl.report.bands import AS_USUAL, View
 from simfl.report.charts import Chart, Table, colour_of
 from simfl.report.client_tables import (
     ClientHistory,
@@ -18,8 +19,8 @@ from simfl.report.client_tables import (
     read_evaluations,
 )
 from simfl.report.comparison import Difference, differences
-from simfl.report.curves import Target, default_target
 from simfl.report.reading import Run
+from simfl.report.targets import Target, default_target
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Study:
     """By run folder, then by metric."""
     faults: tuple[tuple[str, str], ...]
     """What is missing or damaged: folder and message."""
+    view: View = AS_USUAL
+    """How numbers over seeds are shown."""
 
     @property
     def runs(self) -> list[Run]:
@@ -77,7 +80,12 @@ class Study:
         return [history for history in found if history is not None]
 
 
-def make_study(runs: Sequence[Run], *, target: Target | None) -> Study:
+def make_study(
+    runs: Sequence[Run],
+    *,
+    target: Target | None,
+    view: View = AS_USUAL,
+) -> Study:
     """Group the runs, and read their tables of clients."""
     faults = [(run.folder.name, fault) for run in runs for fault in run.faults]
     histories, evaluations = {}, {}
@@ -95,10 +103,11 @@ def make_study(runs: Sequence[Run], *, target: Target | None) -> Study:
         histories=histories,
         evaluations=evaluations,
         faults=tuple(faults),
+        view=view,
     )
 
 
-_NO_PART = ("seed", "name", "label", "search", "checkpoint", "output")
+NO_PART = ("seed", "name", "label", "search", "checkpoint", "output")
 """Sections that have no part in what a run's numbers and times are, and the seed."""
 _LABEL_WIDTH = 60
 _VALUE_WIDTH = 24
@@ -134,7 +143,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 def _key(run: Run) -> str:
     if not run.scenario:
         return f"no scenario: {run.folder}"
-    kept = {key: value for key, value in run.scenario.items() if key not in _NO_PART}
+    kept = {key: value for key, value in run.scenario.items() if key not in NO_PART}
     return json.dumps(kept, sort_keys=True, default=str)
 
 
@@ -215,7 +224,7 @@ def _common_name(members: Sequence[Run]) -> str:
 def _labels_by_keys(groups: Sequence[Sequence[Run]]) -> list[str]:
     """Name groups by the fewest keys that distinguish them; empty without any."""
     kept = [
-        {key: value for key, value in members[0].scenario.items() if key not in _NO_PART}
+        {key: value for key, value in members[0].scenario.items() if key not in NO_PART}
         for members in groups
     ]
     found = differences(kept)

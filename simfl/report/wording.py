@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-OVER_SEEDS = "mean ± sample standard deviation over seeds"
+from simfl.record import split_metrics
+
 _NONE = "—"
 
 
@@ -68,6 +69,43 @@ def deviation_of(values: Sequence[float]) -> float | None:
     except OverflowError:
         return None
     return found if math.isfinite(found) else None
+
+
+def title_of(key: str) -> str:
+    """Write a record's key as a title.
+
+    >>> title_of("train_loss"), title_of("delta_norm"), title_of("loss")
+    ('Train loss', 'Norm of the aggregated delta', 'Test loss')
+    """
+    _, over_clients = split_metrics([key])
+    if over_clients:
+        return f"{title_of(over_clients[0]).removeprefix('Test ')}, mean over clients"
+    special = {
+        "loss": "Test loss",
+        "accuracy": "Test accuracy",
+        "delta_norm": "Norm of the aggregated delta",
+    }
+    return special.get(key) or key.replace("_", " ").capitalize()
+
+
+def p_value(p: float) -> str:
+    """Write the p-value of a test.
+
+    >>> p_value(0.03125), p_value(0.00001), p_value(float("nan"))
+    ('0.0312', '< 0.0001', '—')
+    """
+    if math.isnan(p):
+        return _NONE
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
+
+
+def sentence(text: str) -> str:
+    """Write a text as a sentence.
+
+    >>> sentence("mean over seeds ± Student-t interval")
+    'Mean over seeds ± Student-t interval.'
+    """
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def quantity(value: float | None) -> str:
@@ -165,3 +203,13 @@ def in_bytes(value: float) -> str:
         if round(abs(value) / 1024**power, 2) < 1024:
             return f"{value / 1024**power:,.2f} {unit}"
     return f"{value / 1024**4:,.2f} TiB"
+
+
+def distinct(names: Sequence[str], prefix: str, *, taken: Iterable[str]) -> list[str]:
+    """Return names of columns, with a prefix for those that are taken.
+
+    >>> distinct(["state", "accuracy"], "metric", taken=["state"])
+    ['metric.state', 'accuracy']
+    """
+    used = set(taken)
+    return [f"{prefix}.{name}" if name in used else name for name in names]

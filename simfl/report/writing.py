@@ -1,4 +1,4 @@
-"""A report as a file: a page, a picture, a table of numbers, or text."""
+"""A report as files: a page, pictures, a table of numbers, or text."""
 
 from __future__ import annotations
 
@@ -6,43 +6,112 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from simfl.errors import InputError, import_extra, one_line
-from simfl.report.charts import Bars, Chart, Table, own_legend
+from simfl.errors import InputError, did_you_mean, import_extra, one_line
+from simfl.report.charts import Bars, Chart, Table, name_of, own_legend
+from simfl.report.comparison import differences
+from simfl.report.draw_matplotlib import Picture, draw_figure, draw_overview
 from simfl.report.draw_plotly import library, specification
+from simfl.report.latex import latex
 from simfl.report.report import Report
-from simfl.report.study import Study
+from simfl.report.study import NO_PART, Study
+from simfl.report.wording import distinct
 from simfl.version import __version__
 
-Format: TypeAlias = Literal["html", "png", "csv", "md"]
-FORMATS: tuple[Format, ...] = ("html", "png", "csv", "md")
+Format: TypeAlias = Literal["html", "pdf", "svg", "png", "tex", "csv", "md"]
+PICTURES: tuple[Picture, ...] = ("pdf", "svg", "png")
 
 
-def write_report(report: Report, path: Path, *, format: Format, written: str) -> None:
+def write_report(
+    report: Report,
+    path: Path,
+    *,
+    format: Format,
+    written: str,
+    charts: Sequence[str] = (),
+    width: float = 3.3,
+) -> None:
     """Write a report as one file.
 
     Args:
         report: what to write.
         path: the file.
-        format: ``html``: a self-contained page; ``png``: its charts; ``csv``: a row for
+        format: ``html``: a self-contained page; ``png``, ``pdf``, ``svg``: its charts, or a figure
+            if one is chosen; ``tex``: its numbers over seeds as LaTeX tables; ``csv``: a row for
             each run and round; ``md``: its tables as Markdown.
-        written: the time, for the reader.
+        written: the time, for the reader of a page or of Markdown; other files hold no dates.
+        charts: the names of those to draw; of metrics, those in the tables of ``tex``. Empty: all.
+        width: of a figure, in inches; 3.3 is a column of most papers with two.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: if the file cannot be written, or there is no such chart.
         MissingExtraError: if the format needs a package that is not installed.
     """
-    try:
-        if format == "png":
-            from simfl.report.draw_png import draw_png
+    with _explained(path):
+        if format in PICTURES:
+            chosen = _chosen(report, charts)
+            if len(chosen) == 1 and charts:
+                draw_figure(chosen[0], path, width=width, format=format)
+                return
+            draw_overview(chosen, path, title=report.title, key=report.key, format=format)
+            return
+        text = latex(report.study, charts) if format == "tex" else _text(report, format, written)
+        path.write_text(text, encoding="utf-8", newline="")
 
-            draw_png(report.charts, path, title=report.title, key=report.key)
-        else:
-            path.write_text(_text(report, format, written), encoding="utf-8", newline="")
+
+def write_figures(
+    report: Report,
+    folder: Path,
+    *,
+    format: Picture,
+    charts: Sequence[str] = (),
+    width: float = 3.3,
+) -> list[Path]:
+    """Write a figure for each chart, named after it; return the files.
+
+    Args:
+        report: as for ``write_report``.
+        folder: for the figures; it is created.
+        format: of the figures.
+        charts: as for ``write_report``.
+        width: as for ``write_report``.
+
+    Raises:
+        InputError: as ``write_report``.
+        MissingExtraError: if matplotlib is not installed.
+    """
+    paths = []
+    for chart in _chosen(report, charts):
+        path = folder / f"{name_of(chart)}.{format}"
+        with _explained(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            draw_figure(chart, path, width=width, format=format)
+        paths.append(path)
+    return paths
+
+
+def _chosen(report: Report, names: Sequence[str]) -> list[Chart]:
+    """Return the charts with these names, in their order; all, if there are no names.
+
+    Raises:
+        InputError: if a chart does not exist.
+    """
+    known = {name_of(chart): chart for chart in report.charts}
+    for name in names:
+        if name not in known:
+            raise InputError(f"there is no chart {name!r}. {did_you_mean(name, known)}")
+    return [known[name] for name in dict.fromkeys(names)] or list(report.charts)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another --out") from None
 
@@ -56,16 +125,28 @@ def _text(report: Report, format: Format, written: str) -> str:
 
 
 def _csv(study: Study) -> str:
+    """Return a row for each run and round, with the keys of the scenarios that differ."""
     keys = dict.fromkeys(key for run in study.runs for record in run.records for key in record)
+    differing = differences([_plain(run.scenario) for run in study.runs])
+    columns = ("run", "group", "seed", *distinct([d.key for d in differing], "over", taken=keys))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("run", "group", "seed", *keys))
+    table.writerow((*columns, *keys))
+    own = {
+        run.folder: ["" if d.values[n] is None else d.values[n] for d in differing]
+        for n, run in enumerate(study.runs)
+    }
     for group in study.groups:
         for run in group.members:
             for record in run.records:
                 numbers = ("" if math.isnan(n := record.get(key, math.nan)) else n for key in keys)
-                table.writerow((run.folder.name, group.label, run.seed, *numbers))
+                row = (run.folder.name, group.label, run.seed, *own[run.folder], *numbers)
+                table.writerow(row)
     return text.getvalue()
+
+
+def _plain(scenario: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in scenario.items() if key not in NO_PART}
 
 
 def _markdown(report: Report, written: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from simfl.record import RoundRecord
 from simfl.report.reading import Run, read_run
 from simfl.report.report import make_report
 from simfl.report.study import make_study
-from simfl.report.wording import deviation_of, mean_of, value_text
+from simfl.report.wording import deviation_of, distinct, mean_of, value_text
 from simfl.report.writing import write_report
 from simfl.scenario.sweeps import Trial
 from simfl.sweep.ledger import Past
@@ -195,8 +195,8 @@ def _run(folder: Path) -> Run | None:
 def _csv(result: SweepResult) -> str:
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.values))
     names = list(dict.fromkeys(name for trial in result.trials for name in trial.metrics))
-    key_columns = _distinct(keys, "over", taken=_OWN_COLUMNS)
-    metric_columns = _distinct(names, "metric", taken=(*_OWN_COLUMNS, *key_columns))
+    key_columns = distinct(keys, "over", taken=_OWN_COLUMNS)
+    metric_columns = distinct(names, "metric", taken=(*_OWN_COLUMNS, *key_columns))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     header = ("trial", *key_columns, "state", "rounds", *metric_columns)
@@ -215,12 +215,3 @@ def _csv(result: SweepResult) -> str:
             )
         )
     return text.getvalue()
-
-
-def _distinct(names: Sequence[str], prefix: str, *, taken: Sequence[str]) -> list[str]:
-    """Return names of columns, with a prefix for those that are taken.
-
-    >>> _distinct(["state", "accuracy"], "metric", taken=["state"])
-    ['metric.state', 'accuracy']
-    """
-    return [f"{prefix}.{name}" if name in taken else name for name in names]

@@ -149,7 +149,7 @@ def test_the_comparison_is_there_for_programs(simfl):
     found = json.loads(simfl("compare", "a", "b", "--json").stdout)
     assert found["scenario"] == [{"key": "seed", "values": ["0", "1"]}]
     assert found["first_round"] is None
-    assert found["reached_a"] == {"round": 3, "seconds": 6.0}
+    assert found["reached_a"] == {"round": 3, "seconds": 6.0, "bytes": None}
     accuracy = next(m for m in found["metrics"] if m["metric"] == "accuracy")
     assert (accuracy["final_a"], accuracy["final_difference"]) == (0.75, 0.0)
 
@@ -179,12 +179,27 @@ def test_a_report_of_several_runs_lies_where_it_is_asked_for(simfl):
     assert "| small | 2 of 2 | 2 | 4.0 s | 0.7500 ± 0.0000 | 0.7500 ± 0.0000 |" in lines
 
 
-@pytest.mark.parametrize("format", ["png", "csv", "md", "html"])
+@pytest.mark.parametrize("format", ["png", "pdf", "svg", "tex", "csv", "md", "html"])
 def test_the_format_is_that_of_the_files_name(simfl, format):
     write_run("a")
     assert simfl("report", "a", "--no-data", "--out", f"r.{format}").exit_code == 0
-    begins = {"png": b"\x89PNG", "csv": b"run,", "md": b"# small", "html": b"<!doc"}[format]
+    texts = {"csv": b"run,", "md": b"# small", "html": b"<!doc", "tex": b"% Needs"}
+    pictures = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    begins = (texts | pictures)[format]
     assert Path(f"r.{format}").read_bytes().startswith(begins)
+
+
+def test_figures_are_a_file_for_each_chart(simfl):
+    write_run("a")
+    chart = ("--chart", "accuracy")
+    result = simfl("report", "a", "--format", "pdf", "--no-data")
+    assert "a/figures/accuracy.pdf" in result.stdout.splitlines()
+    assert all(Path(line).read_bytes().startswith(b"%PDF") for line in result.stdout.splitlines())
+    one = simfl("report", "a", "--format", "svg", "--out", "figs", *chart)
+    assert one.stdout == "figs/accuracy.svg\n"
+    assert simfl("report", "a", "--out", "acc.svg", *chart).stdout == "acc.svg\n"
+    # A file of its own or in a folder, today or tomorrow: the same bytes.
+    assert Path("acc.svg").read_bytes() == Path("figs/accuracy.svg").read_bytes()
 
 
 def test_a_run_that_is_given_twice_is_one(simfl):
@@ -205,7 +220,10 @@ def test_the_folder_of_a_sweep_stands_for_its_trials(simfl):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["a", "--out", "r.pdf"], "does not end in .html, .png, .csv, .md; give --format"),
+        (["a", "--out", "r.doc"], "does not end in .html, .pdf, .svg, .png, .tex, .csv, .md; give"),
+        (["a", "--chart", "accuracy"], "is for figures and LaTeX, not for html; add --format pdf"),
+        (["a", "--format", "pdf", "--chart", "acuracy"], "Did you mean 'accuracy'?"),
+        (["a", "--format", "tex", "--chart", "acuracy"], "Did you mean 'accuracy'?"),
         (["a", "--target", "high"], "target 'high' is not of the form accuracy=0.9"),
         (["nowhere"], "nowhere holds no run"),
         (["a", "--out", "no/such/r.html"], "cannot write no/such/r.html"),

@@ -22,8 +22,8 @@ from simfl.report.charts import (
     legend_of,
     own_legend,
 )
+from simfl.report.draw_matplotlib import draw_overview
 from simfl.report.draw_plotly import specification
-from simfl.report.draw_png import draw_png
 
 
 def chart(*bands):
@@ -108,7 +108,7 @@ def test_a_picture_has_room_for_the_longest_names(tmp_path, monkeypatch):
         Bars("Phases", "s", "", tuple(names[:n]), (Stack("train", INK, (1.0,) * n),), True)
         for n in (4, 8)
     ]
-    draw_png([lines, *bars], tmp_path / "r.png", title="a title of many words " * 12, key=key)
+    draw_overview([lines, *bars], tmp_path / "r.png", title="a title of many words " * 12, key=key)
     (figure,) = figures
     figure.draw_without_rendering()
     width, height = figure.bbox.width, figure.bbox.height
@@ -125,5 +125,5 @@ def test_a_picture_has_room_for_the_longest_names(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("error")
 def test_letters_that_the_font_lacks_draw_no_warning(tmp_path):
-    draw_png([], tmp_path / "r.png", title="\u8054\u90a6\u5b66\u4e60")
+    draw_overview([], tmp_path / "r.png", title="\u8054\u90a6\u5b66\u4e60")
     assert (tmp_path / "r.png").exists()

@@ -7,8 +7,8 @@ import math
 from report_cases import NOW, SCENARIO, records, write_run
 
 from simfl.report.comparison import compare
-from simfl.report.curves import Reached, Target
 from simfl.report.reading import read_run
+from simfl.report.targets import Reached, Target
 
 
 def run(folder, rounds, **scenario):

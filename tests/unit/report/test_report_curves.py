@@ -9,6 +9,7 @@ import pytest
 from report_cases import NOW, SCENARIO, records, write_run
 from scipy import stats
 
+from simfl.report.bands import View
 from simfl.report.curves import bin_means, bin_names, bins_of, curve
 from simfl.report.reading import read_run
 
@@ -54,6 +55,24 @@ def test_the_band_is_scipys_interval(seeds):
     )
     assert found.low == pytest.approx(low_R)
     assert found.high == pytest.approx(high_R)
+
+
+@pytest.mark.parametrize(
+    ("band", "half"), [("sd", 0.1), ("se", 0.1 / math.sqrt(3)), ("range", 0.1), ("none", math.nan)]
+)
+def test_other_bands_are_those_that_are_asked_for(seeds, band, half):
+    found = curve(seeds([0.6], [0.7], [0.8]), "accuracy", view=View(band=band))
+    assert (found.high - found.mean).tolist() == pytest.approx([half], nan_ok=True)
+    assert (found.mean - found.low).tolist() == pytest.approx([half], nan_ok=True)
+
+
+def test_each_seed_is_smoothed_over_its_last_evaluations(seeds):
+    """Rounds 1, 2 and 4 of one seed, 1, 2 and 3 of another, over two evaluations each."""
+    runs = seeds([0.2, 0.4, None, 0.8], [0.0, 0.2, 0.4, None])
+    found = curve(runs, "accuracy", view=View(smooth=2, band="range"))
+    assert found.rounds.tolist() == [1, 2, 3, 4]
+    assert found.mean.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.6])
+    assert found.high[:2].tolist() == pytest.approx([0.2, 0.3])
 
 
 def test_one_seed_has_no_band(seeds):

@@ -6,8 +6,8 @@ import pytest
 from report_cases import NOW, records, write_run
 
 from simfl.errors import InputError
-from simfl.report.curves import Reached, Target, default_target, parse_target, reach
 from simfl.report.reading import read_run
+from simfl.report.targets import Reached, Target, default_target, parse_target, reach
 
 
 def run(folder, accuracies, *, status=None, **more):

@@ -12,11 +12,11 @@ from report_cases import NOW, SCENARIO, done, records, write_run, write_table
 
 from simfl.cli.runs import described
 from simfl.report.comparison import compare
-from simfl.report.curves import default_target
 from simfl.report.draw_plotly import specification
 from simfl.report.reading import read_run
 from simfl.report.report import make_report
 from simfl.report.study import make_study
+from simfl.report.targets import default_target
 from simfl.report.writing import write_report
 
 FILES = ("scenario.yaml", "metrics.jsonl", "summary.json", "versions.json", "clients.parquet")
