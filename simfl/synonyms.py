@@ -19,6 +19,7 @@ _DIRICHLET: Final = "data.partition: {kind: dirichlet, clients: 100, alpha: 0.3}
 _FEDPROX: Final = "client.optimizer.regularizers: [[fedprox, {alpha: 0.1}]]"
 _GPT: Final = "model: {kind: huggingface, task: causal-lm, path: gpt2}"
 _IID: Final = "data.partition: {kind: iid, clients: 100}"
+_LORA: Final = "model: {{kind: huggingface, path: gpt2, lora: {{rank: 8}}{more}}}"
 _MOMENTUM: Final = "client.optimizer.modules: [[momentum, {beta: 0.9}]]"
 _PRIVATE: Final = (
     "client.transforms: [[clip, {max_norm: 1.0}]] and "
@@ -37,6 +38,7 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "fedbn": "model.personal: [norm]",
         "feddecorr": "model.loss: [feddecorr, {layer: output}]",
         "fedgkd": "model.loss: distillation",
+        "fedit": _LORA.format(more=""),
         "fedlc": "model.loss: fedlc",
         "fedmedian": "server.aggregator: median",
         "fedntd": "model.loss: [distillation, {not_true: true}]",
@@ -44,9 +46,11 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "fedper": "model.personal: [output]",
         "fedprox": "client.optimizer.regularizers: [fedprox]",
         "fedrs": "model.loss: fedrs",
+        "fedsa-lora": 'model.personal: ["*lora_B*"]',
         "fedsam": "model.loss: sam",
         "fedtrimmedavg": _TRIMMED,
         "fedyogi": "server.optimizer.modules: [yogi]",
+        "ffa-lora": _LORA.format(more=', train: ["*lora_B*"]'),
         "krum": "server.aggregator: krum",
         "lg-fedavg": "model.personal: [hidden1]",
         "local": "algorithm: local-only",

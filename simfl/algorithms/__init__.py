@@ -28,6 +28,8 @@ from simfl.algorithms.fednova import FedNova
 from simfl.algorithms.fedproto import FedProto
 from simfl.algorithms.fedrep import FedRep
 from simfl.algorithms.fedsgd import FedSGD
+from simfl.algorithms.flexlora import FlexLoRA
+from simfl.algorithms.flora import FLoRA
 from simfl.algorithms.full_gradient import full_gradient
 from simfl.algorithms.gossip import Gossip
 from simfl.algorithms.heterofl import HeteroFL
@@ -57,6 +59,7 @@ __all__ = [
     "Ditto",
     "Ensemble",
     "ExpectationMaximization",
+    "FLoRA",
     "FedAvg",
     "FedBABU",
     "FedDC",
@@ -68,6 +71,7 @@ __all__ = [
     "FedProto",
     "FedRep",
     "FedSGD",
+    "FlexLoRA",
     "Fresh",
     "Gossip",
     "HeteroFL",

@@ -9,11 +9,11 @@ arithmetic of Vectors and of such numbers works client by client in both cases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from simfl.component import Component
 from simfl.models import Batch, Inputs, ModelFunction
@@ -277,6 +277,18 @@ class Algorithm(Component, kind="algorithm"):
         Raises:
             ConfigError: if it cannot.
         """
+
+    def for_model(self, module: nn.Module, shared: Collection[str]) -> Algorithm:
+        """Return the algorithm, before the run, with what it has to know of the model.
+
+        Args:
+            module: with the initial weights.
+            shared: the names of the weights that are trained and sent.
+
+        Raises:
+            ConfigError: if it cannot work with the model.
+        """
+        return self
 
     # -- the client's side -----------------------------------------------------------------
 

@@ -200,7 +200,7 @@ class HuggingFaceModel(ModelSpec):
         self, weights: Vector, shape: DataShape, *, seed: int, unsent: Mapping[str, str]
     ) -> dict[str, bytes]:
         """Return the files of the adapters, as ``PeftModel.from_pretrained`` reads them."""
-        if not self._has_adapters or self._train == "all":
+        if not self._has_adapters or any(".base_layer." in name for name in weights):
             return {}
         module, values = self._make(shape, is_empty=True), dict(weights.items())
         names = [name for name, _ in module.named_parameters() if MARK in name]

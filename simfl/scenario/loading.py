@@ -159,7 +159,7 @@ def find_scenario(name: str | Path) -> Path:
 def shipped_scenarios() -> dict[str, Path]:
     """Return ``{name: file}`` of the scenarios shipped with simfl, by name."""
     folder = _folder()
-    files = [*folder.glob("*.yaml"), *folder.glob("algorithms/*.yaml")]
+    files = [*folder.glob("*.yaml"), *folder.glob("algorithms/*.yaml"), *folder.glob("llm/*.yaml")]
     return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
 
 

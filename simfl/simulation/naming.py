@@ -1,4 +1,4 @@
-"""Which weights are personal and which are fixed: what the model section says, as names."""
+"""Which weights are personal and which are fixed, as names; the algorithm for this model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from simfl.simulation.trial import explained
 
 
 def with_names(scenario: Scenario, client: ClientRecipe) -> ClientRecipe:
-    """Return the recipe with the names of personal and fixed weights.
+    """Return the recipe with the names of personal and fixed weights, and the model's algorithm.
 
     Raises:
-        ScenarioError: if the section's names are not the model's, or cannot be combined.
+        ScenarioError: if the section's names are not the model's, or cannot be combined, or the
+            algorithm cannot work with the model.
     """
     section = scenario.model
     with explained(scenario, "model", "it cannot be built"):
@@ -32,7 +33,14 @@ def with_names(scenario: Scenario, client: ClientRecipe) -> ClientRecipe:
 
     fixed = resolved("fixed", fixed_names)
     personal = resolved("personal", personal_names, fixed=fixed)
-    if not fixed and not personal:
+    unsent = {*fixed, *personal}
+    shared = [name for name, _ in module.named_parameters() if name not in unsent]
+    try:
+        algorithm = client.algorithm.for_model(module, shared)
+    except ConfigError as error:
+        raise scenario.fault("algorithm", str(error)) from error
+    client = dataclasses.replace(client, algorithm=algorithm)
+    if not unsent:
         return client
     with explained(scenario, "model", "it cannot be built"):
         model = TorchModel(module, client.loss, metrics=(), fixed=fixed)

@@ -12,14 +12,23 @@ from simfl.algorithms import Algorithm, FedAvg, FedDyn, Local, ServerSide, State
 from simfl.models import Loss, ModelSpec
 from simfl.testing import ContractError, check_algorithm
 from simfl.vector import Vector
+from tests.unit.algorithms.federation import Adapted64, Given
 
 NAMES = sorted(n for n, c in Algorithm.registry.items() if c.__module__.startswith("simfl."))
 
-FIELDS: dict[str, dict[str, Any]] = {"feddf": {"steps": 3}, "gossip": {"nodes": 3}}
+FIELDS: dict[str, dict[str, Any]] = {
+    "feddf": {"steps": 3},
+    "flexlora": {"ranks": [2, 1]},
+    "flora": {"ranks": [1, 2], "scale": 2.0},
+    "gossip": {"nodes": 3},
+}
 """Those that an algorithm needs, and so few steps of Adam that rounding stays rounding."""
 
 MODELS = {"em": "gaussian-mixture", "histograms": "histogram", "k-means": "centers"}
 """By algorithm, the only model that it is for; its loss is the model's output."""
+
+ADAPTERS = ("flexlora", "flora")
+"""They are for models with low-rank adapters."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,6 +37,10 @@ def test_every_algorithm_keeps_the_contract(name: str) -> None:
     if name in MODELS:
         model = ModelSpec.from_name(MODELS[name])
         check_algorithm(algorithm, model=model, loss=Loss.from_name("output"))
+    elif name in ADAPTERS:
+        frozen = () if name == "flora" else ("layer.base_layer.weight",)
+        spec = Given(module=Adapted64(frozen=frozen))
+        check_algorithm(algorithm, model=spec, features=4)
     else:
         check_algorithm(algorithm)
 

@@ -9,6 +9,7 @@ groups, kept states, drops, checkpoints and spilling. The scenarios name this mo
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -406,6 +407,30 @@ def small_cnn() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, CLASSES)
     )
+
+
+class LowRank(nn.Module):
+    """A linear layer with an adapter, and the names and the scale of peft's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(6, 5)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(6, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, 5, bias=False)})
+        self.scaling = {"default": 2.0}
+        nn.init.zeros_(self.lora_B["default"].weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the layer's outputs and the adapter's."""
+        added: Tensor = self.lora_B["default"](self.lora_A["default"](inputs))
+        outputs: Tensor = self.base_layer(inputs) + added * self.scaling["default"]
+        return outputs
+
+
+def adapted() -> nn.Module:
+    """Return a network whose first layer has an adapter."""
+    layers = {"hidden": LowRank(), "tanh": nn.Tanh(), "output": nn.Linear(5, CLASSES)}
+    return nn.Sequential(OrderedDict(layers))
 
 
 @dataclass(frozen=True)

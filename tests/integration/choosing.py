@@ -24,6 +24,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "fedproto": {"layer": LAST},
     "fedrep": {"head": [LAST], "head_epochs": 2},
     "fedsgd": {},
+    "flexlora": {"ranks": [2, 1]},
+    "flora": {},
     "gossip": {"topology": "star"},
     "heterofl": {"widths": [1.0, 0.5]},
     "hierarchical": {"edges": 3},
@@ -47,11 +49,14 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
     name, model, client = rng.choice([*ALGORITHMS]), scenario["model"], scenario["client"]
     of_outputs = not {"distillation", "feddecorr", "sam"} & set(str(model["loss"]).split("'"))
     has_body = model["kind"] == "mlp" or model.get("path") == "at_random:small_cnn"
+    takes_adapters = len(scenario["data"]["arguments"]["shape"]) == 1 and "layer" not in str(model)
     goes = {
         "fedbabu": has_body,
         "fedrep": has_body,
         "fedproto": of_outputs and "sclip" not in client,
         "moon": of_outputs and "sclip" not in client,
+        "flexlora": takes_adapters and "sclip" not in client,
+        "flora": takes_adapters,
         "heterofl": "sclip" not in client,
         "mime": "sclip" not in client,
         "mime-lite": "sclip" not in client,
@@ -67,6 +72,7 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
     if name == "gossip":
         fields["nodes"] = scenario["data"]["partition"]["clients"]
     scenario["algorithm"] = [name, fields]
+    scenario["model"] = _fitting(model, name)
     chosen, server = Algorithm.registry[name], scenario["server"]
     if not chosen.sends_delta:
         client["transforms"] = server["pre_aggregators"] = []
@@ -85,6 +91,13 @@ def choose_algorithm(scenario: dict[str, Any], rng: Random) -> None:
     if name in ("feddc", "q-fedavg") and "cosine" in str(client["optimizer"]["lrate"]):
         client["optimizer"]["lrate"] = 0.05  # they divide by it
     _drop_ignored(scenario, chosen)
+
+
+def _fitting(model: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a model for an algorithm: those on adapters need some."""
+    if name not in ("flexlora", "flora"):
+        return model
+    return {"kind": "python", "path": "at_random:adapted", "loss": model["loss"]}
 
 
 def _drop_ignored(scenario: dict[str, Any], chosen: type[Algorithm]) -> None:
@@ -109,6 +122,7 @@ def name_weights(scenario: dict[str, Any], rng: Random) -> None:
         "partly_frozen": (["2.bias"], ["0"]),
         "with_buffers": (["mean", "layer.bias"], ["count"]),
         "small_cnn": (["norm"], ["0.bias"]),
+        "adapted": (["output.bias"], []),
     }[name]
     algorithm = Algorithm.registry[scenario.get("algorithm", ["fedavg"])[0]]
     if fixed and rng.random() < 0.15:

@@ -19,6 +19,7 @@ QUICK = {"feddyn", "mime", "local-only"}
 BASE: dict[str, Any] = {
     "rounds": 3,
     "seed": 5,
+    "search": [str(Path(__file__).parent)],
     "data": {
         "source": "synthetic",
         "clients": 7,
@@ -35,8 +36,11 @@ BASE: dict[str, Any] = {
 }
 
 
+ADAPTED = {"kind": "python", "path": "at_random:adapted", "hidden": None}
 NEEDS: dict[str, dict[str, Any]] = {
     "feddf": {"algorithm": ["feddf", {"steps": 3}], "data": {"public": 0.2}},
+    "flexlora": {"model": ADAPTED},
+    "flora": {"algorithm": ["flora", {"ranks": [2, 1]}], "model": ADAPTED},
     "gossip": {"algorithm": ["gossip", {"nodes": 7}]},
     "em": {"model": {"kind": "gaussian-mixture", "loss": "output", "hidden": None}},
     "histograms": {"model": {"kind": "histogram", "loss": "output", "hidden": None}},

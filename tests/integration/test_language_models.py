@@ -22,6 +22,7 @@ from simfl.simulation import build
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "llm").glob("*.yaml"))
 SIZE = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -137,6 +138,19 @@ def test_a_classifier_learns_with_adapters_and_its_head(tmp_path: Path) -> None:
     result = simfl.run(changed, out=tmp_path / "run", backend="inline")
     assert {"classifier.weight", "classifier.bias"} < result.weights.keys()
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] - 0.02
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_scenario_says_what_it_shows_and_runs(path: Path, tmp_path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len([line for line in lines if line.startswith("# ")]) >= 3
+    short = ["rounds=1", "client.per_round=2", "client.steps=1", "client.epochs=null"]
+    result = simfl.run(
+        simfl.load_scenario(path, overrides=[*short, "evaluation={}"]),
+        out=tmp_path / "run",
+        backend="inline",
+    )
+    assert 0.0 < result.history[-1]["train_loss"] < 10.0
 
 
 @pytest.mark.slow

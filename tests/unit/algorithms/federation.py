@@ -68,6 +68,45 @@ class Net64(nn.Module):
         return torch.tanh(self.body(inputs.double()))
 
 
+class _LowRank64(nn.Module):
+    """A linear layer with an adapter, and the names and the scale of peft's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.base_layer = nn.Linear(4, 3, bias=False).double()
+            first, second = (nn.Linear(*s, bias=False).double() for s in ((4, 2), (2, 3)))
+        self.lora_A = nn.ModuleDict({"default": first})
+        self.lora_B = nn.ModuleDict({"default": second})
+        self.scaling = {"default": 2.0}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inputs = inputs.double()
+        added = self.lora_B["default"](self.lora_A["default"](inputs))
+        outputs: Tensor = self.base_layer(inputs) + added * 2.0
+        return outputs
+
+
+class Adapted64(nn.Module):
+    """A model of a layer with an adapter of rank 2, and other weights, in float64."""
+
+    def __init__(
+        self, *, frozen: tuple[str, ...] = ("layer.base_layer.weight",), is_new: bool = False
+    ) -> None:
+        super().__init__()
+        self.layer = _LowRank64()
+        self.offset = nn.Parameter(torch.zeros(3).double())
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        if is_new:
+            nn.init.zeros_(self.layer.lora_B["default"].weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(inputs) + self.offset
+        return outputs
+
+
 class Federation:
     """Runs rounds of an algorithm.
 
@@ -80,6 +119,7 @@ class Federation:
         server_lrate: the server's learning rate.
         weighting: what ``server.weighting`` says.
         public: the server's examples.
+        personal: the names of the weights that clients keep for themselves.
         dtype: of the examples, whose numbers are those of float32. The weights of examples in
             batches that are padded have it, too.
         work: keys of the local work; by default one epoch of full batches.
@@ -99,6 +139,7 @@ class Federation:
         server_lrate: float = 1.0,
         weighting: Any = "examples",
         public: Examples | None = None,
+        personal: tuple[str, ...] = (),
         **work: Any,
     ) -> None:
         self.algorithm = algorithm
@@ -109,11 +150,12 @@ class Federation:
             shape=shape,
             loss=as_loss(loss),
             metrics=None,
-            optimizer=Optimizer(lrate=lrate),
+            optimizer=Optimizer(lrate=lrate).with_personal(personal),
             aggregator=Mean(),
             work=client_section(LocalWork(**work)),
             seed=seed,
             weighting=weighting,
+            personal=personal,
         )
         self.recipe = changed(recipe, algorithm=algorithm, stack=stack)
         server = ServerRecipe(
@@ -126,6 +168,7 @@ class Federation:
             seed=seed,
             algorithm=algorithm,
             population=len(clients),
+            personal=personal,
             public=public and PublicData(replace(self.recipe, stack=1), public),
         )
         self.host = ClientHost(self.recipe, self.data)

@@ -12,11 +12,12 @@ from simfl.algorithms import Algorithm
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs" / "algorithms").glob("*.yaml"))
+ADAPTERS = sorted((ROOT / "configs" / "llm").glob("*.yaml"))
 NAMES = sorted(n for n, c in Algorithm.registry.items() if c.__module__.startswith("simfl."))
 
 
 def test_each_has_a_scenario() -> None:
-    named = {type(simfl.load_scenario(path).algorithm).name for path in CONFIGS}
+    named = {type(simfl.load_scenario(path).algorithm).name for path in [*CONFIGS, *ADAPTERS]}
     assert named == set(NAMES)
 
 
