@@ -13,15 +13,19 @@ from simfl.version import __version__
 
 if TYPE_CHECKING:
     from simfl.scenario import Scenario, load_scenario
-    from simfl.simulation import Result, resume, run
+    from simfl.simulation import Federation, Result, Total, federation, open_run, resume, run
     from simfl.sweep import SweepResult, resume_sweep, run_sweep
 
 __all__ = [
+    "Federation",
     "Result",
     "Scenario",
     "SweepResult",
+    "Total",
     "__version__",
+    "federation",
     "load_scenario",
+    "open_run",
     "resume",
     "resume_sweep",
     "run",
@@ -29,10 +33,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Federation": "simfl.simulation",
     "Result": "simfl.simulation",
     "Scenario": "simfl.scenario",
     "SweepResult": "simfl.sweep",
+    "Total": "simfl.simulation",
+    "federation": "simfl.simulation",
     "load_scenario": "simfl.scenario",
+    "open_run": "simfl.simulation",
     "resume": "simfl.simulation",
     "resume_sweep": "simfl.sweep",
     "run": "simfl.simulation",

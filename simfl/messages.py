@@ -140,6 +140,8 @@ class Broadcast:
     """What the server's half of the algorithm sends."""
     aggregator: State = field(default_factory=dict)
     """What the aggregator announces."""
+    separate: bool = False
+    """Whether the clients' deltas are returned one by one, and not aggregated."""
 
 
 @dataclass(frozen=True)

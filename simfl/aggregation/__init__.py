@@ -7,6 +7,7 @@ from simfl.aggregation.aggregator import (
     AggregationContext,
     Aggregator,
     EveryUpdate,
+    Separate,
     merge_contributions,
 )
 from simfl.aggregation.mixing import Bucketing, NearestNeighborMixing, PreAggregator, mix_before
@@ -26,6 +27,7 @@ __all__ = [
     "Median",
     "NearestNeighborMixing",
     "PreAggregator",
+    "Separate",
     "TreeSum",
     "TrimmedMean",
     "check_aggregator",

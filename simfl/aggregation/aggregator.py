@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -173,6 +174,17 @@ class EveryUpdate(Aggregator):
         raise NotImplementedError(f"{type(self).__name__} has no combine()")
 
 
+@dataclass(frozen=True)
+class Separate:
+    """Deltas that are wanted one by one: ``Contribution.total`` in place of an aggregator's."""
+
+    deltas: tuple[tuple[Vector, float], ...]
+    """Each with its weight, in the order of the cohort."""
+
+    def __add__(self, other: Separate) -> Separate:
+        return Separate(self.deltas + other.deltas)
+
+
 def stacked(total: Iterable[tuple[Vector, float]]) -> tuple[Vector, Tensor]:
     """Return the deltas as a stack of C, and their weights [C]."""
     deltas, weights = zip(*total, strict=True)
@@ -199,8 +211,9 @@ def merge_contributions(
             "some clients send a delta and others of the same round do not; client() of the "
             "algorithm must send one from each client, or from none"
         )
+    merge = operator.add if isinstance(left.total, Separate) else aggregator.merge
     return Contribution(
-        total=aggregator.merge(left.total, right.total) if sends_weights else None,
+        total=merge(left.total, right.total) if sends_weights else None,
         weight=left.weight + right.weight,
         aux=optimizer.merge_aux(left.aux, right.aux),
         sums={name: left.sums[name] + right.sums[name] for name in left.sums},

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from simfl.aggregation import TreeSum, merge_contributions
+from simfl.aggregation import Separate, TreeSum, merge_contributions
 from simfl.client.batches import ReadBatch, reader_of
 from simfl.client.own_models import OwnModels
 from simfl.client.recipe import ClientRecipe, build_resident
@@ -257,7 +257,7 @@ class ClientHost:
     def _merge(self, left: Contribution, right: Contribution) -> Contribution:
         aggregator = self._recipe.aggregator
         merged = merge_contributions(left, right, aggregator=aggregator, optimizer=self._optimizer)
-        if aggregator.accepts_read_only:
+        if aggregator.accepts_read_only and not isinstance(right.total, Separate):
             self._spare.give(right.total)
         return merged
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simfl.aggregation import Separate
 from simfl.algorithms import Algorithm, Update
 from simfl.algorithms.returned import read_weights, require_delta
 from simfl.client.local import MAIN, LocalRound
@@ -117,7 +118,8 @@ def _contribution(
     used: Sequence[int],
 ) -> Contribution:
     """Return what the clients that are not dropped add to the round."""
-    num_clients, delta, total = len(rows), sent.delta, None
+    num_clients, delta = len(rows), sent.delta
+    total: Any = None
     used_weights = [weights[index] for index in used]
     others = len(used) * count_sent_bytes(update.sums.values(), num_clients=num_clients)
     dense = len(used) * count_sent_bytes([delta], num_clients=num_clients)
@@ -127,7 +129,10 @@ def _contribution(
         dense_bytes=dense + others,
         aux_bytes=len(used) * count_sent_bytes(aux_values(aux), num_clients=num_clients),
     )
-    if delta is not None and delta.stacked:
+    if delta is not None and local.broadcast.separate:
+        each = delta.unstack() if delta.stacked else [delta]
+        total = Separate(tuple(zip([each[i] for i in used], used_weights, strict=True)))
+    elif delta is not None and delta.stacked:
         deltas = delta if len(used) == num_clients else delta.rows(torch.tensor(used))
         total = local.recipe.aggregator.lift_stack(deltas, used_weights, local.announced)
     elif delta is not None:

@@ -122,6 +122,34 @@ def plan_round(
     num_asked = len(np.setdiff1d(asked, clients))
     if participants is not None:
         clients = participants[clients]
+    plan = order_cohort(
+        clients, num_examples=num_examples, num_steps=num_steps, seed=seed, round=round, work=work
+    )
+    return replace(plan, num_asked=num_asked)
+
+
+def order_cohort(
+    clients: Array,
+    *,
+    num_examples: Array,
+    num_steps: Array,
+    seed: int,
+    round: int,
+    work: LocalWork | None = None,
+) -> RoundPlan:
+    """Return the plan of a cohort: longest local work first, then by id.
+
+    Args:
+        clients: their ids, ascending.
+        num_examples: as in ``plan_round``.
+        num_steps: as in ``plan_round``.
+        seed: as in ``plan_round``.
+        round: as in ``plan_round``.
+        work: as in ``plan_round``.
+
+    Raises:
+        ConfigError: if what is drawn is no amount of work.
+    """
     drawn: Array | None = None
     if work is not None:
         held = num_examples[clients]
@@ -133,7 +161,6 @@ def plan_round(
         tuple(clients[order].tolist()),
         tuple(steps[order].tolist()),
         draws_steps=drawn is not None,
-        num_asked=num_asked,
     )
 
 

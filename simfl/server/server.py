@@ -143,6 +143,15 @@ class Server:
         """Return all weights but personal and fixed ones; later steps do not modify them."""
         return self._weights.all
 
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """The names of the weights that are trained; the others are buffers."""
+        return self._weights.trainable
+
+    def set_weights(self, weights: Vector) -> None:
+        """Replace all weights but personal and fixed ones, whose names these have."""
+        self._weights.all = weights
+
     def snapshot(self, round: int) -> Snapshot:
         """Return the state at the start of a round, for its clients and for restoring the server.
 
@@ -159,7 +168,7 @@ class Server:
         if not _are_finite(announced.values()):
             raise _not_finite(round - 1, f"server.aggregator {self._aggregator.name!r}")
         broadcast = Broadcast(round, self._weights.all, aux, sent, announced)
-        self._count_bytes(broadcast)
+        self.count_sent(broadcast)
         kept = self._optimizer.export_state(), self._algorithm_state, self._aggregator_state
         return Snapshot(broadcast, ServerState(*kept))
 
@@ -170,7 +179,7 @@ class Server:
         self._algorithm_state = snapshot.state.algorithm
         self._aggregator_state = snapshot.state.aggregator
         self._tree, self._received = None, set()
-        self._count_bytes(snapshot.broadcast)
+        self.count_sent(snapshot.broadcast)
 
     def receive(self, partial: Partial) -> None:
         """Add a chunk's partial to the round's tree; duplicates are ignored."""
@@ -194,9 +203,6 @@ class Server:
                 is not finite.
         """
         total = self.add_up(plan)
-        if total is None:
-            self._optimizer.start_round()
-            return self.report(plan, {}, norm=0.0)
         return self.step(total, self.aggregate(total, plan), plan)
 
     def add_up(self, plan: RoundPlan) -> Contribution | None:
@@ -221,19 +227,22 @@ class Server:
             )
         return total
 
-    def step(self, total: Contribution, delta: Vector, plan: RoundPlan) -> RoundReport:
+    def step(self, total: Contribution | None, delta: Vector, plan: RoundPlan) -> RoundReport:
         """Take the step of the algorithm and the optimizer.
 
         Args:
-            total: what the cohort has sent.
+            total: what the cohort has sent; None: nothing, and no step is taken.
             delta: what ``aggregate`` has made of it.
             plan: of the round.
 
         Raises:
             AggregationError: if the result of finite client updates is not finite.
         """
-        self._optimizer.process_aux_var(total.aux)
+        if total is not None:
+            self._optimizer.process_aux_var(total.aux)
         self._optimizer.start_round()
+        if total is None:
+            return self.report(plan, {}, norm=0.0)
         names = self._weights.trainable
         trained = delta.select(name for name in names if name in delta)
         buffers = delta.without(names)
@@ -245,12 +254,12 @@ class Server:
             raise _not_finite(plan.round, by if not delta.is_finite() else "server.optimizer")
         return self.report(plan, total.sums, norm=float(trained.norm()) if trained else 0.0)
 
-    def aggregate(self, total: Contribution, plan: RoundPlan) -> Vector:
+    def aggregate(self, total: Contribution | None, plan: RoundPlan) -> Vector:
         """Return the aggregated delta, whose memory may be the total's.
 
         It has no names if no client has sent any.
         """
-        if total.total is None:
+        if total is None or total.total is None:
             return Vector({})
         context = AggregationContext(
             seed=self._optimizer.seed,
@@ -310,7 +319,8 @@ class Server:
             aux_bytes=receivers * self._aux_bytes + int(sums["aux_bytes"]),
         )
 
-    def _count_bytes(self, broadcast: Broadcast) -> None:
+    def count_sent(self, broadcast: Broadcast) -> None:
+        """Count, for the next report, the bytes of what each client receives."""
         self._broadcast_bytes = count_bytes(broadcast)
         self._aux_bytes = count_bytes(broadcast.aux)
 

@@ -1,18 +1,26 @@
 """From a scenario to a result: the pre-flight, the round loop, the run's folder."""
 
-from simfl.simulation.api import open_run, resume, run
+from simfl.simulation.api import federation, open_run, resume, run
 from simfl.simulation.backends import Backend
 from simfl.simulation.build import Simulation, build
+from simfl.simulation.loop import Federation
+from simfl.simulation.results import Result
 from simfl.simulation.rounds import run_rounds
-from simfl.simulation.runner import Result, Run, RunOptions
+from simfl.simulation.runner import Run, RunOptions
+from simfl.simulation.totals import ClientUpdate, Saved, Total
 
 __all__ = [
     "Backend",
+    "ClientUpdate",
+    "Federation",
     "Result",
     "Run",
     "RunOptions",
+    "Saved",
     "Simulation",
+    "Total",
     "build",
+    "federation",
     "open_run",
     "resume",
     "run",

@@ -1,4 +1,4 @@
-"""run, resume and open_run: from a scenario to a prepared Run in a folder."""
+"""run, resume, open_run and federation: from a scenario to a prepared Run in a folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ from simfl.simulation.folder import (
     holds_run,
     is_done,
     make_folder,
+    require_loop,
     require_writable,
 )
+from simfl.simulation.loop import Federation
+from simfl.simulation.results import Result
 from simfl.simulation.rounds import PHASES, PhaseClock
-from simfl.simulation.runner import Result, Run, RunOptions, notify
+from simfl.simulation.runner import Run, RunOptions, notify
 
 
 def run(
@@ -91,6 +94,53 @@ def open_run(
             yield run
 
 
+@contextmanager
+def federation(
+    scenario: Scenario | Mapping[str, Any] | str | Path,
+    backend: Backend = "ray",
+    *,
+    out: str | Path | None = None,
+    address: str | None = None,
+    progress: bool = False,
+    resume: Literal["never", "auto"] = "never",
+    trust: Trust = "all",
+) -> Iterator[Federation]:
+    """Open a scenario's federation, for a loop of one's own.
+
+    The folder is that of a run: with the history that ``log`` writes, checkpoints by ``save``, and
+    at the end of the block the weights.
+
+    >>> with simfl.federation("quickstart", backend="inline") as fed:      # doctest: +SKIP
+    ...     w = fed.initial_weights()
+    ...     for r in fed.rounds:
+    ...         total = fed.train(w, fed.sample(r), round=r)
+    ...         w = w - total.mean
+    ...         fed.log(r, **fed.evaluate(w))
+
+    Args:
+        scenario: as for ``run``.
+        backend: as for ``run``.
+        out: as for ``run``.
+        address: as for ``run``.
+        progress: as for ``run``.
+        resume: ``auto`` has ``restore`` return what a loop in the folder ``out`` has saved last.
+        trust: as for ``run``.
+
+    Raises:
+        SimflError: as ``run``.
+    """
+    clock = PhaseClock("prepare")
+    if not isinstance(scenario, Scenario):
+        scenario = load_scenario(scenario, overrides=own_address(address, trust), trust=trust)
+    options = RunOptions(backend, address, progress)
+    with ExitStack() as held:
+        run = _prepare(scenario, out, options, clock, held, resume=resume, is_loop=True)
+        with run.opened() as engine:
+            opened = Federation(run, engine)
+            yield opened
+            opened.close()
+
+
 def resume(
     folder: str | Path,
     backend: Backend = "ray",
@@ -118,6 +168,7 @@ def resume(
     folder = checked_folder(folder)
     if not holds_run(folder):
         raise InputError(f"{folder} holds no run: there is no {SCENARIO_FILE} in it")
+    require_loop(folder, is_loop=False)
     own = own_address(address, trust)
     scenario = load_scenario(folder / SCENARIO_FILE, overrides=own, trust=trust)
     if is_done(folder, scenario):
@@ -139,6 +190,7 @@ def _prepare(
     held: ExitStack,
     *,
     resume: Literal["never", "auto"],
+    is_loop: bool = False,
 ) -> Run:
     """Check a scenario, and write it into its folder.
 
@@ -149,6 +201,7 @@ def _prepare(
         clock: of the run.
         held: releases the folder at its end.
         resume: ``auto`` continues the run in the folder, if there is one.
+        is_loop: whether it is a federation's.
     """
     if scenario.sweep is not None:
         raise scenario.fault(
@@ -158,6 +211,7 @@ def _prepare(
     folder = None if out is None or resume == "never" else checked_folder(out)
     continues = folder is not None and holds_run(folder)
     if folder is not None and continues:  # fail before loading the data
+        require_loop(folder, is_loop=is_loop)
         leases = _hold(scenario, folder, held)
     simulation = build(scenario, options.shared.read() if options.shared else None)
     resolved = simulation.scenario
@@ -171,7 +225,8 @@ def _prepare(
         extend_run(folder, resolved)
     else:
         units = record_units(PHASES) | metric_units(simulation)
-        begin_run(folder, resolved, better=better_values(simulation), units=units)
+        better = better_values(simulation)
+        begin_run(folder, resolved, better=better, units=units, is_loop=is_loop)
     found = checkpoints.find() if resume == "auto" else NOTHING
     return Run(simulation, folder, checkpoints, found, options=options, clock=clock)
 

@@ -286,17 +286,20 @@ class Checkpoints:
             past: what the sampler knows of the rounds so far, if it looks back.
         """
         if self.is_due(round):
-            self.require_held()
-            positions = self._facts | self._positions
-            order = SaveOrder(
-                round,
-                self._fingerprint,
-                positions=positions,
-                keep=self._keep,
-                sampler=past.to_state() if past else {},
-            )
-            with _failing_the_run():
-                engine.save(order, handle)
+            self.save(engine, handle, round=round, past=past)
+
+    def save(self, engine: Engine, handle: Handle, *, round: int, past: Past | None = None) -> None:
+        """Have the engine save; the arguments are those of ``save_if_due``."""
+        self.require_held()
+        order = SaveOrder(
+            round,
+            self._fingerprint,
+            positions=self._facts | self._positions,
+            keep=self._keep,
+            sampler=past.to_state() if past else {},
+        )
+        with _failing_the_run():
+            engine.save(order, handle)
 
     def finish(self, engine: Engine) -> None:
         """Wait until the last checkpoint is on disk."""

@@ -39,24 +39,45 @@ class Evaluated:
 def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: int) -> Evaluated:
     """Evaluate the weights that the next round starts from, if an evaluation is due."""
     options, is_last = simulation.scenario.evaluation, round == simulation.scenario.rounds
+    return measure(
+        simulation,
+        engine,
+        handle,
+        test=_is_due(options.every, round, is_last=is_last),
+        clients=_is_due(options.clients_every, round, is_last=is_last),
+    )
+
+
+def measure(
+    simulation: Simulation, engine: Engine, handle: Handle, *, test: bool, clients: bool
+) -> Evaluated:
+    """Evaluate the weights of a handle.
+
+    Args:
+        simulation: names the metrics, and the models of clients that are evaluated.
+        engine: evaluates them.
+        handle: what they are in.
+        test: whether on the test split, if there is one.
+        clients: whether on each client's own examples.
+    """
     metrics: dict[str, float | None] = {}
     client_metrics: dict[str, ClientMetric] = {}
-    clients: tuple[ClientEvaluation, ...] = ()
+    evaluations: tuple[ClientEvaluation, ...] = ()
     num_examples = simulation.num_test_examples
-    if num_examples and _is_due(options.every, round, is_last=is_last):
-        batches = -(-num_examples // options.batch_size)
+    if num_examples and test:
+        batches = -(-num_examples // simulation.scenario.evaluation.batch_size)
         chunk = EvaluationChunk("test", tuple((number,) for number in range(batches)))
         metrics = _means(engine.evaluate(chunk, handle), simulation.client.build_metrics())
-    if _is_due(options.clients_every, round, is_last=is_last):
+    if clients:
         ascending = [m.key for m in simulation.client.build_metrics() if m.larger_is_better]
-        clients = _evaluate_clients(simulation, engine, handle)
-        by_model = {evaluation.model: evaluation for evaluation in clients}
+        evaluations = _evaluate_clients(simulation, engine, handle)
+        by_model = {evaluation.model: evaluation for evaluation in evaluations}
         for model, is_new in simulation.scenario.evaluations:
             found = over_clients(by_model[model].of_clients(new=is_new), ascending=ascending)
             client_metrics |= {
                 evaluated_as(name, model, is_new): metric for name, metric in found.items()
             }
-    return Evaluated(metrics, client_metrics, clients)
+    return Evaluated(metrics, client_metrics, evaluations)
 
 
 def without_last_evaluation(

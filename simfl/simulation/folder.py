@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from simfl.errors import CheckpointError, InputError, RunError, printable
 from simfl.observers import write_whole
@@ -54,7 +54,12 @@ def make_folder(scenario: Scenario, out: str | Path | None) -> Path:
 
 
 def begin_run(
-    folder: Path, scenario: Scenario, *, better: Mapping[str, str], units: Mapping[str, str]
+    folder: Path,
+    scenario: Scenario,
+    *,
+    better: Mapping[str, str],
+    units: Mapping[str, str],
+    is_loop: bool = False,
 ) -> None:
     """Write the resolved scenario and ``run.json`` into the folder, and the packages' versions.
 
@@ -64,6 +69,7 @@ def begin_run(
         better: ``max`` or ``min`` for each metric, for readers of the folder; the metric that ranks
             runs comes first.
         units: by the key of a record, of the numbers that have a unit.
+        is_loop: whether the rounds are those of a loop of one's own.
 
     Raises:
         InputError: if the folder already holds a run, or cannot be written.
@@ -71,7 +77,7 @@ def begin_run(
     _require_no_run(folder)
     with _explained(folder):
         write_whole(folder / VERSIONS_FILE, _versions())
-        write_whole(folder / RUN_FILE, _new_run(better, units))
+        write_whole(folder / RUN_FILE, _new_run(better, units, is_loop=is_loop))
         # Last: a folder holds a run if it holds this file.
         write_whole(folder / SCENARIO_FILE, scenario.to_yaml())
 
@@ -192,14 +198,36 @@ def read_run_id(folder: Path) -> str:
     Raises:
         InputError: if ``run.json`` has none.
     """
-    path = folder / RUN_FILE
-    try:
-        return str(json.loads(read_regular(path))["id"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    known = _read_run(folder)
+    if "id" not in known:
         raise InputError(
-            f"{path} does not have the run's id; restore the file, or write "
+            f"{folder / RUN_FILE} does not have the run's id; restore the file, or write "
             '{"id": "any name"} to it'
-        ) from None
+        )
+    return str(known["id"])
+
+
+def require_loop(folder: Path, *, is_loop: bool) -> None:
+    """Check that a folder holds the rounds of a loop of one's own, or those of a run.
+
+    Raises:
+        InputError: if it holds the other.
+    """
+    if _read_run(folder).get("loop", False) != is_loop:
+        kinds = (
+            "a run; continue it with simfl resume",
+            "a loop of its author's, which continues it with simfl.federation(..., resume='auto')",
+        )
+        raise InputError(f"{folder} holds {kinds[not is_loop]}; or choose another folder")
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    """Return what ``run.json`` says; nothing if it is missing or damaged."""
+    try:
+        known = json.loads(read_regular(folder / RUN_FILE))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def is_done(folder: Path, scenario: Scenario) -> bool:
@@ -287,9 +315,10 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             ) from None
 
 
-def _new_run(better: Mapping[str, str], units: Mapping[str, str]) -> str:
+def _new_run(better: Mapping[str, str], units: Mapping[str, str], *, is_loop: bool) -> str:
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    known = {"better": dict(better), "units": dict(units)}
+    known: dict[str, Any] = {"better": dict(better), "units": dict(units)}
+    known |= {"loop": True} if is_loop else {}
     return json.dumps({"id": uuid.uuid4().hex[:12], "began": began, **known}, indent=2) + "\n"
 
 

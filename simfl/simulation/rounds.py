@@ -156,13 +156,21 @@ def _run_round(
     clock.move(trace.aggregate_s, "train", "aggregate")
     evaluated = evaluate(simulation, engine, following, round=round)
     clock.enter("observe")
-    record = _record(report, trace, clock.lap(), evaluated)
+    record = record_of(report, trace, clock.lap(), evaluated)
     return Done(record, client_table(round, trace, evaluated.clients), following)
 
 
-def _record(
+def record_of(
     report: RoundReport, trace: RoundTrace, lap: dict[str, float], evaluated: Evaluated
 ) -> RoundRecord:
+    """Return the record of a round.
+
+    Args:
+        report: its numbers.
+        trace: how it was trained.
+        lap: its seconds, by phase.
+        evaluated: what was measured after it.
+    """
     return RoundRecord(
         round=report.round,
         seconds=sum(lap.values()),

@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from simfl.checkpoint import Found
 from simfl.cluster.setup import SharedData
@@ -16,12 +13,12 @@ from simfl.cluster.telemetry import RayMetrics
 from simfl.engine import Engine, Handle, Sampling, give_back_freed_memory
 from simfl.observers import (
     ClientFiles,
+    ClientTable,
     FailSafeObserver,
     JsonLines,
     Observer,
     RunConsole,
     RunInfo,
-    Summary,
     SummaryFile,
     make_progress,
 )
@@ -34,30 +31,10 @@ from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.evaluation import without_last_evaluation
 from simfl.simulation.folder import read_history, read_run_id, tidy, write_files, write_weights
 from simfl.simulation.journal import PROGRESS, Journal
+from simfl.simulation.results import Result
 from simfl.simulation.rounds import Done, PhaseClock, run_rounds
 
 PROFILE_FOLDER = "profile"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run has produced."""
-
-    history: list[dict[str, Any]]
-    """One dict a round: ``round``, ``seconds`` of wall time, ``train_loss``, and metrics when
-    evaluated. The lines of ``metrics.jsonl``."""
-    weights: dict[str, np.ndarray[Any, Any]]
-    """The final weights by name; bfloat16 as float32, since numpy has no bfloat16."""
-    summary: Summary
-    """As in ``summary.json``."""
-    out: Path
-    """The run's folder."""
-
-    def __repr__(self) -> str:
-        """Return a summary of the run in one line."""
-        status, final = self.summary.get("status"), self.summary.get("final")
-        rounds = f"{len(self.history)} round{'s' if len(self.history) != 1 else ''}"
-        return f"Result({status}, {rounds}, final={final}, out={str(self.out)!r})"
 
 
 @dataclass(frozen=True)
@@ -104,12 +81,13 @@ class Run:
         options: RunOptions,
         clock: PhaseClock,
     ) -> None:
-        self._simulation = simulation
-        self._folder = folder
-        self._checkpoints = checkpoints
-        self._found = found
+        self.simulation = simulation
+        """Without the examples once the engine has them."""
+        self.folder = folder
+        self.checkpoints = checkpoints
+        self.found = found
+        self.clock = clock
         self._options = options
-        self._clock = clock
         self._round = found.checkpoint.round if found.checkpoint else 0
         self._handle: Handle = None
         self._done: Iterator[Done] = iter(())
@@ -121,29 +99,41 @@ class Run:
         If rounds are left then, the run is stopped there: its summary says ``stopped``, and it can
         be resumed. If the block raises an exception, the run has failed or was interrupted.
         """
+        with self.opened() as engine:
+            self._start(engine)
+            yield
+            self._end_rounds(engine)
+            self.end(engine, self._handle, status="done" if self._is_complete else "stopped")
+
+    @contextmanager
+    def opened(self) -> Iterator[Engine]:
+        """Start the engine and the observers; ``end`` is to be called before the block ends."""
         journal = self._journal = self._make_journal(self._past())
-        tidy(self._folder)
+        tidy(self.folder)
         try:
             with self._engine() as engine:
-                self._start(engine)
-                yield
-                self._end_rounds(engine)
-                self._clock.enter("finish")
-                weights = self._simulation.complete(engine.get_weights(self._handle))
-                self._checkpoints.require_held()
-                write_weights(self._folder, weights)
-                write_files(self._folder, self._simulation.files(weights))
-                arrays, memory = weights.to_numpy(), engine.peak_memory()
+                journal.start(self._info(engine))
+                yield engine
         except BaseException as error:
-            if self._checkpoints.are_lost:
+            if self.checkpoints.are_lost:
                 journal.leave()
             else:
                 is_interrupted = isinstance(error, KeyboardInterrupt)
                 journal.end("interrupted" if is_interrupted else "failed", error=str(error))
             raise
-        summary = journal.end("done" if self._is_complete else "stopped", memory=memory)
+        arrays, memory, status = self._ended
+        summary = journal.end(status, memory=memory)
         history = [record.line for record in journal.history]
-        self.result = Result(history, arrays, summary, self._folder)
+        self.result = Result(history, arrays, summary, self.folder)
+
+    def end(self, engine: Engine, handle: Handle, *, status: str) -> None:
+        """Write the final weights, those of a handle, and say how the run has ended."""
+        self.clock.enter("finish")
+        weights = self.simulation.complete(engine.get_weights(handle))
+        self.checkpoints.require_held()
+        write_weights(self.folder, weights)
+        write_files(self.folder, self.simulation.files(weights))
+        self._ended = weights.to_numpy(), engine.peak_memory(), status
 
     def rounds(self) -> Iterator[RoundRecord]:
         """Run the rounds that are left; yield the record of each when it is done.
@@ -151,7 +141,7 @@ class Run:
         Rounds that are repeated after a loss are yielded again, with the same numbers.
         """
         for done in self._done:
-            self._take(done)
+            self._go_on(done)
             yield done.record
 
     def to_end(self) -> Result:
@@ -162,93 +152,105 @@ class Run:
         return self.result
 
     @property
+    def num_rounds(self) -> int:
+        """How many rounds the history has."""
+        return len(self._journal.history)
+
+    @property
     def _is_complete(self) -> bool:
-        return self._round == self._simulation.scenario.rounds
+        return self._round == self.simulation.scenario.rounds
 
     def _past(self) -> list[RoundRecord]:
         """Check that the run can be resumed, and return the records of the finished rounds."""
-        simulation, checkpoints = self._simulation, self._checkpoints
-        found = self._found = checkpoints.without_unsent(self._found, simulation.client.fixed)
+        simulation, checkpoints = self.simulation, self.checkpoints
+        found = self.found = checkpoints.without_unsent(self.found, simulation.client.fixed)
         if found.checkpoint is not None:
             checkpoints.require_fit(found, simulation.server.build().get_weights())
         checkpoints.note_run(found, simulation)
-        history = read_history(self._folder, self._round)
+        history = read_history(self.folder, self._round)
         checkpoints.require_history(found, history)
         if self._is_complete:
             return history
         return without_last_evaluation(history, simulation.scenario.evaluation)
 
     def _make_journal(self, history: list[RoundRecord]) -> Journal:
-        for note in self._simulation.notes:
+        for note in self.simulation.notes:
             notify(note)
-        observers = _make_observers(self._simulation.scenario, self._folder, self._options)
+        observers = _make_observers(self.simulation.scenario, self.folder, self._options)
         last = FailSafeObserver(
-            SummaryFile(self._folder), SUMMARY_FILE, out=self._folder, notify=notify
+            SummaryFile(self.folder), SUMMARY_FILE, out=self.folder, notify=notify
         )
-        base_bytes = self._simulation.client.fixed_bytes
-        return Journal(observers, last, history=history, clock=self._clock, base_bytes=base_bytes)
+        base_bytes = self.simulation.client.fixed_bytes
+        return Journal(observers, last, history=history, clock=self.clock, base_bytes=base_bytes)
 
     @contextmanager
     def _engine(self) -> Iterator[Engine]:
-        self._clock.enter("start")
+        self.clock.enter("start")
         options = self._options
         engine = make_engine(
-            self._simulation,
+            self.simulation,
             options.backend,
             address=options.address,
-            location=self._checkpoints.location,
+            location=self.checkpoints.location,
             profile=options.profile,
             notify=notify,
             shared=options.shared,
         )
         # Nothing else refers to the examples, so that this process releases their memory.
-        self._simulation = self._simulation.without_examples()
+        self.simulation = self.simulation.without_examples()
         give_back_freed_memory()
-        profile = _profiled(engine, self._folder) if options.profile else nullcontext()
+        profile = _profiled(engine, self.folder) if options.profile else nullcontext()
         with closing(engine), profile:
             yield engine
 
     def _start(self, engine: Engine) -> None:
-        self._journal.start(self._info(engine))
-        self._handle = engine.restore(self._found) if self._round else engine.start()
+        self._handle = engine.restore(self.found) if self._round else engine.start()
         self._done = run_rounds(
-            self._simulation,
+            self.simulation,
             engine,
-            self._checkpoints,
+            self.checkpoints,
             handle=self._handle,
             round=self._round,
-            sampled=self._found.checkpoint.sampler if self._found.checkpoint else None,
-            clock=self._clock,
+            sampled=self.found.checkpoint.sampler if self.found.checkpoint else None,
+            clock=self.clock,
         )
 
-    def _take(self, done: Done) -> None:
-        self._checkpoints.require_held()
-        self._journal.add(done.record, done.clients)
-        if self._checkpoints.is_due(done.record.round):
-            self._journal.flush()
-            self._checkpoints.note_history(self._journal.history[: done.record.round])
+    def _go_on(self, done: Done) -> None:
+        self.note(done.record, done.clients)
+        if self.checkpoints.is_due(done.record.round):
+            self.note_history(done.record.round)
         self._round, self._handle = done.record.round, done.handle
+
+    def note(self, record: RoundRecord, clients: ClientTable) -> None:
+        """Add a round to the history, and notify the observers."""
+        self.checkpoints.require_held()
+        self._journal.add(record, clients)
+
+    def note_history(self, round: int) -> None:
+        """Have the next checkpoint identify the records of the rounds up to this one."""
+        self._journal.flush()
+        self.checkpoints.note_history(self._journal.history[:round])
 
     def _end_rounds(self, engine: Engine) -> None:
         """Finish what remains to be saved, however many rounds the caller asked for."""
         if not self._is_complete:
-            self._checkpoints.finish(engine)
+            self.checkpoints.finish(engine)
             return
         for done in self._done:
-            self._take(done)
+            self._go_on(done)
 
     def _info(self, engine: Engine) -> RunInfo:
-        simulation = self._simulation
+        simulation = self.simulation
         return RunInfo(
             name=simulation.scenario.name or "run",
             rounds=simulation.scenario.rounds,
             population=len(simulation.participants),
             cohort_size=simulation.cohort_size,
-            out=self._folder,
+            out=self.folder,
             workers=engine.describe(),
             num_actors=engine.num_actors,
             backend=self._options.backend,
-            run_id=read_run_id(self._folder),
+            run_id=read_run_id(self.folder),
             scenario=simulation.scenario.to_dict(),
             dashboard=engine.dashboard,
             history=tuple(self._journal.history),

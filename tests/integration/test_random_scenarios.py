@@ -53,6 +53,27 @@ def test_inline_ray_and_resumed_runs_give_the_same_bits(
     assert numbers(result) == expected
 
 
+@pytest.mark.parametrize("seed", seeds(6))
+def test_a_loop_with_the_scenarios_server_gives_the_bits_of_a_run(
+    seed: int, tmp_path: Path
+) -> None:
+    """Metrics of rounds that the run does not evaluate are left out."""
+    scenario = at_random.draw(seed)
+    weights, lines = numbers(run(scenario, tmp_path / "run"))
+    with simfl.federation(scenario, "inline", out=tmp_path / "loop") as fed:
+        w = fed.initial_weights()
+        for round in fed.rounds:
+            w = fed.step(w, fed.train(w, fed.sample(round, w), round=round))
+            fed.log(round, **fed.evaluate(w, clients=True))
+    own_weights, own = numbers(fed.result)
+    assert own_weights == weights
+    known = [
+        {key: value for key, value in record.items() if key in line}
+        for record, line in zip(own, lines, strict=True)
+    ]
+    assert known == lines
+
+
 @pytest.mark.parametrize(
     "seed", [seed for seed in seeds(60) if at_random.can_be_compared(at_random.draw(seed))]
 )
