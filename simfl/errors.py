@@ -25,6 +25,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sysconfig
 import traceback
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,7 @@ __all__ = [
     "ConfigError",
     "ContractError",
     "DataError",
+    "Fault",
     "ImportPathError",
     "InputError",
     "LeaseLostError",
@@ -105,12 +107,54 @@ class ImportPathError(InputError):
     """A ``package.module:name`` or a plug-in module cannot be imported."""
 
 
+class Fault(str):
+    """A fault of a scenario: the line that users read, with its parts for programs.
+
+    >>> Fault.at("s.yaml:3", "rounds", "is 0; should be at least 1").remedy
+    'should be at least 1'
+    """
+
+    file: str | None = None
+    """The scenario file as the user named it, ``--set``, or None for data given in Python."""
+    number: int | None = None
+    """The line in the file, from 1."""
+    key: str | None = None
+    """The dotted path: ``client.optimizer.modules[1]``."""
+    value: Any = None
+    """What the scenario has there; None if nothing."""
+    message: str = ""
+    """What is wrong, and what to do."""
+
+    @classmethod
+    def at(
+        cls, place: str, key: str, message: str, *, number: int | None = None, value: Any = None
+    ) -> Fault:
+        """Make the fault whose line is ``PLACE: KEY: MESSAGE``, where place and key may be ""."""
+        fault = cls(": ".join(part for part in (place, key, message) if part))
+        fault.file = (place.removesuffix(f":{number}") if number else place) or None
+        fault.number, fault.key = number, key or None
+        fault.value, fault.message = value, message
+        return fault
+
+    def with_end(self, text: str) -> Fault:
+        """Return the fault with more text at the end."""
+        fault = Fault(f"{self} {text}")
+        fault.__dict__ |= self.__dict__ | {"message": f"{self.message} {text}"}
+        return fault
+
+    @property
+    def remedy(self) -> str | None:
+        """What the message says to do, which is its end; None if it does not say."""
+        *_, end = re.split(r"; |\. (?=[A-Z])", self.message, maxsplit=1)
+        return end if end != self.message else None
+
+
 class ScenarioError(InputError):
     """A scenario has faults: one line each, in the order of the file."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
-        self.faults = list(faults)
+        self.faults = [f if isinstance(f, Fault) else Fault.at("", "", f) for f in faults]
 
     def __reduce__(self) -> tuple[object, ...]:
         return (ScenarioError, (self.faults,))

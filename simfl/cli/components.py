@@ -38,13 +38,24 @@ def list_components(
             say(f"instead of {what} {name} write {lines}")
 
 
-def print_schema(plugins: Plugins = []) -> None:  # noqa: B006
+def print_schema(
+    plugins: Plugins = [],  # noqa: B006
+    output: Annotated[
+        bool, typer.Option("--output", help="That of what commands print with --json, instead.")
+    ] = False,
+) -> None:
     """Print the JSON Schema of scenarios, for editors.
 
     With the YAML extension of an editor, begin a scenario with the line
     "# yaml-language-server: $schema=scenario.schema.json".
     """
     from simfl.scenario.json_schema import scenario_schema
+
+    if output:
+        from simfl.cli.json_output import output_schema
+
+        print_json(output_schema())
+        return
 
     _import_plugins(plugins)
     print_json(scenario_schema())

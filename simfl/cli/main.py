@@ -39,7 +39,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "schema": print_schema,
 }
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(exit_codes()(_command))
+    app.command(_name)(exit_codes(_command))
 
 
 def _print_version(is_asked: bool) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 import typer
 
 from simfl.errors import (
     ClientError,
+    Fault,
     InputError,
     MissingExtraError,
     ScenarioError,
@@ -23,27 +24,53 @@ from simfl.errors import (
     printable,
 )
 
+if TYPE_CHECKING:
+    from simfl.cli.json_output import Error
+
+P = ParamSpec("P")
+
 FAILED: Final = 1
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
 
 
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Print one of simfl's own errors without a traceback, and exit with its code.
+def exit_codes(command: Callable[P, None]) -> Callable[P, None]:
+    """Let a command print simfl's own errors without a traceback, and exit with their code.
 
-    Any other exception is a bug in simfl or in a user's code: its traceback is shown.
+    With ``--json``, they are printed on stdout as JSON. Any other exception is a bug in simfl or in
+    a user's code: its traceback is shown.
     """
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        raise _exit(str(interrupt) or "interrupted", INTERRUPTED) from None
-    except ClientError as error:
-        raise _exit(f"{error}\n\n{error.client_traceback.rstrip()}", FAILED) from None
-    except (InputError, MissingExtraError) as error:
-        raise _exit(str(error) + own_traceback(error), BAD_INPUT) from None
-    except SimflError as error:
-        raise _exit(str(error), FAILED) from None
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (KeyboardInterrupt, SimflError, typer.BadParameter) as error:
+            if kwargs.get("as_json"):
+                print_json({"errors": errors_of(error)})
+            elif isinstance(error, typer.BadParameter):
+                raise
+            else:
+                typer.echo(printable(_text(error)), err=True)
+            raise typer.Exit(_code(error)) from None
+
+    return guarded
+
+
+def _code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    is_input = isinstance(error, InputError | MissingExtraError | typer.BadParameter)
+    return BAD_INPUT if is_input else FAILED
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "interrupted"
+    if isinstance(error, ClientError):
+        return f"{error}\n\n{error.client_traceback.rstrip()}"
+    trace = own_traceback(error)
+    return f"{error}\n\n{trace}" if trace else str(error)
 
 
 def own_traceback(error: BaseException) -> str:
@@ -51,12 +78,32 @@ def own_traceback(error: BaseException) -> str:
     cause = error.__cause__
     if not isinstance(error, ScenarioError) or cause is None or not own_line(cause):
         return ""
-    return "\n\n" + "".join(traceback.format_exception(cause)).rstrip()
+    return "".join(traceback.format_exception(cause)).rstrip()
 
 
-def _exit(message: str, code: int) -> typer.Exit:
-    typer.echo(printable(message), err=True)
-    return typer.Exit(code)
+def errors_of(error: BaseException) -> list[Error]:
+    """Describe an exception: of a scenario, each of its faults."""
+    kind = type(error).__name__
+    if isinstance(error, ScenarioError):
+        trace = own_traceback(error) or None
+        return [_described(kind, fault, trace) for fault in error.faults]
+    trace = error.client_traceback if isinstance(error, ClientError) else None
+    if not isinstance(error, SimflError | KeyboardInterrupt | typer.BadParameter):
+        trace = "".join(traceback.format_exception(error)).rstrip()
+    return [_described(kind, Fault.at("", "", str(error) or kind), trace)]
+
+
+def _described(kind: str, fault: Fault, trace: str | None) -> Error:
+    return {
+        "kind": kind,
+        "message": str(fault),
+        "file": fault.file,
+        "line": fault.number,
+        "key": fault.key,
+        "value": fault.value,
+        "remedy": fault.remedy,
+        "traceback": trace,
+    }
 
 
 def say(text: object, *, err: bool = False, is_exact: bool = False) -> None:
@@ -74,7 +121,7 @@ def say(text: object, *, err: bool = False, is_exact: bool = False) -> None:
 
 def print_json(plain: Any) -> None:
     """Print plain data as JSON, with null for NaN and infinity, which JSON cannot represent."""
-    text = json.dumps(finite(plain), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(plain), indent=2, ensure_ascii=False, allow_nan=False, default=str)
     say(text, is_exact=True)
 
 

@@ -6,19 +6,24 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import typer
 
 from simfl.cli.options import (
     Address,
+    AsJson,
     Overrides,
     RunBackend,
     ScenarioFile,
     Trusted,
     load,
 )
-from simfl.cli.output import say
+from simfl.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from simfl.cli.json_output import Ran
+    from simfl.simulation import Result
 
 _Out: TypeAlias = Annotated[
     str | None, typer.Option(help="The run's folder. Default: a new one under output.dir.")
@@ -46,6 +51,7 @@ def run_scenario(
     profile: _Profiled = False,
     trust: Trusted = "all",
     quiet: _Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a scenario.
 
@@ -68,12 +74,25 @@ def run_scenario(
         out=out,
         backend=backend,
         address=address,
-        progress=not quiet,
+        progress=not (quiet or as_json),
         resume=resume,
         profile=profile,
     )
-    if quiet:
+    if as_json:
+        print_json(_described(result))
+    elif quiet:
         say(result.out, is_exact=True)
+
+
+def _described(result: Result) -> Ran:
+    summary = result.summary
+    return {
+        "folder": str(result.out),
+        "status": summary["status"],
+        "rounds": len(result.history),
+        "seconds": summary["wall_seconds"],
+        "metrics": summary["final"],
+    }
 
 
 def resume_run(

@@ -15,6 +15,7 @@ from simfl.cli.output import finite, print_json, print_table, say
 from simfl.errors import one_line
 
 if TYPE_CHECKING:
+    from simfl.cli.json_output import Listed
     from simfl.report.comparison import Comparison
     from simfl.report.reading import Run
     from simfl.report.targets import Reached
@@ -95,7 +96,7 @@ def _result(run: Run) -> tuple[str | None, float | None]:
     return key, None if key is None else run.latest(key)
 
 
-def _described(run: Run) -> dict[str, Any]:
+def _described(run: Run) -> Listed:
     key, value = _result(run)
     return {
         "folder": str(run.folder),

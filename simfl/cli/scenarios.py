@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simfl.cli.options import Overrides, ScenarioFile, Trust, Trusted, found, load
-from simfl.cli.output import BAD_INPUT, FAILED, own_traceback, print_table, say
+from simfl.cli.json_output import Checked, ClientData, Planned, Validated
+from simfl.cli.options import AsJson, Overrides, ScenarioFile, Trust, Trusted, found, load
+from simfl.cli.output import BAD_INPUT, FAILED, errors_of, print_json, print_table, say
 from simfl.errors import InputError, ScenarioError, SimflError
 
 if TYPE_CHECKING:
@@ -33,33 +34,46 @@ def validate_scenarios(
             "--no-import", help="Refuse scenarios that run their authors' code; import none of it."
         ),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check scenarios as a run would before it starts; exit with 2 if one has an error."""
     trust: Trust = "none" if no_import else "all"
-    faults = [_faults(file, overrides, with_data=not no_data, trust=trust) for file in files]
-    if any(faults):
+    scenarios = []
+    for file in files:
+        checked = _checked(file, overrides, with_data=not no_data, trust=trust)
+        scenarios.append(checked)
+        if not as_json:
+            _print_checked(checked)
+    if as_json:
+        print_json(Validated(scenarios=scenarios))
+    if not all(checked["ok"] for checked in scenarios):
         raise typer.Exit(BAD_INPUT)
 
 
-def _faults(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> list[str]:
-    """Check one scenario, print ``FILE: ok`` or its faults, and return them; notes go to stderr."""
-    faults: list[str] = []
+def _checked(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> Checked:
+    """Check one scenario; an exception that is not simfl's is that of code which it names."""
     try:
-        for note in _check(file, overrides, with_data=with_data, trust=trust):
-            say(f"{file}: {note}", err=True)
-    except ScenarioError as error:
-        faults = error.faults
-        if trace := own_traceback(error):
-            say(trace, err=True)
-    except SimflError as error:
-        faults = [f"{file}: {error}"]
+        notes = _check(file, overrides, with_data=with_data, trust=trust)
     except Exception as error:
-        # Raised by user code that the scenario names: the traceback says where.
-        faults = [f"{file}: {type(error).__name__}: {error}"]
-        say(traceback.format_exc().rstrip(), err=True)
-    for line in faults or [f"{file}: ok"]:
-        say(line)
-    return faults
+        faults = errors_of(error)
+        if not isinstance(error, ScenarioError):
+            what = "" if isinstance(error, SimflError) else f"{type(error).__name__}: "
+            faults[0] |= {"file": file, "message": f"{file}: {what}{error}"}
+        return Checked(file=file, ok=False, notes=[], errors=faults)
+    return Checked(file=file, ok=True, notes=list(notes), errors=[])
+
+
+def _print_checked(checked: Checked) -> None:
+    """Print ``FILE: ok`` or its faults; notes and tracebacks go to stderr."""
+    for note in checked["notes"]:
+        say(f"{checked['file']}: {note}", err=True)
+    for trace in dict.fromkeys(error["traceback"] for error in checked["errors"]):
+        if trace:
+            say(trace, err=True)
+    for error in checked["errors"]:
+        say(error["message"])
+    if checked["ok"]:
+        say(f"{checked['file']}: ok")
 
 
 def _check(file: str, overrides: list[str], *, with_data: bool, trust: Trust) -> tuple[str, ...]:
@@ -85,6 +99,7 @@ def plan_run(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
     trust: Trusted = "all",
+    as_json: AsJson = False,
 ) -> None:
     """Show where a run would place its actors, and what they need; exit with 1 if it does not fit.
 
@@ -97,7 +112,16 @@ def plan_run(
 
     simulation = build(scenario)
     plan = make_plan(simulation, address)
-    for note in simulation.notes:
+    if as_json:
+        print_json(_planned(plan, simulation.notes))
+    else:
+        _print_plan(plan, simulation.notes)
+    if plan.lacks:
+        raise typer.Exit(FAILED)
+
+
+def _print_plan(plan: Plan, notes: Sequence[str]) -> None:
+    for note in notes:
         say(note, err=True)
     print_table(("node", "has", "client actors"), list(_node_rows(plan)), title="nodes")
     header = ("group", "clients", "actors", "each takes", "memory of each", "a round's training")
@@ -105,8 +129,42 @@ def plan_run(
     print_table(("what", "value"), list(_rows(plan)), title="data")
     for lack in plan.lacks:
         say(lack, err=True)
-    if plan.lacks:
-        raise typer.Exit(FAILED)
+
+
+def _planned(plan: Plan, notes: Sequence[str]) -> Planned:
+    return {
+        "nodes": [
+            {
+                "name": node.name,
+                "resources": dict(node.resources),
+                "actors": {
+                    group.group.name or "all": group.by_node[node.id]
+                    for group in plan.groups
+                    if node.id in group.by_node
+                },
+            }
+            for node in plan.nodes
+        ],
+        "groups": [
+            {
+                "name": group.group.name or "all",
+                "clients": group.num_clients,
+                "actors": group.num_actors,
+                "min_actors": group.bounds.least,
+                "max_actors": group.bounds.most,
+                "needs": group.group.needs,
+                "memory_bytes": group.actor_bytes,
+                "seconds": group.seconds,
+            }
+            for group in plan.groups
+        ],
+        "bytes": {
+            name: getattr(plan, f"{name}_bytes")
+            for name in ("dataset", "weights", "sent", "personal", "fixed")
+        },
+        "lacks": list(plan.lacks),
+        "notes": list(notes),
+    }
 
 
 def _node_rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
@@ -167,6 +225,7 @@ def describe_data(
     clients: Annotated[int, typer.Option(min=0, help="How many clients the table shows.")] = 10,
     overrides: Overrides = [],  # noqa: B006
     trust: Trusted = "all",
+    as_json: AsJson = False,
 ) -> None:
     """Show what a scenario's clients hold: a table, and with --png a picture."""
     scenario = load(file, overrides, trust=trust)
@@ -176,15 +235,36 @@ def describe_data(
 
     dataset = scenario.build_dataset()
     summary = summarize(dataset)
-    print_table(("what", "value"), list(_summary_rows(summary)), title="data")
-    _print_clients(dataset, num_shown=min(clients, dataset.num_clients))
-    if png is None:
+    num_shown = min(clients, dataset.num_clients)
+    if png is not None:
+        try:
+            draw_population(dataset, png)
+        except OSError as error:
+            raise InputError(f"cannot write the picture: {error}; choose another path") from None
+    if as_json:
+        print_json(asdict(summary) | {"clients": _client_data(dataset, num_shown=num_shown)})
         return
-    try:
-        draw_population(dataset, png)
-    except OSError as error:
-        raise InputError(f"cannot write the picture: {error}; choose another path") from None
-    say(f"picture: {png}")
+    print_table(("what", "value"), list(_summary_rows(summary)), title="data")
+    _print_clients(dataset, num_shown=num_shown)
+    if png is not None:
+        say(f"picture: {png}")
+
+
+def _client_data(dataset: FederatedDataset, *, num_shown: int) -> list[ClientData]:
+    from simfl.data import label_counts
+    from simfl.data.describe import class_ids
+
+    sizes = dataset.offsets[1:] - dataset.offsets[:-1]
+    classes = class_ids(dataset)
+    data: list[ClientData] = [
+        {"client": client, "examples": int(sizes[client]), "classes": None}
+        for client in range(num_shown)
+    ]
+    if classes is not None and num_shown:
+        names = [_class_name(dataset, int(class_id)) for class_id in classes]
+        for one, counts in zip(data, label_counts(dataset, range(num_shown)), strict=True):
+            one["classes"] = dict(zip(names, counts.tolist(), strict=True))
+    return data
 
 
 def _summary_rows(summary: DatasetSummary) -> Iterator[tuple[str, str]]:

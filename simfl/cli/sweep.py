@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from simfl.cli.options import Address, Backend, Overrides, Trusted, found
-from simfl.cli.output import FAILED, print_table, say
+from simfl.cli.options import Address, AsJson, Backend, Overrides, Trusted, found
+from simfl.cli.output import FAILED, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from simfl.cli.json_output import Best, Swept
     from simfl.sweep import Combination, SweepResult
 
 _MAX_ROWS = 20
@@ -57,6 +58,7 @@ def sweep_scenario(
     resume: _Resumed = None,
     trust: Trusted = "all",
     quiet: _Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a scenario with several values of some keys, in parallel trials.
 
@@ -73,8 +75,9 @@ def sweep_scenario(
 
     from simfl.sweep import resume_sweep, run_sweep
 
+    shows = not (quiet or as_json)
     if resume is not None:
-        result = resume_sweep(resume, backend, address=address, progress=not quiet, trust=trust)
+        result = resume_sweep(resume, backend, address=address, progress=shows, trust=trust)
     else:
         assert path is not None, "either FILE or --resume is given"
         result = run_sweep(
@@ -84,12 +87,47 @@ def sweep_scenario(
             over=over,
             overrides=overrides,
             address=address,
-            progress=not quiet,
+            progress=shows,
             trust=trust,
         )
-    _print_result(result, quiet=quiet)
+    if as_json:
+        print_json(_described(result))
+    else:
+        _print_result(result, quiet=quiet)
     if result.failed:
         raise typer.Exit(FAILED)
+
+
+def _described(result: SweepResult) -> Swept:
+    best = result.best
+    return {
+        "folder": str(result.out),
+        "metric": result.goal.metric,
+        "mode": result.goal.mode,
+        "best": None if best is None else _described_best(best),
+        "trials": [
+            {
+                "number": trial.number,
+                "values": dict(trial.values),
+                "folder": str(trial.out),
+                "state": trial.state,
+                "rounds": trial.rounds,
+                "metrics": dict(trial.metrics),
+                "seconds": trial.seconds,
+                "error": trial.error,
+            }
+            for trial in result.trials
+        ],
+    }
+
+
+def _described_best(best: Combination) -> Best:
+    return {
+        "values": dict(best.values),
+        "metrics": dict(best.metrics),
+        "deviations": dict(best.deviations),
+        "trials": [trial.number for trial in best.trials],
+    }
 
 
 def _print_result(result: SweepResult, *, quiet: bool) -> None:

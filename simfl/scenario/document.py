@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from simfl.errors import ScenarioError
+from simfl.errors import Fault, ScenarioError
 
 Path: TypeAlias = "tuple[str | int, ...]"
 """Keys and list indexes that lead to a value."""
@@ -49,10 +49,27 @@ class Document:
             nearest = self.places.get(here, nearest)
         return nearest
 
-    def fault_line(self, path: Path, message: str) -> str:
+    def value(self, path: Path) -> Any:
+        """Return what was written at the path; None if nothing was."""
+        value: Any = self.values
+        for part in path:
+            if isinstance(value, list | tuple) and len(value) == 2 and not isinstance(part, int):
+                value = value[1]  # the fields of a component that is a pair
+            try:
+                value = value[part]
+            except (LookupError, TypeError):
+                return None
+        return value
+
+    def fault_line(self, path: Path, message: str) -> Fault:
         """Return ``FILE:LINE: key.path: message``."""
-        parts = (str(self.place(path)), format_path(path), " ".join(message.splitlines()))
-        return ": ".join(part for part in parts if part)
+        text = " ".join(message.splitlines())
+        return fault_at(self.place(path), text, key=format_path(path), value=self.value(path))
+
+
+def fault_at(place: Place, message: str, *, key: str = "", value: Any = None) -> Fault:
+    """Return ``FILE:LINE: KEY: message``."""
+    return Fault.at(str(place), key, message, number=place.line or None, value=value)
 
 
 def format_path(path: Path) -> str:

@@ -58,7 +58,7 @@ def component_schema(cls: type[Component]) -> JsonSchema:
 
 
 def _fields_schema(cls: type[Section | Component]) -> JsonSchema:
-    schema = fields_adapter(cls).json_schema(schema_generator=_Generator)
+    schema = fields_adapter(cls).json_schema(schema_generator=Untitled)
     properties = schema.get("properties", {})
     meanings = field_docs(cls)
     for name, (_, default) in keys_of(cls).items():
@@ -75,10 +75,11 @@ def _fields_schema(cls: type[Section | Component]) -> JsonSchema:
     }
 
 
-class _Generator(GenerateJsonSchema):
+class Untitled(GenerateJsonSchema):
     """Leaves out titles made of names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
+        """Return whether a field gets one."""
         return False
 
 

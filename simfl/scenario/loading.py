@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from simfl.errors import ImportPathError, ScenarioError, did_you_mean
 from simfl.plugins import import_plugins
 from simfl.scenario.checks import check_combinations
-from simfl.scenario.document import Document, require_values, show
+from simfl.scenario.document import Document, Place, fault_at, require_values, show
 from simfl.scenario.faults import scenario_error
 from simfl.scenario.fields import read_section
 from simfl.scenario.overrides import apply_overrides
@@ -153,7 +153,7 @@ def find_scenario(name: str | Path) -> Path:
     hint = did_you_mean(path.stem, shipped)
     known = f" Shipped with simfl: {', '.join(shipped)}." if hint.startswith("Did") else ""
     reason = f"no such file, and simfl ships no scenario called {path.stem!r}"
-    raise ScenarioError([f"{name}: {reason}. {hint}{known}".rstrip()])
+    raise ScenarioError([fault_at(Place(str(name)), f"{reason}. {hint}{known}".rstrip())])
 
 
 def shipped_scenarios() -> dict[str, Path]:

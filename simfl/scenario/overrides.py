@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from simfl.errors import ScenarioError
 from simfl.scenario.components import component_kinds
-from simfl.scenario.document import Document, Path, Place, format_path, parse_path, show
+from simfl.scenario.document import Document, Path, Place, fault_at, format_path, parse_path, show
 from simfl.scenario.reading import parse_value
 
 _ORIGIN: Final = "--set"
@@ -105,4 +105,4 @@ def _require(values: Any, part: str | int, path: Path, place: Place) -> None:
 
 
 def _error(place: Place, message: str) -> ScenarioError:
-    return ScenarioError([f"{place}: {message}" if str(place) else message])
+    return ScenarioError([fault_at(place, message)])

@@ -9,7 +9,7 @@ import yaml
 
 from simfl.errors import ScenarioError
 from simfl.regular_files import read_regular
-from simfl.scenario.document import Document, Path, Place, show
+from simfl.scenario.document import Document, Path, Place, fault_at, show
 from simfl.scenario.yaml_format import TWO_WAYS_TAG, ScenarioLoader, TooLargeError
 
 _MAX_DEPTH: Final = 50
@@ -35,7 +35,9 @@ def read_document(path: str | FilePath) -> Document:
     origin = str(path)
     reader = _Reader(_read_text(FilePath(path)), origin)
     if reader.root is None:
-        raise ScenarioError([f"{origin}: is empty; `simfl schema` describes what goes in"])
+        raise ScenarioError(
+            [fault_at(Place(origin), "is empty; `simfl schema` describes what goes in")]
+        )
     values = reader.read(reader.root, ())
     if not isinstance(values, dict):
         raise reader.error(reader.root, "is not a mapping of keys such as 'rounds: 100'")
@@ -54,15 +56,15 @@ def parse_value(text: str, *, origin: str) -> Any:
 
 def _read_text(path: FilePath) -> str:
     if path.is_dir():
-        raise ScenarioError([f"{path}: is a folder; name a YAML file in it"])
+        raise ScenarioError([fault_at(Place(str(path)), "is a folder; name a YAML file in it")])
     try:
         return read_regular(path, limit=_MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8 text (byte 0x{error.object[error.start]:02x} at {error.start})"
-        raise ScenarioError([f"{path}: {reason}; save it as UTF-8"]) from None
+        raise ScenarioError([fault_at(Place(str(path)), f"{reason}; save it as UTF-8")]) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ScenarioError([f"{path}: cannot be read: {reason}"]) from None
+        raise ScenarioError([fault_at(Place(str(path)), f"cannot be read: {reason}")]) from None
 
 
 class _Reader:
@@ -80,12 +82,12 @@ class _Reader:
             self.root = self._loader.get_single_node()
         except TooLargeError as error:
             what = _TOO_DEEP if error.is_too_deep else _TOO_MANY
-            raise ScenarioError([f"{self._place(error.mark)}: {what}"]) from None
+            raise ScenarioError([fault_at(self._place(error.mark), what)]) from None
         except yaml.MarkedYAMLError as error:
             raise self._yaml_error(error) from None
         except yaml.YAMLError as error:
             reason = str(error).partition("\n")[0]
-            raise ScenarioError([f"{origin}: is not valid YAML: {reason}"]) from None
+            raise ScenarioError([fault_at(Place(origin), f"is not valid YAML: {reason}")]) from None
 
     def read(self, node: yaml.Node, path: Path) -> Any:
         """Return the node's value."""
@@ -105,7 +107,7 @@ class _Reader:
 
     def error(self, node: yaml.Node, reason: str) -> ScenarioError:
         """Return the error for a malformed node."""
-        return ScenarioError([f"{self._place(node)}: {reason}"])
+        return ScenarioError([fault_at(self._place(node), reason)])
 
     def _collection(self, node: yaml.Node, path: Path) -> Any:
         if isinstance(node, yaml.SequenceNode) and node.tag.endswith(":seq"):
@@ -194,6 +196,6 @@ class _Reader:
     def _yaml_error(self, error: yaml.MarkedYAMLError) -> ScenarioError:
         place = self._place(error.problem_mark or error.context_mark)
         if error.context == "expected a single document in the stream":
-            return ScenarioError([f"{place}: a second document begins here; keep only one"])
+            return ScenarioError([fault_at(place, "a second document begins here; keep only one")])
         reason = ", ".join(part for part in (error.context, error.problem) if part)
-        return ScenarioError([f"{place}: is not valid YAML: {reason}"])
+        return ScenarioError([fault_at(place, f"is not valid YAML: {reason}")])

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from simfl.component import Section
 from simfl.errors import InputError, ScenarioError
-from simfl.scenario.document import Document, Path, Place, format_path, parse_path
+from simfl.scenario.document import Document, Path, Place, fault_at, format_path, parse_path
 from simfl.scenario.faults import scenario_error
 from simfl.scenario.fields import read_section
 from simfl.scenario.loading import import_plugins_of, read, validated
@@ -132,7 +132,9 @@ class SweepPlan:
             where = f"(in trial {self.trial(0, values).label})"
             if not isinstance(error, ScenarioError):
                 raise InputError(f"{error} {where}") from error.__cause__
-            raise ScenarioError([f"{line} {where}" for line in error.faults]) from error.__cause__
+            raise ScenarioError(
+                [fault.with_end(where) for fault in error.faults]
+            ) from error.__cause__
 
 
 def load_sweep(
@@ -184,7 +186,9 @@ def _with_over(document: Document, over: Sequence[str]) -> Document:
         key, equals, values = text.partition("=")
         key = format_path(parse_path(key.strip()))
         if not equals or not key or ".." in key:
-            raise ScenarioError([f"{_ORIGIN}: {text!r} is not of the form key.path=values"])
+            raise ScenarioError(
+                [fault_at(Place(_ORIGIN), f"{text!r} is not of the form key.path=values")]
+            )
         swept[key] = parse_values(values, origin=f"{_ORIGIN} {key}")
         places["sweep", "over", key] = Place(_ORIGIN)
     return Document(document.values | {"sweep": sweep | {"over": swept}}, places)
