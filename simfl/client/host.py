@@ -45,7 +45,7 @@ from simfl.messages import (
 from simfl.models import Inputs, ModelFunction
 from simfl.models.model import MetricSums
 from simfl.states import Dropped, Kept, KeptState, Retained
-from simfl.vector import Vector, count_bytes, move
+from simfl.vector import count_bytes, move
 
 
 class _Leaf(NamedTuple):
@@ -76,12 +76,11 @@ class ClientHost:
         dataset: FederatedDataset,
         *,
         device: str = "cpu",
-        base: Vector | None = None,
     ) -> None:
         self._recipe = recipe
         self._dataset = dataset
         self.device = device
-        resident = build_resident(recipe, dataset, device=device, base=base)
+        resident = build_resident(recipe, dataset, device=device)
         self._model, self._optimizer = resident.model, resident.optimizer
         self._read, self._spare = resident.read, resident.spare
         self._personal = resident.initial

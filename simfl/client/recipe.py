@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from simfl.aggregation import Aggregator
@@ -14,8 +14,8 @@ from simfl.client.loss_given import LossGiven
 from simfl.client.updates import ClientRow, SpareMemory
 from simfl.data import FederatedDataset
 from simfl.errors import ConfigError
-from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, build_module, is_batch_loss
-from simfl.models.base import borrow
+from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, is_batch_loss
+from simfl.models.base import InitialState, build_again
 from simfl.models.metrics import as_metrics
 from simfl.models.names import digests_of
 from simfl.optimizer import Optimizer
@@ -57,6 +57,8 @@ class ClientRecipe:
     """The size of the fixed ones."""
     unsent: Mapping[str, str] = field(default_factory=dict)
     """The digests of the initial values of both, which hosts and the server do not send."""
+    initial: InitialState | None = field(default=None, repr=False, compare=False)
+    """What models are built from, if their base is large. It travels apart from the recipe."""
 
     @property
     def keeps_state(self) -> bool:
@@ -76,16 +78,13 @@ class ClientRecipe:
         """Return the metrics to measure besides the loss."""
         return as_metrics(self.loss.default_metrics if self.metrics is None else self.metrics)
 
-    def build_model(self, *, device: str = "cpu", base: Vector | None = None) -> TorchModel:
-        """Build the model with the run's initial weights, since other state may be drawn too.
+    def with_initial(self, initial: InitialState | None) -> ClientRecipe:
+        """Return the recipe with what models are built from."""
+        return replace(self, initial=initial)
 
-        Args:
-            device: where.
-            base: fixed weights to use in place of its own, on memory that may be read-only.
-        """
-        module = build_module(self.spec, self.shape, seed=self.seed)
-        if base is not None:
-            borrow(module, base)
+    def build_model(self, *, device: str = "cpu") -> TorchModel:
+        """Build the model with the run's initial weights, since other state may be drawn too."""
+        module = build_again(self.spec, self.shape, seed=self.seed, initial=self.initial)
         model = TorchModel(
             module,
             self.loss,
@@ -137,11 +136,9 @@ class Resident:
     """The initial values of the weights that the server does not send."""
 
 
-def build_resident(
-    recipe: ClientRecipe, dataset: FederatedDataset, *, device: str, base: Vector | None = None
-) -> Resident:
-    """Build what the clients of a host use in turn; ``base`` as for ``build_model``."""
-    model = recipe.build_model(device=device, base=base)
+def build_resident(recipe: ClientRecipe, dataset: FederatedDataset, *, device: str) -> Resident:
+    """Build what the clients of a host use in turn."""
+    model = recipe.build_model(device=device)
     optimizer = copy.deepcopy(recipe.optimizer)
     optimizer.seed = recipe.seed
     read = reader_of(dataset.train, device=device)

@@ -138,10 +138,11 @@ class _Actor(Generic[T]):
             raise UnbuiltActorError(f"{self._label} was restarted, and is not built yet")
         return self._hosted
 
-    def _open_recipe(self, setup: ActorSetup) -> Any:
+    def _open_recipe(self, setup: ActorSetup, initial: Parcel | None) -> Any:
         if setup.profile and self._sampling is None:
             self._sampling = Sampling()
-        return setup.open_recipe(self._label)
+        recipe: Any = setup.open_recipe(self._label)
+        return recipe if initial is None else recipe.with_initial(open_parcel(initial))
 
 
 class ServerActor(_Actor[Server]):
@@ -153,13 +154,17 @@ class ServerActor(_Actor[Server]):
         self._shares_aux = False
         self._beats: Counter[str] = Counter()
 
-    def start(self, setup: ActorSetup) -> int:
+    def start(self, setup: ActorSetup, initial: Parcel | None = None) -> int:
         """Build the server; return the process id.
 
         The constructor does not build it, since only the errors of methods arrive as they were
         raised.
+
+        Args:
+            setup: what it is built from.
+            initial: as for clients.
         """
-        recipe: ServerRecipe = self._open_recipe(setup)
+        recipe: ServerRecipe = self._open_recipe(setup, initial)
         self._hosted = recipe.build()
         if recipe.fixed:  # of which it has no use
             give_back_freed_memory()
@@ -277,7 +282,7 @@ class ClientActor(_Actor[ClientHost]):
         setup: ActorSetup,
         dataset: FederatedDataset,
         server: Any = None,
-        base: Parcel | None = None,
+        initial: Parcel | None = None,
     ) -> int:
         """Build the host; return the process id.
 
@@ -285,17 +290,16 @@ class ClientActor(_Actor[ClientHost]):
             setup: what it is built from.
             dataset: with the clients' examples.
             server: the server's actor, to which this one sends heartbeats from now on.
-            base: the model's fixed weights, which a host on a CPU reads in place.
+            initial: the model's InitialState, whose base is read in place; None: it is built here.
         """
         if server is not None and not self._beats:
             self._beats = True
             Thread(target=_beat, args=(server, self._label), daemon=True).start()
-        recipe: ClientRecipe = self._open_recipe(setup)
+        recipe: ClientRecipe = self._open_recipe(setup, initial)
         device = device_for(self._label, uses_gpu=self._uses_gpu)
         prepare_device(device, deterministic=setup.deterministic)
-        shared = None if base is None or device != "cpu" else open_parcel(base)
-        self._hosted = ClientHost(recipe, dataset, device=device, base=shared)
-        if shared is not None:  # in place of its own
+        self._hosted = ClientHost(recipe, dataset, device=device)
+        if initial is not None:  # a model of its own may have been built first
             give_back_freed_memory()
         self._shares_sums = recipe.aggregator.accepts_read_only
         self._shares_states = recipe.accepts_read_only

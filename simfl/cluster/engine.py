@@ -19,7 +19,6 @@ import ray
 from ray.exceptions import RayError
 
 from simfl.checkpoint import Found
-from simfl.cluster.base import put_base
 from simfl.cluster.diagnostics import write_profiles
 from simfl.cluster.failures import explain, is_object_loss
 from simfl.cluster.launch import Fleet, launch_server, put_setup
@@ -28,7 +27,7 @@ from simfl.cluster.saves import Saves
 from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.starting import SERVER, Starter
-from simfl.cluster.wire import Ref, SnapshotRefs, open_parcel
+from simfl.cluster.wire import Ref, SnapshotRefs, open_parcel, put_initial
 from simfl.cluster.workers import ClientPool
 from simfl.engine import (
     Cohort,
@@ -97,8 +96,14 @@ class RayEngine:
 
     def __init__(self, connection: Connection, setup: EngineSetup) -> None:
         cluster, dataset = setup.cluster, setup.dataset
-        # So that the examples are freed once they are in the object store.
-        self._setup = setup = replace(setup, dataset=dataset.without_examples())
+        initial = put_initial(setup.client.initial)
+        # So that the examples and the base are freed once they are in the object store.
+        self._setup = setup = replace(
+            setup,
+            dataset=dataset.without_examples(),
+            client=setup.client.with_initial(None),
+            server=setup.server.with_initial(None),
+        )
         self._connection = connection
         self._keeps_state = setup.client.keeps_state
         self._kept_last_round = True
@@ -108,7 +113,7 @@ class RayEngine:
         self.dashboard = connection.dashboard
         self._server = RemoteServer(
             launch_server(setup),
-            put_setup(setup, setup.server),
+            (put_setup(setup, setup.server), initial),
             cluster=cluster,
             notify=setup.notify,
             require_cluster=connection.watch.require_all,
@@ -119,7 +124,7 @@ class RayEngine:
             (
                 setup.shared.ref if setup.shared else ray.put(dataset),
                 self._server.actor,
-                put_base(setup),
+                initial,
             ),
             cluster=cluster,
             workload=Workload(

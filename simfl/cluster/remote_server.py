@@ -34,7 +34,7 @@ class RemoteServer:
 
     Args:
         actor: the server's.
-        setup: what it is started with.
+        start_with: references to the arguments of its ``start``, the setup first.
         cluster: says how often it may die in a round, and how long it may not answer.
         notify: called with a message if it does not answer.
         require_cluster: raises ClusterError if Ray itself has failed.
@@ -43,7 +43,7 @@ class RemoteServer:
     def __init__(
         self,
         actor: Any,
-        setup: Ref,
+        start_with: tuple[Ref, ...],
         *,
         cluster: ClusterSection,
         notify: Callable[[str], None] = lambda _: None,
@@ -52,7 +52,7 @@ class RemoteServer:
         self.actor = actor
         self.beats = Heartbeats()
         """The client actors' heartbeats, as counted by the server."""
-        self._setup = setup
+        self._start_with = start_with
         self._max_retries = cluster.max_retries
         self._start_timeout_s = cluster.start_timeout_s
         self._silent_s = SILENT_S if cluster.stall_limit_s is None else cluster.stall_limit_s
@@ -137,7 +137,7 @@ class RemoteServer:
     def build(self) -> Ref:
         """Have the actor build the server; a dead actor is restarted first."""
         self._is_there = False
-        self._building = self.actor.start.remote(self._setup)
+        self._building = self.actor.start.remote(*self._start_with)
         return self._building
 
     def receive(self, partial: Ref) -> Ref:

@@ -18,6 +18,7 @@ import numpy as np
 import ray
 
 from simfl.messages import Broadcast
+from simfl.models.base import InitialState
 from simfl.states import Kept, KeptState, Retained
 from simfl.vector import Layout, Vector, find_vectors
 
@@ -95,6 +96,16 @@ def open_parcel(parcel: Parcel, *, copy: bool = False) -> Any:
     """
     arrays = [array.copy() for array in parcel.arrays]
     return _Opener(parcel, arrays, copy=copy).load()
+
+
+def put_initial(initial: InitialState | None) -> Ref:
+    """Put what models are built from into the object store, whose base all actors of a node read.
+
+    Returns:
+        The reference; None if actors build their models without it.
+    """
+    shared = None if initial is None else initial.for_other_processes()
+    return None if shared is None else ray.put(pack(shared, label=0, share=[shared.base]))
 
 
 class _Packer(ray.cloudpickle.Pickler):

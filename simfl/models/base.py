@@ -1,30 +1,84 @@
-"""One copy of a model's fixed weights on a machine, for all processes that have the model."""
+"""Fixed weights of a model, its base: built once, and read in place by all models and processes."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor, nn
 
+from simfl.models.held_state import HeldState
 from simfl.models.module_weights import ModuleWeights
-from simfl.vector import Vector
+from simfl.models.spec import DataShape, ModelSpec, build_module
+from simfl.seeding import global_generators
+from simfl.vector import Vector, tensors_of
 
 LEAST_BASE_BYTES: Final = 1 << 22
-"""Fixed weights of fewer bytes are left to each process."""
+"""Fixed weights of fewer bytes are left to each model."""
 
 
-def unshared_base(model: ModuleWeights) -> Vector:
-    """Return the fixed parameters that each process has for itself, not copied.
+@dataclass(frozen=True)
+class InitialState:
+    """What a module holds when it has been built, from which the same module is built again.
 
-    Those in files that are mapped, as safetensors are by transformers, are shared by the system.
+    Neither is anything drawn or read from files then, nor is the base copied.
+    """
+
+    base: Vector
+    """The fixed parameters, on memory that may be read-only."""
+    rest: Vector | None = None
+    """The other parameters and persistent buffers. None: the module is built in full each time, and
+    then uses the base in place of its own."""
+    held: Mapping[str, Any] = field(default_factory=dict)
+    """What holds tensors besides, such as non-persistent buffers, by name."""
+
+    def for_other_processes(self) -> InitialState | None:
+        """Return what other processes cannot have for nothing.
+
+        Parameters in files that are mapped, as safetensors are by transformers, are shared by the
+        system, and so processes build such a module themselves. None: the others are too small.
+        """
+        mapped = _mapped_from_files()
+        own = self.base.select(name for name, value in self.base.items() if not mapped.holds(value))
+        if own.num_bytes < LEAST_BASE_BYTES:
+            return None
+        return self if len(own) == len(self.base) else InitialState(own)
+
+
+def initial_state(model: ModuleWeights, spec: ModelSpec, shape: DataShape) -> InitialState | None:
+    """Return the state of a model that has just been built; None if its base is small.
+
+    Args:
+        model: whose base is used in place, and not copied.
+        spec: describes it.
+        shape: of the data.
     """
     parameters = dict(model.module.named_parameters())
-    fixed = {name: value for name, value in model.fixed_weights.items() if name in parameters}
-    mapped = _mapped_from_files() if fixed else _Mapped([])
-    return Vector({name: value for name, value in fixed.items() if not mapped.holds(value)})
+    fixed = model.fixed_weights
+    base = fixed.select(name for name in fixed if name in parameters)
+    if base.num_bytes < LEAST_BASE_BYTES:
+        return None
+    buffers = fixed.without(parameters).clone()
+    whole = InitialState(base, model.get_weights() | buffers, model.held.tensors())
+    is_enough = _filled(spec, shape, whole) is not None
+    return whole if is_enough else replace(whole, rest=None)
+
+
+def build_again(
+    spec: ModelSpec, shape: DataShape, *, seed: int, initial: InitialState | None
+) -> nn.Module:
+    """Build a module with a run's initial weights, from its initial state if it is known."""
+    module = None if initial is None else _filled(spec, shape, initial)
+    if module is not None:
+        return module
+    module = build_module(spec, shape, seed=seed)
+    if initial is not None:
+        borrow(module, initial.base)
+    return module
 
 
 def borrow(module: nn.Module, base: Vector) -> None:
@@ -38,6 +92,38 @@ def borrow(module: nn.Module, base: Vector) -> None:
         parameter = module.get_parameter(name)
         assert parameter.shape == value.shape, name
         parameter.requires_grad_(False).data = value
+
+
+def _filled(spec: ModelSpec, shape: DataShape, initial: InitialState) -> nn.Module | None:
+    """Return a module with a state; None if that is not all that the module consists of."""
+    if initial.rest is None:
+        return None
+    with global_generators():
+        module = spec.build_empty(shape)
+    if module is None:
+        return None
+    state: dict[str, Tensor] = {}
+    made: dict[int, Tensor] = {}  # tensors with two names remain one
+    for name, empty in module.state_dict(keep_vars=True).items():
+        if id(empty) not in made:
+            if name in initial.base:
+                made[id(empty)] = nn.Parameter(initial.base[name], requires_grad=False)
+            elif name in initial.rest:
+                value = initial.rest[name].clone()
+                is_parameter, trains = isinstance(empty, nn.Parameter), empty.requires_grad
+                made[id(empty)] = nn.Parameter(value, trains) if is_parameter else value
+            else:
+                return None
+        state[name] = made[id(empty)]
+    module.load_state_dict(state, assign=True)
+    HeldState(module, state).fill(initial.held)
+    return module if _has_all_values(module, state) else None
+
+
+def _has_all_values(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    besides = tensors_of(HeldState(module, state).tensors())
+    tensors = (*module.parameters(), *module.buffers(), *besides)
+    return not any(tensor.is_meta for tensor in tensors)
 
 
 class _Mapped:

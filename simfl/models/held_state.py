@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from simfl.models.dropout import Dropout
+from simfl.vector import tensors_of
 
 _OF_TORCH: Final = frozenset(vars(nn.Module()))
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None), np.generic)
@@ -58,6 +59,17 @@ class HeldState:
     def changed(self) -> list[str]:
         """Return the names of everything that has changed."""
         return [entry.name for entry in self._differing()]
+
+    def tensors(self) -> dict[str, Any]:
+        """Return what holds tensors, by name: the values when the module was built."""
+        entries = {entry.name: entry.value for entry in self._entries}
+        return {name: value for name, value in entries.items() if _has_tensors(value)}
+
+    def fill(self, values: Mapping[str, Any]) -> None:
+        """Replace values by those of a module that was built in the same way."""
+        for entry in self._entries:
+            if entry.name in values:
+                entry.place[entry.key] = copy.deepcopy(values[entry.name])
 
     def differing(self, other: HeldState) -> list[str]:
         """Return the names of what has another value in a second module built in the same way."""
@@ -106,6 +118,10 @@ class HeldState:
         if type(value) in (list, tuple, torch.Size, set, deque):
             return all(map(self._is_data, value))
         return isinstance(value, _PLAIN)
+
+
+def _has_tensors(value: Any) -> bool:
+    return next(iter(tensors_of(value)), None) is not None
 
 
 def _detached(value: Any) -> Any:

@@ -108,7 +108,16 @@ class HuggingFaceModel(ModelSpec):
             MissingExtraError: if transformers or peft is not installed.
             ConfigError: if it cannot be built or read, or cannot take such data.
         """
-        module = self._make(shape)
+        return self._finished(self._make(shape))
+
+    def build_empty(self, shape: DataShape) -> nn.Module | None:
+        """Build it on the meta device; None if its code computes with values while it is built."""
+        try:
+            return self._finished(self._make(shape, is_empty=True))
+        except ConfigError:
+            return None
+
+    def _finished(self, module: Any) -> nn.Module:
         with_own_dropout(module)
         _train_only(module, self._trained(module))
         if self.gradient_checkpointing:

@@ -154,6 +154,13 @@ class ModelSpec(Component, kind="model"):
         """
         raise NotImplementedError(f"{type(self).__name__} has no build()")
 
+    def build_empty(self, shape: DataShape) -> nn.Module | None:
+        """Build the same module without values: its weights and buffers are on the meta device.
+
+        None, the default: it is always built in full.
+        """
+        return None
+
     def files(
         self, weights: Vector, shape: DataShape, *, seed: int, unsent: Mapping[str, str]
     ) -> dict[str, bytes]:

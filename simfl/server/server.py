@@ -9,7 +9,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simfl.aggregation import AggregationContext, Aggregator, TreeSum, merge_contributions
@@ -29,6 +29,7 @@ from simfl.messages import (
     Snapshot,
 )
 from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel, build_module
+from simfl.models.base import InitialState, build_again
 from simfl.optimizer import Optimizer
 from simfl.seeding import derive_child
 from simfl.server.weights import ServerWeights
@@ -69,6 +70,15 @@ class ServerRecipe:
     fixed: tuple[str, ...] = ()
     """The weights and buffers that never change, by name."""
     public: PublicData | None = None
+    initial: InitialState | None = field(default=None, repr=False, compare=False)
+    """As that of clients."""
+
+    def with_initial(self, initial: InitialState | None) -> ServerRecipe:
+        """Return the recipe with what models are built from."""
+        public = self.public
+        if public is not None:
+            public = replace(public, recipe=public.recipe.with_initial(initial))
+        return replace(self, initial=initial, public=public)
 
     def build_model(self, *, draw: int = 0) -> TorchModel:
         """Build the model with the run's initial weights; it computes only the loss.
@@ -76,8 +86,11 @@ class ServerRecipe:
         Args:
             draw: other numbers give other initial weights.
         """
-        seed = derive_child(self.seed, draw) if draw else self.seed
-        module = build_module(self.spec, self.shape, seed=seed)
+        if draw:
+            seed = derive_child(self.seed, draw)
+            module = build_module(self.spec, self.shape, seed=seed)
+        else:
+            module = build_again(self.spec, self.shape, seed=self.seed, initial=self.initial)
         return TorchModel(module, self.loss, metrics=(), fixed=self.fixed)
 
     def build(self) -> Server:

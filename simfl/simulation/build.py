@@ -85,8 +85,13 @@ class Simulation:
         return actor_groups(self.scenario.cluster, self.stacks)
 
     def without_examples(self) -> Simulation:
-        """Return a copy for the round loop, without the examples, which the engine holds."""
-        return dataclasses.replace(self, dataset=self.dataset.without_examples())
+        """Return a copy for the round loop, without examples and base, which the engine holds."""
+        return dataclasses.replace(
+            self,
+            dataset=self.dataset.without_examples(),
+            client=self.client.with_initial(None),
+            server=self.server.with_initial(None),
+        )
 
     def complete(self, shared: Vector) -> Vector:
         """Return the server's weights with the initial values of personal ones, in order."""
@@ -370,6 +375,7 @@ def _server_recipe(
         population=len(training),
         personal=client.personal,
         fixed=client.fixed,
+        initial=client.initial,
         public=_public_data(scenario, client, dataset, training),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 from simfl.client import ClientRecipe
 from simfl.errors import ConfigError
 from simfl.models import TorchModel, build_module, fixed_names, personal_names
+from simfl.models.base import initial_state
 from simfl.models.names import digests_of
 from simfl.scenario import Scenario
 from simfl.simulation.trial import explained
@@ -44,11 +45,13 @@ def with_names(scenario: Scenario, client: ClientRecipe) -> ClientRecipe:
         return client
     with explained(scenario, "model", "it cannot be built"):
         model = TorchModel(module, client.loss, metrics=(), fixed=fixed)
+        initial = initial_state(model, client.spec, client.shape)
     return dataclasses.replace(
         client,
         fixed=fixed,
         personal=personal,
         fixed_bytes=model.fixed_weights.num_bytes,
         unsent=digests_of(model.fixed_weights | model.get_weights().select(personal)),
+        initial=initial,
         optimizer=client.optimizer.with_personal(personal),
     )

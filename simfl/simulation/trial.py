@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
@@ -20,7 +20,6 @@ from simfl.engine import give_back_freed_memory
 from simfl.errors import ClientError, ConfigError, SimflError, one_line, own_line
 from simfl.messages import Broadcast, Chunk, ChunkResult, EvaluationChunk, Partial, Snapshot
 from simfl.models import Batch, Loss, TorchModel, as_metrics
-from simfl.models.base import LEAST_BASE_BYTES, unshared_base
 from simfl.models.layers import mixes_examples
 from simfl.models.model import take_examples
 from simfl.models.names import digests_of, resolve_names
@@ -57,9 +56,7 @@ def try_step(
         model = replace(
             client, metrics=usual, work=replace(client.work, precision="float32")
         ).build_model()
-        other = server.build_model()
-    _require_same(scenario, model, other, personal=client.personal)
-    del other
+    _require_reproducible(scenario, client, server, model)
     _require_separate_examples(scenario, model)
     _collect(client)
     _check_transforms(scenario, client, model)
@@ -87,14 +84,13 @@ def _try_training(
     model: TorchModel,
 ) -> None:
     """Train a client for one step, on several examples and on one if either occurs."""
-    base = unshared_base(model)
     num_examples = dataset.num_train_examples()
     some = int(np.argmax(num_examples >= min(2, num_examples.max())))
     size = min(client.work.batch_size or _MOST_ROWS, _MOST_ROWS)
     takes_several = min(size, num_examples[some]) > 1
     if takes_several:
         with explained(scenario, "model", "a first step of training fails"):
-            first = _train(client, dataset, snapshot.broadcast, some, size, base=base)
+            first = _train(client, dataset, snapshot.broadcast, some, size)
             _try_server(server, snapshot, first)
         with explained(scenario, "model", "a first evaluation of a client fails"):
             _try_evaluation(client, dataset, snapshot.broadcast, first)
@@ -107,12 +103,12 @@ def _try_training(
         if takes_several or _needs_two(model, few):
             attempt = _explained_for_one(scenario, int(alone[0]), int(num_examples[alone[0]]))
         with attempt:
-            _train(client, dataset, snapshot.broadcast, int(alone[0]), 1, base=base)
+            _train(client, dataset, snapshot.broadcast, int(alone[0]), 1)
 
 
 def _collect(client: ClientRecipe) -> None:
     """Release models that were built before, if they are large."""
-    if client.fixed_bytes >= LEAST_BASE_BYTES:
+    if client.initial is not None:
         give_back_freed_memory()
 
 
@@ -215,13 +211,11 @@ def _train(
     start: Broadcast,
     client: int,
     size: int,
-    *,
-    base: Vector,
 ) -> ChunkResult[Partial, KeptState]:
     """Train a client, in two rounds if they may differ; return what the first comes to."""
     work = replace(recipe.work, epochs=None, steps=1, batch_size=size, on_nonfinite="drop")
     recipe = replace(recipe, work=work, stack=1)
-    host = ClientHost(recipe, dataset, base=base)
+    host = ClientHost(recipe, dataset)
     first = host.train_chunk(Chunk(1, 0, (client,), 1), start, [None])
     if type(recipe.algorithm) is not FedAvg:  # its rounds may differ
         host.train_chunk(Chunk(2, 0, (client,), 1), replace(start, round=2), _kept(first))
@@ -365,13 +359,17 @@ def _require_unchanged(
     )
 
 
-def _require_same(
-    scenario: Scenario, model: TorchModel, other: TorchModel, *, personal: Sequence[str]
+def _require_reproducible(
+    scenario: Scenario, client: ClientRecipe, server: ServerRecipe, model: TorchModel
 ) -> None:
     """Check that what the server does not send is the same each time the model is built."""
+    if client.initial is not None and client.initial.rest is not None:
+        return  # all hosts are given its initial values
+    with explained(scenario, "model", "it cannot be built"):
+        other = server.with_initial(None).build_model()
     differing = model.held.differing(other.held)
     ours, theirs = (
-        one.fixed_weights | one.get_weights().select(personal) for one in (model, other)
+        one.fixed_weights | one.get_weights().select(client.personal) for one in (model, other)
     )
     differing += [name for name in ours if not torch.equal(ours[name], theirs[name])]
     if differing:

@@ -159,7 +159,7 @@ def test_inline_ray_and_resumed_runs_give_the_same_bits(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The actors read the base in the object store, as small as it is."""
-    monkeypatch.setattr("simfl.cluster.base.LEAST_BASE_BYTES", 0)
+    monkeypatch.setattr("simfl.models.base.LEAST_BASE_BYTES", 0)
     changed = merged(
         scenario(lora={**LORA, "dropout": 0.2}, dtype="bf16"),
         {"cluster": {"actors": 2}, "checkpoint": {"every": 1}, "client": {"per_round": 3}},

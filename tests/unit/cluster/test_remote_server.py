@@ -39,7 +39,7 @@ def test_a_server_that_does_not_answer_is_killed_and_the_next_one_has_time_to_st
     asked = iter(range(100))
     actor: Any = SimpleNamespace(heartbeats=SimpleNamespace(remote=lambda: next(asked)))
     server = RemoteServer(
-        actor, "setup", cluster=ClusterSection(stall_limit_s=5.0), notify=told.append
+        actor, ("setup",), cluster=ClusterSection(stall_limit_s=5.0), notify=told.append
     )
 
     def look_at(*seconds: float) -> None:
@@ -71,7 +71,7 @@ def test_a_message_says_once_that_a_server_does_not_answer_long_before_it_is_kil
     monkeypatch.setattr(ray, "get", lambda ref: {})
     asked = iter(range(100))
     actor: Any = SimpleNamespace(heartbeats=SimpleNamespace(remote=lambda: next(asked)))
-    server = RemoteServer(actor, "setup", cluster=ClusterSection(), notify=told.append)
+    server = RemoteServer(actor, ("setup",), cluster=ClusterSection(), notify=told.append)
     for now[0] in (0, 1, 2, 20, 31):
         server.look()
     assert told == [], "it was asked again 29 s ago"
@@ -95,7 +95,7 @@ def test_a_server_that_dies_when_it_is_polled_is_waited_for(
     monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
     monkeypatch.setattr(ray, "get", die)
     actor: Any = SimpleNamespace(heartbeats=SimpleNamespace(remote=lambda: "a reference"))
-    server = RemoteServer(actor, "setup", cluster=ClusterSection(stall_limit_s=5.0))
+    server = RemoteServer(actor, ("setup",), cluster=ClusterSection(stall_limit_s=5.0))
     for _ in range(20):
         now[0] += 10.0
         server.look()
@@ -114,7 +114,7 @@ def test_a_server_that_stalls_before_it_was_first_polled_is_killed_after_the_lim
         heartbeats=SimpleNamespace(remote=lambda: "never answered"),
         start=SimpleNamespace(remote=lambda setup: "built"),
     )
-    server = RemoteServer(actor, "setup", cluster=ClusterSection(stall_limit_s=5.0))
+    server = RemoteServer(actor, ("setup",), cluster=ClusterSection(stall_limit_s=5.0))
     server.build()
     for second in (1.0, 50.0, 99.0):
         now[0] = second
