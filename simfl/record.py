@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from simfl.errors import ConfigError
 
@@ -26,6 +26,7 @@ __all__ = [
     "VERSIONS_FILE",
     "WEIGHTS_FILE",
     "ClientMetric",
+    "Number",
     "RoundRecord",
     "client_keys",
     "evaluated_as",
@@ -37,7 +38,7 @@ __all__ = [
     "split_metrics",
 ]
 
-Number = float | None
+Number: TypeAlias = float | None
 """None: missing, undefined or not finite."""
 
 SCENARIO_FILE: Final = "scenario.yaml"
@@ -187,6 +188,8 @@ class RoundRecord(Mapping[str, Any]):
     """On the test split; empty after a round without evaluation."""
     client_metrics: Mapping[str, ClientMetric] = field(default_factory=dict)
     """Over clients; empty after a round without their evaluation."""
+    arrays: Mapping[str, list[Any]] = field(default_factory=dict)
+    """Metrics that are no single number, such as a confusion matrix: nested lists by key."""
     read_from: Mapping[str, Any] | None = None
     """The line that the record was parsed from, if it was: an earlier version may have written
     other keys."""
@@ -200,12 +203,14 @@ class RoundRecord(Mapping[str, Any]):
         """
         if not isinstance(line, Mapping) or "round" not in line:
             raise ValueError("it is no mapping that has a round")
-        metrics, over_clients = split_metrics(line)
+        arrays = {key: value for key, value in line.items() if isinstance(value, list)}
+        metrics, over_clients = split_metrics(key for key in line if key not in arrays)
         return cls(
             **{key: line[key] for key in _NUMBERS if key in line},
             phases={key[len(_PHASE) :]: line[key] for key in line if key.startswith(_PHASE)},
             metrics={metric: line[metric] for metric in metrics},
             client_metrics={metric: _client_metric(metric, line) for metric in over_clients},
+            arrays=arrays,
             read_from=line,
         )
 
@@ -222,7 +227,7 @@ class RoundRecord(Mapping[str, Any]):
         line |= self.metrics
         for metric, found in self.client_metrics.items():
             line |= {key: getattr(found, s) for s, key in client_keys(metric).items()}
-        return line
+        return line | dict(self.arrays)
 
     @property
     def measures(self) -> dict[str, Number]:
@@ -234,7 +239,7 @@ class RoundRecord(Mapping[str, Any]):
         return {
             key: value
             for key, value in self.line.items()
-            if is_metric(key) or (key == "train_loss" and has_loss)
+            if (is_metric(key) or (key == "train_loss" and has_loss)) and key not in self.arrays
         }
 
     @property
@@ -245,13 +250,17 @@ class RoundRecord(Mapping[str, Any]):
     @property
     def numbers(self) -> dict[str, float]:
         """What a tracker logs: all numbers that have a value, but for the round itself."""
-        return {k: v for k, v in self.line.items() if k != "round" and v is not None}
+        left_out = ("round", *self.arrays)
+        return {k: v for k, v in self.line.items() if k not in left_out and v is not None}
 
     def without(self, *, metrics: bool, client_metrics: bool) -> RoundRecord:
         """Return the record as it were without one or both evaluations."""
 
         def stays(key: str) -> bool:
-            return not (is_metric(key) and (metrics if key in self.metrics else client_metrics))
+            is_of_clients = (
+                key.startswith(_CLIENT) if key in self.arrays else key not in self.metrics
+            )
+            return not (is_metric(key) and (client_metrics if is_of_clients else metrics))
 
         return RoundRecord.parse({key: value for key, value in self.line.items() if stays(key)})
 
@@ -268,7 +277,7 @@ class RoundRecord(Mapping[str, Any]):
 _NUMBERS: Final = {
     one.name: one.metadata
     for one in fields(RoundRecord)
-    if one.name not in ("phases", "metrics", "client_metrics", "read_from")
+    if one.name not in ("phases", "metrics", "client_metrics", "arrays", "read_from")
 }
 """The keys of every line besides the phases' seconds."""
 

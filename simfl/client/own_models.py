@@ -66,8 +66,8 @@ class OwnModels:
             raise
         except Exception as error:
             if self._recipe.work.on_failure == "drop":
-                names = ["loss", *(metric.key for metric in self._recipe.build_metrics())]
-                return [dict.fromkeys(names, (0.0, 0.0)) for _ in models]
+                keys = [metric.key for metric in self._recipe.build_metrics()]
+                return [{"loss": (0.0, 0.0), **dict.fromkeys(keys, ())} for _ in models]
             raise ClientError(
                 f"client {client} failed in its evaluation after round {broadcast.round - 1}: "
                 f"{type(error).__name__}: {error}",

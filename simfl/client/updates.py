@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from simfl.messages import ClientReports, Contribution
+from simfl.models.metric_sums import add_up
 from simfl.models.model import MetricSums
 from simfl.states import Dropped, KeptState, Nothing, Retained
 from simfl.vector import Keyed, Vector, is_finite
@@ -194,7 +195,4 @@ def sum_losses(losses: Sequence[Tensor], sizes: Sequence[int]) -> StepLosses:
 def add_metric_sums(parts: Sequence[MetricSums]) -> MetricSums:
     """Add up metric sums, in order."""
     names = parts[0] if parts else ()
-    return {
-        name: (sum(part[name][0] for part in parts), sum(part[name][1] for part in parts))
-        for name in names
-    }
+    return {name: add_up([part[name] for part in parts]) for name in names}

@@ -6,6 +6,7 @@ scenario's model; importing this package registers the built-in ones, and the lo
 
 from simfl.models.adapters import LoRA
 from simfl.models.batch_losses import SAM, ChangedLoss, Distillation, FedDecorr, FedLC, FedRS
+from simfl.models.class_metrics import F1, BalancedAccuracy, ClassPrecision, ClassRecall, Confusion
 from simfl.models.dropout import Dropout
 from simfl.models.huggingface import HuggingFaceModel
 from simfl.models.loss import Loss, is_batch_loss
@@ -20,12 +21,15 @@ from simfl.models.losses import (
     PythonLoss,
     as_loss,
 )
+from simfl.models.metric_sums import Rows
 from simfl.models.metrics import (
+    R2,
     Accuracy,
     MeanAbsoluteError,
     MeanSquaredError,
     Metric,
     MetricLike,
+    RootMeanSquaredError,
     TopK,
     as_metrics,
 )
@@ -33,6 +37,7 @@ from simfl.models.model import Batch, Inputs, MetricSums, Model, Precision
 from simfl.models.model_function import ModelFunction
 from simfl.models.multiple_choice import MultipleChoice
 from simfl.models.names import fixed_names, personal_names, resolve_names
+from simfl.models.score_metrics import AUC, AveragePrecision, CalibrationError
 from simfl.models.spec import DataShape, ModelSpec, PythonModel, build_module, data_shape
 from simfl.models.stacked_model import StackedModel
 from simfl.models.token_metrics import ExactMatch, Perplexity, TokenAccuracy
@@ -41,18 +46,27 @@ from simfl.models.unsupervised import Centers, GaussianMixture, Histogram
 from simfl.models.zoo import CNN28, CNN32, MLP, CharLSTM, Logistic, ResNet
 
 __all__ = [
+    "AUC",
     "CNN28",
     "CNN32",
+    "F1",
     "MAE",
     "MLP",
     "MSE",
+    "R2",
     "SAM",
     "Accuracy",
+    "AveragePrecision",
     "BCEWithLogits",
+    "BalancedAccuracy",
     "Batch",
+    "CalibrationError",
     "Centers",
     "ChangedLoss",
     "CharLSTM",
+    "ClassPrecision",
+    "ClassRecall",
+    "Confusion",
     "CrossEntropy",
     "DataShape",
     "Distillation",
@@ -85,6 +99,8 @@ __all__ = [
     "PythonLoss",
     "PythonModel",
     "ResNet",
+    "RootMeanSquaredError",
+    "Rows",
     "StackedModel",
     "TokenAccuracy",
     "TopK",

@@ -6,16 +6,17 @@ Shapes: B examples, ... the axes of one target (none, or the positions of a sequ
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from simfl.component import Component, Count
 from simfl.errors import ConfigError
+from simfl.models.metric_sums import Array, Rows, add_up
 from simfl.models.model import Batch
 from simfl.models.per_example import (
     IGNORED,
@@ -42,6 +43,9 @@ class Metric(Component, kind="metric"):
     """Whether large values are better than small ones."""
     unit: ClassVar[str | None] = None
     """The unit of its values, such as ``"USD"``, for reports; None: they have no unit."""
+    takes_slices: ClassVar[bool] = False
+    """Whether its own ``sums`` may be given slices of outputs, a tensor, of several clients that
+    are evaluated together."""
 
     @property
     def key(self) -> str:
@@ -56,12 +60,23 @@ class Metric(Component, kind="metric"):
         """Return how much each example weighs in the mean: [B]; None: all weigh the same."""
         return None
 
-    def finish(self, total: float, weight: float) -> float:
-        """Return the metric from its sum and the sum of the weights, by default their quotient.
+    def finish(self, *sums: Any, **_: Any) -> Any:
+        """Return the metric from what ``sums`` returns, added up over all examples.
 
-        It may raise ``ZeroDivisionError`` or ``OverflowError``: then there is no value.
+        By default it is the quotient of two numbers: ``finish(total, weight)``. What follows from
+        other sums has as many parameters. It may raise ``ZeroDivisionError``: then there is no
+        value.
+
+        Returns:
+            A number; or an array, if ``is_number`` is False.
         """
+        total, weight = sums
         return total / weight
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is one number; otherwise ``finish`` returns an array, recorded as lists."""
+        return True
 
     def for_tokenizer(self, encode: Encode | None) -> Metric:
         """Return the metric for data with this tokenizer, or none; by default the metric itself."""
@@ -105,12 +120,13 @@ class Metric(Component, kind="metric"):
 
     def sums(
         self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
-    ) -> tuple[float, float]:
-        """Return the weighted sum over the examples, and the sum of the weights.
+    ) -> tuple[Any, ...]:
+        """Return what is added up over batches: by default the weighted sum, and the weights' sum.
 
-        Both are added up over batches, and ``finish`` makes the metric of them. They must be sums
-        over examples, such as the true positives and the predictions for a precision. If the weight
-        is 0, the metric is undefined.
+        ``finish`` makes the metric of the totals. They must be sums over examples, such as the true
+        positives and the predictions for a precision: numbers, or arrays of float64 that always
+        have the same shape. What is no sum, such as the scores for the area under a curve, can
+        be ``Rows``, which are joined. Of two numbers, the metric is undefined if the second is 0.
 
         Args:
             outputs: the module's outputs for B examples.
@@ -206,6 +222,82 @@ class MeanAbsoluteError(Metric):
         return mean_over_axes((outputs - targets).abs())
 
 
+@dataclass(frozen=True)
+class RootMeanSquaredError(Metric):
+    """The root of the mean squared difference, averaged over the outputs of an example."""
+
+    name: ClassVar[str] = "rmse"
+    larger_is_better: ClassVar[bool] = False
+    takes_slices: ClassVar[bool] = True
+
+    def sums(
+        self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
+    ) -> tuple[Array, float]:
+        """Return the sum of squares of each output, [D], and the sum of the weights."""
+        values_BD, targets_BD, weights_B = _columns(self.name, outputs, targets, sample_weights)
+        squares = ((values_BD - targets_BD) ** 2 * weights_B[:, None]).sum(axis=0)
+        return squares, float(weights_B.sum())
+
+    def finish(self, squares: Array, weight: float) -> float:
+        """Return the mean of the roots."""
+        if not weight:
+            raise ZeroDivisionError(f"{self.name}: there are no examples")
+        return float(np.sqrt(squares / weight).mean())
+
+
+@dataclass(frozen=True)
+class R2(Metric):
+    """The share of the targets' variance that the outputs explain, averaged over the outputs.
+
+    1 is best, and 0 is what their mean would have. As in scikit-learn, constant targets give 1 if
+    all outputs are right, or else 0; a single example has none.
+    """
+
+    name: ClassVar[str] = "r2"
+    takes_slices: ClassVar[bool] = True
+
+    def sums(
+        self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
+    ) -> tuple[Rows, float]:
+        """Return a row of moments for each output, [1, 4, D], and the number of examples.
+
+        The moments are the sum of the weights, the targets' mean, the sum of their squared
+        distances from it, and that of the squared errors. Sums of squared targets would lose
+        their digits where the mean is large.
+        """
+        values_BD, targets_BD, weights_B = _columns(self.name, outputs, targets, sample_weights)
+        weights_B1 = weights_B[:, None]
+        weight = weights_B.sum()
+        mean_D = (targets_BD * weights_B1).sum(axis=0) / (weight or 1.0)
+        spread_D = ((targets_BD - mean_D) ** 2 * weights_B1).sum(axis=0)
+        errors_D = ((targets_BD - values_BD) ** 2 * weights_B1).sum(axis=0)
+        moments = np.stack([np.full_like(mean_D, weight), mean_D, spread_D, errors_D])
+        return Rows(moments[None]), float(len(targets))
+
+    def finish(self, moments: Rows, num_examples: float) -> float:
+        """Return the mean over the outputs; the spread is that of all batches together."""
+        weights, means, spreads, errors = moments.values.swapaxes(0, 1)
+        if num_examples < 2:
+            raise ZeroDivisionError(f"{self.name}: a single example has no variance")
+        mean = (weights * means).sum(axis=0) / weights.sum(axis=0)
+        spread = (spreads + weights * (means - mean) ** 2).sum(axis=0)
+        error = errors.sum(axis=0)
+        otherwise = np.where(error == 0, 1.0, 0.0)
+        return float((1 - np.divide(error, spread, out=1 - otherwise, where=spread != 0)).mean())
+
+
+def _columns(
+    name: str, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None
+) -> tuple[Array, Array, Array]:
+    """Return outputs and targets, [B, D], and weights, [B], as float64."""
+    outputs, _ = match_shapes(name, outputs, targets)
+    weights = torch.ones(len(targets)) if sample_weights is None else sample_weights
+    size = len(targets)
+    pair = (outputs.double().cpu().reshape(size, -1), targets.double().cpu().reshape(size, -1))
+    values_BD, targets_BD = (column.numpy() for column in pair)
+    return values_BD, targets_BD, weights.double().cpu().numpy()
+
+
 def adds_up(metric: Metric, outputs: Tensor, targets: Tensor) -> bool:
     """Return whether the sums over parts of a batch add up to those over all of it.
 
@@ -221,15 +313,15 @@ def adds_up(metric: Metric, outputs: Tensor, targets: Tensor) -> bool:
     try:
         whole = metric.sums(outputs, targets, None)
         first, rest = (metric.sums(outputs[part], targets[part], None) for part in parts)
-        pairs = [(w, a + b) for w, a, b in zip(whole, first, rest, strict=True)]
+        pairs = list(zip(whole, add_up([first, rest]), strict=True))
+        # float32 sums may differ in their fourth digit.
+        return all(
+            bool(np.isclose(one, other, rtol=1e-3, atol=1e-6)[np.isfinite(one - other)].all())
+            for one, other in pairs
+            if not isinstance(one, Rows)
+        )
     except Exception:
         return True
-    # float32 sums may differ in their fourth digit.
-    return all(
-        math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6)
-        for one, other in pairs
-        if math.isfinite(one) and math.isfinite(other)
-    )
 
 
 def as_metrics(given: Iterable[MetricLike]) -> tuple[Metric, ...]:

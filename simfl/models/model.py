@@ -20,8 +20,9 @@ Precision: TypeAlias = Literal["float32", "bf16"]
 Call: TypeAlias = Callable[..., Any]
 """(inputs, tensors by name that replace the module's own) -> outputs."""
 
-MetricSums: TypeAlias = "dict[str, tuple[float, float]]"
-"""Metric -> (sum, weight); both add up over batches, and the metric is their quotient."""
+MetricSums: TypeAlias = "dict[str, tuple[Any, ...]]"
+"""Metric -> what adds up over batches, such as (sum, weight); ``Metric.finish`` takes the totals.
+Empty: nothing was measured."""
 
 
 class Batch(NamedTuple):

@@ -46,8 +46,8 @@ class _OfTokens(Metric):
 class Perplexity(_OfTokens):
     """The exponential of the mean negative log-likelihood of all tokens that count.
 
-    That of a client is of its own tokens. Over clients, ``by_examples`` is the mean of clients'
-    perplexities by their tokens.
+    That of a client is of its own tokens. Over clients, ``by_examples`` is that of all their tokens
+    together.
     """
 
     name: ClassVar[str] = "perplexity"

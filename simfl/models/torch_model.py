@@ -36,7 +36,13 @@ from simfl.models.model_function import (
 )
 from simfl.models.module_weights import ModuleWeights
 from simfl.models.names import fix
-from simfl.models.per_example import join_weights, sums_of_parts, weighted_mean, weighted_sums
+from simfl.models.per_example import (
+    join_weights,
+    require_tensor,
+    sums_of_parts,
+    weighted_mean,
+    weighted_sums,
+)
 from simfl.vector import Vector, widened
 
 if TYPE_CHECKING:
@@ -237,7 +243,7 @@ class TorchModel(ModuleWeights):
         """Return the sums for each part of a batch.
 
         The module is called once for all parts, or once for each part if a layer mixes examples or
-        a metric overrides ``sums``.
+        a metric overrides ``sums`` and does not say that it takes slices.
 
         Args:
             batch: B examples.
@@ -250,16 +256,37 @@ class TorchModel(ModuleWeights):
         with torch.no_grad():
             outputs = self.evaluation_outputs(batch)
             values = {"loss": self.loss(outputs, batch.targets)}
+            means = [one for one in self.metrics if not one.has_own_sums]
             values |= {
                 one.key: self._of_model(one, batch)
                 if one.calls_model
                 else one(outputs, batch.targets)
-                for one in self.metrics
+                for one in means
             }
-        weights = {one.key: one.example_weights(batch.targets) for one in self.metrics}
+        weights = {one.key: one.example_weights(batch.targets) for one in means}
         weights["loss"] = self.loss.example_weights(batch.targets)
         own = {name: value for name, value in weights.items() if value is not None}
-        return sums_of_parts(values, batch.sample_weights, sizes, own)
+        parts = sums_of_parts(values, batch.sample_weights, sizes, own)
+        if len(means) == len(self.metrics):
+            return parts
+        return [
+            {"loss": part["loss"], **{one.key: {**part, **other}[one.key] for one in self.metrics}}
+            for part, other in zip(parts, self._other_sums(outputs, batch, sizes), strict=True)
+        ]
+
+    def _other_sums(self, outputs: Any, batch: Batch, sizes: Sequence[int]) -> list[MetricSums]:
+        """Return what metrics with sums of their own make of each part of a batch."""
+        others = [one for one in self.metrics if one.has_own_sums]
+        outputs = require_tensor(others[0].key, outputs)
+        ends = itertools.accumulate(sizes)
+        found = []
+        for end, size in zip(ends, sizes, strict=True):
+            rows = slice(end - size, end)
+            weights = None if batch.sample_weights is None else batch.sample_weights[rows]
+            found.append(
+                {one.key: one.sums(outputs[rows], batch.targets[rows], weights) for one in others}
+            )
+        return found
 
     def _of_model(self, metric: Metric, batch: Batch) -> Tensor:
         def predict(inputs: Inputs) -> Any:
@@ -288,7 +315,7 @@ class TorchModel(ModuleWeights):
         """Return whether loss and metrics of an example do not depend on the rest of the batch."""
         self.enter_evaluation()
         mixes = any(map(mixes_examples, self.module.modules()))
-        return not mixes and not any(metric.has_own_sums for metric in self.metrics)
+        return not mixes and all(m.takes_slices or not m.has_own_sums for m in self.metrics)
 
     def enter_evaluation(self) -> None:
         """Put the module into evaluation mode."""

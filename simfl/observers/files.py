@@ -230,6 +230,10 @@ def _evaluations_to_table(rounds: Sequence[_Evaluations]) -> pa.Table:
         )
         for name in evaluations[0].metrics
     }
+    for name in evaluations[0].arrays:
+        values = np.concatenate([e.arrays[name].reshape(len(e), -1) for e in evaluations])
+        flat = pa.array(values.astype(np.float32).flatten())
+        metrics[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     columns: dict[str, Any] = {
         "round": pa.array(_repeat([(round, len(evaluation)) for round, evaluation in pairs])),
         "client": pa.array(np.concatenate([e.client for e in evaluations]).astype(np.int32)),

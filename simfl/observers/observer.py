@@ -176,6 +176,8 @@ class ClientEvaluation:
     model: str = GLOBAL
     """Which weights: the broadcast ones (GLOBAL), the client's own (PERSONAL), or those that it
     has after ``evaluation.personal_steps`` (TUNED), all of ``simfl.record``."""
+    arrays: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """[M, ...] of metrics that are arrays, by metric; NaN where there is no value."""
 
     def of_clients(self, *, new: bool) -> ClientEvaluation:
         """Return the rows of the new clients, or of all others."""
@@ -186,6 +188,7 @@ class ClientEvaluation:
             client=self.client[found],
             weights={name: column[found] for name, column in self.weights.items()},
             metrics={name: column[found] for name, column in self.metrics.items()},
+            arrays={name: values[found] for name, values in self.arrays.items()},
             is_new=is_new[found],
         )
 

@@ -214,8 +214,12 @@ def _total(parts: Sequence[Any], key: str) -> tuple[Any, Floats]:
 
 def _evaluation_columns(table: Any) -> dict[str, Floats]:
     """Return the columns of numbers, and which of the evaluations each row is of."""
+    import pyarrow as arrow
+
     columns = {
-        name: _numbers(table[name]) for name in table.column_names if name not in ("model", "new")
+        name: _numbers(table[name])
+        for name in table.column_names
+        if name not in ("model", "new") and not arrow.types.is_nested(table[name].type)
     }
     size = len(table)
     models = table["model"].to_pylist() if "model" in table.column_names else [GLOBAL] * size

@@ -1,26 +1,21 @@
-"""When weights are evaluated, and the metrics that follow from the sums."""
+"""When weights are evaluated, and by which metrics runs are ranked."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from operator import truediv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from simfl.engine import Engine, Handle
 from simfl.messages import EvaluationChunk, FloatColumn, IntColumn
-from simfl.models import Metric
 from simfl.models.model import MetricSums
 from simfl.observers import ClientEvaluation
-from simfl.record import GLOBAL, ClientMetric, RoundRecord, client_keys, evaluated_as
+from simfl.record import GLOBAL, ClientMetric, Number, RoundRecord, client_keys, evaluated_as
 from simfl.sections import EvaluationSection
 from simfl.simulation.build import Simulation
-
-TAIL_FRACTION = 0.1
-"""The fraction of clients whose mean is reported as the worst, and as the best."""
+from simfl.simulation.metric_values import ClientSums, by_client, values_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,8 @@ class Evaluated:
     clients: tuple[ClientEvaluation, ...]
     """The values of each client: with the broadcast weights, then with each of its own models;
     empty if that was not due."""
+    arrays: dict[str, list[Any]] = field(default_factory=dict)
+    """The metrics that are arrays, as lists, by the key of the record."""
 
 
 def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: int) -> Evaluated:
@@ -60,24 +57,27 @@ def measure(
         test: whether on the test split, if there is one.
         clients: whether on each client's own examples.
     """
-    metrics: dict[str, float | None] = {}
+    metrics: dict[str, Number] = {}
+    arrays: dict[str, list[Any]] = {}
     client_metrics: dict[str, ClientMetric] = {}
-    evaluations: tuple[ClientEvaluation, ...] = ()
+    by_model: dict[str, ClientSums] = {}
     num_examples = simulation.num_test_examples
     if num_examples and test:
         batches = -(-num_examples // simulation.scenario.evaluation.batch_size)
         chunk = EvaluationChunk("test", tuple((number,) for number in range(batches)))
-        metrics = _means(engine.evaluate(chunk, handle), simulation.client.build_metrics())
+        parts = engine.evaluate(chunk, handle)
+        metrics, arrays = values_of(parts, simulation.client.build_metrics())
     if clients:
-        ascending = [m.key for m in simulation.client.build_metrics() if m.larger_is_better]
-        evaluations = _evaluate_clients(simulation, engine, handle)
-        by_model = {evaluation.model: evaluation for evaluation in evaluations}
+        by_model = _evaluate_clients(simulation, engine, handle)
         for model, is_new in simulation.scenario.evaluations:
-            found = over_clients(by_model[model].of_clients(new=is_new), ascending=ascending)
-            client_metrics |= {
-                evaluated_as(name, model, is_new): metric for name, metric in found.items()
+            over, own_arrays = by_model[model].over_clients(new=is_new)
+            client_metrics |= {evaluated_as(name, model, is_new): m for name, m in over.items()}
+            arrays |= {
+                client_keys(evaluated_as(name, model, is_new))["mean"]: found
+                for name, found in own_arrays.items()
             }
-    return Evaluated(metrics, client_metrics, evaluations)
+    tables = tuple(found.table for found in by_model.values())
+    return Evaluated(metrics, client_metrics, tables, arrays)
 
 
 def without_last_evaluation(
@@ -99,7 +99,7 @@ def without_last_evaluation(
 
 def _evaluate_clients(
     simulation: Simulation, engine: Engine, handle: Handle
-) -> tuple[ClientEvaluation, ...]:
+) -> dict[str, ClientSums]:
     """Evaluate every client on the actors of its group, with each model that the scenario asks for.
 
     With the broadcast weights small clients are evaluated together; with its own, each is alone.
@@ -122,15 +122,15 @@ def _evaluate_clients(
                 sums[model] |= zip(clients, evaluated[index :: len(own)], strict=True)
     everyone = np.arange(simulation.population)
     is_new = ~np.isin(everyone, simulation.participants)
-    return tuple(
-        _by_client(
+    return {
+        model: by_client(
             [found[c] for c in everyone.tolist()],
             model,
             is_new if is_new.any() else None,
             simulation.client.build_metrics(),
         )
         for model, found in sums.items()
-    )
+    }
 
 
 def ask_losses(
@@ -190,66 +190,6 @@ def _is_due(every: int, round: int, *, is_last: bool) -> bool:
     return every > 0 and (is_last or round % every == 0)
 
 
-def _means(parts: Sequence[MetricSums], metrics: Iterable[Metric]) -> dict[str, float | None]:
-    finish = {metric.key: metric.finish for metric in metrics}
-    return {
-        name: _mean(
-            [part[name][0] for part in parts],
-            [part[name][1] for part in parts],
-            finish.get(name, truediv),
-        )
-        for name in parts[0]
-    }
-
-
-def _mean(
-    sums: Iterable[float],
-    weights: Iterable[float],
-    finish: Callable[[float, float], float] = truediv,
-) -> float | None:
-    """Return a metric of its sums and weights; ``fsum`` is exact, so their order is irrelevant.
-
-    None if the weight is 0, as for the precision of a class that is never predicted, or if a sum is
-    infinite or NaN.
-    """
-    try:
-        mean = finish(math.fsum(sums), math.fsum(weights))
-    except (ZeroDivisionError, OverflowError, ValueError):  # 0/0, 1e308 + 1e308, inf - inf
-        return None
-    return mean if math.isfinite(mean) else None
-
-
-def _by_client(
-    parts: Sequence[MetricSums],
-    model: str,
-    is_new: np.ndarray[Any, Any] | None,
-    metrics: Iterable[Metric],
-) -> ClientEvaluation:
-    """Return the table of the clients' metrics, by id."""
-    names = list(parts[0])
-    sums = np.array([[part[name] for name in names] for part in parts], dtype=np.float64)
-    totals, weights = sums[..., 0], sums[..., 1]
-    means = np.full_like(totals, np.nan)
-    np.divide(totals, weights, out=means, where=weights != 0)
-    for metric in metrics:
-        if metric.has_own_finish:
-            column = names.index(metric.key)
-            means[:, column] = [_value(metric, *part[metric.key]) for part in parts]
-    return ClientEvaluation(
-        client=np.arange(len(parts)),
-        weights={name: weights[:, i] for i, name in enumerate(names)},
-        metrics={name: means[:, i] for i, name in enumerate(names)},
-        is_new=is_new,
-        model=model,
-    )
-
-
-def _value(metric: Metric, total: float, weight: float) -> float:
-    """Return a metric, or NaN if there is none."""
-    value = _mean([total], [weight], metric.finish) if weight else None
-    return math.nan if value is None else value
-
-
 def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:
     """Return the metrics evaluated in any round, by key, and ``max`` or ``min`` for each.
 
@@ -257,7 +197,9 @@ def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:
     mean over clients.
     """
     metrics = simulation.client.build_metrics()
-    sides = {m.key: "max" if m.larger_is_better else "min" for m in metrics} | {"loss": "min"}
+    sides = {m.key: "max" if m.larger_is_better else "min" for m in metrics if m.is_number} | {
+        "loss": "min"
+    }
     better: dict[str, Any] = {}
     evaluation = simulation.scenario.evaluation
     if evaluation.every and simulation.num_test_examples:
@@ -287,40 +229,3 @@ def metric_units(simulation: Simulation) -> dict[str, str]:
                 metric.unit,
             )
     return known
-
-
-def over_clients(
-    clients: ClientEvaluation, *, ascending: Collection[str]
-) -> dict[str, ClientMetric]:
-    """Return each metric over those clients that have a value.
-
-    Args:
-        clients: M clients by metric.
-        ascending: the metrics whose smallest values are the worst.
-    """
-    metrics = {}
-    for name, values_M in clients.metrics.items():
-        weights_M = clients.weights[name]
-        has_value_M = weights_M != 0
-        values = np.sort(values_M[has_value_M])
-        mean, deviation, worst, best = _spread(values, is_ascending=name in ascending)
-        products_M = values_M[has_value_M] * weights_M[has_value_M]
-        by_examples = _mean(products_M, weights_M)
-        metrics[name] = ClientMetric(mean, by_examples, deviation, worst, len(values), best)
-    return metrics
-
-
-def _spread(values: FloatColumn, *, is_ascending: bool) -> tuple[float | None, ...]:
-    """Return mean, standard deviation, and the means of the worst and best tenth of sorted values.
-
-    Source: the figures by which q-FedAvg is judged, Li et al., 2020, Table 1,
-    https://arxiv.org/abs/1905.10497
-    """
-    if not len(values) or not np.isfinite(values).all():
-        return None, None, None, None
-    size = max(1, round(TAIL_FRACTION * len(values)))
-    low, high = values[:size], values[-size:]
-    worst, best = (low, high) if is_ascending else (high, low)
-    with np.errstate(over="ignore"):
-        found = float(values.mean()), float(values.std()), float(worst.mean()), float(best.mean())
-    return tuple(number if math.isfinite(number) else None for number in found)

@@ -190,6 +190,7 @@ def record_of(
         delta_norm=_finite(report.delta_norm),
         metrics=evaluated.metrics,
         client_metrics=evaluated.client_metrics,
+        arrays=evaluated.arrays,
     )
 
 

@@ -67,12 +67,26 @@ def try_step(
     rows = np.arange(min(_MOST_ROWS, len(dataset.train)))
     with global_generators(), explained(scenario, "model", "a first evaluation fails"):
         model.evaluate(read_batch(dataset.train, rows))
+    _try_metrics(scenario, client, model, read_batch(dataset.train, rows))
     if client.fixed:
         _require_unchanged(scenario, model, read_batch(dataset.train, rows), client.unsent)
     work = client.work
     if work.sclip or work.accumulate > 1 or not client.algorithm.uses_optimizer:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
     _try_training(scenario, client, server, dataset, snapshot, model)
+
+
+def _try_metrics(scenario: Scenario, client: ClientRecipe, model: TorchModel, batch: Batch) -> None:
+    """Check that simfl's own metrics are of such outputs and targets; others may need more rows."""
+    metrics = [m for m in client.build_metrics() if type(m).__module__.startswith("simfl.")]
+    with global_generators(), torch.no_grad():
+        outputs = model.evaluation_outputs(batch)
+        for metric in metrics:
+            try:
+                if not metric.calls_model:
+                    metric.sums(outputs, batch.targets)
+            except ConfigError as error:
+                raise scenario.fault("evaluation.metrics", str(error)) from error
 
 
 def _try_training(

@@ -72,6 +72,7 @@ def draw(seed: int) -> dict[str, Any]:
     choose_algorithm(scenario, Random(f"algorithm {seed}"))
     name_weights(scenario, Random(f"weights {seed}"))
     _speak(scenario, Random(f"text {seed}"))
+    _measure(scenario, Random(f"metrics {seed}"))
     return scenario
 
 
@@ -318,6 +319,15 @@ def _speak(scenario: dict[str, Any], rng: Random) -> None:
     scenario["evaluation"]["metrics"] = ["perplexity", "token-accuracy", "exact-match"]
     if server["weighting"] == "steps":
         server["weighting"] = "tokens"
+
+
+def _measure(scenario: dict[str, Any], rng: Random) -> None:
+    """Have some of the scenarios that predict classes measured by what is no mean."""
+    if "metrics" in scenario["evaluation"] or rng.random() < 0.6:
+        return
+    macro = ["recall", {"average": "none"}]
+    some = ["f1", macro, "confusion", "auc", ["auc", {"average": "micro", "bins": 9}], "ece"]
+    scenario["evaluation"]["metrics"] = rng.sample(some, 3)
 
 
 def _own_models(rng: Random, population: int, cohort: int) -> dict[str, Any]:

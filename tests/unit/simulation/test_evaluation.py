@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn import metrics as sk
 from torch.nn import functional as F  # noqa: N812
 
 import simfl
 from simfl.client import ClientHost, read_batch
 from simfl.engine import InlineEngine
+from simfl.errors import ScenarioError
 from simfl.messages import EvaluationChunk, Snapshot
 from simfl.models.model import MetricSums
 from simfl.observers import ClientEvaluation
 from simfl.record import ClientMetric
+from simfl.report.client_tables import read_evaluations
 from simfl.simulation import Simulation, build
-from simfl.simulation.evaluation import evaluate, over_clients
+from simfl.simulation.evaluation import better_values, evaluate
+from simfl.simulation.metric_values import over_clients
 
 SCENARIO: dict[str, Any] = {
     "rounds": 1,
@@ -98,6 +104,92 @@ def test_the_metrics_of_each_client_are_torchs_on_that_client_alone(simulation: 
         # Outputs are float32: matrix products of other sizes round differently.
         assert clients.metrics["loss"][client] == pytest.approx(loss, rel=1e-6)
         assert clients.metrics["accuracy"][client] == pytest.approx(accuracy, rel=1e-12)
+
+
+METRICS: list[Any] = [
+    "f1",
+    ["recall", {"average": "none"}],
+    "confusion",
+    "auc",
+    "accuracy",
+    "balanced-accuracy",
+]
+
+
+def test_metrics_that_are_no_means_are_those_of_scikit_learn_of_each_client_and_of_all() -> None:
+    """Over all clients they follow from the sums, and clients' means do not."""
+    scenario = {**SCENARIO, "evaluation": {**SCENARIO["evaluation"], "metrics": METRICS}}
+    simulation = build(simfl.load_scenario(scenario))
+    engine = Shares(simulation, 3)
+    done = evaluate(simulation, engine, engine.start(), round=1)
+    (clients,) = done.clients
+    module, dataset = simulation.server.build_model().module.eval(), simulation.dataset
+    batches = [read_batch(dataset.train, dataset.evaluation_rows(c)) for c in range(40)]
+    with torch.no_grad():
+        outputs = [module(batch.inputs).double() for batch in batches]
+    for client, (batch, logits) in enumerate(zip(batches, outputs, strict=True)):
+        predicted = logits.argmax(1)
+        f1 = sk.f1_score(batch.targets, predicted, average="macro", zero_division=0)
+        assert clients.metrics["f1"][client] == pytest.approx(f1, rel=1e-9)
+        matrix = sk.confusion_matrix(batch.targets, predicted, labels=range(10))
+        assert clients.arrays["confusion"][client].tolist() == matrix.tolist()
+        has_area = len(batch.targets.unique()) > 1
+        assert (clients.weights["auc"][client] > 0) == has_area
+    targets, logits = torch.cat([b.targets for b in batches]), torch.cat(outputs)
+    over = done.client_metrics
+    f1 = sk.f1_score(targets, logits.argmax(1), average="macro")
+    assert over["f1"].by_examples == pytest.approx(f1, rel=1e-9)
+    assert over["f1"].by_examples != pytest.approx(over["f1"].mean, rel=1e-3)
+    # Outputs are float32, on whose last bits the order of scores may depend.
+    area = sk.roc_auc_score(targets, logits.softmax(1), multi_class="ovr")
+    assert over["auc"].by_examples == pytest.approx(area, rel=1e-6)
+    matrix = sk.confusion_matrix(targets, logits.argmax(1))
+    assert done.arrays["client_confusion"] == matrix.tolist()
+    recalls = sk.recall_score(targets, logits.argmax(1), average=None)
+    assert done.arrays["client_recall-by-class"] == pytest.approx(recalls.tolist())
+    assert set(done.arrays) == {
+        *("confusion", "recall-by-class", "client_confusion", "client_recall-by-class")
+    }
+    assert next(iter(better_values(simulation))) == "f1"
+    assert "confusion" not in better_values(simulation)
+
+
+def test_matrices_are_in_the_files_of_a_run_and_no_number_of_a_summary(tmp_path: Path) -> None:
+    evaluation = {"metrics": METRICS, "clients_every": 1}
+    scenario = {**SCENARIO, "rounds": 2, "evaluation": evaluation}
+    result = simfl.run(scenario, out=tmp_path / "run", backend="inline")
+    last = result.history[-1]
+    assert np.shape(last["confusion"]) == (10, 10)
+    assert (
+        np.sum(last["client_confusion"])
+        == pq.read_table(tmp_path / "run" / "evaluations.parquet", filters=[("round", "=", 2)])[
+            "weight"
+        ]
+        .to_numpy()
+        .sum()
+    )
+    assert "confusion" not in result.summary["final"]
+    table = pq.read_table(tmp_path / "run" / "evaluations.parquet")
+    sums = np.sum(table["confusion"].to_pylist(), axis=1)
+    assert sums.tolist() == table["weight"].to_pylist()
+    faults: list[str] = []
+    assert "f1" in read_evaluations(tmp_path / "run", faults)
+    assert faults == []
+    halves = {**scenario, "checkpoint": {"every": 1}}
+    simfl.run({**halves, "rounds": 1}, out=tmp_path / "halves", backend="inline")
+    resumed = simfl.run(halves, out=tmp_path / "halves", backend="inline", resume="auto")
+    assert resumed.summary["resumed_after_round"] == 1
+    assert resumed.history[-1]["client_confusion"] == last["client_confusion"]
+    assert "confusion" in resumed.history[0]
+
+
+def test_a_metric_that_does_not_fit_the_targets_is_found_before_the_run() -> None:
+    metric = ["f1", {"label": 12}]
+    scenario = {**SCENARIO, "evaluation": {"metrics": [metric]}}
+    with pytest.raises(
+        ScenarioError, match=r"evaluation\.metrics: f1: label is 12, but there are 10"
+    ):
+        build(simfl.load_scenario(scenario))
 
 
 def table_of(values: list[float], weights: list[float]) -> ClientEvaluation:
