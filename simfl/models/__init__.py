@@ -5,7 +5,16 @@ scenario's model; importing this package registers the built-in ones, and the lo
 """
 
 from simfl.models.adapters import LoRA
-from simfl.models.batch_losses import SAM, ChangedLoss, Distillation, FedDecorr, FedLC, FedRS
+from simfl.models.batch_losses import (
+    SAM,
+    Balanced,
+    ChangedLoss,
+    Distillation,
+    FedDecorr,
+    FedLC,
+    FedRS,
+)
+from simfl.models.class_losses import CrossEntropy, Focal
 from simfl.models.class_metrics import F1, BalancedAccuracy, ClassPrecision, ClassRecall, Confusion
 from simfl.models.dropout import Dropout
 from simfl.models.huggingface import HuggingFaceModel
@@ -14,7 +23,7 @@ from simfl.models.losses import (
     MAE,
     MSE,
     BCEWithLogits,
-    CrossEntropy,
+    BinaryFocal,
     Huber,
     LossLike,
     ModelOutput,
@@ -58,8 +67,10 @@ __all__ = [
     "Accuracy",
     "AveragePrecision",
     "BCEWithLogits",
+    "Balanced",
     "BalancedAccuracy",
     "Batch",
+    "BinaryFocal",
     "CalibrationError",
     "Centers",
     "ChangedLoss",
@@ -75,6 +86,7 @@ __all__ = [
     "FedDecorr",
     "FedLC",
     "FedRS",
+    "Focal",
     "GaussianMixture",
     "Histogram",
     "Huber",

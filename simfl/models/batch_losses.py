@@ -8,8 +8,8 @@ numbers of a representation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,8 +18,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from simfl.component import Fraction, NonNegative, Positive
 from simfl.errors import ConfigError
+from simfl.models.class_losses import CrossEntropy, Focal
 from simfl.models.loss import Loss, needs_weights
-from simfl.models.losses import CrossEntropy, as_loss
+from simfl.models.losses import as_loss
+from simfl.models.metric_sums import Array
 from simfl.models.model import Batch, take_examples
 from simfl.models.per_example import IGNORED, match_classes, mean_over_counted
 from simfl.vector import widened
@@ -85,6 +87,11 @@ class ChangedLoss(Loss):
     def statistics(self, model: TorchModel, batch: Batch) -> Mapping[str, Tensor]:
         """Return those of the loss that it changes."""
         return self.of.statistics(model, batch)
+
+    def for_targets(self, targets: Iterable[Array]) -> Loss:
+        """Return it with the inner loss for a population that trains on these targets."""
+        inner = self.of.for_targets(targets)
+        return self if inner is self.of else replace(self, of=inner)
 
     def to(self, device: torch.device | str) -> None:
         """Move the inner loss."""
@@ -205,6 +212,36 @@ class FedRS(_OfClassCounts):
 
     def _changed(self, logits: Tensor, counts_V: Tensor) -> Tensor:
         return logits * torch.where(counts_V > 0, 1.0, self.alpha).to(logits.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balanced(_OfClassCounts):
+    """Class weights of each client: n / (K n_c) for class c with n_c of the client's n examples.
+
+    K is how many classes the client has; others weigh 0. Clients share no counts, as they would for
+    ``weight: balanced`` of the inner loss, and minimise different objectives.
+    """
+
+    name: ClassVar[str] = "balanced"
+
+    def check(self) -> None:
+        """Refuse an inner loss that has no class weights to replace."""
+        super().check()
+        if not isinstance(self.of, CrossEntropy | Focal):
+            raise ConfigError(
+                f"{self.name}: of is {self.of.name!r}, which has no class weights; use "
+                "cross-entropy or focal"
+            )
+
+    def of_outputs(self, outputs: Any, batch: Batch, given: Mapping[str, Any]) -> Tensor:
+        """Return the mean over the batch of the weighted losses: 0-d."""
+        assert isinstance(self.of, CrossEntropy | Focal)
+        outputs, targets = match_classes(self.name, outputs, batch.targets)
+        counts_V = given["class_counts"].to(outputs.dtype)
+        share_V = counts_V.sum() / (counts_V > 0).sum().clamp(min=1)
+        weights_V = torch.where(counts_V > 0, share_V / counts_V.clamp(min=1), 0.0)
+        losses_B = self.of.weighted(outputs, targets, weights_V)
+        return self.average(losses_B, batch.targets, batch.sample_weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ Shapes: B examples, ... the axes of one target (none, or the positions of a sequ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from simfl.component import Component
 from simfl.errors import ConfigError
+from simfl.models.metric_sums import Array
 from simfl.models.model import Batch
 from simfl.models.per_example import join_weights, require_one_each, weighted_mean
 
@@ -44,6 +45,14 @@ class Loss(Component, kind="loss"):
 
     def to(self, device: torch.device | str) -> None:
         """Move the loss's tensors, such as class weights, to a device."""
+
+    def for_targets(self, targets: Iterable[Array]) -> Loss:
+        """Return the loss for a population that trains on these; by default the loss itself.
+
+        Args:
+            targets: [N, ...] of some examples at a time; read only if it depends on them.
+        """
+        return self
 
     def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
         """Return ``per_example`` and check its shape.

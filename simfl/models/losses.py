@@ -1,15 +1,15 @@
 """Losses: one number per example, so that examples can be weighted and clipped.
 
-Shapes: B examples, ... the axes of one target (none, or the positions of a sequence), V classes.
-The mean over an example's axes is that example's loss.
+Shapes: B examples, ... the axes of one target (none, or the positions of a sequence). The mean over
+an example's axes is that example's loss. Those of classes are in ``class_losses``.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
@@ -17,87 +17,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from simfl.component import Fraction, Positive
+from simfl.component import Fraction, NonNegative, Positive
 from simfl.errors import ConfigError
+from simfl.models.class_losses import CrossEntropy, Focal, focused
 from simfl.models.loss import Loss
+from simfl.models.metric_sums import Array
 from simfl.models.per_example import (
-    counted_positions,
     is_elementwise,
-    match_classes,
     match_shapes,
     mean_over_axes,
-    mean_over_counted,
     require_tensor,
 )
 from simfl.optimizer.specs import build_component
 from simfl.plugins import import_object
 
-_FEW_CLASSES: Final = 16
-_MANY_ROWS: Final = 256
-
-
 LossLike: TypeAlias = (
     "Loss | str | tuple[str, Mapping[str, Any]] | nn.Module | Callable[[Any, Tensor], Tensor]"
 )
 """A loss, its name, its name and hyper-parameters, or a torch loss: a module or a function."""
-
-
-@dataclass(frozen=True)
-class CrossEntropy(Loss):
-    """Minus the log-likelihood of integer targets [B, ...] under logits [B, ..., V].
-
-    The classes are the last axis, as sequence models return them; in ``torch.nn.CrossEntropyLoss``
-    they are the second. Positions with target -100 do not count.
-    """
-
-    name: ClassVar[str] = "cross-entropy"
-    default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
-    label_smoothing: Fraction = 0.0
-    """The fraction of the target's probability that is distributed over all classes."""
-    over: Literal["examples", "tokens"] = "examples"
-    """What a batch's loss is the mean over: its examples, each the mean over its positions; or all
-    positions that count, as in transformers, so that long examples weigh more."""
-
-    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return each example's mean cross-entropy over its positions that count: [B]."""
-        outputs, targets = match_classes(self.name, outputs, targets)
-        if targets.dim() == 1:
-            return self._flat(outputs, targets)
-        losses = self._flat(outputs.flatten(0, -2), targets.flatten())
-        return mean_over_counted(losses.reshape(targets.shape), targets)
-
-    def mean(
-        self, outputs: Tensor, targets: Tensor, sample_weights: Tensor | None = None
-    ) -> Tensor:
-        """Return the mean over the batch, with torch's fused kernel if there are no weights."""
-        if self.over == "tokens" or sample_weights is not None or targets.dim() != 1:
-            return super().mean(outputs, targets, sample_weights)
-        return self._flat(*match_classes(self.name, outputs, targets), reduction="mean")
-
-    @property
-    def mixes_weights(self) -> bool:
-        """Whether positions are averaged, so that an example weighs more among short ones."""
-        return self.over == "tokens"
-
-    def example_weights(self, targets: Tensor) -> Tensor | None:
-        """Return how many positions of each example count, if the mean is over those: [B]."""
-        return counted_positions(targets) if self.over == "tokens" else None
-
-    def _flat(self, outputs: Tensor, targets: Tensor, *, reduction: str = "none") -> Tensor:
-        num_rows, num_classes = outputs.shape
-        if num_classes == 1:
-            raise ConfigError(
-                f"{self.name}: with one output, a single class, the loss is always 0; use "
-                "targets of two classes, or bce-with-logits for targets of 0 and 1"
-            )
-        is_tall = num_rows >= _MANY_ROWS and num_classes < _FEW_CLASSES
-        if is_tall and outputs.device.type == "cpu" and not self.label_smoothing:
-            # torch works along the rows, which are shorter than a processor's vectors.
-            log_shares = outputs.T.contiguous().log_softmax(dim=0).T
-            return F.nll_loss(log_shares, targets, reduction=reduction)
-        return F.cross_entropy(
-            outputs, targets, reduction=reduction, label_smoothing=self.label_smoothing
-        )
 
 
 @dataclass(frozen=True)
@@ -121,9 +58,71 @@ class BCEWithLogits(_Elementwise):
 
     name: ClassVar[str] = "bce-with-logits"
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    pos_weight: Positive | tuple[Positive, ...] | Literal["balanced"] | None = None
+    """What the loss of positive targets is multiplied by, as in torch: a number, or one for each of
+    the last axis, such as labels. balanced: how many negative ones there are for each positive
+    one among the training examples of all clients. null: 1."""
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        weight = self.pos_weight
+        if isinstance(weight, str):
+            raise ConfigError(
+                f"{self.name}: pos_weight is 'balanced', but no population is known here; "
+                "give a number"
+            )
+        if isinstance(weight, tuple) and len(weight) != targets.shape[-1]:
+            raise ConfigError(
+                f"{self.name}: pos_weight has {len(weight)} numbers, but targets have shape "
+                f"{list(targets.shape)}; give one number, or {targets.shape[-1]}"
+            )
+        return F.binary_cross_entropy_with_logits(
+            outputs,
+            targets,
+            reduction="none",
+            pos_weight=None if weight is None else outputs.new_tensor(weight),
+        )
+
+    def for_targets(self, targets: Iterable[Array]) -> Loss:
+        """Return the loss with the weights that ``balanced`` stands for."""
+        if self.pos_weight != "balanced":
+            return self
+        positive: Any = 0.0
+        count = 0
+        for each in targets:
+            flat = each.reshape(-1, each.shape[-1]) if each.ndim > 1 else each.reshape(-1, 1)
+            positive, count = positive + (flat > 0.5).sum(axis=0), count + len(flat)
+        if (positive == 0).any() or (positive == count).any():
+            raise ConfigError(
+                f"{self.name}: pos_weight is 'balanced', but some targets are all the same; give "
+                "a number"
+            )
+        weights = tuple(((count - positive) / positive).tolist())
+        return replace(self, pos_weight=weights if len(weights) > 1 else weights[0])
+
+
+@dataclass(frozen=True)
+class BinaryFocal(_Elementwise):
+    """Focal loss of targets of 0 and 1 under logits of the same shape [B, ...].
+
+    -alpha_t (1 - p_t)^gamma log p_t, where p_t is the probability of the target, and alpha_t is
+    alpha for 1 and 1 - alpha for 0.
+
+    Source: Lin et al., 2017, equation 5, https://arxiv.org/abs/1708.02002
+    """
+
+    name: ClassVar[str] = "binary-focal"
+    default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    gamma: NonNegative = 2.0
+    """How much less predictions weigh that are good; 0 is binary cross-entropy."""
+    alpha: Fraction | None = None
+    """The weight of positive targets; the paper's is 0.25. null: both weigh 1."""
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        losses = focused(losses, self.gamma)
+        if self.alpha is None:
+            return losses
+        return losses * (self.alpha * targets + (1 - self.alpha) * (1 - targets))
 
 
 @dataclass(frozen=True)
@@ -308,4 +307,6 @@ def _has_reduction(function: Callable[..., Any]) -> bool:
         return False
 
 
-_PER_EXAMPLE: Final = frozenset({CrossEntropy, BCEWithLogits, MSE, MAE, Huber, ModelOutput})
+_PER_EXAMPLE: Final = frozenset(
+    {CrossEntropy, Focal, BCEWithLogits, BinaryFocal, MSE, MAE, Huber, ModelOutput}
+)

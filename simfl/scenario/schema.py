@@ -15,7 +15,7 @@ from simfl.algorithms import Algorithm, FedAvg
 from simfl.component import Count, Section, field_types, optional, required
 from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
-from simfl.models import CrossEntropy
+from simfl.models import BCEWithLogits, CrossEntropy
 from simfl.record import evaluations
 from simfl.scenario.document import Document, parse_path
 from simfl.scenario.plain import to_plain
@@ -55,6 +55,12 @@ _LATER: Final = (
 """The keys that earlier versions did not have, such as ``client.epochs``, of sections and of some
 components. Their defaults are not in
 ``numbers``, so that runs of those versions can be resumed."""
+
+_LATER_OF_LOSSES: Final[Mapping[str, Mapping[str, Any]]] = {
+    CrossEntropy.name: {"over": CrossEntropy.over, "weight": CrossEntropy.weight},
+    BCEWithLogits.name: {"pos_weight": BCEWithLogits.pos_weight},
+}
+"""The same of losses: their defaults by field."""
 
 
 @dataclass(frozen=True)
@@ -256,10 +262,11 @@ class Scenario(Section):
 
 
 def _remove_later_fields(loss: dict[str, Any]) -> None:
-    """Remove a field that losses of earlier versions did not have, if it has its default."""
-    if loss.get("kind") == CrossEntropy.name and loss["over"] == CrossEntropy.over:
-        del loss["over"]
-    elif isinstance(loss.get("of"), dict):
+    """Remove fields that losses of earlier versions did not have, if they have their defaults."""
+    for name, value in _LATER_OF_LOSSES.get(loss.get("kind", ""), {}).items():
+        if loss[name] == value:
+            del loss[name]
+    if isinstance(loss.get("of"), dict):
         _remove_later_fields(loss["of"])
 
 

@@ -21,11 +21,9 @@ from simfl.client import (
 )
 from simfl.client.updates import ClientRow, to_columns
 from simfl.cluster.pool import ActorGroup, actor_groups
-from simfl.data import Examples, FederatedDataset
-from simfl.errors import ConfigError, DataError
+from simfl.data import FederatedDataset
+from simfl.errors import ConfigError
 from simfl.messages import FloatColumn, IntColumn, RoundPlan
-from simfl.models import BCEWithLogits, DataShape, Loss, Metric, data_shape
-from simfl.models.metrics import as_metrics
 from simfl.observers import ClientTable
 from simfl.sampling import (
     Past,
@@ -39,6 +37,7 @@ from simfl.sampling import (
 from simfl.scenario import Scenario
 from simfl.sections import GroupSection
 from simfl.server import PublicData, ServerRecipe
+from simfl.simulation.fitting import loss_for, metrics_for, shape_for
 from simfl.simulation.grouping import assign_groups, order_by_group
 from simfl.simulation.naming import with_names
 from simfl.simulation.notes import notes_of
@@ -172,7 +171,7 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
     cohort_size = cohort_size_of(scenario, len(training), dataset.num_clients)
     _check_aggregator(scenario, cohort_size)
     _check_population(scenario, dataset.num_clients)
-    client = with_names(scenario, _client_recipe(scenario, dataset, len(training)))
+    client = with_names(scenario, _client_recipe(scenario, dataset, training))
     server = _server_recipe(scenario, client, dataset, training)
     try_step(scenario, client, server, dataset)
     if scenario.evaluation.clients_every and not can_evaluate_together(client, dataset):
@@ -269,16 +268,16 @@ def _check_population(scenario: Scenario, size: int) -> None:
 
 
 def _client_recipe(
-    scenario: Scenario, dataset: FederatedDataset, num_training: int
+    scenario: Scenario, dataset: FederatedDataset, training: np.ndarray[Any, Any]
 ) -> ClientRecipe:
     client, model = scenario.client, scenario.model
     return ClientRecipe(
         spec=model.spec,
-        shape=_shape(scenario, dataset, model.loss),
-        loss=model.loss,
+        shape=shape_for(scenario, dataset, model.loss),
+        loss=loss_for(scenario, dataset, training),
         # As objects: an actor cannot look up a notebook's classes by name.
-        metrics=_metrics(scenario, dataset),
-        optimizer=client.optimizer.build().for_population(num_training),
+        metrics=metrics_for(scenario, dataset),
+        optimizer=client.optimizer.build().for_population(len(training)),
         aggregator=mix_before(scenario.server.aggregator, scenario.server.pre_aggregators),
         algorithm=scenario.algorithm,
         work=client,
@@ -287,16 +286,6 @@ def _client_recipe(
         evaluation_batch_size=scenario.evaluation.batch_size,
         personal_steps=scenario.evaluation.personal_steps,
     )
-
-
-def _metrics(scenario: Scenario, dataset: FederatedDataset) -> tuple[Metric, ...]:
-    given = scenario.evaluation.metrics
-    if given is None:
-        return as_metrics(scenario.model.loss.default_metrics)
-    try:
-        return tuple(metric.for_tokenizer(dataset.encode) for metric in given)
-    except (ConfigError, DataError) as error:
-        raise scenario.fault("evaluation.metrics", str(error)) from error
 
 
 def _choose_stacks(
@@ -321,40 +310,6 @@ def _choose_stacks(
         )
         choices.append(choice)
     return choices
-
-
-def _shape(scenario: Scenario, dataset: FederatedDataset, loss: Loss) -> DataShape:
-    """Return the data's shape for the model, including classes that occur only in the test split.
-
-    Integer targets are not classes if the loss compares each with a single output.
-    """
-    loss = loss.evaluated
-    shape = _shape_of(dataset.train)
-    if isinstance(loss, BCEWithLogits) and (shape.num_classes or 2) > 2:
-        raise scenario.fault(
-            "model.loss",
-            f"{loss.name}: targets are integers up to {(shape.num_classes or 0) - 1}, but it "
-            "expects 0 and 1; use cross-entropy",
-        )
-    if loss.takes_numbers:
-        shape = dataclasses.replace(shape, num_classes=None)
-    if dataset.test is None or loss.takes_numbers:
-        return shape
-    test = _shape_of(dataset.test)
-    return dataclasses.replace(
-        shape,
-        num_classes=_largest(shape.num_classes, test.num_classes),
-        vocabulary=_largest(shape.vocabulary, test.vocabulary),
-    )
-
-
-def _shape_of(examples: Examples) -> DataShape:
-    is_scaled = examples.scaling is not None
-    return data_shape(examples.inputs, examples.targets, is_scaled=is_scaled)
-
-
-def _largest(a: int | None, b: int | None) -> int | None:
-    return a if b is None else b if a is None else max(a, b)
 
 
 def _server_recipe(

@@ -322,9 +322,12 @@ def _speak(scenario: dict[str, Any], rng: Random) -> None:
 
 
 def _measure(scenario: dict[str, Any], rng: Random) -> None:
-    """Have some of the scenarios that predict classes measured by what is no mean."""
+    """Have some of the scenarios measured by what is no mean, with weights of their classes."""
     if "metrics" in scenario["evaluation"] or rng.random() < 0.6:
         return
+    if scenario["model"]["loss"] == "cross-entropy":
+        weighted = ["cross-entropy", {"weight": "balanced"}]
+        scenario["model"]["loss"] = rng.choice([weighted, ["focal", {"alpha": "balanced"}]])
     macro = ["recall", {"average": "none"}]
     some = ["f1", macro, "confusion", "auc", ["auc", {"average": "micro", "bins": 9}], "ece"]
     scenario["evaluation"]["metrics"] = rng.sample(some, 3)
