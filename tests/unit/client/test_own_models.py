@@ -184,5 +184,5 @@ def test_a_client_whose_code_raises_is_named_or_has_no_values() -> None:
     assert "no model here" in raised.value.client_traceback
     dropping = ClientHost(changed(made, on_failure="drop"), dataset())
     sums = evaluated(dropping, broadcast, [], PERSONAL)
-    assert sums[1] == {"loss": (0.0, 0.0), "accuracy": (0.0, 0.0)}
+    assert sums[1] == {"loss": (0.0, 0.0), "accuracy": ()}
     assert all(one["loss"][1] == 2 for one in (sums[0], sums[2]))
