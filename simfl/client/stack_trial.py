@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
@@ -80,7 +80,7 @@ def find_stack_fault(
     except Exception as error:
         what = _differentiated(model) if is_batch_loss(model.loss) else "the model"
         return f"{what} fails in a stack: {_first_line(error)}"
-    near = _near(model)
+    near = _near(model.module.parameters())
     if not all(_is_near(one, two, near) for one, two in zip(singles, found, strict=True)):
         return f"{_differentiated(model)} gives a client other results in a stack than alone"
     return _optimizer_fault(recipe, model, stack, Vector.stack([own for _, own in singles]))
@@ -272,7 +272,7 @@ def _optimizer_fault(
         return None
     for start, end, other in zip(starts, ends, stack.get_weights().unstack(), strict=True):
         rounding = _NEAR_WEIGHTS * float(start.norm())
-        allowed = _near(model) * float((end - start).norm()) + rounding
+        allowed = _near(model.trainable.values()) * float((end - start).norm()) + rounding
         if float((end - other).norm()) > allowed:
             return "the optimizer gives a client other weights in a stack than alone"
     return None
@@ -320,8 +320,8 @@ def _is_close(one: Tensor, other: Tensor, near: float) -> bool:
     return torch.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True)
 
 
-def _near(model: TorchModel) -> float:
-    return max(_NEAR.get(weight.dtype, _NEAR_FLOAT) for weight in model.trainable.values())
+def _near(weights: Iterable[Tensor]) -> float:
+    return max(_NEAR.get(weight.dtype, _NEAR_FLOAT) for weight in weights)
 
 
 def _first_line(error: Exception) -> str:

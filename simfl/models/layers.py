@@ -74,7 +74,13 @@ def gradient_hook(layer: nn.Module) -> str | None:
 
 
 def needs_loop(layer: nn.Module) -> bool:
-    """Return whether vmap has no rule for a layer: recurrent kernels, in-place renormalisation."""
+    """Return whether vmap has no rule for a layer.
+
+    Recurrent kernels, in-place renormalisation, and layers of transformers that compute activations
+    again (``recomputing.py``).
+    """
+    if getattr(layer, "gradient_checkpointing", False):
+        return True
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
         return layer.max_norm is not None
     return isinstance(layer, nn.RNNBase | nn.RNNCellBase)

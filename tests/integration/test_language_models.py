@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from test_same_bits import merged, numbers
-from torch.nn import functional as F  # noqa: N812
 
 import simfl
 from simfl.errors import ScenarioError
@@ -44,6 +43,12 @@ def sentences(num: int = 48) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]
     return tokens_NL[:, :-1], tokens_NL[:, 1:]
 
 
+def answers() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the same sentences, of which only some of the last targets count."""
+    inputs, targets = sentences()
+    return inputs, np.where(np.arange(8) < np.arange(len(targets))[:, None] % 7, -100, targets)
+
+
 def titles() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the same with the stride as a class."""
     inputs, _ = sentences()
@@ -65,15 +70,17 @@ def scenario(*, clients: int = 4, data: str = "sentences", **model: Any) -> dict
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("optimizer", "accumulate"), [("sgd", 1), ("adam", 2)])
 def test_a_run_of_one_client_is_the_loop_that_one_writes_with_peft(
-    optimizer: str, tmp_path: Path
+    optimizer: str, accumulate: int, tmp_path: Path
 ) -> None:
-    """5 steps on the same batches; 1e-6 for sums in another order."""
+    """5 steps on the same batches, or halves of them; 1e-6 for sums in another order."""
     modules = [] if optimizer == "sgd" else [["adam", {"eps": 1e-5}]]
+    client = {"steps": 5, "accumulate": accumulate, "optimizer": {"lrate": 0.01}}
+    client["optimizer"]["modules"] = modules
+    loss = ["cross-entropy", {"over": "tokens"}]
     changed = merged(
-        scenario(clients=1),
-        {"rounds": 1, "client": {"steps": 5, "optimizer": {"lrate": 0.01, "modules": modules}}},
+        scenario(clients=1, data="answers", loss=loss), {"rounds": 1, "client": client}
     )
     result = simfl.run(changed, out=tmp_path / "run", backend="inline")
     simulation = build(simfl.load_scenario(changed))
@@ -97,12 +104,20 @@ def test_a_run_of_one_client_is_the_loop_that_one_writes_with_peft(
             torch.as_tensor(array[rows_B].astype(np.int64))
             for array in (data.train.inputs, data.train.targets)
         )
-        logits = model(input_ids=inputs).logits
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         stepper.zero_grad()
-        loss.backward()
+        parts, count = [], (targets != -100).sum()
+        for few, aims in zip(inputs.chunk(accumulate), targets.chunk(accumulate), strict=True):
+            loss = model.loss_function(
+                model(input_ids=few).logits,
+                labels=None,
+                shift_labels=aims,
+                vocab_size=64,
+                num_items_in_batch=count,
+            )
+            loss.backward()
+            parts.append(loss.item())
         stepper.step()
-        losses.append(loss.item())
+        losses.append(sum(parts))
     assert result.history[0]["train_loss"] == pytest.approx(np.mean(losses), abs=1e-6)
     after = model.base_model.model.state_dict()
     assert len(result.weights) == 8

@@ -8,6 +8,7 @@ Shapes: B examples, L tokens, V words, K classes.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from typing import Any
 
@@ -22,6 +23,7 @@ from simfl.models import (
     DataShape,
     HuggingFaceModel,
     LoRA,
+    StackedModel,
     TorchModel,
     as_metrics,
     build_module,
@@ -60,7 +62,9 @@ def bare(spec: HuggingFaceModel, cls: str, *, seed: int = 0) -> nn.Module:
     ours = build_module(spec, TEXT, seed=seed)
     entries = dict(spec.config)
     config = transformers.AutoConfig.for_model(entries.pop("model_type"), **entries)
-    module = getattr(transformers, cls).from_config(config)
+    dtype = torch.bfloat16 if spec.dtype == "bf16" else torch.float32
+    options = {"dtype": dtype, "attn_implementation": spec.attention}
+    module = getattr(transformers, cls).from_config(config, **options)
     if spec.lora is not None:
         lora = peft.LoraConfig(
             r=spec.lora.rank, lora_alpha=spec.lora.alpha, target_modules=[*spec.lora.targets]
@@ -165,6 +169,39 @@ def test_adapters_are_float32_over_a_base_of_bfloat16():
     # bfloat16 has 8 bits of mantissa.
     assert losses == pytest.approx(steps(exact, [batch] * 3), rel=2**-7)
     assert losses[2] < losses[0]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+@pytest.mark.parametrize(
+    ("dtype", "lora", "checkpointing"),
+    [("float32", None, False), ("float32", ADAPTERS, True), ("bf16", ADAPTERS, False)],
+)
+def test_mixed_precision_is_that_of_torchs_autocast(dtype, lora, checkpointing):
+    """In stacks, too: up to a few roundings to bfloat16, 2^-9, as products are others there."""
+    spec = HuggingFaceModel(config=LLAMA, dtype=dtype, lora=lora, attention="eager")
+    reference = bare(spec, "AutoModelForCausalLM")
+    spec = dataclasses.replace(spec, gradient_checkpointing=checkpointing)
+    model = TorchModel(build_module(spec, TEXT, seed=0), precision="bf16")
+    batch = Batch(tokens_BL(4), tokens_BL(4, seed=1))
+    loss, gradients = model.compute_loss_and_gradients(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = reference(input_ids=batch.inputs).logits
+    expected = F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten())
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    found = {name.removeprefix("base_model.model."): p for name, p in reference.named_parameters()}
+    for name, gradient in gradients.items():
+        assert gradient.dtype is found[name].dtype is torch.float32
+        torch.testing.assert_close(gradient, found[name].grad, rtol=1e-4, atol=1e-6)
+    if checkpointing:
+        return
+    stack = StackedModel(model, 2)
+    stack.begin(model.get_weights(), 2)
+    both = Batch(*(torch.stack([tensor, tensor]) for tensor in batch[:2]))
+    losses, together = stack.compute_loss_and_gradients(both)
+    assert losses.tolist() == pytest.approx([expected.item()] * 2, abs=1e-3)
+    for one in together.unstack():
+        assert (one - gradients).norm() < 0.02 * gradients.norm()
 
 
 def test_recomputed_activations_give_the_same_gradients():
@@ -287,3 +324,15 @@ def test_outputs_with_logits_need_no_wrapper():
     )
     assert found == expected
     assert isinstance(TorchModel(theirs).compute_batch_gradients(batch), Vector)
+
+
+def test_examples_are_clipped_one_by_one_where_activations_are_recomputed():
+    spec = HuggingFaceModel(config=LLAMA, lora=ADAPTERS, attention="eager")
+    batch = Batch(tokens_BL(), tokens_BL(seed=1))
+    expected, found = (
+        TorchModel(
+            build_module(dataclasses.replace(spec, gradient_checkpointing=recomputes), TEXT, seed=0)
+        ).compute_batch_gradients(batch, max_norm=0.01)
+        for recomputes in (False, True)
+    )
+    assert (found - expected).norm() < 1e-5 * expected.norm()
