@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def list_components(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="One kind only: module, source...")
+        str | None, typer.Argument(metavar="KIND", help="One kind only: module, source...")
     ] = None,
     plugins: Plugins = [],  # noqa: B006
     as_json: AsJson = False,

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from simfl.cli.components import list_components, print_schema
+from simfl.cli.help import GroupedHelp, PlainHelp
 from simfl.cli.output import exit_codes
 from simfl.cli.run import OWN_PROCESS, resume_run, run_scenario
 from simfl.cli.runs import compare_runs, list_runs, report_runs
@@ -18,28 +19,27 @@ from simfl.cli.sweep import sweep_scenario
 
 app = typer.Typer(
     name="simfl",
+    cls=GroupedHelp,
     no_args_is_help=True,
-    add_completion=False,
     # Plain text: with markup, typer imports rich before the command is known.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run_scenario,
-    "plan": plan_run,
-    "resume": resume_run,
-    "sweep": sweep_scenario,
-    "ls": list_runs,
-    "compare": compare_runs,
-    "report": report_runs,
-    "validate": validate_scenarios,
-    "data": describe_data,
-    "list": list_components,
-    "schema": print_schema,
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Run": {"run": run_scenario, "resume": resume_run, "sweep": sweep_scenario},
+    "Scenarios": {
+        "validate": validate_scenarios,
+        "plan": plan_run,
+        "data": describe_data,
+    },
+    "Results": {"ls": list_runs, "compare": compare_runs, "report": report_runs},
+    "Reference": {"list": list_components, "schema": print_schema},
 }
-for _name, _command in _COMMANDS.items():
-    app.command(_name)(exit_codes(_command))
+"""By the group in which help lists them."""
+for _group, _commands in _COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, cls=PlainHelp, rich_help_panel=_group)(exit_codes(_command))
 
 
 def _print_version(is_asked: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -17,8 +18,37 @@ if TYPE_CHECKING:
 Trust: TypeAlias = Literal["all", "none"]
 Backend: TypeAlias = Literal["ray", "inline"]
 
+
+def complete_scenario(incomplete: str) -> list[str]:
+    """Complete the name of a shipped scenario, or the path of a file or a folder."""
+    from simfl.shipped import shipped_scenarios
+
+    names = [name for name in shipped_scenarios() if name.startswith(incomplete)]
+    return names + _paths(incomplete, (".yaml", ".yml"))
+
+
+def complete_folder(incomplete: str) -> list[str]:
+    """Complete the path of a folder."""
+    return _paths(incomplete, ())
+
+
+def _paths(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
+    found = map(Path, glob.glob(f"{glob.escape(incomplete)}*"))
+    folders_and_files = [
+        f"{path}/" if path.is_dir() else str(path)
+        for path in found
+        if path.is_dir() or path.suffix in suffixes
+    ]
+    return sorted(folders_and_files)
+
+
 ScenarioFile: TypeAlias = Annotated[
-    str, typer.Argument(metavar="FILE", help="A scenario file, or the name of a shipped one.")
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="A scenario file, or the name of a shipped one.",
+        autocompletion=complete_scenario,
+    ),
 ]
 Overrides: TypeAlias = Annotated[
     list[str],
@@ -29,7 +59,8 @@ Overrides: TypeAlias = Annotated[
     ),
 ]
 Address: TypeAlias = Annotated[
-    str | None, typer.Option(help="A running Ray cluster, instead of cluster.address.")
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="A running Ray cluster, instead of cluster.address."),
 ]
 RunBackend: TypeAlias = Annotated[
     Backend, typer.Option(help="Actors on Ray, or all in this process. Same numbers.")
@@ -42,7 +73,8 @@ Trusted: TypeAlias = Annotated[
     ),
 ]
 Plugins: TypeAlias = Annotated[
-    list[str], typer.Option("--plugin", help="A Python module to import first.")
+    list[str],
+    typer.Option("--plugin", metavar="MODULE", help="A Python module to import first."),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -17,6 +17,7 @@ from simfl.cli.options import (
     RunBackend,
     ScenarioFile,
     Trusted,
+    complete_folder,
     load,
 )
 from simfl.cli.output import print_json, say
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from simfl.simulation import Result
 
 _Out: TypeAlias = Annotated[
-    str | None, typer.Option(help="The run's folder. Default: a new one under output.dir.")
+    str | None,
+    typer.Option(metavar="FOLDER", help="The run's folder. Default: a new one under output.dir."),
 ]
 _Seed: TypeAlias = Annotated[int | None, typer.Option(help="Instead of the scenario's seed.")]
 _Resumed: TypeAlias = Annotated[
@@ -97,7 +99,10 @@ def _described(result: Result) -> Ran:
 
 def resume_run(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="The folder of a run.", autocompletion=complete_folder),
+    ],
     backend: RunBackend = "ray",
     address: Address = None,
     trust: Trusted = "all",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 import typer
 
-from simfl.cli.options import AsJson, Trusted
+from simfl.cli.options import AsJson, Trusted, complete_folder
 from simfl.cli.output import finite, print_json, print_table, say
 from simfl.errors import one_line
 
@@ -38,7 +38,10 @@ _Target: TypeAlias = Annotated[
 
 def list_runs(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The folder that holds runs.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="The folder that holds runs.", autocompletion=complete_folder
+        ),
     ] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -114,8 +117,14 @@ def _described(run: Run) -> Listed:
 
 
 def compare_runs(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The folder of a run.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The folder of another.")],
+    a: Annotated[
+        Path,
+        typer.Argument(metavar="A", help="The folder of a run.", autocompletion=complete_folder),
+    ],
+    b: Annotated[
+        Path,
+        typer.Argument(metavar="B", help="The folder of another.", autocompletion=complete_folder),
+    ],
     target: _Target = None,
     as_json: AsJson = False,
 ) -> None:
@@ -240,7 +249,11 @@ def described(comparison: Comparison) -> dict[str, Any]:
 def report_runs(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="The folders of runs, or of sweeps: all its trials."),
+        typer.Argument(
+            metavar="RUN",
+            help="The folders of runs, or of sweeps: all its trials.",
+            autocompletion=complete_folder,
+        ),
     ],
     out: Annotated[
         Path | None,

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simfl.cli.json_output import Checked, ClientData, Planned, Validated
-from simfl.cli.options import AsJson, Overrides, ScenarioFile, Trust, Trusted, found, load
+from simfl.cli.options import (
+    AsJson,
+    Overrides,
+    ScenarioFile,
+    Trust,
+    Trusted,
+    complete_scenario,
+    found,
+    load,
+)
 from simfl.cli.output import BAD_INPUT, FAILED, errors_of, print_json, print_table, say
 from simfl.errors import InputError, ScenarioError, SimflError
 
@@ -23,7 +32,14 @@ _MAX_CLASSES = 30
 
 
 def validate_scenarios(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Scenario files.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE",
+            help="Scenario files, or names of shipped ones.",
+            autocompletion=complete_scenario,
+        ),
+    ],
     overrides: Overrides = [],  # noqa: B006
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Check the files alone: load no data, build no model.")
@@ -36,7 +52,10 @@ def validate_scenarios(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check scenarios as a run would before it starts; exit with 2 if one has an error."""
+    """Check scenarios as a run would before it starts.
+
+    The exit code is 2 if one has an error.
+    """
     trust: Trust = "none" if no_import else "all"
     scenarios = []
     for file in files:
@@ -95,15 +114,19 @@ def plan_run(
     file: ScenarioFile,
     address: Annotated[
         str | None,
-        typer.Option(help="A running Ray cluster. Default: cluster.address, or this machine."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A running Ray cluster. Default: cluster.address, or this machine.",
+        ),
     ] = None,
     overrides: Overrides = [],  # noqa: B006
     trust: Trusted = "all",
     as_json: AsJson = False,
 ) -> None:
-    """Show where a run would place its actors, and what they need; exit with 1 if it does not fit.
+    """Show where a run would place its actors, and what they need.
 
-    A client of each group is trained here, on a CPU, to measure its memory and time.
+    The exit code is 1 if it does not fit. A client of each group is trained here, on a CPU, to
+    measure its memory and time.
     """
     scenario = load(file, overrides, trust=trust, address=address)
 

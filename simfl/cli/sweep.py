@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from simfl.cli.options import Address, AsJson, Backend, Overrides, Trusted, found
+from simfl.cli.options import Address, AsJson, Backend, Overrides, Trusted, complete_scenario, found
 from simfl.cli.output import FAILED, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -23,7 +23,11 @@ _PADDING = 3
 
 _File: TypeAlias = Annotated[
     str | None,
-    typer.Argument(metavar="[FILE]", help="A scenario file, or the name of a shipped one."),
+    typer.Argument(
+        metavar="FILE",
+        help="A scenario file, or the name of a shipped one.",
+        autocompletion=complete_scenario,
+    ),
 ]
 _Over: TypeAlias = Annotated[
     list[str],
@@ -39,7 +43,8 @@ _TrialBackend: TypeAlias = Annotated[
     typer.Option(help="Whether a trial has client actors, or is one process. Same numbers."),
 ]
 _Out: TypeAlias = Annotated[
-    str | None, typer.Option(help="The sweep's folder. Default: a new one under output.dir.")
+    str | None,
+    typer.Option(metavar="FOLDER", help="The sweep's folder. Default: a new one under output.dir."),
 ]
 _Resumed: TypeAlias = Annotated[
     Path | None,

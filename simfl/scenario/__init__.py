@@ -1,6 +1,6 @@
 """The scenario: one YAML file in, typed and checked objects out."""
 
-from simfl.scenario.loading import find_scenario, load_scenario, shipped_scenarios
+from simfl.scenario.loading import find_scenario, load_scenario
 from simfl.scenario.schema import Scenario
 from simfl.scenario.validators import Trust, own_address
 from simfl.sections import (
@@ -13,6 +13,7 @@ from simfl.sections import (
     OutputSection,
     ServerSection,
 )
+from simfl.shipped import shipped_scenarios
 
 __all__ = [
     "ClientSection",

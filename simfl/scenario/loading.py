@@ -20,6 +20,7 @@ from simfl.scenario.overrides import apply_overrides
 from simfl.scenario.reading import read_document
 from simfl.scenario.schema import Origin, Scenario
 from simfl.scenario.validators import Trust, refusal
+from simfl.shipped import shipped_scenarios
 
 
 def load_scenario(
@@ -154,16 +155,3 @@ def find_scenario(name: str | Path) -> Path:
     known = f" Shipped with simfl: {', '.join(shipped)}." if hint.startswith("Did") else ""
     reason = f"no such file, and simfl ships no scenario called {path.stem!r}"
     raise ScenarioError([fault_at(Place(str(name)), f"{reason}. {hint}{known}".rstrip())])
-
-
-def shipped_scenarios() -> dict[str, Path]:
-    """Return ``{name: file}`` of the scenarios shipped with simfl, by name."""
-    folder = _folder()
-    files = [*folder.glob("*.yaml"), *folder.glob("algorithms/*.yaml"), *folder.glob("llm/*.yaml")]
-    return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
-
-
-def _folder() -> Path:
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from simfl.cli.main import app
+from simfl.cli.options import complete_folder, complete_scenario
 
 HEAVY = ("torch", "ray", "numpy", "yaml", "rich", "matplotlib", "sklearn")
 
@@ -47,11 +52,40 @@ def test_the_version_is_the_packages(simfl):
     assert simfl("--version").stdout == f"simfl {__version__}\n"
 
 
-def test_help_names_the_commands(simfl):
-    result = simfl("--help")
+@pytest.mark.parametrize("width", [80, 120])
+def test_help_lists_every_command_in_a_group_with_its_whole_summary(width):
+    result = CliRunner().invoke(app, ["--help"], terminal_width=width)
     assert result.exit_code == 0
-    for command in ("run", "ls", "compare", "report", "validate", "data", "list", "schema"):
-        assert f"  {command} " in result.stdout
+    lines = [line for line in result.stdout.splitlines() if line]
+    assert max(map(len, lines)) <= width
+    text = " ".join(result.stdout.split())
+    listed = {info.name: info for info in app.registered_commands}
+    for name, info in listed.items():
+        summary = " ".join(info.callback.__doc__.partition("\n\n")[0].split())
+        assert f" {name} {summary}" in text
+    groups = ["Run:", "Scenarios:", "Results:", "Reference:"]
+    assert [line for line in lines if line in groups] == groups
+
+
+def test_help_has_plain_names_for_arguments_and_values(simfl):
+    for info in app.registered_commands:
+        text = simfl(info.name, "--help").stdout
+        assert not re.search(r"<\w|\{[A-Z]", text), text
+    assert "Usage: simfl run [OPTIONS] FILE\n" in CliRunner().invoke(app, ["run", "-h"]).stdout
+
+
+def test_names_of_scenarios_and_paths_are_completed(tmp_path):
+    (tmp_path / "quick.yaml").touch()
+    (tmp_path / "quick.txt").touch()
+    (tmp_path / "quicker").mkdir()
+    assert complete_scenario("quick") == ["quickstart", "quick.yaml", "quicker/"]
+    assert complete_folder("quick") == ["quicker/"]
+    words = {"_SIMFL_COMPLETE": "complete_bash", "COMP_WORDS": "simfl run quick", "COMP_CWORD": "2"}
+    command = str(Path(sys.executable).with_name("simfl"))
+    done = subprocess.run(
+        [command], env=os.environ | words, capture_output=True, text=True, timeout=60
+    )
+    assert "quickstart" in done.stdout.split()
 
 
 @pytest.mark.parametrize(
