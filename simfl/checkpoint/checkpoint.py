@@ -144,7 +144,9 @@ def _by_shard(states: Mapping[int, str]) -> dict[str, torch.Tensor]:
 # -- reading ---------------------------------------------------------------------------------
 
 
-def latest_checkpoint(storage: Storage, *, scenario_hash: str | None = None) -> Found:
+def latest_checkpoint(
+    storage: Storage, *, scenario_hash: str | None = None, round: int | None = None
+) -> Found:
     """Find the newest checkpoint that is whole, and read all of it but the clients' states.
 
     Every file it refers to is read, some megabytes at a time, and compared with its checksum.
@@ -152,23 +154,26 @@ def latest_checkpoint(storage: Storage, *, scenario_hash: str | None = None) -> 
     Args:
         storage: where checkpoints are.
         scenario_hash: of the scenario to resume; None: any.
+        round: after which it was written; None: any.
 
     Raises:
         CheckpointError: if the storage cannot be read, or the checkpoint is of another scenario.
     """
     refusals: list[Refusal] = []
     files = storage.list_files()
-    for round in find_manifests(files):
+    for number in find_manifests(files):
+        if round not in (None, number):
+            continue
         try:
-            manifest = read_manifest(storage, round)
+            manifest = read_manifest(storage, number)
             is_ours = scenario_hash in (None, manifest.scenario_hash)
             checkpoint = _read(storage, manifest, files) if is_ours else None
         except CheckpointError as error:
-            refusals.append(Refusal(round_folder(round), str(error)))
+            refusals.append(Refusal(round_folder(number), str(error)))
             continue
         if checkpoint is None:
             raise CheckpointError(
-                f"{storage.location}/{round_folder(round)} was written by a run of another "
+                f"{storage.location}/{round_folder(number)} was written by a run of another "
                 "scenario; give that scenario, or another place for checkpoints"
             )
         versions = {"simfl": manifest.simfl, "torch": manifest.torch}

@@ -13,7 +13,7 @@ from simfl.cli.components import list_components, print_schema
 from simfl.cli.help import GroupedHelp, PlainHelp
 from simfl.cli.output import exit_codes
 from simfl.cli.run import OWN_PROCESS, resume_run, run_scenario
-from simfl.cli.runs import compare_runs, list_runs, report_runs
+from simfl.cli.runs import compare_runs, export_run, list_runs, report_runs
 from simfl.cli.scenarios import describe_data, plan_run, validate_scenarios
 from simfl.cli.sweep import sweep_scenario
 
@@ -33,7 +33,12 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "plan": plan_run,
         "data": describe_data,
     },
-    "Results": {"ls": list_runs, "compare": compare_runs, "report": report_runs},
+    "Results": {
+        "ls": list_runs,
+        "compare": compare_runs,
+        "report": report_runs,
+        "export": export_run,
+    },
     "Reference": {"list": list_components, "schema": print_schema},
 }
 """By the group in which help lists them."""

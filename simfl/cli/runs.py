@@ -1,4 +1,4 @@
-"""``simfl ls``, ``simfl compare`` and ``simfl report``: what runs have left in their folders."""
+"""``simfl ls``, ``compare``, ``report`` and ``export``: what runs have left in their folders."""
 
 from __future__ import annotations
 
@@ -244,6 +244,25 @@ def described(comparison: Comparison) -> dict[str, Any]:
         "faults": {str(run.folder): list(run.faults) for run in (comparison.a, comparison.b)},
     }
     return {key: finite(value) for key, value in plain.items()}
+
+
+def export_run(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
+    round: Annotated[
+        int | None, typer.Option(help="After which round. Default: the last one with a checkpoint.")
+    ] = None,
+    client: Annotated[
+        int | None, typer.Option(help="With this client's own personal weights (model.personal).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder. Default: export/round-000010 in the run's.")
+    ] = None,
+    trust: Trusted = "all",
+) -> None:
+    """Write a checkpoint's weights: weights.safetensors, and adapters for peft and other runs."""
+    from simfl.simulation.exporting import export
+
+    say(export(folder, out, round=round, client=client, trust=trust), is_exact=True)
 
 
 def report_runs(

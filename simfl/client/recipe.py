@@ -17,7 +17,7 @@ from simfl.errors import ConfigError
 from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, is_batch_loss
 from simfl.models.base import InitialState, build_again
 from simfl.models.metrics import as_metrics
-from simfl.models.names import digests_of
+from simfl.models.names import digests_of, joint_digest
 from simfl.optimizer import Optimizer
 from simfl.sections import ClientSection
 from simfl.vector import Vector
@@ -77,6 +77,12 @@ class ClientRecipe:
     def build_metrics(self) -> tuple[Metric, ...]:
         """Return the metrics to measure besides the loss."""
         return as_metrics(self.loss.default_metrics if self.metrics is None else self.metrics)
+
+    @property
+    def base_digest(self) -> str | None:
+        """The digest of all fixed weights; None if there are none."""
+        digests = {name: self.unsent[name] for name in self.fixed}
+        return joint_digest(digests) if digests else None
 
     def with_initial(self, initial: InitialState | None) -> ClientRecipe:
         """Return the recipe with what models are built from."""

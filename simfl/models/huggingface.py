@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from simfl.errors import ConfigError, SimflError, import_extra, one_line
 from simfl.models.adapters import MARK, LoRA, add_adapters, read_adapter, written_adapter
 from simfl.models.dropout import with_own_dropout
-from simfl.models.names import resolve_names
+from simfl.models.names import joint_digest, resolve_names
 from simfl.models.recomputing import recompute_layers
 from simfl.models.spec import DataShape, ModelSpec, build_module, num_outputs
 from simfl.vector import Vector
@@ -206,7 +206,7 @@ class HuggingFaceModel(ModelSpec):
         return self.train or ("adapters" if self._has_adapters else "all")
 
     def files(
-        self, weights: Vector, shape: DataShape, *, seed: int, unsent: Mapping[str, str]
+        self, weights: Vector, shape: DataShape, *, seed: int, fixed: Mapping[str, str]
     ) -> dict[str, bytes]:
         """Return the files of the adapters, as ``PeftModel.from_pretrained`` reads them."""
         if not self._has_adapters or any(".base_layer." in name for name in weights):
@@ -218,7 +218,8 @@ class HuggingFaceModel(ModelSpec):
             values = {name: initial[name].detach() for name in names} | values
         files = written_adapter(module, values, task=self.task, base=self.path)
         own = ("task", "path", "revision", "config", "dtype")
-        base = {name: getattr(self, name) for name in own} | {"seed": seed, "sha256": {**unsent}}
+        base = {name: getattr(self, name) for name in own} | {"seed": seed}
+        base |= {"digest": joint_digest(fixed), "sha256": {**fixed}}
         files["base.json"] = (json.dumps(base, indent=2) + "\n").encode()
         return {f"adapter/{name}": content for name, content in files.items()}
 

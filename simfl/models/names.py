@@ -131,6 +131,12 @@ def digests_of(weights: Vector) -> dict[str, str]:
     return {name: sha256(raw(tensor).data).hexdigest()[:16] for name, tensor in weights.items()}
 
 
+def joint_digest(digests: Mapping[str, str]) -> str:
+    """Return one digest for tensors with these names and digests, in any order."""
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
+    return sha256(lines.encode()).hexdigest()[:16]
+
+
 def _named_state(module: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by all their names."""
     state = module.state_dict(keep_vars=True).items()

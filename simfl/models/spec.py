@@ -162,7 +162,7 @@ class ModelSpec(Component, kind="model"):
         return None
 
     def files(
-        self, weights: Vector, shape: DataShape, *, seed: int, unsent: Mapping[str, str]
+        self, weights: Vector, shape: DataShape, *, seed: int, fixed: Mapping[str, str]
     ) -> dict[str, bytes]:
         """Return files for other libraries, which a run writes into its folder; by default none.
 
@@ -170,7 +170,7 @@ class ModelSpec(Component, kind="model"):
             weights: the final ones, as in ``weights.safetensors``.
             shape: of the data.
             seed: the run's.
-            unsent: the digests of the weights that the server does not have, by name.
+            fixed: the digests of the weights that never change, by name.
         """
         return {}
 

@@ -101,7 +101,8 @@ class Simulation:
     def files(self, weights: Vector) -> dict[str, bytes]:
         """Return the files for other libraries that the model has, by name, with final weights."""
         client = self.client
-        return client.spec.files(weights, client.shape, seed=client.seed, unsent=client.unsent)
+        fixed = {name: client.unsent[name] for name in client.fixed}
+        return client.spec.files(weights, client.shape, seed=client.seed, fixed=fixed)
 
     def plan_round(
         self,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from simfl.checkpoint import OWNER_FOLDER, Found, Lease, latest_checkpoint
+from simfl.checkpoint.manifest import find_manifests
 from simfl.cluster.code import read_sources
 from simfl.engine import Engine, Handle
 from simfl.errors import CheckpointError, InputError, RunError, StatesLostError
@@ -115,6 +116,37 @@ class Checkpoints:
             self._notify(str(refusal))
         if found.refusals and found.checkpoint is None:
             self._notify(f"no checkpoint in {self.location} can be used; the run starts over")
+        return found
+
+    def read(self, round: int | None) -> Found:
+        """Read the checkpoint of a round, or the last complete one, and leave the storage alone.
+
+        Raises:
+            CheckpointError: if there is none, it is of another scenario, or it cannot be read.
+        """
+        storage = open_storage(self.location)
+        found = latest_checkpoint(storage, scenario_hash=self._fingerprint, round=round)
+        if found.checkpoint is not None:
+            return found
+        if found.refusals:
+            raise CheckpointError(str(found.refusals[0]))
+        known = ", ".join(map(str, reversed(find_manifests(storage.list_files()))))
+        which = "no checkpoint" if round is None else f"no checkpoint of round {round}"
+        hint = f"it has those of rounds {known}" if known else "set checkpoint.every"
+        raise CheckpointError(
+            f"{self.location} holds {which}; {hint}, and checkpoint.keep says how many are kept"
+        )
+
+    def checked(self, found: Found, simulation: Simulation) -> Found:
+        """Check that a checkpoint fits the run; return it without weights that are not sent.
+
+        Raises:
+            CheckpointError: if the model, the data or the base differs.
+        """
+        found = self.without_unsent(found, simulation.client.fixed)
+        if found.checkpoint is not None:
+            self.require_fit(found, simulation.server.build().get_weights())
+        self.note_run(found, simulation)
         return found
 
     def _latest(self, storage: Storage) -> Found:

@@ -37,6 +37,7 @@ class Journal:
         history: the rounds before a resumed run was stopped.
         clock: of the run.
         base_bytes: the size of the weights that each client has before it first takes part.
+        base_digest: of these weights.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Journal:
         history: Sequence[RoundRecord],
         clock: PhaseClock,
         base_bytes: int = 0,
+        base_digest: str | None = None,
     ) -> None:
+        self._base = {"bytes": base_bytes, "digest": base_digest} if base_digest else None
         self._observers = observers
         self._last = last
         self._clock = clock
@@ -101,6 +104,8 @@ class Journal:
             "dropped": sum(record.dropped for record in self.history),
             "ledger": self._ledger.balance(seconds, memory),
         }
+        if self._base:
+            summary["base"] = self._base
         if self._num_before:
             summary["resumed_after_round"] = self._num_before
         return summary

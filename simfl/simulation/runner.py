@@ -163,10 +163,7 @@ class Run:
     def _past(self) -> list[RoundRecord]:
         """Check that the run can be resumed, and return the records of the finished rounds."""
         simulation, checkpoints = self.simulation, self.checkpoints
-        found = self.found = checkpoints.without_unsent(self.found, simulation.client.fixed)
-        if found.checkpoint is not None:
-            checkpoints.require_fit(found, simulation.server.build().get_weights())
-        checkpoints.note_run(found, simulation)
+        found = self.found = checkpoints.checked(self.found, simulation)
         history = read_history(self.folder, self._round)
         checkpoints.require_history(found, history)
         if self._is_complete:
@@ -180,8 +177,15 @@ class Run:
         last = FailSafeObserver(
             SummaryFile(self.folder), SUMMARY_FILE, out=self.folder, notify=notify
         )
-        base_bytes = self.simulation.client.fixed_bytes
-        return Journal(observers, last, history=history, clock=self.clock, base_bytes=base_bytes)
+        client = self.simulation.client
+        return Journal(
+            observers,
+            last,
+            history=history,
+            clock=self.clock,
+            base_bytes=client.fixed_bytes,
+            base_digest=client.base_digest,
+        )
 
     @contextmanager
     def _engine(self) -> Iterator[Engine]:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_same_bits import merged, numbers
 
 import simfl
-from simfl.errors import ScenarioError
+from simfl.errors import CheckpointError, InputError, ScenarioError
 from simfl.simulation import build
+from simfl.simulation.exporting import export
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -268,3 +270,59 @@ def test_stacks_over_one_base_give_the_numbers_of_one_client_at_a_time(tmp_path:
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-6)
     for name, value in alone.weights.items():
         np.testing.assert_allclose(together.weights[name], value, rtol=0, atol=1e-6)
+
+
+def test_each_checkpoint_is_exported_with_its_adapter(tmp_path: Path) -> None:
+    saved = scenario() | {"checkpoint": {"every": 1, "keep": 2}}
+    simfl.run(saved, out=tmp_path / "both", backend="inline")
+    first = simfl.run(saved | {"rounds": 1}, out=tmp_path / "first", backend="inline")
+    place = export(tmp_path / "both", round=1)
+    assert place == tmp_path / "both" / "export" / "round-000001"
+    exported = load_file(place / "weights.safetensors")
+    assert exported.keys() == first.weights.keys()
+    for name, value in first.weights.items():
+        assert np.array_equal(exported[name], value)
+    for name in ("adapter_model.safetensors", "adapter_config.json", "base.json"):
+        adapter = (place / "adapter" / name).read_bytes()
+        assert adapter == (tmp_path / "first" / "adapter" / name).read_bytes()
+    with pytest.raises(CheckpointError, match="no checkpoint of round 3; it has those of rounds 1"):
+        export(tmp_path / "both", round=3)
+    with pytest.raises(InputError, match=r"model\.personal is empty; leave out the client"):
+        export(tmp_path / "both", client=0)
+
+
+def test_a_clients_personal_adapter_is_exported(tmp_path: Path) -> None:
+    """A single client's is what the mean over that client is, and its own next start."""
+    alone = scenario(clients=1, personal=["*lora_B*"]) | {"checkpoint": {"every": 1}}
+    own = simfl.run(alone, out=tmp_path / "own", backend="inline")
+    mean = simfl.run(scenario(clients=1), out=tmp_path / "mean", backend="inline")
+    place = export(tmp_path / "own", tmp_path / "client", client=0)
+    assert place == tmp_path / "client"
+    exported = load_file(place / "weights.safetensors")
+    assert not any(own.weights[name].any() for name in own.weights if "lora_B" in name)
+    for name, value in mean.weights.items():
+        np.testing.assert_allclose(exported[name], value, rtol=0, atol=1e-7)
+    written = load_file(place / "adapter" / "adapter_model.safetensors")
+    for name, value in exported.items():
+        short = name.replace(".default.", ".")
+        assert torch.equal(written[f"base_model.model.{short}"], value)
+
+
+def test_another_base_is_refused_by_the_name_of_a_weight(tmp_path: Path) -> None:
+    entries = {key: value for key, value in LLAMA.items() if key != "model_type"}
+    base = transformers.LlamaForCausalLM(transformers.LlamaConfig(**entries))
+    base.save_pretrained(tmp_path / "base")
+    saved = scenario(config={}, path=str(tmp_path / "base")) | {"checkpoint": {"every": 1}}
+    result = simfl.run(saved | {"rounds": 1}, out=tmp_path / "run", backend="inline")
+    known = json.loads((tmp_path / "run" / "adapter" / "base.json").read_text())["digest"]
+    assert result.summary["base"] == {
+        "bytes": 4 * sum(p.numel() for p in base.parameters()),
+        "digest": known,
+    }
+    with torch.no_grad():
+        base.model.norm.weight[0] += 1.0
+    base.save_pretrained(tmp_path / "base")
+    with pytest.raises(CheckpointError, match=r"other initial values of 'model\.norm\.weight'"):
+        simfl.run(saved, out=tmp_path / "run", backend="inline", resume="auto")
+    with pytest.raises(CheckpointError, match=r"other initial values of 'model\.norm\.weight'"):
+        export(tmp_path / "run")
