@@ -91,7 +91,7 @@ def require_mean_objective(algorithm: Algorithm, loss: Loss) -> None:
         )
     if algorithm.objective_over == "examples" and loss.mixes_weights:
         raise ConfigError(
-            f"{what} is a mean over examples, and model.loss {loss.name!r} one over tokens; remove "
+            f"{what} is a mean over examples, and model.loss {loss.name!r} weighs them; remove "
             "accumulate, or set over: examples"
         )
 

@@ -1,9 +1,9 @@
 """Small valid scenarios drawn at random, and what they need: data, models, plug-ins.
 
 ``draw(seed)`` combines modules, regularizers, schedules, aggregators, samplers, losses, partitions,
-sequences of tokens, unequal work, algorithms, transforms, personal and fixed weights, stacks,
-groups, kept states, drops, checkpoints and spilling. The scenarios name this module under
-``plugins:``.
+sequences of tokens, models of Hugging Face, unequal work, micro-batches, algorithms, transforms,
+personal and fixed weights, stacks, groups, kept states, drops, checkpoints and spilling. The
+scenarios name this module under ``plugins:``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from choosing import choose_algorithm, name_weights
+from choosing import accumulate, choose_algorithm, name_weights
+from speaking import fine_tune, speak
 from torch import Tensor, nn
 
-from simfl.data import Ragged, Vocabulary
 from simfl.optimizer import Context, OptiModule, State
 from simfl.vector import Vector
 
@@ -71,8 +71,10 @@ def draw(seed: int) -> dict[str, Any]:
     client["transforms"] = _transforms(rng, keep_state=client["keep_state"])
     choose_algorithm(scenario, Random(f"algorithm {seed}"))
     name_weights(scenario, Random(f"weights {seed}"))
-    _speak(scenario, Random(f"text {seed}"))
+    speak(scenario, Random(f"text {seed}"))
     _measure(scenario, Random(f"metrics {seed}"))
+    fine_tune(scenario, Random(f"fine-tuning {seed}"))
+    accumulate(scenario, Random(f"micro-batches {seed}"))
     return scenario
 
 
@@ -90,7 +92,7 @@ def can_be_compared(scenario: dict[str, Any]) -> bool:
     ]
     erratic = {"adagrad", "adam", "rmsprop", "yogi", "yogi-momentum"}
     return (
-        scenario["client"].get("precision") != "bf16"
+        "bf16" not in (scenario["client"].get("precision"), scenario["model"].get("dtype"))
         and not erratic & {*modules}
         and not re.search("krum|nnm|power-of-choice|top-k", str(scenario))
     )
@@ -303,24 +305,6 @@ def _server(rng: Random, cohort: int, *, scaffold: bool) -> dict[str, Any]:
     return server
 
 
-def _speak(scenario: dict[str, Any], rng: Random) -> None:
-    """Give some of the scenarios of one model sequences of tokens, and a loss over these."""
-    named = {"algorithm", "personal", "fixed"} & {*scenario, *scenario["model"]}
-    if named or rng.random() < 0.8:
-        return
-    over = ["cross-entropy", {"over": "tokens"}]
-    loss = rng.choice(["cross-entropy", over, over, ["sam", {"of": over}]])
-    scenario["model"] = {"kind": "python", "path": "at_random:token_model", "loss": loss}
-    data, server = scenario["data"], scenario["server"]
-    data |= {"path": "at_random:sentences", "arguments": {"num": data["arguments"]["num"]}}
-    if data["partition"]["kind"] not in ("iid", "quantity"):
-        data["partition"] = {"kind": "iid", "clients": data["partition"]["clients"]}
-    scenario["client"].pop("sclip", None)
-    scenario["evaluation"]["metrics"] = ["perplexity", "token-accuracy", "exact-match"]
-    if server["weighting"] == "steps":
-        server["weighting"] = "tokens"
-
-
 def _measure(scenario: dict[str, Any], rng: Random) -> None:
     """Have some of the scenarios measured by what is no mean, with weights of their classes."""
     if "metrics" in scenario["evaluation"] or rng.random() < 0.6:
@@ -367,22 +351,6 @@ def rows(
     targets = np.arange(num) % CLASSES
     centres = rng.normal(size=(CLASSES, *shape))
     return (centres[targets] + rng.normal(size=(num, *shape))).astype(np.float32), targets
-
-
-def sentences(num: int, seed: int) -> tuple[Ragged, Ragged]:
-    """Return sequences of 1 to 11 tokens below 7, of which the first ones may not count."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, 12, num)
-    begins = np.cumsum(lengths + 1) - lengths - 1
-    values = (np.arange(begins[-1] + lengths[-1] + 1) * rng.integers(1, 7) % 7).astype(np.uint16)
-    hidden = rng.integers(0, lengths)
-    inputs = Ragged(values, begins, lengths, 11, Vocabulary(7))
-    return inputs, Ragged(values, begins + 1, lengths, 11, Vocabulary(7), -100, hidden)
-
-
-def token_model() -> nn.Module:
-    """Return a network that predicts each token from the one before."""
-    return nn.Sequential(nn.Embedding(7, 5), nn.Tanh(), nn.Linear(5, 7))
 
 
 def partly_frozen() -> nn.Module:

@@ -139,3 +139,14 @@ def _named(value: Any, model: dict[str, Any]) -> Any:
     layers = {"partly_frozen": "2", "with_buffers": "layer", "small_cnn": "4"}
     own = layers.get(model.get("path", "").partition(":")[2], "output")
     return own if value == LAST else value
+
+
+def accumulate(scenario: dict[str, Any], rng: Random) -> None:
+    """Cut the batches of a quarter of the scenarios, where none depends on a batch as a whole."""
+    model, client = scenario["model"], scenario["client"]
+    name = scenario.get("algorithm", ["fedavg"])[0]
+    wholes = {"sam", "feddecorr"} & {*str(model.get("loss")).split("'")}
+    if wholes or model.get("path") == "at_random:with_buffers" or rng.random() > 0.25:
+        return
+    if "client.accumulate" not in Algorithm.registry[name].ignores:
+        client["accumulate"] = min(rng.choice([2, 3]), client["batch_size"] or 3)

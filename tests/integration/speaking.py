@@ -1,0 +1,94 @@
+"""Sequences of tokens for random scenarios, and models of Hugging Face: see ``at_random``."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from random import Random
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from simfl.data import Ragged, Vocabulary
+
+WORDS, CLASSES = 7, 3
+_SIZE = {
+    "vocab_size": WORDS,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
+def speak(scenario: dict[str, Any], rng: Random) -> None:
+    """Give some of the scenarios of one model sequences of tokens, and a loss over these."""
+    named = {"algorithm", "personal", "fixed"} & {*scenario, *scenario["model"]}
+    if named or rng.random() < 0.8:
+        return
+    over = ["cross-entropy", {"over": "tokens"}]
+    loss = rng.choice(["cross-entropy", over, over, ["sam", {"of": over}]])
+    scenario["model"] = {"kind": "python", "path": "speaking:token_model", "loss": loss}
+    data, server = scenario["data"], scenario["server"]
+    data |= {"path": "speaking:sentences", "arguments": {"num": data["arguments"]["num"]}}
+    if data["partition"]["kind"] not in ("iid", "quantity"):
+        data["partition"] = {"kind": "iid", "clients": data["partition"]["clients"]}
+    scenario["client"].pop("sclip", None)
+    scenario["evaluation"]["metrics"] = ["perplexity", "token-accuracy", "exact-match"]
+    if server["weighting"] == "steps":
+        server["weighting"] = "tokens"
+
+
+def fine_tune(scenario: dict[str, Any], rng: Random) -> None:
+    """Give some of the scenarios of one model a Llama for tokens, or a BERT for classes."""
+    named = {"algorithm", "personal", "fixed"} & {*scenario, *scenario["model"]}
+    speaks = scenario["model"].get("path") == "speaking:token_model"
+    if named or rng.random() > (0.3 if speaks else 0.05) or find_spec("peft") is None:
+        return
+    model: dict[str, Any] = {"kind": "huggingface", "attention": "eager"}
+    model |= {"dtype": rng.choice(["float32", "float32", "bf16"])}
+    lora = {"rank": 2, "dropout": rng.choice([0.0, 0.2])}
+    if speaks:
+        model |= {"config": _SIZE | {"model_type": "llama"}, "loss": scenario["model"]["loss"]}
+        model["gradient_checkpointing"] = rng.random() < 0.3
+        model |= rng.choice(
+            [
+                {"lora": lora | {"targets": ["q_proj", "v_proj"]}},
+                {"lora": lora | {"targets": ["q_proj"]}, "train": ["*lora_B*"]},
+                {"train": ["lm_head"]},
+            ]
+        )
+    else:
+        config = _SIZE | {"model_type": "bert", "attention_probs_dropout_prob": 0.0}
+        model |= {"config": config, "task": "sequence-classification"}
+        model |= rng.choice([{"lora": lora | {"targets": ["query"]}}, {"train": "head"}])
+        scenario["data"] |= {"path": "speaking:titles"}
+        scenario["data"]["arguments"] = {"num": scenario["data"]["arguments"]["num"]}
+    scenario["model"] = model
+    scenario["client"].pop("sclip", None)
+
+
+# -- what the scenarios name ---------------------------------------------------------------
+
+
+def sentences(num: int, seed: int) -> tuple[Ragged, Ragged]:
+    """Return sequences of 1 to 11 tokens below 7, of which the first ones may not count."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 12, num)
+    begins = np.cumsum(lengths + 1) - lengths - 1
+    values = (np.arange(begins[-1] + lengths[-1] + 1) * rng.integers(1, 7) % 7).astype(np.uint16)
+    hidden = rng.integers(0, lengths)
+    inputs = Ragged(values, begins, lengths, 11, Vocabulary(7))
+    return inputs, Ragged(values, begins + 1, lengths, 11, Vocabulary(7), -100, hidden)
+
+
+def token_model() -> nn.Module:
+    """Return a network that predicts each token from the one before."""
+    return nn.Sequential(nn.Embedding(7, 5), nn.Tanh(), nn.Linear(5, 7))
+
+
+def titles(num: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return rows of tokens whose class is their stride."""
+    targets = np.arange(num) % CLASSES
+    begins = np.random.default_rng(seed).integers(0, WORDS, num)
+    return (begins[:, None] + (targets[:, None] + 1) * np.arange(5)) % WORDS, targets
