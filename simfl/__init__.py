@@ -13,7 +13,7 @@ from simfl.version import __version__
 
 if TYPE_CHECKING:
     from simfl.scenario import Scenario, load_scenario
-    from simfl.simulation import Federation, Result, Total, federation, open_run, resume, run
+    from simfl.simulation import Federation, Result, Total, federation, resume, run, run_by_round
     from simfl.sweep import SweepResult, resume_sweep, run_sweep
 
 __all__ = [
@@ -25,10 +25,10 @@ __all__ = [
     "__version__",
     "federation",
     "load_scenario",
-    "open_run",
     "resume",
     "resume_sweep",
     "run",
+    "run_by_round",
     "run_sweep",
 ]
 
@@ -40,10 +40,10 @@ _HOMES = {
     "Total": "simfl.simulation",
     "federation": "simfl.simulation",
     "load_scenario": "simfl.scenario",
-    "open_run": "simfl.simulation",
     "resume": "simfl.simulation",
     "resume_sweep": "simfl.sweep",
     "run": "simfl.simulation",
+    "run_by_round": "simfl.simulation",
     "run_sweep": "simfl.sweep",
 }
 

@@ -11,10 +11,32 @@ from typing import Any, Final
 
 from simfl.errors import ImportPathError, did_you_mean, one_line
 
-__all__ = ["import_installed", "import_object", "import_plugins"]
+__all__ = ["GIVEN", "has_path", "import_installed", "import_object", "import_plugins", "path_of"]
 
 _GROUP: Final = "simfl.plugins"
 """The group of entry points under which an installed package declares modules with components."""
+
+
+GIVEN: Final = "<given>"
+"""In place of a module: of objects that have no import path."""
+
+
+def path_of(given: object) -> str:
+    """Return the path by which ``import_object`` finds a class or function, such as a notebook's.
+
+    Other objects get ``<given>:name``, which says what they are.
+
+    >>> path_of(path_of), path_of([].append), path_of(3)
+    ('simfl.plugins:path_of', '<given>:list.append', '<given>:int')
+    """
+    name = getattr(given, "__qualname__", type(given).__name__)
+    return f"{given.__module__ if has_path(given) else GIVEN}:{name}"
+
+
+def has_path(given: object) -> bool:
+    """Return whether an object is a class or function that can be imported by its name."""
+    module, name = getattr(given, "__module__", None), getattr(given, "__qualname__", None)
+    return bool(name) and getattr(sys.modules.get(str(module)), str(name), None) is given
 
 
 def import_object(path: str) -> Any:
@@ -26,6 +48,11 @@ def import_object(path: str) -> Any:
     module_name, _, name = path.partition(":")
     if not module_name or not name:
         raise ImportPathError(f"{path!r} is not of the form 'package.module:name'")
+    if module_name == GIVEN:
+        raise ImportPathError(
+            f"{name!r} is an object that was given in Python; give it again, for example by "
+            "simfl.resume(folder, model=...)"
+        )
     module = _import_module(module_name)
     if not hasattr(module, name):
         hint = did_you_mean(name, [known for known in vars(module) if not known.startswith("_")])

@@ -94,6 +94,8 @@ class DataSection(Section):
             model: the scenario's, whose tokenizer a source may need.
         """
         source, public = self.source, self.public
+        if (whole := source.whole()) is not None:
+            return whole
         if model is not None:
             source = source.for_model(model)
             public = public.for_model(model) if isinstance(public, Source) else public

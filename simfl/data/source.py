@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from simfl.component import Component
-from simfl.data.dataset import Array, ArrayTree, Examples, Values
+from simfl.data.dataset import Array, ArrayTree, Examples, FederatedDataset, Values
 from simfl.data.ragged import Ragged
 from simfl.errors import DataError
 
@@ -54,6 +54,10 @@ class Source(Component, kind="source"):
     def for_model(self, model: Component) -> Source:
         """Return the source for a scenario with this model; by default this source itself."""
         return self
+
+    def whole(self) -> FederatedDataset | None:
+        """Return the data set, if the source has already split it over clients; by default None."""
+        return None
 
     def load(self, *, seed: int) -> SourceData:
         """Read or generate the examples.

@@ -29,7 +29,7 @@ from simfl.models.per_example import (
     require_tensor,
 )
 from simfl.optimizer.specs import build_component
-from simfl.plugins import import_object
+from simfl.plugins import GIVEN, import_object, path_of
 
 LossLike: TypeAlias = (
     "Loss | str | tuple[str, Mapping[str, Any]] | nn.Module | Callable[[Any, Tensor], Tensor]"
@@ -220,7 +220,8 @@ class PythonLoss(Loss):
 
     def check(self) -> None:
         """Import the function, so that a wrong path is reported before anything runs."""
-        _ = self._loss
+        if not self.path.startswith(GIVEN):
+            _ = self._loss
 
     def per_example(self, outputs: Any, targets: Tensor) -> Tensor:
         """Return the function's losses, reduced to [B]."""
@@ -232,7 +233,9 @@ class PythonLoss(Loss):
 
     @cached_property
     def _loss(self) -> Loss:
-        given = import_object(self.path)
+        return self._from(import_object(self.path))
+
+    def _from(self, given: Any) -> Loss:
         if isinstance(given, type):
             return _from_module(self._make(given))
         if isinstance(given, nn.Module) and not self.arguments:
@@ -255,6 +258,25 @@ class PythonLoss(Loss):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.get_config()  # the receiving process imports it again
+
+
+@dataclass(frozen=True)
+class GivenLoss(PythonLoss):
+    """A function or module that was given as an object in Python."""
+
+    @classmethod
+    def of(cls, given: Any) -> GivenLoss:
+        """Return the loss of an object."""
+        made = cls(path_of(given))
+        object.__setattr__(made, "_given", given)
+        return made
+
+    @cached_property
+    def _loss(self) -> Loss:
+        return self._from(vars(self)["_given"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self)
 
 
 def is_per_example(loss: Loss) -> bool:

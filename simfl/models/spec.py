@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from torch import nn
 from simfl.component import Component
 from simfl.errors import ConfigError, DataError
 from simfl.models.per_example import IGNORED
-from simfl.plugins import import_object
+from simfl.plugins import import_object, path_of
 from simfl.seeding import derive_seed, global_generators
 from simfl.vector import Vector
 
@@ -204,7 +205,7 @@ class PythonModel(ModelSpec):
             ImportPathError: if it cannot be imported.
             ConfigError: if it raises, or does not return a module.
         """
-        function = import_object(self.path)
+        function = self._object()
         if not callable(function):
             raise ConfigError(f"model python: {self.path!r} is not a function, but {function!r}")
         try:
@@ -220,6 +221,31 @@ class PythonModel(ModelSpec):
                 "it must return a torch.nn.Module"
             )
         return module
+
+    def _object(self) -> Any:
+        return import_object(self.path)
+
+
+@dataclass(frozen=True)
+class GivenModel(PythonModel):
+    """A module that was given as an object in Python, or a function or class that makes one.
+
+    The initial weights are the module's own.
+    """
+
+    @classmethod
+    def of(cls, given: Any) -> GivenModel:
+        """Return the model of an object."""
+        made = cls(path_of(given))
+        object.__setattr__(made, "_given", given)
+        return made
+
+    def _object(self) -> Any:
+        given: Any = vars(self)["_given"]
+        if not callable(given):
+            return given
+        # A copy, since a function may return the same module each time.
+        return lambda: copy.deepcopy(given if isinstance(given, nn.Module) else given())
 
 
 def num_features(model: str, shape: DataShape) -> int:

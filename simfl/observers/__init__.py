@@ -9,12 +9,14 @@ from simfl.observers.files import (
 )
 from simfl.observers.observer import (
     LOG_FILE,
+    Callback,
     ClientEvaluation,
     ClientTable,
     FailSafeObserver,
     Observer,
     RunInfo,
     Summary,
+    as_observer,
     client_table,
 )
 from simfl.observers.progress import (
@@ -32,6 +34,7 @@ __all__ = [
     "LOG_FILE",
     "METRICS_FILE",
     "SUMMARY_FILE",
+    "Callback",
     "ClientEvaluation",
     "ClientFiles",
     "ClientTable",
@@ -49,6 +52,7 @@ __all__ = [
     "SummaryFile",
     "TensorBoard",
     "WandB",
+    "as_observer",
     "client_table",
     "make_progress",
     "write_whole",

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from simfl.component import Component
+from simfl.errors import ConfigError
 from simfl.messages import NO_REPORTS, ClientReports, FloatColumn, IntColumn, RoundTrace
 from simfl.record import GLOBAL, RoundRecord
 
@@ -88,6 +89,35 @@ class Observer(Component, kind="observer"):
     def lost(self) -> str | None:
         """Return what could not be written, for the summary; None if everything was."""
         return None
+
+
+Callback: TypeAlias = "Observer | Callable[[RoundRecord], object]"
+"""An observer, or a function that is called with each round's record."""
+
+
+def as_observer(callback: Callback) -> Observer:
+    """Return the observer that a callback is, or that calls it.
+
+    Raises:
+        ConfigError: if it is neither an observer nor a function.
+    """
+    if isinstance(callback, Observer):
+        return callback
+    if not callable(callback):
+        raise ConfigError(
+            f"callbacks: {callback!r} is neither a function of a round's record nor an Observer"
+        )
+    return _Calling(callback)
+
+
+class _Calling(Observer):
+    """Calls a function after each round."""
+
+    def __init__(self, function: Callable[[RoundRecord], object]) -> None:
+        self._function = function
+
+    def on_round(self, record: RoundRecord, clients: ClientTable) -> None:
+        self._function(record)
 
 
 class FailSafeObserver(Observer):

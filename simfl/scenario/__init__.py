@@ -1,6 +1,7 @@
 """The scenario: one YAML file in, typed and checked objects out."""
 
 from simfl.scenario.loading import find_scenario, load_scenario
+from simfl.scenario.objects import Objects, find_missing, list_own
 from simfl.scenario.schema import Scenario
 from simfl.scenario.validators import Trust, own_address
 from simfl.sections import (
@@ -21,12 +22,15 @@ __all__ = [
     "DataSection",
     "EvaluationSection",
     "ModelSection",
+    "Objects",
     "OptimizerSection",
     "OutputSection",
     "Scenario",
     "ServerSection",
     "Trust",
+    "find_missing",
     "find_scenario",
+    "list_own",
     "load_scenario",
     "own_address",
     "shipped_scenarios",

@@ -219,6 +219,8 @@ class _Named:
     def _read(self, value: Any, info: ValidationInfo) -> Component:
         if isinstance(value, self.root):
             return value
+        if isinstance(value, _Flat) and isinstance(value.name, self.root):
+            return value.name
         if isinstance(value, _Flat):
             return self._build(value.name, value.config, info, siblings=value.siblings)
         name, config = split_spec(value, self.what)

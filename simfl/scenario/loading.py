@@ -16,6 +16,7 @@ from simfl.scenario.checks import check_combinations
 from simfl.scenario.document import Document, Place, fault_at, require_values, show
 from simfl.scenario.faults import scenario_error
 from simfl.scenario.fields import read_section
+from simfl.scenario.objects import Objects, put_objects
 from simfl.scenario.overrides import apply_overrides
 from simfl.scenario.reading import read_document
 from simfl.scenario.schema import Origin, Scenario
@@ -28,6 +29,7 @@ def load_scenario(
     *,
     overrides: Sequence[str] = (),
     trust: Trust = "all",
+    objects: Objects | None = None,
 ) -> Scenario:
     """Read a scenario and run every check that needs no data.
 
@@ -36,11 +38,13 @@ def load_scenario(
         overrides: ``key.path=value`` each, the value in YAML, applied in order.
         trust: ``none`` refuses a scenario that names its author's code: ``plugins``, or a
             ``python`` source, model or loss. Nothing is imported then, and ``search`` is ignored.
+        objects: what replaces what the scenario names, of the caller's own.
 
     Raises:
         ScenarioError: with a line for each fault: file, line, key, value and remedy.
     """
     document, folders = read(path_or_mapping, overrides=overrides, trust=trust)
+    document = put_objects(document, objects or {})
     import_plugins_of(document)
     return validated(document, folders, trust=trust)
 

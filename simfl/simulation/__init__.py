@@ -1,6 +1,6 @@
 """From a scenario to a result: the pre-flight, the round loop, the run's folder."""
 
-from simfl.simulation.api import federation, open_run, resume, run
+from simfl.simulation.api import federation, open_run, resume, run, run_by_round
 from simfl.simulation.backends import Backend
 from simfl.simulation.build import Simulation, build
 from simfl.simulation.loop import Federation
@@ -24,5 +24,6 @@ __all__ = [
     "open_run",
     "resume",
     "run",
+    "run_by_round",
     "run_rounds",
 ]

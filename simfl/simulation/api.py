@@ -1,17 +1,18 @@
-"""run, resume, open_run and federation: from a scenario to a prepared Run in a folder."""
+"""run, run_by_round, resume and federation: from a scenario to a prepared Run in a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from simfl.checkpoint import Lease
 from simfl.engine import require_profiler
 from simfl.errors import InputError
+from simfl.observers import Callback
 from simfl.record import SCENARIO_FILE, record_units
-from simfl.scenario import Scenario, Trust, load_scenario, own_address
+from simfl.scenario import Objects, Scenario, Trust, load_scenario, own_address
 from simfl.simulation.backends import Backend
 from simfl.simulation.build import build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
@@ -24,6 +25,7 @@ from simfl.simulation.folder import (
     is_done,
     make_folder,
     require_loop,
+    require_own,
     require_writable,
 )
 from simfl.simulation.loop import Federation
@@ -42,8 +44,12 @@ def run(
     resume: Literal["never", "auto"] = "never",
     profile: bool = False,
     trust: Trust = "all",
+    callbacks: Sequence[Callback] = (),
+    **objects: Unpack[Objects],
 ) -> Result:
     """Run a scenario to its end.
+
+    >>> simfl.run("quickstart", model=net, data=(x, y, clients))    # doctest: +SKIP
 
     Args:
         scenario: as returned by ``load_scenario``, or an argument for it.
@@ -56,6 +62,9 @@ def run(
             ``profile`` in the folder.
         trust: ``none`` refuses a scenario that would run code of its author's. A scenario that is
             already loaded is taken as it is.
+        callbacks: called after each round with its record, a mapping; or observers.
+        **objects: ``model``, ``loss``, ``data``, ``algorithm`` and ``aggregator`` as objects of
+            Python, which replace what the scenario says; see ``simfl.scenario.Objects``.
 
     Raises:
         InputError: for a scenario that cannot run; nothing has been started then.
@@ -64,11 +73,44 @@ def run(
     if profile:
         require_profiler()
     clock = PhaseClock("prepare")
-    if not isinstance(scenario, Scenario):
-        scenario = load_scenario(scenario, overrides=own_address(address, trust), trust=trust)
-    options = RunOptions(backend, address, progress, profile)
+    scenario = _loaded(scenario, objects, address=address, trust=trust)
+    options = RunOptions(backend, address, progress, profile, callbacks=tuple(callbacks))
     with ExitStack() as held:
         return _prepare(scenario, out, options, clock, held, resume=resume).to_end()
+
+
+@contextmanager
+def run_by_round(
+    scenario: Scenario | Mapping[str, Any] | str | Path,
+    out: str | Path | None = None,
+    backend: Backend = "ray",
+    *,
+    address: str | None = None,
+    progress: bool = False,
+    resume: Literal["never", "auto"] = "never",
+    trust: Trust = "all",
+    callbacks: Sequence[Callback] = (),
+    **objects: Unpack[Objects],
+) -> Iterator[Run]:
+    """Start a run, for a caller that asks for its rounds.
+
+    At the end of the block the run is finished, or stopped if rounds are left. The arguments and
+    errors are those of ``run``.
+
+    >>> with simfl.run_by_round("quickstart") as run:      # doctest: +SKIP
+    ...     for record in run.rounds():
+    ...         if record.train_loss < 0.1:
+    ...             break
+    >>> run.result.summary["status"]                      # doctest: +SKIP
+    'stopped'
+    """
+    clock = PhaseClock("prepare")
+    scenario = _loaded(scenario, objects, address=address, trust=trust)
+    options = RunOptions(backend, address, progress, callbacks=tuple(callbacks))
+    with ExitStack() as held:
+        run = _prepare(scenario, out, options, clock, held, resume=resume)
+        with run.started():
+            yield run
 
 
 @contextmanager
@@ -104,6 +146,8 @@ def federation(
     progress: bool = False,
     resume: Literal["never", "auto"] = "never",
     trust: Trust = "all",
+    callbacks: Sequence[Callback] = (),
+    **objects: Unpack[Objects],
 ) -> Iterator[Federation]:
     """Open a scenario's federation, for a loop of one's own.
 
@@ -125,14 +169,15 @@ def federation(
         progress: as for ``run``.
         resume: ``auto`` has ``restore`` return what a loop in the folder ``out`` has saved last.
         trust: as for ``run``.
+        callbacks: as for ``run``, called by ``log``.
+        **objects: as for ``run``.
 
     Raises:
         SimflError: as ``run``.
     """
     clock = PhaseClock("prepare")
-    if not isinstance(scenario, Scenario):
-        scenario = load_scenario(scenario, overrides=own_address(address, trust), trust=trust)
-    options = RunOptions(backend, address, progress)
+    scenario = _loaded(scenario, objects, address=address, trust=trust)
+    options = RunOptions(backend, address, progress, callbacks=tuple(callbacks))
     with ExitStack() as held:
         run = _prepare(scenario, out, options, clock, held, resume=resume, is_loop=True)
         with run.opened() as engine:
@@ -148,6 +193,8 @@ def resume(
     address: str | None = None,
     progress: bool = False,
     trust: Trust = "all",
+    callbacks: Sequence[Callback] = (),
+    **objects: Unpack[Objects],
 ) -> Result:
     """Continue a run that was stopped, from its last checkpoint or else from its start.
 
@@ -159,6 +206,8 @@ def resume(
         address: as for ``run``.
         progress: as for ``run``.
         trust: as for ``run``; it concerns the scenario in the folder.
+        callbacks: as for ``run``.
+        **objects: those that the run was given, again.
 
     Raises:
         InputError: if the folder holds no run, or one that is done.
@@ -169,17 +218,33 @@ def resume(
     if not holds_run(folder):
         raise InputError(f"{folder} holds no run: there is no {SCENARIO_FILE} in it")
     require_loop(folder, is_loop=False)
-    own = own_address(address, trust)
-    scenario = load_scenario(folder / SCENARIO_FILE, overrides=own, trust=trust)
+    require_own(folder, objects)
+    scenario = _loaded(folder / SCENARIO_FILE, objects, address=address, trust=trust)
     if is_done(folder, scenario):
         raise InputError(f"the run in {folder} is done; there is nothing to resume")
-    options = RunOptions(backend, address, progress)
+    options = RunOptions(backend, address, progress, callbacks=tuple(callbacks))
     with ExitStack() as held:
         leases = _hold(scenario, folder, held)
         checkpoints = Checkpoints(scenario, folder, notify=notify, leases=leases)
         found = checkpoints.find()
         run = Run(build(scenario), folder, checkpoints, found, options=options, clock=clock)
         return run.to_end()
+
+
+def _loaded(
+    scenario: Scenario | Mapping[str, Any] | str | Path,
+    objects: Objects,
+    *,
+    address: str | None,
+    trust: Trust,
+) -> Scenario:
+    """Return a scenario with objects in place of what it says."""
+    if not isinstance(scenario, Scenario):
+        own = own_address(address, trust)
+        return load_scenario(scenario, overrides=own, trust=trust, objects=objects)
+    if not objects:
+        return scenario
+    return load_scenario(scenario.to_dict(), trust=scenario.trust, objects=objects)
 
 
 def _prepare(

@@ -27,7 +27,7 @@ from simfl.record import (
     RoundRecord,
 )
 from simfl.regular_files import read_regular, replacing
-from simfl.scenario import Scenario, load_scenario
+from simfl.scenario import Objects, Scenario, find_missing, list_own, load_scenario
 from simfl.scenario.plain import describe_changes
 from simfl.vector import Vector
 
@@ -77,7 +77,7 @@ def begin_run(
     _require_no_run(folder)
     with _explained(folder):
         write_whole(folder / VERSIONS_FILE, _versions())
-        write_whole(folder / RUN_FILE, _new_run(better, units, is_loop=is_loop))
+        write_whole(folder / RUN_FILE, _new_run(better, units, is_loop, list_own(scenario)))
         # Last: a folder holds a run if it holds this file.
         write_whole(folder / SCENARIO_FILE, scenario.to_yaml())
 
@@ -221,6 +221,25 @@ def require_loop(folder: Path, *, is_loop: bool) -> None:
         raise InputError(f"{folder} holds {kinds[not is_loop]}; or choose another folder")
 
 
+def require_own(folder: Path, objects: Objects) -> None:
+    """Check that this process has what a run's notebook or script had defined.
+
+    Args:
+        folder: the run's.
+        objects: those that are given again.
+
+    Raises:
+        InputError: naming what it does not have.
+    """
+    own = [pair for pair in _read_run(folder).get("own", []) if len(pair) == 2]
+    if missing := find_missing(own, objects):
+        raise InputError(
+            f"the run in {folder} was started by a notebook or script, which defines "
+            f"{', '.join(missing)}; resume it there, by simfl.resume({str(folder)!r}), and give it "
+            "the same objects"
+        )
+
+
 def _read_run(folder: Path) -> dict[str, Any]:
     """Return what ``run.json`` says; nothing if it is missing or damaged."""
     try:
@@ -315,10 +334,13 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             ) from None
 
 
-def _new_run(better: Mapping[str, str], units: Mapping[str, str], *, is_loop: bool) -> str:
+def _new_run(
+    better: Mapping[str, str], units: Mapping[str, str], is_loop: bool, own: list[list[str]]
+) -> str:
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     known: dict[str, Any] = {"better": dict(better), "units": dict(units)}
     known |= {"loop": True} if is_loop else {}
+    known |= {"own": own} if own else {}
     return json.dumps({"id": uuid.uuid4().hex[:12], "began": began, **known}, indent=2) + "\n"
 
 

@@ -12,6 +12,7 @@ from simfl.cluster.setup import SharedData
 from simfl.cluster.telemetry import RayMetrics
 from simfl.engine import Engine, Handle, Sampling, give_back_freed_memory
 from simfl.observers import (
+    Callback,
     ClientFiles,
     ClientTable,
     FailSafeObserver,
@@ -20,6 +21,7 @@ from simfl.observers import (
     RunConsole,
     RunInfo,
     SummaryFile,
+    as_observer,
     make_progress,
 )
 from simfl.observers.console import say
@@ -48,6 +50,8 @@ class RunOptions:
     profile: bool = False
     shared: SharedData | None = None
     """The reference to the data in the object store, if it is there."""
+    callbacks: tuple[Callback, ...] = ()
+    """What is called after each round, besides the scenario's observers."""
 
 
 class Run:
@@ -278,6 +282,8 @@ def _make_observers(
         observer = type(named).from_config(named.get_config())
         observer.prepare()
         observers[f"output.observers[{index}] {named.name!r}"] = observer
+    for index, callback in enumerate(options.callbacks):
+        observers[f"callbacks[{index}]"] = as_observer(callback)
     if options.backend == "ray":
         observers["metrics for Prometheus"] = RayMetrics(notify=notify)
     if options.progress:

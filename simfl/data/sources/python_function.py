@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+
 from simfl.data.arrays import source_data_from_arrays, with_our_dtypes
-from simfl.data.dataset import Examples
+from simfl.data.dataset import Examples, FederatedDataset
 from simfl.data.source import Source, SourceData
 from simfl.errors import ConfigError, DataError
-from simfl.plugins import import_object
+from simfl.plugins import import_object, path_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,49 @@ class PythonFunction(Source):
         function = import_object(self.path)
         arguments = _bound(function, {**self.arguments}, seed=seed, path=self.path)
         return _as_source_data(function(**arguments), origin=f"{self.path}()")
+
+
+@dataclass(frozen=True)
+class GivenData(PythonFunction):
+    """Examples that were given as objects in Python."""
+
+    @classmethod
+    def of(cls, given: Any) -> GivenData:
+        """Return the source of (inputs, targets), (inputs, targets, clients) or the like.
+
+        Args:
+            given: or a ``SourceData``, ``Examples``, a dict of arrays, a data set of torch whose
+                items are (input, target), or a whole ``FederatedDataset``.
+        """
+        made = cls(path_of(given))
+        object.__setattr__(made, "_given", given)
+        return made
+
+    @property
+    def names_clients(self) -> bool:
+        """Whether the examples say whose they are."""
+        given = vars(self)["_given"]
+        columns = getattr(given, "columns", given if isinstance(given, Mapping) else ())
+        return "client" in columns or (isinstance(given, tuple) and len(given) == 3)
+
+    def whole(self) -> FederatedDataset | None:
+        """Return the data set, if it was given split over clients."""
+        given = vars(self)["_given"]
+        return given if isinstance(given, FederatedDataset) else None
+
+    def load(self, *, seed: int) -> SourceData:
+        """Return the examples; errors are as for a function that returns them."""
+        given = vars(self)["_given"]
+        if isinstance(given, tuple) and len(given) == 3:
+            given = SourceData(Examples(given[0], given[1]), columns={"client": given[2]})
+        elif not isinstance(given, tuple | Mapping | Examples | SourceData) and _is_items(given):
+            inputs, targets = zip(*given, strict=True)
+            given = (np.stack([*map(np.asarray, inputs)]), np.asarray(targets))
+        return _as_source_data(given, origin="data")
+
+
+def _is_items(given: Any) -> bool:
+    return hasattr(given, "__getitem__") and hasattr(given, "__len__")
 
 
 def _bound(
