@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import gc
+import os
+
+# One thread for torch, also in processes that tests start: on a busy machine, several threads wait
+# for each other at each operation, and the models of tests are too small to gain from them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from hypothesis import settings
 
 from simfl.scenario.components import component_kinds
@@ -10,6 +16,7 @@ from simfl.scenario.components import component_kinds
 # The same examples every time, and no time limit: machines may be busy.
 settings.register_profile("simfl", deadline=None, derandomize=True)
 settings.load_profile("simfl")
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module", autouse=True)
