@@ -61,7 +61,8 @@ class HuggingFaceModel(ModelSpec):
     """The commit, tag or branch of a model on the hub."""
     config: dict[str, Any] = field(default_factory=dict)
     """The architecture without ``path``: ``model_type``, such as "llama", and entries of its
-    configuration. With ``path``: entries to change in its configuration."""
+    configuration; the size and channels of images are the data's. With ``path``: entries to change
+    in its configuration."""
     dtype: Literal["float32", "bf16"] = "float32"
     """The type of the weights; adapters are float32 in any case."""
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -159,6 +160,8 @@ class HuggingFaceModel(ModelSpec):
 
     def _configuration(self, transformers: Any, shape: DataShape) -> Any:
         entries = dict(self.config)
+        if self.task == "image-classification" and self.path is None:
+            entries = _image_entries(shape) | entries
         if self.task.endswith("classification") and "num_labels" not in entries:
             entries["num_labels"] = num_outputs(self.name, shape)
         if self.path is None:
@@ -228,6 +231,15 @@ def _head(module: Any) -> set[str]:
     """Return the names of the weights after the base: a classifier's, or those that yield words."""
     prefix = f"{module.base_model_prefix}."
     return {name for name, _ in module.named_parameters() if not name.startswith(prefix)}
+
+
+def _image_entries(shape: DataShape) -> dict[str, Any]:
+    """Return what a configuration says of images [channels, height, width], as the data are."""
+    axes = shape.single_input
+    if axes is None or len(axes) != 3:
+        return {}
+    channels, height, width = axes
+    return {"num_channels": channels, "image_size": height if height == width else [height, width]}
 
 
 def _train_only(module: nn.Module, names: Collection[str]) -> None:

@@ -24,6 +24,8 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "llm").glob("*.yaml"))
+QUICK = {"bert", "dp-lora", "fedsa-lora", "flexlora", "flora"}
+"""They are not marked as slow: what there is only one of."""
 SIZE = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -157,13 +159,19 @@ def test_a_classifier_learns_with_adapters_and_its_head(tmp_path: Path) -> None:
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] - 0.02
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore:.*performance drop:UserWarning")  # torch's own
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[] if p.stem in QUICK else [pytest.mark.slow]) for p in CONFIGS],
+    ids=lambda path: path.stem,
+)
 def test_a_shipped_scenario_says_what_it_shows_and_runs(path: Path, tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len([line for line in lines if line.startswith("# ")]) >= 3
     short = ["rounds=1", "client.per_round=2", "client.steps=1", "client.epochs=null"]
+    short += ["model.config.num_hidden_layers=1", "evaluation={}"]
     result = simfl.run(
-        simfl.load_scenario(path, overrides=[*short, "evaluation={}"]),
+        simfl.load_scenario(path, overrides=short),
         out=tmp_path / "run",
         backend="inline",
     )

@@ -42,7 +42,7 @@ SMALL = {
 LLAMA = {"model_type": "llama", "vocab_size": 64, "max_position_embeddings": 32, **SMALL}
 GPT2 = {"model_type": "gpt2", "vocab_size": 64, "n_embd": 32, "n_layer": 1, "n_head": 4}
 BERT = {"model_type": "bert", "vocab_size": 64, **SMALL}
-VIT = {"model_type": "vit", "image_size": 16, "patch_size": 4, "num_channels": 3, **SMALL}
+VIT = {"model_type": "vit", "patch_size": 4, **SMALL}
 T5 = {"model_type": "t5", "vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1}
 T5 |= {"num_heads": 4}
 
