@@ -58,7 +58,8 @@ def moving_reader(examples: Examples, *, device: str) -> ReadBatch:
         # The rows are taken by index, so these arrays are copies: no one else's memory is at risk.
         taken = take_rows(examples.inputs, rows)
         inputs = map_inputs(taken, lambda array: scale(_move(array, device)))
-        return Batch(inputs, _move(examples.targets[rows], device))
+        choices = tuple(_move(choice[rows], device) for choice in examples.choices)
+        return Batch(inputs, _move(examples.targets[rows], device), choices=choices)
 
     return read
 

@@ -77,7 +77,7 @@ class ClientStack(Trainee):
             return function(model, Batch(inputs, targets, by), *values)
 
         of_clients = vmap(of_client, in_dims=(0, 0, 0, *dims), randomness="error")
-        return lambda batch: of_clients(*batch, *values)
+        return lambda batch: of_clients(*batch[:3], *values)
 
     def _all_examples(self) -> Iterator[Batch]:
         rows = [self._resident.dataset.train_rows(client) for client in self.clients]

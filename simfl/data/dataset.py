@@ -43,6 +43,9 @@ class Examples:
     targets: Values
     scaling: Scaling | None = None
     """How inputs become float32 when a batch is read; None: the model gets them as they are."""
+    choices: tuple[Ragged, ...] = ()
+    """The tokens of each of the choices that examples have, for ``multiple-choice``; none of the
+    last ones for an example that has fewer."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -93,7 +96,7 @@ class FederatedDataset:
         """The size of all arrays together."""
         arrays = [self.rows, self.offsets, self.holdout_offsets]
         for part in self.parts:
-            for values in (part.targets, *arrays_of(part.inputs)):
+            for values in (part.targets, *arrays_of(part.inputs), *part.choices):
                 arrays += values.arrays if isinstance(values, Ragged) else [values]
         # Sequences share their arrays: inputs and targets, and the test split.
         return sum({id(array): array.nbytes for array in arrays}.values())
@@ -134,7 +137,7 @@ class FederatedDataset:
         for part in self.parts:
             names = list(part.inputs) if isinstance(part.inputs, dict) else []
             total.update(repr((len(part), names)).encode())
-            _add(total, *arrays_of(part.inputs), part.targets)
+            _add(total, *arrays_of(part.inputs), part.targets, *part.choices)
         _add(total, self.rows, self.offsets, self.holdout_offsets)
         for name, column in self.client_columns.items():
             total.update(name.encode())
@@ -151,7 +154,7 @@ class FederatedDataset:
         """Return the examples that these clients train on, client after client; a copy."""
         rows = np.concatenate([self.train_rows(client) for client in clients])
         inputs, targets = take_rows(self.train.inputs, rows), self.train.targets[rows]
-        return dataclasses.replace(self.train, inputs=inputs, targets=targets)
+        return Examples(inputs, targets, self.train.scaling)
 
     @staticmethod
     def of_one(examples: Examples) -> FederatedDataset:
@@ -194,7 +197,8 @@ def select_rows(examples: Examples, rows: Array) -> Examples:
         inputs = {name: select(values) for name, values in tree.items()}
     else:
         inputs = tuple(map(select, tree)) if isinstance(tree, tuple) else select(tree)
-    return dataclasses.replace(examples, inputs=inputs, targets=select(examples.targets))
+    choices = tuple(choice.select(rows) for choice in examples.choices)
+    return Examples(inputs, select(examples.targets), examples.scaling, choices)
 
 
 def count_targets(targets: Values, rows: Array) -> int:

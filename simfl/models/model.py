@@ -32,6 +32,8 @@ class Batch(NamedTuple):
     targets: Tensor
     sample_weights: Tensor | None = None
     """[B] factors of the examples' losses; None is 1 for all."""
+    choices: tuple[Tensor, ...] = ()
+    """For evaluation, the tokens of each choice that an example has: [B, M], padded with -100."""
 
 
 def map_inputs(inputs: Any, function: Callable[[Any], Tensor]) -> Inputs:
@@ -45,11 +47,12 @@ def map_inputs(inputs: Any, function: Callable[[Any], Tensor]) -> Inputs:
 
 def take_examples(batch: Batch, which: slice | tuple[slice, ...]) -> Batch:
     """Return some of a batch's examples, without copies; for axes before them, slices of all."""
-    inputs, targets, weights = batch
+    inputs, targets, weights, choices = batch
     return Batch(
         map_inputs(inputs, lambda tensor: tensor[which]),
         targets[which],
         None if weights is None else weights[which],
+        tuple(choice[which] for choice in choices),
     )
 
 

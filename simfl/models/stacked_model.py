@@ -182,7 +182,9 @@ class StackedModel:
         )
         in_dims = (0, _axes_of(batch), *axes)
         leaves = {name: rows.detach().requires_grad_() for name, rows in self._active.items()}
-        losses_A = vmap(of_client, in_dims=in_dims, randomness="error")(leaves, batch, *arguments)
+        losses_A = vmap(of_client, in_dims=in_dims, randomness="error")(
+            leaves, Batch(*batch[:3]), *arguments
+        )
         if not losses_A.requires_grad:
             raise ConfigError("the objective does not depend on the trained weights")
         # No client's loss depends on another's weights: the gradients of the sum are each client's.
@@ -286,7 +288,7 @@ class StackedModel:
         in_dims = (0, 0, 0, 0, None if batch.sample_weights is None else 0)
         # A layer that draws from a generator would draw for the stack, not for each client.
         differentiate = vmap(grad_and_value(loss_of_client), in_dims=in_dims, randomness="error")
-        gradients, losses_A = differentiate(self._active, self._keys(), *batch)
+        gradients, losses_A = differentiate(self._active, self._keys(), *batch[:3])
         return losses_A, gradients
 
 

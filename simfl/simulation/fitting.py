@@ -12,6 +12,7 @@ from simfl.data import Examples, FederatedDataset
 from simfl.errors import ConfigError, DataError
 from simfl.models import BCEWithLogits, DataShape, Loss, Metric, data_shape
 from simfl.models.metrics import as_metrics
+from simfl.models.multiple_choice import NO_CHOICES, MultipleChoice
 from simfl.scenario import Scenario
 
 _READ_ROWS: Final = 1 << 14
@@ -37,6 +38,10 @@ def metrics_for(scenario: Scenario, dataset: FederatedDataset) -> tuple[Metric, 
     given = scenario.evaluation.metrics
     if given is None:
         return as_metrics(scenario.model.loss.default_metrics)
+    if not dataset.train.choices and any(
+        isinstance(metric, MultipleChoice) and metric.choices is None for metric in given
+    ):
+        raise scenario.fault("evaluation.metrics", NO_CHOICES)
     try:
         return tuple(metric.for_tokenizer(dataset.encode) for metric in given)
     except (ConfigError, DataError) as error:

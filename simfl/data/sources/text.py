@@ -16,7 +16,7 @@ from simfl.data.hub import why_untrusted
 from simfl.data.source import Source, SourceData
 from simfl.data.text.documents import Sequences, answers, blocks, classified
 from simfl.data.text.records import Records, is_file_of_text, read_records
-from simfl.data.text.templates import parse_template, render
+from simfl.data.text.templates import Template, parse_template, render, render_choices
 from simfl.data.text.tokenizers import (
     Bytes,
     Characters,
@@ -60,6 +60,9 @@ class Text(Source):
     """What comes before the response and does not count, likewise."""
     response: str | None = None
     """What is learnt to follow the prompt, likewise."""
+    choices: str | tuple[str, ...] | None = None
+    """What a row's response could be, for the metric ``multiple-choice``: one template or several;
+    one with the name of a list is filled for each of its elements."""
     label: str | None = None
     """The field with a text's class."""
     tokenizer: str = "bytes"
@@ -91,13 +94,14 @@ class Text(Source):
 
     def check(self) -> None:
         """Check what concerns several fields."""
-        for name in ("text", "prompt", "response"):
-            if (template := getattr(self, name)) is not None:
-                parse_template(template, what=f"text: {name}")
+        for name in ("text", "prompt", "response", "choices"):
+            _parsed(getattr(self, name), name)
         if (self.prompt is None) != (self.response is None):
             raise ConfigError("text: prompt and response go together; give both, or text")
         if self.response is not None and (self.text is not None or self.label is not None):
             raise ConfigError("text: text and label do not go with a response; remove them")
+        if self.choices is not None and self.response is None:
+            raise ConfigError("text: choices are those of a response; set prompt and response")
         if self.pack and (self.response is not None or self.label is not None or self.columns):
             raise ConfigError("text: pack joins plain documents; remove response, label or columns")
         if self.test_path is not None and self.test_split is not None:
@@ -160,11 +164,37 @@ class Text(Source):
         )
         if not len(records):
             raise DataError(f"{path} holds no rows")
-        templates = [self.prompt, self.response] if self.response is not None else [self.text]
-        parsed = [parse_template("{text}" if t is None else t, what="text") for t in templates]
+        plain = "{text}" if self.text is None else self.text
+        templates = [plain] if self.response is None else [self.prompt, self.response]
         rows = range(len(records))
-        texts = [[render(template, records, row) for row in rows] for template in parsed]
-        return _Rows(records, texts)
+        texts = [
+            [render(template, records, row) for row in rows]
+            for template in _parsed(templates, "text")
+        ]
+        return _Rows(records, texts, self._choices(records, texts[-1]))
+
+    def _choices(self, records: Records, responses: Sequence[str]) -> Sequence[Sequence[str]]:
+        """Return the choices of each row; none at all if there is no template of them.
+
+        Raises:
+            DataError: if a row has fewer than two, or one without text, or another response.
+        """
+        templates = _parsed(self.choices, "choices")
+        found = [render_choices(templates, records, row) for row in range(len(records))]
+        if self.choices is None:
+            return ()
+        for row, (own, response) in enumerate(zip(found, responses, strict=True)):
+            if len(own) < 2 or not all(own):
+                raise DataError(
+                    f"{records.place(row)}: the choices are {one_line(own)}; two or more are "
+                    "needed, each with text"
+                )
+            if response not in own:
+                raise DataError(
+                    f"{records.place(row)}: the response {one_line(response)!r} is none of the "
+                    f"choices {one_line(own)}; write both templates alike"
+                )
+        return found
 
     def _tokenizer(self, parts: Sequence[_Rows]) -> Tokenizer:
         if self.tokenizer == "bytes":
@@ -187,7 +217,9 @@ class Text(Source):
             return self._of_classes(rows, tokenizer, arrays, class_names)
         if self.response is not None:
             prompts, responses = rows.texts
-            sequences = answers(prompts, responses, tokenizer, max_tokens=self.max_tokens)
+            sequences = answers(
+                prompts, responses, tokenizer, max_tokens=self.max_tokens, choices=rows.choices
+            )
             notes = _note(rows, arrays, sequences.documents, self._why_left_out())
         else:
             sequences, notes = self._of_documents(rows, tokenizer, arrays)
@@ -195,7 +227,7 @@ class Text(Source):
         if not len(kept):
             raise DataError(f"{rows.records.path}: {self._why_none()}")
         return SourceData(
-            Examples(sequences.inputs, sequences.targets),
+            Examples(sequences.inputs, sequences.targets, choices=sequences.choices),
             columns={name: array[kept] for name, array in arrays.items()},
             notes=notes,
         )
@@ -239,7 +271,8 @@ class Text(Source):
         )
 
     def _why_left_out(self) -> str:
-        return f"have no token of the response within max_tokens ({self.max_tokens})"
+        what = "no token of the response" if self.choices is None else "not all of their choices"
+        return f"have {what} within max_tokens ({self.max_tokens})"
 
     def _why_none(self) -> str:
         if self.response is not None:
@@ -276,6 +309,14 @@ class _Rows:
 
     records: Records
     texts: Sequence[Sequence[str]]
+    choices: Sequence[Sequence[str]] = ()
+    """Those of each row; none at all if the source names none."""
+
+
+def _parsed(templates: str | Sequence[str | None] | None, name: str) -> list[Template]:
+    """Parse the templates of a field, if it has any."""
+    each = [templates] if isinstance(templates, str) else templates or ()
+    return [parse_template(text, what=f"text: {name}") for text in each if text is not None]
 
 
 def _note(rows: _Rows, columns: dict[str, Array], kept: Array, why: str) -> tuple[str, ...]:

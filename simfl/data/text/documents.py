@@ -24,6 +24,8 @@ class Sequences:
     targets: Ragged
     documents: Array
     """(E,) int64, ascending."""
+    choices: tuple[Ragged, ...] = ()
+    """The first choice of each example, the second..."""
 
 
 def blocks(
@@ -55,21 +57,60 @@ def blocks(
 
 
 def answers(
-    prompts: Sequence[str], responses: Sequence[str], tokenizer: Tokenizer, *, max_tokens: int
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int,
+    choices: Sequence[Sequence[str]] = (),
 ) -> Sequences:
     """Make an example of each prompt and response, of which the response's tokens count.
 
     So does the end. Both are encoded apart. What is longer than ``max_tokens`` positions is cut off
-    at its end; examples of which no token of the response is left are left out.
+    at its end; examples of which no token of the response is left are left out, and so are those
+    with a choice that is too long.
+
+    Args:
+        prompts: (N,) what does not count.
+        responses: (N,) what does.
+        tokenizer: makes tokens of them.
+        max_tokens: the most positions of an example.
+        choices: (N,) what the responses could be; (): they have no choices.
     """
     tokens = _documents(tokenizer, prompts, responses)
     sizes = np.minimum(tokens.lengths - 1, max_tokens)
     before = len(tokenizer.before) + _prompt_lengths(tokenizer, prompts)
     hidden = np.maximum(before - 1, 0)
-    kept = np.flatnonzero(sizes > hidden)
+    tokens_of_choices = choices_of(choices, tokenizer) if choices else ()
+    longest = np.max([one.counts() for one in tokens_of_choices], axis=0, initial=1)
+    kept = np.flatnonzero((sizes > hidden) & (hidden + longest <= max_tokens))
     parts = (tokens.values, tokens.begins[kept], sizes[kept])
     inputs = Ragged(*parts, max_tokens, tokenizer.vocabulary, tokenizer.pad)
-    return Sequences(inputs, _following(inputs, hidden=hidden[kept]), kept)
+    kept_choices = tuple(one.select(kept) for one in tokens_of_choices)
+    return Sequences(inputs, _following(inputs, hidden=hidden[kept]), kept, kept_choices)
+
+
+def choices_of(texts: Sequence[Sequence[str]], tokenizer: Tokenizer) -> tuple[Ragged, ...]:
+    """Return the tokens of each example's first choice, of its second, and so on.
+
+    An example that has fewer choices than others has no token of the last ones.
+
+    Args:
+        texts: (N,) the choices of each example, none of them without a token.
+        tokenizer: makes tokens of them.
+    """
+    tokens = encode_texts(tokenizer, [choice for own in texts for choice in own])
+    counts = np.array([len(own) for own in texts], np.int64)
+    first = np.cumsum(counts) - counts
+    width = max(int(tokens.lengths.max(initial=1)), 1)
+    found = []
+    for number in range(int(counts.max(initial=0))):
+        is_there = counts > number
+        places = np.where(is_there, first + number, 0)
+        lengths = np.where(is_there, tokens.lengths[places], 1)
+        parts = (tokens.values, tokens.begins[places], lengths, width, tokenizer.vocabulary)
+        found.append(Ragged(*parts, IGNORED, hidden=(~is_there).astype(np.int64)))
+    return tuple(found)
 
 
 def classified(

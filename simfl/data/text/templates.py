@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import string
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from simfl.data.text.records import Records
 from simfl.errors import ConfigError, DataError
@@ -31,8 +32,36 @@ def parse_template(text: str, *, what: str) -> Template:
     return tuple((literal, name) for literal, name, _, _ in parts)
 
 
-def render(template: Template, records: Records, row: int) -> str:
+def render_choices(templates: Sequence[Template], records: Records, row: int) -> list[str]:
+    """Fill a row's fields into templates; one with a list is filled for each of its elements.
+
+    Raises:
+        DataError: as ``render``, or if a template has two lists.
+    """
+    texts: list[str] = []
+    for template in templates:
+        values = {name: records.get(row, name) for _, name in template if name is not None}
+        lists = [name for name, value in values.items() if isinstance(value, list)]
+        if len(lists) > 1:
+            raise DataError(
+                f"{records.place(row)}: fields {lists[0]!r} and {lists[1]!r} are both lists; "
+                "choices take one"
+            )
+        each = [{lists[0]: element} for element in values[lists[0]]] if lists else [{}]
+        texts += [render(template, records, row, instead=instead) for instead in each]
+    return texts
+
+
+def render(
+    template: Template, records: Records, row: int, *, instead: Mapping[str, Any] | None = None
+) -> str:
     """Fill a row's fields into a template; null is no text.
+
+    Args:
+        template: the parsed one.
+        records: the rows.
+        row: which of them.
+        instead: other values of some fields.
 
     Raises:
         DataError: if a field is missing, is no text or number, or cannot be encoded.
@@ -41,7 +70,8 @@ def render(template: Template, records: Records, row: int) -> str:
     for literal, name in template:
         pieces.append(literal)
         if name is not None:
-            pieces.append(_text(records.get(row, name), name, records, row))
+            value = instead[name] if instead and name in instead else records.get(row, name)
+            pieces.append(_text(value, name, records, row))
     text = "".join(pieces)
     try:
         text.encode()

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_tokens import Causal
 from torch import Tensor, nn
 
 import simfl
+from simfl.client.batches import read_batch
+from simfl.data import Text
 from simfl.errors import ConfigError, ScenarioError
 from simfl.models import Batch, MultipleChoice, TorchModel
 
@@ -66,6 +69,45 @@ def test_the_most_likely_choice_is_compared_with_the_response(by_length: bool) -
     assert [part["multiple-choice"][0] for part in parts] == expected
 
 
+def test_choices_of_each_example_are_those_of_a_loop_with_transformers(tmp_path: Path) -> None:
+    """Two to four choices of several lengths, twice the same, and a model of the library."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(2)
+    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 257, "n_positions": 32}
+    module = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(initializer_range=0.5, bos_token_id=256, eos_token_id=256, **size)
+    ).eval()
+    wrong = [["no", "maybe"], ["3"], ["red", "blue", "no", "yes"], ["12", "123"], ["a", "a"]] * 4
+    rows = [
+        {"q": "why? " * (row % 3) + str(row), "a": own[row % len(own)], "options": [*own, "yes"]}
+        for row, own in enumerate(wrong)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    for by_length in (False, True):
+        expected = []
+        for row in rows:
+            scores = []
+            for choice in row["options"]:
+                prompt, answer = list(f"{row['q']}:".encode()), list(f" {choice}".encode())
+                with torch.no_grad():
+                    logits = module(torch.tensor([[*prompt, *answer]])).logits[0]
+                places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+                logs = logits.log_softmax(dim=-1)
+                total = sum(float(logs[t, token]) for t, token in zip(places, answer, strict=True))
+                scores.append(total / (len(answer) if by_length else 1))
+            best = row["options"][scores.index(max(scores))]
+            expected.append(float(best == row["a"]))
+        data = Text(
+            path=str(path), prompt="{q}:", response=" {a}", choices=" {options}", max_tokens=24
+        ).load(seed=0)
+        metric = MultipleChoice(by_length=by_length).for_tokenizer(data.encode)
+        model = TorchModel(module, metrics=[metric])
+        parts = model.evaluate_parts(read_batch(data.train, np.arange(20)), [1] * 20)
+        assert [part["multiple-choice"][0] for part in parts] == expected
+        assert 0 < sum(expected) < 20
+
+
 def test_it_needs_a_tokenizer_and_choices_with_tokens() -> None:
     with pytest.raises(ConfigError, match="needs the tokenizer of source: text"):
         MultipleChoice(("a", "b")).for_tokenizer(None)
@@ -97,6 +139,13 @@ def test_a_scenario_measures_it(tmp_path: Path) -> None:
     result = simfl.run(scenario, out=tmp_path / "out", backend="inline")
     assert result.history[-1]["multiple-choice"] == 1.0
     assert result.history[-1]["exact-match"] == 1.0
+    metric[1] = {}
+    with pytest.raises(ScenarioError, match=r"metrics: multiple-choice has no choices: set its"):
+        simfl.run(scenario, out=tmp_path / "none", backend="inline")
+    scenario["data"]["choices"] = ["yes", "no"]
+    own = simfl.run(scenario, out=tmp_path / "own", backend="inline")
+    assert own.history[-1]["multiple-choice"] == 1.0
+    del scenario["data"]["choices"]
     metric[1] = {"choices": ["yes", "maybe"]}
     with pytest.raises(ScenarioError, match=r"evaluation\.metrics: the character 'm' does not"):
         simfl.run(scenario, out=tmp_path / "other", backend="inline")

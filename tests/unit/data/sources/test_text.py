@@ -112,6 +112,36 @@ def test_a_long_response_loses_its_end_and_a_lost_one_its_example(jsonl: str) ->
         load(jsonl, prompt="{q}{q}{id}{id}", response="{a}", max_tokens=1)
 
 
+def test_choices_are_templates_or_a_list_of_the_row(tmp_path: Path) -> None:
+    rows = [
+        {"q": "why?", "a": "so", "options": ["so", "no"]},
+        {"q": "how?", "a": "1", "options": ["1", "22", "333"]},
+        {"q": "how long?", "a": "1", "options": ["1", "22"]},
+    ]
+    path = write(tmp_path / "rows.jsonl", rows)
+    fields = {"prompt": "{q}", "response": "{a}", "max_tokens": 9}
+    data = load(path, choices="{options}", **fields)
+    assert data.notes == (
+        f"1 of 3 rows of {path} have not all of their choices within max_tokens (9) and are left "
+        "out",
+    )
+    read = [choice[np.arange(2)] for choice in data.train.choices]
+    found = [[[t for t in row if t != -100] for row in choice.tolist()] for choice in read]
+    assert found == [[[*b"so"], [*b"1"]], [[*b"no"], [*b"22"]], [[], [*b"333"]]]
+    with pytest.raises(DataError, match=r"line 2: the response '1' is none of the choices \['so"):
+        load(path, choices=("so", "{q}"), **fields)
+    with pytest.raises(DataError, match=r"line 1: the choices are \['so'\]; two or more"):
+        load(path, choices="{a}", **fields)
+    with pytest.raises(DataError, match="line 1: fields 'options' and 'more' are both lists"):
+        load(
+            write(tmp_path / "more.jsonl", [{**rows[0], "more": []}]),
+            choices="{options}{more}",
+            **fields,
+        )
+    with pytest.raises(ConfigError, match="choices are those of a response"):
+        load(path, choices="{options}", text="{q}")
+
+
 def test_empty_documents_are_left_out(jsonl: str) -> None:
     data = load(jsonl, text="{a}")
     assert len(data.train) == 2

@@ -60,6 +60,19 @@ def test_files_that_are_cut_short_are_made_again() -> None:
     assert make.calls == 3
 
 
+def test_another_process_may_write_the_same_meanwhile() -> None:
+    inner = Maker()
+
+    def outer() -> Tokens:
+        ask(inner, "a")
+        return TOKENS
+
+    assert encode_once(("a",), outer, num_texts=3).values.tolist() == [5, 6, 7]
+    assert ask(inner, "a") == [5, 6, 7]
+    assert inner.calls == 1
+    assert len(list(cache_folder().iterdir())) == 1
+
+
 def test_drafts_are_removed() -> None:
     ask(Maker(), "a")
     assert len(list(cache_folder().iterdir())) == 1
