@@ -70,6 +70,9 @@ class DataSection(Section):
     of the central evaluation."""
     holdout_fraction: BelowOne = 0.0
     """The share of each client's examples that it keeps for its own evaluation."""
+    client_tests: bool = False
+    """Whether each client is evaluated on the source's test examples that have its id, besides the
+    central evaluation on all of them."""
     public: BelowOne | Source | None = None
     """Examples that the server has, for algorithms that train it, too: the share of all examples
     that is set aside for it before they are split over clients, or another source."""
@@ -105,6 +108,7 @@ class DataSection(Section):
             seed=seed if self.seed is None else self.seed,
             test_fraction=self.test_fraction,
             holdout_fraction=self.holdout_fraction,
+            client_tests=self.client_tests,
             public=public,
             client_columns=client_columns,
             scaling=self._scaling(),
@@ -244,7 +248,8 @@ class EvaluationSection(Section):
     """The examples evaluated at once, of one client or of several small ones."""
     clients_every: Whole = 0
     """Evaluate on each client's own examples after every so many rounds, and after the last: on
-    what it keeps (``data.holdout_fraction``), or all it has. 0: never."""
+    what it keeps (``data.holdout_fraction``), on its test examples (``data.client_tests``), or all
+    it has. 0: never."""
     personal_steps: Whole = 0
     """Evaluate clients also after so many steps of training on their own examples, from their
     personal weights, or else the server's. What they train then is not kept. 0: they are not."""

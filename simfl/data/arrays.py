@@ -83,14 +83,23 @@ def with_our_dtypes(data: SourceData, *, origin: str) -> SourceData:
         DataError: for an array that cannot be used, with the reason.
     """
     train, names = _examples(data.train, what=f"{origin}: ", class_names=data.class_names)
-    columns = {
-        name: as_column(array, what=f"{origin}: column {name!r}")
-        for name, array in data.columns.items()
+    test = None
+    if data.test is not None:
+        test, _ = _examples(data.test, what=f"{origin}: test_", class_names=names)
+    return dataclasses.replace(
+        data,
+        train=train,
+        test=test,
+        columns=_as_columns(data.columns, origin=f"{origin}: "),
+        test_columns=_as_columns(data.test_columns, origin=f"{origin}: test "),
+        class_names=names,
+    )
+
+
+def _as_columns(columns: Mapping[str, Any], *, origin: str) -> dict[str, Array]:
+    return {
+        name: as_column(array, what=f"{origin}column {name!r}") for name, array in columns.items()
     }
-    if data.test is None:
-        return SourceData(train, None, columns, names, data.notes)
-    test, _ = _examples(data.test, what=f"{origin}: test_", class_names=names)
-    return SourceData(train, test, columns, names, data.notes)
 
 
 def source_data_from_arrays(arrays: Mapping[str, Any], *, origin: str) -> SourceData:
@@ -98,7 +107,8 @@ def source_data_from_arrays(arrays: Mapping[str, Any], *, origin: str) -> Source
 
     Args:
         arrays: ``inputs`` (or ``inputs.NAME`` for each of several), ``targets``, and optionally
-            ``test_inputs``, ``test_targets``, ``class_names``; any other is a column.
+            ``test_inputs``, ``test_targets``, ``class_names``; any other is a column, and with
+            ``test_`` before its name, that column of the test examples.
         origin: their origin, for errors.
 
     Raises:
@@ -109,12 +119,25 @@ def source_data_from_arrays(arrays: Mapping[str, Any], *, origin: str) -> Source
     train = _split_of(arrays, "", origin=origin)
     test = _split_of(arrays, "test_", origin=origin) if has_test else None
     data = with_our_dtypes(SourceData(train, test, class_names=names), origin=origin)
-    columns = {
-        name: _column_of_length(name, array, len(data.train), origin=origin)
+    others = {
+        name: array
         for name, array in arrays.items()
         if name not in _NAMES and not name.startswith(("inputs.", "test_inputs."))
     }
-    return dataclasses.replace(data, columns=columns)
+    tested = {name: f"test_{name}" for name in others if f"test_{name}" in others}
+    tested = {} if data.test is None else tested
+    return dataclasses.replace(
+        data,
+        columns={
+            name: _column_of_length(name, array, data.train, "training", origin=origin)
+            for name, array in others.items()
+            if name not in tested.values()
+        },
+        test_columns={
+            name: _column_of_length(own, others[own], data.test, "test", origin=origin)
+            for name, own in tested.items()
+        },
+    )
 
 
 def _examples(
@@ -122,7 +145,7 @@ def _examples(
 ) -> tuple[Examples, tuple[str, ...]]:
     inputs = as_inputs(examples.inputs, what=f"{what}inputs")
     targets, names = as_targets(examples.targets, what=f"{what}targets", class_names=class_names)
-    return Examples(inputs, targets, examples.scaling), names
+    return dataclasses.replace(examples, inputs=inputs, targets=targets), names
 
 
 def _split_of(arrays: Mapping[str, Any], prefix: str, *, origin: str) -> Examples:
@@ -146,13 +169,16 @@ def _required(arrays: Mapping[str, Any], name: str, *, origin: str) -> Any:
     return arrays[name]
 
 
-def _column_of_length(name: str, value: Any, length: int, *, origin: str) -> Array:
+def _column_of_length(
+    name: str, value: Any, examples: Examples | None, kind: str, *, origin: str
+) -> Array:
+    assert examples is not None, "there is such a split"
     what = f"{origin}: array {name!r}"
     array = np.asarray(value)
-    if array.shape[:1] != (length,):
+    if array.shape[:1] != (len(examples),):
         raise DataError(
             f"{what} has shape {array.shape}, but a column has one value for each of the "
-            f"{length} training examples. {did_you_mean(name, _NAMES)}"
+            f"{len(examples)} {kind} examples. {did_you_mean(name, _NAMES)}"
         )
     return as_column(array, what=what)
 

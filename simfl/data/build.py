@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 
+from simfl.data.client_tests import add_client_tests, with_client_tests
 from simfl.data.dataset import (
     Array,
     Examples,
@@ -25,6 +26,7 @@ from simfl.data.partition import Partition, check_split
 from simfl.data.partitions import Natural
 from simfl.data.ragged import Ragged
 from simfl.data.source import Source, SourceData, check_alike, check_source_data
+from simfl.data.table_encoding import FittedTable
 from simfl.errors import ConfigError, DataError, did_you_mean
 from simfl.seeding import numpy_generator
 
@@ -36,6 +38,7 @@ def build_dataset(
     seed: int,
     test_fraction: float = 0.0,
     holdout_fraction: float = 0.0,
+    client_tests: bool = False,
     public: float | Source | None = None,
     client_columns: Collection[str] = (),
     scaling: Scaling | None = None,
@@ -49,6 +52,7 @@ def build_dataset(
         test_fraction: the fraction of the training examples, and of each class, that becomes the
             test split; 0 leaves the source's test split as it is.
         holdout_fraction: the fraction of its examples that each client keeps for evaluation.
+        client_tests: whether each client is evaluated on the test examples that have its id.
         public: the fraction of the training examples, and of each class, that the server has and no
             client; or the source whose training examples it has.
         client_columns: columns of the source that describe clients, not examples.
@@ -68,14 +72,40 @@ def build_dataset(
     if test_fraction > 0:
         data = take_test_split(data, fraction=test_fraction, seed=seed)
     data, shared = _take_public(data, public, seed=seed)
+    if data.encoder is not None and scaling is not None:
+        raise ConfigError(
+            "data.divide_by and data.normalize do not go with the encodings of a table; set "
+            "data.numbers: standardize"
+        )
     data = _scaled(data, scaling)
     chosen = partition if partition is not None else _by_client(data)
     split = chosen.split(cast(Array, data.train.targets), data.columns, seed=seed)
     rows, offsets = check_split(split, examples=len(data.train), partition=chosen)
     holdout_offsets = offsets[1:]
+    columns = {name: _client_column(data.columns, name, rows, offsets) for name in client_columns}
+    if client_tests:
+        if holdout_fraction > 0:
+            raise ConfigError(
+                f"data.holdout_fraction is {holdout_fraction}, but data.client_tests is true; set "
+                "one of them"
+            )
+        own = add_client_tests(data, rows, offsets, chosen)
+        rows, offsets, holdout_offsets = own.rows, own.offsets, own.holdout_offsets
+        data = with_client_tests(data, own)
     if holdout_fraction > 0:
         rows, holdout_offsets = hold_out(rows, offsets, fraction=holdout_fraction, seed=seed)
-    columns = {name: _client_column(data.columns, name, rows, offsets) for name in client_columns}
+    if data.encoder is not None:
+        is_trained = positions_within(np.diff(offsets)) < np.repeat(
+            holdout_offsets - offsets[:-1], np.diff(offsets)
+        )
+        trained = select_rows(data.train, rows[is_trained])
+        fitted = data.encoder.fit(trained.inputs)
+        data = dataclasses.replace(
+            data,
+            train=_encoded(data.train, fitted),
+            test=data.test and _encoded(data.test, fitted),
+        )
+        shared = shared and _encoded(shared, fitted)
     return FederatedDataset(
         train=data.train,
         rows=rows,
@@ -128,6 +158,10 @@ def _client_column(columns: Mapping[str, Array], name: str, rows: Array, offsets
             f"{client}; cluster.groups need one that is the same for all of a client's examples"
         )
     return of_client
+
+
+def _encoded(examples: Examples, fitted: FittedTable) -> Examples:
+    return dataclasses.replace(examples, inputs=fitted.apply(examples.inputs))
 
 
 # -- scaling -------------------------------------------------------------------------------

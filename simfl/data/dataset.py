@@ -201,6 +201,33 @@ def select_rows(examples: Examples, rows: Array) -> Examples:
     return Examples(inputs, select(examples.targets), examples.scaling, choices)
 
 
+def join_examples(first: Examples, second: Examples) -> Examples:
+    """Return the examples of both, one after another; a copy."""
+    stored: dict[tuple[int, int], Array] = {}
+
+    def join(one: Any, other: Any) -> Any:
+        if not isinstance(one, Ragged):
+            return np.concatenate([one, other])
+        key = (id(one.values), id(other.values))  # inputs and targets share them
+        if key not in stored:
+            stored[key] = np.concatenate([one.values, other.values])
+        return one.joined(other, values=stored[key])
+
+    one, other = first.inputs, second.inputs
+    inputs: ArrayTree
+    if isinstance(one, dict):
+        assert isinstance(other, dict), "both are alike"
+        inputs = {name: join(values, other[name]) for name, values in one.items()}
+    elif isinstance(one, tuple):
+        assert isinstance(other, tuple), "both are alike"
+        inputs = tuple(join(*pair) for pair in zip(one, other, strict=True))
+    else:
+        inputs = join(one, other)
+    targets = join(first.targets, second.targets)
+    choices = tuple(join(*pair) for pair in zip(first.choices, second.choices, strict=True))
+    return Examples(inputs, targets, first.scaling, choices)
+
+
 def count_targets(targets: Values, rows: Array) -> int:
     """Return how many targets of some examples count; one class or number is one."""
     if isinstance(targets, Ragged):

@@ -91,6 +91,19 @@ class Ragged:
         parts = (self.values, self.begins[rows], self.lengths[rows])
         return Ragged(*parts, self.width, self.vocabulary, self.pad, hidden)
 
+    def joined(self, other: Ragged, *, values: Array) -> Ragged:
+        """Return the sequences of both.
+
+        Args:
+            other: of the same vocabulary and width.
+            values: the values of both, one after another.
+        """
+        begins = np.concatenate([self.begins, other.begins + len(self.values)])
+        lengths, hidden = np.concatenate([self.lengths, other.lengths]), None
+        if self.hidden is not None or other.hidden is not None:
+            hidden = lengths - np.concatenate([self.counts(), other.counts()])
+        return Ragged(values, begins, lengths, self.width, self.vocabulary, self.pad, hidden)
+
     def __getitem__(self, rows: Any) -> Array:
         """Read rows: [R] to [R, L], int64, a copy."""
         lengths_R1 = np.asarray(self.lengths[rows])[..., np.newaxis]

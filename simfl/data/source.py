@@ -11,6 +11,7 @@ import numpy as np
 from simfl.component import Component
 from simfl.data.dataset import Array, ArrayTree, Examples, FederatedDataset, Values
 from simfl.data.ragged import Ragged
+from simfl.data.table_encoding import TableEncoder
 from simfl.errors import DataError
 
 _CHUNK_CELLS: Final = 1 << 22
@@ -35,6 +36,11 @@ class SourceData:
     """What the user should know of them, one line each, such as how many were left out."""
     encode: Callable[[str], Sequence[int]] | None = None
     """Maps further text to tokens, for metrics; None: the examples are not text."""
+    test_columns: dict[str, Array] = field(default_factory=dict)
+    """Name -> one value per test example, of those columns that the test split has, too."""
+    encoder: TableEncoder | None = None
+    """What makes inputs of columns, once it is known which examples clients train on; None: the
+    inputs are complete."""
 
 
 class Source(Component, kind="source"):
@@ -86,19 +92,25 @@ def check_source_data(data: SourceData) -> None:
         DataError: if there are no examples, arrays differ in length, a number is NaN or infinite,
             or the test split does not match the training examples.
     """
-    _check_examples(data.train, what="training")
-    for name, column in data.columns.items():
-        if len(column) != len(data.train):
-            raise DataError(
-                f"column {name!r} has {len(column)} values, but there are {len(data.train)} "
-                "training examples"
-            )
+    has_gaps = data.encoder is not None
+    _check_examples(data.train, what="training", has_gaps=has_gaps)
+    _check_columns(data.columns, data.train, what="training")
     if data.test is not None:
-        _check_examples(data.test, what="test")
+        _check_examples(data.test, what="test", has_gaps=has_gaps)
         check_alike(data.train, data.test, what="test")
+        _check_columns(data.test_columns, data.test, what="test")
 
 
-def _check_examples(examples: Examples, *, what: str) -> None:
+def _check_columns(columns: Mapping[str, Array], examples: Examples, *, what: str) -> None:
+    for name, column in columns.items():
+        if len(column) != len(examples):
+            raise DataError(
+                f"column {name!r} has {len(column)} values, but there are {len(examples)} {what} "
+                "examples"
+            )
+
+
+def _check_examples(examples: Examples, *, what: str, has_gaps: bool) -> None:
     if len(examples) == 0:
         raise DataError(f"there are no {what} examples")
     arrays = _named(examples.inputs)
@@ -107,7 +119,8 @@ def _check_examples(examples: Examples, *, what: str) -> None:
             raise DataError(
                 f"the {what} {name} has {len(array)} rows, but there are {len(examples)} targets"
             )
-    for name, array in {**arrays, "targets": examples.targets}.items():
+    checked = {} if has_gaps else arrays
+    for name, array in {**checked, "targets": examples.targets}.items():
         _check_finite(array, what=f"{what} {name}")
 
 

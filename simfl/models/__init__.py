@@ -49,6 +49,7 @@ from simfl.models.names import fixed_names, personal_names, resolve_names
 from simfl.models.score_metrics import AUC, AveragePrecision, CalibrationError
 from simfl.models.spec import DataShape, ModelSpec, PythonModel, build_module, data_shape
 from simfl.models.stacked_model import StackedModel
+from simfl.models.table_mlp import TableMLP
 from simfl.models.token_metrics import ExactMatch, Perplexity, TokenAccuracy
 from simfl.models.torch_model import TorchModel
 from simfl.models.unsupervised import Centers, GaussianMixture, Histogram
@@ -114,6 +115,7 @@ __all__ = [
     "RootMeanSquaredError",
     "Rows",
     "StackedModel",
+    "TableMLP",
     "TokenAccuracy",
     "TopK",
     "TorchModel",

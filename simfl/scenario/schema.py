@@ -41,10 +41,12 @@ _FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "sw
 _LATER: Final = (
     "algorithm",
     "data.public",
-    "data.source.revision",
-    "data.source.choices",
-    "data.public.revision",
-    "data.public.choices",
+    "data.client_tests",
+    *(
+        f"data.{of}.{name}"
+        for of in ("source", "public")
+        for name in ("revision", "choices", "numbers", "categories", "encode", "missing")
+    ),
     "model.personal",
     "model.fixed",
     "client.transforms",

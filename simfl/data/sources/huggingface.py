@@ -6,6 +6,7 @@ Shapes: N images, H height, W width, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,17 +66,25 @@ class HuggingFace(Source):
             DataError: if the data cannot be read, or a split or column does not exist.
         """
         train = self._read(self.split)
-        columns = {}
-        if self.client is not None:
-            columns["client"] = self._column(train, self.client, "client")
-        columns |= {name: self._column(train, name, "columns") for name in self.columns}
+        columns = {
+            key: self._column(train, name, field) for key, (name, field) in self._named().items()
+        }
         names = tuple(getattr(train.features.get(self.target), "names", None) or ())
         examples = self._examples(train, self.split, names)
-        tests = None
+        tests, test_columns = None, dict[str, Array]()
         if self.test_split is not None:
             test = self._read(self.test_split)
             tests = self._examples(test, self.test_split, names)
-        return with_our_dtypes(SourceData(examples, tests, columns, names), origin=self.path)
+            for key, (name, field) in self._named().items():
+                with suppress(DataError):  # the test split need not have them
+                    test_columns[key] = self._column(test, name, field)
+        data = SourceData(examples, tests, columns, names, test_columns=test_columns)
+        return with_our_dtypes(data, origin=self.path)
+
+    def _named(self) -> dict[str, tuple[str, str]]:
+        """Return the columns for partitions: by name, what the data call it, and the field."""
+        client = {} if self.client is None else {"client": (self.client, "client")}
+        return client | {name: (name, "columns") for name in self.columns}
 
     def _read(self, split: str) -> Any:
         return read_split(self.path, split, self.config, self.revision)

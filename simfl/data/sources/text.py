@@ -152,7 +152,13 @@ class Text(Source):
             return replace(made, encode=tokenizer.ids_of)
         others = self._examples(test, tokenizer, class_names=made.class_names)
         notes = (*made.notes, *others.notes)
-        return replace(made, test=others.train, notes=notes, encode=tokenizer.ids_of)
+        return replace(
+            made,
+            test=others.train,
+            test_columns=others.columns,
+            notes=notes,
+            encode=tokenizer.ids_of,
+        )
 
     def _read(self, path: str, split: str) -> _Rows:
         records = read_records(

@@ -287,7 +287,7 @@ def test_a_chain_batched_by_hand_has_the_gradients_that_vmap_finds(
 
     before = stack.get_weights()
     assert batch_by_hand(module) is not None
-    found = torch.func.vmap(torch.func.grad_and_value(loss))(dict(before.items()), *batch)
+    found = torch.func.vmap(torch.func.grad_and_value(loss))(dict(before.items()), *batch[:3])
     expected, losses = Vector(found[0], stacked=True), found[1]
     ours, gradients = stack.compute_loss_and_gradients(batch)
     torch.testing.assert_close(ours, losses)
