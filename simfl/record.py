@@ -19,6 +19,7 @@ __all__ = [
     "GLOBAL",
     "METRICS_FILE",
     "PERSONAL",
+    "PROVENANCE_FILE",
     "RUN_FILE",
     "SCENARIO_FILE",
     "SUMMARY_FILE",
@@ -44,6 +45,7 @@ Number: TypeAlias = float | None
 SCENARIO_FILE: Final = "scenario.yaml"
 RUN_FILE: Final = "run.json"
 VERSIONS_FILE: Final = "versions.json"
+PROVENANCE_FILE: Final = "provenance.json"
 METRICS_FILE: Final = "metrics.jsonl"
 CLIENTS_FILE: Final = "clients.parquet"
 EVALUATIONS_FILE: Final = "evaluations.parquet"

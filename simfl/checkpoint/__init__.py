@@ -61,6 +61,8 @@ from simfl.checkpoint.checkpoint import (
     Found,
     Refusal,
     latest_checkpoint,
+    read_checkpoint,
+    saved_rounds,
     write_checkpoint,
 )
 from simfl.checkpoint.lease import OWNER_FOLDER, Lease
@@ -75,5 +77,7 @@ __all__ = [
     "delete_unused_shards",
     "latest_checkpoint",
     "prune",
+    "read_checkpoint",
+    "saved_rounds",
     "write_checkpoint",
 ]

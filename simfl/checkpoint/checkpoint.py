@@ -181,6 +181,23 @@ def latest_checkpoint(
     return Found(None, (), tuple(refusals), {})
 
 
+def saved_rounds(storage: Storage) -> list[int]:
+    """Return the rounds that have a checkpoint, in order; it may still be damaged."""
+    return sorted(find_manifests(storage.list_files()))
+
+
+def read_checkpoint(storage: Storage, round: int) -> Found:
+    """Read the checkpoint of a round, as ``latest_checkpoint`` does.
+
+    Raises:
+        CheckpointError: if it cannot be read, or is damaged.
+    """
+    manifest = read_manifest(storage, round)
+    versions = {"simfl": manifest.simfl, "torch": manifest.torch}
+    checkpoint = _read(storage, manifest, storage.list_files())
+    return Found(checkpoint, manifest.shards, (), versions)
+
+
 def _read(storage: Storage, manifest: Manifest, files: Mapping[str, int]) -> Checkpoint:
     name = server_file(manifest.round)
     _require_size(files, name, manifest.server)

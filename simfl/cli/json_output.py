@@ -320,6 +320,36 @@ class Swept(TypedDict):
     """All of them, by number."""
 
 
+class Mismatch(TypedDict):
+    """The first difference between a run and its repetition."""
+
+    round: int
+    """The round."""
+    what: str
+    """The number, tensor or client's state."""
+    then: str
+    """What the run has, or how much differs."""
+    now: str
+    """What its repetition has; empty if then says it."""
+
+
+class Verified(TypedDict):
+    """What simfl verify prints; its exit code is 1 if anything differs."""
+
+    folder: str
+    """The run's."""
+    same: bool
+    """Whether all that was compared has the same bits."""
+    rounds: int
+    """How many rounds were run again."""
+    checkpoints: list[int]
+    """The rounds whose checkpoints were compared."""
+    weights: bool
+    """Whether the final weights were compared."""
+    mismatch: Mismatch | None
+    """The first difference."""
+
+
 class Finding(TypedDict):
     """What simfl doctor found out about one thing."""
 
@@ -347,6 +377,7 @@ OUTPUTS: dict[str, Any] = {
     "data": Data,
     "ls": list[Listed],
     "compare": Compared,
+    "verify": Verified,
     "sweep": Swept,
     "doctor": Diagnosis,
     "show": dict[str, Any],

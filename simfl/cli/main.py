@@ -12,7 +12,7 @@ import typer
 from simfl.cli.components import list_components, print_schema
 from simfl.cli.help import GroupedHelp, PlainHelp
 from simfl.cli.output import exit_codes
-from simfl.cli.run import OWN_PROCESS, resume_run, run_scenario
+from simfl.cli.run import OWN_PROCESS, resume_run, run_scenario, verify_run
 from simfl.cli.runs import compare_runs, export_run, list_runs, report_runs
 from simfl.cli.scenarios import describe_data, plan_run, validate_scenarios
 from simfl.cli.sweep import sweep_scenario
@@ -37,6 +37,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "ls": list_runs,
         "compare": compare_runs,
         "report": report_runs,
+        "verify": verify_run,
         "export": export_run,
     },
     "Reference": {"list": list_components, "schema": print_schema},

@@ -20,11 +20,11 @@ from simfl.cli.options import (
     complete_folder,
     load,
 )
-from simfl.cli.output import print_json, say
+from simfl.cli.output import FAILED, print_json, say
 
 if TYPE_CHECKING:
-    from simfl.cli.json_output import Ran
-    from simfl.simulation import Result
+    from simfl.cli.json_output import Ran, Verified
+    from simfl.simulation import Result, Verdict
 
 _Out: TypeAlias = Annotated[
     str | None,
@@ -120,6 +120,51 @@ def resume_run(
     result = resume(folder, backend=backend, address=address, progress=not quiet, trust=trust)
     if quiet:
         say(result.out, is_exact=True)
+
+
+def verify_run(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="How many rounds to repeat. Default: all.")
+    ] = None,
+    backend: RunBackend = "ray",
+    address: Address = None,
+    trust: Trusted = "all",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a run's first rounds again, and compare the bits of its records and checkpoints.
+
+    The run's folder is only read. Prints one line; the exit code is 1 if anything differs.
+    """
+    if backend == "inline":
+        restart_with_huge_pages(context)
+
+    from simfl.simulation import verify
+
+    is_quiet = quiet or as_json
+    verdict = verify(folder, rounds, backend, address=address, progress=not is_quiet, trust=trust)
+    if as_json:
+        print_json(_verified(folder, verdict))
+    else:
+        say(f"{folder}: {verdict}")
+    if not verdict.is_same:
+        raise typer.Exit(FAILED)
+
+
+def _verified(folder: Path, verdict: Verdict) -> Verified:
+    found = verdict.mismatch
+    return {
+        "folder": str(folder),
+        "same": verdict.is_same,
+        "rounds": verdict.rounds,
+        "checkpoints": list(verdict.checkpoints),
+        "weights": verdict.has_weights,
+        "mismatch": None
+        if found is None
+        else {"round": found.round, "what": found.what, "then": found.then, "now": found.now},
+    }
 
 
 OWN_PROCESS: Final = "the process runs one command"

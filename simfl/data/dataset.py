@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -133,6 +134,10 @@ class FederatedDataset:
 
     def digest(self) -> str:
         """Return the sha256 of all data and their assignment to clients; takes about 1 s per GB."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         total = hashlib.sha256()
         for part in self.parts:
             names = list(part.inputs) if isinstance(part.inputs, dict) else []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ _MAX_REASONS = 5
 _MAX_CLIENTS = 8
 _MAX_WIDTH = 300
 _NONE = "—"
+_DIGITS = 12
+"""Of a hash."""
 _LOST = (("dropped", "updates dropped", "#e15759"), ("retries", "chunks run again", "#edc948"))
 
 
@@ -70,10 +74,10 @@ def provenance_section(study: Study) -> Section:
             if len(group.members) > 1:
                 title += f" (the {len(group.members)} runs of its group differ in the seed only)"
             texts.append((title, _text(run)))
-    versions = _versions(study)
+    tables = (_sources(study), _versions(study))
     return Section(
         title="Provenance",
-        tables=(versions,) if versions else (),
+        tables=tuple(table for table in tables if table is not None),
         notes=tuple(_faults(study)),
         texts=tuple(texts),
     )
@@ -95,6 +99,43 @@ def _without(run: Run, keys: tuple[str, ...]) -> dict[str, object]:
 
 def _text(run: Run) -> str:
     return read_regular(run.folder / SCENARIO_FILE).decode(errors="replace")
+
+
+def _sources(study: Study) -> Table | None:
+    """Return a row for each run: its command, commit, processor and data."""
+    runs = [run for run in study.runs if run.provenance]
+    if not runs:
+        return None
+    header = ("run", "command", "commit", "processor", "data, sha256")
+    rows = tuple((run.folder.name, *_source(run.provenance)) for run in runs[:_MAX_RUNS])
+    left = len(runs) - len(rows)
+    return Table(
+        "Where the numbers come from", header, rows, note=f"{left} more runs." if left else ""
+    )
+
+
+def _source(about: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a run; the file may hold anything."""
+    command, processor, data = about.get("command"), about.get("processor"), about.get("data")
+    words = command if isinstance(command, list) else []
+    processor = processor if isinstance(processor, dict) else {}
+    git = about.get("git")
+    commits = [_commit(one) for one in (git if isinstance(git, list) else ())]
+    name, isa = processor.get("model"), processor.get("isa")
+    return (
+        shlex.join(map(str, words))[:_MAX_WIDTH] or _NONE,
+        ", ".join(commits)[:_MAX_WIDTH] or _NONE,
+        f"{name} ({isa})"[:_MAX_WIDTH] if name and isa else _NONE,
+        data[:_DIGITS] if isinstance(data, str) else _NONE,
+    )
+
+
+def _commit(repository: object) -> str:
+    if not isinstance(repository, dict):
+        return "?"
+    changed = ", changed" if repository.get("is_changed") else ""
+    name = PurePath(str(repository.get("folder"))).name
+    return f"{name} {str(repository.get('commit'))[:_DIGITS]}{changed}"
 
 
 def _versions(study: Study) -> Table | None:

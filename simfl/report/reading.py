@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from simfl.errors import InputError
-from simfl.record import METRICS_FILE, RUN_FILE, SCENARIO_FILE, SUMMARY_FILE, VERSIONS_FILE
+from simfl.record import (
+    METRICS_FILE,
+    PROVENANCE_FILE,
+    RUN_FILE,
+    SCENARIO_FILE,
+    SUMMARY_FILE,
+    VERSIONS_FILE,
+)
 from simfl.regular_files import read_regular
 from simfl.report.plain_data import read_json, read_yaml
 
@@ -54,6 +61,8 @@ class Run:
     """When it was last written to, in seconds since the epoch."""
     faults: tuple[str, ...] = ()
     """Messages about what is missing or damaged."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """``provenance.json``; empty for runs of earlier versions."""
 
     @property
     def is_damaged(self) -> bool:
@@ -146,6 +155,8 @@ def read_run(folder: Path, *, now: float) -> Run:
     summary = _read_object(folder / SUMMARY_FILE, faults) if has_ended else {}
     changed = _changed(folder)
     about = _read_object(folder / RUN_FILE, faults) if (folder / RUN_FILE).is_file() else {}
+    source = folder / PROVENANCE_FILE
+    provenance = _read_object(source, faults) if source.is_file() else {}
     better, units = _mapping(about.get("better")), _mapping(about.get("units"))
     return Run(
         folder=folder,
@@ -158,6 +169,7 @@ def read_run(folder: Path, *, now: float) -> Run:
         state=_state(summary, records, quiet_s=now - changed),
         changed=changed,
         faults=tuple(faults),
+        provenance=provenance,
     )
 
 

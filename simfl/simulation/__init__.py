@@ -8,6 +8,7 @@ from simfl.simulation.results import Result
 from simfl.simulation.rounds import run_rounds
 from simfl.simulation.runner import Run, RunOptions
 from simfl.simulation.totals import ClientUpdate, Saved, Total
+from simfl.simulation.verification import Verdict, verify
 
 __all__ = [
     "Backend",
@@ -19,6 +20,7 @@ __all__ = [
     "Saved",
     "Simulation",
     "Total",
+    "Verdict",
     "build",
     "federation",
     "open_run",
@@ -26,4 +28,5 @@ __all__ = [
     "run",
     "run_by_round",
     "run_rounds",
+    "verify",
 ]

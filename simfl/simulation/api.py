@@ -27,8 +27,10 @@ from simfl.simulation.folder import (
     require_loop,
     require_own,
     require_writable,
+    write_provenance,
 )
 from simfl.simulation.loop import Federation
+from simfl.simulation.provenance import provenance_of
 from simfl.simulation.results import Result
 from simfl.simulation.rounds import PHASES, PhaseClock
 from simfl.simulation.runner import Run, RunOptions, notify
@@ -292,6 +294,7 @@ def _prepare(
         units = record_units(PHASES) | metric_units(simulation)
         better = better_values(simulation)
         begin_run(folder, resolved, better=better, units=units, is_loop=is_loop)
+        write_provenance(folder, provenance_of(simulation))
     found = checkpoints.find() if resume == "auto" else NOTHING
     return Run(simulation, folder, checkpoints, found, options=options, clock=clock)
 

@@ -19,6 +19,7 @@ from simfl.errors import CheckpointError, InputError, RunError, printable
 from simfl.observers import write_whole
 from simfl.record import (
     METRICS_FILE,
+    PROVENANCE_FILE,
     RUN_FILE,
     SCENARIO_FILE,
     SUMMARY_FILE,
@@ -29,6 +30,7 @@ from simfl.record import (
 from simfl.regular_files import read_regular, replacing
 from simfl.scenario import Objects, Scenario, find_missing, list_own, load_scenario
 from simfl.scenario.plain import describe_changes
+from simfl.simulation.provenance import Provenance
 from simfl.vector import Vector
 
 _MAX_METRICS: Final = 1 << 29
@@ -80,6 +82,15 @@ def begin_run(
         write_whole(folder / RUN_FILE, _new_run(better, units, is_loop, list_own(scenario)))
         # Last: a folder holds a run if it holds this file.
         write_whole(folder / SCENARIO_FILE, scenario.to_yaml())
+
+
+def write_provenance(folder: Path, provenance: Provenance) -> None:
+    """Write where a run's numbers come from; a disk that is full does not keep it from running."""
+    with suppress(OSError):
+        write_whole(folder / PROVENANCE_FILE, json.dumps(provenance.about, indent=2) + "\n")
+        for name, diff in provenance.diffs.items():
+            with replacing(folder / name) as aside:
+                aside.write_bytes(diff)
 
 
 def checked_folder(path: str | Path) -> Path:
@@ -207,13 +218,18 @@ def read_run_id(folder: Path) -> str:
     return str(known["id"])
 
 
+def holds_loop(folder: Path) -> bool:
+    """Return whether a folder holds the rounds of a loop of one's own."""
+    return bool(_read_run(folder).get("loop", False))
+
+
 def require_loop(folder: Path, *, is_loop: bool) -> None:
     """Check that a folder holds the rounds of a loop of one's own, or those of a run.
 
     Raises:
         InputError: if it holds the other.
     """
-    if _read_run(folder).get("loop", False) != is_loop:
+    if holds_loop(folder) != is_loop:
         kinds = (
             "a run; continue it with simfl resume",
             "a loop of its author's, which continues it with simfl.federation(..., resume='auto')",

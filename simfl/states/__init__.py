@@ -6,7 +6,7 @@ knows whether a client's state is in memory or in a shard. ``simfl/checkpoint/__
 describes the formats.
 """
 
-from simfl.states.codec import tensor_from, view_bytes
+from simfl.states.codec import encode_tree, tensor_from, view_bytes
 from simfl.states.files import Checksum, decode_file, encode_file, encode_pieces
 from simfl.states.kept import (
     Dropped,
@@ -24,6 +24,7 @@ from simfl.states.shards import (
     StateFile,
     load_state,
     read_state,
+    read_state_digests,
     shard_file,
     write_shard,
 )
@@ -49,9 +50,11 @@ __all__ = [
     "decode_file",
     "encode_file",
     "encode_pieces",
+    "encode_tree",
     "load_state",
     "open_storage",
     "read_state",
+    "read_state_digests",
     "shard_file",
     "tensor_from",
     "view_bytes",

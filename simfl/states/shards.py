@@ -131,6 +131,16 @@ def read_state(storage: Storage, shard: str, client: int) -> KeptState:
     return _decode(data, client, name=f"{place}, client {client}")
 
 
+def read_state_digests(storage: Storage, shard: str) -> dict[int, str]:
+    """Return the sha256 of each client's state in a shard, by client, from its header.
+
+    Raises:
+        CheckpointError: if the shard is damaged, or cannot be read.
+    """
+    header = parse_header(_read_head(storage, shard_file(shard)))
+    return {int(client): _find(header, int(client))[1] for client in header.regions}
+
+
 def _decode(data: bytes, client: int, *, name: str) -> KeptState:
     value = decode_file(data, name=name)
     if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], KeptState)):

@@ -35,7 +35,7 @@ SCENARIO = {
 }
 READ = (
     *("scenario.yaml", "metrics.jsonl", "summary.json", "versions.json", "run.json"),
-    *("clients.parquet", "evaluations.parquet"),
+    *("provenance.json", "clients.parquet", "evaluations.parquet"),
 )
 WORDS = (
     *(
@@ -187,7 +187,8 @@ def test_a_resumed_run_has_the_rounds_of_one_that_was_never_stopped(
 
 
 def alter_all_but_numbers(data: st.DataObject, run: Path) -> None:
-    for name in ("versions.json", "run.json", "clients.parquet", "evaluations.parquet"):
+    others = ("clients.parquet", "evaluations.parquet")
+    for name in ("versions.json", "provenance.json", "run.json", *others):
         path = data.draw(st.sampled_from(files_of(run, name)))
         if data.draw(st.booleans()):
             path.write_bytes(data.draw(altered(path.read_bytes(), WORDS)))

@@ -12,6 +12,7 @@ import pytest
 
 import simfl
 from simfl.record import RoundRecord
+from simfl.simulation import verify
 
 pytestmark = pytest.mark.ray
 
@@ -249,6 +250,16 @@ def test_rounds_without_clients_are_rounds_wherever_they_run(
     assert max(clients) > 0
     dedicated = merged(scenario, {"cluster": {"placement": "dedicated", "num_cpus": 0.5}})
     assert bits(dedicated, tmp_path / "ray", "ray") == expected
+
+
+def test_a_run_in_one_process_is_verified_on_ray(tmp_path: Path, ray_cluster: None) -> None:
+    scenario = merged(BASE, ALGORITHMS["scaffold"])
+    scenario = merged(scenario, {"rounds": 2, "checkpoint": {"every": 1}})
+    simfl.run(scenario, out=tmp_path / "out", backend="inline")
+    found = verify(tmp_path / "out", backend="ray")
+    assert str(found) == (
+        "the same bits in 2 rounds, the checkpoints of rounds 1, 2 and the final weights"
+    )
 
 
 def test_another_seed_gives_other_numbers(tmp_path: Path) -> None:

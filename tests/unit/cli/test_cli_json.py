@@ -70,6 +70,22 @@ def test_runs_are_compared(printed: Printed, run: str) -> None:
     assert compared["reached_a"]["round"] == 1
 
 
+def test_a_run_is_verified(printed: Printed, run: str) -> None:
+    command = ("verify", run, "--backend", "inline", "--rounds", "1")
+    assert printed(*command) == {
+        "folder": run,
+        "same": True,
+        "rounds": 1,
+        "checkpoints": [],
+        "weights": False,
+        "mismatch": None,
+    }
+    path = Path(run, "metrics.jsonl")
+    path.write_text(path.read_text().replace('"steps": ', '"steps": 1'))
+    found = printed(*command, code=1)["mismatch"]
+    assert (found["round"], found["what"], found["then"]) == (1, "steps", f"1{found['now']}")
+
+
 def test_the_faults_of_scenarios_have_file_line_key_value_and_remedy(
     printed: Printed, scenario: str
 ) -> None:

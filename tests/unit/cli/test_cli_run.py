@@ -130,3 +130,15 @@ def test_a_run_in_this_process_leaves_its_folder(simfl, scenario):
     names = {path.name for path in Path("out").iterdir()}
     assert names >= {"scenario.yaml", "metrics.jsonl", "weights.safetensors", "summary.json"}
     assert json.loads(Path("out/summary.json").read_text())["rounds"] == 2
+
+
+def test_a_run_is_verified_in_one_line(simfl, scenario):
+    assert simfl("run", scenario, "--backend", "inline", "--out", "out").exit_code == 0
+    command = ("verify", "out", "--backend", "inline", "--quiet", "--rounds", "1")
+    same = simfl(*command)
+    assert (same.exit_code, same.stdout) == (0, "out: the same bits in 1 round\n")
+    path = Path("out/metrics.jsonl")
+    path.write_text(path.read_text().replace('"train_loss": ', '"train_loss": 1'))
+    other = simfl(*command)
+    assert other.exit_code == 1
+    assert other.stdout.startswith("out: differs first in round 1: train_loss was 1")
