@@ -343,8 +343,11 @@ def report_runs(
         report = make_report(study, with_data=True, trust=trust)  # charts of what clients hold
     if kind in _PICTURES and (out is None or out.suffix != f".{kind}"):
         folder = out or _default_path(folders, "figures")
-        for path in write_figures(report, folder, format=kind, charts=charts, width=width):
+        paths = write_figures(report, folder, format=kind, charts=charts, width=width)
+        for path in paths:
             say(path, is_exact=True)
+        if not paths:
+            say(f"{', '.join(map(str, folders))}: there is nothing to draw yet", err=True)
         return
     path = out or _default_path(folders, f"report.{kind}")
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime())
