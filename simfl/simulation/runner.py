@@ -128,7 +128,7 @@ class Run:
         arrays, memory, status = self._ended
         summary = journal.end(status, memory=memory)
         history = [record.line for record in journal.history]
-        self.result = Result(history, arrays, summary, self.folder)
+        self.result = Result(history, arrays, summary, self.folder, self.simulation)
 
     def end(self, engine: Engine, handle: Handle, *, status: str) -> None:
         """Write the final weights, those of a handle, and say how the run has ended."""
