@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from simfl.errors import ConfigError
 
 __all__ = [
+    "BEST_FILE",
     "CLIENTS_FILE",
     "EVALUATIONS_FILE",
     "EVALUATION_KEYS",
@@ -51,6 +52,7 @@ CLIENTS_FILE: Final = "clients.parquet"
 EVALUATIONS_FILE: Final = "evaluations.parquet"
 SUMMARY_FILE: Final = "summary.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
+BEST_FILE: Final = "best.safetensors"
 
 EVALUATION_KEYS: Final = ("round", "client", "weight", "model", "new")
 """Columns of ``evaluations.parquet`` besides the metrics; the last two only where rows differ."""

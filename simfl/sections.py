@@ -379,6 +379,10 @@ class OutputSection(Section):
 
     dir: str = "runs"
     """The folder in which each run gets its own folder."""
+    best: str | None = None
+    """The metric of ``metrics.jsonl`` whose best round's weights are kept beside the last ones, in
+    ``best.safetensors``; ``auto`` is the one by which runs are ranked. null: only the last ones
+    are."""
     clients: bool = True
     """Whether a row for each client of a round is written, to ``clients.parquet``, and one for each
     client that was evaluated, to ``evaluations.parquet``."""

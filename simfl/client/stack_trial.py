@@ -22,6 +22,7 @@ from simfl.client.recipe import ClientRecipe
 from simfl.data import FederatedDataset
 from simfl.models import Batch, Loss, StackedModel, TorchModel, is_batch_loss
 from simfl.models.losses import is_per_example
+from simfl.models.metric_sums import flat
 from simfl.optimizer import LocalOptimizer, Optimizer
 from simfl.seeding import global_generators
 from simfl.vector import Vector
@@ -170,7 +171,9 @@ def can_evaluate_together(recipe: ClientRecipe, dataset: FederatedDataset) -> bo
     except Exception:
         return True
     return all(
-        np.allclose(one[name], other[name], rtol=_NEAR_FLOAT, atol=_NEAR_FLOAT, equal_nan=True)
+        np.allclose(
+            flat(one[name]), flat(other[name]), rtol=_NEAR_FLOAT, atol=_NEAR_FLOAT, equal_nan=True
+        )
         for one, other in zip(together, apart, strict=True)
         for name in other
     )

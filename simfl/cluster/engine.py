@@ -227,7 +227,9 @@ class RayEngine:
         try:
             parcel = self._server.get(handle.broadcast)
         except RayError as error:
-            raise explain(error, doing="fetching the final weights") from None
+            if is_object_loss(error):
+                raise StatesLostError("the weights after a round were lost with a node") from None
+            raise explain(error, doing="fetching the weights after a round") from None
         broadcast: Broadcast = open_parcel(parcel)
         return broadcast.weights.clone()
 

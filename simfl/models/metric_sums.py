@@ -37,6 +37,12 @@ def add_up(
     return tuple(_added(column, add) for column in zip(*parts, strict=True))
 
 
+def flat(sums: tuple[Any, ...]) -> Array:
+    """Return all numbers of a metric's sums, one after another."""
+    arrays = [each.values if isinstance(each, Rows) else each for each in sums]
+    return np.concatenate([np.ravel(array) for array in arrays] or [np.zeros(0)])
+
+
 def _added(column: tuple[Any, ...], add: Callable[[Any], float]) -> Any:
     if isinstance(column[0], Rows):
         return Rows(np.concatenate([rows.values for rows in column]))

@@ -224,6 +224,14 @@ def _evaluation(scenario: Scenario) -> Iterator[Fault]:
             )
 
 
+def _stop(scenario: Scenario) -> Iterator[Fault]:
+    stop = scenario.stop
+    if stop is not None and stop.patience is None and stop.target is None:
+        yield "stop", "has neither patience nor target, so that no run ends early; give one of them"
+    if stop is not None and stop.patience is None and stop.min_delta:
+        yield "stop.min_delta", f"is {stop.min_delta:g}, but goes with patience alone; remove it"
+
+
 def _cluster(scenario: Scenario) -> Iterator[Fault]:
     cluster = scenario.cluster
     for key, actors in _actors(scenario):
@@ -326,6 +334,7 @@ _CHECKS: Final[tuple[Callable[[Scenario], Iterator[Fault]], ...]] = (
     _accumulation,
     _transforms,
     _evaluation,
+    _stop,
     _cluster,
     _elastic,
     _groups,

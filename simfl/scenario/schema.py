@@ -12,7 +12,7 @@ from annotated_types import Gt, MinLen
 from pydantic import AfterValidator
 
 from simfl.algorithms import Algorithm, FedAvg
-from simfl.component import Count, Section, field_types, optional, required
+from simfl.component import Count, NonNegative, Section, field_types, optional, required
 from simfl.data import FederatedDataset
 from simfl.errors import ScenarioError
 from simfl.models import BCEWithLogits, CrossEntropy
@@ -35,7 +35,7 @@ from simfl.sections import (
     Whole,
 )
 
-_FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "sweep")
+_FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "stop", "sweep")
 """The sections that do not affect a round's results; for ``cluster`` see ``numbers``."""
 
 _LATER: Final = (
@@ -89,6 +89,22 @@ class AshaSection(Section):
     """The minimum number of rounds of every trial."""
     factor: Annotated[float, Gt(1)] = 4.0
     """Each time, one in this many trials continues."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopSection(Section):
+    """When a run ends before its last round: by ``patience``, ``target`` or both."""
+
+    metric: str | None = None
+    """The metric of ``metrics.jsonl`` that decides, such as ``accuracy`` or
+    ``client_personal_loss``. null: the one by which runs are ranked."""
+    patience: Count | None = None
+    """The run ends when the metric has been measured so many times in a row without being better
+    than its best value. null: it never does."""
+    min_delta: NonNegative = 0.0
+    """By how much a value must be better to count as such."""
+    target: float | None = None
+    """The run ends when the metric has this value or a better one. null: it never does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +179,8 @@ class Scenario(Section):
     """The checkpoints, from which a stopped run is resumed."""
     output: OutputSection = OutputSection()
     """The folder of a run, and what is in it."""
+    stop: StopSection | None = None
+    """Early stopping. null: all rounds are run."""
     sweep: SweepSection | None = None
     """The trials of ``simfl sweep``. null: this is one run."""
 
@@ -256,8 +274,9 @@ class Scenario(Section):
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, defaults written out, from which an equal scenario loads."""
         plain: dict[str, Any] = to_plain(self)
-        if self.sweep is None:
-            del plain["sweep"]
+        for key in ("stop", "sweep"):
+            if getattr(self, key) is None:
+                del plain[key]
         return plain
 
     def to_yaml(self) -> str:

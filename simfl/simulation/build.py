@@ -39,6 +39,7 @@ from simfl.sections import GroupSection
 from simfl.server import PublicData, ServerRecipe
 from simfl.simulation.fitting import loss_for, metrics_for, shape_for
 from simfl.simulation.grouping import assign_groups, order_by_group
+from simfl.simulation.judging import better_keys, rules_of
 from simfl.simulation.naming import with_names
 from simfl.simulation.notes import notes_of
 from simfl.simulation.selection import cohort_size_of, participants
@@ -200,6 +201,8 @@ def build(scenario: Scenario, dataset: FederatedDataset | None = None) -> Simula
         ),
     )
     _try_sampler(simulation)
+    has_test = simulation.num_test_examples > 0
+    rules_of(scenario, better_keys(scenario, client.build_metrics(), has_test=has_test))
     return simulation
 
 

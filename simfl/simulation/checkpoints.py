@@ -302,6 +302,11 @@ class Checkpoints:
         known = without_last_evaluation(history, self._evaluation)
         self._positions = {METRICS_FILE: self._digest.of(known)}
 
+    @property
+    def every(self) -> int:
+        """The rounds between checkpoints; 0: there are none."""
+        return self._every
+
     def is_due(self, round: int) -> bool:
         """Return whether the run is saved after this round."""
         return self._every > 0 and round % self._every == 0

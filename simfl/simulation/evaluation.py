@@ -15,6 +15,7 @@ from simfl.observers import ClientEvaluation
 from simfl.record import GLOBAL, ClientMetric, Number, RoundRecord, client_keys, evaluated_as
 from simfl.sections import EvaluationSection
 from simfl.simulation.build import Simulation
+from simfl.simulation.judging import better_keys
 from simfl.simulation.metric_values import ClientSums, by_client, values_of
 
 
@@ -42,6 +43,26 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
         handle,
         test=_is_due(options.every, round, is_last=is_last),
         clients=_is_due(options.clients_every, round, is_last=is_last),
+    )
+
+
+def evaluate_rest(
+    simulation: Simulation, engine: Engine, handle: Handle, done: Evaluated
+) -> Evaluated:
+    """Evaluate what a run's last round has evaluated besides; return both."""
+    options = simulation.scenario.evaluation
+    rest = measure(
+        simulation,
+        engine,
+        handle,
+        test=options.every > 0 and not done.metrics,
+        clients=options.clients_every > 0 and not done.clients,
+    )
+    return Evaluated(
+        done.metrics or rest.metrics,
+        done.client_metrics or rest.client_metrics,
+        done.clients or rest.clients,
+        done.arrays | rest.arrays,
     )
 
 
@@ -191,30 +212,12 @@ def _is_due(every: int, round: int, *, is_last: bool) -> bool:
 
 
 def better_values(simulation: Simulation) -> dict[str, Literal["max", "min"]]:
-    """Return the metrics evaluated in any round, by key, and ``max`` or ``min`` for each.
-
-    The metric that ranks runs comes first: the first one on the test split, or else its unweighted
-    mean over clients.
-    """
-    metrics = simulation.client.build_metrics()
-    sides = {m.key: "max" if m.larger_is_better else "min" for m in metrics if m.is_number} | {
-        "loss": "min"
-    }
-    better: dict[str, Any] = {}
-    evaluation = simulation.scenario.evaluation
-    if evaluation.every and simulation.num_test_examples:
-        better |= sides
-    over = [
-        (client_keys(evaluated_as(name, model, is_new)), side)
-        for model, is_new in (simulation.scenario.evaluations if evaluation.clients_every else ())
-        for name, side in sides.items()
-    ]
-    better |= {keys["mean"]: side for keys, side in over}
-    better["train_loss"] = "min"
-    for keys, side in over:
-        better |= {keys[part]: side for part in ("by_examples", "worst", "best")}
-        better[keys["std"]] = "min"
-    return better
+    """Return the metrics evaluated in any round, by key; see ``better_keys``."""
+    return better_keys(
+        simulation.scenario,
+        simulation.client.build_metrics(),
+        has_test=simulation.num_test_examples > 0,
+    )
 
 
 def metric_units(simulation: Simulation) -> dict[str, str]:

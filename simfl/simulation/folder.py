@@ -266,10 +266,12 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def is_done(folder: Path, scenario: Scenario) -> bool:
-    """Return whether the folder's run has finished all rounds of the scenario."""
+    """Return whether the folder's run has finished all rounds, or has ended early."""
     try:
         summary = json.loads(read_regular(folder / SUMMARY_FILE))
-        return bool(summary["status"] == "done" and summary["rounds"] >= scenario.rounds)
+        has_all = summary["rounds"] >= scenario.rounds
+        ends_here = scenario.stop is not None and "stopped_early" in summary
+        return bool(summary["status"] == "done" and (has_all or ends_here))
     # There is none, or it is damaged: continuing from the last checkpoint rewrites it.
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
@@ -309,8 +311,8 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def write_weights(folder: Path, weights: Vector) -> None:
-    """Write ``weights.safetensors`` atomically.
+def write_weights(folder: Path, weights: Vector, *, name: str = WEIGHTS_FILE) -> None:
+    """Write weights atomically, by default as ``weights.safetensors``.
 
     Raises:
         RunError: if it cannot be written.
@@ -318,7 +320,7 @@ def write_weights(folder: Path, weights: Vector) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = folder / WEIGHTS_FILE
+    path = folder / name
     try:
         with replacing(path) as aside:
             mode = aside.stat().st_mode  # that of new files; save_file's are private to the owner

@@ -81,9 +81,16 @@ class Journal:
         for observer in self._observers:
             observer.flush()
 
-    def end(self, status: str, *, error: str | None = None, memory: Memory = NOT_KNOWN) -> Summary:
+    def end(
+        self,
+        status: str,
+        *,
+        error: str | None = None,
+        memory: Memory = NOT_KNOWN,
+        judged: Mapping[str, Any] | None = None,
+    ) -> Summary:
         """Sum up the run, and notify the observers."""
-        summary = self._summary(status, memory)
+        summary = self._summary(status, memory) | dict(judged or {})
         if error is not None:
             summary["error"] = error
         for observer in self._observers:

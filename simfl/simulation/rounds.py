@@ -15,9 +15,11 @@ from simfl.messages import RoundReport, RoundTrace
 from simfl.observers import ClientTable, client_table
 from simfl.record import RoundRecord
 from simfl.sampling import Past
+from simfl.simulation.best_weights import BestWeights
 from simfl.simulation.build import Simulation
 from simfl.simulation.checkpoints import Checkpoints
-from simfl.simulation.evaluation import Evaluated, ask_losses, evaluate
+from simfl.simulation.evaluation import Evaluated, ask_losses, evaluate, evaluate_rest
+from simfl.simulation.judging import Watch
 from simfl.states import State
 
 PHASES = ("sample", "train", "aggregate", "evaluate", "checkpoint", "observe")
@@ -93,6 +95,8 @@ def run_rounds(
     round: int = 0,
     sampled: State | None = None,
     clock: PhaseClock | None = None,
+    watch: Watch | None = None,
+    best: BestWeights | None = None,
 ) -> Iterator[Done]:
     """Run the remaining rounds; yield each when it is done, and then save it if that is due.
 
@@ -108,27 +112,41 @@ def run_rounds(
         round: how many rounds are done.
         sampled: what they have left for the sampler, as in a checkpoint; None: nothing.
         clock: enters each phase; it is in ``observe`` while a round is yielded.
+        watch: judges the rounds, which end early if it says so; it knows those that are done.
+        best: keeps the best round's weights.
     """
+    watch = watch or Watch()
     clock = clock or PhaseClock("sample")
     clock.enter("sample")
     clock.lap()
     scenario = simulation.scenario
     rollbacks, saved = 0, round
     past = simulation.read_past(sampled)
-    while round < scenario.rounds:
+    while round < scenario.rounds and watch.reason is None:
         try:
-            done = _run_round(simulation, engine, handle, round=round + 1, past=past, clock=clock)
+            done = _run_round(
+                simulation, engine, handle, round=round + 1, past=past, clock=clock, watch=watch
+            )
             round, handle = round + 1, done.handle
+            watch.take(done.record)
+            if best is not None:
+                best.note(round, handle)
             past = simulation.learn(past, done.clients)
             yield done
             clock.enter("checkpoint")
+            is_over = round == scenario.rounds or watch.reason is not None
+            if best is not None and (checkpoints.is_due(round) or (is_over and checkpoints.every)):
+                best.store(engine, round=round)
             checkpoints.save_if_due(engine, handle, round=round, past=past)
-            if round == scenario.rounds:
+            if is_over:
                 checkpoints.finish(engine)
         except StatesLostError:
             clock.enter("checkpoint")
             previous, (round, handle, sampled) = saved, checkpoints.go_back(engine)
             saved, past = round, simulation.read_past(sampled)
+            watch.go_back(round)
+            if best is not None:
+                best.forget()
             rollbacks = rollbacks + 1 if saved <= previous else 1
             if rollbacks > scenario.cluster.max_retries:
                 raise
@@ -142,8 +160,9 @@ def _run_round(
     round: int,
     past: Past | None,
     clock: PhaseClock,
+    watch: Watch,
 ) -> Done:
-    """Train and evaluate.
+    """Train and evaluate; if the run ends early, evaluate all that is evaluated after the last.
 
     The handle that training returns is used by the evaluation and by the next round, so weights are
     put into the object store once a round.
@@ -155,6 +174,8 @@ def _run_round(
     clock.enter("evaluate")
     clock.move(trace.aggregate_s, "train", "aggregate")
     evaluated = evaluate(simulation, engine, following, round=round)
+    if watch.ends_with(record_of(report, trace, {}, evaluated)):
+        evaluated = evaluate_rest(simulation, engine, following, evaluated)
     clock.enter("observe")
     record = record_of(report, trace, clock.lap(), evaluated)
     return Done(record, client_table(round, trace, evaluated.clients), following)

@@ -28,11 +28,13 @@ from simfl.observers.console import say
 from simfl.record import CLIENTS_FILE, METRICS_FILE, SUMMARY_FILE, RoundRecord
 from simfl.scenario import Scenario
 from simfl.simulation.backends import Backend, make_engine
+from simfl.simulation.best_weights import BestWeights
 from simfl.simulation.build import Simulation
 from simfl.simulation.checkpoints import Checkpoints
-from simfl.simulation.evaluation import without_last_evaluation
+from simfl.simulation.evaluation import better_values, without_last_evaluation
 from simfl.simulation.folder import read_history, read_run_id, tidy, write_files, write_weights
 from simfl.simulation.journal import PROGRESS, Journal
+from simfl.simulation.judging import Watch, rules_of
 from simfl.simulation.results import Result
 from simfl.simulation.rounds import Done, PhaseClock, run_rounds
 
@@ -94,6 +96,8 @@ class Run:
         self._options = options
         self._round = found.checkpoint.round if found.checkpoint else 0
         self._handle: Handle = None
+        self._watch = Watch()
+        self._best: BestWeights | None = None
         self._done: Iterator[Done] = iter(())
 
     @contextmanager
@@ -126,7 +130,7 @@ class Run:
                 journal.end("interrupted" if is_interrupted else "failed", error=str(error))
             raise
         arrays, memory, status = self._ended
-        summary = journal.end(status, memory=memory)
+        summary = journal.end(status, memory=memory, judged=self._watch.summary())
         history = [record.line for record in journal.history]
         self.result = Result(history, arrays, summary, self.folder, self.simulation)
 
@@ -137,6 +141,10 @@ class Run:
         self.checkpoints.require_held()
         write_weights(self.folder, weights)
         write_files(self.folder, self.simulation.files(weights))
+        if self._best is not None:
+            self._best.finish(engine, self.simulation.files)
+        if self._watch.reason is not None:
+            notify(f"the run ends after round {self._round}: {self._watch.reason}")
         self._ended = weights.to_numpy(), engine.peak_memory(), status
 
     def rounds(self) -> Iterator[RoundRecord]:
@@ -162,7 +170,8 @@ class Run:
 
     @property
     def _is_complete(self) -> bool:
-        return self._round == self.simulation.scenario.rounds
+        is_last = self._round == self.simulation.scenario.rounds
+        return is_last or self._watch.reason is not None
 
     def _past(self) -> list[RoundRecord]:
         """Check that the run can be resumed, and return the records of the finished rounds."""
@@ -170,9 +179,26 @@ class Run:
         found = self.found = checkpoints.checked(self.found, simulation)
         history = read_history(self.folder, self._round)
         checkpoints.require_history(found, history)
-        if self._is_complete:
-            return history
-        return without_last_evaluation(history, simulation.scenario.evaluation)
+        return self._judged(history)
+
+    def _judged(self, history: list[RoundRecord]) -> list[RoundRecord]:
+        """Judge the finished rounds; return their records, without what only a last one has."""
+        simulation = self.simulation
+        scenario = simulation.scenario
+        rules = rules_of(scenario, better_values(simulation))
+        shorter = without_last_evaluation(history, scenario.evaluation)
+        is_over = self._round == scenario.rounds or Watch(rules, shorter).reason is not None
+        history = history if is_over else shorter
+        self._watch = Watch(rules, history)
+        if rules.best is not None:
+            self._best = BestWeights(
+                self.folder,
+                self._watch,
+                scenario.checkpoint,
+                lambda shared: self.simulation.complete(shared),  # by then without the examples
+            )
+            self._best.require_stored()
+        return history
 
     def _make_journal(self, history: list[RoundRecord]) -> Journal:
         for note in self.simulation.notes:
@@ -221,6 +247,8 @@ class Run:
             round=self._round,
             sampled=self.found.checkpoint.sampler if self.found.checkpoint else None,
             clock=self.clock,
+            watch=self._watch,
+            best=self._best,
         )
 
     def _go_on(self, done: Done) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file
 
 import simfl
 from simfl.record import RoundRecord
@@ -66,7 +67,11 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "cluster": {"state_memory": 1},
         "checkpoint": {"every": 1},
     },
-    "median": {"server": {"aggregator": "median"}},
+    "median, metrics that are no means, and the best weights": {
+        "server": {"aggregator": "median"},
+        "evaluation": {"metrics": ["f1", "auc", "confusion"]},
+        "output": {"best": "client_f1_by_examples"},
+    },
     "own models on disk, tuned, and clients that never train": {
         "algorithm": "owning",
         "client": {"stack": 2, "optimizer": {"modules": ["momentum"]}},
@@ -157,6 +162,9 @@ def bits(scenario: dict[str, Any], out: Path, backend: str) -> tuple[Any, ...]:
 
 def numbers(result: simfl.Result) -> tuple[Any, ...]:
     weights = {name: array.tobytes() for name, array in result.weights.items()}
+    best = result.out / "best.safetensors"
+    if best.exists():
+        weights |= {f"best {name}": array.tobytes() for name, array in load_file(best).items()}
     return weights, [RoundRecord.parse(record).reproducible for record in result.history]
 
 
