@@ -168,3 +168,29 @@ def test_a_node_without_the_drivers_folders_is_sent_plug_ins_and_states(
     assert process.returncode == 0, output
     assert numbers(unshared / "out") == undisturbed
     assert not machines.node.sh(f"ls {unshared}")
+
+
+def test_a_base_crosses_the_wire_once_for_all_actors_of_a_node(
+    machines: RayOnTwoMachines, tmp_path: Path
+) -> None:
+    """It is the first layer, of 12.8 MB. The second, of 2 MB, is sent to each node once a round."""
+    base = 65 * 49_152 * 4
+    plain = scenario(actors=3) | {
+        "rounds": 1,
+        "model": {"kind": "mlp", "hidden": [49_152], "fixed": ["hidden1"]},
+        "server": {},
+        "checkpoint": {"every": 0},
+        "output": {"clients": True},
+    }
+    plain["client"] |= {"steps": 1, "optimizer": {"lrate": 0.05}}
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    before, _ = machines.wire.num_bytes()
+    process = machines.simfl("run", path, "--out", tmp_path / "out", "--address", machines.address)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "3 client actors" in output
+    sent = machines.wire.num_bytes()[0] - before
+    assert base < sent < 1.5 * base
+    expected = simfl.run(plain, out=tmp_path / "inline", backend="inline")
+    assert numbers(tmp_path / "out") == numbers(expected.out)
