@@ -25,11 +25,12 @@ ReadBatch: TypeAlias = "Callable[[Rows], Batch]"
 def reader_of(examples: Examples, *, device: str) -> ReadBatch:
     """Return what reads batches: on a GPU from examples that are moved there once and stay.
 
-    Examples that the GPU's memory does not hold are moved batch by batch, and so are sequences of
-    several lengths, which are small and are padded on the way.
+    Examples that the GPU's memory does not hold are moved batch by batch, and so are those that
+    stay in files, and sequences of several lengths, which are small and are padded on the way.
     """
     values = (*arrays_of(examples.inputs), examples.targets)
-    if torch.device(device).type == "cpu" or any(isinstance(one, Ragged) for one in values):
+    is_on_cpu = torch.device(device).type == "cpu"
+    if is_on_cpu or examples.stays_in_files or any(isinstance(one, Ragged) for one in values):
         return moving_reader(examples, device=device)
     try:
         return resident_reader(examples, device=device)

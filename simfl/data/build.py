@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -69,6 +69,8 @@ def build_dataset(
         _check_fraction("public", public or 0.0)
     data = source.load(seed=seed)
     check_source_data(data)
+    if data.train.stays_in_files:
+        _refuse_copies(test_fraction=test_fraction, client_tests=client_tests, public=public)
     if test_fraction > 0:
         data = take_test_split(data, fraction=test_fraction, seed=seed)
     data, shared = _take_public(data, public, seed=seed)
@@ -118,6 +120,16 @@ def build_dataset(
         notes=data.notes,
         encode=data.encode,
     )
+
+
+def _refuse_copies(**options: Any) -> None:
+    """Refuse what would copy examples that stay in files."""
+    for name, value in options.items():
+        if value and not isinstance(value, Source):
+            raise ConfigError(
+                f"data.{name} is {value}, which copies examples that may be larger than memory; "
+                "save test_inputs.npy and test_targets.npy, or use data.holdout_fraction"
+            )
 
 
 _KEYS = {"data.test": "data.test_fraction", "data.public": "data.public"}

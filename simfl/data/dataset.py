@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from simfl.data.mapped import MappedArray
 from simfl.data.ragged import IGNORED, Ragged
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -47,9 +48,34 @@ class Examples:
     choices: tuple[Ragged, ...] = ()
     """The tokens of each of the choices that examples have, for ``multiple-choice``; none of the
     last ones for an example that has fewer."""
+    stays_in_files: bool = False
+    """Whether arrays that are mapped from files are read there by all processes, instead of being
+    sent to them; they may be larger than memory, and are not to be copied."""
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def __reduce__(self) -> Any:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.stays_in_files:
+            values["inputs"] = map_tree(self.inputs, MappedArray.of)
+        return _opened, (values,)
+
+
+def _opened(values: dict[str, Any]) -> Examples:
+    """Return examples whose inputs may be in files."""
+
+    def open_array(value: Any) -> Any:
+        return value.open() if isinstance(value, MappedArray) else value
+
+    return Examples(**{**values, "inputs": map_tree(values["inputs"], open_array)})
+
+
+def map_tree(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply a function to each array of a tree."""
+    if isinstance(tree, dict):
+        return {name: function(value) for name, value in tree.items()}
+    return tuple(map(function, tree)) if isinstance(tree, tuple) else function(tree)
 
 
 @dataclass(frozen=True)
@@ -196,12 +222,7 @@ def select_rows(examples: Examples, rows: Array) -> Examples:
     def select(values: Values) -> Values:
         return values.select(rows) if isinstance(values, Ragged) else values.take(rows, axis=0)
 
-    tree = examples.inputs
-    inputs: ArrayTree
-    if isinstance(tree, dict):
-        inputs = {name: select(values) for name, values in tree.items()}
-    else:
-        inputs = tuple(map(select, tree)) if isinstance(tree, tuple) else select(tree)
+    inputs = map_tree(examples.inputs, select)
     choices = tuple(choice.select(rows) for choice in examples.choices)
     return Examples(inputs, select(examples.targets), examples.scaling, choices)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -39,6 +39,52 @@ class NpzFile(Source):
     def load(self, *, seed: int) -> SourceData:
         """Read the file."""
         return source_data_from_arrays(_read_npz(self.path), origin=self.path)
+
+
+@dataclass(frozen=True)
+class NpyFolder(Source):
+    """A folder with a file for each array, as ``numpy.save`` writes it: larger than memory, too.
+
+    The names of the files are those of the arrays of ``npz``: ``inputs.npy`` and ``targets.npy``,
+    ``test_inputs.npy``, ``client.npy``... Inputs are mapped, not loaded: bytes, int32, int64 or
+    float32; batches alone are in memory. The driver and all actors open the files by themselves, so
+    that with several nodes the folder must be at the same place on each.
+    """
+
+    name: ClassVar[str] = "npy"
+    file_fields: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: str
+    """The folder."""
+
+    def load(self, *, seed: int) -> SourceData:
+        """Map the files."""
+        files = sorted(Path(self.path).glob("*.npy"))
+        if not files:
+            raise DataError(f"{self.path} holds no .npy file; write inputs.npy and targets.npy")
+        arrays = {file.stem: _mapped(str(file)) for file in files}
+        for name, array in arrays.items():
+            is_input = name.removeprefix("test_").partition(".")[0] == "inputs"
+            if is_input and array.dtype not in (np.uint8, np.int32, np.int64, np.float32, np.bool_):
+                raise DataError(
+                    f"{self.path}/{name}.npy is {array.dtype}, which would be converted in memory; "
+                    "save it as float32, uint8, int32 or int64"
+                )
+        data = source_data_from_arrays(arrays, origin=self.path)
+        test = data.test and replace(data.test, stays_in_files=True)
+        return replace(data, train=replace(data.train, stays_in_files=True), test=test)
+
+
+def _mapped(path: str) -> Array:
+    try:
+        with open_regular(path):
+            pass  # no pipe, which would be waited for
+        found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(file_fault(path, error)) from error
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read ({one_line(error)})") from error
+    return found
 
 
 def _read_npz(path: str) -> dict[str, Array]:

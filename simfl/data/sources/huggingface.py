@@ -15,11 +15,9 @@ import numpy as np
 from simfl.data.arrays import with_our_dtypes
 from simfl.data.dataset import Array, Examples, Scaling
 from simfl.data.hub import read_split, why_untrusted, without_references
+from simfl.data.images import pixels_of, size_of
 from simfl.data.source import Source, SourceData
 from simfl.errors import DataError, SimflError, did_you_mean, one_line
-
-_GREY = ("1", "L")
-_COLOUR = ("RGB", "RGBA", "P", "PA", "LA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX")
 
 
 @dataclass(frozen=True)
@@ -158,30 +156,21 @@ def _decode_images(images: Iterable[Any], *, what: str) -> Array:
     """
     pixels: list[Array] = []
     for row, image in enumerate(images):
-        pixels.append(_pixels(image, what=f"{what}, row {row}"))
-        if pixels[row].shape[:2] != pixels[0].shape[:2]:
+        if image is None:
+            raise DataError(f"{what}, row {row} has no image; leave the row out")
+        pixels.append(pixels_of(image, what=f"{what}, row {row}"))
+        if pixels[row].shape[1:] != pixels[0].shape[1:]:
             raise DataError(
                 f"{what}: the image of row {row} is {_size(pixels[row])}, that of row 0 "
                 f"{_size(pixels[0])}; resize them to one size"
             )
-    channels = max((image.shape[2] for image in pixels), default=1)
-    shape = (len(pixels), channels, *(pixels[0].shape[:2] if pixels else (0, 0)))
+    channels = max((len(image) for image in pixels), default=1)
+    shape = (len(pixels), channels, *(pixels[0].shape[1:] if pixels else (0, 0)))
     images_NCHW = np.empty(shape, np.uint8)
     for row, image in enumerate(pixels):
-        images_NCHW[row] = image.transpose(2, 0, 1)
+        images_NCHW[row] = image
     return images_NCHW
 
 
-def _pixels(image: Any, *, what: str) -> Array:
-    if image is None:
-        raise DataError(f"{what} has no image; leave the row out")
-    if image.mode not in _GREY + _COLOUR:
-        raise DataError(
-            f"{what}: images of mode {image.mode!r} cannot be used; save it as L or RGB"
-        )
-    array = np.asarray(image.convert("L" if image.mode in _GREY else "RGB"), np.uint8)
-    return array[:, :, np.newaxis] if array.ndim == 2 else array
-
-
 def _size(pixels: Array) -> str:
-    return f"{pixels.shape[1]} by {pixels.shape[0]} pixels"
+    return size_of(pixels.shape[2], pixels.shape[1])

@@ -39,7 +39,7 @@ class ParquetFile(TableSource):
         """Read a file."""
         with _opened(path) as file:
             table = file.read()
-            found = {n: _column(table[n], as_text=n in text) for n in table.column_names}
+            found = {n: column_of(table[n], as_text=n in text) for n in table.column_names}
         if not table.num_rows:
             raise DataError(f"{path} has no rows")
         columns = {name: column for name, column in found.items() if column is not None}
@@ -63,8 +63,8 @@ def _opened(path: str) -> Iterator[Any]:
         raise DataError(f"{path} cannot be read as Parquet: {one_line(error)}") from error
 
 
-def _column(column: Any, *, as_text: bool) -> Array | None:
-    """Return int64, float64 with NaN for nulls, or text with "" for nulls; None: it is neither."""
+def column_of(column: Any, *, as_text: bool) -> Array | None:
+    """Return numbers, NaN for nulls, or text, "" for nulls; None: a column holds neither."""
     import pyarrow as pa
     from pyarrow import compute, types
 

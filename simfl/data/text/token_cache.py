@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from simfl.data.cache import cache_folder, write_folder
 from simfl.data.ragged import Array
 from simfl.data.text.tokenizers import Tokens
 
@@ -30,20 +28,14 @@ def encode_once(parts: Iterable[str], make: Callable[[], Tokens], *, num_texts: 
         make: makes them; texts follow one another.
         num_texts: how many texts there are.
     """
-    folder = cache_folder() / _key(parts)
+    folder = cache_folder("tokens") / _key(parts)
     with suppress(OSError, ValueError):  # missing, or cut short
         return _mapped(folder, num_texts)
     tokens = make()
     with suppress(OSError, ValueError):
-        _write(folder, tokens)
+        write_folder(folder, lambda draft: _save(draft, tokens))
         return _mapped(folder, num_texts)
     return tokens
-
-
-def cache_folder() -> Path:
-    """Return the folder of the user's cache: ``$XDG_CACHE_HOME/simfl/tokens`` or under ``~``."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "simfl" / "tokens"
 
 
 def _key(parts: Iterable[str]) -> str:
@@ -70,17 +62,6 @@ def _mapped(folder: Path, num_texts: int) -> Tokens:
     return Tokens.from_lengths(np.asarray(values), lengths)
 
 
-def _write(folder: Path, tokens: Tokens) -> None:
-    """Write a folder as a whole; another process may write the same one at the same time."""
-    draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
-    try:
-        draft.mkdir(parents=True)
-        np.save(draft / "values.npy", tokens.values)
-        np.save(draft / "lengths.npy", tokens.lengths)
-        try:
-            draft.rename(folder)
-        except OSError:
-            shutil.rmtree(folder)  # of another version, or cut short, or just written
-            draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+def _save(folder: Path, tokens: Tokens) -> None:
+    np.save(folder / "values.npy", tokens.values)
+    np.save(folder / "lengths.npy", tokens.lengths)

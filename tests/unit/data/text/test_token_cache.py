@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simfl.data.text.token_cache import cache_folder, encode_once
+from simfl.data.cache import cache_folder
+from simfl.data.text.token_cache import encode_once
 from simfl.data.text.tokenizers import Tokens
 
 TOKENS = Tokens.from_lengths(np.array([5, 6, 7], np.uint16), np.array([2, 0, 1]))
@@ -54,7 +55,7 @@ def test_files_that_are_cut_short_are_made_again() -> None:
     make = Maker()
     ask(make, "a")
     for name in ("values.npy", "lengths.npy"):
-        (path,) = cache_folder().glob(f"*/{name}")
+        (path,) = cache_folder("tokens").glob(f"*/{name}")
         path.write_bytes(path.read_bytes()[:-1])
         assert ask(make, "a") == [5, 6, 7]
     assert make.calls == 3
@@ -70,12 +71,12 @@ def test_another_process_may_write_the_same_meanwhile() -> None:
     assert encode_once(("a",), outer, num_texts=3).values.tolist() == [5, 6, 7]
     assert ask(inner, "a") == [5, 6, 7]
     assert inner.calls == 1
-    assert len(list(cache_folder().iterdir())) == 1
+    assert len(list(cache_folder("tokens").iterdir())) == 1
 
 
 def test_drafts_are_removed() -> None:
     ask(Maker(), "a")
-    assert len(list(cache_folder().iterdir())) == 1
+    assert len(list(cache_folder("tokens").iterdir())) == 1
 
 
 def test_without_a_folder_tokens_are_made_each_time(
@@ -91,4 +92,4 @@ def test_without_a_folder_tokens_are_made_each_time(
 def test_the_cache_is_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/ada")
-    assert os.fspath(cache_folder()) == "/home/ada/.cache/simfl/tokens"
+    assert os.fspath(cache_folder("tokens")) == "/home/ada/.cache/simfl/tokens"
