@@ -120,19 +120,6 @@ class Planned(TypedDict):
     """What a run of it would print as notes."""
 
 
-class Labels(TypedDict):
-    """How labels are distributed over clients."""
-
-    num_classes: int
-    """How many classes the clients' examples have."""
-    mean_per_client: float
-    """How many classes a client holds on average."""
-    mean_entropy: float
-    """The entropy of a client's labels in bits, on average."""
-    overall_entropy: float
-    """The entropy of all clients' labels together, in bits."""
-
-
 class ClientData(TypedDict):
     """What a client holds."""
 
@@ -163,8 +150,9 @@ class Data(TypedDict):
     """The examples of a client on average."""
     max_examples: int
     """The examples of the largest client."""
-    labels: Labels | None
-    """The labels; null: targets are not class ids."""
+    labels: dict[str, float] | None
+    """num_classes; mean_per_client, the classes of a client; mean_entropy of a client's labels and
+    overall_entropy of all, in bits; null: targets are not class ids."""
     clients: list[ClientData]
     """The first clients, as many as --clients says."""
 

@@ -10,7 +10,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from simfl.cli.components import list_components, print_schema
+from simfl.cli.doctor import diagnose
 from simfl.cli.help import GroupedHelp, PlainHelp
+from simfl.cli.new import new_scenario, show_scenario
 from simfl.cli.output import exit_codes
 from simfl.cli.run import OWN_PROCESS, resume_run, run_scenario, verify_run
 from simfl.cli.runs import compare_runs, export_run, list_runs, report_runs
@@ -29,6 +31,8 @@ app = typer.Typer(
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Run": {"run": run_scenario, "resume": resume_run, "sweep": sweep_scenario},
     "Scenarios": {
+        "new": new_scenario,
+        "show": show_scenario,
         "validate": validate_scenarios,
         "plan": plan_run,
         "data": describe_data,
@@ -40,7 +44,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "verify": verify_run,
         "export": export_run,
     },
-    "Reference": {"list": list_components, "schema": print_schema},
+    "Reference": {"list": list_components, "schema": print_schema, "doctor": diagnose},
 }
 """By the group in which help lists them."""
 for _group, _commands in _COMMANDS.items():

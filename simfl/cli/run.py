@@ -124,7 +124,10 @@ def resume_run(
 
 def verify_run(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="The folder of a run.", autocompletion=complete_folder),
+    ],
     rounds: Annotated[
         int | None, typer.Option(min=1, help="How many rounds to repeat. Default: all.")
     ] = None,

@@ -247,7 +247,10 @@ def described(comparison: Comparison) -> dict[str, Any]:
 
 
 def export_run(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="The folder of a run.", autocompletion=complete_folder),
+    ],
     round: Annotated[
         int | None, typer.Option(help="After which round. Default: the last one with a checkpoint.")
     ] = None,

@@ -13,6 +13,7 @@ import pytest
 from simfl.cli.json_output import output_schema
 from simfl.cluster.placement import Node
 from simfl.cluster.survey import Survey
+from simfl.errors import ClusterError
 from simfl.simulation import planning
 from simfl.sweep import SweepResult, TrialResult
 from simfl.sweep.results import Goal
@@ -62,6 +63,23 @@ def test_a_run_prints_its_folder_and_its_final_numbers(printed: Printed, scenari
     assert (ran["folder"], ran["status"], ran["rounds"]) == ("a", "done", 2)
     (listed,) = printed("ls", ".")
     assert listed["value"] == ran["metrics"]["accuracy"]
+
+
+def test_a_scenario_is_shown(printed: Printed, scenario: str) -> None:
+    assert printed("show", scenario)["rounds"] == 2
+
+
+def test_findings_about_the_machine_have_a_remedy(
+    printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(**options: Any) -> Any:
+        raise ClusterError("no room")
+
+    monkeypatch.setattr("simfl.cluster.session.connect", connect)
+    findings = printed("doctor", code=1)["findings"]
+    assert [f["remedy"] for f in findings if f["name"] == "ray starts"] == [
+        "use --backend inline, which needs no Ray"
+    ]
 
 
 def test_runs_are_compared(printed: Printed, run: str) -> None:
