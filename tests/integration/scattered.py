@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch_file
+from torch import nn
 
 from simfl.record import RoundRecord
 
@@ -42,3 +44,11 @@ def numbers(out: Path) -> tuple[Any, ...]:
         {name: array.tobytes() for name, array in weights.items()},
         [RoundRecord.parse(json.loads(line)).reproducible for line in lines],
     )
+
+
+def net_on_file(file: str) -> nn.Module:
+    """Return a network for digits whose first layer is read from a file, and frozen."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+    net[1].load_state_dict(load_torch_file(file))
+    net[1].requires_grad_(False)
+    return net

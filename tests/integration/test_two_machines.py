@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from machines import HERE, RayOnTwoMachines, why_there_are_none
+from safetensors.torch import save_file
 from scattered import numbers, scenario
 
 import simfl
@@ -194,3 +196,23 @@ def test_a_base_crosses_the_wire_once_for_all_actors_of_a_node(
     assert base < sent < 1.5 * base
     expected = simfl.run(plain, out=tmp_path / "inline", backend="inline")
     assert numbers(tmp_path / "out") == numbers(expected.out)
+
+
+def test_another_base_on_a_node_is_an_error_that_names_a_weight(
+    machines: RayOnTwoMachines, unshared: Path, tmp_path: Path
+) -> None:
+    layer = {"weight": torch.ones(32, 64), "bias": torch.zeros(32)}
+    save_file(layer, unshared / "base.safetensors")
+    save_file(layer | {"bias": torch.full((32,), 0.5)}, tmp_path / "other.safetensors")
+    machines.node.sh(f"cp {tmp_path}/other.safetensors {unshared}/base.safetensors")
+    plain = scenario(actors=3) | {"search": [str(HERE)]}
+    arguments = {"file": str(unshared / "base.safetensors")}
+    plain["model"] = {"kind": "python", "path": "scattered:net_on_file", "arguments": arguments}
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    process = machines.simfl("run", path, "--out", tmp_path / "out", "--address", machines.address)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "'1.bias' is built with other values here than where the run began" in output
+    assert "Traceback" not in output
+    machines.node.sh(f"rm {unshared}/base.safetensors")
