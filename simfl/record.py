@@ -18,6 +18,7 @@ __all__ = [
     "EVALUATIONS_FILE",
     "EVALUATION_KEYS",
     "GLOBAL",
+    "GLOBAL_TRAIN_LOSS",
     "METRICS_FILE",
     "PERSONAL",
     "PROVENANCE_FILE",
@@ -56,6 +57,9 @@ BEST_FILE: Final = "best.safetensors"
 
 EVALUATION_KEYS: Final = ("round", "client", "weight", "model", "new")
 """Columns of ``evaluations.parquet`` besides the metrics; the last two only where rows differ."""
+
+GLOBAL_TRAIN_LOSS: Final = "global_train_loss"
+"""The loss over the training examples of all clients, with ``evaluation.train_loss``."""
 
 GLOBAL: Final = "global"
 """Clients are evaluated with the server's weights."""
@@ -347,7 +351,8 @@ def require_own_names(
     for metric in metrics:
         keys = _keys_of(metric, evaluated)
         used = next((key for key in keys if key in taken), None)
-        if metric in (*_NUMBERS, *EVALUATION_KEYS) or metric.startswith("seconds"):
+        fields_of_records = (*_NUMBERS, *EVALUATION_KEYS, GLOBAL_TRAIN_LOSS)
+        if metric in fields_of_records or metric.startswith("seconds"):
             reason = f"{metric!r} is a field of the records"
         elif used is None:
             taken |= dict.fromkeys(keys, metric)

@@ -246,6 +246,9 @@ class EvaluationSection(Section):
     """What is measured besides the loss. null: what suits the loss."""
     batch_size: Count = 128
     """The examples evaluated at once, of one client or of several small ones."""
+    train_loss: bool = False
+    """Whether to measure, as often, the loss of the server's weights over the training examples of
+    all clients: ``global_train_loss``. It takes a pass over them."""
     clients_every: Whole = 0
     """Evaluate on each client's own examples after every so many rounds, and after the last: on
     what it keeps (``data.holdout_fraction``), on its test examples (``data.client_tests``), or all

@@ -214,6 +214,11 @@ def _evaluation(scenario: Scenario) -> Iterator[Fault]:
         require_own_names((metric.key for metric in metrics), scenario.evaluations)
     except InputError as error:
         yield "evaluation.metrics", str(error).removeprefix("metrics: ")
+    if evaluation.train_loss and not evaluation.every:
+        yield (
+            "evaluation.train_loss",
+            "is true, but evaluation.every is 0, so that it is never measured; set every as well",
+        )
     if evaluation.new_clients is not None:
         yield from _selection("evaluation.new_clients", evaluation.new_clients)
     for key in ("personal_steps", "new_clients"):

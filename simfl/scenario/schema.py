@@ -53,6 +53,7 @@ _LATER: Final = (
     "client.accumulate",
     "client.sampler.loss",
     "server.pre_aggregators",
+    "evaluation.train_loss",
     "evaluation.personal_steps",
     "evaluation.new_clients",
 )

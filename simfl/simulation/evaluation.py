@@ -12,7 +12,15 @@ from simfl.engine import Engine, Handle
 from simfl.messages import EvaluationChunk, FloatColumn, IntColumn
 from simfl.models.model import MetricSums
 from simfl.observers import ClientEvaluation
-from simfl.record import GLOBAL, ClientMetric, Number, RoundRecord, client_keys, evaluated_as
+from simfl.record import (
+    GLOBAL,
+    GLOBAL_TRAIN_LOSS,
+    ClientMetric,
+    Number,
+    RoundRecord,
+    client_keys,
+    evaluated_as,
+)
 from simfl.sections import EvaluationSection
 from simfl.simulation.build import Simulation
 from simfl.simulation.judging import better_keys
@@ -88,6 +96,8 @@ def measure(
         chunk = EvaluationChunk("test", tuple((number,) for number in range(batches)))
         parts = engine.evaluate(chunk, handle)
         metrics, arrays = values_of(parts, simulation.client.build_metrics())
+    if test and simulation.scenario.evaluation.train_loss:
+        metrics[GLOBAL_TRAIN_LOSS] = _global_train_loss(simulation, engine, handle)
     if clients:
         by_model = _evaluate_clients(simulation, engine, handle)
         for model, is_new in simulation.scenario.evaluations:
@@ -168,7 +178,23 @@ def ask_losses(
         handle: what the next round starts from.
         clients: [M] ids.
     """
-    losses = np.full(simulation.population, np.nan)
+    total, weight = _training_losses(simulation, engine, handle, clients).T
+    losses: FloatColumn = np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
+    return losses
+
+
+def _global_train_loss(simulation: Simulation, engine: Engine, handle: Handle) -> Number:
+    """Return the mean loss over the training examples of all clients; None: it is not finite."""
+    sums = _training_losses(simulation, engine, handle, simulation.participants)
+    found, _ = values_of([{"loss": (total, weight)} for total, weight in sums.tolist()], ())
+    return found["loss"]
+
+
+def _training_losses(
+    simulation: Simulation, engine: Engine, handle: Handle, clients: IntColumn
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the sum of each client's losses over its training examples, and its weight: [M, 2]."""
+    sums = np.zeros((simulation.population, 2))
     held = clients[simulation.num_examples[clients] > 0]
     needs_states = bool(simulation.client.personal)  # personal weights are among these
     for group in np.unique(simulation.group_of[held]).tolist():
@@ -176,9 +202,9 @@ def ask_losses(
         items = tuple((client,) for client in own.tolist())
         chunk = EvaluationChunk("training", items, group, (GLOBAL,), needs_states=needs_states)
         found = engine.evaluate(chunk, handle)
-        total, weight = np.array([sums["loss"] for sums in found], dtype=np.float64).T
-        losses[own] = np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
-    return losses[clients]
+        sums[own] = [each["loss"] for each in found]
+    found_sums: np.ndarray[Any, np.dtype[np.float64]] = sums[clients]
+    return found_sums
 
 
 def join_small_clients(

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from simfl.errors import did_you_mean
 from simfl.models import Metric
-from simfl.record import RoundRecord, client_keys, evaluated_as
+from simfl.record import GLOBAL_TRAIN_LOSS, RoundRecord, client_keys, evaluated_as
 from simfl.scenario import Scenario
 
 Better: TypeAlias = Mapping[str, Literal["max", "min"]]
@@ -40,6 +40,8 @@ def better_keys(
     ]
     better |= {keys["mean"]: side for keys, side in over}
     better["train_loss"] = "min"
+    if evaluation.every and evaluation.train_loss:
+        better[GLOBAL_TRAIN_LOSS] = "min"
     for keys, side in over:
         better |= {keys[part]: side for part in ("by_examples", "worst", "best")}
         better[keys["std"]] = "min"

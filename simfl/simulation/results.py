@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file
 from torch import nn
 
 from simfl.errors import InputError, did_you_mean, import_extra
 from simfl.observers import CLIENTS_FILE, Summary
+from simfl.record import BEST_FILE
 from simfl.simulation.build import Simulation
 from simfl.vector import Vector
 
@@ -44,11 +46,23 @@ class Result:
     simulation: Simulation | None = field(default=None, repr=False, compare=False)
     """What was run, without its examples; None: it is not known."""
 
-    def model(self) -> nn.Module:
-        """Return the model with the final weights: a module of torch, in evaluation mode."""
+    def model(self, *, best: bool = False) -> nn.Module:
+        """Return the model with the final weights: a module of torch, in evaluation mode.
+
+        Args:
+            best: with those of the best round instead (``output.best``).
+
+        Raises:
+            InputError: if the run has kept none of the best round.
+        """
         if self.simulation is None:
             raise InputError("this result has no model; load its weights into a module of yours")
-        return module_with(self.simulation, Vector.from_numpy(self.weights))
+        if not best:
+            return module_with(self.simulation, Vector.from_numpy(self.weights))
+        path = self.out / BEST_FILE
+        if not path.exists():
+            raise InputError(f"there is no {path}; run with output.best: auto")
+        return module_with(self.simulation, Vector(load_file(path)))
 
     def to_pandas(self) -> Any:
         """Return the history as a ``pandas.DataFrame``, a row for each round.

@@ -34,7 +34,7 @@ from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.evaluation import better_values, without_last_evaluation
 from simfl.simulation.folder import read_history, read_run_id, tidy, write_files, write_weights
 from simfl.simulation.journal import PROGRESS, Journal
-from simfl.simulation.judging import Watch, rules_of
+from simfl.simulation.judging import Rules, Watch, rules_of
 from simfl.simulation.results import Result
 from simfl.simulation.rounds import Done, PhaseClock, run_rounds
 
@@ -96,6 +96,7 @@ class Run:
         self._options = options
         self._round = found.checkpoint.round if found.checkpoint else 0
         self._handle: Handle = None
+        self._is_judged = False  # a loop of one's own decides itself
         self._watch = Watch()
         self._best: BestWeights | None = None
         self._done: Iterator[Done] = iter(())
@@ -107,6 +108,7 @@ class Run:
         If rounds are left then, the run is stopped there: its summary says ``stopped``, and it can
         be resumed. If the block raises an exception, the run has failed or was interrupted.
         """
+        self._is_judged = True
         with self.opened() as engine:
             self._start(engine)
             yield
@@ -185,7 +187,7 @@ class Run:
         """Judge the finished rounds; return their records, without what only a last one has."""
         simulation = self.simulation
         scenario = simulation.scenario
-        rules = rules_of(scenario, better_values(simulation))
+        rules = rules_of(scenario, better_values(simulation)) if self._is_judged else Rules()
         shorter = without_last_evaluation(history, scenario.evaluation)
         is_over = self._round == scenario.rounds or Watch(rules, shorter).reason is not None
         history = history if is_over else shorter

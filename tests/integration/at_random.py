@@ -315,6 +315,8 @@ def _measure(scenario: dict[str, Any], rng: Random) -> None:
     macro = ["recall", {"average": "none"}]
     some = ["f1", macro, "confusion", "auc", ["auc", {"average": "micro", "bins": 9}], "ece"]
     scenario["evaluation"]["metrics"] = rng.sample(some, 3)
+    scenario["evaluation"]["train_loss"] = scenario["evaluation"]["every"] > 0
+    scenario["output"] = {"best": rng.choice(["auto", "train_loss"])}
 
 
 def _own_models(rng: Random, population: int, cohort: int) -> dict[str, Any]:

@@ -192,6 +192,24 @@ def test_a_metric_that_does_not_fit_the_targets_is_found_before_the_run() -> Non
         build(simfl.load_scenario(scenario))
 
 
+def test_the_global_training_loss_is_torchs_over_all_that_clients_train_on() -> None:
+    """Without the examples that they hold out, and those of clients that never train."""
+    evaluation = {"train_loss": True, "clients_every": 1, "new_clients": {"ids": [3, 4]}}
+    simulation = build(simfl.load_scenario({**SCENARIO, "evaluation": evaluation}))
+    host = ClientHost(simulation.client, simulation.dataset)
+    engine = InlineEngine(simulation.server.build(), [host])
+    found = evaluate(simulation, engine, engine.start(), round=1).metrics["global_train_loss"]
+    dataset = simulation.dataset
+    rows = np.concatenate([dataset.train_rows(c) for c in range(40) if c not in (3, 4)])
+    batch = read_batch(dataset.train, rows)
+    with torch.no_grad():
+        outputs = simulation.server.build_model().module.eval()(batch.inputs)
+    expected = F.cross_entropy(outputs.double(), batch.targets).item()
+    assert found == pytest.approx(expected, rel=1e-6)  # outputs are float32
+    assert next(iter(better_values(simulation))) == "accuracy"
+    assert better_values(simulation)["global_train_loss"] == "min"
+
+
 def table_of(values: list[float], weights: list[float]) -> ClientEvaluation:
     ids = np.arange(len(values))
     return ClientEvaluation(ids, {"m": np.array(weights)}, {"m": np.array(values)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,10 @@ def test_the_best_weights_are_those_of_a_run_that_ends_there(
         simfl.resume(result.out, backend="inline")
     shorter, _ = run(tmp_path / "run", rounds=6, stop=None)
     assert are_equal(best, shorter.weights)
+    module = result.model(best=True)
+    assert are_equal({name: t.numpy() for name, t in module.state_dict().items()}, best)
+    with pytest.raises(InputError, match=r"no .*best.safetensors; run with output.best: auto"):
+        replace(result, out=tmp_path).model(best=True)
 
 
 def test_a_run_that_is_killed_and_resumed_ends_in_the_same_round_with_the_same_best_weights(
