@@ -107,12 +107,12 @@ def _notes(strangers: Array, untested: Array, num_tests: int, num_clients: int) 
     if len(strangers):
         notes.append(
             f"{len(strangers)} of {num_tests} test examples are of clients without training "
-            f"examples ({_some(np.unique(strangers))}); only the central evaluation has them"
+            f"examples, such as {one_line(strangers[0])}; only the central evaluation has them"
         )
     if len(untested):
         notes.append(
-            f"{len(untested)} of {num_clients} clients have no test examples ({_some(untested)}); "
-            "they are evaluated on what they train on"
+            f"{len(untested)} of {num_clients} clients have no test examples, such as "
+            f"{one_line(untested[0])}; they are evaluated on what they train on"
         )
     return tuple(notes)
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from choosing import accumulate, choose_algorithm, name_weights
+from dividing import give_tests
 from speaking import fine_tune, speak
 from torch import Tensor, nn
 
@@ -75,6 +76,7 @@ def draw(seed: int) -> dict[str, Any]:
     _measure(scenario, Random(f"metrics {seed}"))
     fine_tune(scenario, Random(f"fine-tuning {seed}"))
     accumulate(scenario, Random(f"micro-batches {seed}"))
+    give_tests(scenario, Random(f"tests {seed}"))
     return scenario
 
 

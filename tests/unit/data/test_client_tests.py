@@ -22,9 +22,9 @@ from simfl.data import (
 from simfl.errors import ConfigError, DataError
 
 NOTES = (
-    "1 of 5 test examples are of clients without training examples (9); only the central "
+    "1 of 5 test examples are of clients without training examples, such as 9; only the central "
     "evaluation has them",
-    "1 of 3 clients have no test examples (4); they are evaluated on what they train on",
+    "1 of 3 clients have no test examples, such as 4; they are evaluated on what they train on",
 )
 
 
