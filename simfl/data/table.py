@@ -50,8 +50,10 @@ class Table:
 
 def is_missing(column: Array) -> Array:
     """Return which values are missing: (N,) bool."""
+    if column.dtype.kind in "iu":
+        return np.zeros(len(column), bool)
     missing: Array = np.isnan(column) if column.dtype.kind == "f" else column == ""
-    return missing if column.dtype.kind not in "iu" else np.zeros(len(column), bool)
+    return missing
 
 
 def is_blank(cell: str) -> bool:

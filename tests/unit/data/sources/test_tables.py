@@ -153,6 +153,15 @@ def test_rows_with_gaps_are_left_out_and_whole_targets_stay_classes(tmp_path: Pa
         )
 
 
+def test_without_gaps_nothing_is_left_out(table: Any) -> None:
+    columns = {"age": [1.5] * 8, "rich": [2, 0, 1, 0, 1, 2, 0, 1]}
+    data = table(features=["age"], missing="leave-out", changes=columns).load(seed=0)
+    assert data.train.targets.tolist() == columns["rich"][:6]
+    assert data.train.targets.dtype == np.int64
+    assert data.test.targets.tolist() == [0, 1]
+    assert data.notes == ()
+
+
 def test_parquet_and_csv_hold_the_same(tmp_path: Path) -> None:
     columns = {
         "x": [1.5, 2.0, -1.0],
