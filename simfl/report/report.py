@@ -16,6 +16,7 @@ from simfl.report.provenance import differences_section, failures_section, prove
 from simfl.report.reading import Run, total
 from simfl.report.study import Group, Section, Study, count_of_groups
 from simfl.report.timing import timing_section
+from simfl.report.values import values_section
 from simfl.report.wording import duration, number, quantity
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def make_report(study: Study, *, with_data: bool, trust: Trust = "all") -> Repor
     """
     sections = (
         learning_section(study),
+        values_section(study),
         differences_section(study),
         fairness_section(study),
         participation_section(study),

@@ -229,7 +229,7 @@ def _labels_by_keys(groups: Sequence[Sequence[Run]]) -> list[str]:
     ]
     found = differences(kept)
     chosen = _telling(found, len(groups))
-    short = _short_keys([difference.key for difference in chosen])
+    short = short_keys([difference.key for difference in chosen])
 
     def label(index: int) -> str:
         parts = [
@@ -261,7 +261,7 @@ def _telling(found: Sequence[Difference], num_groups: int) -> list[Difference]:
     return sorted(chosen, key=found.index)
 
 
-def _short_keys(keys: Sequence[str]) -> dict[str, str]:
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
     """Return the last part of each key, or the whole key if another has the same last part."""
     last = [_last(key) for key in keys]
     return {

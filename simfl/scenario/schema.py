@@ -19,7 +19,7 @@ from simfl.models import BCEWithLogits, CrossEntropy
 from simfl.record import evaluations
 from simfl.scenario.document import Document, parse_path
 from simfl.scenario.plain import to_plain
-from simfl.scenario.space import checked_searcher, checked_values
+from simfl.scenario.space import checked_searcher, checked_seeds, checked_values
 from simfl.scenario.validators import Trust, check_label, folder_name, trusted_modules
 from simfl.scenario.yaml_format import dump_yaml
 from simfl.sections import (
@@ -123,9 +123,13 @@ class SweepSection(Section):
     """What is tried, by key: a list, whole numbers as ``0..4``, or a draw by chance:
     ``{uniform: [0, 1]}``, ``{loguniform: [0.001, 1]}``, ``{integers: [1, 9]}`` or
     ``{choice: [a, b]}``, bounds included. All combinations of what lists hold are tried."""
+    seeds: Annotated[Any, AfterValidator(checked_seeds)] = None
+    """The scenario's seeds with which all values are repeated, such as ``0..4``. Values are judged
+    by the mean over them, by a searcher, too, and draws are the same for all. null: values are
+    repeated only if ``over`` has ``seed``."""
     samples: Count = 1
     """How often each combination is tried, with other draws; with a searcher, the number of
-    trials."""
+    its proposals."""
     seed: Whole = 0
     """The seed of the draws, and of the searcher. The trials' own is the scenario's ``seed``."""
     metric: str | None = None

@@ -81,6 +81,20 @@ def checked_values(value: Any) -> Any:
     return value
 
 
+def checked_seeds(value: Any) -> Any:
+    """Return the value unchanged if it is a list of different seeds, or a range of them."""
+    values = None if value is None else read_values(value)
+    if values is None:
+        return value
+    seeds = values.values
+    is_list = isinstance(values, Each)
+    if not is_list or any(not isinstance(s, int) or isinstance(s, bool) or s < 0 for s in seeds):
+        raise fault(f"is {show(value)}; should be whole numbers from 0 on, such as 0..4")
+    if len(set(seeds)) < len(seeds):
+        raise fault(f"is {show(value)}, which has a seed twice; leave one out")
+    return value
+
+
 def checked_searcher(value: Any) -> Any:
     """Return the value unchanged if it names a searcher."""
     if isinstance(value, dict) and not isinstance(value.get(KIND), str):

@@ -32,6 +32,8 @@ _MAX_TRIALS: Final = 10_000
 _NOT_SWEPT: Final = ("sweep", "plugins", "search", "output")
 _LABEL: Final = "label"
 """The key of a case's label, which stands for all of the case's values."""
+SEED: Final = "seed"
+"""The key of ``sweep.seeds``."""
 _MAX_NAME: Final = 100
 """Bytes."""
 
@@ -78,8 +80,16 @@ class SweepPlan:
     def space(self) -> dict[str, Values]:
         """The values to try, by key."""
         cases = self.section.cases
-        over = {key: read_values(value) for key, value in self.section.over.items()}
-        return {_LABEL: Each(tuple(cases)), **over} if cases else over
+        space: dict[str, Values] = {_LABEL: Each(tuple(cases))} if cases else {}
+        space |= {key: read_values(value) for key, value in self.section.over.items()}
+        if self.seeds:
+            space[SEED] = Each(self.seeds)
+        return space
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds with which all values are repeated, trial after trial; none without any."""
+        return () if self.section.seeds is None else read_values(self.section.seeds).values
 
     @property
     def tried(self) -> list[Mapping[str, Any]]:
@@ -163,6 +173,7 @@ def load_sweep(
     _check_keys(document, section)
     where = tuple(folders or found)
     plan = SweepPlan(document, where, section, num_trials=section.samples, trust=trust)
+    plan = replace(plan, num_trials=section.samples * max(1, len(plan.seeds)))
     plan.import_plugins()
     if section.searcher is None:
         values = list(_combinations(plan))
@@ -204,7 +215,7 @@ def _section(document: Document) -> SweepSection:
 
 
 def _check_keys(document: Document, section: SweepSection) -> None:
-    if not section.over and not section.cases:
+    if not section.over and not section.cases and section.seeds is None:
         raise ScenarioError(
             [
                 document.fault_line(
@@ -215,10 +226,26 @@ def _check_keys(document: Document, section: SweepSection) -> None:
             ]
         )
     over: list[Path] = [("sweep", "over", key) for key in section.over]
+    if section.seeds is not None:
+        _check_seeds(document, section, over)
     _check_together(document, over, before={})
     for label, values in section.cases.items():
         case: list[Path] = [("sweep", "cases", label, key) for key in values]
         _check_together(document, [*case, *over], before={(_LABEL,): "cases"})
+
+
+def _check_seeds(document: Document, section: SweepSection, over: Sequence[Path]) -> None:
+    """Refuse a second place for seeds, and early stopping, which would compare them."""
+    cases: list[Path] = [
+        ("sweep", "cases", c, key) for c, own in section.cases.items() for key in own
+    ]
+    for written in (*over, *cases):
+        if parse_path(str(written[-1])) == (SEED,):
+            message = "sweep.seeds sets it, too; remove one of the two"
+            raise ScenarioError([document.fault_line(written, message)])
+    if section.asha is not None:
+        message = "would stop hard seeds rather than bad values; remove sweep.asha or sweep.seeds"
+        raise ScenarioError([document.fault_line(("sweep", "asha"), message)])
 
 
 def _check_together(document: Document, keys: Sequence[Path], *, before: dict[Path, str]) -> None:
@@ -257,7 +284,8 @@ def _combinations(plan: SweepPlan) -> Iterator[dict[str, Any]]:
     for number, (_, point) in enumerate(itertools.product(range(plan.section.samples), points)):
         values = dict(zip(grid, point, strict=True))
         for key, draw in draws.items():
-            values[key] = draw.draw(numpy_generator(seed, f"sweep {key}", round=number))
+            drawn = number // max(1, len(plan.seeds))
+            values[key] = draw.draw(numpy_generator(seed, f"sweep {key}", round=drawn))
         yield {key: values[key] for key in space}
 
 

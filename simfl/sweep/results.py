@@ -20,13 +20,11 @@ from simfl.report.report import make_report
 from simfl.report.study import make_study
 from simfl.report.wording import deviation_of, distinct, mean_of, value_text
 from simfl.report.writing import write_report
-from simfl.scenario.sweeps import Trial
+from simfl.scenario.sweeps import SEED, Trial
 from simfl.sweep.ledger import Past
 
 TABLE_FILE = "sweep.csv"
 REPORT_FILE = "report.html"
-SEED = "seed"
-"""The key that repeats a trial, rather than trying something else."""
 
 _OWN_COLUMNS = ("trial", "state", "rounds", "seconds", "folder", "error")
 

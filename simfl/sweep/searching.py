@@ -12,8 +12,9 @@ from ray.tune.search import create_searcher
 
 from simfl.component import KIND
 from simfl.errors import ConfigError, InputError, did_you_mean
+from simfl.report.wording import mean_of
 from simfl.scenario.space import Values
-from simfl.scenario.sweeps import SweepPlan
+from simfl.scenario.sweeps import SEED, SweepPlan
 from simfl.sweep.ledger import FINISHED, Past
 from simfl.sweep.results import Goal
 
@@ -35,6 +36,9 @@ _OURS: Final = ("space", "metric", "mode")
 class Suggestions:
     """Asks the searcher that a sweep names for values, and tells it their results.
 
+    With ``sweep.seeds``, as many trials in a row have the values of one proposal, and the searcher
+    is told the mean over them when all have ended.
+
     Args:
         plan: what is tried, and the searcher.
         goal: what to maximise or minimise.
@@ -46,10 +50,13 @@ class Suggestions:
     def __init__(self, plan: SweepPlan, goal: Goal) -> None:
         kind, arguments = _chosen(plan)
         self._metric = goal.metric
-        self._told: set[int] = set()
+        self._seeds = plan.seeds
+        self._told: dict[int, float | None] = {}
+        self._proposed: dict[int, dict[str, Any]] = {}
         self._searcher = make_searcher(kind, arguments, seed=plan.section.seed)
-        self._choices = {k: v.values for k, v in plan.space.items() if v.kind == "choice"}
-        space = {key: _domain(values) for key, values in plan.space.items()}
+        tried = {k: v for k, v in plan.space.items() if not (plan.seeds and k == SEED)}
+        self._choices = {k: v.values for k, v in tried.items() if v.kind == "choice"}
+        space = {key: _domain(values) for key, values in tried.items()}
         try:
             is_set = self._searcher.set_search_properties(goal.metric, goal.mode, space)
         except (ValueError, TypeError, NotImplementedError) as error:
@@ -60,26 +67,47 @@ class Suggestions:
             )
 
     def suggest(self, number: int) -> dict[str, Any] | None:
-        """Return a trial's values by key; None if the searcher needs more results first."""
-        found = self._searcher.suggest(str(number))
-        if not isinstance(found, dict):
-            return None
-        return {
-            # A choice is an index, since values may be lists, which searchers do not know.
-            key: self._choices[key][int(value)] if key in self._choices else _plain(value)
-            for key, value in found.items()
-        }
+        """Return a trial's values by key; None if the searcher needs more results first.
+
+        Trials are asked for in the order of their numbers.
+        """
+        proposal, place = divmod(number, max(1, len(self._seeds)))
+        if place == 0:
+            found = self._searcher.suggest(str(proposal))
+            if not isinstance(found, dict):
+                return None
+            self._proposed[proposal] = {
+                # A choice is an index, since values may be lists, which searchers do not know.
+                key: self._choices[key][int(value)] if key in self._choices else _plain(value)
+                for key, value in found.items()
+            }
+        own = {SEED: self._seeds[place]} if self._seeds else {}
+        return {**self._proposed[proposal], **own}
+
+    def recall(self, proposed: Mapping[int, Mapping[str, Any]]) -> None:
+        """Repeat earlier proposals with their remaining seeds, whatever the searcher says now."""
+        for number, values in proposed.items():
+            own = {k: v for k, v in values.items() if not (self._seeds and k == SEED)}
+            self._proposed[number // max(1, len(self._seeds))] = own
 
     def tell(self, number: int, value: float | None) -> None:
-        """Tell the searcher a trial's result; None if the trial failed.
+        """Note a trial's result, and tell the searcher its proposal's; None if the trial failed.
 
-        A second attempt's result is ignored, since searchers take one result per trial.
+        A proposal fails if any of its trials does. A second attempt's result is ignored, since
+        searchers take one result per proposal.
         """
         if number in self._told:
             return
-        self._told.add(number)
-        result = None if value is None else {self._metric: value}
-        self._searcher.on_trial_complete(str(number), result=result, error=value is None)
+        self._told[number] = value
+        repeats = max(1, len(self._seeds))
+        proposal = number // repeats
+        trials = range(proposal * repeats, (proposal + 1) * repeats)
+        if not all(trial in self._told for trial in trials):
+            return
+        values = [v for trial in trials if (v := self._told[trial]) is not None]
+        mean = mean_of(values) if len(values) == repeats else None
+        result = None if mean is None else {self._metric: mean}
+        self._searcher.on_trial_complete(str(proposal), result=result, error=mean is None)
 
 
 def require_searcher(plan: SweepPlan) -> None:
@@ -108,6 +136,7 @@ def make_suggestions(
         return None
     suggestions = Suggestions(plan, goal)
     _replay(suggestions, past, notify)
+    suggestions.recall(past.proposed)
     return suggestions
 
 

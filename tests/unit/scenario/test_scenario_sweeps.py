@@ -77,6 +77,45 @@ def test_samples_repeat_the_grid_with_draws_that_follow_from_the_seed(path):
     assert not set(rates) & {trial.values["client.optimizer.lrate"] for trial in other.trials}
 
 
+def test_seeds_repeat_all_values_and_their_draws(path):
+    over = ["client.batch_size=8,16", "client.optimizer.lrate={loguniform: [0.001, 1.0]}"]
+    plan = load_sweep(path, over=over, overrides=["sweep.samples=2", "sweep.seeds=1..3"])
+    assert plan.num_trials == len(plan.trials) == 12
+    assert [trial.values["seed"] for trial in plan.trials] == [1, 2, 3] * 4
+    rates = [trial.values["client.optimizer.lrate"] for trial in plan.trials]
+    assert rates == [rate for rate in rates[::3] for _ in range(3)]
+    assert len(set(rates)) == 4
+    once = load_sweep(path, over=over, overrides=["sweep.samples=2"])
+    assert [t.values["client.optimizer.lrate"] for t in once.trials] == rates[::3]
+
+
+def test_seeds_alone_are_a_sweep(path):
+    plan = load_sweep(path, overrides=["sweep.seeds=[4, 2]"])
+    assert [dict(trial.values) for trial in plan.trials] == [{"seed": 4}, {"seed": 2}]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "fault"),
+    [
+        ("sweep.seeds=[0,-1]", "is [0, -1]; should be whole numbers from 0 on, such as 0..4"),
+        ("sweep.seeds={uniform: [0, 1]}", "should be whole numbers from 0 on, such as 0..4"),
+        ("sweep.seeds=[1,1]", "is [1, 1], which has a seed twice; leave one out"),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused(path, sweep, fault):
+    (line,) = faults(path, overrides=[sweep])
+    assert line.startswith("--set: sweep.seeds: ")
+    assert fault in line
+
+
+def test_seeds_stand_in_one_place_and_are_not_stopped_early(path):
+    seeds = "sweep.seeds=0..1"
+    (line,) = faults(path, overrides=[seeds], over=["seed=0..1"])
+    assert line == "--over: sweep.over.seed: sweep.seeds sets it, too; remove one of the two"
+    (line,) = faults(path, overrides=[seeds, "sweep.asha={}"], over=["client.batch_size=8"])
+    assert "would stop hard seeds rather than bad values; remove sweep.asha or" in line
+
+
 def test_over_on_the_command_line_replaces_and_adds_to_the_files(path):
     Path(path).write_text(SCENARIO + SWEEP)
     plan = load_sweep(path, over=["client.batch_size=16", "seed=1"])

@@ -133,3 +133,46 @@ def test_one_that_proposes_otherwise_than_before_says_so(plan):
         "the searcher proposes other values than before; it continues without the results"
     )
     assert "trial 1 and of those after it" in line
+
+
+@pytest.fixture
+def over_seeds() -> SweepPlan:
+    overrides = ["sweep.searcher=optuna", "sweep.samples=15", "sweep.seeds=[3,5]"]
+    over = ["client.optimizer.lrate={loguniform: [0.001, 1.0]}"]
+    return load_sweep("quickstart", overrides=overrides, over=over)
+
+
+def test_a_proposal_is_tried_with_each_seed_and_judged_by_the_mean(over_seeds, plan):
+    """Values of each pair of trials whose mean is -lrate: as with a single trial of that value."""
+    asked, alone = Suggestions(over_seeds, GOAL), Suggestions(plan, GOAL)
+    assert over_seeds.num_trials == 30
+    for number in range(14):  # the first ten are by chance
+        proposed = alone.suggest(number)
+        pair = [asked.suggest(2 * number + place) for place in (0, 1)]
+        assert pair == [{**proposed, "seed": seed} for seed in (3, 5)]
+        value = -proposed["client.optimizer.lrate"]
+        alone.tell(number, value)
+        asked.tell(2 * number + 1, value + 0.25)
+        asked.tell(2 * number, value - 0.25)
+
+
+def test_a_proposal_fails_if_one_of_its_seeds_does(over_seeds, monkeypatch):
+    asked, sent = Suggestions(over_seeds, GOAL), []
+    monkeypatch.setattr(
+        asked._searcher, "on_trial_complete", lambda *a, **k: sent.append((*a, *k.values()))
+    )
+    for number in range(4):
+        asked.suggest(number)
+    for number, value in ((0, None), (3, 0.5), (1, 0.5)):
+        asked.tell(number, value)
+    assert sent == [("0", None, True)]
+    asked.tell(2, 0.25)
+    assert sent[1] == ("1", {"accuracy": 0.375}, False)
+
+
+def test_a_resumed_sweep_repeats_a_proposal_with_the_seeds_that_are_left(over_seeds):
+    _, past = told(over_seeds, 3)
+    past.searched[0]["values"] = {}  # so that the searcher cannot be brought to where it was
+    resumed = make_suggestions(over_seeds, GOAL, past, notify=lambda line: None)
+    rate = past.proposed[2]["client.optimizer.lrate"]
+    assert resumed.suggest(3) == {"client.optimizer.lrate": rate, "seed": 5}
