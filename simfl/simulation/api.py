@@ -285,7 +285,7 @@ def _prepare(
     if folder is None or not continues:
         folder = make_folder(resolved, out)
         leases = _hold(resolved, folder, held)
-    checkpoints = Checkpoints(resolved, folder, notify=notify, leases=leases)
+    checkpoints = Checkpoints(resolved, folder, notify=notify, leases=leases, is_loop=is_loop)
     if resume == "never":
         checkpoints.require_none()
     if continues:

@@ -66,6 +66,7 @@ class Checkpoints:
         folder: the run's.
         notify: called with a message for each checkpoint that cannot be used.
         leases: the result of ``hold``, if other processes could write there, too.
+        is_loop: whether the rounds are those of a loop of one's own, which evaluates when it likes.
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class Checkpoints:
         *,
         notify: Callable[[str], None],
         leases: Sequence[Lease] = (),
+        is_loop: bool = False,
     ) -> None:
         section = scenario.checkpoint
         self.location = _place(scenario, folder).location
         self._every = section.every
         self._keep = section.keep
+        self.is_loop = is_loop
         self._evaluation = scenario.evaluation
         self._fingerprint = scenario.fingerprint()
         self._notify = notify
@@ -290,16 +293,20 @@ class Checkpoints:
             CheckpointError: if a number differs.
         """
         saved = found.checkpoint.positions.get(METRICS_FILE) if found.checkpoint else None
-        known = without_last_evaluation(history, self._evaluation)
+        known = self._comparable(history)
         if saved is not None and saved != self._digest.of(known):
             raise CheckpointError(
                 f"the numbers of {METRICS_FILE} are not those that {self.location} was written "
                 "after; restore the file, or run the scenario in another folder"
             )
 
+    def _comparable(self, history: Sequence[RoundRecord]) -> Sequence[RoundRecord]:
+        """Return the records that a longer run would have, too."""
+        return history if self.is_loop else without_last_evaluation(history, self._evaluation)
+
     def note_history(self, history: Sequence[RoundRecord]) -> None:
         """Have the next checkpoint identify the records of its rounds."""
-        known = without_last_evaluation(history, self._evaluation)
+        known = self._comparable(history)
         self._positions = {METRICS_FILE: self._digest.of(known)}
 
     @property

@@ -232,14 +232,16 @@ def normed() -> torch.nn.Module:
 
 
 def test_what_is_saved_is_restored(tmp_path: Path) -> None:
+    """Also what the scenario itself would not have measured after these rounds."""
+    scenario = SCENARIO | {"evaluation": {"every": 3}}
     saved = {"velocity": Vector({"a": torch.ones(2)}), "best": 0.5, "rounds": [1, 2]}
-    with simfl.federation(SCENARIO, "inline", out=tmp_path / "out") as fed:
+    with simfl.federation(scenario, "inline", out=tmp_path / "out") as fed:
         assert fed.restore() == (0, fed.initial_weights(), {})
         weights = fed.initial_weights() * 2.0
         for round in (1, 2):
             fed.log(round, accuracy=0.5)
-        fed.save(2, weights, **saved)
-    with simfl.federation(SCENARIO, "inline", out=tmp_path / "out", resume="auto") as fed:
+            fed.save(round, weights, **saved)
+    with simfl.federation(scenario, "inline", out=tmp_path / "out", resume="auto") as fed:
         assert fed.restore() == (2, weights, saved)
         assert list(fed.rounds) == [3]
     assert [line["accuracy"] for line in fed.result.history] == [0.5, 0.5]
@@ -248,7 +250,7 @@ def test_what_is_saved_is_restored(tmp_path: Path) -> None:
     simfl.run(SCENARIO, out=tmp_path / "run", backend="inline")
     with (
         pytest.raises(InputError, match="holds a run; continue it with simfl resume"),
-        simfl.federation(SCENARIO, "inline", out=tmp_path / "run", resume="auto"),
+        simfl.federation(scenario, "inline", out=tmp_path / "run", resume="auto"),
     ):
         pass
 
