@@ -13,7 +13,17 @@ from simfl.version import __version__
 
 if TYPE_CHECKING:
     from simfl.scenario import Scenario, load_scenario
-    from simfl.simulation import Federation, Result, Total, federation, resume, run, run_by_round
+    from simfl.simulation import (
+        Federation,
+        Result,
+        Total,
+        Verdict,
+        federation,
+        resume,
+        run,
+        run_by_round,
+        verify,
+    )
     from simfl.sweep import SweepResult, resume_sweep, run_sweep
 
 __all__ = [
@@ -22,6 +32,7 @@ __all__ = [
     "Scenario",
     "SweepResult",
     "Total",
+    "Verdict",
     "__version__",
     "federation",
     "load_scenario",
@@ -30,6 +41,7 @@ __all__ = [
     "run",
     "run_by_round",
     "run_sweep",
+    "verify",
 ]
 
 _HOMES = {
@@ -38,6 +50,7 @@ _HOMES = {
     "Scenario": "simfl.scenario",
     "SweepResult": "simfl.sweep",
     "Total": "simfl.simulation",
+    "Verdict": "simfl.simulation",
     "federation": "simfl.simulation",
     "load_scenario": "simfl.scenario",
     "resume": "simfl.simulation",
@@ -45,6 +58,7 @@ _HOMES = {
     "run": "simfl.simulation",
     "run_by_round": "simfl.simulation",
     "run_sweep": "simfl.sweep",
+    "verify": "simfl.simulation",
 }
 
 

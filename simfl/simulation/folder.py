@@ -237,12 +237,13 @@ def require_loop(folder: Path, *, is_loop: bool) -> None:
         raise InputError(f"{folder} holds {kinds[not is_loop]}; or choose another folder")
 
 
-def require_own(folder: Path, objects: Objects) -> None:
+def require_own(folder: Path, objects: Objects, *, do: str = "resume") -> None:
     """Check that this process has what a run's notebook or script had defined.
 
     Args:
         folder: the run's.
         objects: those that are given again.
+        do: what is done with the run, by the function of simfl of that name.
 
     Raises:
         InputError: naming what it does not have.
@@ -251,7 +252,7 @@ def require_own(folder: Path, objects: Objects) -> None:
     if missing := find_missing(own, objects):
         raise InputError(
             f"the run in {folder} was started by a notebook or script, which defines "
-            f"{', '.join(missing)}; resume it there, by simfl.resume({str(folder)!r}), and give it "
+            f"{', '.join(missing)}; {do} it there, by simfl.{do}({str(folder)!r}), and give it "
             "the same objects"
         )
 

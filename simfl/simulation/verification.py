@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from simfl.checkpoint import read_checkpoint, saved_rounds
 from simfl.errors import CheckpointError, InputError
 from simfl.record import (
+    BEST_FILE,
     METRICS_FILE,
     PROVENANCE_FILE,
     SCENARIO_FILE,
@@ -24,11 +26,11 @@ from simfl.record import (
     RoundRecord,
 )
 from simfl.regular_files import read_regular
-from simfl.scenario import Scenario, Trust, load_scenario, own_address
+from simfl.scenario import Objects, Scenario, Trust, load_scenario, own_address
 from simfl.sections import OutputSection
 from simfl.simulation.api import open_run
 from simfl.simulation.backends import Backend
-from simfl.simulation.folder import checked_folder, holds_loop, holds_run
+from simfl.simulation.folder import checked_folder, holds_loop, holds_run, require_own
 from simfl.simulation.provenance import environment
 from simfl.simulation.runner import Run, RunOptions, notify
 from simfl.states import Storage, encode_tree, open_storage, read_state_digests, view_bytes
@@ -89,6 +91,7 @@ def verify(
     address: str | None = None,
     progress: bool = False,
     trust: Trust = "all",
+    **objects: Unpack[Objects],
 ) -> Verdict:
     """Run the first rounds of a run again in a temporary folder, and compare all bits.
 
@@ -101,6 +104,7 @@ def verify(
         address: as for ``run``.
         progress: as for ``run``.
         trust: as for ``run``; it concerns the scenario in the folder.
+        **objects: those that the run was given, again.
 
     Returns:
         The first difference, or what was compared.
@@ -118,8 +122,10 @@ def verify(
             f"{folder} holds a loop of its author's, which only its program can repeat; run that "
             "again, and use simfl compare"
         )
+    require_own(folder, objects, do="verify")
     own = own_address(address, trust)
-    scenario = load_scenario(folder / SCENARIO_FILE, overrides=own, trust=trust)
+    path = folder / SCENARIO_FILE
+    scenario = load_scenario(path, overrides=own, trust=trust, objects=objects)
     _require_repeatable(scenario, folder)
     past = _Past(folder, scenario)
     count = min(rounds or len(past.records), len(past.records))
@@ -135,7 +141,8 @@ def verify(
             mismatch = _compare_records(run, past.records[:count], until=past.last_save(count))
         if mismatch is not None:
             return Verdict(count, (), False, mismatch)
-        return _compare_files(past, out, scenario, count)
+        is_whole = count == len(past.records) and run.result.summary["status"] == "done"
+        return _compare_files(past, out, count, is_whole=is_whole and past.is_done)
 
 
 class _Past:
@@ -219,7 +226,8 @@ def _repeated(scenario: Scenario, saved: Sequence[int], count: int) -> Scenario:
     if common:
         keep = 2 + (count - common[0]) // every
         checkpoint = replace(checkpoint, every=every, keep=keep)
-    return replace(scenario, checkpoint=checkpoint, output=OutputSection(clients=False))
+    output = OutputSection(clients=False, best=scenario.output.best)
+    return replace(scenario, checkpoint=checkpoint, output=output)
 
 
 def _compare_records(run: Run, records: Sequence[RoundRecord], *, until: int) -> Mismatch | None:
@@ -245,20 +253,22 @@ def _differing(then: RoundRecord, now: RoundRecord) -> Mismatch | None:
     return None
 
 
-def _compare_files(past: _Past, out: Path, scenario: Scenario, count: int) -> Verdict:
-    """Compare the checkpoints that both have, and the weights if the run is complete."""
+def _compare_files(past: _Past, out: Path, count: int, *, is_whole: bool) -> Verdict:
+    """Compare the checkpoints that both have, and the final and the best weights of a whole run."""
     storage = open_storage(out / "checkpoints")
     rounds = sorted({*past.saved} & {*saved_rounds(storage)})
     for round in rounds:
         mismatch = _differing_checkpoint(past.storage, storage, round)
         if mismatch is not None:
             return Verdict(count, tuple(rounds), False, mismatch)
-    path = past.folder / WEIGHTS_FILE
-    has_weights = past.is_done and count == scenario.rounds and path.exists()
-    mismatch = None
-    if has_weights:
-        mismatch = _differing_tensor(_tensors(path), _tensors(out / WEIGHTS_FILE), count)
-    return Verdict(count, tuple(rounds), has_weights, mismatch)
+    files = [
+        name for name in (WEIGHTS_FILE, BEST_FILE) if is_whole and (past.folder / name).exists()
+    ]
+    for name in files:
+        mismatch = _differing_tensor(_tensors(past.folder / name), _tensors(out / name), count)
+        if mismatch is not None:
+            return Verdict(count, tuple(rounds), True, mismatch)
+    return Verdict(count, tuple(rounds), bool(files), None)
 
 
 def _differing_checkpoint(then: Storage, now: Storage, round: int) -> Mismatch | None:

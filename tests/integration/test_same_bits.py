@@ -13,7 +13,6 @@ from safetensors.numpy import load_file
 
 import simfl
 from simfl.record import RoundRecord
-from simfl.simulation import verify
 
 pytestmark = pytest.mark.ray
 
@@ -264,7 +263,7 @@ def test_a_run_in_one_process_is_verified_on_ray(tmp_path: Path, ray_cluster: No
     scenario = merged(BASE, ALGORITHMS["scaffold"])
     scenario = merged(scenario, {"rounds": 2, "checkpoint": {"every": 1}})
     simfl.run(scenario, out=tmp_path / "out", backend="inline")
-    found = verify(tmp_path / "out", backend="ray")
+    found = simfl.verify(tmp_path / "out", backend="ray")
     assert str(found) == (
         "the same bits in 2 rounds, the checkpoints of rounds 1, 2 and the final weights"
     )

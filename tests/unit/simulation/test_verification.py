@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import simfl
+from simfl import verify
 from simfl.checkpoint import read_checkpoint, write_checkpoint
 from simfl.errors import InputError
-from simfl.simulation import verify
 from simfl.states import open_storage, read_state, write_shard
 from simfl.vector import Vector
 
@@ -152,6 +153,31 @@ def test_a_run_without_rounds_and_a_folder_without_a_run_are_refused(run: Path) 
         verify(run, backend="inline")
     with pytest.raises(InputError, match="holds no run"):
         verify(run / "checkpoints", backend="inline")
+
+
+def test_a_run_that_ended_early_is_the_same_again_with_its_best_weights(
+    run: Path, tmp_path: Path
+) -> None:
+    plain = yaml.safe_load((run / "scenario.yaml").read_text())
+    plain |= {"stop": {"metric": "train_loss", "target": 10.0}}
+    plain["output"]["best"] = "train_loss"
+    simfl.run(plain, out=tmp_path / "early", backend="inline")
+    assert len((tmp_path / "early" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert said(tmp_path / "early") == "the same bits in 1 round and the final weights"
+    weights = load_file(tmp_path / "early" / "best.safetensors")
+    name = max(weights)
+    weights[name] += 1
+    save_file(weights, tmp_path / "early" / "best.safetensors")
+    assert f"first in round 1: {name} differs in" in said(tmp_path / "early")
+
+
+def test_a_run_of_objects_is_verified_with_the_same_objects(run: Path, tmp_path: Path) -> None:
+    net = nn.Linear(5, 2)
+    plain = yaml.safe_load((run / "scenario.yaml").read_text()) | {"rounds": 1}
+    simfl.run(plain, out=tmp_path / "own", backend="inline", model=net)
+    with pytest.raises(InputError, match=r"verify it there, by simfl\.verify\("):
+        verify(tmp_path / "own", backend="inline")
+    assert verify(tmp_path / "own", backend="inline", model=net).is_same
 
 
 def test_the_loop_of_a_program_is_refused(run: Path) -> None:
