@@ -70,6 +70,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1)
 def _model_name() -> str:
     with suppress(OSError):
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
@@ -92,11 +93,17 @@ def _packages() -> tuple[tuple[str, str], ...]:
 
 def _tops(folders: Sequence[str]) -> list[Path]:
     """Return the distinct repositories that these folders are in."""
-    found = [_git(Path(folder), "rev-parse", "--show-toplevel") for folder in folders]
-    texts = [text.decode(errors="replace").strip() for text in found if text]
-    return [Path(text) for text in dict.fromkeys(texts) if text]
+    return [top for top in dict.fromkeys(map(_top, folders)) if top is not None]
 
 
+@lru_cache
+def _top(folder: str) -> Path | None:
+    found = (_git(Path(folder), "rev-parse", "--show-toplevel") or b"").decode(errors="replace")
+    return Path(found.strip()) if found.strip() else None
+
+
+# Once in a process, as modules are imported once: what runs is what the files were then.
+@lru_cache
 def _repository(top: Path, name: str) -> tuple[dict[str, Any], bytes] | None:
     """Return the commit of a repository and what is not in it, and the diff of tracked files."""
     commit = _git(top, "rev-parse", "HEAD")
