@@ -25,7 +25,7 @@ from simfl.data.dataset import (
 from simfl.data.partition import Partition, check_split
 from simfl.data.partitions import Natural
 from simfl.data.ragged import Ragged
-from simfl.data.source import Source, SourceData, check_alike, check_source_data
+from simfl.data.source import Source, SourceData, check_alike, check_examples, check_source_data
 from simfl.data.table_encoding import FittedTable
 from simfl.errors import ConfigError, DataError, did_you_mean
 from simfl.seeding import numpy_generator
@@ -104,10 +104,10 @@ def build_dataset(
         fitted = data.encoder.fit(trained.inputs)
         data = dataclasses.replace(
             data,
-            train=_encoded(data.train, fitted),
-            test=data.test and _encoded(data.test, fitted),
+            train=_encoded(data.train, fitted, what="training"),
+            test=data.test and _encoded(data.test, fitted, what="test"),
         )
-        shared = shared and _encoded(shared, fitted)
+        shared = shared and _encoded(shared, fitted, what="public")
     return FederatedDataset(
         train=data.train,
         rows=rows,
@@ -172,8 +172,15 @@ def _client_column(columns: Mapping[str, Array], name: str, rows: Array, offsets
     return of_client
 
 
-def _encoded(examples: Examples, fitted: FittedTable) -> Examples:
-    return dataclasses.replace(examples, inputs=fitted.apply(examples.inputs))
+def _encoded(examples: Examples, fitted: FittedTable, *, what: str) -> Examples:
+    """Return examples with a model's inputs.
+
+    Raises:
+        DataError: if a number is too large.
+    """
+    encoded = dataclasses.replace(examples, inputs=fitted.apply(examples.inputs))
+    check_examples(encoded, what=what)
+    return encoded
 
 
 # -- scaling -------------------------------------------------------------------------------

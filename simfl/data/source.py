@@ -12,7 +12,7 @@ from simfl.component import Component
 from simfl.data.dataset import Array, ArrayTree, Examples, FederatedDataset, Values
 from simfl.data.ragged import Ragged
 from simfl.data.table_encoding import TableEncoder
-from simfl.errors import DataError
+from simfl.errors import DataError, one_line
 
 _CHUNK_CELLS: Final = 1 << 22
 
@@ -82,7 +82,9 @@ def file_fault(path: str, error: OSError) -> str:
     """Return the reason why a data file cannot be read."""
     if isinstance(error, FileNotFoundError):
         return f"there is no file {path}"
-    return f"{path} cannot be read: {error.strerror or error}"
+    # pyarrow's have no strerror, but several lines.
+    reason = error.strerror or str(error).partition("\n")[0]
+    return f"{path} cannot be read: {one_line(reason)}"
 
 
 def check_source_data(data: SourceData) -> None:
@@ -93,10 +95,10 @@ def check_source_data(data: SourceData) -> None:
             or the test split does not match the training examples.
     """
     has_gaps = data.encoder is not None
-    _check_examples(data.train, what="training", has_gaps=has_gaps)
+    check_examples(data.train, what="training", has_gaps=has_gaps)
     _check_columns(data.columns, data.train, what="training")
     if data.test is not None:
-        _check_examples(data.test, what="test", has_gaps=has_gaps)
+        check_examples(data.test, what="test", has_gaps=has_gaps)
         check_alike(data.train, data.test, what="test")
         _check_columns(data.test_columns, data.test, what="test")
 
@@ -110,7 +112,17 @@ def _check_columns(columns: Mapping[str, Array], examples: Examples, *, what: st
             )
 
 
-def _check_examples(examples: Examples, *, what: str, has_gaps: bool) -> None:
+def check_examples(examples: Examples, *, what: str, has_gaps: bool = False) -> None:
+    """Check that there are examples, of one number everywhere, and finite.
+
+    Args:
+        examples: with the dtypes of ``simfl.data.arrays``.
+        what: what they are called.
+        has_gaps: whether inputs are columns that are not encoded yet.
+
+    Raises:
+        DataError: naming what is wrong, and the row.
+    """
     if len(examples) == 0:
         raise DataError(f"there are no {what} examples")
     arrays = _named(examples.inputs)

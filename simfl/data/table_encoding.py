@@ -36,6 +36,12 @@ class NumberCode:
         ``SimpleImputer`` and ``StandardScaler`` do one after another; the deviation divides by T.
         A constant column is not divided.
         """
+        # What is too large becomes infinite or NaN, and is reported with its row later.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return NumberCode._fit(column_T, encoding, missing)
+
+    @staticmethod
+    def _fit(column_T: Array, encoding: Encoding, missing: Missing) -> NumberCode:
         known, rule = column_T[~np.isnan(column_T)], _FILLS.get(missing)
         fill = rule(known) if rule is not None and len(known) else 0.0
         if encoding == "as-is":
@@ -49,7 +55,8 @@ class NumberCode:
     def apply(self, column: Array) -> Array:
         """Return the numbers of a model: (N,) float64."""
         filled: Array = np.where(np.isnan(column), self.fill, column)
-        return (filled - self.mean) / self.std
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (filled - self.mean) / self.std
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,8 @@ class FittedTable:
         for name, encoding in self.encodings.items():
             code, column = self.codes[name], found[name]
             if isinstance(code, NumberCode):
-                numbers.append(code.apply(column).astype(np.float32)[:, np.newaxis])
+                with np.errstate(over="ignore"):
+                    numbers.append(code.apply(column).astype(np.float32)[:, np.newaxis])
             elif encoding == "one-hot":
                 numbers.append(code.one_hot(column))
             else:

@@ -16,7 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfl.data import CsvFile, FederatedDataset, HuggingFace, Natural, NpzFile, build_dataset
+from simfl.data import (
+    CsvFile,
+    FederatedDataset,
+    HuggingFace,
+    Leaf,
+    Natural,
+    NpyFolder,
+    NpzFile,
+    ParquetFile,
+    build_dataset,
+)
 from simfl.data.source import Source
 from simfl.errors import SimflError
 
@@ -167,16 +177,88 @@ def test_csv_files_are_read_or_refused(folder: Path, data: bytes) -> None:
         require_sound(dataset)
 
 
+RULES: Final = st.fixed_dictionaries(
+    {
+        "numbers": st.sampled_from(["as-is", "standardize"]),
+        "categories": st.sampled_from([None, "one-hot", "index"]),
+        "missing": st.sampled_from(["refuse", "leave-out", "mean", "median", "most-frequent"]),
+    }
+)
+
+
+def require_sound_tables(dataset: FederatedDataset) -> None:
+    """See that all parts of the inputs are finite."""
+    inputs = dataset.train.inputs
+    parts = inputs.values() if isinstance(inputs, dict) else [inputs]
+    assert all(np.isfinite(np.asarray(part)).all() for part in parts)
+
+
+@fuzzed(40)
+@given(altered(CSV, CSV_WORDS), RULES)
+def test_tables_are_encoded_or_refused(folder: Path, data: bytes, rules: dict[str, Any]) -> None:
+    path = folder / "data.csv"
+    path.write_bytes(data)
+    dataset = read(CsvFile(str(path), target="label", **rules))
+    if dataset is not None:
+        require_sound_tables(dataset)
+
+
+@fuzzed(40)
+@given(st.sampled_from(HEADERS), st.binary(max_size=200), st.sampled_from([1, 2, 3, 9]))
+def test_folders_of_forged_arrays_are_mapped_or_refused(
+    folder: Path, header: str, body: bytes, version: int
+) -> None:
+    np.save(folder / "targets.npy", TARGETS)
+    np.save(folder / "client.npy", CLIENTS)
+    (folder / "inputs.npy").write_bytes(forged_npy(header, body, version=version))
+    dataset = read(NpyFolder(str(folder)))
+    if dataset is not None:
+        require_sound(dataset)
+
+
+LEAF: Final = json.dumps(
+    {"users": ["a"], "user_data": {"a": {"x": INPUTS.tolist(), "y": TARGETS.tolist()}}}
+).encode()
+
+
+@fuzzed(40)
+@given(altered(LEAF, (b"\0", b"null", b"[]", b"{}", b"1e999", b"NaN", b'"ab"', b"9" * 5000)))
+def test_files_of_leaf_are_read_or_refused(folder: Path, data: bytes) -> None:
+    (folder / "data.json").write_bytes(data)
+    dataset = read(Leaf(str(folder / "data.json")))
+    if dataset is not None:
+        require_sound(dataset)
+
+
 def parquet() -> bytes:
     file = io.BytesIO()
     table = pyarrow.table(
-        {"x": INPUTS.tolist(), "label": TARGETS, "client": [f"c{c}" for c in CLIENTS]}
+        {
+            "x": INPUTS.tolist(),
+            "z": INPUTS[:, 0],
+            "label": TARGETS,
+            "client": [f"c{c}" for c in CLIENTS],
+        }
     )
     pyarrow.parquet.write_table(table, file, write_page_checksum=True)
     return file.getvalue()
 
 
 PARQUET: Final = parquet()
+
+
+@fuzzed(40)
+@given(altered(PARQUET, (b"\0", b"\xff" * 4, b"PAR1", b"c1")), RULES)
+def test_parquet_files_are_encoded_or_refused(
+    folder: Path, data: bytes, rules: dict[str, Any]
+) -> None:
+    path = folder / "data.parquet"
+    path.write_bytes(data)
+    dataset = read(ParquetFile(str(path), target="label", client="client", **rules))
+    if dataset is not None:
+        require_sound_tables(dataset)
+
+
 LINES: Final = "".join(
     json.dumps({"x": x.tolist(), "label": int(y), "client": int(c)}) + "\n"
     for x, y, c in zip(INPUTS, TARGETS, CLIENTS, strict=True)

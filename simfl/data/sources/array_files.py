@@ -82,7 +82,8 @@ def _mapped(path: str) -> Array:
         found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise DataError(file_fault(path, error)) from error
-    except ValueError as error:
+    # numpy raises many exceptions for a header that is cut short or changed.
+    except Exception as error:
         raise DataError(f"{path} cannot be read ({one_line(error)})") from error
     return found
 

@@ -69,9 +69,12 @@ def test_what_would_copy_the_inputs_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_array_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no \.npy file"):
         NpyFolder(str(tmp_path)).load(seed=0)
-    (tmp_path / "inputs.npy").write_bytes(b"no array")
-    with pytest.raises(DataError, match=r"inputs\.npy cannot be read"):
-        NpyFolder(str(tmp_path)).load(seed=0)
+    np.save(tmp_path / "targets.npy", np.arange(3))
+    header = (tmp_path / "targets.npy").read_bytes()[:128]
+    for content in (b"", b"no array", header, header.replace(b"(3,)", b"(3,(")):
+        (tmp_path / "inputs.npy").write_bytes(content)
+        with pytest.raises(DataError, match=r"inputs\.npy cannot be read"):
+            NpyFolder(str(tmp_path)).load(seed=0)
     np.save(tmp_path / "inputs.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(DataError, match=r"inputs\.npy cannot be read"):
         NpyFolder(str(tmp_path)).load(seed=0)

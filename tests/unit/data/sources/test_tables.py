@@ -208,6 +208,11 @@ def test_bad_parquet_files_are_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         ParquetFile(str(path), target="y").load(seed=0)
+    content = Path(write(path, {"x": [1, 2], "y": [0, 1]})).read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    path.write_bytes(content[:footer] + b"\xff" * 8 + content[footer + 8 :])
+    with pytest.raises(DataError, match=r"cannot be read: Couldn't deserialize thrift: [^\n]+$"):
+        ParquetFile(str(path), target="y").load(seed=0)
     write(path, {"x": [[1], [2]], "y": [0, 1]})
     with pytest.raises(DataError, match="column 'x' holds neither numbers nor text"):
         ParquetFile(str(path), target="y", features=("x",)).load(seed=0)
