@@ -1,9 +1,10 @@
-"""The components of configs/custom.yaml: a data set, a model and an optimizer module."""
+"""What configs name: of custom.yaml data, a model and a module; of imbalanced.yaml the data."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from sklearn.datasets import load_digits
 from torch import nn
 
 from simfl.component import Fraction
@@ -22,6 +23,19 @@ def two_moons(examples: int, noise: float) -> dict[str, np.ndarray]:
         "client": (angles / np.pi * 20).astype(np.int64),  # each sees one stretch of both moons
         "test_inputs": test_inputs,
         "test_targets": test_targets,
+    }
+
+
+def one_digit(digit: int) -> dict[str, np.ndarray]:
+    """Return scikit-learn's 1,797 digits, with class 1 for one of them: a tenth of the images."""
+    images, digits = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    inputs, targets = (images[order] / 16).astype(np.float32), (digits[order] == digit)
+    return {
+        "inputs": inputs[360:],
+        "targets": targets[360:].astype(np.int64),
+        "test_inputs": inputs[:360],
+        "test_targets": targets[:360].astype(np.int64),
     }
 
 
