@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from simfl.report.charts import Band, Line, Lines
+from simfl.report.confusion import confusion_charts
 from simfl.report.curves import Curve, Floats, Indexes, curve
 from simfl.report.judging import main_metric, metric_keys
 from simfl.report.over_seeds import final_table, paired_table, target_table
@@ -29,6 +30,7 @@ def learning_section(study: Study) -> Section:
         "seconds" in record for run in study.runs for record in run.records
     ):
         charts.append(_over_time(study, main))
+    matrices = tuple(confusion_charts(study))
     notes = [] if charts else ["no round has been written yet: there are no curves"]
     notes += _not_finite(study, keys)
     tables = [final_table(study, keys)] if any(len(g.runs) > 1 for g in study.groups) else []
@@ -41,7 +43,7 @@ def learning_section(study: Study) -> Section:
     return Section(
         title="Learning",
         lead=lead,
-        charts=tuple(chart for chart in charts if chart.lines),
+        charts=(*(chart for chart in charts if chart.lines), *matrices),
         tables=tuple(tables),
         notes=tuple(notes),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -63,6 +64,8 @@ class Run:
     """Messages about what is missing or damaged."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """``provenance.json``; empty for runs of earlier versions."""
+    matrices: dict[str, list[list[float]]] = field(default_factory=dict)
+    """What records have that is a matrix, such as ``confusion``, as last measured."""
 
     @property
     def is_damaged(self) -> bool:
@@ -162,6 +165,7 @@ def read_run(folder: Path, *, now: float) -> Run:
         folder=folder,
         scenario=_read_scenario(folder / SCENARIO_FILE, faults),
         records=records,
+        matrices=_read_matrices(folder / METRICS_FILE),
         summary=summary,
         versions=_read_object(folder / VERSIONS_FILE, faults),
         better={key: side for key, side in better.items() if side in ("max", "min")},
@@ -256,6 +260,30 @@ def _read_records(path: Path, faults: list[str]) -> tuple[Record, ...]:
         what = "line" if len(damaged) == 1 else "lines"
         faults.append(f"{path.name}: {what} {shown} damaged or incomplete, and ignored")
     return tuple(by_round[round] for round in sorted(by_round))
+
+
+def _read_matrices(path: Path) -> dict[str, list[list[float]]]:
+    """Return the last of each matrix of numbers in the rounds."""
+    found: dict[str, list[list[float]]] = {}
+    for line in reversed((_read_text(path, [], limit=_MAX_METRICS) or "").split("\n")):
+        values = {}
+        if "[[" in line:
+            with suppress(ValueError):
+                values = read_json(line)
+        for key, value in values.items():
+            if key not in found and _is_matrix(value):
+                found[key] = value
+        if found:  # all that is measured is measured after the last round
+            break
+    return found
+
+
+def _is_matrix(value: Any) -> bool:
+    rows = value if isinstance(value, list) else []
+    return bool(rows) and all(
+        isinstance(row, list) and len(row) == len(rows[0]) and all(map(is_number, row))
+        for row in rows
+    )
 
 
 def _record(line: str) -> Record | None:

@@ -354,3 +354,23 @@ def test_numbers_that_no_sum_can_hold_are_reported(make, tmp_path, huge):
     runs = [write_run(tmp_path / str(n), rounds, scenario=SCENARIO | {"seed": n}) for n in range(3)]
     for format in ("md", "csv", "html", "png"):
         write_report(make(*runs), tmp_path / f"r.{format}", format=format, written=WRITTEN)
+
+
+def test_the_last_confusion_matrix_is_drawn_and_that_of_seeds_is_added_up(make, tmp_path):
+    """Class 0 on top, coloured by shares of a class; a matrix with a hole is none."""
+    folders = []
+    for seed, last in enumerate([[[3, 1], [0, 0]], [[5, 1], [2, 1]]]):
+        rounds = records([0.5, 0.75])
+        rounds[0]["confusion"], rounds[1]["confusion"] = [[1, 0], [0, 1]], last
+        rounds[1]["recall-by-class"] = [0.5, None]
+        folders.append(write_run(tmp_path / str(seed), rounds, scenario=SCENARIO | {"seed": seed}))
+    found = chart(make(*folders), "Confusion")
+    assert found.texts == (("2", "1"), ("8", "2"))
+    assert found.values.tolist() == [[2 / 3, 1 / 3], [0.8, 0.2]]
+    assert found.rows == ("1", "0")
+    alone = chart(make(folders[0]), "Confusion")
+    assert alone.values[1].tolist() == [0.75, 0.25]
+    torn = records([0.5])
+    torn[0]["confusion"] = [[1, None], [0, 1]]
+    report = make(write_run(tmp_path / "torn", torn))
+    assert "Confusion" not in {one.title for one in report.charts}
