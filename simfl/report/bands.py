@@ -57,7 +57,7 @@ class View:
         return _in_words(self.in_tables)
 
 
-AS_USUAL: Final = View()
+DEFAULT_VIEW: Final = View()
 
 
 def _in_words(kind: BandKind) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from simfl.report.bands import AS_USUAL, View, mean_and_edges
+from simfl.report.bands import DEFAULT_VIEW, View, mean_and_edges
 from simfl.report.reading import Run, total
 
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
@@ -47,7 +47,7 @@ def curve(
     key: str,
     *,
     of: Callable[[float], float] = float,
-    view: View = AS_USUAL,
+    view: View = DEFAULT_VIEW,
 ) -> Curve | None:
     """Return a number's curve over the seeds' runs; None if none of them has it.
 

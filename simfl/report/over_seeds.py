@@ -1,4 +1,4 @@
-"""Tables over seeds: final numbers, what a target took, and paired tests between groups.
+"""Tables over seeds: final numbers, what a target costs, and paired tests between groups.
 
 Shapes: S seeds.
 """
@@ -56,8 +56,8 @@ def target_table(study: Study, target: Target) -> Table:
 
     A seed that has not reached it counts as later than all that have.
     """
-    took = [_Took(group, target) for group in study.groups]
-    has_bytes = any(one.bytes is not None for group in took for one in group.all)
+    costs = [_Cost(group, target) for group in study.groups]
+    has_bytes = any(one.bytes is not None for group in costs for one in group.all)
     chosen = (
         "The highest whole percent that all finished runs reach which are at least half as good "
         "as the best; --target sets another. "
@@ -66,15 +66,15 @@ def target_table(study: Study, target: Target) -> Table:
     return Table(
         title=f"To {target}",
         header=("run", "reached it", *columns, f"final {target.metric}", "best round's"),
-        rows=tuple(_target_row(group, study, target, has_bytes=has_bytes) for group in took),
+        rows=tuple(_target_row(group, study, target, has_bytes=has_bytes) for group in costs),
         colours=tuple(study.colour(group) for group in study.groups),
         note=f"{chosen if study.is_target_chosen else ''}Median over all seeds, with their range; "
         "only evaluated rounds count, and time begins with the first round."
-        f"{_note_on_missed(took)} The last two columns: {study.view.in_words}.",
+        f"{_note_on_missed(costs)} The last two columns: {study.view.in_words}.",
     )
 
 
-class _Took:
+class _Cost:
     """What each seed of a group spent until it reached a target, or until it ended."""
 
     def __init__(self, group: Group, target: Target) -> None:
@@ -82,12 +82,12 @@ class _Took:
         met = [(run, reach(run, target)) for run in group.runs]
         self.reached = [found for _, found in met if found is not None]
         not_met = [run for run, found in met if found is None]
-        self.missed = [m for run in not_met if (m := spent(run, len(run.records))) is not None]
+        self.missed = [spent(run, len(run.records)) for run in not_met]
         self.unfinished = sum(run.state != "done" for run in not_met)
 
     @property
     def all(self) -> list[Reached]:
-        """All seeds that have rounds."""
+        """All seeds."""
         return [*self.reached, *self.missed]
 
     def written(self, of: Callable[[Reached], float | None], write: Callable[[float], str]) -> str:
@@ -108,27 +108,27 @@ class _Took:
         return median if ends[0] == ends[1] else f"{median} ({ends[0]} to {ends[1]})"
 
 
-def _target_row(took: _Took, study: Study, target: Target, *, has_bytes: bool) -> tuple[str, ...]:
-    runs, metric, band = took.group.runs, target.metric, study.view.in_tables
+def _target_row(cost: _Cost, study: Study, target: Target, *, has_bytes: bool) -> tuple[str, ...]:
+    runs, metric, band = cost.group.runs, target.metric, study.view.in_tables
     values = [[r[metric] for r in run.records if metric in r] for run in runs]
     in_best_round = [best(metric, v, study.runs) for v in values]
-    sent = took.written(lambda one: one.bytes, in_bytes)
+    sent = cost.written(lambda one: one.bytes, in_bytes)
     return (
-        took.group.label,
-        f"{len(took.reached)} of {len(runs)}",
-        took.written(lambda one: one.round, lambda value: f"{value:g}"),
-        took.written(lambda one: one.seconds, duration),
+        cost.group.label,
+        f"{len(cost.reached)} of {len(runs)}",
+        cost.written(lambda one: one.round, lambda value: f"{value:g}"),
+        cost.written(lambda one: one.seconds, duration),
         *([sent] if has_bytes else []),
         written([v[-1] for v in values if v], band),
         written([value for value in in_best_round if value is not None], band),
     )
 
 
-def _note_on_missed(took: Sequence[_Took]) -> str:
+def _note_on_missed(costs: Sequence[_Cost]) -> str:
     """Say how seeds that have not reached the target count, if there are any."""
-    if not any(group.missed for group in took):
+    if not any(group.missed for group in costs):
         return ""
-    count = sum(group.unfinished for group in took)
+    count = sum(group.unfinished for group in costs)
     unfinished = f" ({count} of them in runs that have not finished)" if count else ""
     return (
         " Where a seed had not reached it in its last round, that is written with >, "

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from simfl.report.bands import AS_USUAL, View
+from simfl.report.bands import DEFAULT_VIEW, View
 from simfl.report.charts import Chart, Table, colour_of
 from simfl.report.client_tables import (
     ClientHistory,
@@ -57,7 +57,7 @@ class Study:
     """By run folder, then by metric."""
     faults: tuple[tuple[str, str], ...]
     """What is missing or damaged: folder and message."""
-    view: View = AS_USUAL
+    view: View = DEFAULT_VIEW
     """How numbers over seeds are shown."""
 
     @property
@@ -84,7 +84,7 @@ def make_study(
     runs: Sequence[Run],
     *,
     target: Target | None,
-    view: View = AS_USUAL,
+    view: View = DEFAULT_VIEW,
 ) -> Study:
     """Group the runs, and read their tables of clients."""
     faults = [(run.folder.name, fault) for run in runs for fault in run.faults]

@@ -101,10 +101,10 @@ def reach(run: Run, target: Target) -> Reached | None:
     return None
 
 
-def spent(run: Run, records: int) -> Reached | None:
-    """Return what a run's first records took; None without any."""
-    if records == 0 or not run.records:
-        return None
+def spent(run: Run, records: int) -> Reached:
+    """Return what a run's first records took."""
+    if records == 0:
+        return Reached(0, None)
     done = run.records[:records]
     seconds = elapsed(done)[-1]
     sent = total(r.get("sent_bytes", math.nan) + r.get("received_bytes", math.nan) for r in done)

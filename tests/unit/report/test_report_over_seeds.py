@@ -57,6 +57,11 @@ def test_a_seed_that_never_reaches_a_target_counts_as_the_latest(study):
     assert "written with >" in note
 
 
+def test_a_seed_without_any_round_has_not_reached_it_either(study):
+    ((reached, rounds, *_),), _ = took(study(running=[[0.6], []]))
+    assert (reached, rounds) == ("1 of 2", "> 0.5 (1 to > 0)")
+
+
 def test_where_most_seeds_never_reach_a_target_the_median_is_a_bound(study):
     rows, _ = took(study(a=[[0.6], [0.0] * 3, [0.0] * 3], b=[[0.0] * 2], c=[[0.6], [0.0] * 3]))
     # Of two, the median is their mean: above (1 + 3) / 2.
