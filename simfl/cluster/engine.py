@@ -162,10 +162,8 @@ class RayEngine:
         """Take the server's step."""
         began = time.perf_counter()
         cohort, (report, following) = self._finish(cohort, self._server.end_round)
-        trace = RoundTrace(
-            cohort.chunks, cohort.train_s, time.perf_counter() - began, self.num_actors
-        )
-        return Trained(report, trace, following)
+        seconds = cohort.train_s, time.perf_counter() - began
+        return Trained(report, RoundTrace(cohort.chunks, *seconds, self.num_actors), following)
 
     def add_up(self, cohort: Cohort) -> Contribution | None:
         """Fetch the sum from the server."""

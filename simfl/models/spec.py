@@ -144,6 +144,11 @@ def _num_symbols(what: str, array: Array) -> int | None:
 class ModelSpec(Component, kind="model"):
     """A scenario's model; its input and output sizes come from the data."""
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether other seeds may give other initial weights."""
+        return True
+
     def build(self, shape: DataShape) -> nn.Module:
         """Build the module with random weights from torch's global generator, which is seeded.
 
@@ -239,6 +244,11 @@ class GivenModel(PythonModel):
         made = cls(path_of(given))
         object.__setattr__(made, "_given", given)
         return made
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it is not a module, whose weights are what they are."""
+        return not isinstance(vars(self)["_given"], nn.Module)
 
     def _object(self) -> Any:
         given: Any = vars(self)["_given"]

@@ -19,7 +19,7 @@ from simfl.client import ClientRecipe
 from simfl.client.recipe import build_resident
 from simfl.client.trainer import ClientTrainer
 from simfl.data import Examples, FederatedDataset
-from simfl.errors import AggregationError
+from simfl.errors import AggregationError, ConfigError
 from simfl.messages import (
     Broadcast,
     Contribution,
@@ -85,7 +85,15 @@ class ServerRecipe:
 
         Args:
             draw: other numbers give other initial weights.
+
+        Raises:
+            ConfigError: if the model has no others.
         """
+        if draw and not self.spec.is_drawn:
+            raise ConfigError(
+                f"algorithm {self.algorithm.name!r} needs several initial weights, and the model "
+                "is a module that has its own; give its class, or a function that makes it"
+            )
         if draw:
             seed = derive_child(self.seed, draw)
             module = build_module(self.spec, self.shape, seed=seed)

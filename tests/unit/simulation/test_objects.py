@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 import simfl
 from simfl.aggregation import Median
-from simfl.algorithms import Algorithm
+from simfl.algorithms import IFCA, Algorithm
 from simfl.data import Examples, FederatedDataset, SourceData
 from simfl.errors import ConfigError, InputError, ScenarioError
 from simfl.observers import Observer
@@ -215,3 +215,5 @@ def test_what_is_no_model_is_refused_with_its_key(tmp_path: Path) -> None:
         run(tmp_path / "out", NAMED, model=3)
     with pytest.raises(InputError, match="data returned a int"):
         run(tmp_path / "out", NAMED, data=3)
+    with pytest.raises(InputError, match=r"'ifca' needs several initial weights.*give its class"):
+        run(tmp_path / "out", NAMED, model=Net(), algorithm=IFCA(models=2))
