@@ -183,17 +183,17 @@ class _Averaged(_Counted):
             raise ZeroDivisionError(f"{self.name}: there are no examples")
         over, under = self._fractions(right, predicted, actual)
         if self.average == "micro":
-            return weighted_mean(self._divide(over.sum(keepdims=True), under.sum(keepdims=True)))
+            return mean_of_known(self._divide(over.sum(keepdims=True), under.sum(keepdims=True)))
         values = self._divide(over, under)
         if self.average == "none":
             return values
         if self.label is not None:
-            return weighted_mean(values[[self.label]])
+            return mean_of_known(values[[self.label]])
         if self.average in ("auto", "binary") and len(values) == 2 and not labels:
-            return weighted_mean(values[[1]])
+            return mean_of_known(values[[1]])
         is_there = np.full(len(values), True) if labels else (predicted + actual) > 0
         weights = actual if self.average == "weighted" else np.ones(len(values))
-        return weighted_mean(values[is_there], weights[is_there])
+        return mean_of_known(values[is_there], weights[is_there])
 
     def _fractions(self, right: Array, predicted: Array, actual: Array) -> tuple[Array, Array]:
         """Return the dividend and the divisor of each class: [K]."""
@@ -205,11 +205,11 @@ class _Averaged(_Counted):
         return np.divide(over, under, out=values, where=under > 0)
 
 
-def weighted_mean(values: Array, weights: Array | None = None) -> float:
-    """Return the mean of those that are there, by weights.
+def mean_of_known(values: Array, weights: Array | None = None) -> float:
+    """Return the mean of the values that are not NaN, by weights.
 
     Raises:
-        ZeroDivisionError: if none is, or they weigh nothing.
+        ZeroDivisionError: if all are, or the others weigh nothing.
     """
     weights = np.ones(len(values)) if weights is None else weights
     has_value = ~np.isnan(values)
@@ -263,7 +263,7 @@ class BalancedAccuracy(_Counted):
     def finish(self, right: Array, predicted: Array, actual: Array) -> float:
         """Return the mean of the recalls."""
         is_there = actual > 0
-        return weighted_mean(right[is_there] / actual[is_there])
+        return mean_of_known(right[is_there] / actual[is_there])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from simfl.component import Count
 from simfl.errors import ConfigError
-from simfl.models.class_metrics import MOST_CLASSES, Labelled, labelled, weighted_mean
+from simfl.models.class_metrics import MOST_CLASSES, Labelled, labelled, mean_of_known
 from simfl.models.metric_sums import Array, Rows
 from simfl.models.metrics import Metric
 from simfl.models.per_example import IGNORED
@@ -80,7 +80,7 @@ class _OfCurve(Metric):
         if self.average == "none":
             return values
         own = np.array([float(column[2].sum()) for column in columns])
-        return weighted_mean(values, own if self.average == "weighted" else None)
+        return mean_of_known(values, own if self.average == "weighted" else None)
 
     def _columns(self, first: Any, *others: Rows) -> list[tuple[Array, ...]]:
         """Return for each class scores, and the weights there of other classes and its own."""
