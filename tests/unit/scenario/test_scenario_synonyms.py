@@ -79,7 +79,7 @@ def test_the_lines_to_write_are_those_of_a_valid_scenario(
     lines: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in ("digits.npz", "table.csv"):
+    for file in ("digits.npz", "table.csv", "table.parquet", "photos", "arrays"):
         Path(file).touch()
     overrides = [line.replace(": ", "=", 1) for line in lines.split(" and ")]
     load_scenario("quickstart", overrides=["client.epochs=null", *overrides])
