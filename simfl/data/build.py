@@ -67,6 +67,11 @@ def build_dataset(
     _check_fraction("holdout_fraction", holdout_fraction)
     if not isinstance(public, Source):
         _check_fraction("public", public or 0.0)
+    if client_tests and holdout_fraction > 0:
+        raise ConfigError(
+            f"data.holdout_fraction is {holdout_fraction}, but data.client_tests is true; set one "
+            "of them"
+        )
     data = source.load(seed=seed)
     check_source_data(data)
     if data.train.stays_in_files:
@@ -74,11 +79,6 @@ def build_dataset(
     if test_fraction > 0:
         data = take_test_split(data, fraction=test_fraction, seed=seed)
     data, shared = _take_public(data, public, seed=seed)
-    if data.encoder is not None and scaling is not None:
-        raise ConfigError(
-            "data.divide_by and data.normalize do not go with the encodings of a table; set "
-            "data.numbers: standardize"
-        )
     data = _scaled(data, scaling)
     chosen = partition if partition is not None else _by_client(data)
     split = chosen.split(cast(Array, data.train.targets), data.columns, seed=seed)
@@ -86,28 +86,15 @@ def build_dataset(
     holdout_offsets = offsets[1:]
     columns = {name: _client_column(data.columns, name, rows, offsets) for name in client_columns}
     if client_tests:
-        if holdout_fraction > 0:
-            raise ConfigError(
-                f"data.holdout_fraction is {holdout_fraction}, but data.client_tests is true; set "
-                "one of them"
-            )
         own = add_client_tests(data, rows, offsets, chosen)
         rows, offsets, holdout_offsets = own.rows, own.offsets, own.holdout_offsets
         data = with_client_tests(data, own)
     if holdout_fraction > 0:
         rows, holdout_offsets = hold_out(rows, offsets, fraction=holdout_fraction, seed=seed)
     if data.encoder is not None:
-        is_trained = positions_within(np.diff(offsets)) < np.repeat(
-            holdout_offsets - offsets[:-1], np.diff(offsets)
-        )
-        trained = select_rows(data.train, rows[is_trained])
-        fitted = data.encoder.fit(trained.inputs)
-        data = dataclasses.replace(
-            data,
-            train=_encoded(data.train, fitted, what="training"),
-            test=data.test and _encoded(data.test, fitted, what="test"),
-        )
-        shared = shared and _encoded(shared, fitted, what="public")
+        sizes = np.diff(offsets)
+        is_trained = positions_within(sizes) < np.repeat(holdout_offsets - offsets[:-1], sizes)
+        data, shared = _encode_tables(data, shared, rows[is_trained])
     return FederatedDataset(
         train=data.train,
         rows=rows,
@@ -172,6 +159,26 @@ def _client_column(columns: Mapping[str, Array], name: str, rows: Array, offsets
     return of_client
 
 
+def _encode_tables(
+    data: SourceData, public: Examples | None, rows: Array
+) -> tuple[SourceData, Examples | None]:
+    """Return the data and the public examples with a model's inputs.
+
+    Args:
+        data: with an encoder.
+        public: of the same columns.
+        rows: what clients train on, to which the encoder is fitted.
+    """
+    assert data.encoder is not None, "there are columns to encode"
+    fitted = data.encoder.fit(select_rows(data.train, rows).inputs)
+    encoded = dataclasses.replace(
+        data,
+        train=_encoded(data.train, fitted, what="training"),
+        test=data.test and _encoded(data.test, fitted, what="test"),
+    )
+    return encoded, public and _encoded(public, fitted, what="public")
+
+
 def _encoded(examples: Examples, fitted: FittedTable, *, what: str) -> Examples:
     """Return examples with a model's inputs.
 
@@ -187,6 +194,11 @@ def _encoded(examples: Examples, fitted: FittedTable, *, what: str) -> Examples:
 
 
 def _scaled(data: SourceData, asked: Scaling | None) -> SourceData:
+    if data.encoder is not None and asked is not None:
+        raise ConfigError(
+            "data.divide_by and data.normalize do not go with the encodings of a table; set "
+            "data.numbers: standardize"
+        )
     scaling = _joined(data.train.scaling, asked)
     if scaling is None:
         return data

@@ -16,7 +16,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 import simfl
-from simfl.data import IID, CsvFile, ParquetFile, Source, build_dataset
+from simfl.data import IID, CsvFile, ParquetFile, Scaling, Source, build_dataset
 from simfl.data.table_encoding import CategoryCode, NumberCode
 from simfl.errors import ConfigError, DataError
 
@@ -192,6 +192,12 @@ def test_parquet_and_csv_hold_the_same(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_one_line(table: Any, fields: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         table(**fields).load(seed=0)
+
+
+def test_encodings_do_not_go_with_another_scaling(table: Any) -> None:
+    source = table(numbers="standardize", missing="mean")
+    with pytest.raises(ConfigError, match=r"do not go with the encodings of a table; set data\.nu"):
+        build_dataset(source, IID(clients=1), seed=0, scaling=Scaling(divide_by=2))
 
 
 def test_too_many_categories_for_one_hot_are_refused(tmp_path: Path) -> None:
