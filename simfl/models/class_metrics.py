@@ -17,6 +17,7 @@ from simfl.errors import ConfigError
 from simfl.models.metric_sums import Array
 from simfl.models.metrics import Metric
 from simfl.models.per_example import IGNORED, is_elementwise, match_classes, require_tensor
+from simfl.vector import widened
 
 MOST_CLASSES = 1024
 """The most classes for which a metric keeps a number for each pair, or for each example."""
@@ -80,7 +81,9 @@ def labelled(
         flat, wanted = outputs.reshape(-1, outputs.shape[-1]), wanted.flatten()
     each = len(flat) // max(len(targets), 1)
     weights = torch.ones(len(targets)) if sample_weights is None else sample_weights.cpu()
-    found = Labelled(flat.detach().cpu(), wanted.cpu(), weights.double().repeat_interleave(each))
+    found = Labelled(
+        widened(flat.detach()).cpu(), wanted.cpu(), weights.double().repeat_interleave(each)
+    )
     if found.has_labels:
         return found
     counts = found.targets != IGNORED

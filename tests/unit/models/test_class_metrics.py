@@ -193,6 +193,14 @@ def test_the_areas_of_several_classes_are_averaged_as_in_scikit_learn(
     assert labels == pytest.approx(expected, **NEAR)
 
 
+@pytest.mark.parametrize("name", [*SCORES, "f1", "ece", "confusion"])
+def test_outputs_in_bfloat16_are_measured_as_the_numbers_they_are(name: str) -> None:
+    logits, targets = CASES["two classes"]
+    half = logits.bfloat16()
+    assert np.array_equal(value(name, half, targets), value(name, half.float(), targets))
+    assert value("auc", half[:, :1], targets) == value("auc", half[:, :1].float(), targets)
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_classes_without_a_value_are_left_out_of_the_average(name: str) -> None:
     """As scikit-learn's nanmean would: it has no average there itself."""
