@@ -184,8 +184,10 @@ class Federation:
             self._server.step(total.sent, mean, total.cohort.plan)
             return self._server.get_weights()
 
-    def evaluate(self, weights: Vector, *, clients: bool = False) -> dict[str, float | None]:
+    def evaluate(self, weights: Vector, *, clients: bool = False) -> dict[str, Any]:
         """Return ``loss`` and the scenario's metrics on the test split, if there is one.
+
+        They are numbers; None without a value, and nested lists of confusion matrices.
 
         Args:
             weights: what is evaluated.
@@ -197,16 +199,18 @@ class Federation:
             record = RoundRecord(
                 self._round, metrics=found.metrics, client_metrics=found.client_metrics
             )
-            return {key: value for key, value in record.measures.items() if key != "train_loss"}
+            numbers = {key: n for key, n in record.measures.items() if key != "train_loss"}
+            return numbers | found.arrays
 
-    def log(self, round: int, **values: float | None) -> None:
+    def log(self, round: int, **values: Any) -> None:
         """Add a round to the history, and tell the observers.
 
         Its counts and seconds are those of all that was trained since the last call.
 
         Args:
             round: which round: 1, then 2, 3...
-            values: by name. ``train_loss`` is the clients' mean, unless it is given.
+            values: numbers or None, and lists of numbers, by name. ``train_loss`` is the clients'
+                mean, unless it is given.
 
         Raises:
             InputError: for another round, or a name that records have already.

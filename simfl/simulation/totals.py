@@ -138,7 +138,7 @@ def clients_of(cohorts: Sequence[Cohort], round: int) -> ClientTable:
 def record_loop(
     round: int,
     trained: Sequence[tuple[RoundReport, Cohort]],
-    values: Mapping[str, float | None],
+    values: Mapping[str, Any],
     *,
     lap: dict[str, float],
     num_actors: int,
@@ -148,22 +148,23 @@ def record_loop(
     Args:
         round: which round.
         trained: the cohorts that were trained in it.
-        values: what is logged, by name; ``train_loss`` replaces the clients' own.
+        values: numbers, and lists of them, by name; ``train_loss`` replaces the clients' own.
         lap: seconds by phase.
         num_actors: that train clients.
 
     Raises:
         InputError: if a name is a field of records, or a value is no number.
     """
-    metrics = {name: _number(name, value) for name, value in values.items()}
+    arrays = {name: value for name, value in values.items() if isinstance(value, list)}
+    metrics = {name: _number(name, value) for name, value in values.items() if name not in arrays}
     is_given = "train_loss" in metrics
     given = metrics.pop("train_loss", None)
-    if known := [name for name in metrics if not is_metric(name)]:
+    if known := [name for name in (*metrics, *arrays) if not is_metric(name)]:
         raise InputError(f"log: {known[0]!r} is a field of the records; give it another name")
     chunks = tuple(chunk for _, cohort in trained for chunk in cohort.chunks)
     trace = RoundTrace(chunks, 0.0, 0.0, num_actors)
     report = _joined(round, [report for report, _ in trained])
-    record = record_of(report, trace, lap, Evaluated(metrics, {}, ()))
+    record = record_of(report, trace, lap, Evaluated(metrics, {}, (), arrays))
     return replace(record, train_loss=given) if is_given else record
 
 

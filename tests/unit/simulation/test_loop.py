@@ -29,7 +29,7 @@ SCENARIO: dict[str, Any] = {
     },
     "model": {"kind": "mlp", "hidden": [5]},
     "client": {"per_round": 5, "batch_size": 8, "optimizer": {"lrate": 0.1}},
-    "evaluation": {"clients_every": 2},
+    "evaluation": {"clients_every": 2, "metrics": ["accuracy", "confusion"]},
 }
 SCAFFOLD = {"client": {"optimizer": {"modules": ["scaffold-client"]}}}
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(tmp_path: Path) -> None:
             "round is 2, but the last logged one is 0": lambda: fed.log(2),
             "save: round is 1": lambda: fed.save(1, weights),
             "'steps' is a field of the records": lambda: fed.log(1, steps=3.0),
-            "'f1' is str": lambda: fed.log(1, f1="high"),  # type: ignore[arg-type]
+            "'f1' is str": lambda: fed.log(1, f1="high"),
         }.items():
             with pytest.raises(InputError, match=message) as caught:
                 call()
