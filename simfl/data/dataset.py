@@ -55,6 +55,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.targets)
 
+    @property
+    def longest(self) -> int | None:
+        """The row of the longest sequence; None if the inputs are arrays."""
+        sequences = [value for value in arrays_of(self.inputs) if isinstance(value, Ragged)]
+        return int(np.argmax(sequences[0].lengths)) if sequences and len(self) else None
+
     def __reduce__(self) -> Any:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if self.stays_in_files:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from simfl.errors import ConfigError, SimflError, import_extra, one_line
+from simfl.errors import ConfigError, SimflError, did_you_mean, import_extra, one_line
 from simfl.models.adapters import MARK, LoRA, add_adapters, read_adapter, written_adapter
 from simfl.models.dropout import with_own_dropout
 from simfl.models.names import joint_digest, resolve_names
@@ -90,6 +90,8 @@ class HuggingFaceModel(ModelSpec):
             raise ConfigError("huggingface: revision is set without path; remove it")
         if self.lora is not None and self.adapter is not None:
             raise ConfigError("huggingface: lora and adapter are both set; remove one of them")
+        if self.train == ():
+            raise ConfigError("huggingface: train names nothing; name weights, or leave it out")
         if self.train == "adapters" and not self._has_adapters:
             raise ConfigError("huggingface: train is 'adapters', but lora is not set; set it")
 
@@ -165,11 +167,13 @@ class HuggingFaceModel(ModelSpec):
         if self.task.endswith("classification") and "num_labels" not in entries:
             entries["num_labels"] = num_outputs(self.name, shape)
         if self.path is None:
-            config = transformers.AutoConfig.for_model(entries.pop("model_type"), **entries)
+            own = {**entries}
+            config = transformers.AutoConfig.for_model(own.pop("model_type"), **own)
         else:
             config = transformers.AutoConfig.from_pretrained(
                 self.path, revision=self._revision, trust_remote_code=False, **entries
             )
+        _require_entries(config, entries)
         config.use_cache = False
         _require_words(config, shape)
         return config
@@ -206,7 +210,9 @@ class HuggingFaceModel(ModelSpec):
 
     @property
     def _train(self) -> str | tuple[str, ...]:
-        return self.train or ("adapters" if self._has_adapters else "all")
+        if self.train is None:
+            return "adapters" if self._has_adapters else "all"
+        return self.train
 
     def files(
         self, weights: Vector, shape: DataShape, *, seed: int, fixed: Mapping[str, str]
@@ -250,6 +256,24 @@ def _train_only(module: nn.Module, names: Collection[str]) -> None:
 def _logits(_: nn.Module, __: Any, outputs: Any) -> Tensor:
     logits: Tensor = outputs.logits
     return logits.float() if logits.dtype is torch.bfloat16 else logits
+
+
+def _require_entries(config: Any, entries: Mapping[str, Any]) -> None:
+    """Check that a configuration means something by what it was given; transformers do not.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    try:
+        known = type(config)()
+    except Exception:  # of several parts
+        return
+    for name in entries:
+        # An entry that is read into another one is none of the configuration's.
+        if hasattr(config, name) and not hasattr(known, name):
+            kind = config.model_type
+            hint = did_you_mean(name, known.to_dict())
+            raise ConfigError(f"model huggingface: {kind} has no entry {name!r} of config. {hint}")
 
 
 def _require_words(config: Any, shape: DataShape) -> None:

@@ -12,7 +12,7 @@ from simfl.models import TorchModel, build_module, fixed_names, personal_names
 from simfl.models.base import initial_state
 from simfl.models.names import digests_of
 from simfl.scenario import Scenario
-from simfl.simulation.trial import explained
+from simfl.simulation.explaining import explained
 
 
 def with_names(scenario: Scenario, client: ClientRecipe) -> ClientRecipe:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
-from torch import nn
 
 from simfl.aggregation import Mean
-from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total, returned
+from simfl.algorithms import FedAvg, ServerSide, Total, returned
 from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
 from simfl.data import FederatedDataset
 from simfl.engine import give_back_freed_memory
-from simfl.errors import ClientError, ConfigError, SimflError, one_line, own_line
+from simfl.errors import ConfigError
 from simfl.messages import Broadcast, Chunk, ChunkResult, EvaluationChunk, Partial, Snapshot
-from simfl.models import Batch, Loss, TorchModel, as_metrics
+from simfl.models import Batch, TorchModel, as_metrics
 from simfl.models.layers import mixes_examples
 from simfl.models.model import take_examples
 from simfl.models.names import digests_of, resolve_names
@@ -27,8 +25,9 @@ from simfl.record import PERSONAL
 from simfl.scenario import Scenario
 from simfl.seeding import global_generators
 from simfl.server import ServerRecipe
+from simfl.simulation.explaining import explained
 from simfl.states import Kept, KeptState
-from simfl.transforms import UpdateTransform, shapes_of
+from simfl.transforms import shapes_of
 from simfl.vector import Vector
 
 _Column: TypeAlias = "np.ndarray[Any, Any]"
@@ -67,6 +66,7 @@ def try_step(
     rows = np.arange(min(_MOST_ROWS, len(dataset.train)))
     with global_generators(), explained(scenario, "model", "a first evaluation fails"):
         model.evaluate(read_batch(dataset.train, rows))
+    _try_longest(scenario, dataset, model)
     _try_metrics(scenario, client, model, read_batch(dataset.train, rows))
     if client.fixed:
         _require_unchanged(scenario, model, read_batch(dataset.train, rows), client.unsent)
@@ -74,6 +74,17 @@ def try_step(
     if work.sclip or work.accumulate > 1 or not client.algorithm.uses_optimizer:
         _require_fixed_buffers(scenario, model, read_batch(dataset.train, rows))
     _try_training(scenario, client, server, dataset, snapshot, model)
+
+
+def _try_longest(scenario: Scenario, dataset: FederatedDataset, model: TorchModel) -> None:
+    """Check that the model takes the longest sequence: it may have fewer positions."""
+    for examples in (dataset.train, dataset.test):
+        if examples is None or (row := examples.longest) is None:
+            continue
+        what = "the evaluation of the longest example fails"
+        remedy = "lower data.max_tokens, or use a model with more positions"
+        with global_generators(), explained(scenario, "model", what, remedy):
+            model.evaluate(read_batch(examples, np.array([row])))
 
 
 def _try_metrics(scenario: Scenario, client: ClientRecipe, model: TorchModel, batch: Batch) -> None:
@@ -293,50 +304,6 @@ def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
     reaches_the_last = work.distribution is not None or whole < work.num_steps(num_examples)
     alone: _Column = (sizes == 1) | ((left == 1) & reaches_the_last & (not work.drop_last))
     return alone
-
-
-@contextmanager
-def explained(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iterator[None]:
-    """Turn any exception into a ScenarioError at this key, or at the loss that raised it."""
-    try:
-        yield
-    except Exception as error:
-        cause = error.__cause__ if isinstance(error, ClientError) and error.__cause__ else error
-        is_own = isinstance(cause, SimflError)
-        says = str(cause) if is_own else f"{type(cause).__name__}: {cause}"
-        if is_own and cause.__cause__ is not None:
-            cause = cause.__cause__
-        hint = own_line(cause)
-        if hint and one_line(says).endswith(hint):
-            hint = ""
-        if remedy:
-            hint += f"; {remedy}"
-        elif not hint and not is_own:
-            hint = "; choose a model and a loss that fit the data"
-        if key == "model":
-            key = _raised_by(error)
-        raise scenario.fault(key, f"{what}: {one_line(says)}{hint}") from cause
-
-
-def _raised_by(error: BaseException) -> str:
-    """Return the key of the innermost component whose code has raised an error or its cause."""
-    found = "model"
-    cause: BaseException | None = error
-    while cause is not None:
-        for frame, _ in traceback.walk_tb(cause.__traceback__):
-            owner = frame.f_locals.get("self")
-            if isinstance(owner, Loss):
-                found = "model.loss"
-            elif (
-                isinstance(owner, Algorithm) and type(owner) is not FedAvg
-            ) or frame.f_globals.get("__name__") == returned.__name__:
-                found = "algorithm"
-            elif isinstance(owner, UpdateTransform):
-                found = "client.transforms"
-            elif isinstance(owner, nn.Module) and found == "algorithm":
-                found = "model"
-        cause = cause.__cause__
-    return found
 
 
 def _check_transforms(scenario: Scenario, client: ClientRecipe, model: TorchModel) -> None:

@@ -94,7 +94,7 @@ def test_outputs_and_training_are_those_of_peft_alone():
     batches = [Batch(tokens_BL(seed=i), tokens_BL(seed=i + 1)) for i in range(4)]
     optimizer = torch.optim.SGD([p for p in reference.parameters() if p.requires_grad], lr=0.1)
     expected = []
-    for inputs, targets, _ in batches:
+    for inputs, targets, *_ in batches:
         logits = reference(input_ids=inputs).logits
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
@@ -295,6 +295,8 @@ def test_code_of_a_models_author_is_not_run(tmp_path):
         ({"config": LLAMA, "lora": LoRA(targets=("query",))}, "query"),
         ({"config": LLAMA, "train": ("lm_heat.weight",)}, "Did you mean 'lm_head.weight'"),
         ({"config": LLAMA | {"hidden_size": "a"}}, "hidden_size"),
+        ({"config": LLAMA | {"num_hiden_layers": 1}}, "Did you mean 'num_hidden_layers'"),
+        ({"config": LLAMA, "lora": LoRA(), "train": ()}, "train names nothing"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_line(fields, message):

@@ -96,3 +96,19 @@ def test_examples_of_a_loss_over_tokens_are_not_clipped(
     scenario["client"]["sclip"] = 1.0
     with pytest.raises(ScenarioError, match=r"client\.sclip"):
         run(scenario, tmp_path / "out")
+
+
+def test_a_model_of_fewer_positions_than_the_longest_example_is_refused(
+    scenario: dict[str, Any], tmp_path: Path
+) -> None:
+    """Although it takes the first examples, which are all that is tried otherwise."""
+    pytest.importorskip("transformers")
+    rows = [*[{**row, "a": "2"} for row in ROWS] * 2, {"q": "?", "a": "2" * 60, "who": "ann"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = {"model_type": "gpt2", "vocab_size": 257, "n_embd": 4, "n_layer": 1, "n_head": 1}
+    scenario["model"] = {"kind": "huggingface", "config": config | {"n_positions": 40}}
+    says = r"model: the evaluation of the longest example fails.*lower data\.max_tokens"
+    with pytest.raises(ScenarioError, match=says):
+        build(simfl.load_scenario(scenario))
+    scenario["data"]["max_tokens"] = 40
+    build(simfl.load_scenario(scenario))
