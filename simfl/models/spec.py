@@ -327,6 +327,11 @@ def num_outputs(model: str, shape: DataShape, outputs: int | None = None) -> int
 
 def _single_input(model: str, shape: DataShape) -> tuple[int, ...]:
     if shape.single_input is None:
+        if isinstance(shape.inputs, dict) and "categories" in shape.inputs:
+            raise ConfigError(
+                f"model {model}: inputs are categories by index; use kind: table-mlp, or set "
+                "data.categories: one-hot"
+            )
         raise ConfigError(
             f"model {model}: examples have {len(shape.inputs)} inputs, but it takes one; "
             "use kind: python with a module that takes them all"

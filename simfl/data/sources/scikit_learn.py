@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
@@ -103,7 +104,9 @@ def _downloaded(path: str, version: int | None) -> tuple[Table, str | None]:
 
     name = path.removeprefix(_OPENML)
     try:
-        found: Any = datasets.fetch_openml(name, version=version or "active", as_frame=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it tries again, and how it may change
+            found: Any = datasets.fetch_openml(name, version=version or "active", as_frame=True)
         table = pa.Table.from_pandas(found.frame, preserve_index=False)
     except Exception as error:  # of the network, of scikit-learn, or of pandas
         raise DataError(

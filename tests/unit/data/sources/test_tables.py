@@ -18,7 +18,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 import simfl
 from simfl.data import IID, CsvFile, ParquetFile, Scaling, Source, build_dataset
 from simfl.data.table_encoding import CategoryCode, NumberCode
-from simfl.errors import ConfigError, DataError
+from simfl.errors import ConfigError, DataError, ScenarioError
 
 AGES = [31.0, None, 47.5, 22.0, 22.0, 60.0, 35.0, 41.0]
 JOBS = ["cook", "nurse", None, "cook", "judge", "nurse", "nurse", "smith"]
@@ -250,6 +250,10 @@ def test_a_table_with_embeddings_is_learnt(tmp_path: Path) -> None:
         "model": {"kind": "table-mlp", "embedding": 4, "hidden": [16]},
         "client": {"steps": 10, "optimizer": {"lrate": 0.05, "modules": ["adam"]}},
     }
+    for kind, change in (("mlp", {}), ("table-mlp", {"categories": "one-hot"})):
+        wrong = {**scenario, "data": {**scenario["data"], **change}, "model": {"kind": kind}}
+        with pytest.raises(ScenarioError, match=r"model: .*set data\.categories: (one-hot|index)"):
+            simfl.run(wrong, out=tmp_path / "wrong", backend="inline")
     stacked = {**scenario, "client": {**scenario["client"], "stack": 4}}
     one, four = (
         simfl.run(each, out=tmp_path / f"out{i}", backend="inline").history
