@@ -48,6 +48,7 @@ def notes_of(
     return (
         *dataset.notes,
         *_notes_on_stacks_and_loss(choices, client, dataset),
+        *_notes_on_evaluation(scenario, dataset),
         *_notes_on_metrics(scenario, client, server, dataset),
         *_notes_on_weighting(
             scenario, dataset, training=training, examples=examples, steps=num_steps[training]
@@ -133,6 +134,19 @@ def _notes_on_fednova(algorithm: FedNova, scenario: Scenario) -> list[str]:
         return []
     return [
         f"algorithm 'fednova' counts steps of plain SGD with momentum {algorithm.rho}, but {why}"
+    ]
+
+
+def _notes_on_evaluation(scenario: Scenario, dataset: FederatedDataset) -> list[str]:
+    """Return a note if metrics are named, but there is nothing to evaluate on."""
+    evaluation = scenario.evaluation
+    if not evaluation.metrics or not evaluation.every or evaluation.clients_every:
+        return []
+    if dataset.test is not None:
+        return []
+    return [
+        "evaluation.metrics is not measured, as there is no test split; set data.test_fraction, or "
+        "evaluation.clients_every for the clients' own examples"
     ]
 
 

@@ -319,6 +319,24 @@ def test_what_an_algorithm_does_not_count_on_is_noted(
     assert says is None or says in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("data", "evaluation", "noted"),
+    [
+        ({}, {"every": 1}, True),
+        ({}, {"every": 0}, False),
+        ({}, {"every": 1, "clients_every": 1}, False),
+        ({"test_fraction": 0.2}, {"every": 1}, False),
+    ],
+)
+def test_metrics_without_examples_to_measure_them_on_are_noted(
+    data: dict[str, Any], evaluation: dict[str, Any], noted: bool, tmp_path: Path
+) -> None:
+    given = scenario(tmp_path, data=data, evaluation={**evaluation, "metrics": ["mse"]})
+    notes = build(given).notes
+    assert len(notes) == noted
+    assert not noted or "set data.test_fraction" in notes[0]
+
+
 def test_torch_does_not_warn_of_broadcasting_before_the_fault(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
