@@ -183,7 +183,14 @@ def _mean_final(group: Group, metric: str) -> float:
 
 
 def _pace(run: Run) -> str:
-    return f"{run.rounds / run.seconds:.1f} rounds/s" if run.seconds else ""
+    if not run.seconds or not run.rounds:
+        return ""
+    slow = run.seconds > run.rounds
+    return (
+        f"{run.seconds / run.rounds:.1f} s/round"
+        if slow
+        else f"{run.rounds / run.seconds:.1f} rounds/s"
+    )
 
 
 def _clients_tile(run: Run) -> Tile:

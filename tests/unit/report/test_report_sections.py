@@ -33,7 +33,7 @@ def test_one_run_is_summed_up_in_tiles(make, full):
         "state": ("done", ""),
         "rounds": ("3", "of 3"),
         "accuracy": ("0.7500", "final and best"),
-        "time": ("7.0 s", "0.4 rounds/s"),
+        "time": ("7.0 s", "2.3 s/round"),
         "clients a round": ("2", "of 4"),
         "seed": ("0", ""),
     }
