@@ -22,6 +22,7 @@ from simfl.vector import Keyed, Vector
 
 _A: Final = ".lora_A."
 _B: Final = ".lora_B."
+_EMBEDDING: Final = "lora_embedding_A."
 
 
 def factors(names: Iterable[str]) -> dict[str, str]:
@@ -44,8 +45,8 @@ def require_adapters(
     """Return the names of the adapters' factors.
 
     Raises:
-        ConfigError: unless there are some, both factors of each are matrices that clients send, and
-            have the ranks.
+        ConfigError: unless there are some, all of linear layers, both factors of each are matrices
+            that clients send, and have the ranks.
     """
     weights = dict(module.named_parameters())
     pairs = factors(weights)
@@ -55,6 +56,11 @@ def require_adapters(
         raise ConfigError(
             f"{algorithm!r} needs adapters whose A and B are both trained and shared: {what}; set "
             "model.lora, and leave them out of model.personal and model.fixed"
+        )
+    if embedding := next((name for name in weights if _EMBEDDING in name), None):
+        raise ConfigError(
+            f"{algorithm!r} is for linear layers, but {embedding!r} is of an embedding; leave it "
+            "out of model.lora.targets"
         )
     for pair in pairs.items():
         for name in pair:

@@ -180,3 +180,12 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         algorithm.for_model(module, shared)
+
+
+@pytest.mark.parametrize("algorithm", [FLoRA(), FlexLoRA()])
+def test_adapters_of_embeddings_are_refused(algorithm: Any) -> None:
+    """peft holds their A and B as parameters, and the product is B A transposed."""
+    module = Adapted64(is_new=True)
+    module.lora_embedding_A = nn.ParameterDict({"default": torch.zeros(2, 3)})
+    with pytest.raises(ConfigError, match=r"'lora_embedding_A.default' is of an embedding"):
+        algorithm.for_model(module, [BASE, *BOTH, "lora_embedding_A.default"])
