@@ -277,7 +277,7 @@ class Text(Source):
         )
 
     def _why_left_out(self) -> str:
-        what = "no token of the response" if self.choices is None else "not all of their choices"
+        what = "no token of the response" if self.choices is None else "a choice that does not fit"
         return f"have {what} within max_tokens ({self.max_tokens})"
 
     def _why_none(self) -> str:

@@ -122,7 +122,7 @@ def test_choices_are_templates_or_a_list_of_the_row(tmp_path: Path) -> None:
     fields = {"prompt": "{q}", "response": "{a}", "max_tokens": 9}
     data = load(path, choices="{options}", **fields)
     assert data.notes == (
-        f"1 of 3 rows of {path} have not all of their choices within max_tokens (9) and are left "
+        f"1 of 3 rows of {path} have a choice that does not fit within max_tokens (9) and are left "
         "out",
     )
     read = [choice[np.arange(2)] for choice in data.train.choices]
