@@ -14,6 +14,7 @@ from simfl.data.dataset import positions_within
 from simfl.data.ragged import IGNORED, Array, Ragged
 from simfl.data.text.token_cache import encode_once
 from simfl.data.text.tokenizers import Tokenizer, Tokens
+from simfl.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,19 @@ def choices_of(texts: Sequence[Sequence[str]], tokenizer: Tokenizer) -> tuple[Ra
     An example that has fewer choices than others has no token of the last ones.
 
     Args:
-        texts: (N,) the choices of each example, none of them without a token.
+        texts: (N,) the choices of each example.
         tokenizer: makes tokens of them.
+
+    Raises:
+        DataError: if it makes none of a choice.
     """
-    tokens = encode_texts(tokenizer, [choice for own in texts for choice in own])
+    all_choices = [choice for own in texts for choice in own]
+    tokens = encode_texts(tokenizer, all_choices)
+    if len(empty := np.flatnonzero(tokens.lengths == 0)):
+        raise DataError(
+            f"the choice {all_choices[empty[0]]!r} has no token; use another tokenizer, "
+            "or leave out its rows"
+        )
     counts = np.array([len(own) for own in texts], np.int64)
     first = np.cumsum(counts) - counts
     width = max(int(tokens.lengths.max(initial=1)), 1)

@@ -6,6 +6,7 @@ Shapes: B examples, L positions.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 import simfl
 from simfl.client.batches import read_batch
 from simfl.data import Text
-from simfl.errors import ConfigError, ScenarioError
+from simfl.data.text import Bytes
+from simfl.data.text.documents import answers
+from simfl.data.text.tokenizers import Tokens
+from simfl.errors import ConfigError, DataError, ScenarioError
 from simfl.models import Batch, MultipleChoice, TorchModel
 
 CHOICES = [(1,), (2, 3), (4, 4, 0)]
@@ -165,3 +169,14 @@ def test_tokens_must_be_one_array() -> None:
     model = TorchModel(Two(), metrics=[metric])
     with pytest.raises(ConfigError, match="needs one array of tokens"):
         model.evaluate(Batch({"a": torch.zeros(2, 3).long()}, torch.zeros(2, 3).long()))
+
+
+def test_a_choice_without_a_token_is_refused() -> None:
+    """It would never be chosen."""
+
+    class Words(Bytes):
+        def encode(self, texts: Sequence[str]) -> Tokens:
+            return super().encode([text.strip() for text in texts])
+
+    with pytest.raises(DataError, match="the choice ' ' has no token"):
+        answers(["q"], ["a"], Words(), max_tokens=8, choices=[["a", " "]])
