@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from simfl.component import Count, Fraction, Positive, Section
-from simfl.errors import ConfigError, import_extra
+from simfl.errors import ConfigError, did_you_mean, import_extra
 
 MARK: Final = ".lora_"
 """In the names of all weights of adapters, and of no others."""
@@ -61,9 +61,14 @@ def add_adapters(module: nn.Module, lora: LoRA, *, head: Collection[str]) -> Non
         module: a model of transformers.
         lora: what they are like.
         head: the names of its head's weights, which ``all-linear`` leaves out.
+
+    Raises:
+        ConfigError: for a target that no layer has.
     """
     peft = import_extra("peft", what="model.lora", extra="llm")
     takes_all = lora.targets == ("all-linear",)
+    if lora.targets and not takes_all:
+        _require_layers(module, lora.targets)
     layers = sorted({name.rpartition(".")[0] for name in head})
     config = peft.LoraConfig(
         r=lora.rank,
@@ -80,10 +85,12 @@ def read_adapter(module: nn.Module, folder: str) -> None:
     """Put the adapters of a folder into a module, with their weights, in place.
 
     Raises:
-        ConfigError: if they are not this model's.
+        ConfigError: if they are not this model's, or not there.
     """
     from safetensors.torch import load_file
 
+    if not (Path(folder) / CONFIG).is_file():
+        raise ConfigError(f"model.adapter: there is no folder {folder!r} with {CONFIG}")
     peft = import_extra("peft", what="model.adapter", extra="llm")
     config = peft.PeftConfig.from_pretrained(folder)
     if not isinstance(config, peft.LoraConfig):
@@ -129,6 +136,21 @@ def written_adapter(
         WEIGHTS: save(tensors, metadata={"format": "pt"}),
         CONFIG: (json.dumps(config, indent=2, sort_keys=True, default=str) + "\n").encode(),
     }
+
+
+def _require_layers(module: nn.Module, targets: Collection[str]) -> None:
+    """Check that each target is the end of a layer's name; peft wants one of them to be.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    layers = [name for name, _ in module.named_modules()]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            owners = {name.rpartition(".")[0] for name, _ in module.named_parameters()}
+            ends = sorted({name.rpartition(".")[2] for name in owners})
+            hint = did_you_mean(target, ends)
+            raise ConfigError(f"model.lora.targets: no layer's name ends with {target!r}. {hint}")
 
 
 def _inject(peft: Any, module: nn.Module, config: Any) -> None:

@@ -138,7 +138,7 @@ class HuggingFaceModel(ModelSpec):
         """
         transformers = import_extra("transformers", what="model huggingface", extra="llm")
         place = torch.device("meta") if is_empty else nullcontext()
-        with _explained(), _quiet(transformers), place:
+        with _explained(self.path), _quiet(transformers), place:
             module = self._make_base(transformers, shape, is_random=is_empty or self.path is None)
             if self.lora is not None:
                 add_adapters(module, self.lora, head=_head(module))
@@ -291,15 +291,24 @@ def _require_words(config: Any, shape: DataShape) -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Turn the libraries' exceptions, which are of many types, into one of ours."""
+def _explained(path: str | None) -> Iterator[None]:
+    """Turn the libraries' exceptions, which are of many types, into one of ours.
+
+    Args:
+        path: of the model: a folder, or else a name on the hub, which has one slash at most.
+    """
+    is_here = path is None or os.path.isdir(path)
+    missing = f"there is no folder {path!r}"
     try:
+        if path is not None and not is_here and (path[0] in "./~" or path.count("/") > 1):
+            raise ConfigError(f"model.path: {missing}")
         yield
     except SimflError:
         raise
     except Exception as error:
         reason = one_line(error)[:_SHOWN] or type(error).__name__
-        raise ConfigError(f"model huggingface: {reason}") from error
+        where = "" if is_here else f"{missing}, and from the hub: "
+        raise ConfigError(f"model huggingface: {where}{reason}") from error
 
 
 @contextmanager
