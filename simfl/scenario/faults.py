@@ -142,6 +142,8 @@ def _message(details: ErrorDetails, value: Any) -> str:
             return f"has the key {show(details['input'])}, which is not text; put it in quotes"
         case "dict_type" if value is None:
             text = "write its keys beneath it"
+        case "string_type" if isinstance(value, Mapping):
+            text = "should be text; put it in quotes, as YAML reads braces as a mapping"
         case kind if kind in _TEXTS:
             text = _TEXTS[kind].format_map(_shown(details.get("ctx", {})))
             if kind == "literal_error" and isinstance(value, str):

@@ -294,7 +294,7 @@ def test_code_of_a_models_author_is_not_run(tmp_path):
         ({"config": LLAMA | {"vocab_size": 40}}, "tokens up to 63, but the vocabulary has 40"),
         (
             {"config": LLAMA, "lora": LoRA(targets=("query",))},
-            "with 'query'. Known: down_proj, emb",
+            "'query'. Known: down_proj, emb",
         ),
         ({"config": LLAMA, "lora": LoRA(targets=("q_proj", "v_prj"))}, "Did you mean 'v_proj'?"),
         ({"config": LLAMA, "adapter": "runs/a/adapter"}, "there is no folder 'runs/a/adapter'"),

@@ -192,6 +192,11 @@ def test_a_fault_of_a_key_is_one_line(faults, minimal_yaml, line, under, expecte
             "cluster.actors: is 0; should be at least 1 or 'auto'",
         ),
         ("output: {dir: 3}", "output.dir: is 3; should be text"),
+        (
+            "name: {question}",
+            "name: is {question: null}; should be text; put it in quotes, as YAML reads braces as "
+            "a mapping",
+        ),
         ("seed: -1", "seed: is -1; should be at least 0"),
         ("plugins: [1]", "plugins[0]: is 1; should be text"),
         ("plugins: own", "plugins: is 'own'; should be a list"),
