@@ -234,7 +234,7 @@ class TorchModel(ModuleWeights):
             }
             for metric in self.metrics:
                 if metric.calls_model:
-                    sums[metric.key] = weighted_sums(self._of_model(metric, batch), weights)
+                    sums[metric.key] = weighted_sums(self.call_metric(metric, batch), weights)
                     continue
                 sums[metric.key] = metric.sums(outputs, batch.targets, weights)
         return sums
@@ -258,7 +258,7 @@ class TorchModel(ModuleWeights):
             values = {"loss": self.loss(outputs, batch.targets)}
             means = [one for one in self.metrics if not one.has_own_sums]
             values |= {
-                one.key: self._of_model(one, batch)
+                one.key: self.call_metric(one, batch)
                 if one.calls_model
                 else one(outputs, batch.targets)
                 for one in means
@@ -288,7 +288,9 @@ class TorchModel(ModuleWeights):
             )
         return found
 
-    def _of_model(self, metric: Metric, batch: Batch) -> Tensor:
+    def call_metric(self, metric: Metric, batch: Batch) -> Tensor:
+        """Return the values of a metric that calls the model: [B]."""
+
         def predict(inputs: Inputs) -> Any:
             return self.evaluation_outputs(Batch(inputs, batch.targets))
 

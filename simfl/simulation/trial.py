@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
@@ -17,7 +17,7 @@ from simfl.data import FederatedDataset
 from simfl.engine import give_back_freed_memory
 from simfl.errors import ConfigError
 from simfl.messages import Broadcast, Chunk, ChunkResult, EvaluationChunk, Partial, Snapshot
-from simfl.models import Batch, TorchModel, as_metrics
+from simfl.models import Batch, Metric, TorchModel, as_metrics
 from simfl.models.layers import mixes_examples
 from simfl.models.model import take_examples
 from simfl.models.names import digests_of, resolve_names
@@ -66,8 +66,11 @@ def try_step(
     rows = np.arange(min(_MOST_ROWS, len(dataset.train)))
     with global_generators(), explained(scenario, "model", "a first evaluation fails"):
         model.evaluate(read_batch(dataset.train, rows))
-    _try_longest(scenario, dataset, model)
-    _try_metrics(scenario, client, model, read_batch(dataset.train, rows))
+    metrics = [m for m in client.build_metrics() if type(m).__module__.startswith("simfl.")]
+    _try_longest(scenario, dataset, model, [m for m in metrics if m.calls_model])
+    _try_metrics(
+        scenario, [m for m in metrics if not m.calls_model], model, read_batch(dataset.train, rows)
+    )
     if client.fixed:
         _require_unchanged(scenario, model, read_batch(dataset.train, rows), client.unsent)
     work = client.work
@@ -76,26 +79,36 @@ def try_step(
     _try_training(scenario, client, server, dataset, snapshot, model)
 
 
-def _try_longest(scenario: Scenario, dataset: FederatedDataset, model: TorchModel) -> None:
-    """Check that the model takes the longest sequence: it may have fewer positions."""
+def _try_longest(
+    scenario: Scenario, dataset: FederatedDataset, model: TorchModel, metrics: Sequence[Metric]
+) -> None:
+    """Check that the model takes the longest sequence: it may have fewer positions.
+
+    Metrics that call it are tried, too: they may append to the sequence.
+    """
     for examples in (dataset.train, dataset.test):
         if examples is None or (row := examples.longest) is None:
             continue
         what = "the evaluation of the longest example fails"
         remedy = "lower data.max_tokens, or use a model with more positions"
+        batch = read_batch(examples, np.array([row]))
         with global_generators(), explained(scenario, "model", what, remedy):
-            model.evaluate(read_batch(examples, np.array([row])))
+            model.evaluate(batch)
+        for metric in metrics:
+            what = f"{metric.key} of the longest example fails"
+            with global_generators(), explained(scenario, "evaluation.metrics", what, remedy):
+                model.call_metric(metric, batch)
 
 
-def _try_metrics(scenario: Scenario, client: ClientRecipe, model: TorchModel, batch: Batch) -> None:
+def _try_metrics(
+    scenario: Scenario, metrics: Sequence[Metric], model: TorchModel, batch: Batch
+) -> None:
     """Check that simfl's own metrics are of such outputs and targets; others may need more rows."""
-    metrics = [m for m in client.build_metrics() if type(m).__module__.startswith("simfl.")]
     with global_generators(), torch.no_grad():
         outputs = model.evaluation_outputs(batch)
         for metric in metrics:
             try:
-                if not metric.calls_model:
-                    metric.sums(outputs, batch.targets)
+                metric.sums(outputs, batch.targets)
             except ConfigError as error:
                 raise scenario.fault("evaluation.metrics", str(error)) from error
 

@@ -112,3 +112,7 @@ def test_a_model_of_fewer_positions_than_the_longest_example_is_refused(
         build(simfl.load_scenario(scenario))
     scenario["data"]["max_tokens"] = 40
     build(simfl.load_scenario(scenario))
+    metric = ["multiple-choice", {"choices": ["y" * 60, "no"]}]
+    scenario["evaluation"] = {"clients_every": 1, "metrics": [metric]}
+    with pytest.raises(ScenarioError, match=r"metrics.*: multiple-choice of the longest example"):
+        build(simfl.load_scenario(scenario))
