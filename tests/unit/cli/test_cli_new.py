@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ from simfl.scenario import load_scenario
 
 
 @pytest.mark.parametrize("source", ["quickstart", "custom", "play", "flora"])
-def test_a_new_scenario_is_valid_and_runs_as_the_one_it_comes_from(simfl, source):
+def test_a_new_scenario_is_valid_and_runs_as_the_one_it_comes_from(simfl, source, monkeypatch):
+    monkeypatch.delitem(sys.modules, "own_work", raising=False)  # that of another test
     result = simfl("new", "mine/first", "--from", source)
     assert (result.exit_code, result.stdout) == (0, "mine/first/scenario.yaml\n")
     made, shipped = load_scenario("mine/first/scenario.yaml"), load_scenario(source)

@@ -121,7 +121,8 @@ def fake_engine(
     def wait(refs: list[FakeRef], num_returns: int = 1, **_: Any) -> Any:
         return refs[:num_returns], refs[num_returns:]
 
-    for name, stand_in in {"get": get, "wait": wait, "put": FakeRef, "kill": None}.items():
+    stand_ins = {"get": get, "wait": wait, "put": FakeRef, "kill": lambda actor: None}
+    for name, stand_in in stand_ins.items():
         monkeypatch.setattr(ray, name, stand_in)
     # A thread would send heartbeats.
     monkeypatch.setattr(simfl.cluster.actors, "_beat", lambda server, label: None)

@@ -160,7 +160,8 @@ def test_a_tensor_under_two_names_counts_once_and_has_the_whole_gradient() -> No
 
 @pytest.mark.parametrize("as_dict", [False, True])
 def test_several_inputs_are_positional_or_keyword_arguments(as_dict: bool) -> None:
-    module, (a, targets, _), b = TwoInputs(), class_batch(), torch.ones(6, 2)
+    module, batch, b = TwoInputs(), class_batch(), torch.ones(6, 2)
+    a, targets = batch.inputs, batch.targets
     batch = Batch({"b": b, "a": a} if as_dict else (a, b), targets)
     gradients = TorchModel(copy.deepcopy(module)).compute_batch_gradients(batch)
     loss = F.cross_entropy(module(a, b), targets)
