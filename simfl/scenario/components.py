@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from functools import cache
 
 from simfl.aggregation import Aggregator, PreAggregator
 from simfl.algorithms import Algorithm
@@ -66,6 +67,7 @@ def field_docs(cls: type[Component | Section]) -> dict[str, str]:
     return docs
 
 
+@cache
 def _docs_in_source(cls: type) -> dict[str, str]:
     try:
         source = textwrap.dedent(inspect.getsource(cls))

@@ -13,8 +13,8 @@ import simfl
 from simfl.algorithms import Algorithm
 
 NAMES = sorted(n for n, c in Algorithm.registry.items() if c.__module__.startswith("simfl."))
-QUICK = {"feddyn", "mime", "local-only"}
-"""Their runs on Ray are not marked as slow: kept states, rounds of two kinds, no delta."""
+QUICK = {"feddyn", "local-only"}
+"""Their runs on Ray are not marked as slow: kept states, no delta."""
 
 BASE: dict[str, Any] = {
     "rounds": 3,

@@ -184,7 +184,9 @@ def without_data(server: Prometheus) -> list[str]:
 SMALL = SCENARIO | {"rounds": 1, "evaluation": {"every": 1}}
 
 
-@pytest.mark.parametrize(("per_round", "code"), [(4, 0), (9, 2)])
+@pytest.mark.parametrize(
+    ("per_round", "code"), [pytest.param(4, 0, marks=pytest.mark.slow), (9, 2)]
+)
 def test_a_jobs_exit_code_is_the_runs(per_round: int, code: int, jobs: Any, tmp_path: Path) -> None:
     """Of the 8 clients 9 cannot take part: bad input."""
     job = submit(jobs, tmp_path, SMALL, "--set", f"client.per_round={per_round}")

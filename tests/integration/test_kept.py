@@ -226,6 +226,7 @@ def test_the_seconds_of_the_ledger_add_up_to_the_wall_time(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_table_on_ray_says_who_trained_whom_and_what_was_run_again(
     tmp_path: Path, ray_cluster: None, undisturbed: Path
 ) -> None:

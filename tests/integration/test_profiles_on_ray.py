@@ -22,6 +22,7 @@ SCENARIO: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_profile_covers_every_process_and_rays_timeline(
     tmp_path: Path, ray_cluster: None
 ) -> None:

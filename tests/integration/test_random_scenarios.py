@@ -17,7 +17,7 @@ from test_same_bits import merged, numbers
 
 import simfl
 
-QUICK = 12
+QUICK = 5
 """How many of the runs on Ray are not marked as slow."""
 
 
@@ -33,7 +33,7 @@ def run(scenario: dict[str, Any], out: Path, backend: Any = "inline", **how: Any
 @pytest.mark.ray
 @pytest.mark.parametrize(
     "seed",
-    [pytest.param(n, marks=[pytest.mark.slow] if n >= QUICK else []) for n in seeds(36)],
+    [pytest.param(n, marks=[pytest.mark.slow] if n >= QUICK else []) for n in seeds(24)],
 )
 def test_inline_ray_and_resumed_runs_give_the_same_bits(
     seed: int, tmp_path: Path, ray_cluster: None

@@ -93,7 +93,9 @@ def test_one_client_actor_killed_in_mid_chunk(
     assert shots(tmp_path) == 1
 
 
-@pytest.mark.parametrize(("actor", "times"), [("client-0", 2), ("server", 1)])
+@pytest.mark.parametrize(
+    ("actor", "times"), [pytest.param("client-0", 2, marks=pytest.mark.slow), ("server", 1)]
+)
 def test_an_actor_killed_in_its_very_first_start(
     actor: str, times: int, tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
@@ -102,6 +104,7 @@ def test_an_actor_killed_in_its_very_first_start(
     assert shots(tmp_path) == times
 
 
+@pytest.mark.slow
 def test_an_actor_that_dies_in_every_start_ends_the_run_and_is_named(
     tmp_path: Path, ray_cluster: None
 ) -> None:
@@ -124,7 +127,7 @@ def test_two_actors_at_once_and_the_same_chunk_twice(
     assert shots(tmp_path) == 4
 
 
-@pytest.mark.parametrize("round", [1, 2])
+@pytest.mark.parametrize("round", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_server_killed_in_its_step(
     round: int, tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:
@@ -159,6 +162,7 @@ def test_a_chunk_that_kills_its_actor_each_time_ends_the_run_and_is_named(
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_actors_that_die_with_nothing_to_do_are_put_back_before_they_work_again(
     tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
 ) -> None:

@@ -141,6 +141,11 @@ RARER = (
     "a third-party module with a state",
     "stacks with scaffold and momentum",
     "stacks with momentum, and stragglers that are dropped",
+    "kept momentum, noise, prox, a schedule",
+    "an aggregator with a state, and clients in turn",
+    "stacks with scaffold, and stragglers by a schedule of steps",
+    "a module that keeps its state now and then, and clients that are dropped",
+    "a module in bfloat16 that holds more than its weights, and momentum",
     "stacks in bfloat16",
     "stacks with a third-party module with a state",
 )
@@ -222,7 +227,7 @@ def test_an_actor_that_dies_while_it_tunes_a_client_changes_nothing(
     "cluster",
     [
         {"actors": 1},
-        {"actors": 5},
+        pytest.param({"actors": 5}, marks=pytest.mark.slow),
         {"actors": 3, "chunk_size": 1},
         {"actors": 2, "chunk_size": 5},
     ],
@@ -259,6 +264,7 @@ def test_rounds_without_clients_are_rounds_wherever_they_run(
     assert bits(dedicated, tmp_path / "ray", "ray") == expected
 
 
+@pytest.mark.slow
 def test_a_run_in_one_process_is_verified_on_ray(tmp_path: Path, ray_cluster: None) -> None:
     scenario = merged(BASE, ALGORITHMS["scaffold"])
     scenario = merged(scenario, {"rounds": 2, "checkpoint": {"every": 1}})

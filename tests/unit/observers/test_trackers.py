@@ -91,6 +91,7 @@ def test_a_run_that_was_stopped_early_is_finished_for_mlflow(tmp_path: Path) -> 
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_wandb_writes_each_part_of_a_run_offline_under_one_id(tmp_path: Path) -> None:
     import wandb
 
