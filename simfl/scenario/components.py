@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from collections.abc import Hashable
 from functools import cache
+from typing import cast
 
 from simfl.aggregation import Aggregator, PreAggregator
 from simfl.algorithms import Algorithm
@@ -63,7 +65,7 @@ def field_docs(cls: type[Component | Section]) -> dict[str, str]:
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if issubclass(base, Component | Section) and base not in (Component, Section):
-            docs |= _docs_in_source(base)
+            docs |= _docs_in_source(cast(Hashable, base))  # mypy has doubts of classes
     return docs
 
 
