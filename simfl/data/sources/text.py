@@ -15,7 +15,7 @@ from simfl.data.dataset import Array, Examples
 from simfl.data.hub import why_untrusted
 from simfl.data.source import Source, SourceData
 from simfl.data.text.documents import Sequences, answers, blocks, classified
-from simfl.data.text.records import Records, is_file_of_text, read_records
+from simfl.data.text.records import Records, is_file_of_text, read_records, refuse_parts
 from simfl.data.text.templates import Template, parse_template, render, render_choices
 from simfl.data.text.tokenizers import (
     Bytes,
@@ -139,6 +139,7 @@ class Text(Source):
 
     def load_with(self, tokenizer: Tokenizer | None) -> SourceData:
         """Do so with a tokenizer; None: the one that ``tokenizer`` names."""
+        refuse_parts(self.path, self.split, self.test_split, self.config)
         train = self._read(self.path, self.split)
         test = None
         if self.test_path is not None:

@@ -72,6 +72,21 @@ def is_file_of_text(path: str) -> bool:
     return Path(path).suffix.lower() in (*_TABLES, ".txt")
 
 
+def refuse_parts(path: str, split: str, test_split: str | None, config: str | None) -> None:
+    """Refuse splits and a configuration of a file, which has none.
+
+    Raises:
+        DataError: if one is named.
+    """
+    if not Path(path).is_file():
+        return
+    if test_split is not None:
+        raise DataError(f"{path} has no split {test_split!r}; name a file as test_path instead")
+    if split != "train" or config is not None:
+        what = f"config is {config!r}" if split == "train" else f"split is {split!r}"
+        raise DataError(f"{what}, but {path} is a file, which has none; remove it")
+
+
 def read_records(
     path: str,
     *,

@@ -203,6 +203,19 @@ def test_a_file_has_no_revision(jsonl: str) -> None:
         load(jsonl, revision="main")
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"test_split": "test"}, "has no split 'test'; name a file as test_path instead"),
+        ({"split": "validation"}, "split is 'validation', but .* is a file, which has none"),
+        ({"config": "en"}, "config is 'en', but .* is a file, which has none"),
+    ],
+)
+def test_a_file_has_no_splits(jsonl: str, fields: dict[str, str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(jsonl, **fields)
+
+
 def test_folders_are_clients(tmp_path: Path) -> None:
     for name in ("ann/1.txt", "ann/2.txt", "bob/1.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
