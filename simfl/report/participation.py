@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +12,6 @@ from simfl.report.curves import Floats
 from simfl.report.reading import Run
 from simfl.report.study import Group, Section, Study
 from simfl.report.wording import quantity
-
-if TYPE_CHECKING:
-    pass
-
 
 _MAX_BINS = 40
 

@@ -25,7 +25,7 @@ _FEWEST = 3
 """The number of groups below which there is nothing to see."""
 _MAX_LINES = 8
 _MAX_FIELDS = 20
-"""The number of columns and rows of a heat map above which nobody reads it."""
+"""The number of columns and rows of the largest heat map that is still legible."""
 _MAX_CHARTS = 6
 _LOG_RATIO = 10.0
 """Positive values that span more are on a logarithmic axis."""

@@ -37,7 +37,7 @@ class Suggestions:
     """Asks the searcher that a sweep names for values, and tells it their results.
 
     With ``sweep.seeds``, as many trials in a row have the values of one proposal, and the searcher
-    is told the mean over them when all have ended.
+    gets the mean over them when all have ended.
 
     Args:
         plan: what is tried, and the searcher.
