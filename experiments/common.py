@@ -1,0 +1,196 @@
+"""What the experiments share: their sweeps, and results, figure, table and verdicts from them.
+
+An experiment is a scenario with a sweep, and claims of its paper. ``main`` runs what has not been
+run yet, and writes ``results.csv``, ``figure.svg`` and ``table.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+import simfl
+from simfl.report.bands import mean_and_edges, written
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper: a metric is higher in some runs than in others, seed by seed.
+
+    It is held if the 95 % confidence interval of the mean difference is above 0; or with
+    ``within``, if it is between -within and within.
+    """
+
+    source: str
+    """The section, figure or table."""
+    text: str
+    metric: str
+    """A column of the results."""
+    higher: str
+    """Which runs: a query of pandas, such as ``label == 'scaffold' and epochs > 1``."""
+    lower: str
+    """Which others; several runs of a seed count with their mean."""
+    within: float | None = None
+    """How far apart the two may be that are claimed to be alike."""
+
+    def differences(self, results: pd.DataFrame) -> list[float]:
+        """Return the difference of each seed; none if these runs are not among the results."""
+        one, other = (
+            results.query(query).groupby("seed")[self.metric].mean()
+            for query in (self.higher, self.lower)
+        )
+        return [float(value) for value in (one - other).dropna()]
+
+    def verdict(self, differences: Sequence[float]) -> str:
+        """Return ``held``, ``not held``, or ``the opposite`` if the interval says so."""
+        if len(differences) < 2:
+            return "not tried"
+        _, low, high = mean_and_edges(differences, "ci")
+        if self.within is not None:
+            return "held" if -self.within < low and high < self.within else "not held"
+        return "held" if low > 0 else "the opposite" if high < 0 else "not held"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A paper's experiment."""
+
+    folder: Path
+    """Its folder, which has ``sweep.yaml`` and gets the results."""
+    measure: Callable[[pd.DataFrame], Mapping[str, float]]
+    """Returns a run's numbers, given its ``metrics.jsonl``, a row for each round."""
+    claims: Sequence[Claim]
+    by: Sequence[str]
+    """The columns of the table's rows, such as ``["label", "epochs"]``."""
+    figure: Sequence[str]
+    """What ``simfl report`` is told about the figure."""
+    quick: Sequence[str]
+    """Overrides, ``key=value`` each, of a run of a few seconds, of the last variant alone."""
+    quick_over: Sequence[str]
+    """What the sweep tries then, as for ``simfl sweep --over``."""
+    variants: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"": ()})
+    """By name: overrides of a sweep of its own, where a sweep cannot vary keys together. The name
+    is the runs', and the column ``data``."""
+    choose: Callable[[pd.DataFrame], pd.DataFrame] = lambda results: results
+    """Returns the runs of figure, table and claims: those of tuned step sizes."""
+
+
+def main(experiment: Experiment) -> None:
+    """Run an experiment, and write and print what it found."""
+    name = experiment.folder.name
+    parser = argparse.ArgumentParser(description=f"Run {name}, or what is left of it.")
+    parser.add_argument("--quick", action="store_true", help="a few rounds, to try it out")
+    parser.add_argument("--out", type=Path, help=f"of the runs; default: runs/{name}")
+    given = parser.parse_args()
+    out = given.out or Path("runs") / (f"{name}-quick" if given.quick else name)
+    variants = list(experiment.variants)[-1 if given.quick else 0 :]
+    found = [
+        run_variant(experiment, variant, out / (variant or "sweep"), is_quick=given.quick)
+        for variant in variants
+    ]
+    results = pd.concat(found, ignore_index=True)
+    chosen = experiment.choose(results)
+    text = table(experiment, chosen)
+    target = out if given.quick else experiment.folder
+    kept = results.drop(columns="folder")
+    kept.to_csv(target / "results.csv", index=False, float_format="%.5g", lineterminator="\n")
+    (target / "table.md").write_text(text)
+    figure = [*experiment.figure, "--out", target / "figure.svg"]
+    subprocess.run(
+        [sys.executable, "-m", "simfl", "report", *chosen["folder"], *figure], check=True
+    )
+    print(text)
+
+
+def run_variant(
+    experiment: Experiment, variant: str, folder: Path, *, is_quick: bool
+) -> pd.DataFrame:
+    """Run a sweep, or what is left of it; return a row for each run."""
+    scenario = experiment.folder / "sweep.yaml"
+    names = [f"name={json.dumps(variant)}"] if variant else []
+    quick, over = (experiment.quick, experiment.quick_over) if is_quick else ((), ())
+    overrides = [*names, *experiment.variants[variant], *quick]
+    if not (folder / "sweep.yaml").exists():
+        simfl.run_sweep(scenario, folder, "inline", overrides=overrides, over=over, progress=True)
+    elif not _is_done(folder):
+        simfl.resume_sweep(folder, "inline", progress=True)
+    if not _is_done(folder):
+        raise SystemExit(f"some trials of {folder} have failed; {folder}/sweep.csv says why")
+    rows = pd.read_csv(folder / "sweep.csv")
+    keys = list(rows.columns[1 : list(rows.columns).index("state")])
+    found = rows[keys].rename(columns=_short(keys))
+    runs = [folder / str(run) for run in rows["folder"]]
+    histories = [pd.read_json(run / "metrics.jsonl", lines=True) for run in runs]
+    measured = pd.DataFrame([dict(experiment.measure(history)) for history in histories])
+    found = pd.concat([found, measured], axis=1).assign(
+        commit=[_commit(run) for run in runs], folder=runs
+    )
+    if variant:
+        found.insert(0, "data", variant)
+    return found
+
+
+def _is_done(folder: Path) -> bool:
+    table = folder / "sweep.csv"
+    return table.exists() and set(pd.read_csv(table)["state"]) == {"done"}
+
+
+def _short(keys: Sequence[str]) -> dict[str, str]:
+    """Return ``lrate`` for ``client.optimizer.lrate``."""
+    return {key: key.rpartition(".")[2] for key in keys}
+
+
+def _commit(run: Path) -> str:
+    """Return the commit that a run comes from; with ``+``, there were changes."""
+    (of,) = json.loads((run / "provenance.json").read_text())["git"] or [{}]
+    return f"{of.get('commit', '')[:12]}{'+' if of.get('is_changed') else ''}"
+
+
+def table(experiment: Experiment, results: pd.DataFrame) -> str:
+    """Return the claims with their verdicts, and the results over seeds, in Markdown."""
+    commits = ", ".join(sorted(set(results["commit"])))
+    seeds = results["seed"].nunique()
+    claims = [
+        (claim.text, claim.source, written(d, "ci") if d else "—", f"**{claim.verdict(d)}**")
+        for claim in experiment.claims
+        for d in [claim.differences(results)]
+    ]
+    by = list(experiment.by)
+    measured = [
+        column for column in results.select_dtypes("number").columns if column not in (*by, "seed")
+    ]
+    groups = [
+        (
+            *(key if isinstance(key, tuple) else (key,)),
+            *(written(list(g[m]), "sd") for m in measured),
+        )
+        for key, g in results.groupby(by, sort=False)
+    ]
+    return "\n".join(
+        [
+            f"# Results of commit {commits}",
+            "",
+            "Differences: mean over seeds, and its 95 % confidence interval.",
+            "",
+            *_rows(("claim", "where", "difference", "verdict"), claims),
+            "",
+            f"Over {seeds} seeds: mean ± sample standard deviation.",
+            "",
+            *_rows((*by, *measured), groups),
+            "",
+        ]
+    )
+
+
+def _rows(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(map(str, line))} |" for line in lines]
