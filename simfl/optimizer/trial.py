@@ -195,21 +195,29 @@ def require(condition: bool, otherwise: str) -> None:
         raise ContractError(otherwise)
 
 
-def require_near(expected: Any, found: Any, what: str) -> None:
-    """Require that dicts, lists, Vectors, tensors and numbers agree up to rounding."""
+def require_near(
+    expected: Any, found: Any, what: str, *, rtol: float = 1e-5, atol: float = 1e-6
+) -> None:
+    """Require that dicts, lists, Vectors, tensors and numbers agree up to rounding.
+
+    A stack may add up in another order: some roundings of float32, far below a real mistake.
+    """
     if isinstance(expected, dict | Vector):
         keys, others = sorted(expected), sorted(found or ())
         require(keys == others, f"{what} has {others}, not {keys}")
         for key in keys:
-            require_near(expected[key], found[key], f"{what} {key!r}")
+            require_near(expected[key], found[key], f"{what} {key!r}", rtol=rtol, atol=atol)
     elif isinstance(expected, list):
         for left, right in zip(expected, found, strict=True):
-            require_near(left, right, what)
+            require_near(left, right, what, rtol=rtol, atol=atol)
     elif expected is None or found is None:
         require(expected is found, f"{what} is {found}, not {expected}")
     else:
         left, right = torch.as_tensor(expected).double(), torch.as_tensor(found).double()
-        require(_is_near(left, right), f"{what} is {_numbers(right)}, not {_numbers(left)}")
+        is_near = left.shape == right.shape and torch.allclose(
+            left, right, rtol=rtol, atol=atol, equal_nan=True
+        )
+        require(is_near, f"{what} is {_numbers(right)}, not {_numbers(left)}")
 
 
 def bits_of(state: State) -> str:
@@ -251,10 +259,3 @@ def _numbers(tensor: Tensor) -> str:
         return str(tensor.tolist())
     first = ", ".join(map(str, tensor.flatten()[:_MAX_NUMBERS].tolist()))
     return f"[{first}, ...]"
-
-
-def _is_near(left: Tensor, right: Tensor) -> bool:
-    # A stack may add up in another order: some roundings of float32, far below a real mistake.
-    return left.shape == right.shape and torch.allclose(
-        left, right, rtol=1e-5, atol=1e-6, equal_nan=True
-    )
