@@ -282,11 +282,17 @@ def split_spec(spec: Any, what: str) -> tuple[Any, dict[Any, Any]]:
 
 def field_types(cls: type[Any]) -> dict[str, tuple[Any, Any]]:
     """Return ``{field: (annotation with its bounds, default or ...)}``."""
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)  # type: ignore[arg-type]
     return {
         field.name: (hints[field.name], ... if _is_required(field) else _default(field))
         for field in _fields(cls)
     }
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    # A scenario is written out several times in a run, and annotations are compiled each time.
+    return get_type_hints(cls, include_extras=True)
 
 
 def _fields(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 
 from simfl.checkpoint import Found
 from simfl.cluster.diagnostics import write_profiles
-from simfl.cluster.failures import explain, is_object_loss
+from simfl.cluster.failures import explain, is_object_loss, repeat
 from simfl.cluster.launch import Fleet, launch_server, put_setup
 from simfl.cluster.remote_server import RemoteServer
 from simfl.cluster.saves import Saves
@@ -40,7 +40,6 @@ from simfl.engine import (
     snapshot_of,
 )
 from simfl.engine.events import AnyChunk, Assign, Begin
-from simfl.engine.recovery import Decision, Loss, decide
 from simfl.errors import StatesLostError
 from simfl.messages import (
     Broadcast,
@@ -197,28 +196,8 @@ class RayEngine:
     def _repeat(
         self, call: Callable[[], T], *, doing: str, before_repeat: Callable[[], Any] = lambda: None
     ) -> T:
-        """Call until no object is lost meanwhile.
-
-        Raises:
-            StatesLostError: if repeating it does not help.
-            SimflError: for any other error of Ray.
-        """
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                if attempt > 1:
-                    before_repeat()
-                return call()
-            except RayError as error:
-                if not is_object_loss(error):
-                    raise explain(error, doing=doing) from None
-                limit = self._setup.cluster.max_retries
-                decision = decide(Loss.OBJECT, attempt=attempt, max_retries=limit)
-                if decision is Decision.ROLL_BACK:
-                    raise StatesLostError(f"{doing}: an object was lost with its node") from None
-                if decision is Decision.ABORT:
-                    raise explain(error, doing=doing) from None
+        limit = self._setup.cluster.max_retries
+        return repeat(call, doing=doing, before_repeat=before_repeat, max_retries=limit)
 
     def get_weights(self, handle: SnapshotRefs) -> Vector:
         """Fetch all weights of a snapshot, into memory that outlives the object store."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from ray.exceptions import (
     GetTimeoutError,
     NodeDiedError,
@@ -15,7 +18,10 @@ from ray.exceptions import (
 
 from simfl.engine import is_memory_full
 from simfl.engine.events import Cause
-from simfl.errors import ClusterError, RunError, SimflError
+from simfl.engine.recovery import Decision, Loss, decide
+from simfl.errors import ClusterError, RunError, SimflError, StatesLostError
+
+T = TypeVar("T")
 
 _PROCESS_GONE = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
@@ -79,6 +85,38 @@ def explain(error: RayError, *, doing: str) -> SimflError:
             "see the node's log, or run it with --backend inline"
         )
     return ClusterError(f"{doing}: {type(error).__name__}: {_first_line(error)}")
+
+
+def repeat(
+    call: Callable[[], T], *, doing: str, before_repeat: Callable[[], Any], max_retries: int
+) -> T:
+    """Call until no object is lost meanwhile.
+
+    Args:
+        call: what may be called again.
+        doing: what it is for, as in ``explain``.
+        before_repeat: called before each further call.
+        max_retries: ``cluster.max_retries``.
+
+    Raises:
+        StatesLostError: if repeating it does not help.
+        SimflError: for any other error of Ray.
+    """
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            if attempt > 1:
+                before_repeat()
+            return call()
+        except RayError as error:
+            if not is_object_loss(error):
+                raise explain(error, doing=doing) from None
+            decision = decide(Loss.OBJECT, attempt=attempt, max_retries=max_retries)
+            if decision is Decision.ROLL_BACK:
+                raise StatesLostError(f"{doing}: an object was lost with its node") from None
+            if decision is Decision.ABORT:
+                raise explain(error, doing=doing) from None
 
 
 def cause_of(error: RayError) -> Cause:
