@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 
 # One thread for torch, also in processes that tests start: on a busy machine, several threads wait
 # for each other at each operation, and the models of tests are too small to gain from them.
@@ -10,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from hypothesis import settings
+from warm import WarmPython
 
 from simfl.scenario.components import component_kinds
 
@@ -27,6 +29,14 @@ def few_objects_to_search() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmPython]:
+    """Python processes that have imported simfl and torch before they start."""
+    python = WarmPython()
+    yield python
+    python.close()
 
 
 @pytest.fixture

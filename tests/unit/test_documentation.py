@@ -7,7 +7,8 @@ What becomes of a fenced block is said by the words after its opening fence:
     yaml scenario         run for two rounds, with the working folder on its search path; of a
                           sweep, the scenario alone
 
-Each file's blocks run in a process of their own: what they register stays out of other tests.
+Each file's blocks run in a process of their own: what they register stays out of other tests. The
+README's starts cold, so that what is imported gives no warning either.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
+from warm import WarmPython
 
 from simfl.algorithms import Algorithm
 from simfl.errors import ScenarioError
@@ -95,12 +97,18 @@ def python(*arguments: str, cwd: Path) -> str:
 @pytest.mark.parametrize(
     "document", [d for d in DOCUMENTS if has_code(d)], ids=lambda document: document.name
 )
-def test_the_code_and_the_scenarios_of_a_document_run(document: Path, tmp_path: Path) -> None:
+def test_the_code_and_the_scenarios_of_a_document_run(
+    document: Path, tmp_path: Path, warm: WarmPython
+) -> None:
     blocks = blocks_of(document)
     script = tmp_path / f"{document.stem}.py"
     script.write_text(script_of(blocks, write_blocks(blocks, tmp_path)), encoding="utf-8")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    python(str(script), cwd=tmp_path)
+    if document.name == "README.md":
+        python(str(script), cwd=tmp_path)
+        return
+    done = warm.run(script.read_text("utf-8"), script, folder=tmp_path, warnings="error")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_block_that_is_to_be_run_is_marked_as_one_of_the_known_kinds() -> None:

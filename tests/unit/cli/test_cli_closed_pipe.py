@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from warm import CLOSED
 
 
 @pytest.fixture
@@ -21,14 +22,14 @@ def closed() -> Iterator[int]:
     os.close(write)
 
 
-def test_a_run_goes_on_in_silence_and_ends_as_one_that_is_read(scenario, tmp_path, closed):
+def test_a_run_goes_on_in_silence_and_ends_as_one_that_is_read(scenario, closed, warm):
     command = [sys.executable, "-m", "simfl", "run", scenario, "--backend", "inline", "--out"]
     unread = subprocess.run([*command, "a"], stdout=closed, stderr=subprocess.PIPE, timeout=60)
     assert (unread.returncode, unread.stderr) == (0, b"")
     summary = json.loads(Path("a/summary.json").read_text())
     assert (summary["status"], summary["rounds"]) == ("done", 2)
-    read = subprocess.run([*command, "b"], capture_output=True, timeout=60)
-    assert read.returncode == 0
+    read = warm.simfl(*command[3:], "b")
+    assert read.returncode == 0, read.stderr
     assert Path("a/weights.safetensors").read_bytes() == Path("b/weights.safetensors").read_bytes()
 
 
@@ -46,7 +47,5 @@ open("went-on", "w").close()
 
 
 @pytest.mark.parametrize("arguments", [["schema"], ["list"], ["validate", "s.yaml"]])
-def test_what_only_prints_ends_without_a_word(scenario, closed, arguments):
-    command = [sys.executable, "-m", "simfl", *arguments]
-    done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, timeout=60)
-    assert done.stderr == b""
+def test_what_only_prints_ends_without_a_word(scenario, warm, arguments):
+    assert warm.simfl(*arguments, stdout=CLOSED).stderr == ""

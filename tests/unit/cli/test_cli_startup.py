@@ -145,10 +145,13 @@ def test_the_package_can_be_run():
 def test_a_run_in_this_process_is_one_with_huge_pages(arguments, before, tunables):
     """The process is the same one, and so are its arguments, including those of Python."""
     code = """
-import atexit, os, sys
+import atexit, os, sys, types
 tunables = "GLIBC_TUNABLES"
 atexit.register(lambda: print((os.getpid(), os.environ.get(tunables), sys.argv[1:], sys._xoptions)))
+import simfl.cli.run as command
 from simfl.cli.main import main
+command.load = lambda *_, **__: sys.exit(2)
+sys.modules["simfl.simulation"] = types.SimpleNamespace(resume=command.load)
 main()
 """
     environment = {n: v for n, v in os.environ.items() if n != "GLIBC_TUNABLES"}
@@ -175,13 +178,10 @@ def test_a_program_that_calls_a_command_is_not_restarted(simfl, monkeypatch):
 
 @pytest.mark.parametrize("arguments", [("schema",), ("list", "--plugin", "own_plugin")])
 def test_a_file_in_the_current_folder_is_not_taken_for_a_package(tmp_path, arguments):
-    """As ``simfl`` and as ``python -m simfl``, which puts the current folder before all others."""
+    """As ``python -m simfl``, which puts the current folder before all others."""
     for name in ("torch", "numpy", "yaml", "typer", "pydantic", "sklearn"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py was run')")
     (tmp_path / "own_plugin.py").write_text("")
-    command = str(Path(sys.executable).with_name("simfl"))
-    for start in ([command], [sys.executable, "-m", "simfl"]):
-        done = subprocess.run(
-            [*start, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
-        )
-        assert (done.returncode, done.stderr) == (0, "")
+    command = [sys.executable, "-m", "simfl", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from warm import WarmPython
 
 NAME = "a\x1b]0;owned\x07\x9b31m"
 """Would set the terminal's title, and its colour."""
 
 
-def on_terminal(*arguments: str) -> bytes:
+def on_terminal(warm: WarmPython, *arguments: str) -> bytes:
     """Return all that a command sends to the terminal that it runs on."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "simfl", *arguments]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
+    with ThreadPoolExecutor() as pool:
+        ended = pool.submit(warm.simfl, *arguments, terminal=os.ttyname(theirs))
+        ended.add_done_callback(lambda _: os.close(theirs))
         sent = b""
         while chunk := _read(ours):
             sent += chunk
-        os.close(ours)
-        process.wait(timeout=60)
+    os.close(ours)
     return sent
 
 
@@ -50,12 +49,12 @@ def _read(terminal: int) -> bytes:
     ],
     ids=lambda command: " ".join(part for part in command if NAME not in part),
 )
-def test_names_of_files_are_shown_on_a_terminal_and_not_obeyed(command, scenario):
+def test_names_of_files_are_shown_on_a_terminal_and_not_obeyed(command, scenario, warm):
     Path(f"{NAME}.yaml").write_text(Path(scenario).read_text())
     Path(NAME, "old").mkdir(parents=True)
     Path(NAME, "old", "scenario.yaml").write_text(Path(scenario).read_text())
     Path(NAME, "bad.yaml").write_text("rounds: x\n")
-    sent = on_terminal(*command)
+    sent = on_terminal(warm, *command)
     assert b"owned" in sent
     assert b"\x1b]0;" not in sent
     assert b"\x07" not in sent

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
+from warm import WarmPython
 
 # In its own process, since an audit hook cannot be removed.
 SCRIPT = """
@@ -55,21 +54,20 @@ for command in ("ls", "report"):
 """
 
 
-def run(folder: Path, what: str) -> subprocess.CompletedProcess[str]:
+def run(warm: WarmPython, folder: Path, what: str) -> CompletedProcess[str]:
     rng = np.random.default_rng(0)
     arrays = {"inputs": rng.normal(size=(12, 3)), "targets": np.arange(12) % 2}
     np.savez(folder / "data.npz", client=np.arange(12) % 3, **arrays)
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), what]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    return warm.run(SCRIPT, "script", folder, what, warnings="ignore")
 
 
-def test_resuming_and_reporting_unpickle_nothing(tmp_path: Path) -> None:
-    result = run(tmp_path, "nothing")
+def test_resuming_and_reporting_unpickle_nothing(tmp_path: Path, warm: WarmPython) -> None:
+    result = run(warm, tmp_path, "nothing")
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_a_pickle_would_have_been_noticed(tmp_path: Path) -> None:
-    assert "unpickled" in run(tmp_path, "check").stderr
+def test_a_pickle_would_have_been_noticed(tmp_path: Path, warm: WarmPython) -> None:
+    assert "unpickled" in run(warm, tmp_path, "check").stderr
 
 
 @pytest.mark.parametrize("name", ["inputs", "client"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
+from warm import WarmPython
 
 import simfl
 from simfl.aggregation import Median
@@ -198,10 +197,10 @@ with simfl.run_by_round(scenario, sys.argv[1], "inline", model=net) as run:
 
 
 def test_what_a_script_has_defined_is_named_in_one_line_when_it_is_resumed_elsewhere(
-    tmp_path: Path,
+    tmp_path: Path, warm: WarmPython
 ) -> None:
-    (script := tmp_path / "script.py").write_text(SCRIPT)
-    subprocess.run([sys.executable, str(script), str(tmp_path / "out")], check=True, timeout=100)
+    done = warm.run(SCRIPT, "script.py", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out" / "run.json").read_text())["own"] == [
         ["source", "line"],
         ["model", "__main__:net"],
