@@ -162,7 +162,7 @@ class Local(Protocol):
 
         Args:
             start: where training begins.
-            add: (weights, *given) -> a Vector to be added to the gradients of each step.
+            add: ``(weights, *given)`` -> a Vector to be added to the gradients of each step.
             objective: replaces the scenario's loss.
             given: what ``add`` and ``objective`` need besides. When clients of a stack end early,
                 their rows of it are taken away, which a closure's are not.
@@ -192,7 +192,7 @@ class Local(Protocol):
         epochs: float | None = None,
         steps: int | None = None,
     ) -> State:
-        """Run (carry, batch, *given) -> carry for each batch; return the last carry.
+        """Run ``(carry, batch, *given)`` -> carry for each batch; return the last carry.
 
         For steps that are not the Optimizer's. In a stack every leaf of the carry has the client
         axis, and a batch that is shorter than others is padded, with ``batch.sample_weights`` of 0
@@ -216,7 +216,7 @@ class Local(Protocol):
         """Return the mean loss over all of the client's examples: 0-d or [C]."""
 
     def total(self, function: Callable[..., Mapping[str, Tensor]], *given: Any) -> State:
-        """Add up (model, batch, *given) -> tensors of one client over all of its examples.
+        """Add up ``(model, batch, *given)`` -> tensors of one client over all of its examples.
 
         ``batch.sample_weights`` are 0 for padding, and 1 for the client's examples, so each
         tensor must be a sum over the examples that is weighted by them.

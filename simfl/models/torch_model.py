@@ -171,7 +171,7 @@ class TorchModel(ModuleWeights):
         As ``compute_loss_and_gradients``, for any function of the weights.
 
         Args:
-            objective: (ModelFunction, trainable weights by name, batch, *given) -> 0-d.
+            objective: ``(ModelFunction, trainable weights by name, batch, *given)`` -> 0-d.
             batch: B examples.
             given: further arguments of the objective; it gets Vectors as dicts of tensors.
             loss_given: what the model's own loss is given: see ``Loss.of_batch``.

@@ -6,6 +6,7 @@ What becomes of a fenced block is said by the words after its opening fence:
     python file=NAME.py   written to NAME.py, for the other blocks and scenarios to import
     yaml scenario         run for two rounds, with the working folder on its search path; of a
                           sweep, the scenario alone
+    {toctree}             a directive of the site, which its build checks
 
 Each file's blocks run in a process of their own: what they register stays out of other tests. The
 README's starts cold, so that what is imported gives no warning either.
@@ -28,7 +29,7 @@ from simfl.errors import ScenarioError
 from simfl.scenario import load_scenario
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 RUN_SCENARIOS = """
 import simfl
@@ -114,7 +115,7 @@ def test_the_code_and_the_scenarios_of_a_document_run(
 def test_a_block_that_is_to_be_run_is_marked_as_one_of_the_known_kinds() -> None:
     for document in DOCUMENTS:
         for block in blocks_of(document):
-            if block.words[1:]:
+            if block.words[1:] and not block.words[0].startswith("{"):
                 is_file = block.words[0] == "python" and block.words[1].startswith("file=")
                 place = f"{document.name}:{block.line - 1}"
                 assert is_file or block.words == ("yaml", "scenario"), place
