@@ -43,7 +43,10 @@ EXPERIMENT = Experiment(
             f"{SKEWED} and share == 0.9 and {PARTIAL}",
         ),
     ],
-    figure=["--chart", "global_train_loss"],
+    figure=[
+        *("--chart", "global_train_loss", "--width", "6"),
+        *("--facet", "name", "--facet", "client.epochs.share"),
+    ],
     quick=["rounds=5", "data.max_examples=60", "client.epochs.full=4"],
     quick_over=["seed=0..1", "client.epochs.share=0.9"],
 )

@@ -14,8 +14,9 @@ from simfl.cli.doctor import diagnose
 from simfl.cli.help import GroupedHelp, PlainHelp
 from simfl.cli.new import new_scenario, show_scenario
 from simfl.cli.output import exit_codes
+from simfl.cli.report import report_runs
 from simfl.cli.run import OWN_PROCESS, resume_run, run_scenario, verify_run
-from simfl.cli.runs import compare_runs, export_run, list_runs, report_runs
+from simfl.cli.runs import compare_runs, export_run, list_runs
 from simfl.cli.scenarios import describe_data, plan_run, validate_scenarios
 from simfl.cli.sweep import sweep_scenario
 

@@ -76,6 +76,12 @@ Plugins: TypeAlias = Annotated[
     list[str],
     typer.Option("--plugin", metavar="MODULE", help="A Python module to import first."),
 ]
+Target: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METRIC=VALUE", help="Show how long runs took to reach a target: accuracy=0.9."
+    ),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

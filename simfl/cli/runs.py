@@ -1,16 +1,15 @@
-"""``simfl ls``, ``compare``, ``report`` and ``export``: what runs have left in their folders."""
+"""``simfl ls``, ``compare`` and ``export``: what runs have left in their folders."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simfl.cli.options import AsJson, Trusted, complete_folder
+from simfl.cli.options import AsJson, Target, Trusted, complete_folder
 from simfl.cli.output import finite, print_json, print_table, say
 from simfl.errors import one_line
 
@@ -22,18 +21,6 @@ if TYPE_CHECKING:
 
 _MAX_REASON = 300
 """Characters of an error in the list of runs."""
-COLUMN_WIDTH = 3.3
-"""Inches; the width of a column of most papers with two."""
-
-_Format: TypeAlias = Literal["html", "pdf", "svg", "png", "tex", "csv", "md"]
-_Band: TypeAlias = Literal["ci", "sd", "se", "range", "none"]
-_PICTURES: tuple[Literal["pdf", "svg", "png"], ...] = ("pdf", "svg", "png")
-_Target: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="METRIC=VALUE", help="Show how long runs took to reach a target: accuracy=0.9."
-    ),
-]
 
 
 def list_runs(
@@ -125,7 +112,7 @@ def compare_runs(
         Path,
         typer.Argument(metavar="B", help="The folder of another.", autocompletion=complete_folder),
     ],
-    target: _Target = None,
+    target: Target = None,
     as_json: AsJson = False,
 ) -> None:
     """Show where two resolved scenarios and their curves differ.
@@ -266,127 +253,3 @@ def export_run(
     from simfl.simulation.exporting import export
 
     say(export(folder, out, round=round, client=client, trust=trust), is_exact=True)
-
-
-def report_runs(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN",
-            help="The folders of runs, or of sweeps: all its trials.",
-            autocompletion=complete_folder,
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The file, or a folder for figures. Default: report.html, or figures/, in the "
-            "run's folder if there is a single run."
-        ),
-    ] = None,
-    format: Annotated[
-        _Format | None,
-        typer.Option(
-            help="html: a page; pdf, svg, png: a figure for each chart; tex: tables over seeds; "
-            "csv: all rounds' numbers; md: tables as text. Default: as --out ends, or html."
-        ),
-    ] = None,
-    charts: Annotated[
-        list[str],
-        typer.Option(
-            "--chart",
-            metavar="NAME",
-            help="Draw this chart only: accuracy, loss, ... For tex, a metric of the table. Can be "
-            "given several times.",
-        ),
-    ] = [],  # noqa: B006
-    width: Annotated[
-        float, typer.Option(min=1.0, max=20.0, help="Of a figure, in inches.")
-    ] = COLUMN_WIDTH,
-    band: Annotated[
-        _Band | None,
-        typer.Option(
-            help="Around means over seeds: 95 % confidence interval, standard deviation, standard "
-            "error, lowest to highest, nothing. Default: ci in charts, sd in tables."
-        ),
-    ] = None,
-    smooth: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="Smooth each seed's curve over N evaluations."),
-    ] = 1,
-    log: Annotated[
-        Literal["x", "y", "xy"] | None, typer.Option(help="Logarithmic axes of the curves.")
-    ] = None,
-    target: _Target = None,
-    no_data: Annotated[
-        bool, typer.Option("--no-data", help="Load no data: do not show what clients hold.")
-    ] = False,
-    trust: Trusted = "all",
-) -> None:
-    """Write a report of one run, or a comparison of several; or figures and tables for a paper.
-
-    Runs that differ only in their seed are one curve, with a band. Runs may still be running, or
-    have failed: the report lists what is missing.
-    """
-    from simfl.report.bands import View
-    from simfl.report.charts import name_of
-    from simfl.report.report import make_report
-    from simfl.report.study import make_study
-    from simfl.report.targets import parse_target
-    from simfl.report.writing import write_figures, write_report
-
-    kind = format or _format_of(out)
-    _check_charts(charts, kind)
-    runs = _read(folders)
-    chosen = None if target is None else parse_target(target, runs)
-    study = make_study(runs, target=chosen, view=View(band, smooth, log or ""))
-    needs_data = not no_data and kind not in ("tex", "csv")
-    report = make_report(study, with_data=needs_data and not charts, trust=trust)
-    if needs_data and not {*charts} <= {name_of(chart) for chart in report.charts}:
-        report = make_report(study, with_data=True, trust=trust)  # charts of what clients hold
-    if kind in _PICTURES and (out is None or out.suffix != f".{kind}"):
-        folder = out or _default_path(folders, "figures")
-        paths = write_figures(report, folder, format=kind, charts=charts, width=width)
-        for path in paths:
-            say(path, is_exact=True)
-        if not paths:
-            say(f"{', '.join(map(str, folders))}: there is nothing to draw yet", err=True)
-        return
-    path = out or _default_path(folders, f"report.{kind}")
-    written = time.strftime("%Y-%m-%d %H:%M", time.localtime())
-    write_report(report, path, format=kind, written=written, charts=charts, width=width)
-    say(path, is_exact=True)
-
-
-def _check_charts(charts: list[str], kind: _Format) -> None:
-    if charts and kind not in (*_PICTURES, "tex"):
-        raise typer.BadParameter(
-            f"is for figures and LaTeX, not for {kind}; add --format pdf", param_hint="--chart"
-        )
-
-
-def _read(folders: list[Path]) -> list[Run]:
-    from simfl.report.reading import find_runs, read_run
-
-    now = time.time()
-    distinct: dict[Path, Path] = {}
-    for folder in folders:
-        # A folder that is not a run's stands for the runs in it; one without any is an error.
-        for run in (os.path.isdir(folder) and find_runs(folder)) or [folder]:
-            distinct.setdefault(run.resolve(), run)
-    return [read_run(run, now=now) for run in distinct.values()]
-
-
-def _format_of(out: Path | None) -> _Format:
-    known: dict[str, _Format] = {f".{format}": format for format in get_args(_Format)}
-    if out is None:
-        return "html"
-    if out.suffix not in known:
-        raise typer.BadParameter(
-            f"{out} does not end in {', '.join(known)}; give --format", param_hint="--out"
-        )
-    return known[out.suffix]
-
-
-def _default_path(folders: list[Path], name: str) -> Path:
-    return folders[0] / name if len(folders) == 1 else Path(name)

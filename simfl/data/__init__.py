@@ -16,7 +16,7 @@ from simfl.data.dataset import (
 from simfl.data.describe import DatasetSummary, LabelSummary, label_counts, summarize
 from simfl.data.flwr_partition import FlwrPartition
 from simfl.data.partition import Partition, SizedPartition
-from simfl.data.partitions import IID, Dirichlet, Natural, Quantity, Shards
+from simfl.data.partitions import IID, Dirichlet, Natural, Quantity, Shards, Similar
 from simfl.data.ragged import Ragged, Vocabulary
 from simfl.data.source import Source, SourceData
 from simfl.data.sources import (
@@ -70,6 +70,7 @@ __all__ = [
     "ScikitLearn",
     "Shakespeare",
     "Shards",
+    "Similar",
     "SizedPartition",
     "Source",
     "SourceData",

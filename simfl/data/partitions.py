@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from annotated_types import Interval
 
-from simfl.component import Count
+from simfl.component import Count, Fraction
 from simfl.data.dataset import Array
 from simfl.data.partition import (
     Partition,
@@ -163,6 +163,38 @@ class Shards(SizedPartition):
 
 
 @dataclass(frozen=True)
+class Similar(SizedPartition):
+    """A share of each client's examples is random, and the others are dealt out sorted by class.
+
+    With a similarity of 0, clients hold one class, or two and more where a class ends; with 1, all
+    are alike. Clients are numbered by their classes. Sizes differ by one example at most.
+
+    Source: Karimireddy et al., 2020, section 7, "s % similarity", https://arxiv.org/abs/1910.06378
+    """
+
+    name: ClassVar[str] = "similar"
+
+    similarity: Fraction
+    """The share of all examples that are dealt out at random."""
+
+    def split(self, targets: Array, columns: dict[str, Array], *, seed: int) -> tuple[Array, Array]:
+        """Deal out a random sample, and then the rest, sorted by class."""
+        require_enough_examples(len(targets), clients=self.clients)
+        codes = class_codes(targets, partition=self.name)
+        rows = numpy_generator(seed, "data.partition").permutation(len(targets))
+        alike = round(self.similarity * len(rows))
+        rest = rows[alike:]
+        rest = rest[np.argsort(codes[rest], kind="stable")]
+        alike_C = _even_sizes(alike, self.clients)
+        sizes_C = _even_sizes(len(rows), self.clients)
+        ids = np.arange(self.clients)
+        owners = np.empty(len(rows), np.int64)
+        owners[rows[:alike]] = np.repeat(ids, alike_C)
+        owners[rest] = np.repeat(ids, sizes_C - alike_C)
+        return rows_by_owner(owners, clients=self.clients)
+
+
+@dataclass(frozen=True)
 class Natural(Partition):
     """Each value of a column is a client; clients are numbered in the sorted order of the values.
 
@@ -190,3 +222,8 @@ class Natural(Partition):
 def _even_offsets(examples: int, parts: int) -> Array:
     """Return where parts of equal size, give or take one example, begin and end: (parts + 1,)."""
     return np.arange(parts + 1, dtype=np.int64) * examples // parts
+
+
+def _even_sizes(examples: int, parts: int) -> Array:
+    """Return sizes that add up, the larger ones first: (parts,). More examples, no smaller size."""
+    return examples // parts + (np.arange(parts) < examples % parts)

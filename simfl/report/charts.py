@@ -203,13 +203,29 @@ class HeatMap:
 Chart: TypeAlias = "Lines | Bars | Histogram | HeatMap"
 
 
-def name_of(chart: Chart) -> str:
+@dataclass(frozen=True)
+class Facets:
+    """The same chart of several parts of the runs; X columns, Y rows."""
+
+    name: str
+    """As that of ``Lines``."""
+    columns: tuple[str, ...]
+    """[X] titles."""
+    rows: tuple[str, ...]
+    """[Y] titles."""
+    charts: tuple[tuple[Chart | None, ...], ...]
+    """[Y][X]; None where a part has no such chart."""
+
+
+def name_of(chart: Chart | Facets) -> str:
     """Return what chooses a chart on the command line: its name, or its title in lower case.
 
     >>> name_of(Lines("Seconds per round", "round", "seconds", ()))
     'seconds-per-round'
     """
-    return chart.name or re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")
+    if chart.name or isinstance(chart, Facets):
+        return chart.name
+    return re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
@@ -20,6 +20,7 @@ from simfl.report.charts import (
     Bars,
     Chart,
     Entry,
+    Facets,
     HeatMap,
     Histogram,
     Lines,
@@ -51,6 +52,8 @@ _LABEL_PER_INCH = 7
 _MAX_OVERLAID = 2
 _MAX_BROKEN = 6
 
+_NARROW = 2.5
+"""Inches of a chart with a few ticks only."""
 _FIGURE_HEIGHT = 0.62
 """The height of a figure without its legend, by its width."""
 _LETTERS_PER_INCH = 17
@@ -119,11 +122,11 @@ def draw_overview(
     _save(figure, path, format, dpi=_DPI[format])
 
 
-def draw_figure(chart: Chart, path: Path, *, width: float, format: Picture) -> None:
-    """Draw one chart as a figure of a paper: no title, small type, the legend below.
+def draw_figure(chart: Chart | Facets, path: Path, *, width: float, format: Picture) -> None:
+    """Draw one chart, or facets, as a figure of a paper: no title, small type, the legend below.
 
     Args:
-        chart: what to draw.
+        chart: what to draw; facets share the x axis, and those of a row the y axis.
         path: the file to write.
         width: of the figure, in inches: that of a column, so that the type keeps its size.
         format: of the file.
@@ -131,34 +134,64 @@ def draw_figure(chart: Chart, path: Path, *, width: float, format: Picture) -> N
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
+    grid = chart if isinstance(chart, Facets) else Facets("", ("",), ("",), ((chart,),))
+    drawn = [one for row in grid.charts for one in row if one is not None]
+    entries = tuple(dict.fromkeys(entry for one in drawn for entry in legend_of(one)))
+    below = _ROW * -(-len(entries) // _figure_columns(entries, width))
+    each = width / len(grid.columns)
+    heights = [max((_height(one, each) for one in row if one), default=each) for row in grid.charts]
     figures, style = _matplotlib("figure"), _matplotlib("style")
-    entries = legend_of(chart)
-    columns = _figure_columns(entries, width)
-    below = _ROW * -(-len(entries) // columns)
     with style.context(_FIGURE_STYLE):
-        figure = figures.Figure(
-            figsize=(width, _height(chart, width) + below), layout="constrained"
+        figure = figures.Figure(figsize=(width, sum(heights) + below), layout="constrained")
+        places = figure.subplots(
+            len(grid.rows), len(grid.columns), squeeze=False, sharex=True, sharey="row"
         )
-        axes = figure.subplots()
-        _draw(chart, axes)
-        _finish(axes, chart)
-        axes.set_ylabel(_broken(chart.y, int(_LABEL_PER_INCH * width)), color=_TEXT)
-        if entries:
-            handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-            shown = [entry.label for entry in entries if entry.label in handles]
-            figure.legend(
-                [handles[label] for label in shown],
-                [_fitted(label, _figure_letters(width)) for label in shown],
-                loc="outside lower center",
-                ncols=columns,
-                frameon=False,
-                fontsize=7,
-                borderpad=0,
-                handlelength=1.4,
-                columnspacing=1.2,
-                labelspacing=0.3,
-            )
+        for row, (title, charts) in enumerate(zip(grid.rows, grid.charts, strict=True)):
+            for column, one in enumerate(charts):
+                _draw_facet(places[row, column], one, title if column == 0 else "", width=each)
+        for column, title in enumerate(grid.columns):
+            places[0, column].set_title(title, fontsize=8, color=_TEXT)
+        for axes in places.flat:
+            axes.label_outer()
+        _draw_figure_legend(figure, entries, places.flat, width=width)
         _save(figure, path, format, dpi=_FIGURE_DPI)
+
+
+def _draw_facet(axes: Axes, chart: Chart | None, title: str, *, width: float) -> None:
+    """Draw one chart of a figure, with its row's title before the label of its y axis."""
+    if chart is None:
+        axes.set_axis_off()
+        return
+    _draw(chart, axes)
+    _finish(axes, chart)
+    if isinstance(chart, Lines) and width < _NARROW and not (chart.log or chart.ticks):
+        axes.locator_params(nbins=3)
+    label = _broken(chart.y, int(_LABEL_PER_INCH * width))
+    axes.set_ylabel(f"{title}\n{label}" if title else label, color=_TEXT)
+
+
+def _draw_figure_legend(
+    figure: Figure, entries: Sequence[Entry], places: Iterable[Axes], *, width: float
+) -> None:
+    """Draw a figure's legend below its axes."""
+    if not entries:
+        return
+    handles: dict[str, Any] = {}
+    for axes in places:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    shown = [entry.label for entry in entries if entry.label in handles]
+    figure.legend(
+        [handles[label] for label in shown],
+        [_fitted(label, _figure_letters(width)) for label in shown],
+        loc="outside lower center",
+        ncols=_figure_columns(entries, width),
+        frameon=False,
+        fontsize=7,
+        borderpad=0,
+        handlelength=1.4,
+        columnspacing=1.2,
+        labelspacing=0.3,
+    )
 
 
 def _matplotlib(module: str) -> Any:

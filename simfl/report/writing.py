@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from simfl.errors import InputError, did_you_mean, import_extra, one_line
-from simfl.report.charts import Bars, Chart, Table, name_of, own_legend
+from simfl.report.charts import Bars, Chart, Facets, Table, name_of, own_legend
 from simfl.report.comparison import differences
 from simfl.report.draw_matplotlib import Picture, draw_figure, draw_overview
 from simfl.report.draw_plotly import library, specification
@@ -24,6 +24,7 @@ from simfl.report.wording import distinct
 from simfl.version import __version__
 
 Format: TypeAlias = Literal["html", "pdf", "svg", "png", "tex", "csv", "md"]
+C = TypeVar("C", bound="Chart | Facets")
 PICTURES: tuple[Picture, ...] = ("pdf", "svg", "png")
 
 
@@ -54,7 +55,7 @@ def write_report(
     """
     with _explained(path):
         if format in PICTURES:
-            chosen = _chosen(report, charts)
+            chosen = _chosen(report.charts, charts)
             if len(chosen) == 1 and charts:
                 draw_figure(chosen[0], path, width=width, format=format)
                 return
@@ -65,8 +66,8 @@ def write_report(
 
 
 def write_figures(
-    report: Report,
-    folder: Path,
+    drawn: Sequence[Chart | Facets],
+    path: Path,
     *,
     format: Picture,
     charts: Sequence[str] = (),
@@ -75,37 +76,39 @@ def write_figures(
     """Write a figure for each chart, named after it; return the files.
 
     Args:
-        report: as for ``write_report``.
-        folder: for the figures; it is created.
+        drawn: the charts, or facets.
+        path: a folder for the figures, which is created; or the file of a single one.
         format: of the figures.
         charts: as for ``write_report``.
         width: as for ``write_report``.
 
     Raises:
-        InputError: as ``write_report``.
+        InputError: as ``write_report``; and if there are several figures for one file.
         MissingExtraError: if matplotlib is not installed.
     """
-    paths = []
-    for chart in _chosen(report, charts):
-        path = folder / f"{name_of(chart)}.{format}"
-        with _explained(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            draw_figure(chart, path, width=width, format=format)
-        paths.append(path)
+    chosen = _chosen(drawn, charts)
+    is_file = path.suffix == f".{format}"
+    if is_file and len(chosen) != 1:
+        raise InputError(f"{path} is one file, for {len(chosen)} figures; choose one with --chart")
+    paths = [path] if is_file else [path / f"{name_of(one)}.{format}" for one in chosen]
+    for one, file in zip(chosen, paths, strict=True):
+        with _explained(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draw_figure(one, file, width=width, format=format)
     return paths
 
 
-def _chosen(report: Report, names: Sequence[str]) -> list[Chart]:
+def _chosen(drawn: Sequence[C], names: Sequence[str]) -> list[C]:
     """Return the charts with these names, in their order; all, if there are no names.
 
     Raises:
         InputError: if a chart does not exist.
     """
-    known = {name_of(chart): chart for chart in report.charts}
+    known = {name_of(chart): chart for chart in drawn}
     for name in names:
         if name not in known:
             raise InputError(f"there is no chart {name!r}. {did_you_mean(name, known)}")
-    return [known[name] for name in dict.fromkeys(names)] or list(report.charts)
+    return [known[name] for name in dict.fromkeys(names)] or list(drawn)
 
 
 @contextmanager

@@ -108,6 +108,7 @@ def _data(rng: Random, population: int, *, is_image: bool) -> dict[str, Any]:
             {"kind": "dirichlet", "alpha": rng.choice([0.3, 1.0, 100.0])},
             {"kind": "quantity", "alpha": rng.choice([0.5, 5.0])},
             {"kind": "shards", "shards_per_client": 2},
+            {"kind": "similar", "similarity": 0.1},
         ]
     )
     arguments = {"num": rng.choice([60, 90, 120]), "shape": shape}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simfl.data import IID, Dirichlet, Natural, Partition, Quantity, Shards
+from simfl.data import IID, Dirichlet, Natural, Partition, Quantity, Shards, Similar
 from simfl.errors import ConfigError
 
 
@@ -29,6 +29,7 @@ def cases(draw):
                 Dirichlet(clients=clients, alpha=alpha, min_examples=least),
                 Quantity(clients=clients, alpha=alpha, min_examples=least),
                 Shards(clients=clients, shards_per_client=least),
+                Similar(clients=clients, similarity=draw(st.floats(0, 1))),
                 Natural(),
             ]
         )
@@ -58,6 +59,7 @@ def test_each_row_belongs_to_exactly_one_client_and_no_client_is_short(case, see
         Dirichlet(clients=7, alpha=0.5),
         Quantity(clients=7, alpha=0.5),
         Shards(clients=7),
+        Similar(clients=7, similarity=0.5),
     ],
     ids=lambda partition: partition.name,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import re
 import shutil
 import subprocess
@@ -13,7 +14,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 from report_cases import NOW, SCENARIO, done, records, write_run
+from typer.testing import CliRunner
 
+from simfl.cli.main import app
 from simfl.report.bands import View
 from simfl.report.charts import HeatMap, Line, Lines, colour_of, name_of
 from simfl.report.draw_matplotlib import draw_figure
@@ -185,3 +188,72 @@ def test_latex_compiles(study, tmp_path):
     (tmp_path / "t.tex").write_text(f"{head}\n{text}\n\\end{{document}}")
     command = ["pdflatex", "-halt-on-error", "t.tex"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+
+def report_in(monkeypatch, tmp_path, *arguments):
+    """Run ``simfl report`` on the folder; return the axes of the figures that it draws."""
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: figures.append(figure))
+    ran = CliRunner().invoke(app, ["report", str(tmp_path), "--format", "svg", *arguments])
+    return ran, [figure.axes for figure in figures]
+
+
+def write_grid(tmp_path, *, without=()):
+    """Write runs of two methods at two learning rates and two numbers of epochs, two seeds each."""
+    for lrate, epochs, method, seed in itertools.product((0.1, 10.0), (1, 5), "ab", (0, 1)):
+        if (lrate, epochs) in without:
+            continue
+        client = {"epochs": epochs, "optimizer": {"lrate": lrate}, "batch_size": ord(method)}
+        scenario = SCENARIO | {"seed": seed, "label": method, "client": client}
+        final = epochs / 10 + lrate / 100 + (method == "b") / 4
+        folder = tmp_path / f"{method}-{lrate}-{epochs}-{seed}"
+        write_run(folder, records([0.25, final + seed / 64]), scenario=scenario, summary=done())
+
+
+FACETS = ("--chart", "accuracy", "--facet", "client.optimizer.lrate", "--facet", "client.epochs")
+
+
+def test_facets_are_a_chart_for_each_pair_of_values_with_a_colour_for_each_method(
+    tmp_path, monkeypatch
+):
+    write_grid(tmp_path)
+    ran, (axes,) = report_in(monkeypatch, tmp_path, *FACETS)
+    assert ran.exit_code == 0, ran.output
+    assert [one.get_title() for one in axes] == ["lrate = 0.1", "lrate = 10.0", "", ""]
+    rows = [" ".join(one.get_ylabel().split()) for one in axes]
+    assert rows == ["epochs = 1 test accuracy", "", "epochs = 5 test accuracy", ""]
+    places = itertools.product((1, 5), (0.1, 10.0))
+    for one, (epochs, lrate) in zip(axes, places, strict=True):
+        a, b = one.lines
+        # The mean of two seeds, which are 1/64 apart.
+        expected = epochs / 10 + lrate / 100 + 1 / 128
+        assert a.get_ydata().tolist() == pytest.approx([0.25, expected])
+        assert b.get_ydata().tolist() == pytest.approx([0.25, expected + 0.25])
+        assert (a.get_color(), b.get_color()) == (colour_of(0), colour_of(1))
+
+
+def test_a_pair_of_values_that_no_run_has_is_left_empty(tmp_path, monkeypatch):
+    write_grid(tmp_path, without=[(10.0, 1)])
+    _, (axes,) = report_in(monkeypatch, tmp_path, *FACETS)
+    assert [one.axison for one in axes] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--facet", "client.epoch"], "no run has this key. Did you mean 'client.epochs'?"),
+        (["--facet", "seed"] * 3, "takes a key for columns and one for rows, not 3"),
+        (["--facet", "seed", "--format", "html"], "is for figures, not for html"),
+        (["--facet", "seed", "--out", "all.svg"], "is one file, for"),
+    ],
+)
+def test_facets_that_cannot_be_drawn_are_refused_in_one_line(
+    tmp_path, monkeypatch, arguments, message
+):
+    write_grid(tmp_path)
+    ran, drawn = report_in(monkeypatch, tmp_path, *arguments)
+    assert ran.exit_code == 2
+    assert message in " ".join(ran.output.split())
+    assert not drawn
