@@ -35,6 +35,12 @@ _Resumed: TypeAlias = Annotated[
     Literal["never", "auto"],
     typer.Option(help="auto: continue from the last checkpoint in --out, if there is one."),
 ]
+_Baseline: TypeAlias = Annotated[
+    Literal["centralized", "local"] | None,
+    typer.Option(
+        help="Run a baseline of the scenario: all examples in one place, or each client alone."
+    ),
+]
 _Profiled: TypeAlias = Annotated[
     bool, typer.Option("--profile", help="Write flame graphs of all processes (simfl[profile]).")
 ]
@@ -49,6 +55,7 @@ def run_scenario(
     out: _Out = None,
     seed: _Seed = None,
     overrides: Overrides = [],  # noqa: B006
+    baseline: _Baseline = None,
     resume: _Resumed = "never",
     profile: _Profiled = False,
     trust: Trusted = "all",
@@ -79,6 +86,7 @@ def run_scenario(
         progress=not (quiet or as_json),
         resume=resume,
         profile=profile,
+        baseline=baseline,
     )
     if as_json:
         print_json(_described(result))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -38,6 +38,15 @@ _Over: TypeAlias = Annotated[
         "client.optimizer.lrate='{loguniform: [0.001, 1]}'. Can be given several times.",
     ),
 ]
+_Baselines: TypeAlias = Annotated[
+    list[str],
+    typer.Option(
+        "--baseline",
+        metavar="[centralized|local]",
+        help="Run a baseline besides: all examples in one place, or each client alone. "
+        "Can be given twice.",
+    ),
+]
 _TrialBackend: TypeAlias = Annotated[
     Backend,
     typer.Option(help="Whether a trial has client actors, or is one process. Same numbers."),
@@ -57,6 +66,7 @@ def sweep_scenario(
     file: _File = None,
     over: _Over = [],  # noqa: B006
     overrides: Overrides = [],  # noqa: B006
+    baseline: _Baselines = [],  # noqa: B006
     backend: _TrialBackend = "ray",
     address: Address = None,
     out: _Out = None,
@@ -74,8 +84,10 @@ def sweep_scenario(
     """
     if (file is None) == (resume is None):
         raise typer.BadParameter("give either FILE or --resume FOLDER", param_hint="FILE")
-    if resume is not None and (over or overrides or out):
-        raise typer.BadParameter("excludes --over, --set and --out", param_hint="--resume")
+    if resume is not None and (over or overrides or baseline or out):
+        raise typer.BadParameter(
+            "excludes --over, --set, --baseline and --out", param_hint="--resume"
+        )
     path = None if file is None else found(file)
 
     from simfl.sweep import resume_sweep, run_sweep
@@ -91,6 +103,7 @@ def sweep_scenario(
             backend,
             over=over,
             overrides=overrides,
+            baselines=baseline,
             address=address,
             progress=shows,
             trust=trust,
@@ -191,7 +204,7 @@ def _means(ranked: Sequence[Combination], keys: list[str], names: list[str]) -> 
         columns = [[t.metrics[name] for t in tried.trials if name in t.metrics] for name in names]
         rows.append(
             (
-                *(_value(tried.values.get(key)) for key in keys),
+                *(_value(tried.values, key) for key in keys),
                 str(total) if with_value == total else f"{with_value} of {total}",
                 *map(mean_and_deviation, columns),
             )
@@ -205,7 +218,7 @@ def _trials(ranked: Sequence[Combination], keys: list[str], names: list[str]) ->
     rows = [
         (
             str(trial.number),
-            *(_value(trial.values.get(key)) for key in keys),
+            *(_value(trial.values, key) for key in keys),
             trial.state,
             str(trial.rounds),
             *(number(trial.metrics.get(name)) for name in names),
@@ -222,7 +235,10 @@ def _short(keys: list[str]) -> list[str]:
     return short if len(set(short)) == len(short) else keys
 
 
-def _value(value: Any) -> str:
+def _value(values: Mapping[str, Any], key: str) -> str:
     from simfl.report.wording import value_text
 
+    if key not in values:
+        return "—"
+    value = values[key]
     return f"{value:.4g}" if isinstance(value, float) else value_text(value)

@@ -152,7 +152,7 @@ def _lines(metric: str, x: _Key, by: _Key | None, results: Sequence[_Result]) ->
         low, high = (np.array([getattr(results[n], e) for n in own]) for e in ("low", "high"))
         lines.append(
             Line(
-                label=label or "(not there)",
+                label=label or ("others" if by and by.name == "label" else "(not there)"),
                 colour=colour_of(index),
                 x=np.array([_number(x.values[n]) for n in own]),
                 y=np.array([results[n].mean for n in own]),

@@ -1,5 +1,6 @@
 """The scenario: one YAML file in, typed and checked objects out."""
 
+from simfl.scenario.baselines import Baseline, baseline_of
 from simfl.scenario.loading import find_scenario, load_scenario
 from simfl.scenario.objects import Objects, find_missing, list_own
 from simfl.scenario.schema import Scenario
@@ -17,6 +18,7 @@ from simfl.sections import (
 from simfl.shipped import shipped_scenarios
 
 __all__ = [
+    "Baseline",
     "ClientSection",
     "ClusterSection",
     "DataSection",
@@ -28,6 +30,7 @@ __all__ = [
     "Scenario",
     "ServerSection",
     "Trust",
+    "baseline_of",
     "find_missing",
     "find_scenario",
     "list_own",

@@ -119,6 +119,15 @@ def _pooled(scenario: Scenario) -> Iterator[Fault]:
                 f"has no effect: algorithm {scenario.algorithm.name!r} trains one model, on all "
                 "clients' examples; remove it",
             )
+    judged = {"stop.metric": scenario.stop and scenario.stop.metric}
+    judged["output.best"] = scenario.output.best
+    for key, metric in judged.items():
+        if metric == "train_loss" and scenario.algorithm.pools_clients:
+            yield (
+                key,
+                f"is {metric!r}, but with algorithm {scenario.algorithm.name!r} clients do not "
+                "train; take global_train_loss, with evaluation.train_loss",
+            )
     modules = scenario.client.optimizer.modules if scenario.algorithm.pools_clients else ()
     for index, module in enumerate(modules):
         if receives(module):
@@ -138,6 +147,11 @@ def _pooled(scenario: Scenario) -> Iterator[Fault]:
 def receives(module: OptiModule) -> bool:
     """Return whether a module takes auxiliary variables of the other side."""
     return overrides(module, "process_aux_var")
+
+
+def sends(module: OptiModule) -> bool:
+    """Return whether a module has auxiliary variables for the other side."""
+    return overrides(module, "collect_aux_var")
 
 
 def overrides(module: OptiModule, method: str) -> bool:

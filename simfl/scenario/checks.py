@@ -10,7 +10,7 @@ from simfl.models import is_batch_loss
 from simfl.models.metrics import as_metrics
 from simfl.optimizer import OptiModule
 from simfl.record import require_own_names
-from simfl.scenario.algorithm_checks import ALGORITHM_CHECKS, Fault, overrides, receives
+from simfl.scenario.algorithm_checks import ALGORITHM_CHECKS, Fault, overrides, receives, sends
 from simfl.scenario.document import show
 from simfl.scenario.fields import keys_of
 from simfl.scenario.plain import to_short
@@ -79,7 +79,7 @@ def _unheard(
     here, there = sides
     heard = {_aux_name(module) for module in receiver.modules if receives(module)}
     for index, module in enumerate(sender.modules):
-        if _sends(module) and _aux_name(module) not in heard:
+        if sends(module) and _aux_name(module) not in heard:
             yield (
                 f"{here}.optimizer.modules[{index}]",
                 f"is {module.name!r}, which needs its counterpart on the {there}; "
@@ -100,7 +100,7 @@ def _counterpart(module: OptiModule) -> str:
 def _kept_state(scenario: Scenario) -> Iterator[Fault]:
     """Find modules that send the server state kept between rounds, where no state is kept."""
     for index, module in enumerate(scenario.client.optimizer.modules):
-        needs_state = _sends(module) and overrides(module, "between_rounds")
+        needs_state = sends(module) and overrides(module, "between_rounds")
         if needs_state and not scenario.client.keep_state:
             yield (
                 "client.keep_state",
@@ -316,10 +316,6 @@ def _actors(scenario: Scenario) -> Iterator[tuple[str, ActorsSection]]:
         yield "cluster", scenario.cluster
     for index, group in enumerate(groups):
         yield f"cluster.groups[{index}]", group
-
-
-def _sends(module: OptiModule) -> bool:
-    return overrides(module, "collect_aux_var")
 
 
 def _aux_name(module: OptiModule) -> str:

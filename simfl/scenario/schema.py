@@ -40,6 +40,7 @@ _FREE: Final = ("name", "label", "rounds", "search", "checkpoint", "output", "st
 
 _LATER: Final = (
     "algorithm",
+    "algorithm.work",
     "data.public",
     "data.client_tests",
     *(
@@ -127,6 +128,9 @@ class SweepSection(Section):
     """The scenario's seeds with which all values are repeated, such as ``0..4``. Values are judged
     by the mean over them, by a searcher, too, and draws are the same for all. null: values are
     repeated only if ``over`` has ``seed``."""
+    baselines: tuple[Literal["centralized", "local"], ...] = ()
+    """What is run besides: baselines of the scenario without its cases, with each value of ``over``
+    and each seed that makes a difference to them. Their ``label`` says which they are."""
     samples: Count = 1
     """How often each combination is tried, with other draws; with a searcher, the number of
     its proposals."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 from collections import Counter
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 
 from simfl.component import Section
 from simfl.errors import InputError, ScenarioError
+from simfl.scenario.baselines import baseline_of
 from simfl.scenario.document import Document, Path, Place, fault_at, format_path, parse_path
 from simfl.scenario.faults import scenario_error
 from simfl.scenario.fields import read_section
@@ -129,7 +131,9 @@ class SweepPlan:
         }
         plain = {key: value for key, value in self.document.values.items() if key != "sweep"}
         document = put_values(replace(self.document, values=plain), placed)
-        return validated(document, self.folders, trust=self.trust)
+        scenario = validated(document, self.folders, trust=self.trust)
+        baseline = next((b for b in self.section.baselines if b == values.get(_LABEL)), None)
+        return scenario if baseline is None else baseline_of(scenario, baseline)
 
     @contextmanager
     def naming(self, values: Mapping[str, Any]) -> Iterator[None]:
@@ -177,6 +181,7 @@ def load_sweep(
     plan.import_plugins()
     if section.searcher is None:
         values = list(_combinations(plan))
+        values += [v for name in section.baselines for v in _of_baseline(plan, name, values)]
         plan = replace(plan, num_trials=len(values))
         plan = replace(plan, trials=tuple(plan.trial(n, v) for n, v in enumerate(values)))
     for tried in plan.tried if plan.trials else _corners(plan):
@@ -215,7 +220,7 @@ def _section(document: Document) -> SweepSection:
 
 
 def _check_keys(document: Document, section: SweepSection) -> None:
-    if not section.over and not section.cases and section.seeds is None:
+    if not (section.over or section.cases or section.baselines) and section.seeds is None:
         raise ScenarioError(
             [
                 document.fault_line(
@@ -228,6 +233,7 @@ def _check_keys(document: Document, section: SweepSection) -> None:
     over: list[Path] = [("sweep", "over", key) for key in section.over]
     if section.seeds is not None:
         _check_seeds(document, section, over)
+    _check_baselines(document, section)
     _check_together(document, over, before={})
     for label, values in section.cases.items():
         case: list[Path] = [("sweep", "cases", label, key) for key in values]
@@ -246,6 +252,20 @@ def _check_seeds(document: Document, section: SweepSection, over: Sequence[Path]
     if section.asha is not None:
         message = "would stop hard seeds rather than bad values; remove sweep.asha or sweep.seeds"
         raise ScenarioError([document.fault_line(("sweep", "asha"), message)])
+
+
+def _check_baselines(document: Document, section: SweepSection) -> None:
+    """Refuse baselines where trials are proposed or stopped by others, and a case of their name."""
+    if not section.baselines:
+        return
+    if section.searcher is not None or section.asha is not None:
+        key = "asha" if section.searcher is None else "searcher"
+        message = "cannot be judged beside sweep.baselines; remove one of the two"
+        raise ScenarioError([document.fault_line(("sweep", key), message)])
+    for name in section.baselines:
+        if name in section.cases:
+            message = "has the name of one of sweep.baselines; rename it"
+            raise ScenarioError([document.fault_line(("sweep", "cases", name), message)])
 
 
 def _check_together(document: Document, keys: Sequence[Path], *, before: dict[Path, str]) -> None:
@@ -287,6 +307,26 @@ def _combinations(plan: SweepPlan) -> Iterator[dict[str, Any]]:
             drawn = number // max(1, len(plan.seeds))
             values[key] = draw.draw(numpy_generator(seed, f"sweep {key}", round=drawn))
         yield {key: values[key] for key in space}
+
+
+def _of_baseline(
+    plan: SweepPlan, baseline: str, combinations: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the values of a baseline's trials: each once, without those that it leaves out."""
+    space = {key: values for key, values in plan.space.items() if key != _LABEL}
+    first = {_LABEL: baseline} | {key: values.extremes[0] for key, values in space.items()}
+    kept = [
+        key
+        for key, values in space.items()
+        if len({_identity(plan, {**first, key: value}) for value in values.extremes}) > 1
+    ]
+    found = [{_LABEL: baseline} | {key: one[key] for key in kept} for one in combinations]
+    return [*{json.dumps(one): one for one in found}.values()]
+
+
+def _identity(plan: SweepPlan, values: Mapping[str, Any]) -> str:
+    with plan.naming(values):
+        return json.dumps(plan.scenario(values).to_dict(), sort_keys=True)
 
 
 def _corners(plan: SweepPlan) -> list[Mapping[str, Any]]:

@@ -12,7 +12,15 @@ from simfl.engine import require_profiler
 from simfl.errors import InputError
 from simfl.observers import Callback
 from simfl.record import SCENARIO_FILE, record_units
-from simfl.scenario import Objects, Scenario, Trust, load_scenario, own_address
+from simfl.scenario import (
+    Baseline,
+    Objects,
+    Scenario,
+    Trust,
+    baseline_of,
+    load_scenario,
+    own_address,
+)
 from simfl.simulation.backends import Backend
 from simfl.simulation.build import build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
@@ -47,6 +55,7 @@ def run(
     profile: bool = False,
     trust: Trust = "all",
     callbacks: Sequence[Callback] = (),
+    baseline: Baseline | None = None,
     **objects: Unpack[Objects],
 ) -> Result:
     """Run a scenario to its end.
@@ -65,6 +74,7 @@ def run(
         trust: ``none`` refuses a scenario that would run code of its author's. A scenario that is
             already loaded is taken as it is.
         callbacks: called after each round with its record, a mapping; or observers.
+        baseline: ``centralized`` or ``local`` runs this baseline of the scenario instead.
         **objects: ``model``, ``loss``, ``data``, ``algorithm`` and ``aggregator`` as objects of
             Python, which replace what the scenario says; see ``simfl.scenario.Objects``.
 
@@ -76,6 +86,7 @@ def run(
         require_profiler()
     clock = PhaseClock("prepare")
     scenario = _loaded(scenario, objects, address=address, trust=trust)
+    scenario = scenario if baseline is None else baseline_of(scenario, baseline)
     options = RunOptions(backend, address, progress, profile, callbacks=tuple(callbacks))
     with ExitStack() as held:
         return _prepare(scenario, out, options, clock, held, resume=resume).to_end()

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from simfl.algorithms import Algorithm
+from simfl.algorithms.algorithm import NO_GRADIENT
 from simfl.errors import did_you_mean
 from simfl.models import Metric
-from simfl.record import GLOBAL_TRAIN_LOSS, RoundRecord, client_keys, evaluated_as
+from simfl.record import GLOBAL_TRAIN_LOSS, PERSONAL, RoundRecord, client_keys, evaluated_as
 from simfl.scenario import Scenario
 
 Better: TypeAlias = Mapping[str, Literal["max", "min"]]
@@ -20,7 +22,7 @@ def better_keys(
     """Return the metrics evaluated in any round, by key, and ``max`` or ``min`` for each.
 
     The metric that ranks runs comes first: the first one on the test split, or else its unweighted
-    mean over clients.
+    mean over clients. Where no server trains, that is their mean with clients' own weights.
 
     Args:
         scenario: says what is evaluated.
@@ -31,6 +33,8 @@ def better_keys(
     sides = {m.key: "max" if m.larger_is_better else "min" for m in numbers} | {"loss": "min"}
     better: dict[str, Any] = {}
     evaluation = scenario.evaluation
+    if evaluation.clients_every and not _trains_server(scenario.algorithm):
+        better |= {client_keys(evaluated_as(k, PERSONAL))["mean"]: s for k, s in sides.items()}
     if evaluation.every and has_test:
         better |= sides
     over = [
@@ -46,6 +50,10 @@ def better_keys(
         better |= {keys[part]: side for part in ("by_examples", "worst", "best")}
         better[keys["std"]] = "min"
     return better
+
+
+def _trains_server(algorithm: Algorithm) -> bool:
+    return not algorithm.personalizes or any(key not in algorithm.ignores for key in NO_GRADIENT)
 
 
 @dataclass(frozen=True)

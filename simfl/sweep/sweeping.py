@@ -44,6 +44,7 @@ def run_sweep(
     *,
     over: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    baselines: Sequence[str] = (),
     address: str | None = None,
     progress: bool = False,
     trust: Trust = "all",
@@ -57,6 +58,7 @@ def run_sweep(
         backend: ``ray``: each trial has client actors; ``inline``: it trains its clients itself.
         over: ``key.path=values`` each, in addition to ``sweep.over``.
         overrides: ``key.path=value`` each.
+        baselines: ``centralized``, ``local`` or both, in place of ``sweep.baselines``.
         address: of a Ray cluster, instead of ``cluster.address``.
         progress: whether to show progress on the terminal.
         trust: ``none`` refuses a scenario that would run its author's code.
@@ -69,7 +71,8 @@ def run_sweep(
         MissingExtraError: if Ray Tune is not installed.
         KeyboardInterrupt: if it was interrupted; its message says how to continue.
     """
-    overrides = [*overrides, *own_address(address, trust)]
+    beside = [f"sweep.baselines=[{', '.join(baselines)}]"] if baselines else []
+    overrides = [*overrides, *beside, *own_address(address, trust)]
     plan = load_sweep(scenario, overrides=overrides, over=over, trust=trust)
 
     def make_folder(first: Scenario) -> Path:

@@ -13,7 +13,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "adaptive-fedprox": {"mu": 0.1, "patience": 1},
     "afl": {"lambda_lrate": 0.05},
     "apfl": {},
-    "centralized": {},
+    "centralized": {"work": "cohort"},
     "ditto": {"own_epochs": 0.5},
     "fedbabu": {"head": [LAST], "tuning_epochs": 1},
     "feddc": {},

@@ -53,6 +53,7 @@ def test_options_reach_the_run(simfl, scenario, calls):
         "progress": True,
         "resume": "never",
         "profile": True,
+        "baseline": None,
     }
 
 

@@ -46,6 +46,7 @@ def test_options_reach_the_sweep_and_the_table_is_printed_best_first(simfl, scen
             "arguments": (Path(scenario), "o", "inline"),
             "over": ["seed=0..1"],
             "overrides": ["rounds=5"],
+            "baselines": [],
             "address": None,
             "progress": True,
             "trust": "all",

@@ -266,3 +266,37 @@ def test_a_trials_name_is_cut_by_bytes(minimal):
     name = plan.trials[0].name
     assert len(name.encode()) <= 110
     assert name == "0-name=" + "\u8054" * 31
+
+
+def test_baselines_are_tried_once_with_each_value_that_matters_to_them(path):
+    """The server's learning rate does not, nor do cases; the clients' and seeds do."""
+    Path(path).write_text(SCENARIO + CASES)
+    over = ["server.optimizer.lrate=1,0.5", "client.optimizer.lrate=0.1,0.2"]
+    plan = load_sweep(path, over=over, overrides=["sweep.baselines=[centralized, local]"])
+    trials = [dict(trial.values) for trial in plan.trials]
+    assert len(trials) == 2 * 2 * 2 * 2 + 2 * 4
+    first = [values for values in trials if values["label"] == "local"]
+    assert [sorted(values) for values in first] == [["client.optimizer.lrate", "label", "seed"]] * 4
+    pairs = [(values["client.optimizer.lrate"], values["seed"]) for values in first]
+    assert sorted(pairs) == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
+    made = plan.scenario(trials[-1])
+    assert (made.label, made.algorithm.name, made.seed) == ("local", "local-only", 1)
+
+
+def test_a_baseline_alone_is_a_sweep(path):
+    plan = load_sweep(path, overrides=["sweep.baselines=[centralized]"])
+    assert [dict(trial.values) for trial in plan.trials] == [{}, {"label": "centralized"}]
+    assert [trial.name for trial in plan.trials] == ["0", "1-label=centralized"]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("asha: {}\n  over: {seed: 0..1}", "sweep.asha: cannot be judged beside sweep.baselines"),
+        ("cases: {local: {}}", "sweep.cases.local: has the name of one of sweep.baselines"),
+    ],
+)
+def test_baselines_are_refused_beside_what_does_not_go_with_them(path, sweep, message):
+    Path(path).write_text(f"{SCENARIO}sweep:\n  baselines: [local]\n  {sweep}\n")
+    (fault,) = faults(path)
+    assert message in str(fault)
