@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from simfl.engine import Engine, Handle
@@ -65,8 +65,13 @@ class BestWeights:
         """Forget a handle that is not stored, of rounds that will be repeated."""
         self._pending = None
 
-    def store(self, engine: Engine, *, round: int) -> None:
+    def store(self, engine: Engine, *, round: int, saved: Sequence[int] | None = None) -> None:
         """Write the best weights up to a round, before its checkpoint, unless they are there.
+
+        Args:
+            engine: has the weights of the pending handle.
+            round: which round.
+            saved: the rounds of the checkpoints before; None: as ``checkpoint`` says.
 
         Raises:
             StatesLostError: if they were lost with a node.
@@ -78,7 +83,7 @@ class BestWeights:
             self._file(best).parent.mkdir(exist_ok=True)
             write_weights(self._folder, weights, name=f"{FOLDER}/{self._file(best).name}")
             self._pending = None
-        self._prune(round)
+        self._prune([round, *(self._saved_before(round) if saved is None else saved)])
 
     def finish(self, engine: Engine, files: Callable[[Vector], dict[str, bytes]]) -> None:
         """Write ``best.safetensors``, and the model's files for other libraries.
@@ -113,11 +118,14 @@ class BestWeights:
                 "it, or set output.best: null, and resume the run"
             ) from None
 
-    def _prune(self, round: int) -> None:
-        """Delete what no checkpoint needs that may be continued from."""
+    def _saved_before(self, round: int) -> Sequence[int]:
+        """Return the rounds of a run's checkpoints up to this one, if they are still there."""
         every, keep = self._section.every, self._section.keep
         last = round - round % every
-        rounds = [round, *range(last, max(0, last - every * (keep + 1)), -every)]
+        return range(last, max(0, last - every * (keep + 1)), -every)
+
+    def _prune(self, rounds: Sequence[int]) -> None:
+        """Delete what no checkpoint of these rounds needs."""
         needed = {self._file(self._watch.best_round(each)) for each in rounds}
         for path in (self._folder / FOLDER).glob("round-*.safetensors"):
             if path not in needed:

@@ -52,6 +52,9 @@ class Federation:
         self._past: Past | None = None
         self._saved = self._go_back()
         self._latest, self._round = self._saved.weights, self._saved.round
+        self._evaluated: Handle = None
+        """What was evaluated since the last training."""
+        self._saves = [self._saved.round] if self._saved.round else []
         self._trained: list[tuple[RoundReport, Cohort]] = []
         """Since the last ``log``."""
         self._asked: dict[int, int] = {}
@@ -71,9 +74,12 @@ class Federation:
         return self._simulation.server.algorithm
 
     @property
-    def rounds(self) -> range:
-        """The rounds that are left of the scenario's."""
-        return range(self._saved.round + 1, self._simulation.scenario.rounds + 1)
+    def rounds(self) -> Iterator[int]:
+        """The rounds that are left of the scenario's, until ``stop`` ends them early."""
+        for round in range(self._saved.round + 1, self._simulation.scenario.rounds + 1):
+            if self._run.reason_to_stop is not None:
+                return
+            yield round
 
     def initial_weights(self) -> Vector:
         """Return what a run of the scenario starts from."""
@@ -194,7 +200,7 @@ class Federation:
             clients: whether to evaluate on each client's own examples, too, as ``client_loss``...
         """
         with self._phase("evaluate"):
-            handle = self._put(weights, self._round + 1)
+            handle = self._evaluated = self._put(weights, self._round + 1)
             found = measure(self._simulation, self._engine, handle, test=True, clients=clients)
             record = RoundRecord(
                 self._round, metrics=found.metrics, client_metrics=found.client_metrics
@@ -202,18 +208,21 @@ class Federation:
             numbers = {key: n for key, n in record.measures.items() if key != "train_loss"}
             return numbers | found.arrays
 
-    def log(self, round: int, **values: Any) -> None:
-        """Add a round to the history, and tell the observers.
+    def log(self, round: int, *, weights: Vector | None = None, **values: Any) -> None:
+        """Add a round to the history, judge it (``stop``, ``output.best``), and tell the observers.
 
         Its counts and seconds are those of all that was trained since the last call.
 
         Args:
             round: which round: 1, then 2, 3...
+            weights: what it has ended with, which are kept if they are the best; None: those that
+                were evaluated after training.
             values: numbers or None, and lists of numbers, by name. ``train_loss`` is the clients'
                 mean, unless it is given.
 
         Raises:
-            InputError: for another round, or a name that records have already.
+            InputError: for another round, a name that records have already, or the best round if
+                its weights are not known.
         """
         self._require(round, self._run.num_rounds + 1, "log")
         with self._phase("observe"):
@@ -222,6 +231,8 @@ class Federation:
             table = clients_of([cohort for _, cohort in self._trained], round)
             self._run.note(record, table)
             self._trained = []
+            handle = self._evaluated if weights is None else self._put(weights, round + 1)
+            self._run.judge(record, handle)
 
     def save(self, round: int, weights: Vector, **values: Any) -> None:
         """Write a checkpoint: the weights, and the states of clients, sampler and server.
@@ -242,6 +253,8 @@ class Federation:
             both = replace(state, algorithm={"algorithm": state.algorithm, "values": values})
             handle = self._engine.put(Snapshot(Broadcast(round + 1, self._latest, {}), both))
             self._run.note_history(round)
+            self._run.store_best(self._engine, round=round, saved=self._saves)
+            self._saves = [*self._saves, round][-self._simulation.scenario.checkpoint.keep - 1 :]
             self._run.checkpoints.save(self._engine, handle, round=round, past=self._past)
 
     def restore(self) -> Saved:
@@ -286,7 +299,7 @@ class Federation:
             if len(plan.clients) and not separate:
                 self._simulation.server.aggregator.check_cohort(len(plan.clients))
             handle = self._put(weights, round, aux, received, separate=separate)
-            self._is_broken, self._round = True, round
+            self._is_broken, self._round, self._evaluated = True, round, None
             try:
                 cohort = self._engine.train(plan, handle)
                 sent = self._engine.add_up(cohort)

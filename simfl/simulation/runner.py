@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from simfl.checkpoint import Found
 from simfl.cluster.setup import SharedData
 from simfl.cluster.telemetry import RayMetrics
 from simfl.engine import Engine, Handle, Sampling, give_back_freed_memory
+from simfl.errors import InputError
 from simfl.observers import (
     Callback,
     ClientFiles,
@@ -34,7 +35,7 @@ from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.evaluation import better_values, without_last_evaluation
 from simfl.simulation.folder import read_history, read_run_id, tidy, write_files, write_weights
 from simfl.simulation.journal import PROGRESS, Journal
-from simfl.simulation.judging import Rules, Watch, rules_of
+from simfl.simulation.judging import Watch, rules_of
 from simfl.simulation.results import Result
 from simfl.simulation.rounds import Done, PhaseClock, run_rounds
 
@@ -96,7 +97,6 @@ class Run:
         self._options = options
         self._round = found.checkpoint.round if found.checkpoint else 0
         self._handle: Handle = None
-        self._is_judged = False  # a loop of one's own decides itself
         self._watch = Watch()
         self._best: BestWeights | None = None
         self._done: Iterator[Done] = iter(())
@@ -108,7 +108,6 @@ class Run:
         If rounds are left then, the run is stopped there: its summary says ``stopped``, and it can
         be resumed. If the block raises an exception, the run has failed or was interrupted.
         """
-        self._is_judged = True
         with self.opened() as engine:
             self._start(engine)
             yield
@@ -166,6 +165,11 @@ class Run:
         return self.result
 
     @property
+    def reason_to_stop(self) -> str | None:
+        """Why the run ends early, after the last round; None: it goes on."""
+        return self._watch.reason
+
+    @property
     def num_rounds(self) -> int:
         """How many rounds the history has."""
         return len(self._journal.history)
@@ -181,15 +185,16 @@ class Run:
         found = self.found = checkpoints.checked(self.found, simulation)
         history = read_history(self.folder, self._round)
         checkpoints.require_history(found, history)
-        # A loop of one's own judges its rounds itself.
-        return history if checkpoints.is_loop else self._judged(history)
+        return self._judged(history)
 
     def _judged(self, history: list[RoundRecord]) -> list[RoundRecord]:
         """Judge the finished rounds; return their records, without what only a last one has."""
         simulation = self.simulation
         scenario = simulation.scenario
-        rules = rules_of(scenario, better_values(simulation)) if self._is_judged else Rules()
-        shorter = without_last_evaluation(history, scenario.evaluation)
+        rules = rules_of(scenario, better_values(simulation))
+        shorter = history  # a loop of one's own evaluates when it likes
+        if not self.checkpoints.is_loop:
+            shorter = without_last_evaluation(history, scenario.evaluation)
         is_over = self._round == scenario.rounds or Watch(rules, shorter).reason is not None
         history = history if is_over else shorter
         self._watch = Watch(rules, history)
@@ -264,6 +269,27 @@ class Run:
         """Add a round to the history, and notify the observers."""
         self.checkpoints.require_held()
         self._journal.add(record, clients)
+
+    def judge(self, record: RoundRecord, handle: Handle) -> None:
+        """Judge a round of a loop of one's own, and keep its weights if they are the best.
+
+        Raises:
+            InputError: if they are, and there is no handle.
+        """
+        self._watch.take(record)
+        self._round = record.round
+        if self._best is not None and self._watch.best_round() == record.round:
+            if handle is None:
+                raise InputError(
+                    f"log: round {record.round} is the best by output.best, but nothing was "
+                    f"evaluated after training; call log({record.round}, weights=...)"
+                )
+            self._best.note(record.round, handle)
+
+    def store_best(self, engine: Engine, *, round: int, saved: Sequence[int]) -> None:
+        """Write a loop's best weights before a checkpoint; ``saved`` are those before it."""
+        if self._best is not None:
+            self._best.store(engine, round=round, saved=saved)
 
     def note_history(self, round: int) -> None:
         """Have the next checkpoint identify the records of the rounds up to this one."""

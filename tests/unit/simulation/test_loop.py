@@ -44,7 +44,7 @@ def loop(scenario: dict[str, Any], out: Path, **how: Any) -> simfl.Result:
     """Do what a run does, with the scenario's own server."""
     with simfl.federation(scenario, "inline", out=out, **how) as fed:
         start, weights, _ = fed.restore()
-        assert fed.rounds[0] == start + 1
+        assert next(fed.rounds) == start + 1
         for round in fed.rounds:
             total = fed.train(weights, fed.sample(round, weights), round=round)
             weights = fed.step(weights, total)
@@ -299,3 +299,63 @@ def test_a_cohort_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="every one of the 3 clients"):
             fed.train(weights, (0, 1, 2), round=1)
         assert fed.train(weights, (), round=2).report.num_clients == 0
+
+
+JUDGED: dict[str, Any] = {
+    **SCENARIO,
+    "rounds": 12,
+    "client": {"per_round": 3, "batch_size": 4, "optimizer": {"lrate": 0.5}},
+    "evaluation": {},
+    "checkpoint": {"every": 1},
+    "output": {"best": "accuracy"},
+    "stop": {"patience": 3},
+}
+
+
+def judged_loop(out: Path, *, killed: int | None = None) -> simfl.Result:
+    with simfl.federation(JUDGED, "inline", out=out, resume="auto") as fed:
+        weights = fed.restore().weights
+        for round in fed.rounds:
+            weights = fed.step(weights, fed.train(weights, fed.sample(round), round=round))
+            fed.log(round, **fed.evaluate(weights))
+            if round == killed:
+                raise KeyboardInterrupt
+            fed.save(round, weights)
+    return fed.result
+
+
+def test_a_loop_ends_early_and_keeps_the_best_weights_as_its_run_does(tmp_path: Path) -> None:
+    """Also one that was interrupted twice, between a record and its checkpoint."""
+    expected = simfl.run(JUDGED, out=tmp_path / "run", backend="inline")
+    assert expected.summary["best"]["round"] < len(expected.history) < JUDGED["rounds"]
+    for killed in ((), (2, len(expected.history))):
+        out = tmp_path / f"loop{len(killed)}"
+        for round in killed:
+            with pytest.raises(KeyboardInterrupt):
+                judged_loop(out, killed=round)
+        result = judged_loop(out)
+        assert numbers(result) == numbers(expected)
+        for key in ("status", "best", "stopped_early"):
+            assert result.summary[key] == expected.summary[key]
+        for name in ("best.safetensors", "weights.safetensors"):
+            assert (out / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+        kept = [sorted(p.name for p in (f / "best").iterdir()) for f in (out, expected.out)]
+        assert kept[0] == kept[1]
+
+
+def test_the_best_weights_of_a_loop_must_be_known(tmp_path: Path) -> None:
+    judged = JUDGED | {"output": {"best": "train_loss"}, "stop": None}
+    with simfl.federation(judged, "inline", out=tmp_path / "a") as fed:
+        weights = fed.initial_weights()
+        total = fed.train(weights, fed.sample(1), round=1)
+        fed.log(1, weights=weights - total.mean)
+        weights = weights - total.mean
+        fed.train(weights, fed.sample(2), round=2)
+        fed.log(2, train_loss=9.0)  # worse
+        fed.train(weights, fed.sample(3), round=3)
+        with pytest.raises(InputError, match=r"round 3 is the best .* call log\(3, weights=...\)"):
+            fed.log(3, train_loss=0.0)
+    expected = simfl.run({**judged, "rounds": 1}, out=tmp_path / "run", backend="inline")
+    found = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == found
+    assert expected.summary["best"]["round"] == 1
