@@ -18,6 +18,7 @@ import pandas as pd
 
 import simfl
 from simfl.report.bands import mean_and_edges, written
+from simfl.report.study import short_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,10 +83,13 @@ class Experiment:
     is the runs', and the column ``data``."""
     choose: Callable[[pd.DataFrame], pd.DataFrame] = lambda results: results
     """Returns the runs of figure, table and claims: those of tuned step sizes."""
+    prepare: Callable[[str, Path, bool], Sequence[str]] = lambda *_: ()
+    """Returns further overrides of a variant, such as values that runs in a folder of their own
+    have chosen; given the variant, the folder of its runs, and whether it is quick."""
 
 
-def main(experiment: Experiment) -> None:
-    """Run an experiment, and write and print what it found."""
+def main(experiment: Experiment) -> Path:
+    """Run an experiment, write and print what it found; return the folder with the results."""
     name = experiment.folder.name
     parser = argparse.ArgumentParser(description=f"Run {name}, or what is left of it.")
     parser.add_argument("--quick", action="store_true", help="a few rounds, to try it out")
@@ -94,8 +98,10 @@ def main(experiment: Experiment) -> None:
     out = given.out or Path("runs") / (f"{name}-quick" if given.quick else name)
     variants = list(experiment.variants)[-1 if given.quick else 0 :]
     found = [
-        run_variant(experiment, variant, out / (variant or "sweep"), is_quick=given.quick)
+        run_variant(experiment, variant, folder, is_quick=given.quick, overrides=further)
         for variant in variants
+        for folder in [out / (variant or "sweep")]
+        for further in [experiment.prepare(variant, folder, given.quick)]
     ]
     results = pd.concat(found, ignore_index=True)
     chosen = experiment.choose(results)
@@ -104,21 +110,41 @@ def main(experiment: Experiment) -> None:
     kept = results.drop(columns="folder")
     kept.to_csv(target / "results.csv", index=False, float_format="%.5g", lineterminator="\n")
     (target / "table.md").write_text(text)
-    figure = [*experiment.figure, "--out", target / "figure.svg"]
-    subprocess.run(
-        [sys.executable, "-m", "simfl", "report", *chosen["folder"], *figure], check=True
-    )
+    draw(chosen["folder"], target / "figure.svg", experiment.figure)
     print(text)
+    return target
+
+
+def draw(runs: Sequence[Path], file: Path, options: Sequence[str]) -> None:
+    """Draw a figure of some runs by ``simfl report``."""
+    report = [sys.executable, "-m", "simfl", "report", *runs, *options, "--out", file]
+    subprocess.run(report, check=True)
 
 
 def run_variant(
-    experiment: Experiment, variant: str, folder: Path, *, is_quick: bool
+    experiment: Experiment,
+    variant: str,
+    folder: Path,
+    *,
+    is_quick: bool,
+    overrides: Sequence[str] = (),
+    over: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Run a sweep, or what is left of it; return a row for each run."""
+    """Run a sweep, or what is left of it; return a row for each run.
+
+    Args:
+        experiment: whose sweep.
+        variant: one of its variants.
+        folder: of the sweep.
+        is_quick: whether to run it in a few seconds.
+        overrides: further ones, ``key=value`` each.
+        over: what is tried besides the file's ``over``; by default that of the experiment.
+    """
     scenario = experiment.folder / "sweep.yaml"
     names = [f"name={json.dumps(variant)}"] if variant else []
-    quick, over = (experiment.quick, experiment.quick_over) if is_quick else ((), ())
-    overrides = [*names, *experiment.variants[variant], *quick]
+    quick, usual = (experiment.quick, experiment.quick_over) if is_quick else ((), ())
+    over = usual if over is None else over
+    overrides = [*names, *experiment.variants[variant], *overrides, *quick]
     if not (folder / "sweep.yaml").exists():
         simfl.run_sweep(scenario, folder, "inline", overrides=overrides, over=over, progress=True)
     elif not _is_done(folder):
@@ -127,7 +153,7 @@ def run_variant(
         raise SystemExit(f"some trials of {folder} have failed; {folder}/sweep.csv says why")
     rows = pd.read_csv(folder / "sweep.csv")
     keys = list(rows.columns[1 : list(rows.columns).index("state")])
-    found = rows[keys].rename(columns=_short(keys))
+    found = rows[keys].rename(columns=short_keys(keys))
     runs = [folder / str(run) for run in rows["folder"]]
     histories = [pd.read_json(run / "metrics.jsonl", lines=True) for run in runs]
     measured = pd.DataFrame([dict(experiment.measure(history)) for history in histories])
@@ -142,11 +168,6 @@ def run_variant(
 def _is_done(folder: Path) -> bool:
     table = folder / "sweep.csv"
     return table.exists() and set(pd.read_csv(table)["state"]) == {"done"}
-
-
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """Return ``lrate`` for ``client.optimizer.lrate``."""
-    return {key: key.rpartition(".")[2] for key in keys}
 
 
 def _commit(run: Path) -> str:
@@ -181,16 +202,17 @@ def table(experiment: Experiment, results: pd.DataFrame) -> str:
             "",
             "Differences: mean over seeds, and its 95 % confidence interval.",
             "",
-            *_rows(("claim", "where", "difference", "verdict"), claims),
+            *in_markdown(("claim", "where", "difference", "verdict"), claims),
             "",
             f"Over {seeds} seeds: mean ± sample standard deviation.",
             "",
-            *_rows((*by, *measured), groups),
+            *in_markdown((*by, *measured), groups),
             "",
         ]
     )
 
 
-def _rows(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+def in_markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return the lines of a table."""
     lines = [header, ["---"] * len(header), *rows]
     return [f"| {' | '.join(map(str, line))} |" for line in lines]

@@ -197,6 +197,41 @@ class TopK(Metric):
 
 
 @dataclass(frozen=True)
+class RecallAtK(Metric):
+    """The fraction of examples' labels that are among the k largest outputs.
+
+    Outputs and targets are [B, L], with 1 for each label that an example has and 0 for the others.
+    All labels of all examples weigh the same. Of equal outputs, the first counts as the largest; an
+    example with a NaN output has no label right. For one class an example, take ``top-k``.
+    """
+
+    name: ClassVar[str] = "recall-at-k"
+    k: Count = 5
+    """How many labels count as predicted."""
+
+    @property
+    def key(self) -> str:
+        """Its name in reports, such as recall-at-5."""
+        return f"recall-at-{self.k}"
+
+    def example_weights(self, targets: Tensor) -> Tensor:
+        """Return the number of each example's labels: [B]."""
+        return (targets.reshape(len(targets), -1) > 0.5).sum(dim=1).double()
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the fraction of each example's labels that are found, 0 without labels: [B]."""
+        outputs, targets = match_shapes(self.name, outputs, targets)
+        if targets.dim() != 2:
+            raise ConfigError(
+                f"{self.name}: targets have shape {list(targets.shape)}; it needs 1 or 0 for each "
+                "label, [examples, labels]. For one class an example, take top-k"
+            )
+        first = outputs.argsort(dim=1, descending=True, stable=True)[:, : self.k]
+        found_B = (targets.gather(1, first) > 0.5).sum(dim=1) * ~outputs.isnan().any(dim=1)
+        return found_B / self.example_weights(targets).clamp(min=1)
+
+
+@dataclass(frozen=True)
 class MeanSquaredError(Metric):
     """The squared difference of outputs and targets [B, ...], averaged over an example's axes."""
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import recall_score
 
 from simfl.errors import ConfigError, UnknownNameError
-from simfl.models import Accuracy, Metric, TopK, as_metrics
+from simfl.models import Accuracy, Metric, RecallAtK, TopK, as_metrics
 from simfl.models.metrics import adds_up
 from simfl.models.per_example import weighted_sums
 
@@ -54,6 +56,32 @@ def test_accuracy_of_several_labels_is_the_share_of_right_ones() -> None:
 def test_top_k_counts_targets_among_the_k_largest(k: int, right: float) -> None:
     assert TopK(k=k).sums(LOGITS, TARGETS) == (right, 4.0)
     assert TopK(k=k).key == f"top-{k}"
+
+
+@pytest.mark.parametrize("k", [1, 5, 30])
+def test_recall_at_k_is_the_micro_recall_of_the_k_largest(k: int) -> None:
+    rng = np.random.default_rng(0)
+    outputs, targets = rng.normal(size=(40, 12)), rng.random((40, 12)) < 0.2
+    targets[3] = False  # an example without labels
+    predicted = np.argsort(np.argsort(-outputs, axis=1), axis=1) < k
+    metric = RecallAtK(k=k)
+    halves = [
+        metric.sums(torch.from_numpy(outputs[rows]), torch.from_numpy(targets[rows]).float())
+        for rows in (slice(0, 7), slice(7, 40))
+    ]
+    found = metric.finish(*map(sum, zip(*halves, strict=True)))
+    assert found == pytest.approx(recall_score(targets, predicted, average="micro"), abs=1e-7)
+    assert metric.key == f"recall-at-{k}"
+
+
+def test_recall_at_k_takes_the_first_of_equal_outputs_and_nothing_of_nan() -> None:
+    outputs = torch.tensor([[1.0, 1.0, 0.0], [float("nan"), 2.0, 0.0]])
+    assert RecallAtK(k=1).sums(outputs, torch.tensor([[1, 1, 0], [0, 1, 0]])) == (1.0, 3.0)
+
+
+def test_recall_at_k_refuses_one_class_for_each_example() -> None:
+    with pytest.raises(ConfigError, match=r"recall-at-k: .* do not fit targets"):
+        RecallAtK().sums(LOGITS, TARGETS)
 
 
 @pytest.mark.parametrize("metric", [Accuracy(), TopK(k=1), TopK(k=3)])

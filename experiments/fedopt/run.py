@@ -1,0 +1,195 @@
+"""FedOpt (Reddi et al., 2021, https://arxiv.org/abs/2003.00295): Table 1 and Figures 1 and 2.
+
+python experiments/fedopt/run.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from common import Claim, Experiment, draw, in_markdown, main, run_variant  # noqa: E402
+
+RATES = ("client.optimizer.lrate", "server.optimizer.lrate")
+GRIDS = {
+    "tags": ((10, 100, 1000), (0.1, 0.3, 1, 10)),
+    "Hamlet": ((3, 10), (0.03, 0.1, 1)),
+    "digits": ((0.03, 0.1, 0.3), (0.03, 0.1, 0.3, 1)),
+}
+"""What is tried for each optimizer: step sizes of the clients, and of the server."""
+TUNING_SEED = 100
+"""Not among the seeds of the results."""
+ADAPTIVE = "label in ['FedAdagrad', 'FedAdam', 'FedYogi']"
+TUNING: list[pd.DataFrame] = []
+"""The runs that have chosen the step sizes, of each variant."""
+
+
+def measure(rounds: pd.DataFrame) -> dict[str, float]:
+    """Return the mean over the last five evaluations of recall at 5, or of the accuracy."""
+    metric = "recall-at-5" if "recall-at-5" in rounds else "accuracy"
+    return {"score": rounds[metric].dropna().tail(5).mean()}
+
+
+def tune(variant: str, folder: Path, is_quick: bool) -> Sequence[str]:
+    """Choose the step sizes of each optimizer; return the cases of the sweep with them."""
+    grids = [grid[-1:] if is_quick else grid for grid in GRIDS[variant]]
+    values = (",".join(map(str, grid)) for grid in grids)
+    over = [f"{key}={text}" for key, text in zip(RATES, values, strict=True)]
+    tried = run_variant(
+        EXPERIMENT,
+        variant,
+        folder.with_name(f"{folder.name}-tuning"),
+        is_quick=is_quick,
+        over=[*over, f"seed={TUNING_SEED}"],
+    )
+    TUNING.append(tried)
+    cases = yaml.safe_load((HERE / "sweep.yaml").read_text())["sweep"]["cases"]
+    for best in chosen(tried).to_dict("records"):
+        cases[best["label"]] |= {key: best[key] for key in RATES}
+    return [f"sweep.cases={json.dumps(cases)}"]
+
+
+def chosen(tried: pd.DataFrame) -> pd.DataFrame:
+    """Return the best run of each optimizer."""
+    return tried.loc[tried.groupby(["data", "label"], sort=False)["score"].idxmax()]
+
+
+def with_gain(results: pd.DataFrame) -> pd.DataFrame:
+    """Add by how much each run is better than FedAvg with the same data and seed."""
+    plain = results.query("label == 'FedAvg'").set_index(["data", "seed"])["score"]
+    base = plain.loc[list(zip(results["data"], results["seed"], strict=True))].to_numpy()
+    return results.assign(gain=results["score"] - base)
+
+
+def write_tuning(tried: pd.DataFrame, target: Path) -> None:
+    """Write what was tried, add what was chosen to the table, and draw heat maps of the tags."""
+    file = target / "tuning.csv"
+    tried.drop(columns="folder").to_csv(file, index=False, float_format="%.5g", lineterminator="\n")
+    best = tried.groupby(["data", "label"])["score"].transform("max")
+    near = (tried["score"] >= 0.9 * best).groupby([tried["data"], tried["label"]]).mean()
+    rows = [
+        (*run[:2], *(f"{rate:g}" for rate in run[2:]), f"{near[*run[:2]]:.0%}")
+        for run in chosen(tried)[["data", "label", *RATES]].itertuples(index=False, name=None)
+    ]
+    header = ("data", "label", "client's step size", "server's", "pairs with 90 % of the best")
+    lines = ["Chosen step sizes, and how many pairs of them do nearly as well.", ""]
+    with (target / "table.md").open("a") as table:
+        table.write("\n".join(["", *lines, *in_markdown(header, rows), ""]))
+    for label, of in tried.query("data == 'tags'").groupby("label"):
+        draw(of["folder"], target / f"tags-{label}.svg", ["--chart", HEAT_MAP, "--width", "2.6"])
+
+
+HEAT_MAP = "recall-at-5-against-client.lrate-and-server.lrate"
+
+
+def _is(label: str, data: str) -> str:
+    return f"label == '{label}' and data == '{data}'"
+
+
+EXPERIMENT = Experiment(
+    folder=HERE,
+    variants={
+        "tags": ["sweep.metric=recall-at-5"],
+        "Hamlet": [
+            "rounds=30",
+            "data={source: text, path: ../../configs/data/hamlet.txt, speaker: '([A-Z][A-Z ]+)$',"
+            " client: speaker, tokenizer: characters, max_tokens: 32, test_fraction: 0.2}",
+            "model={kind: char-lstm, layers: 1, hidden: 48}",
+            "client.batch_size=8",
+            "client.stack=1",
+            "evaluation={every: 2, metrics: [accuracy]}",
+            "sweep.metric=accuracy",
+        ],
+        "digits": [
+            "data={source: digits, test_fraction: 0.2,"
+            " partition: {kind: dirichlet, clients: 100, alpha: 0.3}}",
+            "model={kind: mlp, hidden: [64]}",
+            "evaluation={every: 4, metrics: [accuracy]}",
+            "sweep.metric=accuracy",
+        ],
+    },
+    prepare=tune,
+    measure=measure,
+    choose=with_gain,
+    by=["data", "label"],
+    claims=[
+        *(
+            Claim(
+                "Table 1, section 5.1",
+                f"sparse gradients: {label} is better than {other}",
+                "score",
+                _is(label, "tags"),
+                _is(other, "tags"),
+            )
+            for label in ("FedAdagrad", "FedAdam", "FedYogi")
+            for other in ("FedAvg", "FedAvgM")
+        ),
+        Claim(
+            "Table 1",
+            "sparse gradients: FedAdagrad is better than FedAdam",
+            "score",
+            _is("FedAdagrad", "tags"),
+            _is("FedAdam", "tags"),
+        ),
+        *(
+            Claim(
+                "Table 1",
+                f"images: {label} is better than FedAvg",
+                "score",
+                _is(label, "digits"),
+                _is("FedAvg", "digits"),
+            )
+            for label in ("FedAvgM", "FedAdam", "FedYogi")
+        ),
+        *(
+            Claim(
+                "Table 1, section 5.1",
+                f"images: {label} and FedAvgM are within 0.01",
+                "score",
+                _is(label, "digits"),
+                _is("FedAvgM", "digits"),
+                within=0.01,
+            )
+            for label in ("FedAdam", "FedYogi")
+        ),
+        Claim(
+            "Table 1",
+            "images: FedYogi is better than FedAdagrad",
+            "score",
+            _is("FedYogi", "digits"),
+            _is("FedAdagrad", "digits"),
+        ),
+        Claim(
+            "Table 1",
+            "characters: adaptive methods and FedAvg are within 0.02",
+            "score",
+            f"{ADAPTIVE} and data == 'Hamlet'",
+            _is("FedAvg", "Hamlet"),
+            within=0.02,
+        ),
+        *(
+            Claim(
+                "section 5.1",
+                f"the adaptive methods' gain over FedAvg is larger with tags than with {data}",
+                "gain",
+                f"{ADAPTIVE} and data == 'tags'",
+                f"{ADAPTIVE} and data == '{data}'",
+            )
+            for data in ("digits", "Hamlet")
+        ),
+    ],
+    figure=["--chart", "accuracy"],
+    quick=["rounds=8", "data.partition.clients=20", "evaluation.every=2"],
+    quick_over=["seed=0..1"],
+)
+
+if __name__ == "__main__":
+    results = main(EXPERIMENT)
+    write_tuning(pd.concat(TUNING, ignore_index=True), results)
