@@ -14,7 +14,7 @@ from simfl.algorithms import Algorithm
 
 NAMES = sorted(n for n, c in Algorithm.registry.items() if c.__module__.startswith("simfl."))
 QUICK = {"feddyn", "local-only"}
-"""Their runs on Ray are not marked as slow: kept states, no delta."""
+"""Their runs on Ray, by two actors, are not marked as slow: kept states, no delta."""
 
 BASE: dict[str, Any] = {
     "rounds": 3,
@@ -73,6 +73,7 @@ def test_stacks_go_on_to_the_same_bits_and_are_near_single_clients(
     "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NAMES]
 )
 def test_ray_gives_the_bits_of_one_process(name: str, tmp_path: Path, ray_cluster: None) -> None:
-    stacks = scenario(name, client={"stack": 2}, cluster={"actors": 2, "num_cpus": 0.5})
+    cluster = {"actors": 2 if name in QUICK else 1, "chunk_size": 2, "num_cpus": 0.5}
+    stacks = scenario(name, client={"stack": 2}, cluster=cluster)
     expected = bits(stacks, tmp_path / "inline", "inline")
     assert bits(stacks, tmp_path / "ray", "ray") == expected

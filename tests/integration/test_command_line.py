@@ -18,6 +18,9 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from simfl.cli.main import app
 
 pytestmark = pytest.mark.ray
 
@@ -99,14 +102,15 @@ def test_a_run_on_ray_leaves_a_whole_folder_and_exits_with_0(tmp_path: Path) -> 
 
 
 def test_a_failing_client_ends_the_run_with_its_traceback_and_keeps_what_was_written(
-    tmp_path: Path,
+    tmp_path: Path, ray_cluster: None
 ) -> None:
     (tmp_path / "broken_module.py").write_text(textwrap.dedent(FAILING))
     scenario = SCENARIO | {"plugins": ["broken_module"]}
     scenario["client"] = {"optimizer": {"lrate": 0.1, "modules": ["broken"]}}
-    process = simfl("run", write(tmp_path, scenario), "--out", "out", cwd=tmp_path)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
+    path = str(write(tmp_path, scenario))
+    result = CliRunner().invoke(app, ["run", path, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    errors = result.stderr
     assert "client 3 failed in round 2: ValueError: broken sensor" in errors
     assert 'raise ValueError("broken sensor")' in errors
     assert "ray.exceptions" not in errors

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from warm import WarmPython
 
 import simfl
 from simfl.errors import CheckpointError, InputError
@@ -91,7 +92,7 @@ def stop_when(path: Path, process: subprocess.Popen[str], signum: int) -> None:
     process.communicate(timeout=60)
 
 
-def killed_in_round(number: int, tmp_path: Path) -> Path:
+def killed_in_round(number: int, tmp_path: Path, warm: WarmPython) -> Path:
     """Run in one process, which is killed in the middle of a round; return the folder."""
     plain = scenario()
     client = simfl.load_scenario(plain)
@@ -100,9 +101,8 @@ def killed_in_round(number: int, tmp_path: Path) -> Path:
         ["kill-at", {"folder": str(tmp_path), "client": who, "round": number}]
     )
     out = tmp_path / "out"
-    process = command("run", write(tmp_path, plain), "--backend", "inline", "--out", out)
-    process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL
+    done = warm.simfl("run", write(tmp_path, plain), "--backend", "inline", "--out", out)
+    assert done.returncode == -signal.SIGKILL
     return out
 
 
@@ -114,10 +114,10 @@ def client_in(loaded: simfl.Scenario, number: int) -> int:
 
 @pytest.mark.parametrize("number", [2, 3, 8])
 def test_a_process_killed_in_mid_round_goes_on_from_its_last_checkpoint(
-    number: int, tmp_path: Path, undisturbed: tuple[Any, ...]
+    number: int, tmp_path: Path, undisturbed: tuple[Any, ...], warm: WarmPython
 ) -> None:
     """In round 2 there is no checkpoint yet: the run starts from the beginning."""
-    out = killed_in_round(number, tmp_path)
+    out = killed_in_round(number, tmp_path, warm)
     result = simfl.resume(out, backend="inline")
     assert numbers(out) == undisturbed
     assert result.summary.get("resumed_after_round") == (None, 2, 6)[[2, 3, 8].index(number)]
@@ -148,18 +148,23 @@ def test_a_driver_on_ray_stopped_by_any_signal_goes_on(
     assert numbers(out) == undisturbed
 
 
+@pytest.mark.slow
 def test_what_began_on_one_backend_may_end_on_the_other(
-    tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...]
+    tmp_path: Path, ray_cluster: None, undisturbed: tuple[Any, ...], warm: WarmPython
 ) -> None:
-    out = killed_in_round(6, tmp_path)
+    """Random scenarios, which stop and are not killed, go on elsewhere with the quick tests."""
+    out = killed_in_round(6, tmp_path, warm)
     simfl.resume(out, backend="ray")
     assert numbers(out) == undisturbed
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    tmp_path: Path, undisturbed: tuple[Any, ...], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    undisturbed: tuple[Any, ...],
+    capsys: pytest.CaptureFixture[str],
+    warm: WarmPython,
 ) -> None:
-    out = killed_in_round(8, tmp_path)
+    out = killed_in_round(8, tmp_path, warm)
     damaged = out / "checkpoints" / "round-000006" / "server.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     result = simfl.resume(out, backend="inline")
@@ -169,9 +174,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 
 
 def test_resume_auto_starts_where_there_is_nothing_and_goes_on_where_there_is(
-    tmp_path: Path, undisturbed: tuple[Any, ...]
+    tmp_path: Path, undisturbed: tuple[Any, ...], warm: WarmPython
 ) -> None:
-    out = killed_in_round(7, tmp_path)
+    out = killed_in_round(7, tmp_path, warm)
     plain = yaml.safe_load((tmp_path / "scenario.yaml").read_text())
     result = simfl.run(plain, out=out, backend="inline", resume="auto")
     assert result.summary["resumed_after_round"] == 6

@@ -28,6 +28,7 @@ def scenario(loss: Any, **changes: Any) -> dict[str, Any]:
             "source": "synthetic",
             "clients": CLIENTS,
             "features": FEATURES,
+            "max_examples": 60,
             "classes": CLASSES,
             "test_fraction": 0.2,
         },
