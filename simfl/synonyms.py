@@ -128,9 +128,11 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "llama": "model: {kind: huggingface, task: causal-lm, path: meta-llama/Llama-3.2-1B}",
         "logistic-regression": "model: {kind: logistic}",
         "lstm": "model: {kind: char-lstm}",
-        "resnet18": _RESNET,
+        "mobilenet": "model: {kind: mobilenet-v2}",
         "resnet20": _RESNET,
+        "resnet50": "model: {kind: torchvision, architecture: resnet50}",
         "rnn": "model: {kind: char-lstm}",
+        "vision-transformer": "model: {kind: vit, patch: 4}",
     },
     "loss": {
         "bce": "model.loss: bce-with-logits",

@@ -47,14 +47,17 @@ from simfl.models.model import Batch, Inputs, MetricSums, Model, Precision
 from simfl.models.model_function import ModelFunction
 from simfl.models.multiple_choice import MultipleChoice
 from simfl.models.names import fixed_names, personal_names, resolve_names
+from simfl.models.residual import MobileNetV2, ResNet, ResNet18, ResNet34
 from simfl.models.score_metrics import AUC, AveragePrecision, CalibrationError
 from simfl.models.spec import DataShape, ModelSpec, PythonModel, build_module, data_shape
 from simfl.models.stacked_model import StackedModel
 from simfl.models.table_mlp import TableMLP
 from simfl.models.token_metrics import ExactMatch, Perplexity, TokenAccuracy
 from simfl.models.torch_model import TorchModel
+from simfl.models.torchvision_model import TorchvisionModel
 from simfl.models.unsupervised import Centers, GaussianMixture, Histogram
-from simfl.models.zoo import CNN28, CNN32, MLP, CharLSTM, Logistic, ResNet
+from simfl.models.vision_transformer import VisionTransformer
+from simfl.models.zoo import CNN28, CNN32, MLP, CharLSTM, Logistic
 
 __all__ = [
     "AUC",
@@ -103,6 +106,7 @@ __all__ = [
     "Metric",
     "MetricLike",
     "MetricSums",
+    "MobileNetV2",
     "Model",
     "ModelFunction",
     "ModelOutput",
@@ -114,6 +118,8 @@ __all__ = [
     "PythonModel",
     "RecallAtK",
     "ResNet",
+    "ResNet18",
+    "ResNet34",
     "RootMeanSquaredError",
     "Rows",
     "StackedModel",
@@ -121,6 +127,8 @@ __all__ = [
     "TokenAccuracy",
     "TopK",
     "TorchModel",
+    "TorchvisionModel",
+    "VisionTransformer",
     "as_loss",
     "as_metrics",
     "build_module",

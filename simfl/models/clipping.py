@@ -35,6 +35,7 @@ _APART: Final = frozenset(
         nn.Sequential,
         nn.Identity,
         nn.ReLU,
+        nn.ReLU6,
         nn.LeakyReLU,
         nn.ELU,
         nn.GELU,

@@ -32,7 +32,7 @@ _Rule: TypeAlias = "Callable[[Any, Tensor, Tensor], Tensor]"
 def has_square_norms(layer: nn.Module) -> bool:
     """Return whether ``square_norms`` supports a layer."""
     if type(layer) is nn.Conv2d:
-        return layer.groups == 1 and layer.padding_mode == "zeros" and layer.padding != "same"
+        return layer.padding_mode == "zeros" and layer.padding != "same"
     if type(layer) is nn.Embedding:
         return layer.max_norm is None and not layer.scale_grad_by_freq
     return type(layer) in _RULES
@@ -83,16 +83,16 @@ def _convolution(layer: nn.Conv2d, inputs: Tensor, outer: Tensor) -> Tensor:
     positions, sizes = outer[0, 0].numel(), layer.weight.numel()
     padding = 0 if isinstance(layer.padding, str) else layer.padding
     shape = {"stride": layer.stride, "padding": padding, "dilation": layer.dilation}
-    if _PATCHES_COST * positions * positions <= sizes:
+    if layer.groups == 1 and _PATCHES_COST * positions * positions <= sizes:
         # A dense layer on the patch of inputs of each output.
         patches_BFL = F.unfold(inputs, layer.kernel_size, **shape)
         return dense_square_norms(patches_BFL.mT, outer.flatten(2).mT)
-    # One convolution with a group of channels per example has a gradient for each of them.
+    # One convolution with groups of channels per example has a gradient for each of them.
     gradients: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         inputs.reshape(1, num * channels, *inputs.shape[2:]),
-        (num * layer.out_channels, channels, *layer.kernel_size),
+        (num * layer.out_channels, channels // layer.groups, *layer.kernel_size),
         outer.reshape(1, num * layer.out_channels, *outer.shape[2:]),
-        groups=num,
+        groups=num * layer.groups,
         **shape,
     )
     return gradients.reshape(num, -1).square().sum(1)

@@ -1,4 +1,4 @@
-"""The models that come with simfl: dense, convolutional, residual, recurrent.
+"""The models that come with simfl: dense, convolutional, recurrent.
 
 Shapes: B examples, T positions, V characters.
 """
@@ -80,7 +80,7 @@ class CNN28(ModelSpec):
     def build(self, shape: DataShape) -> nn.Module:
         """Build the module."""
         channels, height, width = image_axes(self.name, shape, smallest=4)
-        layers = _image_layers(shape)
+        layers = image_layers(shape)
         layers["conv1"] = nn.Conv2d(channels, 32, 5, padding=2)
         layers["relu1"] = nn.ReLU()
         layers["pool1"] = nn.MaxPool2d(2)
@@ -116,7 +116,7 @@ class CNN32(ModelSpec):
     def build(self, shape: DataShape) -> nn.Module:
         """Build the module."""
         channels, height, width = image_axes(self.name, shape, smallest=6)
-        layers = _image_layers(shape)
+        layers = image_layers(shape)
         layers["conv1"] = nn.Conv2d(channels, 32, 3)
         layers["relu1"] = nn.ReLU()
         layers["conv2"] = nn.Conv2d(32, 64, 3)
@@ -132,92 +132,6 @@ class CNN32(ModelSpec):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
         return nn.Sequential(layers)
-
-
-@dataclass(frozen=True)
-class ResNet(ModelSpec):
-    """Residual network of three stages, for small images of any size.
-
-    It uses GroupNorm, because batch statistics of clients with different data do not fit together,
-    and because it allows clipping each example's gradient.
-
-    Source: He et al., 2015, section 4.2, https://arxiv.org/abs/1512.03385 (with projections at the
-    start of a stage); Hsieh et al., 2020, section 5, https://arxiv.org/abs/1910.00189
-    """
-
-    name: ClassVar[str] = "resnet"
-    depth: Count = 8
-    """The number of weight layers: 6n + 2 for n blocks per stage, as 8, 14, 20."""
-    width: Count = 16
-    """The channels of the first stage; they double in the second and the third."""
-    groups: Count = 8
-    """The groups of each GroupNorm; they must divide the width."""
-    outputs: Count | None = None
-    """The number of outputs; by default one per class, or per number of the target."""
-
-    def check(self) -> None:
-        """Check that depth and groups are possible."""
-        if self.depth < 8 or (self.depth - 2) % 6:
-            raise ConfigError(f"resnet: depth is {self.depth}, but must be 6n + 2: 8, 14, 20...")
-        if self.width % self.groups:
-            raise ConfigError(
-                f"resnet: groups is {self.groups}, but must divide the width {self.width}"
-            )
-
-    def build(self, shape: DataShape) -> nn.Module:
-        """Build the module."""
-        channels = image_axes(self.name, shape)[0]
-        layers = _image_layers(shape)
-        layers["stem"] = _convolution(channels, self.width)
-        layers["norm"] = nn.GroupNorm(self.groups, self.width)
-        layers["relu"] = nn.ReLU()
-        size = self.width
-        for stage in range(3):
-            layers[f"stage{stage + 1}"] = self._stage(size, self.width * 2**stage, stage)
-            size = self.width * 2**stage
-        layers["pool"] = nn.AdaptiveAvgPool2d(1)
-        layers["flatten"] = nn.Flatten()
-        layers["output"] = nn.Linear(size, num_outputs(self.name, shape, self.outputs))
-        return nn.Sequential(layers)
-
-    def _stage(self, channels: int, width: int, stage: int) -> nn.Module:
-        num_blocks = (self.depth - 2) // 6
-        first = _Block(channels, width, groups=self.groups, stride=2 if stage else 1)
-        rest = (_Block(width, width, groups=self.groups) for _ in range(num_blocks - 1))
-        return nn.Sequential(first, *rest)
-
-
-class _Block(nn.Module):
-    """Two 3x3 convolutions, and the input added to their output."""
-
-    def __init__(self, channels: int, width: int, *, groups: int, stride: int = 1) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            OrderedDict(
-                conv1=_convolution(channels, width, stride=stride),
-                norm1=nn.GroupNorm(groups, width),
-                relu=nn.ReLU(),
-                conv2=_convolution(width, width),
-                norm2=nn.GroupNorm(groups, width),
-            )
-        )
-        self.shortcut = (
-            nn.Identity() if channels == width else _projection(channels, width, groups, stride)
-        )
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map [B, channels, H, W] to [B, width, H / stride, W / stride]."""
-        outputs: Tensor = self.residual(inputs) + self.shortcut(inputs)
-        return outputs.relu()
-
-
-def _convolution(channels: int, width: int, *, stride: int = 1) -> nn.Module:
-    return nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
-
-
-def _projection(channels: int, width: int, groups: int, stride: int) -> nn.Module:
-    convolution = nn.Conv2d(channels, width, 1, stride=stride, bias=False)
-    return nn.Sequential(OrderedDict(conv=convolution, norm=nn.GroupNorm(groups, width)))
 
 
 @dataclass(frozen=True)
@@ -298,7 +212,7 @@ class _CharLSTM(nn.Module):
         return logits
 
 
-def _image_layers(shape: DataShape) -> OrderedDict[str, nn.Module]:
+def image_layers(shape: DataShape) -> OrderedDict[str, nn.Module]:
     """Return the first layers of an image model: they add a channel axis to images without."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if shape.single_input is not None and len(shape.single_input) == 2:

@@ -477,6 +477,23 @@ def test_a_forward_that_holds_on_to_one_clients_weights_is_found_by_trying_it() 
     assert "gives a client other results in a stack" in why_not(with_(layer), data=DRAWN)
 
 
+class Switching(nn.Linear):
+    """Switches units by digits that float32 has lost to rounding, and float64 has not."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        values = super().forward(inputs)
+        if torch._C._functorch.is_batchedtensor(values):  # as if it added up in another order
+            values = values * (1 + torch.finfo(values.dtype).eps)
+        return values * ((values.detach() * 1e9).sin() > 0)
+
+
+def test_rounding_that_switches_units_is_told_from_mixing_in_float64(monkeypatch: Any) -> None:
+    spec = with_(Switching(64, 64))
+    assert choose(8, spec, data=DRAWN) == (8, None)
+    monkeypatch.setattr("simfl.client.stack_trial._agree_in_double", lambda *_: False)
+    assert "gives a client other results in a stack" in why_not(spec, data=DRAWN)
+
+
 def test_a_size_that_is_asked_for_is_taken() -> None:
     assert choose(64, cohort_size=10) == (64, None)
     assert choose(1) == (1, None)

@@ -76,6 +76,16 @@ def strided() -> nn.Module:
     )
 
 
+def depthwise() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False),
+        nn.ReLU6(),
+        nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=4),
+        nn.Flatten(),
+        nn.Linear(72, 3),
+    )
+
+
 def patches() -> nn.Module:
     """One with four positions and 1,024 weights, which is dense on patches."""
     return nn.Sequential(
@@ -110,6 +120,7 @@ def inputs_of(kind: str, num_examples: int, generator: torch.Generator) -> objec
         "renormalised": lambda: torch.randint(7, (num_examples,), generator=generator),
         "cnn": lambda: normal(1, 8, 8),
         "strided": lambda: normal(1, 8, 8),
+        "depthwise": lambda: normal(1, 8, 8),
         "patches": lambda: normal(1, 8, 8),
         "positions": lambda: torch.randint(7, (num_examples, 6), generator=generator),
         "token": lambda: torch.randint(7, (num_examples,), generator=generator),
@@ -125,6 +136,7 @@ MODULES = {
     "mlp": mlp,
     "cnn": cnn,
     "strided": strided,
+    "depthwise": depthwise,
     "patches": patches,
     "positions": positions,
     "token": lambda: nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3)),
@@ -214,7 +226,7 @@ def test_clipped_gradients_are_those_of_a_loop_over_the_examples(kind: str, weig
         torch.testing.assert_close(got, tensor, **CLOSE)
 
 
-WITH_NORMS = ["mlp", "cnn", "strided", "patches", "positions", "token", "residual"]
+WITH_NORMS = ["mlp", "cnn", "strided", "depthwise", "patches", "positions", "token", "residual"]
 
 
 @pytest.mark.parametrize("kind", MODULES)
