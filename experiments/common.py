@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import simfl
 from simfl.report.bands import mean_and_edges, written
+from simfl.report.charts import Band, Facets, Line, Lines, colour_of
+from simfl.report.figures import draw_figure
 from simfl.report.study import short_keys
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 class Claim:
     """A claim of a paper: a metric is higher in some runs than in others, seed by seed.
 
-    It is held if the 95 % confidence interval of the mean difference is above 0; or with
+    It is held if the 95 % confidence interval of the mean difference is above ``by``; or with
     ``within``, if it is between -within and within.
     """
 
@@ -40,6 +43,8 @@ class Claim:
     """Which runs: a query of pandas, such as ``label == 'scaffold' and epochs > 1``."""
     lower: str
     """Which others; several runs of a seed count with their mean."""
+    by: float = 0.0
+    """By how much the claim says that it is higher."""
     within: float | None = None
     """How far apart the two may be that are claimed to be alike."""
 
@@ -58,7 +63,7 @@ class Claim:
         _, low, high = mean_and_edges(differences, "ci")
         if self.within is not None:
             return "held" if -self.within < low and high < self.within else "not held"
-        return "held" if low > 0 else "the opposite" if high < 0 else "not held"
+        return "held" if low > self.by else "the opposite" if high < 0 else "not held"
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,8 @@ class Experiment:
     claims: Sequence[Claim]
     by: Sequence[str]
     """The columns of the table's rows, such as ``["label", "epochs"]``."""
-    figure: Sequence[str]
-    """What ``simfl report`` is told about the figure."""
+    figure: Sequence[str] | Callable[[pd.DataFrame], Facets]
+    """What ``simfl report`` is told about the figure; or what makes it of the results."""
     quick: Sequence[str]
     """Overrides, ``key=value`` each, of a run of a few seconds, of the last variant alone."""
     quick_over: Sequence[str]
@@ -104,13 +109,17 @@ def main(experiment: Experiment) -> Path:
         for further in [experiment.prepare(variant, folder, given.quick)]
     ]
     results = pd.concat(found, ignore_index=True)
-    chosen = experiment.choose(results)
-    text = table(experiment, chosen)
     target = out if given.quick else experiment.folder
     kept = results.drop(columns="folder")
     kept.to_csv(target / "results.csv", index=False, float_format="%.5g", lineterminator="\n")
+    chosen = experiment.choose(read_results(target).assign(folder=results["folder"]))
+    text = table(experiment, chosen)
     (target / "table.md").write_text(text)
-    draw(chosen["folder"], target / "figure.svg", experiment.figure)
+    figure = target / "figure.svg"
+    if callable(experiment.figure):
+        draw_figure(experiment.figure(chosen), figure, width=6, format="svg")
+    else:
+        draw(chosen["folder"], figure, experiment.figure)
     print(text)
     return target
 
@@ -119,6 +128,36 @@ def draw(runs: Sequence[Path], file: Path, options: Sequence[str]) -> None:
     """Draw a figure of some runs by ``simfl report``."""
     report = [sys.executable, "-m", "simfl", "report", *runs, *options, "--out", file]
     subprocess.run(report, check=True)
+
+
+def lines(results: pd.DataFrame, *, x: str, y: str, by: str, columns: str, log: str) -> Facets:
+    """Return charts of means and 95 % confidence intervals over seeds, side by side.
+
+    Args:
+        results: a row for each run.
+        x: the column of the x axis.
+        y: that of the y axis.
+        by: that of the lines' names.
+        columns: that of the charts' titles.
+        log: the logarithmic axes: ``x``, ``y`` or ``xy``.
+    """
+    labels = list(dict.fromkeys(results[by]))
+    charts, titles = [], []
+    for title, part in results.groupby(columns):
+        drawn = []
+        for index, label in enumerate(labels):
+            own = part[part[by] == label].groupby(x)[y].apply(list)
+            mean, low, high = np.transpose([mean_and_edges(values, "ci") for values in own])
+            places = own.index.to_numpy(float)
+            drawn.append(Line(label, colour_of(index), places, mean, Band(low, high)))
+        charts.append(Lines("", x, y, tuple(drawn), log=log, is_marked=True))
+        titles.append(f"{columns} = {title:g}")
+    return Facets("", tuple(titles), ("",), (tuple(charts),))
+
+
+def read_results(folder: Path) -> pd.DataFrame:
+    """Return a row for each run, of the file that is kept: what is said of it is what it says."""
+    return pd.read_csv(folder / "results.csv")
 
 
 def run_variant(

@@ -12,7 +12,7 @@ import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from common import Claim, Experiment, main  # noqa: E402
+from common import Claim, Experiment, lines, main  # noqa: E402
 
 TARGET = 0.9
 ROUNDS = 60
@@ -111,10 +111,9 @@ EXPERIMENT = Experiment(
     choose=best_step_size,
     by=[*CELL, "lrate"],
     claims=CLAIMS,
-    figure=[
-        *("--chart", "accuracy", "--width", "6"),
-        *("--facet", "client.epochs", "--facet", "data.partition.similarity"),
-    ],
+    figure=lambda results: lines(
+        results, x="epochs", y="rounds", by="label", columns="similarity", log="x"
+    ),
     quick=[],
     quick_over=[
         *("seed=0..1", "client.epochs=1,5"),

@@ -15,8 +15,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from simfl.errors import InputError, did_you_mean, import_extra, one_line
 from simfl.report.charts import Bars, Chart, Facets, Table, name_of, own_legend
 from simfl.report.comparison import differences
-from simfl.report.draw_matplotlib import Picture, draw_figure, draw_overview
+from simfl.report.draw_matplotlib import Picture, draw_overview
 from simfl.report.draw_plotly import library, specification
+from simfl.report.figures import draw_figure
 from simfl.report.latex import latex
 from simfl.report.report import Report
 from simfl.report.study import NO_PART, Study

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from simfl.cli.main import app
 from simfl.report.bands import View
 from simfl.report.charts import HeatMap, Line, Lines, colour_of, name_of
-from simfl.report.draw_matplotlib import draw_figure
+from simfl.report.figures import draw_figure
 from simfl.report.latex import latex
 from simfl.report.reading import read_run
 from simfl.report.report import make_report
@@ -232,6 +232,11 @@ def test_facets_are_a_chart_for_each_pair_of_values_with_a_colour_for_each_metho
         assert a.get_ydata().tolist() == pytest.approx([0.25, expected])
         assert b.get_ydata().tolist() == pytest.approx([0.25, expected + 0.25])
         assert (a.get_color(), b.get_color()) == (colour_of(0), colour_of(1))
+    for left, right in (axes[:2], axes[2:]):
+        assert left.get_ylim() == right.get_ylim()
+        low, high = left.get_ylim()
+        ends = [y for one in (left, right) for line in one.lines for y in line.get_ydata()]
+        assert low < min(ends) < max(ends) < high
 
 
 def test_a_pair_of_values_that_no_run_has_is_left_empty(tmp_path, monkeypatch):

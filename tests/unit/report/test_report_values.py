@@ -8,8 +8,8 @@ from report_cases import NOW, SCENARIO, done, records, write_run
 
 from simfl.report.bands import View
 from simfl.report.charts import HeatMap, Lines
-from simfl.report.draw_matplotlib import draw_figure
 from simfl.report.draw_plotly import specification
+from simfl.report.figures import draw_figure
 from simfl.report.reading import read_run
 from simfl.report.study import make_study
 from simfl.report.values import values_section
