@@ -88,13 +88,14 @@ class Experiment:
     is the runs', and the column ``data``."""
     choose: Callable[[pd.DataFrame], pd.DataFrame] = lambda results: results
     """Returns the runs of figure, table and claims: those of tuned step sizes."""
-    prepare: Callable[[str, Path, bool], Sequence[str]] = lambda *_: ()
-    """Returns further overrides of a variant, such as values that runs in a folder of their own
-    have chosen; given the variant, the folder of its runs, and whether it is quick."""
+    tune: Callable[[str, Path, bool], tuple[Sequence[str], pd.DataFrame]] | None = None
+    """Chooses values of a variant by runs in a folder of their own; given the variant, the folder
+    of its other runs, and whether it is quick. Returns overrides with these values, and a row for
+    each run that has chosen them."""
 
 
-def main(experiment: Experiment) -> Path:
-    """Run an experiment, write and print what it found; return the folder with the results."""
+def main(experiment: Experiment) -> None:
+    """Run an experiment, and write and print what it found."""
     name = experiment.folder.name
     parser = argparse.ArgumentParser(description=f"Run {name}, or what is left of it.")
     parser.add_argument("--quick", action="store_true", help="a few rounds, to try it out")
@@ -102,12 +103,15 @@ def main(experiment: Experiment) -> Path:
     given = parser.parse_args()
     out = given.out or Path("runs") / (f"{name}-quick" if given.quick else name)
     variants = list(experiment.variants)[-1 if given.quick else 0 :]
-    found = [
-        run_variant(experiment, variant, folder, is_quick=given.quick, overrides=further)
-        for variant in variants
-        for folder in [out / (variant or "sweep")]
-        for further in [experiment.prepare(variant, folder, given.quick)]
-    ]
+    found, tuned = [], ()
+    for variant in variants:
+        folder = out / (variant or "sweep")
+        if experiment.tune is not None:
+            tuned, tried = experiment.tune(variant, folder, given.quick)
+            found.append(tried)
+        found.append(
+            run_variant(experiment, variant, folder, is_quick=given.quick, overrides=tuned)
+        )
     results = pd.concat(found, ignore_index=True)
     target = out if given.quick else experiment.folder
     kept = results.drop(columns="folder")
@@ -119,15 +123,9 @@ def main(experiment: Experiment) -> Path:
     if callable(experiment.figure):
         draw_figure(experiment.figure(chosen), figure, width=6, format="svg")
     else:
-        draw(chosen["folder"], figure, experiment.figure)
+        report = [sys.executable, "-m", "simfl", "report", *chosen["folder"], *experiment.figure]
+        subprocess.run([*report, "--out", figure], check=True)
     print(text)
-    return target
-
-
-def draw(runs: Sequence[Path], file: Path, options: Sequence[str]) -> None:
-    """Draw a figure of some runs by ``simfl report``."""
-    report = [sys.executable, "-m", "simfl", "report", *runs, *options, "--out", file]
-    subprocess.run(report, check=True)
 
 
 def lines(results: pd.DataFrame, *, x: str, y: str, by: str, columns: str, log: str) -> Facets:

@@ -15,9 +15,9 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from common import Claim, Experiment, draw, in_markdown, main, run_variant  # noqa: E402
+from common import Claim, Experiment, main, run_variant  # noqa: E402
 
-RATES = ("client.optimizer.lrate", "server.optimizer.lrate")
+RATES = ["client.optimizer.lrate", "server.optimizer.lrate"]
 GRIDS = {
     "tags": ((10, 100, 1000), (0.1, 0.3, 1, 10)),
     "Hamlet": ((3, 10), (0.03, 0.1, 1)),
@@ -27,8 +27,6 @@ GRIDS = {
 TUNING_SEED = 100
 """Not among the seeds of the results."""
 ADAPTIVE = "label in ['FedAdagrad', 'FedAdam', 'FedYogi']"
-TUNING: list[pd.DataFrame] = []
-"""The runs that have chosen the step sizes, of each variant."""
 
 
 def measure(rounds: pd.DataFrame) -> dict[str, float]:
@@ -37,8 +35,8 @@ def measure(rounds: pd.DataFrame) -> dict[str, float]:
     return {"score": rounds[metric].dropna().tail(5).mean()}
 
 
-def tune(variant: str, folder: Path, is_quick: bool) -> Sequence[str]:
-    """Choose the step sizes of each optimizer; return the cases of the sweep with them."""
+def tune(variant: str, folder: Path, is_quick: bool) -> tuple[Sequence[str], pd.DataFrame]:
+    """Choose the step sizes of each optimizer; return the sweep's cases with them, and the runs."""
     grids = [grid[-1:] if is_quick else grid for grid in GRIDS[variant]]
     values = (",".join(map(str, grid)) for grid in grids)
     over = [f"{key}={text}" for key, text in zip(RATES, values, strict=True)]
@@ -49,44 +47,32 @@ def tune(variant: str, folder: Path, is_quick: bool) -> Sequence[str]:
         is_quick=is_quick,
         over=[*over, f"seed={TUNING_SEED}"],
     )
-    TUNING.append(tried)
     cases = yaml.safe_load((HERE / "sweep.yaml").read_text())["sweep"]["cases"]
-    for best in chosen(tried).to_dict("records"):
+    for best in best_of(tried).to_dict("records"):
         cases[best["label"]] |= {key: best[key] for key in RATES}
-    return [f"sweep.cases={json.dumps(cases)}"]
+    return [f"sweep.cases={json.dumps(cases)}"], tried
 
 
-def chosen(tried: pd.DataFrame) -> pd.DataFrame:
-    """Return the best run of each optimizer."""
-    return tried.loc[tried.groupby(["data", "label"], sort=False)["score"].idxmax()]
+def best_of(tried: pd.DataFrame) -> pd.DataFrame:
+    """Return the best run of each optimizer, and the share of runs that are nearly as good."""
+    by_optimizer = tried.groupby(["data", "label"], sort=False)["score"]
+    near_best = (tried["score"] >= 0.9 * by_optimizer.transform("max")).groupby(
+        [tried["data"], tried["label"]]
+    )
+    return tried.assign(near_best=near_best.transform("mean")).loc[by_optimizer.idxmax()]
 
 
-def with_gain(results: pd.DataFrame) -> pd.DataFrame:
-    """Add by how much each run is better than FedAvg with the same data and seed."""
-    plain = results.query("label == 'FedAvg'").set_index(["data", "seed"])["score"]
-    base = plain.loc[list(zip(results["data"], results["seed"], strict=True))].to_numpy()
-    return results.assign(gain=results["score"] - base)
+def choose(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with chosen step sizes, and by how much each is better than FedAvg.
 
-
-def write_tuning(tried: pd.DataFrame, target: Path) -> None:
-    """Write what was tried, add what was chosen to the table, and draw heat maps of the tags."""
-    file = target / "tuning.csv"
-    tried.drop(columns="folder").to_csv(file, index=False, float_format="%.5g", lineterminator="\n")
-    best = tried.groupby(["data", "label"])["score"].transform("max")
-    near = (tried["score"] >= 0.9 * best).groupby([tried["data"], tried["label"]]).mean()
-    rows = [
-        (*run[:2], *(f"{rate:g}" for rate in run[2:]), f"{near[*run[:2]]:.0%}")
-        for run in chosen(tried)[["data", "label", *RATES]].itertuples(index=False, name=None)
-    ]
-    header = ("data", "label", "client's step size", "server's", "pairs with 90 % of the best")
-    lines = ["Chosen step sizes, and how many pairs of them do nearly as well.", ""]
-    with (target / "table.md").open("a") as table:
-        table.write("\n".join(["", *lines, *in_markdown(header, rows), ""]))
-    for label, of in tried.query("data == 'tags'").groupby("label"):
-        draw(of["folder"], target / f"tags-{label}.svg", ["--chart", HEAT_MAP, "--width", "2.6"])
-
-
-HEAT_MAP = "recall-at-5-against-client.lrate-and-server.lrate"
+    ``near_best`` is the share of pairs of step sizes with at least 90 % of the best pair's score.
+    """
+    is_tuning = results["seed"] == TUNING_SEED
+    best = best_of(results[is_tuning])[["data", "label", *RATES, "near_best"]]
+    final = results[~is_tuning].drop(columns=RATES).merge(best, on=["data", "label"])
+    plain = final[final["label"] == "FedAvg"].set_index(["data", "seed"])["score"]
+    base = plain.loc[list(zip(final["data"], final["seed"], strict=True))].to_numpy()
+    return final.assign(gain=final["score"] - base)
 
 
 def _is(label: str, data: str) -> str:
@@ -115,10 +101,10 @@ EXPERIMENT = Experiment(
             "sweep.metric=accuracy",
         ],
     },
-    prepare=tune,
+    tune=tune,
     measure=measure,
-    choose=with_gain,
-    by=["data", "label"],
+    choose=choose,
+    by=["data", "label", *RATES, "near_best"],
     claims=[
         *(
             Claim(
@@ -191,5 +177,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    results = main(EXPERIMENT)
-    write_tuning(pd.concat(TUNING, ignore_index=True), results)
+    main(EXPERIMENT)
