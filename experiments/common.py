@@ -79,6 +79,10 @@ class Experiment:
     """The columns of the table's rows, such as ``["label", "epochs"]``."""
     figure: Sequence[str] | Callable[[pd.DataFrame], Facets]
     """What ``simfl report`` is told about the figure; or what makes it of the results."""
+    figures: Mapping[str, Callable[[pd.DataFrame], Facets]] = field(
+        default_factory=dict, kw_only=True
+    )
+    """Further figures by the name of their file, made of the results before any are chosen."""
     quick: Sequence[str]
     """Overrides, ``key=value`` each, of a run of a few seconds, of the last variant alone."""
     quick_over: Sequence[str]
@@ -116,7 +120,8 @@ def main(experiment: Experiment) -> None:
     target = out if given.quick else experiment.folder
     kept = results.drop(columns="folder")
     kept.to_csv(target / "results.csv", index=False, float_format="%.5g", lineterminator="\n")
-    chosen = experiment.choose(read_results(target).assign(folder=results["folder"]))
+    results = read_results(target).assign(folder=results["folder"])
+    chosen = experiment.choose(results)
     text = table(experiment, chosen)
     (target / "table.md").write_text(text)
     figure = target / "figure.svg"
@@ -125,6 +130,8 @@ def main(experiment: Experiment) -> None:
     else:
         report = [sys.executable, "-m", "simfl", "report", *chosen["folder"], *experiment.figure]
         subprocess.run([*report, "--out", figure], check=True)
+    for file, make in experiment.figures.items():
+        draw_figure(make(results), target / file, width=6, format="svg")
     print(text)
 
 

@@ -5,13 +5,18 @@ python experiments/fedopt/run.py
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
+
+from simfl.report.bands import mean_and_edges
+from simfl.report.charts import Band, Facets, HeatMap, Line, Lines, colour_of
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -31,8 +36,12 @@ ADAPTIVE = "label in ['FedAdagrad', 'FedAdam', 'FedYogi']"
 
 def measure(rounds: pd.DataFrame) -> dict[str, float]:
     """Return the mean over the last five evaluations of recall at 5, or of the accuracy."""
-    metric = "recall-at-5" if "recall-at-5" in rounds else "accuracy"
-    return {"score": rounds[metric].dropna().tail(5).mean()}
+    return {"score": rounds[metric_of(rounds)].dropna().tail(5).mean()}
+
+
+def metric_of(rounds: pd.DataFrame) -> str:
+    """Return recall at 5, or the accuracy."""
+    return "recall-at-5" if "recall-at-5" in rounds else "accuracy"
 
 
 def tune(variant: str, folder: Path, is_quick: bool) -> tuple[Sequence[str], pd.DataFrame]:
@@ -73,6 +82,47 @@ def choose(results: pd.DataFrame) -> pd.DataFrame:
     plain = final[final["label"] == "FedAvg"].set_index(["data", "seed"])["score"]
     base = plain.loc[list(zip(final["data"], final["seed"], strict=True))].to_numpy()
     return final.assign(gain=final["score"] - base)
+
+
+def curves(chosen: pd.DataFrame) -> Facets:
+    """Return the score by rounds of each optimizer, side by side for the data."""
+    charts = []
+    for data, of_data in chosen.groupby("data", sort=False):
+        lines = []
+        for index, (label, runs) in enumerate(of_data.groupby("label", sort=False)):
+            histories = [pd.read_json(run / "metrics.jsonl", lines=True) for run in runs["folder"]]
+            metric = metric_of(histories[0])
+            values = pd.concat([h[["round", metric]].dropna() for h in histories])
+            by_round = values.groupby("round")[metric].apply(list)
+            mean, low, high = np.transpose([mean_and_edges(each, "ci") for each in by_round])
+            rounds = by_round.index.to_numpy(float)
+            lines.append(Line(label, colour_of(index), rounds, mean, Band(low, high)))
+        y = "recall at 5" if data == "tags" else "accuracy"
+        charts.append(Lines("", "round", y, tuple(lines)))
+    return Facets("", tuple(chosen["data"].unique()), ("",), (tuple(charts),))
+
+
+def heat_maps(results: pd.DataFrame) -> Facets:
+    """Return the score by both step sizes, of each optimizer and of all data."""
+    tried = results[results["seed"] == TUNING_SEED]
+    names, rows = (tuple(tried[key].unique()) for key in ("label", "data"))
+    charts = []
+    for data, label in itertools.product(rows, names):
+        own = tried[(tried["data"] == data) & (tried["label"] == label)]
+        grid = own.pivot(index=RATES[1], columns=RATES[0], values="score")
+        chart = HeatMap(
+            "",
+            "client's step size",
+            "server's step size",
+            columns=tuple(f"{rate:g}" for rate in grid.columns),
+            rows=tuple(f"{rate:g}" for rate in grid.index),
+            values=grid.to_numpy(),
+            texts=tuple(tuple(f"{value:.2f}" for value in row) for row in grid.to_numpy()),
+        )
+        charts.append(chart)
+    width = len(names)
+    grids = tuple(tuple(charts[n : n + width]) for n in range(0, len(charts), width))
+    return Facets("", names, rows, grids)
 
 
 def _is(label: str, data: str) -> str:
@@ -171,7 +221,8 @@ EXPERIMENT = Experiment(
             for data in ("digits", "Hamlet")
         ),
     ],
-    figure=["--chart", "accuracy"],
+    figure=curves,
+    figures={"step-sizes.svg": heat_maps},
     quick=["rounds=8", "data.partition.clients=20", "evaluation.every=2"],
     quick_over=["seed=0..1"],
 )
