@@ -17,9 +17,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from choosing import accumulate, choose_algorithm, name_weights
-from dividing import give_tests
-from speaking import fine_tune, speak
+from at_random_algorithms import accumulate, choose_algorithm, name_weights
+from at_random_data import fine_tune, give_tests, speak
 from torch import Tensor, nn
 
 from simfl.optimizer import Context, OptiModule, State
@@ -56,7 +55,7 @@ def draw(seed: int) -> dict[str, Any]:
     scenario = {
         "rounds": ROUNDS,
         "seed": rng.randrange(1000),
-        "plugins": ["at_random", "fading"],
+        "plugins": ["at_random", "third_party"],
         "search": [str(Path(__file__).parent)],
         "data": _data(rng, population, is_image=is_image),
         "model": model,

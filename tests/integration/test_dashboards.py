@@ -35,7 +35,7 @@ DEADLINE_S = 120.0
 SCENARIO: dict[str, Any] = {
     "name": "watched",
     "rounds": 1_000_000,
-    "plugins": ["mishaps", "killing"],
+    "plugins": ["third_party", "killing"],
     "data": {"source": "digits", "test_fraction": 0.2, "partition": {"kind": "iid", "clients": 8}},
     "model": {"kind": "logistic"},
     "client": {

@@ -63,7 +63,7 @@ def scenario(folder: Path, *modules: Any, **changes: Any) -> dict[str, Any]:
     return {
         "rounds": 3,
         "seed": 5,
-        "plugins": ["killing", "pinning"],
+        "plugins": ["killing", "fake_gpus"],
         "search": [HERE],
         "data": {
             "source": "digits",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scattered import numbers, scenario
+from states_on_nodes import numbers, scenario
 
 import simfl
 from simfl.simulation import build

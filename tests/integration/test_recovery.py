@@ -28,7 +28,7 @@ HERE = str(Path(__file__).parent)
 BASE: dict[str, Any] = {
     "rounds": 3,
     "seed": 5,
-    "plugins": ["killing", "fading"],
+    "plugins": ["killing", "third_party"],
     "search": [HERE],
     "data": {
         "source": "digits",

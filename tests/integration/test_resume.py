@@ -32,7 +32,7 @@ def scenario(**changes: Any) -> dict[str, Any]:
     return {
         "rounds": 9,
         "seed": 1,
-        "plugins": ["killing", "fading"],
+        "plugins": ["killing", "third_party"],
         "search": [HERE],
         "data": {
             "source": "digits",

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.ray
 BASE: dict[str, Any] = {
     "rounds": 4,
     "seed": 3,
-    "plugins": ["killing", "fading", "keeping", "owning"],
+    "plugins": ["killing", "third_party"],
     "search": [str(Path(__file__).parent)],
     "data": {
         "source": "digits",
@@ -108,7 +108,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "cluster": {"state_memory": 1},
     },
     "a module in bfloat16 that holds more than its weights, and momentum": {
-        "model": {"kind": "python", "path": "leaky:Leaky", "hidden": None, "dropout": None},
+        "model": {"kind": "python", "path": "third_party:Leaky", "hidden": None, "dropout": None},
         "client": {"optimizer": {"modules": ["momentum"]}},
     },
     "stacks with scaffold, and stragglers by a schedule of steps": {

@@ -29,11 +29,11 @@ def scenario(folder: Path, **changes: Any) -> dict[str, Any]:
     return {
         "name": "swept",
         "rounds": 6,
-        "plugins": ["sweeping"],
+        "plugins": ["sweep_plugins"],
         "search": [HERE],
         "data": {
             "source": "python",
-            "path": "sweeping:load_counted",
+            "path": "sweep_plugins:load_counted",
             "arguments": {"log": str(folder / "loads.txt")},
             "test_fraction": 0.2,
             "partition": {"kind": "dirichlet", "clients": 8, "alpha": 0.5},

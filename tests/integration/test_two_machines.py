@@ -19,7 +19,7 @@ import torch
 import yaml
 from machines import HERE, RayOnTwoMachines, why_there_are_none
 from safetensors.torch import save_file
-from scattered import numbers, scenario
+from states_on_nodes import numbers, scenario
 
 import simfl
 from simfl.simulation import build
@@ -207,7 +207,11 @@ def test_another_base_on_a_node_is_an_error_that_names_a_weight(
     machines.node.sh(f"cp {tmp_path}/other.safetensors {unshared}/base.safetensors")
     plain = scenario(actors=3) | {"search": [str(HERE)]}
     arguments = {"file": str(unshared / "base.safetensors")}
-    plain["model"] = {"kind": "python", "path": "scattered:net_on_file", "arguments": arguments}
+    plain["model"] = {
+        "kind": "python",
+        "path": "states_on_nodes:net_on_file",
+        "arguments": arguments,
+    }
     path = tmp_path / "scenario.yaml"
     path.write_text(yaml.safe_dump(plain))
     process = machines.simfl("run", path, "--out", tmp_path / "out", "--address", machines.address)

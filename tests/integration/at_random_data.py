@@ -1,4 +1,5 @@
-"""Sequences of tokens for random scenarios, and models of Hugging Face: see ``at_random``."""
+"""Data for random scenarios, see ``at_random``: sequences of tokens, with models of Hugging Face;
+and clients with test examples of their own."""
 
 from __future__ import annotations
 
@@ -28,9 +29,9 @@ def speak(scenario: dict[str, Any], rng: Random) -> None:
         return
     over = ["cross-entropy", {"over": "tokens"}]
     loss = rng.choice(["cross-entropy", over, over, ["sam", {"of": over}]])
-    scenario["model"] = {"kind": "python", "path": "speaking:token_model", "loss": loss}
+    scenario["model"] = {"kind": "python", "path": "at_random_data:token_model", "loss": loss}
     data, server = scenario["data"], scenario["server"]
-    data |= {"path": "speaking:sentences", "arguments": {"num": data["arguments"]["num"]}}
+    data |= {"path": "at_random_data:sentences", "arguments": {"num": data["arguments"]["num"]}}
     if data["partition"]["kind"] not in ("iid", "quantity"):
         data["partition"] = {"kind": "iid", "clients": data["partition"]["clients"]}
     scenario["client"].pop("sclip", None)
@@ -42,7 +43,7 @@ def speak(scenario: dict[str, Any], rng: Random) -> None:
 def fine_tune(scenario: dict[str, Any], rng: Random) -> None:
     """Give some of the scenarios of one model a Llama for tokens, or a BERT for classes."""
     named = {"algorithm", "personal", "fixed"} & {*scenario, *scenario["model"]}
-    speaks = scenario["model"].get("path") == "speaking:token_model"
+    speaks = scenario["model"].get("path") == "at_random_data:token_model"
     if named or rng.random() > (0.3 if speaks else 0.05) or find_spec("peft") is None:
         return
     model: dict[str, Any] = {"kind": "huggingface", "attention": "eager"}
@@ -62,7 +63,7 @@ def fine_tune(scenario: dict[str, Any], rng: Random) -> None:
         config = _SIZE | {"model_type": "bert", "attention_probs_dropout_prob": 0.0}
         model |= {"config": config, "task": "sequence-classification"}
         model |= rng.choice([{"lora": lora | {"targets": ["query"]}}, {"train": "head"}])
-        scenario["data"] |= {"path": "speaking:titles"}
+        scenario["data"] |= {"path": "at_random_data:titles"}
         scenario["data"]["arguments"] = {"num": scenario["data"]["arguments"]["num"]}
     scenario["model"] = model
     scenario["client"].pop("sclip", None)
@@ -92,3 +93,40 @@ def titles(num: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, A
     targets = np.arange(num) % CLASSES
     begins = np.random.default_rng(seed).integers(0, WORDS, num)
     return (begins[:, None] + (targets[:, None] + 1) * np.arange(5)) % WORDS, targets
+
+
+def give_tests(scenario: dict[str, Any], rng: Random) -> None:
+    """Evaluate some scenarios' clients on test examples with their ids."""
+    data = scenario["data"]
+    if data.get("path") != "at_random:rows" or rng.random() >= 0.15:
+        return
+    clients = data["partition"]["clients"]
+    scenario["data"] = {
+        **data,
+        "path": "at_random_data:rows_of_clients",
+        "arguments": {**data["arguments"], "clients": clients},
+        "partition": {"kind": "natural"},
+        "test_fraction": 0.0,
+        "holdout_fraction": 0.0,
+        "client_tests": True,
+    }
+
+
+def rows_of_clients(num: int, shape: list[int], clients: int, seed: int) -> dict[str, Any]:
+    """Return points of separated classes by client, and a third as many tests.
+
+    Some tests are of a client that does not train, and some clients may have none.
+    """
+    from at_random import rows
+
+    inputs, targets = rows(num + num // 3, shape, seed)
+    rng = np.random.default_rng(seed + 1)
+    owners = np.concatenate([np.arange(clients), rng.integers(clients, size=num - clients)])
+    return {
+        "inputs": inputs[:num],
+        "targets": targets[:num],
+        "client": owners,
+        "test_inputs": inputs[num:],
+        "test_targets": targets[num:],
+        "test_client": rng.integers(clients + 1, size=num // 3),
+    }
