@@ -44,6 +44,7 @@ __all__ = [
     "Registry",
     "Section",
     "Share",
+    "as_lists",
     "field_types",
     "optional",
     "required",
@@ -278,6 +279,15 @@ def split_spec(spec: Any, what: str) -> tuple[Any, dict[Any, Any]]:
     raise ConfigError(
         f"should be the name of {article} {what}, [name, {{field: value}}] or {{kind: name}}"
     )
+
+
+def as_lists(value: Any) -> Any:
+    """Copy mappings to dicts and sequences to lists, recursively; return other values unchanged."""
+    if isinstance(value, Mapping):
+        return {key: as_lists(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_lists(item) for item in value]
+    return value
 
 
 def field_types(cls: type[Any]) -> dict[str, tuple[Any, Any]]:

@@ -24,11 +24,11 @@ def lengthen(cls: type[Any]) -> None:
             setattr(cls, name, adapt(method))
 
 
-def _without_announced(method: Method) -> Method:
-    """Lengthen (self, deltas, weights)."""
+def _without_last(method: Method) -> Method:
+    """Lengthen (self, deltas, weights), by what is announced or by a context."""
 
     @wraps(method)
-    def lengthened(self: Any, deltas: Any, weights: Any, _announced: Any = None) -> Any:
+    def lengthened(self: Any, deltas: Any, weights: Any, _last: Any = None) -> Any:
         return method(self, deltas, weights)
 
     return lengthened
@@ -47,16 +47,6 @@ def _without_state(method: Method) -> Method:
     return lengthened
 
 
-def _without_context(method: Method) -> Method:
-    """Lengthen (self, deltas_C, weights_C)."""
-
-    @wraps(method)
-    def lengthened(self: Any, deltas_C: Any, weights_C: Any, _context: Any = None) -> Any:
-        return method(self, deltas_C, weights_C)
-
-    return lengthened
-
-
 def _from_finish_round(method: Method) -> Method:
     """Return ``finish`` by its predecessor, (self, total, weight, *, counts)."""
 
@@ -70,10 +60,10 @@ def _from_finish_round(method: Method) -> Method:
 
 
 _SHORT_FORMS: Final = {
-    "lift": (3, _without_announced),
-    "lift_stack": (3, _without_announced),
+    "lift": (3, _without_last),
+    "lift_stack": (3, _without_last),
     "finish": (3, _without_state),
-    "combine": (3, _without_context),
+    "combine": (3, _without_last),
 }
 """Method -> the number of arguments of its short form, self included, and what lengthens it."""
 

@@ -45,15 +45,8 @@ class Context:
     it was also returned as gradients. Optional; it saves the allocation of new memory."""
 
 
-class OptiModule(Component, kind="module"):
-    """A gradient transformation with state, and perhaps auxiliary variables.
-
-    To write one, override ``update`` and, where there is a state, ``init``. ``docs/plugins.md``
-    has a walk-through; ``simfl.optimizer.check_plugin`` tests the result.
-    """
-
-    aux_name: ClassVar[str | None] = None
-    """The key its auxiliary variables travel under; by default the module's name."""
+class _PlugIn(Component):
+    """What modules and regularizers have in common: a state."""
 
     keeps_nothing: ClassVar[bool] = False
     """Whether a client keeps none of the state until its next round: ``between_rounds`` is not
@@ -68,10 +61,6 @@ class OptiModule(Component, kind="module"):
         """
         return {}
 
-    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
-        """Transform the gradients of one step; return them and the new state."""
-        raise NotImplementedError(f"{type(self).__name__} has no update()")
-
     @property
     def is_deterministic(self) -> bool:
         """Whether the same inputs always give the same result; only secret noise does not."""
@@ -80,6 +69,29 @@ class OptiModule(Component, kind="module"):
     def start_round(self, state: State) -> State:
         """Return the state as it is when a round begins; it may still be the empty dict."""
         return state
+
+    def between_rounds(self, state: State) -> State:
+        """Return the part of the state that a client must keep until its next round.
+
+        By default everything. Drop what the next round sets anyway: a state is kept for every
+        client that has ever taken part.
+        """
+        return state
+
+
+class OptiModule(_PlugIn, kind="module"):
+    """A gradient transformation with state, and perhaps auxiliary variables.
+
+    To write one, override ``update`` and, where there is a state, ``init``. ``docs/plugins.md``
+    has a walk-through; ``simfl.optimizer.check_plugin`` tests the result.
+    """
+
+    aux_name: ClassVar[str | None] = None
+    """The key its auxiliary variables travel under; by default the module's name."""
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Transform the gradients of one step; return them and the new state."""
+        raise NotImplementedError(f"{type(self).__name__} has no update()")
 
     def collect_aux_var(self, state: State) -> AuxVar | None:
         """Return what the other side is to know, or None. The state stays what it is."""
@@ -103,25 +115,9 @@ class OptiModule(Component, kind="module"):
         """
         return add_aux(left, right)
 
-    def between_rounds(self, state: State) -> State:
-        """Return the part of the state that a client must keep until its next round.
 
-        By default everything. Drop what the next round sets anyway: a state is kept for every
-        client that has ever taken part.
-        """
-        return state
-
-
-class Regularizer(Component, kind="regularizer"):
+class Regularizer(_PlugIn, kind="regularizer"):
     """A term added to the gradients which depends on the weights."""
-
-    keeps_nothing: ClassVar[bool] = False
-    """Whether a client keeps none of the state until its next round: ``between_rounds`` is not
-    asked then. It holds for the class that says so, and not for those derived from it."""
-
-    def init(self, like: Vector) -> State:
-        """Return the state before the first step; see ``OptiModule.init``."""
-        return {}
 
     def update(
         self, gradients: Vector, weights: Vector, state: State, context: Context
@@ -135,19 +131,6 @@ class Regularizer(Component, kind="regularizer"):
             context: where the step takes place.
         """
         raise NotImplementedError(f"{type(self).__name__} has no update()")
-
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether the same inputs always give the same result; only secret noise does not."""
-        return True
-
-    def start_round(self, state: State) -> State:
-        """Return the state as it is when a round begins; it may still be the empty dict."""
-        return state
-
-    def between_rounds(self, state: State) -> State:
-        """Return the part of the state that a client must keep until its next round."""
-        return state
 
 
 def add_aux(left: Mapping[str, Any], right: Mapping[str, Any]) -> AuxVar:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequen
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
-from simfl.component import Component, split_spec
+from simfl.component import Component, as_lists, split_spec
 from simfl.errors import ConfigError
 
 C = TypeVar("C", bound=Component)
@@ -53,7 +53,7 @@ def build_components(root: type[C], specs: Any, *, place: str) -> list[C]:
 
 def component_config(component: Component) -> list[Any]:
     """Return ``[name, {field: value}]`` as plain JSON gives it back: no tuples."""
-    return [component.name, _without_tuples(component.get_config())]
+    return [component.name, as_lists(component.get_config())]
 
 
 class ComponentList(MutableSequence[C]):
@@ -119,11 +119,3 @@ def at_place(place: str) -> Iterator[None]:
     except (KeyError, ConfigError) as error:
         error.args = (f"{place}: {error.args[0]}", *error.args[1:])
         raise
-
-
-def _without_tuples(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_tuples(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_tuples(item) for item in value]
-    return value

@@ -267,6 +267,6 @@ def own_legend(chart: Chart, key: Sequence[Entry]) -> tuple[Entry, ...]:
     return tuple(entry for entry in legend_of(chart) if entry not in key)
 
 
-def colour_of(index: int, colours: Sequence[str] = RUN_COLOURS) -> str:
+def colour_of(index: int) -> str:
     """Return the colour of the index-th run or group; colours repeat when they run out."""
-    return colours[index % len(colours)]
+    return RUN_COLOURS[index % len(RUN_COLOURS)]

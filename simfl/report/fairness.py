@@ -68,8 +68,8 @@ def _evaluations(study: Study, metric: str) -> list[tuple[str, bool]]:
     ]
 
 
-def _key(metric: str, model: str, is_new: bool, part: str = "mean") -> str:
-    return client_keys(evaluated_as(metric, model, is_new))[part]
+def _key(metric: str, model: str, is_new: bool) -> str:
+    return client_keys(evaluated_as(metric, model, is_new))["mean"]
 
 
 @dataclass(frozen=True)

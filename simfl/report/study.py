@@ -201,12 +201,12 @@ def _alike(members: Sequence[Run], key: str) -> str | None:
 
 def _told_apart(labels: Sequence[str]) -> list[str]:
     """Add numbers to labels that are equal, or become equal when shortened."""
-    told: list[str] = []
+    different: list[str] = []
     for label in labels:
         short = label if len(label) <= _LABEL_WIDTH else f"{label[: _LABEL_WIDTH - 1]}…"
         numbered = (f"{short} ({number})" for number in itertools.count(2))
-        told.append(next(n for n in itertools.chain([short], numbered) if n not in told))
-    return told
+        different.append(next(n for n in itertools.chain([short], numbered) if n not in different))
+    return different
 
 
 def _common_name(members: Sequence[Run]) -> str:

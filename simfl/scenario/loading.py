@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from simfl.component import as_lists
 from simfl.errors import ImportPathError, ScenarioError, did_you_mean
 from simfl.plugins import import_plugins
 from simfl.scenario.checks import check_combinations
@@ -62,7 +63,7 @@ def read(
             untrusted plug-ins.
     """
     if isinstance(path_or_mapping, Mapping):
-        document, folders = Document(_plain(path_or_mapping)), [Path.cwd()]
+        document, folders = Document(as_lists(path_or_mapping)), [Path.cwd()]
     else:
         path = find_scenario(Path(path_or_mapping))
         document, folders = read_document(path), [path.resolve().parent, Path.cwd()]
@@ -129,15 +130,6 @@ def import_plugins_of(document: Document) -> None:
             import_plugins((module,))
         except ImportPathError as error:
             raise ScenarioError([document.fault_line(("plugins", index), str(error))]) from None
-
-
-def _plain(value: Any) -> Any:
-    """Copy mappings to dicts and sequences to lists, recursively; return other values unchanged."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 def find_scenario(name: str | Path) -> Path:

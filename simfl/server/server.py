@@ -1,4 +1,6 @@
-"""The server's part of a round: send weights and aux, receive contributions, take one step.
+"""The server's part of a round.
+
+It sends weights and auxiliary variables, receives contributions, and takes one step.
 
 This module uses neither Ray nor the disk.
 """

@@ -58,13 +58,11 @@ class Subject:
         update, context = self.update(clients, round), self.context(clients, round)
         return send_update([self.transform], update, kept or [()] * len(clients), context)
 
-    def rounds(
-        self, clients: Clients, new: Clients = (), rounds: Sequence[int] = ROUNDS
-    ) -> list[Sent]:
+    def rounds(self, clients: Clients, new: Clients = ()) -> list[Sent]:
         """Return what clients send in some rounds; some of them forget their state after one."""
         sent: list[Sent] = []
         kept: list[tuple[State, ...]] = [()] * len(clients)
-        for round in rounds:
+        for round in ROUNDS:
             sent.append(self.send(clients, round, kept))
             pairs = zip(clients, sent[-1].states, strict=True)
             kept = [() if client in new and len(sent) == 1 else own for client, own in pairs]
