@@ -16,6 +16,10 @@ from common import Claim, Experiment, lines, main  # noqa: E402
 
 TARGET = 0.9
 ROUNDS = 60
+OVER = (
+    "{data.partition.similarity: [0.0, 0.1, 1.0], client.epochs: %s, "
+    "client.optimizer.lrate: %s, seed: 0..4}"
+)
 CELL = ["similarity", "epochs", "label"]
 
 
@@ -102,8 +106,13 @@ EXPERIMENT = Experiment(
     variants={
         "SGD": [
             "sweep.cases={SGD: {client.batch_size: 15}}",
-            "sweep.over={data.partition.similarity: [0.0, 0.1, 1.0], client.epochs: [1], "
-            "client.optimizer.lrate: [0.3, 1.0, 3.0], seed: 0..4}",
+            f"sweep.over={OVER % ('[1]', '[0.3, 1.0, 3.0]')}",
+        ],
+        # FedProx with mu = 1 cannot take this step: w - w_t would change its sign and grow.
+        "large": [
+            "sweep.cases={FedAvg: {}, SCAFFOLD: {client.optimizer.modules: [scaffold-client], "
+            "server.optimizer.modules: [scaffold-server]}}",
+            f"sweep.over={OVER % ('[1, 5, 20]', '[3.0]')}",
         ],
         "local": [],
     },
@@ -114,7 +123,7 @@ EXPERIMENT = Experiment(
     figure=lambda results: lines(
         results, x="epochs", y="rounds", by="label", columns="similarity", log="x"
     ),
-    quick=[],
+    quick=["rounds=12"],
     quick_over=[
         *("seed=0..1", "client.epochs=1,5"),
         *("client.optimizer.lrate=1.0", "data.partition.similarity=0.0"),
