@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from simfl.client.batches import weigh_ragged
-from simfl.client.order import Order
 from simfl.client.recipe import Resident
-from simfl.client.steps import Step, Steps
+from simfl.client.steps import Order, Step, Steps
 from simfl.client.trainee import Sums, Trainee
 from simfl.client.updates import StepLosses
 from simfl.models import Batch, ModelFunction, StackedModel

@@ -14,10 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from simfl.client.facts import RoundFacts
-from simfl.client.order import AS_THEY_ARE, Order
 from simfl.client.personal import PersonalWeights
 from simfl.client.scan import Scan
-from simfl.client.steps import Steps
+from simfl.client.steps import AS_THEY_ARE, Order, Steps
 from simfl.client.updates import StepLosses
 from simfl.errors import ConfigError
 from simfl.models import Batch, ModelFunction

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from simfl.client.order import AS_THEY_ARE, Order
+from simfl.client.steps import AS_THEY_ARE, Order
 from simfl.states import KeptState
 from simfl.vector import Vector
 

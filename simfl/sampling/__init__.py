@@ -2,10 +2,14 @@
 
 from simfl.sampling.learning import PowerOfChoice
 from simfl.sampling.local_work import LocalWork, StepPlan
-from simfl.sampling.mechanism import All, DataFree, FixedSize, Mechanism, Poisson
 from simfl.sampling.planning import begin_past, learn_from, looks_back, order_cohort, plan_round
 from simfl.sampling.pool import Memory, Past, Pool
 from simfl.sampling.sampler import (
+    All,
+    DataFree,
+    FixedSize,
+    Mechanism,
+    Poisson,
     PoissonSampling,
     Proportional,
     RoundRobin,

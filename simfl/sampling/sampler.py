@@ -6,14 +6,45 @@ Shapes: N clients of the population, K of a round.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
 from simfl.component import Component
 from simfl.messages import ClientReports
-from simfl.sampling.mechanism import All, DataFree, FixedSize, Mechanism, Poisson
 from simfl.sampling.pool import Array, Memory, Pool
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """Each client takes part with the same probability, independently of the others."""
+
+    probability: float
+    """q."""
+
+
+@dataclass(frozen=True)
+class FixedSize:
+    """Every set of so many clients has the same probability."""
+
+    size: int
+    """m."""
+    population: int
+    """N."""
+
+
+@dataclass(frozen=True)
+class All:
+    """The whole population takes part in every round."""
+
+
+@dataclass(frozen=True)
+class DataFree:
+    """The cohort depends on the round, and on no data: nothing is amplified."""
+
+
+Mechanism: TypeAlias = Poisson | FixedSize | All | DataFree
+"""How a cohort is drawn, in the terms of privacy accounting: amplification by sampling."""
 
 
 class Sampler(Component, kind="sampler"):
