@@ -14,22 +14,27 @@ README's starts cold, so that what is imported gives no warning either.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from warm import WarmPython
 
 from simfl.algorithms import Algorithm
 from simfl.errors import ScenarioError
 from simfl.scenario import load_scenario
+from simfl.simulation.build import build
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
 
 RUN_SCENARIOS = """
 import simfl
@@ -183,3 +188,47 @@ def test_the_table_of_algorithms_has_all_of_them_with_their_keys() -> None:
     ours = {n: c for n, c in Algorithm.registry.items() if c.__module__.startswith("simfl.")}
     assert listed == {name: {f.name for f in fields(kind)} for name, kind in ours.items()}
     assert [*listed] == sorted(listed)
+
+def constants_of_the_source() -> str:
+    """Return all strings of simfl, with what f-strings fill in left out: one line for each part."""
+    parts = []
+    for path in (ROOT / "simfl").rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+        parts += [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return "\n".join(parts)
+
+
+def test_the_messages_of_the_troubleshooting_page_are_in_the_source() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    messages = re.findall(r"^\| `(.+?)` \|", page, re.MULTILINE)
+    source = constants_of_the_source()
+    parts = {part.strip() for message in messages for part in message.split("…")}
+    assert len(messages) > 25
+    assert not [part for part in parts if part not in source]
+
+
+def test_the_lines_of_the_readme_that_are_algorithms_can_be_loaded() -> None:
+    readme = ROOT / "README.md"
+    base = yaml.safe_load(next(b.text for b in blocks_of(readme) if b.words == ("yaml", "scenario")))
+    rows = re.findall(r"^\| .*\(https://.+?\) \| `(.+)` \|$", readme.read_text("utf-8"), re.MULTILINE)
+    assert len(rows) > 10
+    for row in rows:
+        build(load_scenario(merged(base, yaml.safe_load(row))))
+
+
+def merged(base: Any, changes: Any) -> Any:
+    """Return a mapping with another one's values, key by key."""
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    return base | {key: merged(base.get(key), value) for key, value in changes.items()}
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_is_python_without_outputs(path: Path) -> None:
+    notebook = json.loads(path.read_text("utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    for cell in code:
+        source = "".join(cell["source"])
+        if not source.startswith("%"):  # else a magic, which only IPython reads
+            compile(source, path.name, "exec")
