@@ -82,8 +82,8 @@ class _PlugIn(Component):
 class OptiModule(_PlugIn, kind="module"):
     """A gradient transformation with state, and perhaps auxiliary variables.
 
-    To write one, override ``update`` and, where there is a state, ``init``. ``docs/plugins.md``
-    has a walk-through; ``simfl.optimizer.check_plugin`` tests the result.
+    To write one, override ``update`` and, where there is a state, ``init``.
+    ``docs/plugins-optimizer.md`` has a walk-through; ``simfl.testing.check_plugin`` tests it.
     """
 
     aux_name: ClassVar[str | None] = None

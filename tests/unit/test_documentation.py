@@ -189,12 +189,15 @@ def test_the_table_of_algorithms_has_all_of_them_with_their_keys() -> None:
     assert listed == {name: {f.name for f in fields(kind)} for name, kind in ours.items()}
     assert [*listed] == sorted(listed)
 
+
 def constants_of_the_source() -> str:
     """Return all strings of simfl, with what f-strings fill in left out: one line for each part."""
     parts = []
     for path in (ROOT / "simfl").rglob("*.py"):
-        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
-        parts += [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        constants = (
+            n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)
+        )
+        parts += [constant.value for constant in constants if isinstance(constant.value, str)]
     return "\n".join(parts)
 
 
@@ -208,9 +211,10 @@ def test_the_messages_of_the_troubleshooting_page_are_in_the_source() -> None:
 
 
 def test_the_lines_of_the_readme_that_are_algorithms_can_be_loaded() -> None:
-    readme = ROOT / "README.md"
-    base = yaml.safe_load(next(b.text for b in blocks_of(readme) if b.words == ("yaml", "scenario")))
-    rows = re.findall(r"^\| .*\(https://.+?\) \| `(.+)` \|$", readme.read_text("utf-8"), re.MULTILINE)
+    blocks = blocks_of(ROOT / "README.md")
+    base = yaml.safe_load(next(b.text for b in blocks if b.words == ("yaml", "scenario")))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| .*\(https://.+?\) \| `(.+)` \|$", readme, re.MULTILINE)
     assert len(rows) > 10
     for row in rows:
         build(load_scenario(merged(base, yaml.safe_load(row))))
