@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from simfl.report.charts import Bars, Facets, Stack, colour_of
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from common import Claim, Experiment, main  # noqa: E402
@@ -40,6 +42,22 @@ def measure(rounds: pd.DataFrame) -> dict[str, float]:
         "worst_tenth": last[f"{key}_worst"],
         "variance": last[f"{key}_std"] ** 2,
     }
+
+
+def bars(chosen: pd.DataFrame) -> Facets:
+    """Return each method's accuracy, of the worst tenth of clients and of all, by data."""
+    labels = tuple(chosen["label"].unique())
+    means = chosen.groupby(["data", "label"])[["worst_tenth", "accuracy"]].mean()
+    charts = []
+    data = tuple(chosen["data"].unique())
+    for one in data:
+        of = means.loc[one].reindex(labels)
+        stacks = (
+            Stack("worst tenth of clients", colour_of(0), tuple(of["worst_tenth"])),
+            Stack("all clients", colour_of(1), tuple(of["accuracy"] - of["worst_tenth"])),
+        )
+        charts.append(Bars("", "accuracy", "", labels, stacks, is_horizontal=True))
+    return Facets("", data, ("",), (tuple(charts),))
 
 
 def _is(label: str, data: str) -> str:
@@ -133,7 +151,7 @@ EXPERIMENT = Experiment(
             "variance",
         ),
     ],
-    figure=["--chart", "global-and-personal", "--facet", "name", "--width", "7"],
+    figure=bars,
     quick=["rounds=6", "evaluation.clients_every=3"],
     quick_over=["seed=1..2"],
 )
