@@ -23,7 +23,7 @@ from common import Claim, Experiment, main, run_variant  # noqa: E402
 
 RATES = ["client.optimizer.lrate", "server.optimizer.lrate"]
 GRIDS = {
-    "tags": ((10, 100, 1000), (0.1, 0.3, 1, 10)),
+    "tags": ((10, 100, 1000), (0.1, 1, 10)),
     "Hamlet": ((3, 10), (0.1, 1)),
     "digits": ((0.03, 0.1, 0.3), (0.1, 0.3, 1)),
 }
