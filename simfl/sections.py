@@ -14,7 +14,14 @@ from annotated_types import Ge, Interval, MinLen
 
 from simfl.aggregation import Aggregator, Mean, PreAggregator
 from simfl.component import Count, FlatField, NonNegative, Positive, Section, required
-from simfl.data import FederatedDataset, Partition, Scaling, Source, build_dataset
+from simfl.data import (
+    Augmentation,
+    FederatedDataset,
+    Partition,
+    Scaling,
+    Source,
+    build_dataset,
+)
 from simfl.models import CrossEntropy, Loss, Metric, ModelSpec, Precision
 from simfl.observers import Observer
 from simfl.optimizer import Optimizer, OptiModule, Regularizer, Schedule
@@ -85,6 +92,10 @@ class DataSection(Section):
     Until then they stay what they are, in the object store and on a GPU too. null: by nothing."""
     normalize: NormalizeSection | None = None
     """The mean and the deviation of each channel, by which inputs are normalised then."""
+
+    augment: tuple[Augmentation, ...] = ()
+    """Random changes of the inputs of training examples, in order; evaluation has none. What
+    an example draws depends on seed, round, client, step and its place in the batch."""
 
     def build_dataset(
         self, *, seed: int, client_columns: Collection[str] = (), model: ModelSpec | None = None

@@ -14,7 +14,9 @@ from simfl.errors import plain_word
 __all__ = ["ANYWHERE", "KEYS", "NAMES", "instead_of_key", "instead_of_name"]
 
 _ADAMW: Final = "client.optimizer.modules: [adam] and client.optimizer.w_decay: 0.01"
+_AUGMENT: Final = "data.augment: [flip, [crop, {padding: 4}]]"
 _BERT: Final = "model: {kind: huggingface, task: sequence-classification, path: bert-base-uncased}"
+_CUTOUT: Final = "data.augment: [[cutout, {size: 8}]]"
 _DIRICHLET: Final = "data.partition: {kind: dirichlet, clients: 100, alpha: 0.3}"
 _FEDPROX: Final = "client.optimizer.regularizers: [[fedprox, {alpha: 0.1}]]"
 _GPT: Final = "model: {kind: huggingface, task: causal-lm, path: gpt2}"
@@ -119,6 +121,14 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "quantize": "client.transforms: [cast]",
         "sparsify": "client.transforms: [[top-k, {fraction: 0.1}]]",
     },
+    "augmentation": {
+        "erasing": _CUTOUT,
+        "gaussian-noise": "data.augment: [[noise, {scale: 0.1}]]",
+        "horizontal-flip": "data.augment: [flip]",
+        "random-crop": "data.augment: [[crop, {padding: 4}]]",
+        "random-erasing": _CUTOUT,
+        "random-horizontal-flip": "data.augment: [flip]",
+    },
     "model": {
         "bert": _BERT,
         "cnn": "model: {kind: cnn-28}",
@@ -201,6 +211,8 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "aggregation": "server.aggregator: mean",
         "alpha": _DIRICHLET,
         "amp": "client.precision: bf16",
+        "augmentation": _AUGMENT,
+        "augmentations": _AUGMENT,
         "batch_size": "client.batch_size: 32",
         "beta": _DIRICHLET,
         "clients_per_round": "client.per_round: 10",
@@ -300,6 +312,10 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "lambda": _FEDPROX,
         "mu": _FEDPROX,
         "proximal_mu": _FEDPROX,
+    },
+    "source": {
+        "transform": _AUGMENT,
+        "transforms": _AUGMENT,
     },
 }
 """By place, a section's class, a kind of component or a component: the lines by key."""

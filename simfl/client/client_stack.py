@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simfl.client.augmenting import Augmenter
 from simfl.client.batches import weigh_ragged
 from simfl.client.recipe import Resident
 from simfl.client.steps import Order, Step, Steps
@@ -117,6 +118,9 @@ class _StepsOfStack(Steps):
             self.order = Order(torch.from_numpy(order))
             clients = self.order.sort_list(clients)
         self.num_steps = (self._sizes > 0).sum(axis=0).tolist()
+        self._augmented = Augmenter(
+            resident.recipe.augment, seed=seed, round=round, clients=clients, stacked=True
+        )
         self._keys_C: Tensor | None = None
         if stack.draws:
             draws = [derive_seed(seed, "model", round=round, client=c) for c in clients]
@@ -126,7 +130,8 @@ class _StepsOfStack(Steps):
         for index, active in enumerate((self._sizes > 0).sum(axis=1).tolist()):
             sizes_A = self._sizes[index, :active]
             rows_AB = self._rows[index, :active, : int(sizes_A.max())]
-            batch = weigh_ragged(self._resident.read(rows_AB), sizes_A)
+            batch = self._augmented(self._resident.read(rows_AB), index)
+            batch = weigh_ragged(batch, sizes_A)
             if self._keys_C is not None:
                 self._stack.seed_step(self._keys_C[:active], index)
             yield Step(active, batch, sizes_A.tolist())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simfl.client.augmenting import Augmenter
 from simfl.client.recipe import Resident
 from simfl.client.steps import Step, Steps
 from simfl.client.trainee import Sums, Trainee
@@ -82,6 +83,9 @@ class _StepsOfOne(Steps):
         self._at = {"round": round, "client": client}
         self._seed = seed
         rows = resident.dataset.train_rows(client)
+        self._augmented = Augmenter(
+            resident.recipe.augment, seed=seed, round=round, clients=(client,), stacked=False
+        )
         self._batches = work.draw_batches(rows, seed=seed, round=round, client=client)
         self.num_steps = [len(self._batches)]
 
@@ -89,7 +93,7 @@ class _StepsOfOne(Steps):
         model, device = self._resident.model, self._resident.device
         key = torch.tensor(derive_seed(self._seed, "model", **self._at), device=device)
         for index, rows_B in enumerate(self._batches):
-            batch = self._resident.read(rows_B)
+            batch = self._augmented(self._resident.read(rows_B), index)
             model.seed_step(key, index)
             yield Step(1, batch, (len(rows_B),))
 

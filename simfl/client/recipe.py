@@ -12,7 +12,7 @@ from simfl.algorithms import Algorithm, FedAvg
 from simfl.client.batches import ReadBatch, reader_of
 from simfl.client.loss_given import LossGiven
 from simfl.client.updates import ClientRow, SpareMemory
-from simfl.data import FederatedDataset
+from simfl.data import Augmentation, FederatedDataset
 from simfl.errors import ConfigError
 from simfl.models import DataShape, Loss, Metric, ModelSpec, TorchModel, is_batch_loss
 from simfl.models.base import InitialState, build_again
@@ -42,6 +42,8 @@ class ClientRecipe:
     seed: int
     algorithm: Algorithm = field(default_factory=FedAvg)
     weighting: Weighting = "examples"
+    augment: tuple[Augmentation, ...] = ()
+    """How the inputs of training examples are changed at random."""
     evaluation_batch_size: int = 128
     evaluates_together: bool = True
     """Whether clients may be evaluated in one batch."""

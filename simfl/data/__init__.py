@@ -3,6 +3,7 @@
 Importing this package registers the built-in sources and partitions.
 """
 
+from simfl.data.augment import Augmentation, Crop, Cutout, Draws, Flip, Noise
 from simfl.data.build import build_dataset
 from simfl.data.dataset import (
     Array,
@@ -47,18 +48,24 @@ __all__ = [
     "MNIST",
     "Array",
     "ArrayTree",
+    "Augmentation",
+    "Crop",
     "CsvFile",
+    "Cutout",
     "DatasetSummary",
     "Digits",
     "Dirichlet",
+    "Draws",
     "Examples",
     "FederatedDataset",
+    "Flip",
     "FlwrPartition",
     "HuggingFace",
     "ImageFolder",
     "LabelSummary",
     "Leaf",
     "Natural",
+    "Noise",
     "NpyFolder",
     "NpzFile",
     "ParquetFile",

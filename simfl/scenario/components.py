@@ -12,7 +12,7 @@ from typing import cast
 from simfl.aggregation import Aggregator, PreAggregator
 from simfl.algorithms import Algorithm
 from simfl.component import Component, Section
-from simfl.data import Partition, Source
+from simfl.data import Augmentation, Partition, Source
 from simfl.models import Loss, Metric, ModelSpec
 from simfl.observers import Observer
 from simfl.optimizer import OptiModule, Regularizer, Schedule
@@ -22,6 +22,7 @@ from simfl.transforms import UpdateTransform
 _ROOTS: tuple[type[Component], ...] = (
     Source,
     Partition,
+    Augmentation,
     ModelSpec,
     Loss,
     Metric,

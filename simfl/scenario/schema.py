@@ -43,6 +43,7 @@ _LATER: Final = (
     "algorithm.work",
     "data.public",
     "data.client_tests",
+    "data.augment",
     *(
         f"data.{of}.{name}"
         for of in ("source", "public")

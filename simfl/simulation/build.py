@@ -287,6 +287,7 @@ def _client_recipe(
         work=client,
         seed=scenario.seed,
         weighting=scenario.server.weighting,
+        augment=scenario.data.augment,
         evaluation_batch_size=scenario.evaluation.batch_size,
         personal_steps=scenario.evaluation.personal_steps,
     )

@@ -14,6 +14,7 @@ from simfl.aggregation import Mean
 from simfl.algorithms import FedAvg, ServerSide, Total, returned
 from simfl.client import ClientHost, ClientRecipe, LocalWork, read_batch
 from simfl.data import FederatedDataset
+from simfl.data.augment import check_augmentation
 from simfl.engine import give_back_freed_memory
 from simfl.errors import ConfigError
 from simfl.messages import Broadcast, Chunk, ChunkResult, EvaluationChunk, Partial, Snapshot
@@ -59,6 +60,7 @@ def try_step(
     _require_separate_examples(scenario, model)
     _collect(client)
     _check_transforms(scenario, client, model)
+    _check_augmentation(scenario, dataset)
     sections = scenario.cluster.groups or (scenario.cluster,)
     num_examples = dataset.num_train_examples()
     if any(section.num_gpus for section in sections) or not num_examples.any():
@@ -328,6 +330,21 @@ def _check_transforms(scenario: Scenario, client: ClientRecipe, model: TorchMode
             transform.check_update(shapes)
         except ConfigError as error:
             raise scenario.fault(f"client.transforms[{index}]", str(error)) from error
+
+
+def _check_augmentation(scenario: Scenario, dataset: FederatedDataset) -> None:
+    """Check that all steps of ``data.augment`` go with the inputs, and with a few of them."""
+    rows = np.arange(min(_MOST_ROWS, len(dataset.train)))
+    for index, step in enumerate(scenario.data.augment):
+        key, inputs = f"data.augment[{index}]", read_batch(dataset.train, rows).inputs
+        if not isinstance(inputs, torch.Tensor):
+            message = f"is for one input, and there are {len(inputs)}; leave it out"
+            raise scenario.fault(key, message)
+        if not inputs.is_floating_point():
+            message = "is for floats, and inputs are integers; set data.divide_by: 255 for images"
+            raise scenario.fault(key, f"{message} of bytes, or leave it out")
+        with explained(scenario, key, f"{step.name!r} fails on a few examples"):
+            check_augmentation(step, inputs)
 
 
 def _require_unchanged(

@@ -167,6 +167,7 @@ class RunningTrial:
 def data_key(scenario: Scenario) -> str:
     """Return a key that is the same for scenarios with the same data."""
     data = scenario.to_dict()["data"]
+    del data["augment"]
     seed = scenario.seed if data["seed"] is None else None
     own = [data, seed, scenario.client_columns]
     return json.dumps(own, sort_keys=True)

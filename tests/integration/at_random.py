@@ -1,9 +1,9 @@
 """Small valid scenarios drawn at random, and what they need: data, models, plug-ins.
 
 ``draw(seed)`` combines modules, regularizers, schedules, aggregators, samplers, losses, partitions,
-sequences of tokens, models of Hugging Face, unequal work, micro-batches, algorithms, transforms,
-personal and fixed weights, stacks, groups, kept states, drops, checkpoints and spilling. The
-scenarios name this module under ``plugins:``.
+sequences of tokens, augmentation, models of Hugging Face, unequal work, micro-batches, algorithms,
+transforms, personal and fixed weights, stacks, groups, kept states, drops, checkpoints and
+spilling. The scenarios name this module under ``plugins:``.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def draw(seed: int) -> dict[str, Any]:
     if "new_clients" in scenario["evaluation"] and client["per_round"] < 1:
         client["per_round"] = cohort  # a share is one of those that may train
     client["transforms"] = _transforms(rng, keep_state=client["keep_state"])
+    _see(scenario, Random(f"images {seed}"))
     choose_algorithm(scenario, Random(f"algorithm {seed}"))
     name_weights(scenario, Random(f"weights {seed}"))
     speak(scenario, Random(f"text {seed}"))
@@ -76,6 +77,7 @@ def draw(seed: int) -> dict[str, Any]:
     fine_tune(scenario, Random(f"fine-tuning {seed}"))
     accumulate(scenario, Random(f"micro-batches {seed}"))
     give_tests(scenario, Random(f"tests {seed}"))
+    _augment(scenario, Random(f"augmentation {seed}"))
     return scenario
 
 
@@ -319,6 +321,24 @@ def _measure(scenario: dict[str, Any], rng: Random) -> None:
     scenario["evaluation"]["metrics"] = rng.sample(some, 3)
     scenario["evaluation"]["train_loss"] = scenario["evaluation"]["every"] > 0
     scenario["output"] = {"best": rng.choice(["auto", "train_loss"])}
+
+
+def _see(scenario: dict[str, Any], rng: Random) -> None:
+    """Have a vision transformer in place of some convolutions."""
+    if scenario["model"]["kind"] == "cnn-28" and rng.random() < 0.5:
+        tiny = {"kind": "vit", "patch": 5, "dim": 4, "depth": 1, "heads": 2, "mlp": 5}
+        scenario["model"] |= tiny | {"dropout": rng.choice([0.0, 0.2])}
+
+
+def _augment(scenario: dict[str, Any], rng: Random) -> None:
+    """Change training examples at random in some of the scenarios of arrays."""
+    data = scenario["data"]
+    if data.get("path") != "at_random:rows" or rng.random() < 0.6:
+        return
+    steps: list[Any] = [["noise", {"scale": 0.2}]]
+    if len(data["arguments"]["shape"]) > 1:
+        steps += ["flip", ["crop", {"padding": 1}], ["cutout", {"size": 2}]]
+    data["augment"] = rng.sample(steps, rng.randint(1, len(steps)))
 
 
 def _own_models(rng: Random, population: int, cohort: int) -> dict[str, Any]:

@@ -119,6 +119,7 @@ def name_weights(scenario: dict[str, Any], rng: Random) -> None:
         "logistic": (["*.bias"], []),
         "mlp": (["output.bias"], ["hidden1.bias"]),
         "cnn-28": (["conv?.bias"], ["conv1.weight"]),
+        "vit": (["norm"], ["tokens.positions"]),
         "partly_frozen": (["2.bias"], ["0"]),
         "with_buffers": (["mean", "layer.bias"], ["count"]),
         "small_cnn": (["norm"], ["0.bias"]),

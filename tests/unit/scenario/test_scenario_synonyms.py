@@ -22,6 +22,7 @@ VALUES = {
     "regularizer": "client.optimizer.regularizers=[{}]",
     "schedule": "client.optimizer.lrate={}",
     "transform": "client.transforms=[{}]",
+    "augmentation": "data.augment=[{}]",
     "model": "model.kind={}",
     "loss": "model.loss={}",
     "metric": "evaluation.metrics=[{}]",
@@ -37,6 +38,7 @@ VALUES = {
 
 PLACES = {
     ANYWHERE: "{}=1",
+    "source": "data.{}=1",
     "OptimizerSection": "client.optimizer.{}=1",
     "ServerSection": "server.{}=1",
     "ServerOptimizerSection": "server.optimizer.{}=1",
@@ -49,7 +51,7 @@ PLACES = {
 
 NAMED = [(kind, name, lines) for kind, names in NAMES.items() for name, lines in names.items()]
 KEYED = [(place, key, lines) for place, keys in KEYS.items() for key, lines in keys.items()]
-OTHER_MEANING = {"alpha", "fraction", "name", "strategy"}
+OTHER_MEANING = {"alpha", "fraction", "name", "strategy", "transforms"}
 """Keys that sections have, too, but for something else."""
 
 

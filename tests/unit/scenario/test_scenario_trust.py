@@ -97,7 +97,7 @@ def test_every_component_with_a_dotted_path_says_that_it_runs_code():
         for name, cls in root.registry.items()
         if cls.runs_code
     }
-    assert named == {"source python", "model python", "loss python"}
+    assert named == {"source python", "augmentation python", "model python", "loss python"}
 
 
 @pytest.mark.parametrize(
