@@ -134,13 +134,13 @@ EXPERIMENT = Experiment(
     variants={
         "tags": ["sweep.metric=recall-at-5"],
         "Hamlet": [
-            "rounds=30",
+            "rounds=20",
             "data={source: text, path: ../../configs/data/hamlet.txt, speaker: '([A-Z][A-Z ]+)$',"
             " client: speaker, tokenizer: characters, max_tokens: 32, test_fraction: 0.2}",
             "model={kind: char-lstm, layers: 1, hidden: 48}",
             "client.batch_size=8",
             "client.stack=1",
-            "evaluation={every: 2, metrics: [accuracy]}",
+            "evaluation={every: 1, metrics: [accuracy]}",
             "sweep.metric=accuracy",
         ],
         "digits": [

@@ -111,7 +111,7 @@ EXPERIMENT = Experiment(
     variants={
         "few examples": [],
         "feature shift": [
-            "rounds=20",
+            "rounds=15",
             "search=[../../configs/algorithms]",
             "data={source: python, path: 'shifted_digits:scanned', arguments: {clients: 10},"
             " holdout_fraction: 0.3, partition: {kind: natural}}",
