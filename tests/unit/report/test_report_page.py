@@ -90,12 +90,16 @@ def test_every_chart_is_drawn_and_nothing_is_wrong_or_asked_for(browser, show, m
     assert asked == {page.as_uri()}
 
 
-def test_one_run_is_drawn_as_well(browser, show, full):
+def test_one_run_is_drawn_as_well_and_no_button_sends_a_chart_anywhere(browser, show, full):
     show(full[0])
     drawn = browser.execute_script(EVERY_CHART_IS_DRAWN)
     assert len(drawn) > 5
     assert all(is_drawn for _, is_drawn in drawn)
     assert browser.get_log("browser") == []
+    titles = browser.execute_script(
+        "return [...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)"
+    )
+    assert sorted(set(titles)) == ["Download plot as a PNG", "Reset axes"]
 
 
 SHARES_OF_PLOTS = """
@@ -166,14 +170,6 @@ def test_on_a_narrow_screen_nothing_is_cut_off(browser, show, full):
     )
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert width == seen <= 400
-
-
-def test_no_button_sends_a_chart_anywhere(browser, show, full):
-    show(full[0])
-    titles = browser.execute_script(
-        "return [...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)"
-    )
-    assert sorted(set(titles)) == ["Download plot as a PNG", "Reset axes"]
 
 
 def test_what_runs_are_called_is_text_and_no_script(browser, show, tmp_path):

@@ -285,9 +285,8 @@ def test_a_picture_has_all_charts(make, full, tmp_path):
     report = make(*full)
     write_report(report, out, format="png", written=WRITTEN)
     pixels = (imread(out)[:, :, :3] * 255).round().astype(int)
-    found = {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
-    # Both groups' colours: #4e79a7 and #f28e2b.
-    assert {(0x4E, 0x79, 0xA7), (0xF2, 0x8E, 0x2B)} <= found
+    for group in ((0x4E, 0x79, 0xA7), (0xF2, 0x8E, 0x2B)):
+        assert (pixels == group).all(axis=2).any()
     assert pixels.shape[0] > 100 * len(report.charts)
 
 
