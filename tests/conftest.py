@@ -31,6 +31,15 @@ def few_objects_to_search() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Flush no file to the disk in this process: several times in each run, of which there are
+    many, and no test switches the machine off."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses what is no open file, too
+        yield
+
+
 @pytest.fixture(scope="session")
 def warm() -> Iterator[WarmPython]:
     """Python processes that have imported simfl and torch before they start."""
