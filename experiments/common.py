@@ -44,7 +44,7 @@ class Claim:
     lower: str
     """Which others; several runs of a seed count with their mean."""
     by: float = 0.0
-    """By how much the claim says that it is higher."""
+    """By how much the claim says that it is higher; negative: lower by less than this."""
     within: float | None = None
     """How far apart the two may be that are claimed to be alike."""
 

@@ -125,7 +125,7 @@ EXPERIMENT = Experiment(
     ),
     quick=["rounds=12"],
     quick_over=[
-        *("seed=0..1", "client.epochs=1,5"),
+        *("seed=0..1", "client.epochs=1"),
         *("client.optimizer.lrate=1.0", "data.partition.similarity=0.0"),
     ],
 )
