@@ -1,6 +1,7 @@
-"""The site: these pages as HTML, with notebooks that are run and a reference of the public names.
+"""The site: the pages of the repository as HTML, notebooks that are run, and a Python reference.
 
-.ci/docs builds it into build/site.
+.ci/docs builds it into build/site. Its source is the root of the repository, so that relative
+links are the same here and on GitHub.
 """
 
 import simfl
@@ -17,6 +18,10 @@ extensions = [
     "sphinx_copybutton",
 ]
 
+root_doc = "docs/index"
+include_patterns = ["*.md", "docs/**", "benchmarks/*.md", "experiments/**.md"]
+exclude_patterns = [".*", "build", "runs", "simfl", "tests", "**/_*"]
+
 # Pages stay readable on GitHub: its Markdown, its anchors of headings, its relative links.
 myst_heading_anchors = 6
 nb_execution_mode = "force"
@@ -26,6 +31,7 @@ nb_execution_timeout = 120
 nb_merge_streams = True
 
 default_role = "literal"  # docstrings have `names` in single backquotes, too
+autodoc_default_options = {"exclude-members": "registry"}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -33,31 +39,13 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Source", "notes_style")]
 python_use_unqualified_type_names = True
-maximum_signature_line_length = 80
+maximum_signature_line_length = 120
 
 html_theme = "furo"
 html_title = f"simfl {release}"
 html_static_path = ["_static"]
+html_extra_path = ["_root"]
 html_css_files = ["simfl.css"]
 html_copy_source = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
-
-PAGES = {
-    "../README.md": "index.md",
-    "../CONTRIBUTING.md": "contributing.md",
-    "../CHANGELOG.md": "changelog.md",
-    "../benchmarks/README.md": "benchmarks.md",
-}
-"""Where the site has what pages link to outside of this folder."""
-
-
-def link_to_pages(_app, _page, content):
-    """Have links to files outside of this folder lead to the pages that include them."""
-    for path, name in PAGES.items():
-        content[0] = content[0].replace(f"]({path}", f"](/{name}")
-
-
-def setup(app):
-    """Register the event."""
-    app.connect("source-read", link_to_pages)
