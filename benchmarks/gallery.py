@@ -75,8 +75,13 @@ README = {
 README_BASE = ["rounds=100", "data.partition.alpha=0.1", "evaluation.every=4"]
 README_SEEDS = range(5)
 
-WORST = {"afl", "q-fedavg"}
-"""Algorithms that are for the client that is worst off."""
+METRICS = {
+    "afl": "client_accuracy_worst",
+    "fedprox": "loss",
+    "q-fedavg": "client_accuracy_std",
+}
+"""What an algorithm improves, if it isn't the accuracy of the server's or the clients' models."""
+
 
 # -- runs ----------------------------------------------------------------------------------
 
@@ -126,10 +131,9 @@ def evaluate_often(scenario: simfl.Scenario) -> list[str]:
 
 def metric_of(name: str, result: simfl.Result) -> str:
     """Return the metric that the algorithm is for."""
-    final = result.summary["final"]
-    worst = ["client_accuracy_worst"] if name in WORST else []
-    own = ["client_personal_accuracy", "f1", "accuracy", "client_accuracy", "loss"]
-    return next(metric for metric in [*worst, *own] if final.get(metric) is not None)
+    known = ["client_personal_accuracy", "f1", "accuracy", "client_accuracy", "loss"]
+    metrics = [METRICS[name]] if name in METRICS else known
+    return next(key for key in metrics if result.summary["final"].get(key) is not None)
 
 
 def curve_of(

@@ -33,6 +33,7 @@ OF_METRICS = {
     "client_personal_accuracy": "mean accuracy of the clients' own models",
     "client_accuracy": "mean accuracy on the clients' examples",
     "client_accuracy_worst": "accuracy of the worst client",
+    "client_accuracy_std": "standard deviation of clients' accuracy",
     "f1": "F1 on the test split",
     "loss": "loss on the test split",
 }
@@ -175,10 +176,10 @@ def label(axes: Axes, metric: str) -> None:
 
 
 def save(figure: Figure, name: str) -> None:
-    """Write a figure without a date, a background and trailing blanks."""
+    """Write a figure without a date, a background and indents."""
     path = FIGURES / f"{name}.svg"
     figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
-    lines = [line.rstrip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -192,8 +193,9 @@ INTRO = """\
 The shipped scenarios, each run as it is, with the curve of what it is for. The dashed line is
 FedAvg on the same data, with the same model, local steps and rounds. These are single runs of
 seconds on small data: they show that an algorithm works and how fast it learns there, but rank
-nothing ([what to compare](algorithms.md#what-to-compare)). What papers claim is compared over
-several seeds ([the papers' claims](algorithms.md#the-papers-claims)).
+nothing ([what to compare](algorithms.md#what-to-compare)). Where clients have models of their own,
+FedAvg's curve is that of its one model on the same examples of the clients. What papers claim is
+compared over several seeds ([the papers' claims](algorithms.md#the-papers-claims)).
 
 `python benchmarks/gallery.py` makes all of it again, in {minutes} minutes of one core. It only
 evaluates more often than the scenarios do. The values are in `benchmarks/gallery.csv`, with the

@@ -183,7 +183,8 @@ def test_the_readme_has_the_two_commands_that_do_all_the_set_up() -> None:
 
 def test_the_table_of_algorithms_has_all_of_them_with_their_keys() -> None:
     page = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| \*\*`(.+?)`\*\* ?(.*?) \|", page, re.MULTILINE)
+    name = r"\[?\*\*`(.+?)`\*\*(?:\]\(gallery\.md#.+?\))?"
+    rows = re.findall(rf"^\| {name} ?(.*?) \|", page, re.MULTILINE)
     listed = {name: set(re.findall(r"`(.+?)`", keys)) for name, keys in rows}
     ours = {n: c for n, c in Algorithm.registry.items() if c.__module__.startswith("simfl.")}
     assert listed == {name: {f.name for f in fields(kind)} for name, kind in ours.items()}
