@@ -126,8 +126,26 @@ class _Counted(Metric):
         """Refuse classes or labels of which it cannot be; raise ConfigError."""
 
 
+class ByClass(Metric):
+    """A metric with a value for each class, of which ``average`` makes one number, or a list."""
+
+    average: str
+
+    @property
+    def key(self) -> str:
+        """Its name in reports: auc, auc-weighted, or auc-by-class."""
+        if self.average == "auto":
+            return self.name
+        return f"{self.name}-{'by-class' if self.average == 'none' else self.average}"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is one number, and not one for each class."""
+        return self.average != "none"
+
+
 @dataclass(frozen=True)
-class _Averaged(_Counted):
+class _Averaged(_Counted, ByClass):
     """A quotient for each class, averaged as in scikit-learn.
 
     Without ``average``, it is the quotient of class 1 if there are two classes, and otherwise
@@ -148,16 +166,7 @@ class _Averaged(_Counted):
     @property
     def key(self) -> str:
         """Its name in reports: f1, f1-macro, f1-by-class, or f1-3 for class 3."""
-        if self.label is not None:
-            return f"{self.name}-{self.label}"
-        if self.average == "auto":
-            return self.name
-        return f"{self.name}-{'by-class' if self.average == 'none' else self.average}"
-
-    @property
-    def is_number(self) -> bool:
-        """Whether it is one number, and not one for each class."""
-        return self.average != "none"
+        return super().key if self.label is None else f"{self.name}-{self.label}"
 
     def check(self) -> None:
         """Refuse an average over classes of a single one."""

@@ -15,14 +15,14 @@ from torch.nn import functional as F  # noqa: N812
 
 from simfl.component import Count
 from simfl.errors import ConfigError
-from simfl.models.class_metrics import MOST_CLASSES, Labelled, labelled, mean_of_known
+from simfl.models.class_metrics import MOST_CLASSES, ByClass, Labelled, labelled, mean_of_known
 from simfl.models.metric_sums import Array, Rows
 from simfl.models.metrics import Metric
 from simfl.models.per_example import IGNORED
 
 
 @dataclass(frozen=True)
-class _OfCurve(Metric):
+class _OfCurve(ByClass):
     """A metric of the curve that thresholds on the scores give, one class against all others.
 
     It is exact, so the driver gets the scores of all examples: 5 bytes each for two classes, and 9
@@ -39,18 +39,6 @@ class _OfCurve(Metric):
     bins: Count | None = None
     """How many bins of equal width the probabilities are put into, each of which is a tie. null:
     exact."""
-
-    @property
-    def key(self) -> str:
-        """Its name in reports: auc, auc-weighted, or auc-by-class."""
-        if self.average == "auto":
-            return self.name
-        return f"{self.name}-{'by-class' if self.average == 'none' else self.average}"
-
-    @property
-    def is_number(self) -> bool:
-        """Whether it is one number, and not one for each class."""
-        return self.average != "none"
 
     def sums(
         self, outputs: Any, targets: Tensor, sample_weights: Tensor | None = None
