@@ -34,7 +34,6 @@ BASE: dict[str, Any] = {
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "fedavg": {},
-    "server adam": {"server": {"optimizer": {"lrate": 0.01, "modules": ["adam"]}}},
     "scaffold": {
         "client": {"optimizer": {"lrate": 0.1, "modules": ["scaffold-client"]}},
         "server": {"optimizer": {"modules": ["scaffold-server"]}},
@@ -49,9 +48,6 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
                 "modules": [["gaussian-noise", {"std": 0.01}], "momentum"],
             },
         }
-    },
-    "a third-party module with a state": {
-        "client": {"optimizer": {"modules": ["fading"]}},
     },
     "a module that keeps its state now and then, and clients that are dropped": {
         "rounds": 5,
@@ -80,13 +76,6 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "an aggregator with a state, and clients in turn": {
         "client": {"sampler": "round-robin", "stack": 2},
         "server": {"aggregator": ["centered-clipping", {"radius": 0.05}]},
-    },
-    "stacks with scaffold and momentum": {
-        "client": {
-            "stack": 2,
-            "optimizer": {"lrate": 0.1, "modules": ["scaffold-client", "momentum"]},
-        },
-        "server": {"optimizer": {"modules": ["scaffold-server"]}},
     },
     "a personal head on disk, with which clients are asked for losses, in stacks with scaffold": {
         "model": {"personal": ["output"]},
@@ -138,9 +127,6 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 
 RARER = (
     "scaffold",
-    "server adam",
-    "a third-party module with a state",
-    "stacks with scaffold and momentum",
     "stacks with momentum, and stragglers that are dropped",
     "kept momentum, noise, prox, a schedule",
     "an aggregator with a state, and clients in turn",
