@@ -87,14 +87,14 @@ CLAIMS = [
     ),
     Claim(
         "section 7",
-        "at 0 % similarity, FedAvg is no faster than SGD",
+        "at 0 % similarity, FedAvg takes more rounds than SGD",
         "rounds",
         runs("FedAvg", 0.0),
         runs("SGD", 0.0),
     ),
     Claim(
         "Table 3",
-        "FedProx is no faster than FedAvg",
+        "FedProx takes more rounds than FedAvg",
         "rounds",
         runs("FedProx"),
         runs("FedAvg"),
