@@ -20,8 +20,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, State, Total, Update
+from simfl.algorithms.algorithm import Local, ServerSide, State, Total, Update
 from simfl.algorithms.low_rank import (
+    OfAdapters,
     adapter_sums,
     best_of_rank,
     factors,
@@ -30,20 +31,14 @@ from simfl.algorithms.low_rank import (
     require_adapters,
     train_adapters,
 )
-from simfl.component import Count
 from simfl.vector import Vector
 
 
 @dataclass(frozen=True)
-class FlexLoRA(Algorithm):
+class FlexLoRA(OfAdapters):
     """Average adapters as the matrices that they stand for, and factor the mean anew."""
 
     name: ClassVar[str] = "flexlora"
-    sends_delta: ClassVar[bool] = False
-    objective_over: ClassVar[str | None] = "loss"
-    ranks: tuple[Count, ...] = ()
-    """Client k has the rank ``ranks[k mod their number]``, of at most ``model.lora.rank``; without
-    any, all have that rank."""
 
     def for_model(self, module: nn.Module, shared: Collection[str]) -> FlexLoRA:
         """Refuse models without adapters."""

@@ -22,8 +22,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from simfl.algorithms.algorithm import Algorithm, Local, ServerSide, State, Total, Update
+from simfl.algorithms.algorithm import Local, ServerSide, State, Total, Update
 from simfl.algorithms.low_rank import (
+    OfAdapters,
     adapter_sums,
     factors,
     layer_of,
@@ -32,22 +33,17 @@ from simfl.algorithms.low_rank import (
     require_adapters,
     train_adapters,
 )
-from simfl.component import Count, Positive
+from simfl.component import Positive
 from simfl.errors import ConfigError
 from simfl.seeding import torch_generator
 from simfl.vector import Vector
 
 
 @dataclass(frozen=True)
-class FLoRA(Algorithm):
+class FLoRA(OfAdapters):
     """Train new adapters in each round, and add the mean of their products to the base."""
 
     name: ClassVar[str] = "flora"
-    sends_delta: ClassVar[bool] = False
-    objective_over: ClassVar[str | None] = "loss"
-    ranks: tuple[Count, ...] = ()
-    """Client k has the rank ``ranks[k mod their number]``, of at most ``model.lora.rank``; without
-    any, all have that rank."""
     scale: Positive | None = None
     """What a layer multiplies B A by: alpha / rank. Null: as the model has it."""
 

@@ -9,13 +9,15 @@ A [R, I], B [O, R].
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
-from simfl.algorithms.algorithm import Local, Total
+from simfl.algorithms.algorithm import Algorithm, Local, Total
+from simfl.component import Count
 from simfl.errors import ConfigError
 from simfl.models import Batch
 from simfl.vector import Keyed, Vector
@@ -23,6 +25,17 @@ from simfl.vector import Keyed, Vector
 _A: Final = ".lora_A."
 _B: Final = ".lora_B."
 _EMBEDDING: Final = "lora_embedding_A."
+
+
+@dataclass(frozen=True)
+class OfAdapters(Algorithm):
+    """What algorithms have in common whose clients send adapters of their own ranks."""
+
+    sends_delta: ClassVar[bool] = False
+    objective_over: ClassVar[str | None] = "loss"
+    ranks: tuple[Count, ...] = ()
+    """Client k has the rank ``ranks[k mod their number]``, of at most ``model.lora.rank``; without
+    any, all have that rank."""
 
 
 def factors(names: Iterable[str]) -> dict[str, str]:

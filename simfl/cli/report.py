@@ -24,68 +24,80 @@ _Band: TypeAlias = Literal["ci", "sd", "se", "range", "none"]
 _PICTURES: tuple[_Picture, ...] = ("pdf", "svg", "png")
 
 
+_Folders: TypeAlias = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN",
+        help="The folders of runs, or of sweeps: all its trials.",
+        autocompletion=complete_folder,
+    ),
+]
+_Out: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="The file, or a folder for figures. Default: report.html, or figures/, in the "
+        "run's folder if there is a single run."
+    ),
+]
+_Kind: TypeAlias = Annotated[
+    _Format | None,
+    typer.Option(
+        help="html: a page; pdf, svg, png: a figure for each chart; tex: tables over seeds; "
+        "csv: all rounds' numbers; md: tables as text. Default: as --out ends, or html."
+    ),
+]
+_Charts: TypeAlias = Annotated[
+    list[str],
+    typer.Option(
+        "--chart",
+        metavar="NAME",
+        help="Draw this chart only: accuracy, loss, ... For tex, a metric of the table. Can be "
+        "given several times.",
+    ),
+]
+_Facets: TypeAlias = Annotated[
+    list[str],
+    typer.Option(
+        "--facet",
+        metavar="KEY",
+        help="Draw each figure once for each value of this key, side by side; a second KEY "
+        "makes rows.",
+    ),
+]
+_Width: TypeAlias = Annotated[
+    float, typer.Option(min=1.0, max=20.0, help="Of a figure, in inches.")
+]
+_Bands: TypeAlias = Annotated[
+    _Band | None,
+    typer.Option(
+        help="Around means over seeds: 95 % confidence interval, standard deviation, standard "
+        "error, lowest to highest, nothing. Default: ci in charts, sd in tables."
+    ),
+]
+_Smooth: TypeAlias = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="Smooth each seed's curve over N evaluations."),
+]
+_Log: TypeAlias = Annotated[
+    Literal["x", "y", "xy"] | None, typer.Option(help="Logarithmic axes of the curves.")
+]
+_NoData: TypeAlias = Annotated[
+    bool, typer.Option("--no-data", help="Load no data: do not show what clients hold.")
+]
+
+
 def report_runs(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN",
-            help="The folders of runs, or of sweeps: all its trials.",
-            autocompletion=complete_folder,
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The file, or a folder for figures. Default: report.html, or figures/, in the "
-            "run's folder if there is a single run."
-        ),
-    ] = None,
-    format: Annotated[
-        _Format | None,
-        typer.Option(
-            help="html: a page; pdf, svg, png: a figure for each chart; tex: tables over seeds; "
-            "csv: all rounds' numbers; md: tables as text. Default: as --out ends, or html."
-        ),
-    ] = None,
-    charts: Annotated[
-        list[str],
-        typer.Option(
-            "--chart",
-            metavar="NAME",
-            help="Draw this chart only: accuracy, loss, ... For tex, a metric of the table. Can be "
-            "given several times.",
-        ),
-    ] = [],  # noqa: B006
-    facets: Annotated[
-        list[str],
-        typer.Option(
-            "--facet",
-            metavar="KEY",
-            help="Draw each figure once for each value of this key, side by side; a second KEY "
-            "makes rows.",
-        ),
-    ] = [],  # noqa: B006
-    width: Annotated[
-        float, typer.Option(min=1.0, max=20.0, help="Of a figure, in inches.")
-    ] = _COLUMN_WIDTH,
-    band: Annotated[
-        _Band | None,
-        typer.Option(
-            help="Around means over seeds: 95 % confidence interval, standard deviation, standard "
-            "error, lowest to highest, nothing. Default: ci in charts, sd in tables."
-        ),
-    ] = None,
-    smooth: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="Smooth each seed's curve over N evaluations."),
-    ] = 1,
-    log: Annotated[
-        Literal["x", "y", "xy"] | None, typer.Option(help="Logarithmic axes of the curves.")
-    ] = None,
+    folders: _Folders,
+    out: _Out = None,
+    format: _Kind = None,
+    charts: _Charts = [],  # noqa: B006
+    facets: _Facets = [],  # noqa: B006
+    width: _Width = _COLUMN_WIDTH,
+    band: _Bands = None,
+    smooth: _Smooth = 1,
+    log: _Log = None,
     target: Target = None,
-    no_data: Annotated[
-        bool, typer.Option("--no-data", help="Load no data: do not show what clients hold.")
-    ] = False,
+    no_data: _NoData = False,
     trust: Trusted = "all",
 ) -> None:
     """Write a report of one run, or a comparison of several; or figures and tables for a paper.

@@ -63,15 +63,9 @@ def build_dataset(
             partition or scaling that does not fit these examples.
         DataError: if the data cannot be read or trained on.
     """
-    _check_fraction("test_fraction", test_fraction)
-    _check_fraction("holdout_fraction", holdout_fraction)
-    if not isinstance(public, Source):
-        _check_fraction("public", public or 0.0)
-    if client_tests and holdout_fraction > 0:
-        raise ConfigError(
-            f"data.holdout_fraction is {holdout_fraction}, but data.client_tests is true; set one "
-            "of them"
-        )
+    shares = {"test_fraction": test_fraction, "holdout_fraction": holdout_fraction}
+    shares |= {} if isinstance(public, Source) else {"public": public or 0.0}
+    _check_shares(shares, client_tests=client_tests)
     data = source.load(seed=seed)
     check_source_data(data)
     if data.train.stays_in_files:
@@ -123,9 +117,15 @@ _KEYS = {"data.test": "data.test_fraction", "data.public": "data.public"}
 """The keys of the fractions, by what is drawn."""
 
 
-def _check_fraction(name: str, fraction: float) -> None:
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"data.{name} is {fraction}; it must be at least 0 and below 1")
+def _check_shares(shares: Mapping[str, float], *, client_tests: bool) -> None:
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ConfigError(f"data.{name} is {share}; it must be at least 0 and below 1")
+    if client_tests and shares["holdout_fraction"] > 0:
+        raise ConfigError(
+            f"data.holdout_fraction is {shares['holdout_fraction']}, but data.client_tests is "
+            "true; set one of them"
+        )
 
 
 def _by_client(data: SourceData) -> Partition:

@@ -170,9 +170,12 @@ class HuggingFaceModel(ModelSpec):
             own = {**entries}
             config = transformers.AutoConfig.for_model(own.pop("model_type"), **own)
         else:
-            config = transformers.AutoConfig.from_pretrained(
-                self.path, revision=self._revision, trust_remote_code=False, **entries
+            known = {"revision": self._revision, "trust_remote_code": False}
+            config, unused = transformers.AutoConfig.from_pretrained(
+                self.path, return_unused_kwargs=True, **known, **entries
             )
+            if unknown := [name for name in entries if name in unused]:
+                raise _no_entry(config, unknown[0], config)
         _require_entries(config, entries)
         config.use_cache = False
         _require_words(config, shape)
@@ -271,9 +274,13 @@ def _require_entries(config: Any, entries: Mapping[str, Any]) -> None:
     for name in entries:
         # An entry that is read into another one is none of the configuration's.
         if hasattr(config, name) and not hasattr(known, name):
-            kind = config.model_type
-            hint = did_you_mean(name, known.to_dict())
-            raise ConfigError(f"model huggingface: {kind} has no entry {name!r} of config. {hint}")
+            raise _no_entry(config, name, known)
+
+
+def _no_entry(config: Any, name: str, known: Any) -> ConfigError:
+    hint = did_you_mean(name, known.to_dict())
+    kind = config.model_type
+    return ConfigError(f"model huggingface: {kind} has no entry {name!r} of config. {hint}")
 
 
 def _require_words(config: Any, shape: DataShape) -> None:

@@ -120,9 +120,10 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
     broadcast = simulation.server.build().snapshot(1).broadcast
     dataset_bytes = simulation.dataset.num_bytes
     lacks = [] if simulation.scenario.cluster.autoscaling else _lacks(plans, placement, nodes)
-    lacks += _memory_lacks(plans, nodes, dataset_bytes)
-    shares = _cohort_shares(simulation)
     model = simulation.server.build_model()
+    fixed_bytes = model.fixed_weights.num_bytes
+    lacks += _memory_lacks(plans, nodes, dataset_bytes, fixed_bytes)
+    shares = _cohort_shares(simulation)
     return Plan(
         nodes=tuple(nodes),
         free=free,
@@ -131,7 +132,7 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
         weights_bytes=count_bytes(broadcast),
         sent_bytes=round(sum(p.trial.sent_bytes * n for p, n in zip(plans, shares, strict=True))),
         personal_bytes=model.get_weights().select(simulation.client.personal).num_bytes,
-        fixed_bytes=model.fixed_weights.num_bytes,
+        fixed_bytes=fixed_bytes,
         lacks=tuple(lacks),
     )
 
@@ -199,7 +200,7 @@ def _lacks(plans: Sequence[GroupPlan], placement: Placement, nodes: Sequence[Nod
 
 
 def _memory_lacks(
-    plans: Sequence[GroupPlan], nodes: Sequence[Node], dataset_bytes: int
+    plans: Sequence[GroupPlan], nodes: Sequence[Node], dataset_bytes: int, fixed_bytes: int
 ) -> list[str]:
     """Return messages about nodes that lack memory for their actors."""
     lacks = []
@@ -214,9 +215,10 @@ def _memory_lacks(
                 "run at once"
             )
         store = node.resources.get("object_store_memory", 0)
-        if any(n for n, _ in sizes) and dataset_bytes > store:
+        if any(n for n, _ in sizes) and dataset_bytes + fixed_bytes > store:
+            base = f" and the weights that never change {_gib(fixed_bytes)}" if fixed_bytes else ""
             lacks.append(
-                f"{node.name}: the examples are {_gib(dataset_bytes)}, and its object store "
+                f"{node.name}: the examples are {_gib(dataset_bytes)}{base}, and its object store "
                 f"has {_gib(store)}; raise cluster.object_store_memory, or the node's own"
             )
     return lacks

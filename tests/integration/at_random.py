@@ -1,7 +1,7 @@
 """Small valid scenarios drawn at random, and what they need: data, models, plug-ins.
 
 ``draw(seed)`` combines modules, regularizers, schedules, aggregators, samplers, losses, partitions,
-sequences of tokens, augmentation, models of Hugging Face, unequal work, micro-batches, algorithms,
+tables, tokens, augmentation, models of Hugging Face, unequal work, micro-batches, algorithms,
 transforms, personal and fixed weights, stacks, groups, kept states, drops, checkpoints and
 spilling. The scenarios name this module under ``plugins:``.
 """
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from at_random_algorithms import accumulate, choose_algorithm, name_weights
-from at_random_data import fine_tune, give_tests, speak
+from at_random_data import fine_tune, give_tests, read_table, speak
 from torch import Tensor, nn
 
 from simfl.optimizer import Context, OptiModule, State
@@ -78,6 +78,9 @@ def draw(seed: int) -> dict[str, Any]:
     accumulate(scenario, Random(f"micro-batches {seed}"))
     give_tests(scenario, Random(f"tests {seed}"))
     _augment(scenario, Random(f"augmentation {seed}"))
+    read_table(scenario, Random(f"tables {seed}"))
+    if (judged := Random(f"judging {seed}")).random() < 0.15:
+        scenario["stop"] = {"patience": 1, "min_delta": judged.choice([0.0, 0.1])}
     return scenario
 
 
@@ -320,7 +323,9 @@ def _measure(scenario: dict[str, Any], rng: Random) -> None:
     some = ["f1", macro, "confusion", "auc", ["auc", {"average": "micro", "bins": 9}], "ece"]
     scenario["evaluation"]["metrics"] = rng.sample(some, 3)
     scenario["evaluation"]["train_loss"] = scenario["evaluation"]["every"] > 0
-    scenario["output"] = {"best": rng.choice(["auto", "train_loss"])}
+    best = rng.choice(["auto", "train_loss"])
+    trains = "centralized" not in str(scenario.get("algorithm"))  # clients, which have a loss then
+    scenario["output"] = {"best": best if trains else "auto"}
 
 
 def _see(scenario: dict[str, Any], rng: Random) -> None:

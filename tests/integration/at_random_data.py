@@ -1,9 +1,10 @@
 """Data for random scenarios, see ``at_random``: sequences of tokens, with models of Hugging Face;
-and clients with test examples of their own."""
+clients with test examples of their own; and tables."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -109,6 +110,23 @@ def give_tests(scenario: dict[str, Any], rng: Random) -> None:
         "test_fraction": 0.0,
         "holdout_fraction": 0.0,
         "client_tests": True,
+    }
+
+
+def read_table(scenario: dict[str, Any], rng: Random) -> None:
+    """Give some scenarios a table of numbers and categories, of which some are missing."""
+    data, model = scenario["data"], scenario["model"]
+    is_plain = data.get("path") == "at_random:rows" and model["kind"] in ("logistic", "mlp")
+    if not is_plain or "augment" in str(data) or rng.random() >= 0.3:
+        return
+    kept = ("partition", "test_fraction", "holdout_fraction", "public")
+    scenario["data"] = {key: data[key] for key in kept if key in data} | {
+        "source": "csv",
+        "path": str(Path(__file__).with_name("mixed.csv")),
+        "target": "label",
+        "numbers": "standardize",
+        "categories": "one-hot",
+        "missing": rng.choice(["median", "most-frequent", "leave-out"]),
     }
 
 

@@ -80,7 +80,8 @@ class Text(Source):
     """Further fields with one value per row, for a partition or ``cluster.groups``."""
     speaker: str | None = None
     """For plays in .txt files: a regular expression at the begin of lines that begin a speech; its
-    first group is the speaker."""
+    first group is the speaker. It is not stopped: a repeat of repeats such as ``(\\w+ ?)+:`` may
+    take forever on a long line that does not match."""
     split: str = "train"
     """The split of a data set on the hub that is distributed over clients."""
     test_split: str | None = None

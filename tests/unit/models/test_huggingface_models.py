@@ -266,6 +266,9 @@ def test_a_model_is_read_from_a_folder(tmp_path):
     heads = [build_module(changed, TITLES, seed=seed).score.weight for seed in (1, 1, 2)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
+    misspelt = HuggingFaceModel(path=str(tmp_path), config={"pad_token": 1})
+    with pytest.raises(ConfigError, match=r"llama has no entry 'pad_token' .* 'pad_token_id'"):
+        build_module(misspelt, TEXT, seed=0)
 
 
 def test_pickled_weights_are_refused(tmp_path):
