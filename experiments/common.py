@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -133,6 +134,19 @@ def main(experiment: Experiment) -> None:
     for file, make in experiment.figures.items():
         draw_figure(make(results), target / file, width=6, format="svg")
     print(text)
+
+
+def shorten(svg: Path) -> None:
+    """Take comments, names of groups, indentation and digits below 0.1 points out of an SVG."""
+    text = svg.read_text()
+    for pattern, kept in (
+        (r"<!--.*?-->\s*", ""),
+        (r'<g id="[\w.]+">', "<g>"),
+        (r"\n\s+", "\n"),
+        (r"(?<![\d.])([1-9]\d*\.\d)\d+", r"\1"),
+    ):
+        text = re.sub(pattern, kept, text, flags=re.DOTALL)
+    svg.write_text(text)
 
 
 def lines(results: pd.DataFrame, *, x: str, y: str, by: str, columns: str, log: str) -> Facets:
