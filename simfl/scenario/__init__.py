@@ -2,7 +2,7 @@
 
 from simfl.scenario.baselines import Baseline, baseline_of
 from simfl.scenario.loading import find_scenario, load_scenario
-from simfl.scenario.objects import Objects, find_missing, list_own
+from simfl.scenario.objects import Objects, find_missing, list_own, own_objects
 from simfl.scenario.schema import Scenario
 from simfl.scenario.validators import Trust, own_address
 from simfl.sections import (
@@ -36,5 +36,6 @@ __all__ = [
     "list_own",
     "load_scenario",
     "own_address",
+    "own_objects",
     "shipped_scenarios",
 ]

@@ -106,6 +106,21 @@ def list_own(scenario: Scenario) -> list[list[str]]:
     return found
 
 
+def own_objects(scenario: Scenario) -> dict[str, Any]:
+    """Return the classes and functions of ``list_own`` that are in ``__main__``, by name.
+
+    Another process has a different ``__main__``, so they have to be sent to it.
+    """
+    found: dict[str, Any] = {}
+    for component in _components(scenario):
+        path = component.get_config().get("path")
+        if isinstance(path, str) and path.startswith("__main__:"):
+            found[path.partition(":")[2]] = import_object(path)
+        if type(component).__module__ == "__main__":
+            found[type(component).__qualname__] = type(component)
+    return found
+
+
 def find_missing(own: Iterable[Sequence[str]], objects: Objects) -> list[str]:
     """Return what of ``list_own`` this process does not have, in words.
 

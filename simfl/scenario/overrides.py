@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, Final
 
+from simfl.component import as_lists
 from simfl.errors import ScenarioError
 from simfl.scenario.components import component_kinds
-from simfl.scenario.document import Document, Path, Place, fault_at, format_path, parse_path, show
+from simfl.scenario.document import (
+    Document,
+    Path,
+    Place,
+    fault_at,
+    format_path,
+    parse_path,
+    show,
+)
 from simfl.scenario.reading import parse_value
 
 _ORIGIN: Final = "--set"
@@ -38,7 +46,7 @@ def put_values(document: Document, values: Mapping[Path, tuple[Any, Place]]) -> 
     Raises:
         ScenarioError: for a path that does not exist.
     """
-    changed = copy.deepcopy(document.values)
+    changed = as_lists(document.values)
     places = dict(document.places)
     for given, (value, place) in values.items():
         path = _put(changed, given, value, place)

@@ -22,6 +22,7 @@ from simfl.scenario.document import Document, Path, Place, fault_at, format_path
 from simfl.scenario.faults import scenario_error
 from simfl.scenario.fields import read_section
 from simfl.scenario.loading import import_plugins_of, read, validated
+from simfl.scenario.objects import Objects, put_objects
 from simfl.scenario.overrides import put_values
 from simfl.scenario.schema import Scenario, SweepSection
 from simfl.scenario.space import Draw, Each, Values, parse_values, read_values
@@ -158,6 +159,7 @@ def load_sweep(
     over: Sequence[str] = (),
     folders: Sequence[FilePath] | None = None,
     trust: Trust = "all",
+    objects: Objects | None = None,
 ) -> SweepPlan:
     """Read a scenario with a sweep, and check each trial as far as possible without its data.
 
@@ -167,12 +169,13 @@ def load_sweep(
         over: ``key.path=values`` each: ``0.01,0.1``, ``0..4`` or ``{uniform: [0, 1]}``.
         folders: where the scenario's files are looked up. Default: the scenario's own folder.
         trust: as for ``load_scenario``.
+        objects: as for ``load_scenario``, of all trials.
 
     Raises:
         ScenarioError: with a line for each fault.
     """
     document, found = read(path_or_mapping, overrides=overrides, trust=trust)
-    document = _with_over(document, over)
+    document = _with_over(put_objects(document, objects or {}), over)
     section = _section(document)
     _check_keys(document, section)
     where = tuple(folders or found)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from simfl.errors import InputError
 from simfl.observers import write_whole
 from simfl.regular_files import read_regular
+from simfl.scenario.plain import to_plain
 from simfl.scenario.sweeps import SweepPlan
 from simfl.scenario.yaml_format import dump_yaml
 
@@ -131,7 +132,7 @@ def write_scenario(folder: Path, plan: SweepPlan) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    values = dict(plan.document.values)
+    values = to_plain(plan.document.values)
     values["sweep"] = values.pop("sweep")
     try:
         write_whole(folder / SWEEP_FILE, dump_yaml(values))

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -71,6 +71,7 @@ class Schedule:
         searcher: proposes the trials that the plan does not list.
         make_order: returns how a trial is to be run.
         progress: shows the trials.
+        own: what a notebook or script has defined, as ``list_own`` returns it.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class Schedule:
         searcher: Suggestions | None,
         make_order: Callable[[Trial], Order],
         progress: SweepLines,
+        own: Sequence[Sequence[str]] = (),
     ) -> None:
         self._plan = plan
+        self._own = {tuple(pair): None for pair in own}
         self._ledger = ledger
         self._searcher = searcher
         self._make_order = make_order
@@ -107,7 +110,8 @@ class Schedule:
     @contextmanager
     def running(self, headline: str) -> Iterator[None]:
         """Show progress within this block, in which the trials run, and note an interruption."""
-        self._ledger.write("began", folders=[str(path) for path in self._plan.folders])
+        folders = [str(path) for path in self._plan.folders]
+        self._ledger.write("began", folders=folders, own=[*self._own])
         self._progress.begin(headline)
         try:
             for trial in self.finished:

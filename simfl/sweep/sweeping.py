@@ -7,14 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from simfl.checkpoint import Lease
 from simfl.cluster.pool import cpus_of_this_machine
 from simfl.cluster.session import Connection, chosen_address, connect, import_ray
 from simfl.errors import InputError, MissingExtraError
 from simfl.observers import RunConsole
-from simfl.scenario import Scenario, Trust, own_address
+from simfl.scenario import (
+    Objects,
+    Scenario,
+    Trust,
+    find_missing,
+    list_own,
+    own_address,
+    own_objects,
+)
 from simfl.scenario.sweeps import SweepPlan, load_sweep
 from simfl.sections import ClusterSection
 from simfl.simulation import Backend
@@ -48,6 +56,7 @@ def run_sweep(
     address: str | None = None,
     progress: bool = False,
     trust: Trust = "all",
+    **objects: Unpack[Objects],
 ) -> SweepResult:
     """Run the trials of a sweep, as many at once as there is room for.
 
@@ -62,6 +71,7 @@ def run_sweep(
         address: of a Ray cluster, instead of ``cluster.address``.
         progress: whether to show progress on the terminal.
         trust: ``none`` refuses a scenario that would run its author's code.
+        **objects: as for ``simfl.run``, of all trials.
 
     Returns:
         The results of all trials, including those that failed.
@@ -73,7 +83,7 @@ def run_sweep(
     """
     beside = [f"sweep.baselines=[{', '.join(baselines)}]"] if baselines else []
     overrides = [*overrides, *beside, *own_address(address, trust)]
-    plan = load_sweep(scenario, overrides=overrides, over=over, trust=trust)
+    plan = load_sweep(scenario, overrides=overrides, over=over, trust=trust, objects=objects)
 
     def make_folder(first: Scenario) -> Path:
         if out is None:
@@ -97,6 +107,7 @@ def resume_sweep(
     address: str | None = None,
     progress: bool = False,
     trust: Trust = "all",
+    **objects: Unpack[Objects],
 ) -> SweepResult:
     """Continue a sweep that was interrupted, or in which trials have failed.
 
@@ -109,6 +120,7 @@ def resume_sweep(
         address: as for ``run_sweep``.
         progress: as for ``run_sweep``.
         trust: as for ``run_sweep``.
+        **objects: those that the sweep was given, again.
 
     Raises:
         InputError: if the folder holds no sweep, or one that is done.
@@ -121,7 +133,10 @@ def resume_sweep(
         past = read_past(folder)
         folders = [Path(path) for path in past.began.get("folders", [])]
         own = own_address(address, trust)
-        plan = load_sweep(folder / SWEEP_FILE, overrides=own, folders=folders, trust=trust)
+        _require_own(folder, past, objects)
+        plan = load_sweep(
+            folder / SWEEP_FILE, overrides=own, folders=folders, trust=trust, objects=objects
+        )
         if sum(map(past.is_finished, past.ended)) == plan.num_trials:
             raise InputError(f"the sweep in {folder} is done; there is nothing to continue")
         return _Sweep(plan, past, backend, address).run(lambda _: folder, progress=progress)
@@ -157,12 +172,13 @@ class _Sweep:
             room = find_room(plan, prepared.needs)
             searcher = make_suggestions(plan, prepared.goal, self.past, notify=notify)
             folder = make_folder(scenarios[0])
-            trials = self._trials(folder, prepared)
+            trials = self._trials(folder, prepared, scenarios)
             console = RunConsole(quiet=not progress)
             schedule = Schedule(
                 plan,
                 Ledger(folder, self.past),
                 searcher=searcher,
+                own=[pair for scenario in scenarios for pair in list_own(scenario)],
                 make_order=lambda trial: room.order(trial, trials),
                 progress=make_progress(console, prepared.goal, total=plan.num_trials),
             )
@@ -187,7 +203,7 @@ class _Sweep:
             metadata={"scenario": name, "job_name": f"{name} (sweep)"},
         )
 
-    def _trials(self, folder: Path, prepared: Prepared) -> Trials:
+    def _trials(self, folder: Path, prepared: Prepared, scenarios: Sequence[Scenario]) -> Trials:
         return Trials(
             plan=self.plan,
             folder=folder.absolute(),
@@ -195,6 +211,7 @@ class _Sweep:
             metric=prepared.goal.metric,
             stops_early=self.plan.section.asha is not None,
             shared=prepared.shared,
+            main={name: own for s in scenarios for name, own in own_objects(s).items()},
         )
 
     def _headline(self, num_finished: int, *, at_once: int) -> str:
@@ -241,6 +258,16 @@ def _least_cpus(cluster: ClusterSection) -> float:
     """Return the CPUs of the actors that a trial needs at least, as far as known."""
     groups = cluster.groups or (cluster,)
     return sum(g.num_cpus * (1 if g.actors == "auto" else g.actors) for g in groups)
+
+
+def _require_own(folder: Path, past: Past, objects: Objects) -> None:
+    """Check that this process has what the sweep's notebook or script had defined."""
+    if missing := find_missing(past.began.get("own", []), objects):
+        raise InputError(
+            f"the sweep in {folder} was started by a notebook or script, which defines "
+            f"{', '.join(missing)}; resume it there, by simfl.resume_sweep({str(folder)!r}), and "
+            "give it the same objects"
+        )
 
 
 def _hold(folder: Path, held: ExitStack) -> None:

@@ -8,10 +8,11 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from simfl.cluster.code import install_main
 from simfl.cluster.setup import SharedData
 from simfl.errors import ClientError, InputError, SimflError
 from simfl.record import RoundRecord
@@ -62,6 +63,8 @@ class Trials:
     """Whether each value of the metric is reported, and not only enough to show progress."""
     shared: Mapping[str, SharedData]
     """Where data is in the object store, by ``data_key``."""
+    main: Mapping[str, Any] = field(default_factory=dict)
+    """What the scenario uses of the ``__main__`` of the sweep, by name."""
 
     def order(self, trial: Trial, *, actors: Sequence[int]) -> str:
         """Return a trial's order as text.
@@ -148,6 +151,7 @@ class RunningTrial:
 
     def _start(self, run: ExitStack) -> Iterator[RoundRecord]:
         trials = self._trials
+        install_main(trials.main)
         trials.plan.import_plugins()
         scenario = trials.plan.scenario(self._trial.values)
         scenario = _in_its_place(scenario, self._trial, actors=self._actors)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from torch import nn
 
 import simfl
+from simfl.algorithms import ServerEMA
 from simfl.errors import InputError
 from simfl.sweep import SweepResult, TrialResult
 
@@ -211,3 +216,58 @@ def test_a_searcher_proposes_what_comes_next(tmp_path: Path) -> None:
         assert [module.name for module in modules] == {"plain": [], "momentum": ["momentum"]}[
             trial.values["label"]
         ]
+
+
+def test_a_trial_ends_early_as_its_run_does_beside_its_baselines(tmp_path: Path) -> None:
+    """With the bits of runs in this process: the same last and best rounds."""
+    judged: dict[str, Any] = {"rounds": 30, "stop": {"patience": 2}, "output": {"best": "auto"}}
+    plain = scenario(tmp_path, **judged)
+    plain["data"] |= {"holdout_fraction": 0.2}
+    plain["client"] |= {"optimizer": {"lrate": 2.0}}
+    both: Any = ["centralized", "local"]
+    result = simfl.run_sweep(plain, tmp_path / "swept", "inline", over=["seed=5"], baselines=both)
+    assert [trial.state for trial in result.trials] == ["done"] * 3, result.failed
+    for trial, baseline in zip(result.trials, [None, *both], strict=True):
+        alone = simfl.run(
+            {**plain, "seed": 5}, tmp_path / str(baseline), "inline", baseline=baseline
+        )
+        assert trial.rounds == len(alone.history) < judged["rounds"]
+        for name in ("weights.safetensors", "best.safetensors"):
+            assert (trial.out / name).read_bytes() == (alone.out / name).read_bytes()
+        summary = json.loads((trial.out / "summary.json").read_text())
+        for key in ("best", "stopped_early"):
+            assert summary[key] == alone.summary[key]
+
+
+def own_net() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize("is_of_main", [False, True])
+def test_trials_have_the_objects_that_the_sweep_was_given(
+    is_of_main: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module, or a function of ``__main__``, which trials cannot import."""
+    model: Any = nn.Linear(6, 3)
+    if is_of_main:
+        model = types.FunctionType(own_net.__code__, globals(), "own_net")
+        model.__module__, model.__qualname__ = "__main__", "own_net"
+        monkeypatch.setattr(sys.modules["__main__"], "own_net", model, raising=False)
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(60, 6)).astype(np.float32), rng.integers(0, 3, 60)
+    given: Any = {"model": model, "data": (inputs, targets, np.repeat(np.arange(6), 10))}
+    given |= {"algorithm": ServerEMA(beta=0.5)}
+    plain = {"rounds": 2, "data": {"source": "digits"}, "model": {"kind": "mlp", "hidden": [4]}}
+    plain |= {"client": {"batch_size": 5, "optimizer": {"lrate": 0.1}}, "cluster": {"actors": 1}}
+    over = ["client.optimizer.lrate=0.1,0.3"]
+    result = simfl.run_sweep(plain, tmp_path / "swept", "inline", over=over, **given)
+    assert [trial.state for trial in result.trials] == ["done", "done"], result.failed
+    faster = {**plain, "client": {"batch_size": 5, "optimizer": {"lrate": 0.3}}}
+    alone = simfl.run(faster, tmp_path / "alone", "inline", **given)
+    ours = load_file(result.trials[1].out / "weights.safetensors")
+    assert all(ours[name].tobytes() == array.tobytes() for name, array in alone.weights.items())
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="by a notebook or script, which defines model "):
+        simfl.resume_sweep(tmp_path / "swept", "inline")
+    with pytest.raises(InputError, match="is done; there is nothing to continue"):
+        simfl.resume_sweep(tmp_path / "swept", "inline", **given)
