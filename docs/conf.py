@@ -49,3 +49,14 @@ html_css_files = ["simfl.css"]
 html_copy_source = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def leave_out_of_the_menu(_app, page, content):
+    """Take tables of experiments, which their pages link to, as pages without a place of theirs."""
+    if page.startswith("experiments/") and page.endswith("/table"):
+        content[0] = f"---\norphan: true\n---\n\n{content[0]}"
+
+
+def setup(app):
+    """Register the event."""
+    app.connect("source-read", leave_out_of_the_menu)

@@ -49,7 +49,7 @@ class Draws:
         return torch.from_numpy(drawn).to(self._device)
 
     def normal(self, axes: Sequence[int] = ()) -> Tensor:
-        """Return standard normal numbers for each example: [N, *axes], float32."""
+        """Return standard normal numbers for each example: ``[N, *axes]``, float32."""
         keys = derive_seeds(self._seeds, np.full_like(self._seeds, self._calls))
         self._calls += 1
         drawn = np.empty((len(keys), *axes), np.float32)
