@@ -19,7 +19,7 @@ extensions = [
 ]
 
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/**", "benchmarks/*.md", "experiments/**.md"]
+include_patterns = ["*.md", "docs/**", "benchmarks/*.md", "experiments/**"]
 exclude_patterns = [".*", "build", "runs", "simfl", "tests", "**/_*"]
 
 # Pages stay readable on GitHub: its Markdown, its anchors of headings, its relative links.
