@@ -133,6 +133,8 @@ def main(experiment: Experiment) -> None:
         subprocess.run([*report, "--out", figure], check=True)
     for file, make in experiment.figures.items():
         draw_figure(make(results), target / file, width=6, format="svg")
+    for file in ("figure.svg", *experiment.figures):
+        shorten(target / file)
     print(text)
 
 
