@@ -72,7 +72,7 @@ def find_stack_fault(
     rows = (spread[:size], spread[size:])
     batches = [read_batch(dataset.train, own) for own in rows]
     batch = _ragged_batch(dataset, *rows)
-    given = [model.loss_given(batch) for batch in batches]
+    given = [model.loss_given(own) for own in batches]
     with _exact(model):
         starts = _starts(model)
         singles = _steps_of_each(recipe, model, batches, starts, given)
