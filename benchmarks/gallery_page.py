@@ -126,9 +126,9 @@ def draw(curves: Sequence[Curve]) -> None:
 
 
 def entries(curves: Sequence[Curve]) -> Iterable[tuple[Path, Curve, Curve | None]]:
-    """Return each scenario, its curve, and FedAvg's if there is one."""
+    """Return each scenario that was run, its curve, and FedAvg's if there is one."""
     found = {(curve.scenario, curve.method): curve for curve in curves}
-    for path in SCENARIOS:
+    for path in [path for path in SCENARIOS if (path.stem, path.stem) in found]:
         yield path, found[path.stem, path.stem], found.get((path.stem, "fedavg"))
 
 
