@@ -69,7 +69,7 @@ def best_of(tried: pd.DataFrame) -> pd.DataFrame:
     near_best = (tried["score"] >= 0.9 * by_optimizer.transform("max")).groupby(
         [tried["data"], tried["label"]]
     )
-    return tried.assign(near_best=near_best.transform("mean")).loc[by_optimizer.idxmax()]
+    return tried.assign(near_best=near_best.transform("mean").round(2)).loc[by_optimizer.idxmax()]
 
 
 def choose(results: pd.DataFrame) -> pd.DataFrame:
