@@ -321,7 +321,8 @@ def _of_baseline(
     kept = [
         key
         for key, values in space.items()
-        if len({_identity(plan, {**first, key: value}) for value in values.extremes}) > 1
+        if len(values.extremes) == 1
+        or len({_identity(plan, {**first, key: value}) for value in values.extremes}) > 1
     ]
     found = [{_LABEL: baseline} | {key: one[key] for key in kept} for one in combinations]
     return [*{json.dumps(one): one for one in found}.values()]

@@ -267,7 +267,7 @@ def test_trials_have_the_objects_that_the_sweep_was_given(
     ours = load_file(result.trials[1].out / "weights.safetensors")
     assert all(ours[name].tobytes() == array.tobytes() for name, array in alone.weights.items())
     monkeypatch.undo()
-    with pytest.raises(InputError, match="by a notebook or script, which defines model "):
+    with pytest.raises(InputError, match="by a notebook or script, which defines source "):
         simfl.resume_sweep(tmp_path / "swept", "inline")
     with pytest.raises(InputError, match="is done; there is nothing to continue"):
         simfl.resume_sweep(tmp_path / "swept", "inline", **given)

@@ -289,6 +289,11 @@ def test_a_baseline_alone_is_a_sweep(path):
     assert [trial.name for trial in plan.trials] == ["0", "1-label=centralized"]
 
 
+def test_a_baseline_has_the_only_value_of_a_key(path):
+    plan = load_sweep(path, over=["seed=5"], overrides=["sweep.baselines=[centralized, local]"])
+    assert [plan.scenario(trial.values).seed for trial in plan.trials] == [5, 5, 5]
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
