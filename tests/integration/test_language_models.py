@@ -334,3 +334,17 @@ def test_another_base_is_refused_by_the_name_of_a_weight(tmp_path: Path) -> None
         simfl.run(saved, out=tmp_path / "run", backend="inline", resume="auto")
     with pytest.raises(CheckpointError, match=r"other initial values of 'model\.norm\.weight'"):
         export(tmp_path / "run")
+
+
+def test_the_best_adapter_is_that_of_a_run_that_ends_there(tmp_path: Path) -> None:
+    """As peft reads it, beside the last one."""
+    plain = scenario() | {"rounds": 4, "seed": 1, "output": {"best": "train_loss"}}
+    plain["client"] |= {"per_round": 1}
+    best = simfl.run(plain, out=tmp_path / "run", backend="inline").summary["best"]["round"]
+    assert best < 4
+    simfl.run({**plain, "rounds": best}, out=tmp_path / "shorter", backend="inline")
+    for name in ("adapter_model.safetensors", "adapter_config.json", "base.json"):
+        kept = (tmp_path / "run" / "best-adapter" / name).read_bytes()
+        assert kept == (tmp_path / "shorter" / "adapter" / name).read_bytes()
+        if name == "adapter_model.safetensors":
+            assert kept != (tmp_path / "run" / "adapter" / name).read_bytes()
