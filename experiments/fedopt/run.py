@@ -88,7 +88,7 @@ def choose(results: pd.DataFrame) -> pd.DataFrame:
 def curves(chosen: pd.DataFrame) -> Facets:
     """Return the score by rounds of each optimizer, side by side for the data."""
     charts = []
-    for data, of_data in chosen.groupby("data", sort=False):
+    for _, of_data in chosen.groupby("data", sort=False):
         lines = []
         for index, (label, runs) in enumerate(of_data.groupby("label", sort=False)):
             histories = [pd.read_json(run / "metrics.jsonl", lines=True) for run in runs["folder"]]
@@ -98,8 +98,7 @@ def curves(chosen: pd.DataFrame) -> Facets:
             mean, low, high = np.transpose([mean_and_edges(each, "ci") for each in by_round])
             rounds = by_round.index.to_numpy(float)
             lines.append(Line(label, colour_of(index), rounds, mean, Band(low, high)))
-        y = "recall at 5" if data == "tags" else "accuracy"
-        charts.append(Lines("", "round", y, tuple(lines)))
+        charts.append(Lines("", "round", "recall at 5, or accuracy", tuple(lines)))
     return Facets("", tuple(chosen["data"].unique()), ("",), (tuple(charts),))
 
 
