@@ -22,8 +22,9 @@ from simfl.optimizer import Optimizer
 from simfl.states import State as State
 from simfl.vector import Vector
 
-NO_STEPS: Final = tuple(
-    f"client.{key}" for key in ("epochs", "steps", "drop_last", "sclip", "accumulate")
+NO_STEPS: Final = (
+    *(f"client.{key}" for key in ("epochs", "steps", "drop_last", "sclip", "accumulate")),
+    "data.augment",
 )
 """Keys that have no effect where clients take no steps."""
 

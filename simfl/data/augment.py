@@ -127,7 +127,16 @@ class Crop(_OfImages):
     name: ClassVar[str] = "crop"
 
     padding: Count = 4
-    """The pixels that are added on each side."""
+    """The pixels that are added on each side, fewer than an image has."""
+
+    def check_axes(self, axes: tuple[int, ...]) -> None:
+        """Check that something of each image remains."""
+        super().check_axes(axes)
+        if self.padding >= min(axes[-2:]):
+            raise ConfigError(
+                f"padding is {self.padding}, and images are {axes[-2]}x{axes[-1]}, so that nothing "
+                "would remain of some; make it smaller, or leave crop out"
+            )
 
     def apply(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Return the parts."""
@@ -153,7 +162,16 @@ class Cutout(_OfImages):
     name: ClassVar[str] = "cutout"
 
     size: Count = 8
-    """The pixels of a side of the square."""
+    """The pixels of a side of the square, at most as many as an image has."""
+
+    def check_axes(self, axes: tuple[int, ...]) -> None:
+        """Check that the square is no larger than the images."""
+        super().check_axes(axes)
+        if self.size > max(axes[-2:]):
+            raise ConfigError(
+                f"size is {self.size}, and images are {axes[-2]}x{axes[-1]}, so that nothing would "
+                "remain of most; make it smaller"
+            )
 
     def apply(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Return the images."""
@@ -214,10 +232,15 @@ def augment(steps: Sequence[Augmentation], inputs: Tensor, seeds: Array) -> Tens
         steps: what to do.
         inputs: [N, ...].
         seeds: [N] of the examples, int64.
+
+    Raises:
+        ConfigError: if a step changes shape or type.
     """
     for index, step in enumerate(steps):
         own = derive_seeds(seeds, np.full_like(seeds, index))
-        inputs = step.apply(inputs, Draws(own, device=inputs.device))
+        changed = step.apply(inputs, Draws(own, device=inputs.device))
+        _require_alike(step.name, changed, inputs)
+        inputs = changed
     return inputs
 
 
@@ -232,11 +255,6 @@ def check_augmentation(step: Augmentation, inputs: Tensor) -> None:
     seeds = np.arange(len(inputs))
     given = inputs.clone()
     found = augment([step], inputs, seeds)
-    if not isinstance(found, Tensor) or (found.shape, found.dtype) != (given.shape, given.dtype):
-        shown = f"{list(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found)
-        raise ConfigError(
-            f"returned {shown} for inputs {list(given.shape)} {given.dtype}; both must be the same"
-        )
     if not torch.equal(inputs, given):
         raise ConfigError("changed the given inputs; return new ones")
     apart = [augment([step], inputs[n : n + 1], seeds[n : n + 1]) for n in range(len(inputs))]
@@ -245,6 +263,16 @@ def check_augmentation(step: Augmentation, inputs: Tensor) -> None:
             "gives an example other values among others than alone, or draws from elsewhere; draw "
             "from the given draws, one number for each example"
         )
+
+
+def _require_alike(name: str, found: object, given: Tensor) -> None:
+    if isinstance(found, Tensor) and (found.shape, found.dtype) == (given.shape, given.dtype):
+        return
+    shown = f"{list(found.shape)} {found.dtype}" if isinstance(found, Tensor) else repr(found)
+    raise ConfigError(
+        f"augmentation {name} returned {shown} for inputs {list(given.shape)} {given.dtype}; both "
+        "must be the same"
+    )
 
 
 def _with_axes(values_N: Tensor, like: Tensor) -> Tensor:

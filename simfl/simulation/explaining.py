@@ -16,8 +16,19 @@ from simfl.transforms import UpdateTransform
 
 
 @contextmanager
-def explained(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iterator[None]:
-    """Turn any exception into a ScenarioError at this key, or at the loss that raised it."""
+def explained(
+    scenario: Scenario,
+    key: str,
+    what: str,
+    remedy: str = "",
+    *,
+    otherwise: str = "choose a model and a loss that fit the data",
+) -> Iterator[None]:
+    """Turn any exception into a ScenarioError at this key, or at the loss that raised it.
+
+    ``otherwise`` is the remedy of errors that say neither one nor where in the user's code they
+    were raised.
+    """
     try:
         yield
     except Exception as error:
@@ -32,7 +43,7 @@ def explained(scenario: Scenario, key: str, what: str, remedy: str = "") -> Iter
         if remedy:
             hint += f"; {remedy}"
         elif not hint and not is_own:
-            hint = "; choose a model and a loss that fit the data"
+            hint = f"; {otherwise}"
         if key == "model":
             key = _raised_by(error)
         raise scenario.fault(key, f"{what}: {one_line(says)}{hint}") from cause

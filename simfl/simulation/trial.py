@@ -343,7 +343,8 @@ def _check_augmentation(scenario: Scenario, dataset: FederatedDataset) -> None:
         if not inputs.is_floating_point():
             message = "is for floats, and inputs are integers; set data.divide_by: 255 for images"
             raise scenario.fault(key, f"{message} of bytes, or leave it out")
-        with explained(scenario, key, f"{step.name!r} fails on a few examples"):
+        what, otherwise = f"{step.name!r} fails on a few examples", "change its fields"
+        with explained(scenario, key, what, otherwise=otherwise):
             check_augmentation(step, inputs)
 
 

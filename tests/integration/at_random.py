@@ -340,6 +340,8 @@ def _augment(scenario: dict[str, Any], rng: Random) -> None:
     data = scenario["data"]
     if data.get("path") != "at_random:rows" or rng.random() < 0.6:
         return
+    if "fedsgd" in str(scenario.get("algorithm")):  # takes no steps, and refuses it
+        return
     steps: list[Any] = [["noise", {"scale": 0.2}]]
     if len(data["arguments"]["shape"]) > 1:
         steps += ["flip", ["crop", {"padding": 1}], ["cutout", {"size": 2}]]

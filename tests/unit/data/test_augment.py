@@ -147,6 +147,17 @@ def test_a_function_that_breaks_the_contract_is_refused(function: str, message: 
         check_augmentation(step, images(4, 4))
 
 
+def late(inputs: Tensor, draws: Draws) -> Tensor:
+    return inputs[:7] if len(inputs) > 7 else inputs
+
+
+def test_a_function_that_breaks_the_contract_later_is_named() -> None:
+    step = Augmentation.from_name("python", {"path": f"{__name__}:late"})
+    message = r"augmentation python returned \[7, 4, 4\] torch.float32 for inputs \[40, 4, 4\]"
+    with pytest.raises(ConfigError, match=message):
+        augment([step], images(4, 4), SEEDS)
+
+
 # -- scenarios -----------------------------------------------------------------------------------
 
 DIGITS = "data={source: digits, partition: {kind: iid, clients: 10}, "
@@ -158,6 +169,15 @@ SYNTHETIC = "data={source: synthetic, partition: {kind: iid, clients: 10}, "
     [
         (SYNTHETIC + "augment: [flip]}", r"data\.augment\[0\]: .*flip is for images .* \[\d+\]"),
         (SYNTHETIC + "augment: [noise, crop]}", r"data\.augment\[1\]: .*crop is for images"),
+        (
+            DIGITS + "augment: [[crop, {padding: 8}]]}",
+            "padding is 8, and images are 8x8, .*make it",
+        ),
+        (DIGITS + "augment: [[cutout, {size: 9}]]}", "size is 9, and images are 8x8, .*make it"),
+        (
+            DIGITS + f"augment: [[python, {{path: '{__name__}:NUM'}}]]}}",
+            "'int' object is not callable; change its fields",
+        ),
         (DIGITS + "augment: [rotate]}", "data.augment.*no augmentation named 'rotate'"),
         (DIGITS + "augment: [[flip, {probability: 2}]]}", "probability.* is 2"),
         (
@@ -171,6 +191,12 @@ def test_what_does_not_go_with_the_data_is_one_line(data: str, message: str) -> 
     with pytest.raises(ScenarioError, match=message) as caught:
         build(load_scenario("quickstart", overrides=overrides))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "k-means", "em", "histograms"])
+def test_algorithms_without_steps_refuse_it(algorithm: str) -> None:
+    with pytest.raises(ScenarioError, match=r"data\.augment: has no effect with algorithm"):
+        load_scenario("quickstart", overrides=["data.augment=[noise]", f"algorithm={algorithm}"])
 
 
 def test_text_is_refused(tmp_path: Any) -> None:
