@@ -4,7 +4,8 @@
     python benchmarks/gallery.py run feddyn ditto   # these scenarios' runs again, in gallery.csv
     python benchmarks/gallery.py draw               # figures and page from gallery.csv alone
 
-Runs in one process, on one core. The same gallery.csv gives the same bytes.
+Runs in one process, on one core. The same gallery.csv gives the same bytes. The real data are those
+of real_data.py, from packages that it names.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from gallery_page import (
     write_page,
     write_results,
 )
+from real_data import WRITERS
 
 import simfl
 
@@ -78,6 +80,7 @@ README_SEEDS = range(5)
 METRICS = {
     "afl": "client_accuracy_worst",
     "fedprox": "loss",
+    "mortgages": "auc",
     "q-fedavg": "client_accuracy_std",
 }
 """What an algorithm improves, if it isn't the accuracy of the server's or the clients' models."""
@@ -108,7 +111,7 @@ def make_runner() -> Runner:
 
 def run_both(path: Path, run: Runner) -> Iterable[Curve]:
     """Run a shipped scenario, and FedAvg on it where that is a comparison."""
-    more = evaluate_often(simfl.load_scenario(path))
+    more = [*evaluate_often(simfl.load_scenario(path)), *real_data(path.stem)]
     result, seconds = run(simfl.load_scenario(path, overrides=more))
     metric = metric_of(path.stem, result)
     yield curve_of(path.stem, path.stem, metric, result, seconds)
@@ -127,6 +130,13 @@ def evaluate_often(scenario: simfl.Scenario) -> list[str]:
         return []
     keys = [key for key in ("every", "clients_every") if getattr(scenario.evaluation, key)]
     return [f"evaluation.{key}={-(-scenario.rounds // 20)}" for key in keys]
+
+
+def real_data(name: str) -> list[str]:
+    """Return the override that names the data of a scenario in ``configs/data``; write them."""
+    if name not in WRITERS:
+        return []
+    return [f"data.path={WRITERS[name](ROOT)}"]
 
 
 def metric_of(name: str, result: simfl.Result) -> str:

@@ -19,17 +19,21 @@ RESULTS = ROOT / "benchmarks" / "gallery.csv"
 FIGURES = ROOT / "docs" / "gallery"
 PAGE = ROOT / "docs" / "gallery.md"
 
-FOLDERS = {"Main scenarios": ROOT / "configs", "Algorithms": ROOT / "configs" / "algorithms"}
-LEFT_OUT = {"play", "sweep"}  # minutes; several runs
+FOLDERS = {
+    "Main scenarios": ROOT / "configs",
+    "Real data": ROOT / "configs" / "data",
+    "Algorithms": ROOT / "configs" / "algorithms",
+}
 SCENARIOS = [
     path
     for folder in FOLDERS.values()
     for path in sorted(folder.glob("*.yaml"))
-    if path.stem not in LEFT_OUT
+    if path.stem != "sweep"  # several runs
 ]
 
 OF_METRICS = {
     "accuracy": "accuracy on the test split",
+    "auc": "AUC on the test split",
     "client_personal_accuracy": "mean accuracy of the clients' own models",
     "client_accuracy": "mean accuracy on the clients' examples",
     "client_accuracy_worst": "accuracy of the worst client",
