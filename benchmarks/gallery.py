@@ -80,7 +80,7 @@ README_SEEDS = range(5)
 METRICS = {
     "afl": "client_accuracy_worst",
     "fedprox": "loss",
-    "mortgages": "auc",
+    "mortgages": "client_auc",
     "q-fedavg": "client_accuracy_std",
 }
 """What an algorithm improves, if it isn't the accuracy of the server's or the clients' models."""
@@ -111,7 +111,8 @@ def make_runner() -> Runner:
 
 def run_both(path: Path, run: Runner) -> Iterable[Curve]:
     """Run a shipped scenario, and FedAvg on it where that is a comparison."""
-    more = [*evaluate_often(simfl.load_scenario(path)), *real_data(path.stem)]
+    data = real_data(path.stem)
+    more = [*data, *evaluate_often(simfl.load_scenario(path, overrides=data))]
     result, seconds = run(simfl.load_scenario(path, overrides=more))
     metric = metric_of(path.stem, result)
     yield curve_of(path.stem, path.stem, metric, result, seconds)

@@ -33,7 +33,7 @@ SCENARIOS = [
 
 OF_METRICS = {
     "accuracy": "accuracy on the test split",
-    "auc": "AUC on the test split",
+    "client_auc": "mean AUC on what the clients hold out",
     "client_personal_accuracy": "mean accuracy of the clients' own models",
     "client_accuracy": "mean accuracy on the clients' examples",
     "client_accuracy_worst": "accuracy of the worst client",
