@@ -12,6 +12,7 @@ from ray.exceptions import (
     OutOfMemoryError,
     RayActorError,
     RayError,
+    RaySystemError,
     RayTaskError,
     WorkerCrashedError,
 )
@@ -62,6 +63,8 @@ def explain(error: RayError, *, doing: str) -> SimflError:
         doing: what the call was for, such as ``round 3, clients 4, 7 and 9 on client-1``.
     """
     cause = getattr(error, "cause", None)
+    if isinstance(cause, RaySystemError):  # an argument of the call could not be unpickled
+        cause = cause.client_exc
     if isinstance(error, RayTaskError) and isinstance(cause, SimflError):
         return cause
     if is_object_loss(error):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from simfl.errors import DataError
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+
+_MISSING: Final = (-1, -1)
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,15 @@ class MappedArray:
         Raises:
             DataError: if there is no such file here, or it has changed.
         """
-        if _stamp(self.path) != self.stamp:
+        found_stamp, node = _stamp(self.path), os.uname().nodename
+        if found_stamp == _MISSING:
             raise DataError(
-                f"{self.path} is missing or another file on {os.uname().nodename}; put the folder "
-                "at the same place on all nodes, and leave it alone during a run"
+                f"{self.path} is not there on {node}; put the folder at the same place on all nodes"
+            )
+        if found_stamp != self.stamp:
+            raise DataError(
+                f"{self.path} has another size or time of writing on {node} than where the run "
+                "began; copy the folder with its times (rsync -a), and leave it alone during a run"
             )
         found = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
         return np.asarray(found)
@@ -53,5 +60,5 @@ def _stamp(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:
-        return -1, -1
+        return _MISSING
     return status.st_size, status.st_mtime_ns

@@ -34,6 +34,8 @@ PHASE_COLOURS: Final = {
     "finish": "#6b717c",
 }
 _MARGIN: Final = 0.25
+_PAD: Final = 0.15
+"""Between the axis and the outermost line or band, as a share of the margin for bands."""
 INK: Final = "#8a8f98"
 """For marks that belong to no run; readable on white and on black."""
 
@@ -109,7 +111,8 @@ class Lines:
             lowest = -math.inf
         if lowest >= low - margin and highest <= high + margin:
             return None
-        ends = max(lowest, low - margin), min(highest, high + margin)
+        pad = _PAD * margin
+        ends = max(lowest - pad, low - margin), min(highest + pad, high + margin)
         return (10 ** ends[0], 10 ** ends[1]) if is_log else ends
 
 

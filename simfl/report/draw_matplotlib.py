@@ -165,7 +165,8 @@ def _lines(chart: Lines, axes: Axes) -> None:
     for line in chart.lines:
         style = "none" if line.is_points else "--" if line.is_dashed else "-"
         label = None if line.belongs_to else line.label
-        marker = "o" if line.is_points or chart.is_marked else "none"
+        is_alone = np.isfinite(line.y).sum() == 1
+        marker = "o" if line.is_points or chart.is_marked or is_alone else "none"
         axes.plot(line.x, line.y, linestyle=style, marker=marker, color=line.colour, label=label)
         if line.band is not None:
             low_R, high_R = line.band.low, line.band.high
@@ -176,6 +177,8 @@ def _lines(chart: Lines, axes: Axes) -> None:
         axes.set_ylim(*chart.y_range)
     if chart.ticks:
         axes.set_xticks(range(len(chart.ticks)), chart.ticks)
+    elif chart.x == "round" and "x" not in chart.log:
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.grid(color="#e6e6e6", linewidth=0.5)
     axes.set_axisbelow(True)
 

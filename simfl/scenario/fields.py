@@ -178,14 +178,24 @@ class _Keys:
         if isinstance(value, self.section):
             return value
         if not isinstance(value, Mapping):
-            raise self._no_mapping(value)
+            raise self._no_mapping(value, info.field_name)
         return read_section(self.section, value, context=info.context)
 
-    def _no_mapping(self, value: Any) -> Exception:
-        instead = instead_of_name(self.section.__name__, value) if isinstance(value, str) else None
+    def _no_mapping(self, value: Any, key: str | None) -> Exception:
+        instead = self._instead_of(value, key) if isinstance(value, str) else None
         if instead is None:
             return PydanticKnownError("dict_type")
         return fault(f"is {show(value)}; should be a mapping of keys. Write {instead}")
+
+    def _instead_of(self, name: str, key: str | None) -> str | None:
+        """Return the lines to write instead of a name alone."""
+        flat = self.section.flat
+        if flat is None:
+            return instead_of_name(self.section.__name__, name)
+        registry = field_types(self.section)[flat.attribute][0].registry
+        if name in registry:
+            return f"{key}: {{{flat.key}: {name}}}"
+        return instead_of_name(registry.what, name)
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler

@@ -11,7 +11,7 @@ from simfl.algorithms import Algorithm
 from simfl.component import Component, Section
 from simfl.data import Source
 from simfl.data.sources.python_function import GivenData, PythonFunction
-from simfl.errors import ImportPathError
+from simfl.errors import ImportPathError, InputError
 from simfl.models import Loss, ModelSpec, PythonLoss, PythonModel
 from simfl.models.losses import GivenLoss
 from simfl.models.spec import GivenModel
@@ -46,7 +46,15 @@ def put_objects(document: Document, objects: Objects) -> Document:
 
     A new source or model leaves the section's other keys as they are, but not the previous one's
     fields. Data that say whose they are have no partition.
+
+    Raises:
+        InputError: for an object of another name.
     """
+    for name in objects.keys() - Objects.__annotations__.keys():
+        raise InputError(
+            f"there is no argument {name!r}: objects are {', '.join(Objects.__annotations__)}; "
+            "change keys of a scenario by simfl.load_scenario(scenario, overrides=['rounds=5'])"
+        )
     values = dict(document.values)
     if "model" in objects:
         values["model"] = _without_fields(values, ModelSection) | {"kind": _model(objects["model"])}

@@ -252,6 +252,21 @@ def test_rounds_without_clients_are_rounds_wherever_they_run(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("baseline", ["centralized", "local"])
+def test_baselines_give_the_same_bits_on_ray(
+    baseline: Any, tmp_path: Path, ray_cluster: None
+) -> None:
+    scenario = merged(BASE, {"rounds": 2, "cluster": {"actors": 2}})
+    inline, ray = (
+        simfl.run(scenario, out=tmp_path / backend, backend=backend, baseline=baseline)
+        for backend in ("inline", "ray")
+    )
+    assert numbers(ray) == numbers(inline)
+    key = "loss" if baseline == "centralized" else "client_personal_loss"
+    assert ray.history[-1][key] < 2.3, "the loss of chance, ln 10"
+
+
+@pytest.mark.slow
 def test_a_run_in_one_process_is_verified_on_ray(tmp_path: Path, ray_cluster: None) -> None:
     scenario = merged(BASE, ALGORITHMS["scaffold"])
     scenario = merged(scenario, {"rounds": 2, "checkpoint": {"every": 1}})

@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from machines import HERE, RayOnTwoMachines, why_there_are_none
 from safetensors.torch import save_file
+from sklearn.datasets import load_digits
 from states_on_nodes import numbers, scenario
 
 import simfl
@@ -220,3 +222,41 @@ def test_another_base_on_a_node_is_an_error_that_names_a_weight(
     assert "'1.bias' is built with other values here than where the run began" in output
     assert "Traceback" not in output
     machines.node.sh(f"rm {unshared}/base.safetensors")
+
+
+def test_files_of_arrays_on_each_node_are_mapped_there_and_missing_ones_are_one_line(
+    machines: RayOnTwoMachines, unshared: Path, tmp_path: Path
+) -> None:
+    """The node does not see the driver's folder; it has a copy at the same place, later none."""
+    folder = unshared / "arrays"
+    folder.mkdir()
+    images, labels = load_digits(return_X_y=True)
+    np.save(folder / "inputs.npy", images.astype(np.float32) / 16)
+    np.save(folder / "targets.npy", labels)
+    plain = scenario(actors=3) | {"rounds": 2}
+    plain["data"] |= {"source": "npy", "path": str(folder), "test_fraction": 0.0}
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(plain))
+
+    def run(out: str) -> tuple[int, str]:
+        process = machines.simfl(
+            "run", path, "--out", tmp_path / out, "--address", machines.address
+        )
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+    shutil.copytree(folder, tmp_path / "copy")
+    machines.node.sh(f"cp -rp {tmp_path}/copy {folder}")
+    code, output = run("copied")
+    assert code == 0, output
+    assert "3 client actors" in output
+    expected = simfl.run(plain, out=tmp_path / "inline", backend="inline")
+    assert numbers(tmp_path / "copied") == numbers(expected.out)
+    machines.node.sh(f"rm -r {folder}")
+    code, output = run("missing")
+    assert code == 2, output
+    (line,) = [line for line in output.splitlines() if str(folder) in line]
+    assert line.startswith(f"{folder}/")
+    assert "npy is not there on" in line
+    assert "put the folder at the same place on all nodes" in line
+    assert "Traceback" not in output

@@ -48,7 +48,8 @@ class NpyFolder(Source):
     The names of the files are those of the arrays of ``npz``: ``inputs.npy`` and ``targets.npy``,
     ``test_inputs.npy``, ``client.npy``... Inputs are mapped, not loaded: bytes, int32, int64 or
     float32; batches alone are in memory. The driver and all actors open the files by themselves, so
-    that with several nodes the folder must be at the same place on each.
+    that with several nodes the folder must be at the same place on each, copied with the times of
+    its files (``rsync -a``).
     """
 
     name: ClassVar[str] = "npy"

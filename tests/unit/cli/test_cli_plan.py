@@ -56,6 +56,21 @@ def test_bytes_are_those_of_the_model_and_the_cohort(nodes: list[Node]) -> None:
     assert group.steps == 10 * 10, "about 90 examples each, in batches of 9"
 
 
+def test_a_frozen_base_is_counted_apart_and_needs_room_on_each_node(nodes: list[Node]) -> None:
+    """The base is the first layer, 64 x 16 + 16 weights of 4 bytes."""
+    frozen = scenario(actors=1)
+    frozen["model"] |= {"fixed": ["hidden1"]}
+    found = make_plan(build(load_scenario(frozen)), None)
+    head = 4 * (16 * 10 + 10)
+    assert (found.fixed_bytes, found.lacks) == (4 * (64 * 16 + 16), ())
+    assert (found.weights_bytes, found.sent_bytes) == (head, 10 * head)
+    nodes[0].resources["object_store_memory"] = found.dataset_bytes + found.fixed_bytes - 1
+    (lack,) = make_plan(build(load_scenario(frozen)), None).lacks
+    assert "and the weights that never change 0.00 GiB, and its object store has 0.00 GiB" in lack
+    nodes[0].resources["object_store_memory"] += 1
+    assert make_plan(build(load_scenario(frozen)), None).lacks == ()
+
+
 def test_groups_are_placed_on_the_nodes_that_can_hold_them(nodes: list[Node]) -> None:
     gpu = {"name": "gpu", "num_gpus": 0.5, "clients": {"fraction": 0.5}}
     found = plan(groups=[gpu, {"name": "cpu", "actors": 3}])

@@ -12,7 +12,7 @@ from simfl.cluster.failures import (
     is_object_loss,
     is_unbuilt,
 )
-from simfl.errors import ClusterError, RunError, SimflError
+from simfl.errors import ClusterError, DataError, RunError, SimflError
 
 
 def raised_by_a_task(cause: Exception) -> of_ray.RayTaskError:
@@ -51,6 +51,12 @@ def test_each_kind_is_one_of_ours_with_the_place(error: of_ray.RayError, words: 
 def test_our_own_exceptions_arrive_as_they_were_raised() -> None:
     cause = ClusterError("client-3: cluster.num_gpus asks for a GPU")
     assert explain(raised_by_a_task(cause), doing="starting") is cause
+
+
+def test_so_does_one_that_unpickling_an_argument_raised() -> None:
+    cause = DataError("arrays/inputs.npy is not there on node2")
+    error = raised_by_a_task(of_ray.RaySystemError(cause, "the traceback"))  # type: ignore[no-untyped-call]
+    assert explain(error, doing="starting") is cause
 
 
 def test_any_other_exception_arrives_with_its_traceback() -> None:

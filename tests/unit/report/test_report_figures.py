@@ -114,14 +114,15 @@ def test_axes_are_logarithmic_where_asked(study):
 
 
 def test_on_a_logarithmic_axis_a_band_below_zero_ends_a_quarter_below_the_curve():
-    """The curve goes from 0.01 to 1, two decades: half a decade below is 0.00316."""
+    """The curve goes from 0.01 to 1, two decades: half a decade below is 0.00316. Above the line is
+    a little room."""
     from simfl.report.charts import Band
 
     y = np.array([1.0, 0.1, 0.01])
     band = Band(np.full(3, -1.0), np.full(3, 1.0))
     (line,) = lines("a").lines
     chart = Lines("t", "x", "y", (dataclasses.replace(line, y=y, band=band),), log="y")
-    assert chart.y_range == pytest.approx((10**-2.5, 1.0))
+    assert chart.y_range == pytest.approx((10**-2.5, 10 ** (0.15 * 0.5)))
 
 
 def test_the_numbers_of_all_rounds_come_with_the_keys_that_differ(study, tmp_path):
@@ -262,3 +263,16 @@ def test_facets_that_cannot_be_drawn_are_refused_in_one_line(
     assert ran.exit_code == 2
     assert message in " ".join(ran.output.split())
     assert not drawn
+
+
+def test_a_single_evaluation_is_a_point_and_rounds_are_whole_numbers():
+    from matplotlib.figure import Figure
+
+    from simfl.report.draw_matplotlib import draw_chart
+
+    axes = Figure().subplots()
+    (line,) = lines("a").lines
+    alone = dataclasses.replace(line, x=np.array([4.0, 8.0]), y=np.array([0.5, np.nan]))
+    draw_chart(Lines("t", "round", "accuracy", (alone,)), axes)
+    assert axes.lines[0].get_marker() == "o"
+    assert all(tick.is_integer() for tick in axes.get_xticks())

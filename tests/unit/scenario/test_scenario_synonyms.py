@@ -97,6 +97,21 @@ def test_a_key_is_answered_with_the_lines_to_write(place: str, key: str, lines: 
     assert told(PLACES[place].format(key)).endswith(f"there is no such key. Write {lines}")
 
 
+@pytest.mark.parametrize(
+    ("override", "lines"),
+    [
+        ("model=resnet18", "model: {kind: resnet18}"),
+        ("model=lenet", "model: {kind: cnn-28}"),
+        ("data=mnist", "data: {source: mnist}"),
+        ("data=CIFAR-10", "data.source: cifar10"),
+    ],
+)
+def test_a_name_in_place_of_a_section_is_answered_with_the_lines_to_write(
+    override: str, lines: str
+) -> None:
+    assert told(override).endswith(f"should be a mapping of keys. Write {lines}")
+
+
 def test_spelling_does_not_matter() -> None:
     assert told("algorithm=Fed_Adam").endswith("Write server.optimizer.modules: [adam]")
     assert told("client.learning-rate=1").endswith("Write client.optimizer.lrate: 0.1")

@@ -209,6 +209,12 @@ def test_what_a_script_has_defined_is_named_in_one_line_when_it_is_resumed_elsew
         simfl.resume(tmp_path / "out", backend="inline")
 
 
+def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no argument 'rounds': objects are model, .*overrides="):
+        simfl.run("quickstart", tmp_path / "out", "inline", rounds=3)  # type: ignore[call-arg]
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_no_model_is_refused_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match=r"model: .*'<given>:int' is not a function"):
         run(tmp_path / "out", NAMED, model=3)

@@ -51,9 +51,10 @@ def test_another_process_opens_the_files(tmp_path: Path) -> None:
     assert isinstance(found.inputs.base, np.memmap)
     np.testing.assert_array_equal(found.inputs, inputs)
     save(tmp_path / "all", inputs=inputs[1:])
-    with pytest.raises(
-        DataError, match=r"inputs\.npy is missing or another file on .*; put the fo"
-    ):
+    with pytest.raises(DataError, match=r"inputs\.npy has another size or time of .*rsync -a"):
+        pickle.loads(sent)
+    (tmp_path / "all" / "inputs.npy").unlink()
+    with pytest.raises(DataError, match=r"inputs\.npy is not there on .*at the same place on all"):
         pickle.loads(sent)
 
 
