@@ -220,12 +220,12 @@ class RecallAtK(Metric):
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the fraction of each example's labels that are found, 0 without labels: [B]."""
-        outputs, targets = match_shapes(self.name, outputs, targets)
         if targets.dim() != 2:
             raise ConfigError(
                 f"{self.name}: targets have shape {list(targets.shape)}; it needs 1 or 0 for each "
                 "label, [examples, labels]. For one class an example, take top-k"
             )
+        outputs, targets = match_shapes(self.name, outputs, targets)
         first = outputs.argsort(dim=1, descending=True, stable=True)[:, : self.k]
         found_B = (targets.gather(1, first) > 0.5).sum(dim=1) * ~outputs.isnan().any(dim=1)
         return found_B / self.example_weights(targets).clamp(min=1)

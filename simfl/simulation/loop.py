@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -93,8 +94,10 @@ class Federation:
             weights: the server's, for samplers that ask clients for their losses.
 
         Raises:
-            InputError: if the sampler asks, and there are no weights.
+            InputError: if the sampler asks, and there are no weights; for a round that is none.
         """
+        if not isinstance(round, Integral) or round < 1:
+            raise InputError(f"sample: round is {round!r}; give a whole number from 1 on")
         with self._phase("sample"):
             plan = self._simulation.plan_round(
                 round, self._past, partial(self._ask, weights, round)
@@ -270,7 +273,13 @@ class Federation:
 
     @property
     def result(self) -> Result:
-        """As that of a run, once the block has ended."""
+        """As that of a run, once the block has ended.
+
+        Raises:
+            InputError: before.
+        """
+        if not hasattr(self._run, "result"):
+            raise InputError("result: there is none before the block has ended; ask after it")
         return self._run.result
 
     def close(self) -> None:
@@ -357,7 +366,10 @@ class Federation:
     def _require(self, round: int, wanted: int, what: str) -> None:
         if round != wanted:
             logged = self._run.num_rounds
-            raise InputError(f"{what}: round is {round}, but the last logged one is {logged}")
+            remedy = f"give {wanted}" if wanted else "call log first"
+            raise InputError(
+                f"{what}: round is {round!r}, but the last logged one is {logged}; {remedy}"
+            )
 
     def _go_back(self) -> Saved:
         """Go back to the checkpoint from which the loop goes on, if there is one."""

@@ -117,6 +117,8 @@ def like(known: Vector, weights: Vector) -> Vector:
     Raises:
         InputError: unless they have the same names and shapes.
     """
+    if not isinstance(weights, Vector | Mapping):
+        raise InputError(f"weights: is {type(weights).__name__}, but must be a Vector")
     for name in (*known, *weights):
         given, wanted = (list(v[name].shape) if name in v else None for v in (weights, known))
         if given != wanted:
@@ -155,7 +157,7 @@ def record_loop(
     Raises:
         InputError: if a name is a field of records, or a value is no number.
     """
-    arrays = {name: value for name, value in values.items() if isinstance(value, list)}
+    arrays = {name: _numbers(name, v) for name, v in values.items() if isinstance(v, list)}
     metrics = {name: _number(name, value) for name, value in values.items() if name not in arrays}
     is_given = "train_loss" in metrics
     given = metrics.pop("train_loss", None)
@@ -181,10 +183,14 @@ def _joined(round: int, reports: Sequence[RoundReport]) -> RoundReport:
     return RoundReport(round=round, train_loss=loss, delta_norm=math.nan, **sums)
 
 
+def _numbers(name: str, values: list[Any]) -> list[Any]:
+    return [_numbers(name, v) if isinstance(v, list) else _number(name, v) for v in values]
+
+
 def _number(name: str, value: Any) -> float | None:
     try:
         number = None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"log: {name!r} is {type(value).__name__}, but must be a number or None"
         ) from None

@@ -80,7 +80,7 @@ def test_recall_at_k_takes_the_first_of_equal_outputs_and_nothing_of_nan() -> No
 
 
 def test_recall_at_k_refuses_one_class_for_each_example() -> None:
-    with pytest.raises(ConfigError, match=r"recall-at-k: .* do not fit targets"):
+    with pytest.raises(ConfigError, match=r"recall-at-k: targets .* an example, take top-k"):
         RecallAtK().sums(LOGITS, TARGETS)
 
 

@@ -264,8 +264,17 @@ def test_what_cannot_be_done_is_refused_in_one_line(tmp_path: Path) -> None:
             "clients are float64": lambda: fed.train(weights, [0.5], round=1),
             "round is 0, and the first is 1": lambda: fed.train(weights, [1], round=0),
             "'output.bias' has shape None": lambda: fed.evaluate(weights.without(["output.bias"])),
-            "round is 2, but the last logged one is 0": lambda: fed.log(2),
-            "save: round is 1": lambda: fed.save(1, weights),
+            "round is 2, but the last logged one is 0; give 1": lambda: fed.log(2),
+            "round is '1', but": lambda: fed.log("1"),  # type: ignore[arg-type]
+            "save: round is 1, but the last logged one is 0; call log": lambda: fed.save(
+                1, weights
+            ),
+            "sample: round is 0; give a whole number": lambda: fed.sample(0),
+            "sample: round is 'a'": lambda: fed.sample("a"),  # type: ignore[arg-type]
+            "weights: is NoneType, but must": lambda: fed.evaluate(None),  # type: ignore[arg-type]
+            "'f2' is int": lambda: fed.log(1, f2=10**400),
+            "'f3' is str": lambda: fed.log(1, f3=[[1], ["high"]]),
+            "result: there is none before": lambda: fed.result,
             "'steps' is a field of the records": lambda: fed.log(1, steps=3.0),
             "'f1' is str": lambda: fed.log(1, f1="high"),
         }.items():
