@@ -48,13 +48,15 @@ def latex(study: Study, metrics: Sequence[str] = ()) -> str:
         metrics: the columns of the first table. Empty: all metrics.
 
     Raises:
-        InputError: if no run has one of the metrics.
+        InputError: if no run has one of the metrics, or no run has any.
     """
     known = metric_keys(study.runs)
     for metric in metrics:
         if metric not in known:
             raise InputError(f"no run has a metric {metric!r}. {did_you_mean(metric, known)}")
     keys = list(metrics) or final_keys(known)
+    if not keys:
+        raise InputError("no run has a metric; finish a round of one, or take --format html")
     # Captions say what a target is, and not how another one is chosen.
     own = replace(study, is_target_chosen=False)
     lines = ["% Needs \\usepackage{booktabs}.", *_final(study, keys)]

@@ -184,7 +184,9 @@ def load_sweep(
     plan.import_plugins()
     if section.searcher is None:
         values = list(_combinations(plan))
-        values += [v for name in section.baselines for v in _of_baseline(plan, name, values)]
+        values += [
+            v for name in dict.fromkeys(section.baselines) for v in _of_baseline(plan, name, values)
+        ]
         plan = replace(plan, num_trials=len(values))
         plan = replace(plan, trials=tuple(plan.trial(n, v) for n, v in enumerate(values)))
     for tried in plan.tried if plan.trials else _corners(plan):

@@ -17,6 +17,7 @@ from report_cases import NOW, SCENARIO, done, records, write_run
 from typer.testing import CliRunner
 
 from simfl.cli.main import app
+from simfl.errors import InputError
 from simfl.report.bands import View
 from simfl.report.charts import HeatMap, Line, Lines, colour_of, name_of
 from simfl.report.figures import draw_figure
@@ -189,6 +190,13 @@ def test_latex_compiles(study, tmp_path):
     (tmp_path / "t.tex").write_text(f"{head}\n{text}\n\\end{{document}}")
     command = ["pdflatex", "-halt-on-error", "t.tex"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_a_table_of_runs_without_rounds_is_refused(tmp_path):
+    write_run(tmp_path / "a", [], scenario=SCENARIO, summary=done())
+    runs = [read_run(tmp_path / "a", now=NOW)]
+    with pytest.raises(InputError, match="no run has a metric; finish a round"):
+        latex(make_study(runs, target=None, view=View()))
 
 
 def report_in(monkeypatch, tmp_path, *arguments):

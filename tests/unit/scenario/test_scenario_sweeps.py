@@ -284,7 +284,8 @@ def test_baselines_are_tried_once_with_each_value_that_matters_to_them(path):
 
 
 def test_a_baseline_alone_is_a_sweep(path):
-    plan = load_sweep(path, overrides=["sweep.baselines=[centralized]"])
+    """Also one that is named twice."""
+    plan = load_sweep(path, overrides=["sweep.baselines=[centralized, centralized]"])
     assert [dict(trial.values) for trial in plan.trials] == [{}, {"label": "centralized"}]
     assert [trial.name for trial in plan.trials] == ["0", "1-label=centralized"]
 
