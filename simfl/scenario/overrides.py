@@ -34,6 +34,8 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
     Raises:
         ScenarioError: for a malformed override, or a path that does not exist.
     """
+    if isinstance(overrides, str):
+        raise ScenarioError([f"overrides: is the text {overrides!r}; give a list: [{overrides!r}]"])
     for override in overrides:
         path, value = _parse(override)
         document = put_values(document, {path: (value, Place(_ORIGIN))})

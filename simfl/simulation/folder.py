@@ -147,7 +147,7 @@ def _require_no_run(folder: Path) -> None:
         if (folder / name).exists():
             raise InputError(
                 f"{folder} holds a run already ({name}); choose another folder, or "
-                "continue it with --resume auto"
+                "continue it with --resume auto (in Python resume='auto')"
             )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from simfl.checkpoint import Found
 from simfl.cluster.setup import SharedData
@@ -55,6 +56,10 @@ class RunOptions:
     """The reference to the data in the object store, if it is there."""
     callbacks: tuple[Callback, ...] = ()
     """What is called after each round, besides the scenario's observers."""
+
+    def __post_init__(self) -> None:
+        if self.backend not in get_args(Backend):
+            raise InputError(f"backend is {self.backend!r}, but must be 'ray' or 'inline'")
 
 
 class Run:

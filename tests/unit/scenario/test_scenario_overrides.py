@@ -110,3 +110,8 @@ def test_a_fault_of_an_override_has_it_for_its_place(faults, minimal_yaml, overr
 def test_an_override_can_mend_a_fault_of_the_file(write, minimal_yaml):
     name = write(minimal_yaml.replace("rounds: 3", "rounds: 0"))
     assert load_scenario(name, overrides=["rounds=2"]).rounds == 2
+
+
+def test_overrides_are_a_list_of_texts(write, minimal_yaml):
+    with pytest.raises(ScenarioError, match=r"is the text 'rounds=2'; give a list: \['rounds=2'\]"):
+        load_scenario(write(minimal_yaml), overrides="rounds=2")

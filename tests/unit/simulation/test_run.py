@@ -716,3 +716,9 @@ def test_a_result_is_shown_in_one_line(scenario: dict[str, Any], tmp_path: Path)
     assert shown.startswith("Result(done, 2 rounds, final={'train_loss': ")
     assert len(shown.splitlines()) == 1
     assert "history" not in shown
+
+
+def test_an_unknown_backend_starts_nothing(tmp_path):
+    with pytest.raises(InputError, match="backend is 'inlin', but must be 'ray' or 'inline'"):
+        simfl.run("quickstart", tmp_path / "run", backend="inlin")
+    assert not (tmp_path / "run").exists()
