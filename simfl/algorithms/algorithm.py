@@ -265,6 +265,10 @@ class Algorithm(Component, kind="algorithm"):
     numbers of each example, all of which weigh the same. None: unknown, so that
     ``client.accumulate`` is refused."""
 
+    trains_server: ClassVar[bool] = True
+    """Whether the server's weights are trained. If not, runs are ranked by how clients' own models
+    do."""
+
     needs_public: ClassVar[bool] = False
     """Whether the server's half uses public examples (``data.public``)."""
 

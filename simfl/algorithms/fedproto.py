@@ -36,6 +36,7 @@ class FedProto(Algorithm):
     objective_over: ClassVar[str | None] = "examples"
     weighted_by: ClassVar[str] = "uniform"
     sends_delta: ClassVar[bool] = False
+    trains_server: ClassVar[bool] = False
     ignores: ClassVar[tuple[str, ...]] = NO_GRADIENT
     strength: NonNegative = 1.0
     """lambda: how strongly features are pulled."""

@@ -28,6 +28,7 @@ class LocalOnly(Algorithm):
     name: ClassVar[str] = "local-only"
     weighted_by: ClassVar[str] = "nothing"
     sends_delta: ClassVar[bool] = False
+    trains_server: ClassVar[bool] = False
     ignores: ClassVar[tuple[str, ...]] = NO_GRADIENT
 
     def init(self, weights: Vector) -> State:

@@ -21,11 +21,20 @@ _WEIGHT = 0.1
 """The latest round's, in the moving average of the seconds per round."""
 
 
-def make_progress(console: Console) -> Observer:
-    """Return the display that suits a terminal, a notebook, or a file or pipe."""
+def make_progress(console: Console, *, names_folder: bool = True) -> Observer:
+    """Return the display that suits a terminal, a notebook, or a file or pipe.
+
+    Args:
+        console: where it is shown.
+        names_folder: whether it ends with where the results are.
+    """
+    view: _View
     if console.is_jupyter:
-        return ProgressNotebook()
-    return ProgressBar(console) if console.is_terminal else ProgressLines(console)
+        view = ProgressNotebook()
+    else:
+        view = ProgressBar(console) if console.is_terminal else ProgressLines(console)
+    view.names_folder = names_folder
+    return view
 
 
 class _Progress:
@@ -96,6 +105,9 @@ class _View(Observer):
     FRACTION_BETWEEN: ClassVar[float] = 0.0
     """The same, as a fraction of the time since the start."""
 
+    names_folder = True
+    """Whether it ends with the name of the run's folder."""
+
     def __init__(self, console: Console, now: Callable[[], float] = time.perf_counter) -> None:
         self._console = console
         self._now = now
@@ -122,7 +134,9 @@ class _View(Observer):
     def on_run_end(self, summary: Summary) -> None:
         """Show the summary, unless the run never started."""
         if self._progress is not None:
-            self._end(self._progress, _closing(self._progress.info, summary))
+            info = self._progress.info
+            where = [f"results in {info.out}"] if self.names_folder else []
+            self._end(self._progress, "\n".join([*_closing(summary), *where]))
 
     def _begin(self, progress: _Progress) -> None:
         say(self._console, _headline(progress.info))
@@ -216,7 +230,7 @@ def _rounds(number: int) -> str:
     return f"{number} round{'s' if number != 1 else ''}"
 
 
-def _closing(info: RunInfo, summary: Summary) -> str:
+def _closing(summary: Summary) -> list[str]:
     lasted = _duration(summary["wall_seconds"], digits=1)
     if before := summary.get("resumed_after_round", 0):  # the seconds count from there
         own = f"{_rounds(summary['rounds'] - before)} since round {before}"
@@ -232,7 +246,7 @@ def _closing(info: RunInfo, summary: Summary) -> str:
             f"updates dropped: {summary['dropped']}, not finite, or of clients that failed or were "
             "stragglers"
         )
-    return "\n".join([*lines, f"results in {info.out}"])
+    return lines
 
 
 def _number(name: str, value: float | None) -> str:

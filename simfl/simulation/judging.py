@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from simfl.algorithms import Algorithm
-from simfl.algorithms.algorithm import NO_GRADIENT
 from simfl.errors import did_you_mean
 from simfl.models import Metric
 from simfl.record import GLOBAL_TRAIN_LOSS, PERSONAL, RoundRecord, client_keys, evaluated_as
@@ -33,7 +31,7 @@ def better_keys(
     sides = {m.key: "max" if m.larger_is_better else "min" for m in numbers} | {"loss": "min"}
     better: dict[str, Any] = {}
     evaluation = scenario.evaluation
-    if evaluation.clients_every and not _trains_server(scenario.algorithm):
+    if evaluation.clients_every and not scenario.algorithm.trains_server:
         better |= {client_keys(evaluated_as(k, PERSONAL))["mean"]: s for k, s in sides.items()}
     if evaluation.every and has_test:
         better |= sides
@@ -50,10 +48,6 @@ def better_keys(
         better |= {keys[part]: side for part in ("by_examples", "worst", "best")}
         better[keys["std"]] = "min"
     return better
-
-
-def _trains_server(algorithm: Algorithm) -> bool:
-    return not algorithm.personalizes or any(key not in algorithm.ignores for key in NO_GRADIENT)
 
 
 @dataclass(frozen=True)

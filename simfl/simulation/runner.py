@@ -51,6 +51,8 @@ class RunOptions:
     address: str | None = None
     """Of a Ray cluster, instead of ``cluster.address``."""
     progress: bool = False
+    is_kept: bool = True
+    """Whether the run's folder is kept, so that the progress ends with its name."""
     profile: bool = False
     shared: SharedData | None = None
     """The reference to the data in the object store, if it is there."""
@@ -349,7 +351,7 @@ def _make_observers(
     if options.backend == "ray":
         observers["metrics for Prometheus"] = RayMetrics(notify=notify)
     if options.progress:
-        observers[PROGRESS] = make_progress(RunConsole())
+        observers[PROGRESS] = make_progress(RunConsole(), names_folder=options.is_kept)
     return [
         FailSafeObserver(observer, label, out=folder, notify=notify)
         for label, observer in observers.items()

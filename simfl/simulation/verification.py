@@ -136,7 +136,8 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="simfl-verify-") as scratch:
         out = Path(scratch, "run")
         repeated = _repeated(scenario, past.saved, count)
-        with open_run(repeated, out, RunOptions(backend, address, progress)) as run:
+        options = RunOptions(backend, address, progress, is_kept=False)
+        with open_run(repeated, out, options) as run:
             past.require_same_data(out)
             mismatch = _compare_records(run, past.records[:count], until=past.last_save(count))
         if mismatch is not None:
