@@ -51,13 +51,13 @@ class RunOptions:
     address: str | None = None
     """Of a Ray cluster, instead of ``cluster.address``."""
     progress: bool = False
-    is_kept: bool = True
-    """Whether the run's folder is kept, so that the progress ends with its name."""
     profile: bool = False
     shared: SharedData | None = None
     """The reference to the data in the object store, if it is there."""
     callbacks: tuple[Callback, ...] = ()
     """What is called after each round, besides the scenario's observers."""
+    is_kept: bool = True
+    """Whether the run's folder is kept, so that the progress ends with its name."""
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
