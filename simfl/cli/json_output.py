@@ -360,6 +360,7 @@ class Diagnosis(TypedDict):
 
 OUTPUTS: dict[str, Any] = {
     "run": Ran,
+    "resume": Ran,
     "validate": Validated,
     "plan": Planned,
     "data": Data,

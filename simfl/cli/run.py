@@ -88,6 +88,10 @@ def run_scenario(
         profile=profile,
         baseline=baseline,
     )
+    _print_result(result, quiet=quiet, as_json=as_json)
+
+
+def _print_result(result: Result, *, quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json(_described(result))
     elif quiet:
@@ -115,6 +119,7 @@ def resume_run(
     address: Address = None,
     trust: Trusted = "all",
     quiet: _Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Continue a run that was stopped, from its last checkpoint.
 
@@ -125,9 +130,9 @@ def resume_run(
 
     from simfl.simulation import resume
 
-    result = resume(folder, backend=backend, address=address, progress=not quiet, trust=trust)
-    if quiet:
-        say(result.out, is_exact=True)
+    is_quiet = quiet or as_json
+    result = resume(folder, backend=backend, address=address, progress=not is_quiet, trust=trust)
+    _print_result(result, quiet=quiet, as_json=as_json)
 
 
 def verify_run(

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+import simfl as simfl_package
 from simfl.cli.json_output import output_schema
 from simfl.cluster.placement import Node
 from simfl.cluster.survey import Survey
@@ -63,6 +64,19 @@ def test_a_run_prints_its_folder_and_its_final_numbers(printed: Printed, scenari
     assert (ran["folder"], ran["status"], ran["rounds"]) == ("a", "done", 2)
     (listed,) = printed("ls", ".")
     assert listed["value"] == ran["metrics"]["accuracy"]
+
+
+def test_a_resumed_run_prints_the_same(printed: Printed, scenario: str) -> None:
+    def stop(record: object) -> None:
+        raise KeyboardInterrupt
+
+    stopped = simfl_package.load_scenario(scenario, overrides=["checkpoint.every=1"])
+    with pytest.raises(KeyboardInterrupt):
+        simfl_package.run(stopped, out="a", backend="inline", callbacks=[stop])
+    resumed = printed("resume", "a", "--backend", "inline")
+    ran = printed("run", scenario, "--backend", "inline", "--out", "b")
+    assert (resumed["status"], resumed["rounds"]) == ("done", 2)
+    assert resumed["metrics"] == ran["metrics"]
 
 
 def test_a_scenario_is_shown(printed: Printed, scenario: str) -> None:
