@@ -6,6 +6,8 @@ clock starts; reading examples, training and adding up are what is timed.
 
     plain     one client after the other, as a person would write it: backward(), torch.optim.SGD
     fused     one after the other; updates and deltas by torch._foreach, in place
+    tuned     fused, with convolutions channels last, ReLU in place and after pooling, and a first
+              step that reads the shared weights and writes the client's in one pass
     vmap      all clients of a process in one computation: torch.func.vmap over grad
     batched   the same with hand-written layers: a multi-layer perceptron by baddbmm, SGD alone
 
@@ -21,8 +23,7 @@ from typing import Annotated
 
 import torch
 import typer
-from bare.rounds import LOOPS, make_loop, train_alone, train_in_turns
-from bare.shared import share
+from bare.rounds import LOOPS, make_loop, share_for, train_alone, train_in_turns
 from recipe import make_recipe
 from workloads import find_workload
 
@@ -40,7 +41,7 @@ def main(
         return
     torch.set_num_threads(1)
     recipe = make_recipe(find_workload(workload, scale=scale), rounds=rounds)
-    loop = make_loop(kind, recipe.workload, share(recipe, ranks=1), 0)
+    loop = make_loop(kind, recipe.workload, share_for(kind, recipe, ranks=1), 0)
     for number, (seconds, loss) in enumerate(train_alone(loop, recipe), start=1):
         print(f"round {number}: {seconds:.4f} s, loss {loss:.6f}")
 

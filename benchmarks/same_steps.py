@@ -22,9 +22,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 import typer
-from bare.rounds import LOOPS, make_loop, train_alone
-from bare.shared import Shared, lay_out, share
-from models import build_module
+from bare.loop import Loop
+from bare.rounds import LOOPS, make_loop, share_for, train_alone
 from recipe import Recipe, make_recipe
 from run_simfl import SimflRun
 from torch import Tensor
@@ -90,21 +89,18 @@ def _train_with_simfl(
 def _compare(
     kind: str, recipe: Recipe, losses: Sequence[float], weights: dict[str, np.ndarray[Any, Any]]
 ) -> Apart:
-    shared = share(recipe, ranks=1).moved(_widened)
+    shared = share_for(kind, recipe, ranks=1).moved(_widened)
     loop = make_loop(kind, recipe.workload, shared, 0)
     found = [round.loss for round in train_alone(loop, recipe)]
     by_loss = np.abs(np.array(found) / np.array(losses) - 1)
-    return Apart(float(by_loss.max()), _weights_apart(recipe, shared, weights))
+    return Apart(float(by_loss.max()), _weights_apart(loop, weights))
 
 
-def _weights_apart(
-    recipe: Recipe, shared: Shared, weights: dict[str, np.ndarray[Any, Any]]
-) -> float:
-    slots, _ = lay_out(build_module(recipe.workload))
+def _weights_apart(loop: Loop, weights: dict[str, np.ndarray[Any, Any]]) -> float:
     return max(
-        float(np.abs(slot.view(shared.weights).numpy() - weights[slot.name]).max())
+        float(np.abs(slot.view(loop.shared.weights).numpy() - weights[slot.name]).max())
         / float(np.abs(weights[slot.name]).max())
-        for slot in slots
+        for slot in loop.slots
     )
 
 

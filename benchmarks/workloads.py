@@ -207,7 +207,13 @@ _CNN32 = {"kind": "cnn-32", "dropout1": 0.0, "dropout2": 0.0}
 
 _ALL = (
     Workload(  # compute: 1,626,442 parameters
-        "W1", 1000, (50, 50), (3, 32, 32), cohort=50, model=_CNN32, loops=("plain", "fused")
+        "W1",
+        1000,
+        (50, 50),
+        (3, 32, 32),
+        cohort=50,
+        model=_CNN32,
+        loops=("plain", "fused", "tuned"),
     ),
     Workload(  # the same with images of bytes, as data sets have them
         "W1-bytes",
@@ -217,7 +223,7 @@ _ALL = (
         cohort=50,
         model=_CNN32,
         as_bytes=True,
-        loops=("plain", "fused"),
+        loops=("plain", "fused", "tuned"),
     ),
     Workload(  # overhead: 4,810 parameters
         "W2",
@@ -237,7 +243,7 @@ _ALL = (
         model={"kind": "mlp", "hidden": [4096, 4096]},
         epochs=None,
         steps=1,
-        loops=("plain", "fused"),
+        loops=("plain", "fused", "tuned"),
     ),
     Workload(  # state
         "W4",
@@ -247,7 +253,7 @@ _ALL = (
         cohort=10,
         model=_CNN32,
         scaffold=True,
-        loops=("plain", "fused"),
+        loops=("plain", "fused", "tuned"),
     ),
     Workload(  # ragged: 159,010 parameters, 1 to 12 steps
         "ragged",
@@ -265,7 +271,7 @@ _ALL = (
         (1, 28, 28),
         cohort=20,
         model={"kind": "cnn-28"},
-        loops=("fused", "vmap"),
+        loops=("fused", "tuned", "vmap"),
     ),
     Workload(  # momentum and FedProx: 9,610 parameters
         "prox",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,13 +26,16 @@ class Loop(ABC):
         rank: which process this is.
     """
 
+    channels_last: ClassVar[bool] = False
+    """How images and the weights of convolutions lie in ``shared``."""
+
     def __init__(self, workload: Workload, shared: Shared, rank: int) -> None:
         self.work = workload
         self.shared = shared
         self.rank = rank
         self.device = shared.weights.device
         self.module = build_module(workload).to(self.device)
-        self.slots, size = lay_out(self.module)
+        self.slots, size = lay_out(self.module, channels_last=self.channels_last)
         self.flat = torch.zeros(size, device=self.device)
         self.starts = [slot.view(shared.weights) for slot in self.slots]
         self.deltas = [slot.view(shared.deltas[rank]) for slot in self.slots]
@@ -69,6 +72,8 @@ class Loop(ABC):
     def inputs(self, rows: Tensor) -> Tensor:
         """Return the inputs of rows, which may have any axes."""
         inputs = self.shared.inputs[rows]
+        if self.channels_last and inputs.dim() == 4:
+            inputs = inputs.movedim(-1, 1)
         return inputs.float().div_(255) if self.work.as_bytes else inputs
 
     def rows(self, rows_B: np.ndarray[Any, Any]) -> Tensor:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from itertools import pairwise
+from typing import ClassVar, NamedTuple
 
 import torch
 from recipe import ClientRound
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from workloads import Workload
 
 from bare.loop import Loop
 from bare.shared import Shared
 
-__all__ = ["Fused", "Plain"]
+__all__ = ["Fused", "Plain", "Tuned"]
 
 # B examples of a batch, P parameters of all tensors
 
@@ -154,6 +155,64 @@ class Fused(OneByOne):
             change_P = self.flat.mul_(scale).sub_(_required(self.shared.control))
             _required(self.shared.own)[client.id].add_(change_P)
             _required(self.shared.changes)[self.rank].add_(change_P)
+
+
+class Tuned(Fused):
+    """``fused``, with what else is known to save time on a CPU.
+
+    Convolutions are channels last, ReLU is in place and after pooling, and the first step reads the
+    shared weights and writes the client's in one pass.
+    """
+
+    channels_last: ClassVar[bool] = True
+
+    def __init__(self, workload: Workload, shared: Shared, rank: int) -> None:
+        super().__init__(workload, shared, rank)
+        self.module = _pooled_first(self.module)
+        self.own = [parameter.data for parameter in self.parameters]
+
+    def train_client(self, client: Client) -> Tensor:
+        """Train one client, add its delta, and return its sum of losses."""
+        correction_P = self._correction(client)
+        losses = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._point_at(self.starts)
+        for step, rows_B in enumerate(client.batches):
+            loss = self.loss(rows_B)
+            gradients = torch.autograd.grad(loss, self.parameters)
+            with torch.no_grad():
+                if step == 0:
+                    self._first_step(gradients, correction_P)
+                else:
+                    self._step(list(gradients), correction_P, is_first=False)
+            losses += loss.detach() * len(rows_B)
+        with torch.no_grad():
+            self._add_delta(client)
+        return losses
+
+    def _first_step(self, gradients: tuple[Tensor, ...], correction_P: Tensor | None) -> None:
+        if self.velocity is not None:
+            for slot, gradient in zip(self.slots, gradients, strict=True):
+                slot.view(self.velocity).copy_(gradient)
+        for own, start, gradient in zip(self.own, self.starts, gradients, strict=True):
+            torch.sub(start, gradient, alpha=self.work.lrate, out=own)
+        self._point_at(self.own)
+        if correction_P is not None:
+            self.flat.add_(correction_P, alpha=-self.work.lrate)
+
+    def _point_at(self, weights: list[Tensor]) -> None:
+        for parameter, weight in zip(self.parameters, weights, strict=True):
+            parameter.data = weight
+
+
+def _pooled_first(module: nn.Module) -> nn.Module:
+    """Return a chain of the layers that pools before each ReLU: the same numbers."""
+    layers = list(module.children())
+    for index, (layer, after) in enumerate(pairwise(list(layers))):
+        if isinstance(layer, nn.ReLU) and isinstance(after, nn.MaxPool2d):
+            layers[index], layers[index + 1] = after, layer
+    return nn.Sequential(
+        *(nn.ReLU(inplace=True) if isinstance(layer, nn.ReLU) else layer for layer in layers)
+    )
 
 
 def _required(tensor: Tensor | None) -> Tensor:

@@ -18,13 +18,19 @@ from turns import RoundTime, Turns
 from workloads import Workload
 
 from bare.loop import Loop
-from bare.one_by_one import Fused, Plain
+from bare.one_by_one import Fused, Plain, Tuned
 from bare.shared import Shared, share
 from bare.stacked import Batched, Vmap
 
-__all__ = ["LOOPS", "make_loop", "train_alone", "train_in_turns"]
+__all__ = ["LOOPS", "make_loop", "share_for", "train_alone", "train_in_turns"]
 
-LOOPS: dict[str, type[Loop]] = {"plain": Plain, "fused": Fused, "vmap": Vmap, "batched": Batched}
+LOOPS: dict[str, type[Loop]] = {
+    "plain": Plain,
+    "fused": Fused,
+    "tuned": Tuned,
+    "vmap": Vmap,
+    "batched": Batched,
+}
 """By name."""
 
 
@@ -34,9 +40,22 @@ def make_loop(kind: str, workload: Workload, shared: Shared, rank: int) -> Loop:
     Raises:
         SystemExit: if there is none of that name, or it does not know the workload.
     """
+    return _loop_class(kind)(workload, shared, rank)
+
+
+def share_for(kind: str, recipe: Recipe, *, ranks: int) -> Shared:
+    """Make what the processes of a loop share, laid out as that loop wants it.
+
+    Raises:
+        SystemExit: if there is none of that name.
+    """
+    return share(recipe, ranks=ranks, channels_last=_loop_class(kind).channels_last)
+
+
+def _loop_class(kind: str) -> type[Loop]:
     if kind not in LOOPS:
         raise SystemExit(f"there is no loop {kind!r}; choose from {', '.join(LOOPS)}")
-    return LOOPS[kind](workload, shared, rank)
+    return LOOPS[kind]
 
 
 def train_alone(
@@ -92,7 +111,7 @@ def train_in_turns(kind: str, recipe_file: Path, *, ranks: int) -> None:
     torch.set_num_threads(1)
     context = multiprocessing.get_context("spawn")
     recipe = read_recipe(recipe_file)
-    shared = share(recipe, ranks=ranks).moved(Tensor.share_memory_)
+    shared = share_for(kind, recipe, ranks=ranks).moved(Tensor.share_memory_)
     team = Team(kind, recipe_file, shared, context.Barrier(ranks), ranks)
     with ExitStack() as stack:
         pipes = [_start_rank(context, team, rank, stack) for rank in range(1, ranks)]

@@ -25,18 +25,23 @@ class Slot(NamedTuple):
     name: str
     start: int
     shape: torch.Size
+    channels_last: bool = False
+    """Whether a convolution's weights lie as [out, height, width, in]."""
 
     def view(self, flat: Tensor) -> Tensor:
         """Return the parameter's part of [..., P], in its own shape."""
         part = flat[..., self.start : self.start + self.shape.numel()]
+        if self.channels_last and len(self.shape) == 4:
+            out, into, *area = self.shape
+            return part.view(*flat.shape[:-1], out, *area, into).movedim(-1, -3)
         return part.view(*flat.shape[:-1], *self.shape)
 
 
-def lay_out(module: nn.Module) -> tuple[list[Slot], int]:
+def lay_out(module: nn.Module, *, channels_last: bool = False) -> tuple[list[Slot], int]:
     """Return the parameters' positions in a flat vector, and P."""
     slots, end = [], 0
     for name, parameter in module.named_parameters():
-        slots.append(Slot(name, end, parameter.shape))
+        slots.append(Slot(name, end, parameter.shape, channels_last))
         end += -(-parameter.numel() // _ALIGNED) * _ALIGNED
     return slots, end
 
@@ -46,6 +51,7 @@ class Shared:
     """What the processes share."""
 
     inputs: Tensor
+    """[examples, ...]; images of a loop with channels last: [examples, height, width, channels]."""
     targets: Tensor
     weights: Tensor
     """[P] what a round starts from."""
@@ -70,9 +76,9 @@ class Shared:
         return losses / seen
 
 
-def share(recipe: Recipe, *, ranks: int) -> Shared:
+def share(recipe: Recipe, *, ranks: int, channels_last: bool = False) -> Shared:
     """Make what the processes share: data, first weights, and room for sums."""
-    slots, size = lay_out(build_module(recipe.workload))
+    slots, size = lay_out(build_module(recipe.workload), channels_last=channels_last)
     data = recipe.workload.make_examples()
     weights = torch.zeros(size)
     for slot in slots:
@@ -84,8 +90,11 @@ def share(recipe: Recipe, *, ranks: int) -> Shared:
             "own": torch.zeros(recipe.workload.population, size),
             "changes": torch.zeros(ranks, size),
         }
+    inputs = torch.from_numpy(data["inputs"])
+    if channels_last and inputs.dim() == 4:
+        inputs = inputs.movedim(1, -1).contiguous()
     return Shared(
-        inputs=torch.from_numpy(data["inputs"]),
+        inputs=inputs,
         targets=torch.from_numpy(data["targets"]),
         weights=weights,
         deltas=torch.zeros(ranks, size),

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bare.rounds import LOOPS, train_alone
-from bare.shared import lay_out, share
-from models import build_module
+from bare.rounds import LOOPS, make_loop, share_for, train_alone
+from bare.shared import share
 from recipe import make_recipe, read_recipe
 from run_simfl import SimflRun
 from same_steps import compare_in_double
@@ -32,14 +31,14 @@ SCALES = {
     "cnn28": 0.1,
 }
 LOOPS_OF = {
-    "W1": ("plain", "fused", "vmap"),
-    "W1-bytes": ("fused", "vmap"),
-    "W2": ("plain", "fused", "vmap", "batched"),
-    "W3": ("plain", "fused", "vmap", "batched"),
-    "W4": ("plain", "fused"),
+    "W1": ("plain", "fused", "tuned", "vmap"),
+    "W1-bytes": ("fused", "tuned", "vmap"),
+    "W2": ("plain", "fused", "tuned", "vmap", "batched"),
+    "W3": ("plain", "fused", "tuned", "vmap", "batched"),
+    "W4": ("plain", "fused", "tuned"),
     "ragged": ("plain", "fused", "vmap", "batched"),
-    "cnn28": ("fused", "vmap"),
-    "prox": ("plain", "fused", "vmap"),
+    "cnn28": ("fused", "tuned", "vmap"),
+    "prox": ("plain", "fused", "tuned", "vmap"),
     "deep": ("fused", "vmap", "batched"),
 }
 
@@ -65,11 +64,11 @@ def test_bare_loops_reach_the_losses_and_the_weights_of_simfl_on_bytes(tmp_path:
     losses, weights = _train_with_simfl(workload, tmp_path)
     recipe = make_recipe(workload, rounds=ROUNDS)
     for kind in LOOPS_OF["W1-bytes"]:
-        shared = share(recipe, ranks=1)
-        done = list(train_alone(LOOPS[kind](workload, shared, 0), recipe))
+        loop = make_loop(kind, workload, share_for(kind, recipe, ranks=1), 0)
+        done = list(train_alone(loop, recipe))
         np.testing.assert_allclose([round.loss for round in done], losses, rtol=1e-5)
-        for slot in lay_out(build_module(workload))[0]:
-            found = slot.view(shared.weights).numpy()
+        for slot in loop.slots:
+            found = slot.view(loop.shared.weights).numpy()
             np.testing.assert_allclose(found, weights[slot.name], rtol=1e-4, atol=1e-5)
 
 
