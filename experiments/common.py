@@ -79,7 +79,7 @@ class Experiment:
     by: Sequence[str]
     """The columns of the table's rows, such as ``["label", "epochs"]``."""
     figure: Sequence[str] | Callable[[pd.DataFrame], Facets]
-    """What ``simfl report`` is told about the figure; or what makes it of the results."""
+    """Options of ``simfl report`` for the figure, or a function that makes it from the results."""
     figures: Mapping[str, Callable[[pd.DataFrame], Facets]] = field(
         default_factory=dict, kw_only=True
     )
