@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from simfl.vector import Vector
+from simfl.vector import Vector, to_device
 
 _TILE = 1024
 """Coordinates that are looked at together: those of 100 deltas fit a processor's cache."""
@@ -25,6 +25,8 @@ def weighted_sums(weights: Tensor, deltas_C: Vector) -> Vector:
         weights: [C] of one sum, or [M, C] of M sums, which are a stack then.
         deltas_C: a stack of C.
     """
+    if deltas_C:
+        weights = to_device(weights, deltas_C.tensors[0].device)
     sums = {name: _weighted_sum(weights, tensor) for name, tensor in deltas_C.items()}
     return Vector(sums, stacked=weights.dim() > 1)
 

@@ -14,7 +14,7 @@ from simfl.data.dataset import arrays_of, take_rows
 from simfl.data.ragged import Ragged
 from simfl.models import Batch
 from simfl.models.model import map_inputs
-from simfl.vector import tensors_of
+from simfl.vector import tensors_of, to_device
 
 Rows: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -45,7 +45,7 @@ def resident_reader(examples: Examples, *, device: str) -> ReadBatch:
     scale = _scaler(examples, device=device)
 
     def read(rows: Rows) -> Batch:
-        index = torch.from_numpy(rows).to(device)
+        index = to_device(torch.from_numpy(rows), device)
         return Batch(map_inputs(inputs, lambda tensor: scale(tensor[index])), targets[index])
 
     return read
@@ -84,7 +84,7 @@ def weigh_ragged(batch: Batch, sizes_A: np.ndarray[Any, Any]) -> Batch:
     is_double = any(tensor.dtype is torch.float64 for tensor in tensors_of(batch.inputs))
     weights = is_own * (size / sizes_A[:, None])
     weights_AB = torch.from_numpy(weights if is_double else weights.astype(np.float32))
-    return batch._replace(sample_weights=weights_AB.to(batch.targets.device))
+    return batch._replace(sample_weights=to_device(weights_AB, batch.targets.device))
 
 
 def _scaler(examples: Examples, *, device: str) -> Callable[[Tensor], Tensor]:
@@ -118,4 +118,4 @@ def _scaler(examples: Examples, *, device: str) -> Callable[[Tensor], Tensor]:
 
 
 def _move(array: np.ndarray[Any, Any], device: str) -> Tensor:
-    return torch.from_numpy(array).to(device)
+    return to_device(torch.from_numpy(array), device)

@@ -24,7 +24,7 @@ from simfl.models import Batch, ModelFunction, StackedModel
 from simfl.models.model_function import split_given
 from simfl.sampling import LocalWork
 from simfl.seeding import derive_seed
-from simfl.vector import Vector
+from simfl.vector import Vector, to_device
 
 
 class ClientStack(Trainee):
@@ -124,7 +124,7 @@ class _StepsOfStack(Steps):
         self._keys_C: Tensor | None = None
         if stack.draws:
             draws = [derive_seed(seed, "model", round=round, client=c) for c in clients]
-            self._keys_C = torch.tensor(draws, device=resident.device)
+            self._keys_C = to_device(torch.tensor(draws), resident.device)
 
     def __iter__(self) -> Iterator[Step]:
         for index, active in enumerate((self._sizes > 0).sum(axis=1).tolist()):

@@ -19,7 +19,7 @@ from simfl.optimizer.schedule import goes_by_steps, rate_at
 from simfl.optimizer.state import stack_states
 from simfl.sampling import LocalWork
 from simfl.states import KeptState, State
-from simfl.vector import Vector
+from simfl.vector import Vector, to_device
 
 
 @dataclass(eq=False, repr=False)
@@ -142,5 +142,5 @@ class RoundFacts:
         }
 
     def _numbers(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
-        numbers = torch.tensor(values, dtype=dtype, device=self.resident.device)
+        numbers = to_device(torch.tensor(values, dtype=dtype), self.resident.device)
         return numbers if self.stacked else numbers[0]

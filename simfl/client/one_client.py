@@ -91,7 +91,8 @@ class _StepsOfOne(Steps):
 
     def __iter__(self) -> Iterator[Step]:
         model, device = self._resident.model, self._resident.device
-        key = torch.tensor(derive_seed(self._seed, "model", **self._at), device=device)
+        # Filled, not copied: a copy would wait for the GPU.
+        key = torch.full((), derive_seed(self._seed, "model", **self._at), device=device)
         for index, rows_B in enumerate(self._batches):
             batch = self._augmented(self._resident.read(rows_B), index)
             model.seed_step(key, index)

@@ -28,7 +28,7 @@ from simfl.models import Batch, StackedModel, TorchModel
 from simfl.models.model_function import Objective
 from simfl.optimizer.pipeline import SteppedModel
 from simfl.sampling import LocalWork
-from simfl.vector import Scalar, Vector
+from simfl.vector import Scalar, Vector, to_device
 
 Sums: TypeAlias = Mapping[str, Tensor]
 """What a function of a batch adds up over examples, by name."""
@@ -151,7 +151,7 @@ class Trainee(ABC):
         shares = [self._resident.recipe.work.clipped_share(size) for size in step.sizes]
         if min(shares) == 1.0:
             return None
-        return torch.tensor(shares, device=self._resident.device) if self.stacked else shares[0]
+        return to_device(torch.tensor(shares), self._resident.device) if self.stacked else shares[0]
 
     # -- passes over all examples ----------------------------------------------------------
 

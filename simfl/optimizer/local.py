@@ -20,7 +20,7 @@ from simfl.optimizer.state import (
     stack_states,
 )
 from simfl.states import KeptState
-from simfl.vector import Scalar, Vector, move, rows_of
+from simfl.vector import Scalar, Vector, move, rows_of, to_device
 
 
 class LocalOptimizer:
@@ -186,7 +186,7 @@ class LocalOptimizer:
         rates = [rate_at(rate, round=self._round, num_steps=count) for count in counts]
         if not self._stacked:
             return rates[0]
-        return torch.tensor(rates, dtype=torch.float64, device=device)
+        return to_device(torch.tensor(rates, dtype=torch.float64), device)
 
 
 def _for_each_plugin(

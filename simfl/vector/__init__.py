@@ -9,6 +9,7 @@ from simfl.vector.values import (
     move,
     rows_of,
     tensors_of,
+    to_device,
     widened,
 )
 from simfl.vector.vector import Layout, Vector
@@ -24,5 +25,6 @@ __all__ = [
     "move",
     "rows_of",
     "tensors_of",
+    "to_device",
     "widened",
 ]

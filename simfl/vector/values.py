@@ -28,6 +28,18 @@ def move(value: T, device: torch.device | str) -> T:
     return moved
 
 
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor on a device, without a wait for the work that a GPU has been given.
+
+    A copy from pageable memory would wait for it, and then the GPU for the next kernels. torch
+    keeps the pinned memory until the copy is done
+    (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
+    """
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def count_bytes(value: Any) -> int:
     """Return how many bytes the tensors in a value take."""
     return sum(v.num_bytes if isinstance(v, Vector) else v.nbytes for v in _leaves(value))
