@@ -8,6 +8,7 @@ clock starts; reading examples, training and adding up are what is timed.
     fused     one after the other; updates and deltas by torch._foreach, in place
     tuned     fused, with convolutions channels last, ReLU in place and after pooling, and a first
               step that reads the shared weights and writes the client's in one pass
+    graphed   fused, with each step recorded as a CUDA graph; on a CPU, fused
     vmap      all clients of a process in one computation: torch.func.vmap over grad
     batched   the same with hand-written layers: a multi-layer perceptron by baddbmm, SGD alone
 

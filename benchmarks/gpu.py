@@ -1,107 +1,125 @@
-"""The CIFAR-10 benchmark of pfl-research on one GPU: 1,500 rounds of W1, on data of that shape.
+"""What simfl does on one GPU, in ten minutes: its rounds against pfl-research, stacks, and more.
 
-simfl, a bare loop with fused updates, and one with stacks of clients train the same clients in
-turns, in one process and on one device; losses are checked.
+    python benchmarks/peers/setup.py --here pfl     # pfl-research, with this Python's torch
+    python benchmarks/gpu.py --out gpu.json
+    python benchmarks/gpu.py --only W1,stacks --minutes 5
+    python benchmarks/gpu.py --device cpu --scale 0.02 --minutes 1          # tries it out
 
-    python benchmarks/gpu.py
-    python benchmarks/gpu.py --device cpu --rounds 2 --turns 1 --scale 0.1      # tries it out
+Each part is a process of its own, so that one that fails or hangs costs no other. Every figure is
+printed and written to the JSON file as soon as it is known. The parts, the most important first:
+
+    device      name, driver, versions
+    W1          1,500 rounds of W1 (the shape of pfl-research's CIFAR-10 benchmark): simfl, pfl and
+                bare loops in turns; losses are checked; what does not fit is scaled up
+    stacks      seconds of a client's step by the size of its stack, and the rule that follows
+    recording   CUDA graphs and torch.compile for a stacked step
+    waits       where simfl waits for the GPU
+    memory      what ``cluster.actors: auto`` predicts, and what is used
+    actors      1, 2 and 4 actors on the GPU, on Ray
+    evaluation  examples a second
+    reading     batches of examples that stay on the GPU, and of moved ones
+
+Their code is in ``on_gpu/``. Without pfl-research, or without Ray, the rest goes on.
 """
 
 from __future__ import annotations
 
-import statistics
+import json
+import os
+import signal
+import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import closing
-from itertools import islice
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 import typer
-from bare.rounds import LOOPS, train_alone
-from bare.shared import share
-from bare.stacked import Vmap
-from recipe import Recipe, make_recipe
-from run_simfl import SimflRun
-from turns import RoundTime
-from workloads import find_workload
 
-_WARM_UP = 2
-_TOLERANCE = 1e-2
-"""Relative. A GPU's convolutions add up in orders of their own, and training makes more of it."""
+_HERE = Path(__file__).resolve().parent
+PARTS = {
+    "device": 10,
+    "W1": 190,
+    "stacks": 120,
+    "recording": 100,
+    "waits": 15,
+    "memory": 25,
+    "actors": 90,
+    "evaluation": 20,
+    "reading": 20,
+}
+"""Seconds of each in ten minutes; what one does not use is shared by those after it."""
+_GRACE_S = 15.0
+"""After its time, a part may end what it is doing."""
+_LEAST_S = 5.0
 
 
 def main(
     device: Annotated[str, typer.Option(help="cuda, or cpu to try it out.")] = "cuda",
-    rounds: Annotated[int, typer.Option(min=1, help="In all, of each contestant.")] = 1500,
-    turns: Annotated[int, typer.Option(min=1, help="In which they are run.")] = 5,
-    stack: Annotated[int, typer.Option(min=1, help="Clients in a stack of the bare loop.")] = 50,
-    set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of simfl's scenario.")] = None,
-    scale: Annotated[float, typer.Option(help="Shrinks every count.")] = 1.0,
+    minutes: Annotated[float, typer.Option(help="For everything.")] = 10.0,
+    only: Annotated[str, typer.Option(help=f"Parts: {', '.join(PARTS)}.")] = "",
+    scale: Annotated[float, typer.Option(help="Shrinks every count, to try it out.")] = 1.0,
+    out: Annotated[Path, typer.Option(help="The file of results.")] = Path("gpu.json"),
 ) -> None:
-    """Compare simfl with bare loops on one device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("torch finds no GPU; --device cpu --rounds 2 --scale 0.1 tries it out")
-    work = find_workload("W1", scale=scale)
-    plain = work.scenario(rounds=_WARM_UP + rounds)
-    plain["cluster"] = {"actors": 1, "num_gpus": 1.0 if device == "cuda" else 0.0}
-    recipe = make_recipe(work, rounds=_WARM_UP + rounds)
-    with tempfile.TemporaryDirectory(prefix="simfl-gpu-") as folder:
-        run = SimflRun(plain, Path(folder), backend="inline", overrides=tuple(set or ()))
-        with closing(run):
-            contestants = {
-                "simfl": iter(run.run_round, None),
-                "bare fused": _bare("fused", recipe, device),
-                f"bare stacked {stack}": _bare("stacked", recipe, device, most=stack),
-            }
-            done = take_turns(contestants, rounds=rounds, turns=turns)
-    sys.exit(_tell(done))
+    """Measure part after part."""
+    parts = [part for part in only.split(",") if part] or [*PARTS]
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise SystemExit(f"there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
+    if device not in ("cuda", "cpu"):
+        raise SystemExit(f"--device is {device!r}, but must be cuda or cpu")
+    out.unlink(missing_ok=True)
+    code = run_parts(
+        parts, device=device, scale=scale, out=out.resolve(), ends=time.monotonic() + 60 * minutes
+    )
+    print(f"results: {out}", flush=True)
+    sys.exit(code)
 
 
-def take_turns(
-    contestants: dict[str, Iterator[RoundTime]], *, rounds: int, turns: int
-) -> dict[str, list[list[RoundTime]]]:
-    """Return what the rounds of each turn took, the warm-up first."""
-    sizes = [_WARM_UP] + [len(range(turn, rounds, turns)) for turn in range(turns)]
-    done: dict[str, list[list[RoundTime]]] = {name: [] for name in contestants}
-    for size in sizes:
-        for name, contestant in contestants.items():
-            done[name].append(list(islice(contestant, size)))
-    return done
+def run_parts(parts: Sequence[str], *, device: str, scale: float, out: Path, ends: float) -> int:
+    """Run parts, each in its process and within its share of the time; return the exit code.
 
-
-def _bare(kind: str, recipe: Recipe, device: str, *, most: int = 1) -> Iterator[RoundTime]:
-    shared = share(recipe, ranks=1).moved(lambda tensor: tensor.to(device))
-    work = recipe.workload
-    loop = LOOPS[kind](work, shared, 0) if kind in LOOPS else Vmap(work, shared, 0, most=most)
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    return train_alone(loop, recipe, synchronize=wait)
-
-
-def _tell(done: dict[str, list[list[RoundTime]]]) -> int:
-    """Print a line for each contestant; return the exit code, 1 if losses are apart."""
-    first = next(iter(done.values()))
+    Args:
+        parts: by name, in order.
+        device: ``cuda`` or ``cpu``.
+        scale: of all counts.
+        out: the file of results.
+        ends: when all must be over, by ``time.monotonic``.
+    """
     code = 0
-    print(f"{'':<20}{'s in all':>10}{'ms a round':>12}{'simfl is':>26}{'last loss':>12}")
-    for name, turns in done.items():
-        total = sum(round.seconds for turn in turns[1:] for round in turn)
-        ratios = [a / b for a, b in zip(_medians(first), _medians(turns), strict=True)]
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) x"
-        shown = "" if turns is first else ratio
-        ms = 1000 * statistics.median(_medians(turns))
-        loss = turns[-1][-1].loss
-        print(f"{name:<20}{total:>10.2f}{ms:>12.2f}{shown:>26}{loss:>12.6f}")
-        if abs(turns[0][0].loss / first[0][0].loss - 1) > _TOLERANCE:
-            print(f"FAIL: {name} does not begin with simfl's loss")
-            code = 1
+    for number, part in enumerate(parts):
+        left = ends - time.monotonic()
+        if left < _LEAST_S:
+            print(f"\n== {part}: left out, no time is left", flush=True)
+            continue
+        seconds = left * PARTS[part] / sum(PARTS[other] for other in parts[number:])
+        print(f"\n== {part}, {seconds:.0f} s", flush=True)
+        began = time.monotonic()
+        settings = {"device": device, "scale": scale, "ends": began + seconds, "out": str(out)}
+        failed = _run(part, settings, within=min(seconds + _GRACE_S, left))
+        print(f"-- {part} took {time.monotonic() - began:.0f} s{failed}", flush=True)
+        code = code or int(bool(failed))
+        if part == "device" and failed:
+            return code
     return code
 
 
-def _medians(turns: list[list[RoundTime]]) -> list[float]:
-    """Return each turn's seconds a round, without the warm-up."""
-    return [statistics.median(round.seconds for round in turn) for turn in turns[1:]]
+def _run(part: str, settings: Mapping[str, Any], *, within: float) -> str:
+    """Run a part's process; return what went wrong, if anything did."""
+    path = os.pathsep.join([str(_HERE), str(_HERE.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "on_gpu", part, json.dumps(settings)]
+    # A session of its own, so that it can be ended with the processes that it has started.
+    process = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}, start_new_session=True
+    )
+    try:
+        code = process.wait(within)
+    except subprocess.TimeoutExpired:
+        return f"; ended after {within:.0f} s; what it had measured is in the file"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return f"; it failed with {code}" if code else ""
 
 
 if __name__ == "__main__":

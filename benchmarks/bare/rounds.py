@@ -17,6 +17,7 @@ from torch import Tensor
 from turns import RoundTime, Turns
 from workloads import Workload
 
+from bare.graphed import Graphed
 from bare.loop import Loop
 from bare.one_by_one import Fused, Plain, Tuned
 from bare.shared import Shared, share
@@ -28,6 +29,7 @@ LOOPS: dict[str, type[Loop]] = {
     "plain": Plain,
     "fused": Fused,
     "tuned": Tuned,
+    "graphed": Graphed,
     "vmap": Vmap,
     "batched": Batched,
 }

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from turns import Turns
 
-RANKS = 2
+RANKS = int(os.environ.get("BENCH_RANKS", "2"))
+"""Processes. One on a GPU: NCCL, by which pfl adds up there, takes one for each."""
 
 
 class Trained(nn.Module):
@@ -34,13 +35,24 @@ class Trained(nn.Module):
         self.module = build_module(recipe.workload)
         state = {name: torch.from_numpy(array) for name, array in recipe.weights.items()}
         self.module.load_state_dict(state)
-        self.losses = torch.zeros(2, dtype=torch.float64)  # their sum, and the examples seen
+        self.losses: Tensor | float = 0.0  # their sum, 0-d
+        self.seen = 0  # examples
 
     def loss(self, inputs_B: Tensor, targets_B: Tensor) -> Tensor:
         """Return what a step minimises."""
         loss = cross_entropy(self.module(inputs_B), targets_B)
-        self.losses += torch.tensor([loss.item() * len(targets_B), len(targets_B)])
+        self.losses = self.losses + loss.detach().double() * len(targets_B)  # nobody waits for it
+        self.seen += len(targets_B)
         return loss
+
+    def mean_loss(self) -> float:
+        """Return the mean over what all ranks have seen since the last call."""
+        sums = torch.tensor([float(self.losses), self.seen], dtype=torch.float64)
+        if RANKS > 1:
+            torch.distributed.all_reduce(sums)
+        self.losses, self.seen = 0.0, 0
+        losses, seen = sums.tolist()
+        return float(losses / seen)
 
     def metrics(self, inputs_B: Tensor, targets_B: Tensor) -> dict[str, Any]:
         """Return nothing much: pfl evaluates in the first round, which only warms up."""
@@ -60,6 +72,9 @@ def main() -> None:
         run(recipe, turns=None)
         return
     turns = Turns()  # first, so that nothing else writes to its pipe
+    if RANKS == 1:
+        run(recipe, turns=turns)
+        return
     with _other_ranks():
         run(recipe, turns=turns)
 
@@ -106,17 +121,18 @@ def make_pace(trained: Trained, turns: Turns | None) -> Any:
             return Metrics()
 
         def after_central_iteration(self, *_: Any, **__: Any) -> Any:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             seconds = time.perf_counter() - self._began
-            torch.distributed.all_reduce(trained.losses)
-            losses, seen = trained.losses.tolist()
-            trained.losses.zero_()
+            loss = trained.mean_loss()
             if turns is not None:
-                turns.add(seconds, losses / seen)
+                turns.add(seconds, loss)
             return not self._wait(), Metrics()
 
         def _wait(self) -> bool:
             goes_on = torch.tensor([turns is not None and turns.wait()], dtype=torch.int32)
-            torch.distributed.broadcast(goes_on, src=0)
+            if RANKS > 1:
+                torch.distributed.broadcast(goes_on, src=0)
             self._began = time.perf_counter()
             return bool(goes_on)
 
@@ -127,11 +143,13 @@ def make_data(recipe: Recipe) -> Any:
     """Return pfl's federated data: this rank's share of each cohort, whose rows are in order."""
     from pfl.data.dataset import Dataset
     from pfl.data.federated_dataset import FederatedDatasetBase
+    from pfl.internal.ops.pytorch_ops import get_default_device
 
     data = recipe.workload.make_examples()
-    inputs, targets = torch.from_numpy(data["inputs"]), torch.from_numpy(data["targets"])
+    arrays = (data["inputs"], data["targets"])
+    inputs, targets = (torch.from_numpy(array).to(get_default_device()) for array in arrays)
     rounds = recipe.rounds()
-    rank = torch.distributed.get_rank()
+    rank = torch.distributed.get_rank() if RANKS > 1 else 0
 
     class Cohorts(FederatedDatasetBase):  # type: ignore[misc]
         """The recipe's."""

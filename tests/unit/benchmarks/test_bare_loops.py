@@ -31,12 +31,12 @@ SCALES = {
     "cnn28": 0.1,
 }
 LOOPS_OF = {
-    "W1": ("plain", "fused", "tuned", "vmap"),
+    "W1": ("plain", "fused", "tuned", "graphed", "vmap"),
     "W1-bytes": ("fused", "tuned", "vmap"),
     "W2": ("plain", "fused", "tuned", "vmap", "batched"),
     "W3": ("plain", "fused", "tuned", "vmap", "batched"),
     "W4": ("plain", "fused", "tuned"),
-    "ragged": ("plain", "fused", "vmap", "batched"),
+    "ragged": ("plain", "fused", "graphed", "vmap", "batched"),
     "cnn28": ("fused", "tuned", "vmap"),
     "prox": ("plain", "fused", "tuned", "vmap"),
     "deep": ("fused", "vmap", "batched"),
