@@ -32,7 +32,7 @@ def record(step: Callable[[], None], device: torch.device) -> Callable[[], None]
             step()
     torch.cuda.current_stream(device).wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=beside):
         step()
     return graph.replay
 

@@ -148,10 +148,10 @@ def take_turns(place: Place, courses: dict[str, Course], *, most: int) -> None:
             except (Exception, SystemExit) as error:
                 _leave_out(place, name, error)
                 del courses[name]
+            else:
+                place.put(name, _figures(next(iter(courses.values())), course))
         if not courses:
             return
-        for name, figures in tell(courses).items():
-            place.put(name, figures)
         if place.left <= 0:
             break
     _print(place, courses)
@@ -163,22 +163,23 @@ def _pace(course: Course) -> float:
 
 
 def tell(courses: Mapping[str, Course]) -> dict[str, dict[str, Any]]:
-    """Return the figures of each contestant; ratios are simfl's time over the other's, by turn."""
-    told = {}
-    for name, course in courses.items():
-        first = next(iter(courses.values()))
-        pairs = zip(first.medians, course.medians, strict=False)
-        apart = _apart(first, course)
-        told[name] = {
-            "rounds": sum(map(len, course.turns)),
-            "seconds_a_round": course.medians,
-            f"seconds_of_{ROUNDS}": ROUNDS * course.seconds,
-            "simfl_is_times": [ours / theirs for ours, theirs in pairs],
-            "losses": [course.losses[0], course.losses[-1]],
-            "losses_apart": apart,
-            "losses_agree": apart <= _TOLERANCE,
-        }
-    return told
+    """Return the figures of each contestant; ratios are the first one's time over the other's."""
+    first = next(iter(courses.values()))
+    return {name: _figures(first, course) for name, course in courses.items()}
+
+
+def _figures(first: Course, course: Course) -> dict[str, Any]:
+    apart = _apart(first, course)
+    pairs = zip(first.medians, course.medians, strict=True)
+    return {
+        "rounds": sum(map(len, course.turns)),
+        "seconds_a_round": course.medians,
+        f"seconds_of_{ROUNDS}": ROUNDS * course.seconds,
+        "simfl_is_times": [ours / theirs for ours, theirs in pairs],
+        "losses": [course.losses[0], course.losses[-1]],
+        "losses_apart": apart,
+        "losses_agree": apart <= _TOLERANCE,
+    }
 
 
 def _apart(first: Course, other: Course) -> float:

@@ -45,7 +45,8 @@ def resident_reader(examples: Examples, *, device: str) -> ReadBatch:
     scale = _scaler(examples, device=device)
 
     def read(rows: Rows) -> Batch:
-        index = to_device(torch.from_numpy(rows), device)
+        # Dense, as a stack's rows may not be: torch would copy them to memory that is not pinned.
+        index = to_device(torch.from_numpy(np.ascontiguousarray(rows)), device)
         return Batch(map_inputs(inputs, lambda tensor: scale(tensor[index])), targets[index])
 
     return read

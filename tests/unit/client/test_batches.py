@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 
-from simfl.client.batches import moving_reader, read_batch, reader_of, resident_reader
+from simfl.client.batches import read_batch, reader_of, resident_reader
 from simfl.data import Examples, Scaling
 
 INPUTS = {"a": np.arange(12, dtype=np.float32).reshape(6, 2), "b": np.arange(6)}
@@ -83,22 +81,3 @@ def test_on_a_gpu_every_byte_is_scaled_to_the_bits_of_the_cpu() -> None:
     rows = np.arange(256)
     on_gpu = reader_of(examples, device="cuda")(rows).inputs.cpu()
     assert torch.equal(on_gpu, read_batch(examples, rows).inputs)
-
-
-@pytest.fixture
-def _waiting_again() -> Iterator[None]:
-    """Let torch wait for the GPU again after a test that forbids it."""
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.usefixtures("_waiting_again")
-@pytest.mark.parametrize("reader", [resident_reader, moving_reader])
-def test_a_batch_is_read_without_a_wait_for_the_gpu(reader) -> None:
-    read = reader(EXAMPLES, device="cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    batch = read(np.array([2, 4]))
-    torch.cuda.set_sync_debug_mode("default")
-    assert batch.targets.tolist() == [20, 40]
