@@ -67,6 +67,7 @@ def main(
         raise SystemExit(f"there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
     if device not in ("cuda", "cpu"):
         raise SystemExit(f"--device is {device!r}, but must be cuda or cpu")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the part, too
     out.unlink(missing_ok=True)
     code = run_parts(
         parts, device=device, scale=scale, out=out.resolve(), ends=time.monotonic() + 60 * minutes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,7 +43,7 @@ def pfl_contestant(place: Place, recipe: Recipe, folder: Path, stack: ExitStack)
         [python, str(_HERE / "peers" / "pfl_loop.py"), str(file)],
         log=folder / "pfl.log",
         environment={
-            "PYTHONPATH": str(_HERE),
+            "PYTHONPATH": os.pathsep.join([str(_HERE), os.environ.get("PYTHONPATH", "")]),
             "PFL_PYTORCH_DEVICE": place.device,
             "BENCH_RANKS": "1",
         },

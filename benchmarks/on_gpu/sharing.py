@@ -58,7 +58,6 @@ def _measure(place: Place, count: int | None, label: str, *, within: float) -> N
             f"simfl with {label} actors",
             command + options,
             log=log,
-            environment={"PYTHONPATH": str(_HERE.parent)},
         )
         until = place.left - within
         contestant.start()

@@ -20,6 +20,8 @@ _NUMBERS = tuple(1 << exponent for exponent in range(16, 33))
 _NEAR = 1.1
 _MOST_NUMBERS = 1 << 31
 """Weights of a stack that is tried: 8 GB of float32, and about four times that in all."""
+_CALLS_S = 1.5
+"""For the calls of one size, at most."""
 _AT_LEAST = 16
 """Clients that are trained in a call, so that a small stack's time is no single one."""
 
@@ -82,6 +84,9 @@ def run(place: Place, shapes: Sequence[Shape] = SHAPES, sizes: Sequence[int] = _
     place.say(f"{'':<20}{'weights':>11}{'alone':>11}" + "".join(f"{size:>8}" for size in shown))
     found: list[Points] = []
     for number, shape in enumerate(shapes):
+        if place.left <= 0:
+            place.say(f"{shape.name:<20}left out, no time is left")
+            continue
         points = _measure(place, shape, sizes, within=place.left / (len(shapes) - number))
         if points is None:
             continue
@@ -97,6 +102,7 @@ def run(place: Place, shapes: Sequence[Shape] = SHAPES, sizes: Sequence[int] = _
 def _measure(place: Place, shape: Shape, sizes: Sequence[int], *, within: float) -> Points | None:
     """Measure a shape in stacks of each size; None if it cannot be built."""
     clients = max(_AT_LEAST, *sizes) if place.is_cuda else max(sizes)
+    end = place.left - within
     try:
         trained = Trained.of(shape, clients=clients)
     except SimflError as error:
@@ -106,27 +112,27 @@ def _measure(place: Place, shape: Shape, sizes: Sequence[int], *, within: float)
     points = Points(shape.kind, trained.num_weights, {})
     peaks: dict[int, int] = {}
     for number, size in enumerate(sizes):
-        if size * trained.num_weights > _MOST_NUMBERS:
+        if size * trained.num_weights > _MOST_NUMBERS or place.left <= 0:
             break
+        share = (place.left - end) / (len(sizes) - number)
         try:
-            seconds, peaks[size] = _step(place, trained, size, within / (len(sizes) - number))
+            seconds, peaks[size] = _step(place, trained, size, within=min(share, _CALLS_S))
         except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
             place.say(f"{shape.name}, stacks of {size}: {str(error).splitlines()[0]}")
             break
-        within -= max(0.0, seconds)
         points = replace(points, seconds={**points.seconds, size: seconds})
         place.put(shape.name, {**asdict(points), "peak_bytes": peaks, "best": points.largest_near})
     return points if points.seconds else None
 
 
-def _step(place: Place, trained: Trained, size: int, within: float) -> tuple[float, int]:
+def _step(place: Place, trained: Trained, size: int, *, within: float) -> tuple[float, int]:
     """Return the seconds of a client's step, and the most bytes that the device held."""
     if place.is_cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     host = trained.host(stack=size, device=place.device)
     clients = max(_AT_LEAST, size) if place.is_cuda else size
-    seconds = best_seconds(place, lambda: trained.train(host, clients), within=min(within, 1.5))
+    seconds = best_seconds(place, lambda: trained.train(host, clients), within=within)
     peak = torch.cuda.max_memory_allocated() if place.is_cuda else 0
     return seconds / clients / STEPS, peak
 
