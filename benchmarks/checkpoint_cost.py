@@ -66,6 +66,7 @@ class Run:
         checkpoints = Checkpoints(scenario, folder, notify=print)
         location = checkpoints.location
         self.engine = make_engine(simulation, "ray", address=None, location=location)
+        self.engine.open()
         handle = self.engine.start()
         self._rounds = run_rounds(simulation, self.engine, checkpoints, handle=handle)
         self.take_turn(1)

@@ -63,6 +63,7 @@ def _compare(out: Path, *, rounds: int, turns: int) -> float:
     scenario = simfl.load_scenario(_SCENARIO)
     simulation, checkpoints = build(scenario), Checkpoints(scenario, out, notify=print)
     engine = make_engine(simulation, "inline", address=None, location=checkpoints.location)
+    engine.open()
     run = run_rounds(simulation, engine, checkpoints, handle=engine.start())
     example = next(run).clients
     files = ClientFiles(out)

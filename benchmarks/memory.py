@@ -88,7 +88,7 @@ def memory_by_role() -> Counter[str]:
 def pss_bytes(root: int) -> int:
     """Return the PSS of a process and of all that it has started, shared memory included."""
     pids = [root, *(process.pid for process in descendants(root))]
-    return sum(_rollup(pid).get("Pss:", 0) for pid in pids)
+    return sum(rollup(pid).get("Pss:", 0) for pid in pids)
 
 
 def _role(process: Process) -> str:
@@ -101,11 +101,11 @@ def _role(process: Process) -> str:
 
 def own_bytes(pid: int) -> int:
     """Return what one process holds, without shared memory; 0 if it has ended."""
-    held = _rollup(pid)
+    held = rollup(pid)
     return held.get("Pss_Anon:", 0) + held.get("Pss_File:", 0)
 
 
-def _rollup(pid: int) -> dict[str, int]:
+def rollup(pid: int) -> dict[str, int]:
     """Return the bytes of a process by the kernel's names; of one that has ended, nothing."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]

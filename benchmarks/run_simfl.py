@@ -49,10 +49,11 @@ class SimflRun:
         simulation = build(scenario)
         checkpoints = Checkpoints(scenario, folder, notify=print)
         self._engine = make_engine(simulation, backend, address=None, location=checkpoints.location)
-        self._handle = self._engine.start()
         # As in a run: the engine has the examples.
         simulation = simulation.without_examples()
         give_back_freed_memory()
+        self._engine.open()
+        self._handle = self._engine.start()
         self._rounds = run_rounds(simulation, self._engine, checkpoints, handle=self._handle)
 
     def run_round(self) -> RoundTime:

@@ -190,6 +190,7 @@ def _running(actors: int, *, hidden: int, rests: float) -> Iterator[tuple[Engine
     with tempfile.TemporaryDirectory(prefix="simfl-scaling-") as folder:
         engine = make_engine(simulation, "ray", address=None, location=folder)
         with closing(engine):
+            engine.open()
             yield engine, engine.start()
 
 

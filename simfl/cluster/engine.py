@@ -90,7 +90,7 @@ class RayEngine:
         setup: what is run.
 
     Raises:
-        ClusterError: if the cluster cannot hold the actors, or they do not start.
+        ClusterError: if the cluster cannot hold the actors.
     """
 
     def __init__(self, connection: Connection, setup: EngineSetup) -> None:
@@ -132,9 +132,16 @@ class RayEngine:
             server=self._server,
             notify=setup.notify,
         )
+
+    def open(self) -> None:
+        """Start the actors.
+
+        Raises:
+            ClusterError: if too few of them start.
+        """
         # In a cluster started for this run, there are no other jobs to wait for.
-        notify = setup.notify if not connection.is_local else lambda _: None
-        Starter(setup, self._server, self._fleet, self._pool, notify).start()
+        notify = self._setup.notify if not self._connection.is_local else lambda _: None
+        Starter(self._setup, self._server, self._fleet, self._pool, notify).start()
 
     def start(self) -> SnapshotRefs:
         """Have the server put its first snapshot into the object store."""

@@ -64,6 +64,15 @@ class Engine(Protocol):
     def dashboard(self) -> str | None:
         """The address of the engine's dashboard; None without one."""
 
+    def open(self) -> None:
+        """Start what trains, which comes before all other calls.
+
+        The engine has the examples by then, so that the caller can free its own before.
+
+        Raises:
+            ClusterError: if actors do not start.
+        """
+
     def start(self) -> Handle:
         """Return what the first round starts from."""
 

@@ -67,6 +67,9 @@ class InlineEngine:
         self._previous_threads: int | None = torch.get_num_threads()
         torch.set_num_threads(threads)
 
+    def open(self) -> None:
+        """Do nothing: it trains in this process."""
+
     def start(self) -> Snapshot:
         """Return what the first round starts from."""
         return self._initial

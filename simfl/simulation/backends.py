@@ -30,7 +30,7 @@ def make_engine(
     notify: Callable[[str], None] = lambda _: None,
     shared: SharedData | None = None,
 ) -> Engine:
-    """Start what trains the clients.
+    """Return what trains the clients, which has the examples, and is to be opened.
 
     Args:
         simulation: the simulation to run.

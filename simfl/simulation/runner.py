@@ -245,12 +245,14 @@ class Run:
             notify=notify,
             shared=options.shared,
         )
-        # Nothing else refers to the examples, so that this process releases their memory.
-        self.simulation = self.simulation.without_examples()
-        give_back_freed_memory()
-        profile = _profiled(engine, self.folder) if options.profile else nullcontext()
-        with closing(engine), profile:
-            yield engine
+        with closing(engine):
+            # Nothing else refers to the examples, so that this process releases their memory,
+            # before the actors need theirs.
+            self.simulation = self.simulation.without_examples()
+            give_back_freed_memory()
+            engine.open()
+            with _profiled(engine, self.folder) if options.profile else nullcontext():
+                yield engine
 
     def _start(self, engine: Engine) -> None:
         self._handle = engine.restore(self.found) if self._round else engine.start()

@@ -165,6 +165,7 @@ def test_actors_that_die_with_nothing_to_do_are_put_back_before_they_work_again(
     assert isinstance(engine, RayEngine)
     records = []
     with closing(engine):
+        engine.open()
         for record, _, following in run_rounds(
             simulation, engine, checkpoints, handle=engine.start()
         ):

@@ -148,7 +148,9 @@ def fake_engine(
         bounds=(),
         run_name="fake",
     )
-    return RayEngine(Connection(ray, is_owned=False, is_local=True), setup)
+    engine = RayEngine(Connection(ray, is_owned=False, is_local=True), setup)
+    engine.open()
+    return engine
 
 
 def lose(refs: list[FakeRef], name: str) -> None:

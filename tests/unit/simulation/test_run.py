@@ -501,14 +501,9 @@ def test_the_driver_releases_the_examples_once_the_engine_has_them(
     class Elsewhere:
         """An engine that has put the examples somewhere else."""
 
-        num_actors, dashboard = 1, None
-
-        def start(self) -> None:
+        def open(self) -> None:
             assert [ref() is None for ref in examples] == [True]
             raise RunError("seen")
-
-        def describe(self) -> str:
-            return "elsewhere"
 
         def close(self) -> None:
             pass
