@@ -242,6 +242,8 @@ class ChunkReport:
     """The total size of its clients' new states."""
     keeping: tuple[int, ...] = ()
     """The ids of the clients that keep a state."""
+    partial_bytes: int = 0
+    """The size of its partial."""
 
 
 @dataclass(frozen=True)

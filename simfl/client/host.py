@@ -116,6 +116,7 @@ class ClientHost:
         retained: dict[int, Retained[KeptState]] = {row.client: row.retained for row in rows}
         if self.device != "cpu":
             retained = move(retained, "cpu")
+        nodes = move(tree.nodes, "cpu")
         seconds = time.perf_counter() - began
         return ChunkResult(
             report=ChunkReport(
@@ -125,8 +126,9 @@ class ClientHost:
                 seconds,
                 state_bytes=count_bytes(retained),
                 keeping=tuple(c for c, state in retained.items() if isinstance(state, Kept)),
+                partial_bytes=count_bytes(nodes),
             ),
-            partial=Partial(chunk.start, chunk.cohort_size, move(tree.nodes, "cpu")),
+            partial=Partial(chunk.start, chunk.cohort_size, nodes),
             states=retained,
         )
 

@@ -22,7 +22,7 @@ from simfl.checkpoint import Found
 from simfl.cluster.diagnostics import write_profiles
 from simfl.cluster.failures import explain, is_object_loss, repeat
 from simfl.cluster.launch import Fleet, launch_server, put_setup
-from simfl.cluster.remote_server import RemoteServer
+from simfl.cluster.remote_server import Partials, RemoteServer, TrainAgain
 from simfl.cluster.saves import Saves
 from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
@@ -63,6 +63,10 @@ T = TypeVar("T")
 
 _MEMORY_TIMEOUT_S = 5.0
 
+KEPT_BYTES = 1 << 26
+"""How many bytes of a round's partials are kept for a server that dies. The others, of a large
+model, would fill the object store; without them, the cohort is trained once more."""
+
 _MAX_STATES = 64
 """The most clients whose own models are evaluated in a call."""
 
@@ -74,12 +78,8 @@ class _Results(NamedTuple):
     """Each chunk, in the order in which they ended."""
     repeated: list[tuple[Assign, ChunkResult[Ref, Ref]]]
     """Those that were run again for the states of their clients."""
-    received: list[Ref]
-    """What the server has returned for the first of the partials."""
-
-    @property
-    def partials(self) -> list[Ref]:
-        return [result.partial for _, result in self.ended]
+    partials: Partials
+    """Theirs; they are not in the results."""
 
 
 class RayEngine:
@@ -279,23 +279,29 @@ class RayEngine:
         chunks = [chunk for part in plan.split() for chunk in self._cut(plan, part)]
         asks = self._keeps_state and (self._kept_last_round or not self._states.is_empty)
         ended: list[tuple[Assign, ChunkResult[Ref, Ref]]] = []
-        received: list[Ref] = []
+        partials, room = Partials([], [], []), KEPT_BYTES
         for assign, result in self._train_chunks(chunks, handle, asks=asks):
+            if self._pool.is_done:
+                partials.last.append(result.partial)
+            else:
+                room -= result.report.partial_bytes
+                partials.received.append(self._server.receive(result.partial))
+                partials.sent.append(result.partial if room >= 0 else None)
+            # No other reference is kept, so that a partial is freed once the server has added it.
+            result = replace(result, partial=None)
             ended.append((assign, result))
-            if not self._pool.is_done:  # the last one comes with the next call: one call less
-                received.append(self._server.receive(result.partial))
         unasked = [assign.chunk for assign, result in ended if result.report.keeping and not asks]
         # Repeated chunks give the same partials, bit for bit; only their states are used.
         repeated = list(self._train_chunks(unasked, handle, asks=True))
         traces = [ChunkTrace(result.report, a.label, a.retries) for a, result in ended]
         traces.sort(key=lambda trace: trace.report.start)
-        results = _Results(ended, repeated, received)
+        results = _Results(ended, repeated, partials)
         return Cohort(plan, handle, tuple(traces), time.perf_counter() - began, results)
 
     def _finish(
         self,
         cohort: Cohort,
-        finish: Callable[[RoundPlan, SnapshotRefs, Sequence[Ref], Sequence[Ref]], T],
+        finish: Callable[[RoundPlan, SnapshotRefs, Partials, TrainAgain], T],
     ) -> tuple[Cohort, T]:
         """Have the server finish a cohort; return it, too.
 
@@ -304,16 +310,21 @@ class RayEngine:
         """
         plan, handle, trained = cohort.plan, cohort.handle, cohort
 
-        def train_again() -> None:
+        def train_again() -> Partials:
             nonlocal trained
-            self._server.restore(handle)
             trained = self._train_once(plan, handle)
+            results: _Results = trained.results
+            return results.partials
+
+        def restored() -> Partials:
+            self._server.restore(handle)
+            return train_again()
 
         def once() -> T:
             results: _Results = trained.results
-            return finish(plan, handle, results.partials, results.received)
+            return finish(plan, handle, results.partials, train_again)
 
-        finished = self._repeat(once, before_repeat=train_again, doing=f"round {plan.round}")
+        finished = self._repeat(once, before_repeat=restored, doing=f"round {plan.round}")
         results: _Results = trained.results
         self._learn_paces(results.ended)
         self._commit(plan.round, [result for _, result in results.ended + results.repeated])
@@ -348,8 +359,10 @@ class RayEngine:
         if isinstance(self._setup.cluster.chunk_size, int):
             return equal_chunks(plan, part, self._setup.cluster.chunk_size)
         num_workers = sum(worker.group == part.group for worker in self._pool.members)
-        least_work = self._paces[part.group].least_work
-        return guided_chunks(plan, part, num_workers, least_work=least_work)
+        pace = self._paces[part.group]
+        return guided_chunks(
+            plan, part, num_workers, least_work=pace.least_work, sends_much=pace.sends_much
+        )
 
     def _train_chunks(
         self, chunks: Sequence[AnyChunk], handle: SnapshotRefs, *, asks: bool
@@ -373,6 +386,7 @@ class RayEngine:
 
         for assign, report, others in self._pool.run(self._begin(chunks), start):
             yield assign, ChunkResult.join(report, others)
+            del others  # see _train_once
 
     def _state(self, client: int) -> Ref | StateFile | None:
         """Return what holds a client's state; a file is read into the object store if necessary.

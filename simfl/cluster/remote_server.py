@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -27,6 +27,22 @@ WARN_S = 30.0
 
 NOTICE_S = 0.2
 """How long the driver waits before it calls a dead actor again, in seconds."""
+
+
+class Partials(NamedTuple):
+    """What a cohort's chunks add to a round, in the order in which they ended."""
+
+    sent: list[Ref | None]
+    """Those that the server was sent; None: it is not kept for a server that dies, but freed as
+    soon as it was added."""
+    received: list[Ref]
+    """What ``receive`` has returned for each of these."""
+    last: list[Ref]
+    """Those that go with the call that ends the round: one call less."""
+
+
+TrainAgain: TypeAlias = Callable[[], Partials]
+"""Trains the cohort once more, which gives the same partials."""
 
 
 class RemoteServer:
@@ -178,16 +194,15 @@ class RemoteServer:
         )
 
     def end_round(
-        self, plan: RoundPlan, start: SnapshotRefs, partials: Sequence[Ref], received: Sequence[Ref]
+        self, plan: RoundPlan, start: SnapshotRefs, partials: Partials, again: TrainAgain
     ) -> tuple[RoundReport, SnapshotRefs]:
-        """Take the server's step; a server that died is restored, and sent the partials again.
+        """Take the server's step; a server that died is restored, and gets the partials again.
 
         Args:
             plan: of the round.
             start: what the round started from.
             partials: those of all its chunks.
-            received: what ``receive`` has returned for the first of them; the rest goes with the
-                call.
+            again: called if partials are needed that are not kept.
 
         Raises:
             RayError: for anything but the server's death.
@@ -198,18 +213,18 @@ class RemoteServer:
             refs: list[Ref] = method.remote(plan, *rest)
             return refs
 
-        report, *following = self._finish(call, plan, start, partials, received)
+        report, *following = self._finish(call, plan, start, partials, again)
         return report, SnapshotRefs(*following)
 
     def add_up(
-        self, plan: RoundPlan, start: SnapshotRefs, partials: Sequence[Ref], received: Sequence[Ref]
+        self, plan: RoundPlan, start: SnapshotRefs, partials: Partials, again: TrainAgain
     ) -> Contribution | None:
         """Fetch the sum of the partials; the arguments and errors are those of ``end_round``."""
 
         def call(rest: Sequence[Ref]) -> list[Ref]:
             return [self.actor.add_up.remote(plan, *rest)]
 
-        (parcel,) = self._finish(call, plan, start, partials, received)
+        (parcel,) = self._finish(call, plan, start, partials, again)
         total: Contribution | None = open_parcel(parcel)
         return total
 
@@ -218,17 +233,17 @@ class RemoteServer:
         call: Callable[[Sequence[Ref]], list[Ref]],
         plan: RoundPlan,
         start: SnapshotRefs,
-        partials: Sequence[Ref],
-        received: Sequence[Ref],
+        partials: Partials,
+        again: TrainAgain,
     ) -> list[Any]:
         """Call the server with the partials that it lacks; return the first result, and refs."""
         attempt = 0
         while True:
             attempt += 1
-            first, *others = call(partials[len(received) :])
+            first, *others = call(partials.last)
             try:
                 # All that the call returns is in the object store once a part of it is.
-                done = self.get([*received, first])
+                done = self.get([*partials.received, first])
                 return [done[-1], *others]
             except RayError as error:
                 if not is_actor_loss(error):
@@ -236,7 +251,12 @@ class RemoteServer:
                 decision = decide(Loss.SERVER_ACTOR, attempt=attempt, max_retries=self._max_retries)
                 if decision is Decision.ABORT:
                     raise explain(error, doing=f"ending round {plan.round}") from None
-            received = self.restore(start, partials)
+            known = [*partials.sent, *partials.last]
+            if None in known:
+                self.restore(start)
+                partials = again()
+            else:
+                partials = Partials(known, self.restore(start, known), [])
 
     def restore(self, start: SnapshotRefs, partials: Sequence[Ref] = ()) -> list[Ref]:
         """Restore the server to the start of a round, and send it these partials.

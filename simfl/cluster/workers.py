@@ -147,6 +147,7 @@ class ClientPool:
                 self._report(event)
                 if isinstance(event, events.Finished):
                     yield assign, result, refs[1:]
+                    del refs  # so that what they refer to is freed while others are waited for
 
     def _report(self, event: events.Event) -> None:
         """Report an event to the controller, and do what it says."""

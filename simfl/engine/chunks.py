@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from simfl.aggregation import TreeSum
 from simfl.client import LocalWork
 from simfl.data import FederatedDataset
 from simfl.messages import Chunk, ChunkReport, CohortPart, EvaluationChunk, RoundPlan
@@ -25,6 +26,9 @@ HANDED_OUT = 0.8
 WORTH_A_CALL_S = 0.1
 """The amount of work that is worth a call, in seconds; a call itself costs a few milliseconds."""
 
+COSTLY_BYTES = 1 << 25
+"""The size from which sending a partial, and adding it, takes several times as long as a call."""
+
 UNEVEN = 8
 """Parts of equal work may differ by about one in so many."""
 
@@ -34,12 +38,15 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds_per_step: float | None = None
+        self.sends_much = False
+        """Whether a partial costs more than a call."""
 
     def learn(self, reports: Sequence[ChunkReport]) -> None:
         """Learn from what the group has done in a round."""
         seconds = sum(report.seconds for report in reports)
         num_steps = sum(int(report.clients.num_steps.sum()) for report in reports)
         self._seconds_per_step = seconds / num_steps if num_steps else None
+        self.sends_much = max(report.partial_bytes for report in reports) > COSTLY_BYTES
 
     @property
     def least_work(self) -> float:
@@ -87,7 +94,12 @@ class Workload:
 
 
 def guided_chunks(
-    plan: RoundPlan, part: CohortPart, num_workers: int, *, least_work: float = 0.0
+    plan: RoundPlan,
+    part: CohortPart,
+    num_workers: int,
+    *,
+    least_work: float = 0.0,
+    sends_much: bool = False,
 ) -> list[Chunk]:
     """Cut a group's part into contiguous chunks, large ones first and ever smaller ones to the end.
 
@@ -103,6 +115,8 @@ def guided_chunks(
         part: of its cohort.
         num_workers: the number of the group's actors.
         least_work: the number of steps below which a chunk is not worth a call.
+        sends_much: whether a partial costs more than a call. Then the rest is cut into equal chunks
+            only if these are no more subtrees, each of which is sent.
 
     >>> plan = RoundPlan(1, tuple(range(10)))
     >>> (part,) = plan.split()
@@ -110,10 +124,23 @@ def guided_chunks(
     [4, 4, 1, 1]
     >>> [len(chunk.clients) for chunk in guided_chunks(plan, part, num_workers=2, least_work=5)]
     [5, 5]
+    >>> chunks = guided_chunks(plan, part, num_workers=2, least_work=5, sends_much=True)
+    >>> [len(chunk.clients) for chunk in chunks]
+    [4, 4, 1, 1]
     """
-    num_clients = part.end - part.begin
-    num_steps = plan.num_steps[part.begin : part.end] or np.ones(num_clients)
+    num_steps = plan.num_steps[part.begin : part.end] or np.ones(part.end - part.begin)
     work = np.concatenate([[0], np.cumsum(num_steps)])
+    chunks = _chunks(plan, part, _guided_ends(work, part, num_workers, least_work=least_work))
+    if not sends_much:
+        return chunks
+    others = _chunks(plan, part, _guided_ends(work, part, num_workers, least_work=0.0))
+    return min(chunks, others, key=_num_subtrees)
+
+
+def _guided_ends(
+    work: np.ndarray[Any, Any], part: CohortPart, num_workers: int, *, least_work: float
+) -> list[int]:
+    num_clients = len(work) - 1
     ends: list[int] = [0]
     share = 0.0
     while (start := ends[-1]) < num_clients:
@@ -125,7 +152,18 @@ def guided_chunks(
             share = HANDED_OUT * fair
         size = _subtree_size(work, start, share, part)
         ends.append(min(start + size, num_clients))
-    return _chunks(plan, part, ends)
+    return ends
+
+
+def _num_subtrees(chunks: Sequence[Chunk]) -> int:
+    """Return how many subtrees of the reduction the chunks consist of, one by one."""
+    count = 0
+    for chunk in chunks:
+        tree = TreeSum[bool](chunk.cohort_size, lambda *_: True)
+        for position in range(chunk.start, chunk.start + len(chunk.clients)):
+            tree.add(position, True)
+        count += len(tree.nodes)
+    return count
 
 
 def _equal_ends(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_ray import FakeRef, fake_engine, lose
+from ray.exceptions import ActorUnavailableError
 
 import simfl
-from simfl.cluster.engine import RayEngine
+import simfl.cluster.engine
+from simfl.cluster.engine import KEPT_BYTES, RayEngine
 from simfl.engine import equal_chunks
 from simfl.record import RoundRecord
 from simfl.simulation.backends import make_engine
@@ -109,6 +112,32 @@ def test_a_partial_that_is_lost_before_the_servers_step_has_the_cohort_trained_a
     losses = Losses("end_round", 2)
     assert run(monkeypatch, tmp_path, losses) == undisturbed
     assert losses.count == 4
+
+
+@pytest.mark.parametrize(("kept_bytes", "alive", "chunks"), [(KEPT_BYTES, 3, 9), (0, 1, 12)])
+def test_a_server_that_dies_gets_the_partials_again_or_those_of_the_cohort_trained_again(
+    kept_bytes: int,
+    alive: int,
+    chunks: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: Numbers,
+) -> None:
+    """Three rounds of three chunks each; partials that are not kept are freed meanwhile."""
+    monkeypatch.setattr(simfl.cluster.engine, "KEPT_BYTES", kept_bytes)
+    partials: list[weakref.ref[FakeRef]] = []
+    left: list[int] = []
+
+    def die_once(label: str, method: str, refs: list[FakeRef]) -> None:
+        if method == "train_chunk":
+            partials.append(weakref.ref(refs[1]))
+        if method == "end_round":
+            left.append(sum(ref() is not None for ref in partials[-3:]))
+            for ref in refs if len(left) == 2 else []:
+                ref.error = ActorUnavailableError("the server has died", None)
+
+    assert run(monkeypatch, tmp_path, die_once) == undisturbed
+    assert (left, len(partials)) == ([alive] * 4, chunks)
 
 
 def test_a_sum_that_is_lost_on_its_way_to_the_driver_is_formed_again(
