@@ -29,13 +29,20 @@ def alteration(layer: nn.Module) -> str | None:
     A modified layer must be called as it is. Layers within it are checked separately.
     """
     values = vars(layer)
-    if any(values[name] for name in _HOOKS) or any(getattr(_torch, name) for name in _GLOBAL_HOOKS):
+    if has_hook(layer):
         return "has a hook"
     if any(type(weight) not in (nn.Parameter, type(None)) for weight in layer._parameters.values()):
         return "has weights of a subclass of Parameter"
     if _WEIGHTS & (values.keys() | layer._buffers.keys()) or _is_added_to(layer):
         return "has weights that its class does not have"
     return own_method(layer) or gradient_hook(layer)
+
+
+def has_hook(layer: nn.Module) -> bool:
+    """Return whether calling a layer calls something else, too."""
+    values = vars(layer)
+    is_global = any(getattr(_torch, name) for name in _GLOBAL_HOOKS)
+    return is_global or any(values[name] for name in _HOOKS)
 
 
 def own_method(layer: nn.Module) -> str | None:

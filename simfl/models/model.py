@@ -150,14 +150,16 @@ def difference(start: Tensor, end: Tensor) -> Tensor:
 
 
 def call_module(
-    module: nn.Module, inputs: Inputs, instead: Mapping[str, Tensor] | None = None
+    module: nn.Module | Callable[..., Any],
+    inputs: Inputs,
+    instead: Mapping[str, Tensor] | None = None,
 ) -> Any:
     """Call with one tensor, with positional arguments, or with keyword arguments.
 
     Args:
-        module: the module to call.
+        module: the module to call, or what computes the same.
         inputs: its inputs.
-        instead: tensors by name that replace its parameters and buffers.
+        instead: tensors by name that replace a module's parameters and buffers.
     """
     keywords = inputs if isinstance(inputs, dict) else {}
     arguments = inputs if isinstance(inputs, tuple) else () if keywords else (inputs,)
@@ -165,12 +167,13 @@ def call_module(
         return module(*arguments, **keywords)
     from torch.func import functional_call
 
+    assert isinstance(module, nn.Module), "what is replaced is the tensors of a module"
     return functional_call(module, dict(instead), arguments, keywords)
 
 
 def call_in_precision(
     precision: Precision,
-    module: nn.Module,
+    module: nn.Module | Callable[..., Any],
     inputs: Inputs,
     instead: Mapping[str, Tensor] | None = None,
     *,
