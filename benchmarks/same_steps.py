@@ -106,7 +106,9 @@ def _weights_apart(loop: Loop, weights: dict[str, np.ndarray[Any, Any]]) -> floa
 
 def _build_in_double(scenario: Scenario) -> Simulation:
     dataset = scenario.build_dataset()
-    (inputs,) = (array.astype(np.float64) for array in arrays_of(dataset.train.inputs))
+    (inputs,) = arrays_of(dataset.train.inputs)
+    if inputs.dtype == np.float32:  # and not tokens
+        inputs = inputs.astype(np.float64)
     return build(scenario, replace(dataset, train=replace(dataset.train, inputs=inputs)))
 
 

@@ -45,6 +45,8 @@ class Workload:
     """Whether both sides keep control variates."""
     as_bytes: bool = False
     """Whether inputs are kept as bytes, which stand for 255ths."""
+    vocabulary: int | None = None
+    """How many tokens there are, if inputs are tokens; the next one is to be predicted."""
     loops: tuple[str, ...] = ("plain", "fused", "vmap")
     """The bare loops that are worth comparing with."""
 
@@ -72,7 +74,7 @@ class Workload:
 
     def make_examples(self) -> dict[str, np.ndarray[Any, Any]]:
         """Make the data of all clients; see the function of this name."""
-        return make_examples(self.num_examples().tolist(), list(self.shape), as_bytes=self.as_bytes)
+        return make_examples(self.num_examples().tolist(), list(self.shape), **self._kind_of_data())
 
     def scenario(self, *, rounds: int) -> dict[str, Any]:
         """Return simfl's scenario: two client actors, and nothing but the training."""
@@ -80,7 +82,7 @@ class Workload:
         arguments: dict[str, Any] = {
             "num_examples": self.num_examples().tolist(),
             "shape": list(self.shape),
-            "as_bytes": self.as_bytes,
+            **self._kind_of_data(),
         }
         return {
             "name": self.name,
@@ -113,13 +115,19 @@ class Workload:
             "cluster": {"actors": 2},
         }
 
+    def _kind_of_data(self) -> dict[str, Any]:
+        return {"as_bytes": self.as_bytes, "vocabulary": self.vocabulary}
+
     def _client_modules(self) -> list[Any]:
         modules: list[Any] = ["scaffold-client"] if self.scaffold else []
         return modules + ([["momentum", {"beta": self.momentum}]] if self.momentum else [])
 
 
 def make_examples(
-    num_examples: list[int], shape: list[int], as_bytes: bool = False
+    num_examples: list[int],
+    shape: list[int],
+    as_bytes: bool = False,
+    vocabulary: int | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Make classes of normal inputs around a centre each, which a model learns in tens of rounds.
 
@@ -127,13 +135,18 @@ def make_examples(
         num_examples: how many each client holds.
         shape: of an input.
         as_bytes: whether inputs are to be bytes, as those of images are.
+        vocabulary: of the sequences that inputs are to be instead; see ``_sequences``.
 
     Returns:
-        ``inputs`` [N, *shape] float32 or bytes, ``targets`` [N] and ``client`` [N], client after
-        client.
+        ``inputs`` [N, *shape] float32, bytes or tokens, ``targets`` [N] and ``client`` [N], client
+        after client.
     """
     rng = np.random.default_rng(_SEED)
     total = sum(num_examples)
+    if vocabulary is not None:
+        tokens = _sequences(rng, total, shape[0] + 1, vocabulary)
+        of = np.repeat(np.arange(len(num_examples)), num_examples)
+        return {"inputs": tokens[:, :-1], "targets": tokens[:, -1], "client": of}
     targets = rng.integers(0, CLASSES, total)
     centres, scale = _image_centres(rng, *shape) if len(shape) == 3 else _centres(rng, *shape)
     inputs = rng.standard_normal((total, *shape), dtype=np.float32)
@@ -158,6 +171,19 @@ def _to_bytes(inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def make_single_examples(clients: int, features: int) -> dict[str, np.ndarray[Any, Any]]:
     """Make one example for each client, so that a client's work is the same in any population."""
     return make_examples([clients], [features]) | {"client": np.arange(clients)}
+
+
+def _sequences(
+    rng: np.random.Generator, num: int, length: int, vocabulary: int
+) -> np.ndarray[Any, Any]:
+    """Return sequences [num, length]; after each token comes a certain one, four times of five."""
+    after = rng.permutation(vocabulary)
+    tokens = rng.integers(0, vocabulary, (num, length))
+    follows = rng.random((num, length)) < 0.8
+    for place in range(1, length):
+        certain = follows[:, place]
+        tokens[certain, place] = after[tokens[certain, place - 1]]
+    return tokens
 
 
 def _centres(rng: np.random.Generator, features: int) -> tuple[np.ndarray[Any, Any], np.float32]:
@@ -200,7 +226,10 @@ def _scaled_image(shape: tuple[int, ...], scale: float) -> tuple[int, ...]:
 def _scaled_model(model: dict[str, Any], scale: float) -> dict[str, Any]:
     if "hidden" not in model:
         return model
-    return model | {"hidden": [max(8, round(width * scale)) for width in model["hidden"]]}
+    widths = model["hidden"]
+    several = widths if isinstance(widths, list) else [widths]
+    scaled = [max(8, round(width * scale)) for width in several]
+    return model | {"hidden": scaled if isinstance(widths, list) else scaled[0]}
 
 
 _CNN32 = {"kind": "cnn-32", "dropout1": 0.0, "dropout2": 0.0}
@@ -294,6 +323,35 @@ _ALL = (
         cohort=100,
         model={"kind": "mlp", "hidden": [32] * 4},
         loops=("fused", "vmap", "batched"),
+    ),
+    Workload(  # recurrent: 213,712 parameters
+        "lstm",
+        200,
+        (20, 40),
+        (40,),
+        cohort=20,
+        model={"kind": "char-lstm", "hidden": 128, "vocabulary": 80},
+        vocabulary=80,
+        loops=("plain", "fused"),
+    ),
+    Workload(  # attention: 79,312 parameters, a module of the user's
+        "transformer",
+        200,
+        (20, 40),
+        (32,),
+        cohort=20,
+        model={"kind": "python", "path": "models:make_transformer"},
+        vocabulary=80,
+        loops=("plain", "fused"),
+    ),
+    Workload(  # residual, with GroupNorm: 78,042 parameters
+        "resnet",
+        100,
+        (20, 40),
+        (3, 32, 32),
+        cohort=10,
+        model={"kind": "resnet"},
+        loops=("plain", "fused", "tuned"),
     ),
 )
 WORKLOADS = {workload.name: workload for workload in _ALL}

@@ -40,6 +40,9 @@ LOOPS_OF = {
     "cnn28": ("fused", "tuned", "vmap"),
     "prox": ("plain", "fused", "tuned", "vmap"),
     "deep": ("fused", "vmap", "batched"),
+    "lstm": ("plain", "fused"),
+    "transformer": ("plain", "fused"),
+    "resnet": ("plain", "fused", "tuned"),
 }
 
 
