@@ -46,7 +46,7 @@ class ClientStack(Trainee):
     def like(self) -> Vector:
         return self._stack.like
 
-    def load(self, base: Vector, start: Vector) -> None:
+    def load(self, base: Vector, start: Vector, *, in_place: bool) -> None:
         if len(base) > len(self._model.trainable):  # weights that are not trained are in the model
             self._model.set_weights(base)
         self._stack.begin(start, len(self.clients))

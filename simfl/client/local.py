@@ -73,7 +73,9 @@ class LocalRound(RoundFacts):
 
     def _end(self, order: Order) -> Vector:
         """Return a copy of the weights at the end of a training."""
-        return order.restore(self.personal.without(self.trainee.live).clone())
+        end = order.restore(self.personal.without(self.trainee.live).clone())
+        self.trainee.end_training()
+        return end
 
     def _train(
         self,
@@ -92,7 +94,11 @@ class LocalRound(RoundFacts):
         plan = self._plan(phase, epochs, steps)
         names = None if only is None else self._trainable(only, phase)
         loss_given = self._find_loss_given(plan.order)
-        self._load(plan.order.sort(start), plan.order)
+        # Functions of others that are given the model might write to its weights.
+        is_ours = type(self.recipe.algorithm).__module__.startswith("simfl.")
+        is_ours = is_ours or (add is None and objective is None)
+        in_place = names is None and is_ours and self.resident.loss_given is None
+        self._load(plan.order.sort(start), plan.order, in_place=in_place)
         local = self._begin(phase, plan.order, names, optimizer)
         given = plan.order.sort(given)
         losses = self._take_steps(plan, local, names, add, objective, given, loss_given)
@@ -216,11 +222,13 @@ class LocalRound(RoundFacts):
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _load(self, start: Vector | None, order: Order = AS_THEY_ARE) -> None:
+    def _load(
+        self, start: Vector | None, order: Order = AS_THEY_ARE, *, in_place: bool = False
+    ) -> None:
         """Put weights into the model; None: at least those that are not trained."""
         if start is not None or not self._is_loaded:
-            start = self.weights if start is None else start
-            self.trainee.load(self._all_weights, self.personal.fill_in(start, order))
+            start = self.personal.fill_in(self.weights if start is None else start, order)
+            self.trainee.load(self._all_weights, start, in_place=in_place)
             self._is_loaded = True
 
     def _find_loss_given(self, order: Order) -> Mapping[str, Any]:

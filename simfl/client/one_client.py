@@ -40,11 +40,18 @@ class OneClient(Trainee):
     def like(self) -> Vector:
         return self._model.live_weights(self._model.trainable)
 
-    def load(self, base: Vector, start: Vector) -> None:
-        self._model.set_weights(base | start)
+    def load(self, base: Vector, start: Vector, *, in_place: bool) -> None:
+        if in_place:
+            self._model.start_from(base | start)
+        else:
+            self._model.set_weights(base | start)
 
     def compute_delta(self, start: Vector) -> Vector:
-        return self._model.compute_delta(start, into=self._resident.spare.take())
+        into = self._resident.spare.take() if self._model.needs_memory else None
+        return self._model.compute_delta(start, into=into)
+
+    def end_training(self) -> None:
+        self._model.end_training()
 
     def steps(self, work: LocalWork, *, seed: int) -> Steps:
         return _StepsOfOne(self._resident, work, self.clients[0], seed=seed, round=self.round)

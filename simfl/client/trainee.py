@@ -72,12 +72,26 @@ class Trainee(ABC):
         """The trainable weights of one client, not copied."""
 
     @abstractmethod
-    def load(self, base: Vector, start: Vector) -> None:
-        """Start all C clients from some weights; those that ``start`` lacks are of ``base``."""
+    def load(self, base: Vector, start: Vector, *, in_place: bool) -> None:
+        """Start all C clients from some weights.
+
+        Args:
+            base: all weights.
+            start: those that differ from ``base``.
+            in_place: whether the weights may be read where they are until the first step, since
+                nothing but the model and an optimizer has to do with them.
+        """
 
     @abstractmethod
     def compute_delta(self, start: Vector) -> Vector:
-        """Return start minus the weights of all C clients, in memory of its own."""
+        """Return start minus the weights of all C clients, in memory of its own.
+
+        The training is over: the weights are undefined afterwards.
+        """
+
+    def end_training(self) -> None:
+        """Let go of what ``load`` was given; the weights are undefined afterwards."""
+        return
 
     def stepped(self, only: Collection[str] | None) -> SteppedModel:
         """Return the model whose weights an optimizer updates: all, or those with these names."""

@@ -67,13 +67,15 @@ class SpareMemory:
 
     def __init__(self) -> None:
         self._vector: Vector | None = None
+        self._is_wanted = False
 
     def give(self, vector: Vector) -> None:
-        """Store memory that is no longer used."""
-        self._vector = vector
+        """Store memory that is no longer used, if any has ever been asked for."""
+        self._vector = vector if self._is_wanted else None
 
     def take(self) -> Vector | None:
         """Return what was stored last, unless it was taken."""
+        self._is_wanted = True
         vector, self._vector = self._vector, None
         return vector
 

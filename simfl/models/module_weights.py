@@ -13,6 +13,7 @@ from simfl.errors import ConfigError, VectorError
 from simfl.models.held_state import HeldState
 from simfl.models.model import Model, difference
 from simfl.models.model_function import find_layer
+from simfl.models.parameter_memory import ParameterMemory
 from simfl.vector import Vector, widened
 
 _TRAINABLE: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -60,6 +61,7 @@ class ModuleWeights(Model):
         averaged = [name for name, value in buffers.items() if not value.is_complex()]
         self._shared_names = (*self._trainable, *averaged)
         self._held = HeldState(self.module, everything)
+        self._memory = ParameterMemory(self.module, self._trainable)
         self._known_state = None if buffers else state
 
     def _state(self) -> dict[str, Tensor]:
@@ -130,11 +132,30 @@ class ModuleWeights(Model):
         """
         tensors = self._trainable if trainable else self._state()
         _require_fit("weights", weights, tensors)
-        with torch.no_grad():
-            values = [_rounded(weights[name], tensor) for name, tensor in tensors.items()]
-            torch._foreach_copy_(list(tensors.values()), values)
+        self._memory.restore()
+        _copy(weights, tensors)
         if not trainable:
             self._held.restore()
+
+    def start_from(self, weights: Vector) -> None:
+        """Set all weights for a training, which leaves the given ones as they are.
+
+        It does what ``set_weights`` does, but trained parameters read the given weights in place
+        until the first step if the module is known not to write to them. ``compute_delta``,
+        ``set_weights`` or ``end_training`` end that.
+
+        Raises:
+            VectorError: as ``set_weights``.
+        """
+        tensors = self._state()
+        _require_fit("weights", weights, tensors)
+        lent = self._memory.lend(weights)
+        _copy(weights, {name: tensor for name, tensor in tensors.items() if name not in lent})
+        self._held.restore()
+
+    def end_training(self) -> None:
+        """Let go of all memory that is not the parameters' own; their values are undefined then."""
+        self._memory.restore()
 
     @property
     def held(self) -> HeldState:
@@ -155,29 +176,43 @@ class ModuleWeights(Model):
         Raises:
             VectorError: unless names and shapes are those of the trainable weights.
         """
+        self._step(updates, scale, take=False)
+
+    def take_scaled_updates(self, updates: Vector, scale: float) -> None:
+        """Add updates as ``apply_scaled_updates`` does; nothing may use their memory afterwards."""
+        self._step(updates, scale, take=True)
+
+    def _step(self, updates: Vector, scale: float, *, take: bool) -> None:
         _require_fit("updates", updates, self._trainable)
-        values = [updates[name] for name in self._trainable]
         with torch.no_grad():
-            torch._foreach_add_(self._parameters, values, alpha=scale)
+            self._memory.step(updates, scale, take=take)
 
     def compute_delta(self, start: Vector, *, into: Vector | None = None) -> Vector:
         """Return start minus the weights of ``shared_names``, in the type of ``difference``.
+
+        It ends a training that has begun with ``start_from``.
 
         Args:
             start: all weights before training.
             into: a previous delta whose memory is reused: fresh memory costs more than the numbers.
         """
         tensors = self._state()
+        reused: Mapping[str, Tensor] = {**dict(into.items() if into else ()), **self._memory.taken}
         deltas = {}
         with torch.no_grad():
             for name in self._shared_names:
                 if name in self._trainable:
-                    reused = into[name] if into and name in into else None
                     a, b = widened(start[name]), widened(tensors[name])
-                    deltas[name] = torch.sub(a, b, out=reused)
+                    deltas[name] = torch.sub(a, b, out=reused.get(name))
                 else:
                     deltas[name] = difference(start[name], tensors[name])
+        self._memory.restore()
         return Vector(deltas)
+
+    @property
+    def needs_memory(self) -> bool:
+        """Whether ``compute_delta`` has no memory at hand for all trained weights."""
+        return len(self._memory.taken) < len(self._trainable)
 
     @property
     def device(self) -> torch.device:
@@ -248,6 +283,14 @@ def _require_fit(what: str, vector: Vector, tensors: Mapping[str, Tensor]) -> No
                 f"{what}: {name!r} has shape {list(vector[name].shape)}, "
                 f"the model's is {list(tensor.shape)}"
             )
+
+
+def _copy(weights: Vector, tensors: Mapping[str, Tensor]) -> None:
+    if not tensors:  # which torch refuses
+        return
+    with torch.no_grad():
+        values = [_rounded(weights[name], tensor) for name, tensor in tensors.items()]
+        torch._foreach_copy_(list(tensors.values()), values)
 
 
 def _rounded(value: Tensor, like: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class LocalOptimizer:
 
         Args:
             model: of one client, or of the A active clients.
-            gradients: likewise; of a stack [A, ...].
+            gradients: likewise; of a stack [A, ...]. Their memory is given away.
         """
         device = gradients.tensors[0].device
         rates = Rates(
@@ -114,7 +114,8 @@ class LocalOptimizer:
                 self._optimizer.seed, self._clients, self._round, self._step, owns_state=owns
             )
             values, self._states = self._pipeline.run(gradients, weights, self._states, context)
-        apply_step(model, values, weights, rates=rates, like=gradients)
+        is_last_use = not self._pipeline.plugins  # which may have put them into their states
+        apply_step(model, values, weights, rates=rates, like=gradients, is_last_use=is_last_use)
 
     def end_steps(self, order: torch.Tensor | None = None) -> None:
         """Join the rows of all clients of a stack; no step follows.

@@ -29,7 +29,8 @@ class SteppedModel(Protocol):
     """What a step needs of a model: one client's, or that of a stack.
 
     One that also has ``apply_scaled_updates(updates, scale)``, which adds scale times the updates,
-    is updated in one pass over its weights.
+    is updated in one pass over its weights. It may have ``take_scaled_updates``, too, which does
+    the same and may keep the memory of the updates.
     """
 
     def get_weights(self, trainable: bool) -> Vector:
@@ -179,14 +180,30 @@ class Pipeline:
 
 
 def apply_step(
-    model: Any, values: Vector, weights: Vector | None, *, rates: Rates, like: Vector
+    model: Any,
+    values: Vector,
+    weights: Vector | None,
+    *,
+    rates: Rates,
+    like: Vector,
+    is_last_use: bool = False,
 ) -> None:
     """Update a model by what ``Pipeline.run`` returned.
 
     A model with ``apply_scaled_updates`` is updated in one pass over its weights if there is no
     decay: w + (-lrate) u, rounded once, as ``torch.optim.SGD`` does it.
+
+    Args:
+        model: see ``SteppedModel``.
+        values: what was returned.
+        weights: those before the step, where there is a decay.
+        rates: of this step.
+        like: the gradients.
+        is_last_use: whether nothing else uses the values, so that the model may keep their memory.
     """
     apply_scaled = getattr(model, "apply_scaled_updates", None)
+    if is_last_use:
+        apply_scaled = getattr(model, "take_scaled_updates", apply_scaled)
     if apply_scaled is None or rates.decays:
         model.apply_updates(scale_updates(values, weights, rates=rates, like=like))
     else:

@@ -1,0 +1,114 @@
+"""The memory of a module's trained parameters, which training fills with its first step only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from simfl.vector import Vector
+
+_KNOWN: Final = ("torch.nn.modules.", "simfl.models.", "torchvision.models.")
+"""Where the layers are defined that are known to leave their parameters as they are."""
+
+_ALIGNED: Final = 64
+"""Bytes, as torch aligns its own memory on a CPU: matrix products may round by it."""
+
+
+class ParameterMemory:
+    """Where trained parameters are: in their own memory, or where they have been put for a while.
+
+    A training may begin with parameters that read the given weights in place (``lend``). The first
+    step writes to their own memory, or to that of the update, if it is not used any more.
+
+    torch knows no read-only memory, and the given weights may be on such, or others may read them.
+    So nothing is lent to modules that might write to their parameters: those with layers of others,
+    hooks, or parameters that share memory.
+
+    Args:
+        module: to which the parameters belong.
+        parameters: the trained ones, by name.
+    """
+
+    def __init__(self, module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._parameters = parameters
+        self._own = {name: parameter.data for name, parameter in parameters.items()}
+        self._lends = _leaves_parameters_alone(module)
+        self._lent: dict[str, Tensor] = {}
+        self.taken: dict[str, Tensor] = {}
+        """The parameters that are in an update's memory, which belongs to nobody else."""
+
+    def lend(self, weights: Vector) -> frozenset[str]:
+        """Have parameters read these weights in place; return the names of those that can."""
+        self.restore()
+        if self._lends:
+            self._lent = {
+                name: weights[name]
+                for name, own in self._own.items()
+                if _replaces(weights[name], own)
+            }
+            self._point_at(self._lent)
+        return frozenset(self._lent)
+
+    def step(self, updates: Vector, scale: float, *, take: bool) -> None:
+        """Add scale times the updates, with one rounding.
+
+        Args:
+            updates: of all parameters.
+            scale: the factor.
+            take: whether the memory of updates may become that of the parameters.
+        """
+        written = {}
+        for name, start in self._lent.items():
+            update, own = updates[name], self._own[name]
+            takes = take and _replaces(update, own)
+            written[name] = torch.add(start, update, alpha=scale, out=update if takes else own)
+            if takes:
+                self.taken[name] = update
+        self._point_at(written)
+        self._lent = {}
+        others = [name for name in self._parameters if name not in written]
+        if others:
+            theirs: list[Tensor] = [self._parameters[name] for name in others]
+            torch._foreach_add_(theirs, [updates[name] for name in others], alpha=scale)
+
+    def restore(self) -> None:
+        """Return the parameters to their own memory, whatever it holds."""
+        self._point_at({name: self._own[name] for name in (*self._lent, *self.taken)})
+        self._lent, self.taken = {}, {}
+
+    def _point_at(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self._parameters[name].data = tensor
+
+
+def _replaces(tensor: Tensor, own: Tensor) -> bool:
+    """Return whether results have the same bits if a tensor stands for a parameter's own."""
+    return (
+        tensor.dtype == own.dtype
+        and tensor.device == own.device
+        and tensor.shape == own.shape
+        and tensor.stride() == own.stride()
+        and tensor.data_ptr() % _ALIGNED == 0
+    )
+
+
+def _leaves_parameters_alone(module: nn.Module) -> bool:
+    tensors = [*module.parameters(), *module.buffers()]
+    is_apart = len({t.untyped_storage().data_ptr() for t in tensors}) == len(tensors)
+    return is_apart and all(map(_is_known, module.modules()))
+
+
+def _is_known(layer: nn.Module) -> bool:
+    """Return whether a call of a layer is known not to write to its parameters."""
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks
+    renormalizes = getattr(layer, "max_norm", None) is not None  # embeddings
+    return (
+        type(layer).__module__.startswith(_KNOWN)
+        and "forward" not in vars(layer)
+        and not any(hooks)
+        and not layer._backward_pre_hooks
+        and not renormalizes
+    )
