@@ -33,6 +33,8 @@ from recipe import make_recipe
 from turns import Contestant, RoundTime
 from workloads import WORKLOADS, Workload, find_workload
 
+from simfl.cluster.session import HUGE_PAGES
+
 __all__ = ["Course", "tell_losses"]
 
 _HERE = Path(__file__).resolve().parent
@@ -89,6 +91,7 @@ def main(
     variant: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE[,KEY=VALUE]: simfl once more, with these.")
     ] = None,
+    inline: Annotated[bool, typer.Option(help="simfl once more, in one process.")] = False,
     against: Annotated[Path | None, typer.Option(help="Another checkout of simfl.")] = None,
     set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for simfl everywhere.")] = None,
     scale: Annotated[float, typer.Option(help="Shrinks every count, to try it out.")] = 1.0,
@@ -101,7 +104,7 @@ def main(
         recipe = folder / "recipe.npz"
         make_recipe(work, rounds=warm_up + turns * rounds).write(recipe)
         contestants = [
-            *_simfl(work, scale, folder, set or [], variant or [], against),
+            *_simfl(work, scale, folder, set or [], variant or [], against, inline=inline),
             *_bare(_split(loops) if loops is not None else work.loops, folder, recipe),
             *_peers(_split(peers), folder, recipe),
         ]
@@ -121,10 +124,15 @@ def _simfl(
     settings: Sequence[str],
     variants: Sequence[str],
     against: Path | None,
+    *,
+    inline: bool,
 ) -> Iterator[Contestant]:
     """First simfl, then what differs from it."""
     tree = {"PYTHONPATH": str(_HERE.parent)}
     yield _run_simfl("simfl", work, scale, folder, settings, tree)
+    if inline:  # with huge pages, as on the command line
+        one = tree | HUGE_PAGES
+        yield _run_simfl("simfl inline", work, scale, folder, settings, one, "inline")
     for variant in variants:
         yield _run_simfl(variant, work, scale, folder, [*settings, *_split(variant)], tree)
     if against is not None:
@@ -142,9 +150,11 @@ def _run_simfl(
     folder: Path,
     settings: Sequence[str],
     environment: dict[str, str],
+    backend: str = "ray",
 ) -> Contestant:
     options = [option for setting in settings for option in ("--set", setting)]
-    command = [sys.executable, str(_HERE / "run_simfl.py"), work.name, f"--scale={scale}"]
+    options += [f"--scale={scale}", f"--backend={backend}"]
+    command = [sys.executable, str(_HERE / "run_simfl.py"), work.name]
     return Contestant(name, command + options, log=_log(folder, name), environment=environment)
 
 

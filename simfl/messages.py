@@ -252,7 +252,8 @@ class ChunkTrace:
 
     report: ChunkReport
     actor: str
-    """The actor that trained it: ``client-3``, or ``inline``."""
+    """The actor that trained it: ``client-3``; in one process ``inline``, or ``inline-1`` where it
+    has several threads."""
     retries: int = 0
     """How often it was lost with an actor before."""
 

@@ -277,7 +277,8 @@ class ActorsSection(Section):
 
     actors: Count | Literal["auto"] = "auto"
     """How many client actors there are. auto: as many as the cluster has room for, and more when
-    nodes join; on GPUs no more than a first stack of clients shows to fit."""
+    nodes join; on GPUs no more than a first stack of clients shows to fit. In one process: how many
+    threads may train clients; auto: one for each CPU."""
     min_actors: Count | None = None
     """How many must be there for a round to begin. null: all of a fixed number at the start, and
     one from then on."""

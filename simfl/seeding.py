@@ -21,20 +21,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SERVER",
+    "NotAloneError",
     "derive_child",
     "derive_seed",
     "derive_seeds",
     "global_generators",
     "hashed_orders",
+    "is_alone",
     "numpy_generator",
+    "one_of_several",
+    "require_alone",
     "torch_generator",
     "torch_state",
+    "undrawn",
     "uniforms",
 ]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _GENERATORS: Final = threading.RLock()
+_THREAD: Final = threading.local()
 
 SERVER: Final = -1
 """The client id that the server uses for its own random draws."""
@@ -179,17 +185,70 @@ def torch_state(
     return torch.from_numpy(state)
 
 
+class NotAloneError(BaseException):
+    """One of several threads needs what a process has once, such as torch's global generators.
+
+    It is no error of anyone: the work is done again while no other thread runs.
+    """
+
+
 @contextmanager
 def global_generators(devices: Sequence[int] = ()) -> Iterator[None]:
     """Reserve the process's global torch generators for this thread; restore them at the end.
 
     Args:
         devices: GPUs whose generators are reserved as well.
+
+    Raises:
+        NotAloneError: in a thread that is one of several.
     """
     import torch
 
+    require_alone()
     with _GENERATORS, torch.random.fork_rng(devices=list(devices)):
         yield
+
+
+@contextmanager
+def one_of_several(state: torch.Tensor) -> Iterator[None]:
+    """Let this thread be one of several that train at the same time.
+
+    Args:
+        state: of torch's global generator on the CPU, which the thread that started the others has
+            reserved, and which none of them may change.
+    """
+    _THREAD.state = state
+    try:
+        yield
+    finally:
+        del _THREAD.state
+
+
+def is_alone() -> bool:
+    """Return whether this thread is not one of several."""
+    return not hasattr(_THREAD, "state")
+
+
+def require_alone() -> None:
+    """Raise NotAloneError in a thread that is one of several."""
+    if not is_alone():
+        raise NotAloneError
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Check, in one of several threads, that nobody draws from torch's global generator meanwhile.
+
+    Raises:
+        NotAloneError: if that has happened, whatever else was raised.
+    """
+    import torch
+
+    try:
+        yield
+    finally:
+        if not torch.equal(torch.default_generator.get_state(), _THREAD.state):
+            raise NotAloneError
 
 
 @lru_cache(maxsize=1)

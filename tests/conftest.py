@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # One thread for torch, also in processes that tests start: on a busy machine, several threads wait
 # for each other at each operation, and the models of tests are too small to gain from them.
@@ -46,6 +46,18 @@ def warm() -> Iterator[WarmPython]:
     python = WarmPython()
     yield python
     python.close()
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Have runs in one process train in so many threads, however short their steps are."""
+
+    def set_number(number: int) -> None:
+        monkeypatch.setattr("simfl.simulation.backends.cpus_of_this_machine", lambda: number)
+        monkeypatch.setattr("simfl.engine.threads.LEAST_STEP_S", 0.0)
+        monkeypatch.setattr("simfl.engine.threads.LOCKED_S", 1e-9)
+
+    return set_number
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from simfl.client.updates import StepLosses, sum_losses
 from simfl.models import Batch, ModelFunction
 from simfl.models.model_function import as_mappings
 from simfl.sampling import LocalWork
-from simfl.seeding import derive_seed, global_generators, torch_state
+from simfl.seeding import derive_seed, global_generators, is_alone, torch_state, undrawn
 from simfl.vector import Vector
 
 
@@ -110,7 +110,14 @@ class _StepsOfOne(Steps):
 
     @contextmanager
     def seeded(self) -> Iterator[None]:
-        """Seed torch's global generators, from which layers of others draw, and restore them."""
+        """Seed torch's global generators, from which layers of others draw, and restore them.
+
+        Of several threads, none may draw: ``NotAloneError`` if one does.
+        """
+        if not is_alone():
+            with undrawn():
+                yield
+            return
         uses_cuda = torch.device(self._resident.device).type == "cuda"
         with global_generators([torch.cuda.current_device()] if uses_cuda else []):
             torch.default_generator.set_state(torch_state(self._seed, "model", **self._at))

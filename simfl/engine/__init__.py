@@ -3,7 +3,7 @@
 from simfl.engine.chunks import Pace, Work, Workload, equal_chunks, guided_chunks
 from simfl.engine.device import DeviceUse, device_for, is_memory_full, measure_use, prepare_device
 from simfl.engine.engine import Cohort, Engine, Handle, Trained, commit_checkpoint, snapshot_of
-from simfl.engine.inline import InlineEngine
+from simfl.engine.inline import InlineEngine, MoreHosts
 from simfl.engine.process import (
     Sampling,
     give_back_freed_memory,
@@ -18,6 +18,7 @@ __all__ = [
     "Engine",
     "Handle",
     "InlineEngine",
+    "MoreHosts",
     "Pace",
     "Sampling",
     "Trained",

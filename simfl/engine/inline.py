@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, TypeAlias
 
 import torch
 
 from simfl.checkpoint import Found, delete_unused_shards
 from simfl.client import ClientHost
-from simfl.engine.chunks import equal_chunks
+from simfl.engine.chunks import equal_chunks, guided_chunks
 from simfl.engine.engine import Cohort, Trained, commit_checkpoint, snapshot_of
 from simfl.engine.process import peak_memory
+from simfl.engine.threads import Done, Threads
 from simfl.errors import ClusterError
 from simfl.messages import (
     Chunk,
     ChunkResult,
     ChunkTrace,
+    CohortPart,
     Contribution,
     EvaluationChunk,
     Partial,
@@ -31,6 +35,27 @@ from simfl.server import Server
 from simfl.states import KeptState, Retained, StateTable, load_state, open_storage, write_shard
 from simfl.vector import Vector
 
+_Result: TypeAlias = ChunkResult[Partial, KeptState]
+
+TRIED: Final = 2
+"""How many stacks, or items of an evaluation, show how long steps are. Of these the first one does
+not count, in which some things happen for the first time."""
+
+SHARES_A_THREAD: Final = 4
+"""Into how many shares for each thread an evaluation is cut."""
+
+
+@dataclass(frozen=True)
+class MoreHosts:
+    """What it takes to train in several threads, each on hosts of its own."""
+
+    build: Callable[[], Sequence[ClientHost]]
+    """Builds the hosts of a thread, by group."""
+    most: int
+    """How many threads there may be."""
+    num_steps: Callable[[Chunk | EvaluationChunk], float]
+    """Returns how many steps a chunk takes, one after the other."""
+
 
 class InlineEngine:
     """Runs the server and client hosts in this process; the numbers are those of any cluster.
@@ -38,13 +63,14 @@ class InlineEngine:
     Args:
         server: the run's server.
         hosts: by group, the host that trains its clients.
-        chunk_size: the number of clients in a chunk; None: a chunk is all that a group trains.
+        more: what it takes to train in several threads; None: the caller's trains all clients.
+        chunk_size: the number of clients in a chunk; None: that of all that a group trains, or what
+            evens out the work of several threads.
         threads: torch's threads while the engine is open.
         location: the storage of checkpoints, and of states beyond the budget.
         state_memory: bytes of clients' states that may stay in memory.
     """
 
-    num_actors = 1
     dashboard = None
 
     def __init__(
@@ -52,13 +78,21 @@ class InlineEngine:
         server: Server,
         hosts: Sequence[ClientHost],
         *,
+        more: MoreHosts | None = None,
         chunk_size: int | None = None,
         threads: int = 1,
         location: str = "checkpoints",
         state_memory: int = 1 << 30,
     ) -> None:
         self._server = server
-        self._hosts = hosts
+        self._by_thread = [hosts]
+        self._more = more
+        self._threads = Threads(1)
+        if more is not None:
+            self._threads = Threads(
+                more.most, inner=threads, num_steps=more.num_steps, stopped=self._by_thread.clear
+            )
+        self.num_actors = 1
         self._chunk_size = chunk_size
         self._location = location
         self._state_memory = state_memory
@@ -79,21 +113,48 @@ class InlineEngine:
         return snapshot
 
     def train(self, plan: RoundPlan, handle: Snapshot) -> Cohort:
-        """Train chunk after chunk."""
+        """Train chunk after chunk, or several at a time."""
         began = time.perf_counter()
-        chunks = [
-            chunk
-            for part in plan.split()
-            for chunk in equal_chunks(plan, part, self._chunk_size or max(1, len(plan.clients)))
-        ]
-        traces: list[ChunkTrace] = []
-        retained: dict[int, Retained[KeptState]] = {}
-        for chunk in chunks:
-            result = self._train_chunk(chunk, handle)
-            self._server.receive(result.partial)
-            traces.append(ChunkTrace(result.report, actor="inline"))
-            retained |= result.states
-        return Cohort(plan, handle, tuple(traces), time.perf_counter() - began, retained)
+        self.num_actors = 1
+        ended: list[tuple[ChunkTrace, Mapping[int, Retained[KeptState]]]] = []
+
+        def receive(done: Done[Chunk, _Result]) -> None:
+            self._server.receive(done.result.partial)
+            actor = "inline" if done.thread is None else f"inline-{done.thread}"
+            ended.append((ChunkTrace(done.result.report, actor), done.result.states))
+
+        for part in plan.split():
+            self._train_part(plan, part, handle, receive)
+        ended.sort(key=lambda one: one[0].report.start)
+        traces = tuple(trace for trace, _ in ended)
+        retained = {client: state for _, states in ended for client, state in states.items()}
+        return Cohort(plan, handle, traces, time.perf_counter() - began, retained)
+
+    def _train_part(
+        self,
+        plan: RoundPlan,
+        part: CohortPart,
+        handle: Snapshot,
+        receive: Callable[[Done[Chunk, _Result]], None],
+    ) -> None:
+        """Train a group's part of a cohort."""
+
+        def train(thread: int, chunk: Chunk) -> _Result:
+            return self._train_chunk(self._host(thread, chunk.group), chunk, handle)
+
+        kind: Hashable = "train", part.group
+        if self._threads.must_try(kind):
+            cut = min(part.begin + TRIED * part.stack, part.end)
+            first = equal_chunks(plan, replace(part, end=cut), part.stack)
+            part = replace(part, begin=cut, start=part.start + cut - part.begin)
+            self._threads.do(first, train, receive, kind=kind, skipped=1)
+        num_threads = self._prepare_threads(kind)
+        self.num_actors = max(self.num_actors, num_threads)
+        if num_threads > 1 and self._chunk_size is None:
+            chunks = guided_chunks(plan, part, num_threads)
+        else:
+            chunks = equal_chunks(plan, part, self._chunk_size or max(1, part.end - part.begin))
+        self._threads.do(chunks, train, receive, kind=kind, num_threads=num_threads)
 
     def end_round(self, cohort: Cohort) -> Trained:
         """Take the server's step."""
@@ -101,7 +162,8 @@ class InlineEngine:
         report = self._server.end_round(cohort.plan)
         self._commit(cohort)
         following = self._server.snapshot(cohort.plan.round + 1)
-        trace = RoundTrace(cohort.chunks, cohort.train_s, time.perf_counter() - began)
+        seconds = cohort.train_s, time.perf_counter() - began
+        trace = RoundTrace(cohort.chunks, *seconds, self.num_actors)
         return Trained(report, trace, following)
 
     def add_up(self, cohort: Cohort) -> Contribution | None:
@@ -116,15 +178,33 @@ class InlineEngine:
         if self._states.held_bytes > self._state_memory:
             self._spill(f"spill-{cohort.plan.round:06d}")
 
-    def _train_chunk(self, chunk: Chunk, handle: Snapshot) -> ChunkResult[Partial, KeptState]:
+    def _train_chunk(self, host: ClientHost, chunk: Chunk, handle: Snapshot) -> _Result:
         states = [self._load_state(client) for client in chunk.clients]
         try:
-            return self._hosts[chunk.group].train_chunk(chunk, handle.broadcast, states)
+            return host.train_chunk(chunk, handle.broadcast, states)
         except torch.cuda.OutOfMemoryError as error:
             raise ClusterError(
                 f"round {chunk.round}: the GPU's memory is full; lower client.stack, "
                 "client.batch_size or the size of the model"
             ) from error
+
+    def _prepare_threads(self, kind: Hashable) -> int:
+        """Return how many threads do work of this kind; each of them has its hosts."""
+        number = self._threads.number(kind)
+        try:
+            for thread in range(number):
+                self._host(thread, 0)
+        except Exception:  # there is no memory for them, or something of the user's has no copy
+            self._threads.stay_alone()
+            return 1
+        return number
+
+    def _host(self, thread: int, group: int) -> ClientHost:
+        """Return a thread's host of a group; those of further threads are built when first used."""
+        if thread == len(self._by_thread):
+            assert self._more is not None, "there is one thread"
+            self._by_thread.append(self._more.build())
+        return self._by_thread[thread][group]
 
     def _load_state(self, client: int) -> KeptState | None:
         state = self._states.get(client)
@@ -166,10 +246,28 @@ class InlineEngine:
             self._states.written(plan, write_shard(storage, plan.name, plan.holders))
 
     def evaluate(self, chunk: EvaluationChunk, handle: Snapshot) -> list[MetricSums]:
-        """Evaluate item after item."""
-        clients = chunk.clients if chunk.needs_states else []
-        states = (self._load_state(client) for client in clients)
-        return self._hosts[chunk.group].evaluate_chunk(chunk, handle.broadcast, states)
+        """Evaluate item after item, or several at a time."""
+        sums: dict[EvaluationChunk, list[MetricSums]] = {}
+
+        def evaluate(thread: int, share: EvaluationChunk) -> list[MetricSums]:
+            clients = share.clients if share.needs_states else []
+            states = (self._load_state(client) for client in clients)
+            host = self._host(thread, share.group)
+            return host.evaluate_chunk(share, handle.broadcast, states)
+
+        def take(done: Done[EvaluationChunk, list[MetricSums]]) -> None:
+            sums[done.task] = done.result
+
+        kind: Hashable = chunk.split, chunk.own, chunk.group
+        first, rest = list[EvaluationChunk](), chunk
+        if self._threads.must_try(kind):
+            first = _shares(replace(chunk, items=chunk.items[:TRIED]), TRIED)
+            rest = replace(chunk, items=chunk.items[TRIED:])
+            self._threads.do(first, evaluate, take, kind=kind, skipped=1)
+        num_threads = self._prepare_threads(kind)
+        shares = _shares(rest, num_threads * SHARES_A_THREAD if num_threads > 1 else 1)
+        self._threads.do(shares, evaluate, take, kind=kind, num_threads=num_threads)
+        return [found for share in (*first, *shares) for found in sums[share]]
 
     def get_weights(self, handle: Snapshot) -> Vector:
         """Return the snapshot's weights."""
@@ -191,3 +289,12 @@ class InlineEngine:
         if self._previous_threads is not None:
             torch.set_num_threads(self._previous_threads)
             self._previous_threads = None
+
+
+def _shares(chunk: EvaluationChunk, number: int) -> list[EvaluationChunk]:
+    """Cut an evaluation into about so many equal shares."""
+    size = max(1, -(-len(chunk.items) // number))
+    return [
+        replace(chunk, items=chunk.items[start : start + size])
+        for start in range(0, len(chunk.items), size)
+    ]

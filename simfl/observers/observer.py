@@ -242,7 +242,7 @@ class ClientTable(ClientReports):
     actor: IntColumn
     """[N] the actor that trained each client: an index of ``actors``."""
     actors: tuple[str, ...]
-    """The actors that trained: ``client-3``, or ``inline``; sorted."""
+    """The actors that trained: ``client-3``, or ``inline`` and ``inline-1``; sorted."""
     retries: IntColumn
     """[N] how often the client's chunk was lost with an actor and trained again."""
     evaluation: ClientEvaluation | None = None

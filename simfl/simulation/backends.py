@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,12 +10,22 @@ from typing import Literal
 
 import numpy as np
 
-from simfl.client import ClientHost
+from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.code import read_sources, searched_here
 from simfl.cluster.placement import Bounds, bounds_of, cpus_to_count
+from simfl.cluster.pool import cpus_of_this_machine
 from simfl.cluster.session import chosen_address, connect
 from simfl.cluster.setup import EngineSetup, SharedData
-from simfl.engine import Engine, InlineEngine, device_for, prepare_device
+from simfl.data import FederatedDataset
+from simfl.engine import (
+    Engine,
+    InlineEngine,
+    MoreHosts,
+    Workload,
+    device_for,
+    prepare_device,
+)
+from simfl.messages import Chunk, EvaluationChunk
 from simfl.simulation.build import Simulation
 
 Backend = Literal["inline", "ray"]
@@ -111,21 +122,53 @@ def _ray(setup: EngineSetup) -> Engine:
 
 
 def _inline(simulation: Simulation, *, location: str) -> InlineEngine:
-    cluster = simulation.scenario.cluster
-    by_group: list[ClientHost] = []
-    hosts: dict[tuple[str, int], ClientHost] = {}
-    for group in simulation.groups:
-        device = device_for("the inline backend", uses_gpu=group.uses_gpu)
-        prepare_device(device, deterministic=cluster.deterministic)
-        if (device, group.stack) not in hosts:
-            recipe = replace(simulation.client, stack=group.stack)
-            hosts[device, group.stack] = ClientHost(recipe, simulation.dataset, device=device)
-        by_group.append(hosts[device, group.stack])
+    cluster, groups = simulation.scenario.cluster, simulation.groups
+    client, dataset = simulation.client, simulation.dataset
+    workload = Workload(client.work, dataset, personal_steps=client.personal_steps)
+
+    def num_steps(chunk: Chunk | EvaluationChunk) -> float:
+        together = groups[chunk.group].stack if isinstance(chunk, Chunk) else 1
+        return workload.of(chunk)[0] / together
+
+    def build_more() -> list[ClientHost]:
+        # As in actors, each has components of its own, which may hold objects of the user's.
+        shared = {id(one): one for one in (client.spec, client.initial)}
+        return _hosts(simulation, copy.deepcopy(client, shared), dataset)
+
     return InlineEngine(
         simulation.server.build(),
-        by_group,
+        _hosts(simulation, client, dataset),
+        more=MoreHosts(build_more, most_threads(simulation), num_steps),
         chunk_size=None if cluster.chunk_size == "auto" else cluster.chunk_size,
         threads=cluster.threads,
         location=location,
         state_memory=cluster.state_memory,
     )
+
+
+def _hosts(
+    simulation: Simulation, client: ClientRecipe, dataset: FederatedDataset
+) -> list[ClientHost]:
+    """Build a host for each group, or for several that are alike."""
+    hosts: dict[tuple[bool, int], ClientHost] = {}
+    for group in simulation.groups:
+        if (group.uses_gpu, group.stack) not in hosts:
+            device = device_for("the inline backend", uses_gpu=group.uses_gpu)
+            prepare_device(device, deterministic=simulation.scenario.cluster.deterministic)
+            recipe = replace(client, stack=group.stack)
+            hosts[group.uses_gpu, group.stack] = ClientHost(recipe, dataset, device=device)
+    return [hosts[group.uses_gpu, group.stack] for group in simulation.groups]
+
+
+def most_threads(simulation: Simulation) -> int:
+    """Return how many threads may train clients in this process.
+
+    As many as actors with their CPUs would have room for on this machine. On GPUs it is one; and so
+    it is in bfloat16, since torch keeps casts of weights for the whole process.
+    """
+    groups, cluster = simulation.groups, simulation.scenario.cluster
+    if any(group.uses_gpu for group in groups) or simulation.client.work.precision != "float32":
+        return 1
+    cpus_each = max(cluster.threads, *(group.num_cpus for group in groups))
+    useful = sum(bounds.most for bounds in actor_bounds(simulation))
+    return max(1, min(int(cpus_of_this_machine() / cpus_each), useful))

@@ -7,6 +7,7 @@ The suite takes a few seeds, the same ones every time; ``SIMFL_RANDOM=300`` take
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,17 @@ def run(scenario: dict[str, Any], out: Path, backend: Any = "inline", **how: Any
     [pytest.param(n, marks=[pytest.mark.slow] if n >= QUICK else []) for n in seeds(24)],
 )
 def test_inline_ray_and_resumed_runs_give_the_same_bits(
-    seed: int, tmp_path: Path, ray_cluster: None
+    seed: int, tmp_path: Path, ray_cluster: None, in_threads: Callable[[int], None]
 ) -> None:
     """A third runs on Ray throughout, a third begins there, and a third goes on there.
 
-    One start of Ray's actors for each seed: they take most of the time.
+    One start of Ray's actors for each seed: they take most of the time. What is inline of the
+    resumed run trains in threads.
     """
     scenario = at_random.draw(seed)
+    in_threads(1)
     expected = numbers(run(scenario, tmp_path / "inline"))
+    in_threads(2)
     first, then = [("inline", "inline"), ("inline", "ray"), ("ray", "inline")][seed % 3]
     if "ray" not in (first, then):
         assert numbers(run(scenario, tmp_path / "ray", "ray")) == expected

@@ -47,6 +47,7 @@ class Shares(InlineEngine):
     def __init__(self, simulation: Simulation, num_shares: int) -> None:
         hosts = [ClientHost(simulation.client, simulation.dataset) for _ in range(num_shares)]
         super().__init__(simulation.server.build(), hosts)
+        self._each = hosts
         self.batches: list[int] = []
         for host in hosts:
             host._model.module.register_forward_hook(
@@ -54,10 +55,10 @@ class Shares(InlineEngine):
             )
 
     def evaluate(self, chunk: EvaluationChunk, handle: Snapshot) -> list[MetricSums]:
-        size = -(-len(chunk.items) // len(self._hosts))
+        size = -(-len(chunk.items) // len(self._each))
         return [
             sums
-            for index, host in enumerate(self._hosts)
+            for index, host in enumerate(self._each)
             for sums in host.evaluate_chunk(
                 replace(chunk, items=chunk.items[index * size : (index + 1) * size]),
                 handle.broadcast,
