@@ -12,7 +12,17 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from simfl.states import Dropped, Kept, Nothing, Retained, ServerState, State
+from simfl.states import (
+    Dropped,
+    Kept,
+    Nothing,
+    Place,
+    Retained,
+    ServerState,
+    State,
+    StoredObject,
+    in_equal_parts,
+)
 from simfl.vector import Vector
 
 __all__ = [
@@ -345,6 +355,7 @@ class ChunkResult(Generic[P, H]):
 
     Between the two it is split, since its parts have different readers: the driver reads the
     report, the server the partial, and whichever actor trains a client next that client's state.
+    States that are small share an object; then those of some clients follow one another in it.
     """
 
     report: ChunkReport
@@ -353,35 +364,33 @@ class ChunkResult(Generic[P, H]):
     """By client id, in the chunk's order; empty if the states were not requested."""
 
     @staticmethod
-    def num_parts(num_states: int) -> int:
-        """Return the number of parts of a result with this many clients' states."""
-        return 2 + num_states
-
-    def split(self) -> tuple[Any, ...]:
-        """Return the parts: the report, the partial, and each client's state.
-
-        A client that keeps none has None in its place: the number of parts is known beforehand.
-        """
-        found = self.states.values()
-        holders = [one.state if isinstance(one, Kept) else None for one in found]
-        return (self.report, self.partial, *holders)
+    def num_parts(num_objects: int) -> int:
+        """Return the number of parts of a result whose states are in so many objects."""
+        return 2 + num_objects
 
     @staticmethod
-    def join(report: ChunkReport, others: Sequence[H]) -> ChunkResult[H, H]:
-        """Return the result whose parts ``split`` returned.
+    def join(report: ChunkReport, others: Sequence[P]) -> ChunkResult[P, Place]:
+        """Return the result of which an actor has returned the parts.
 
         Args:
             report: the first part.
-            others: the holders of the other parts, in order.
+            others: the other parts, in order: the partial, and the objects with the states of the
+                clients that keep one, in equal parts. Objects that are not needed hold nothing.
         """
-        partial, *holders = others
-        keeping, dropped = set(report.keeping), report.clients.dropped
+        partial, *objects = others
+        places: dict[int, Place] = {}
+        for held, clients in zip(
+            objects, in_equal_parts(report.keeping, len(objects)), strict=False
+        ):
+            num_bytes = report.state_bytes * len(clients) // len(report.keeping)
+            stored = StoredObject(held, len(clients), num_bytes)
+            places |= {client: Place(stored, row) for row, client in enumerate(clients)}
+        dropped = report.clients.dropped
 
-        def retained(client: int, holder: H) -> Retained[H]:
-            if client in keeping:
-                return Kept(holder)
+        def retained(client: int) -> Retained[Place]:
+            if client in places:
+                return Kept(places[client])
             return Dropped(dropped[client]) if client in dropped else Nothing()
 
-        clients: list[int] = report.clients.client.tolist() if holders else []
-        pairs = zip(clients, holders, strict=True)
-        return ChunkResult(report, partial, {c: retained(c, holder) for c, holder in pairs})
+        ids: list[int] = report.clients.client.tolist() if objects else []
+        return ChunkResult(report, partial, {client: retained(client) for client in ids})

@@ -18,7 +18,7 @@ from simfl.messages import Broadcast
 from simfl.optimizer.schedule import goes_by_steps, rate_at
 from simfl.optimizer.state import stack_states
 from simfl.sampling import LocalWork
-from simfl.states import KeptState, State
+from simfl.states import KeptState, State, counts_of
 from simfl.vector import Vector, to_device
 
 
@@ -94,7 +94,7 @@ class RoundFacts:
     def lrate(self) -> float | Tensor:
         """The rate of the round's first step."""
         rate = self.resident.optimizer.lrate
-        counts = [state.num_steps if state else 0 for state in self.states]
+        counts = counts_of(self.states)
         rates = [rate_at(rate, round=self.round, num_steps=count) for count in counts]
         return self._numbers(rates, torch.float64) if goes_by_steps(rate) else rates[0]
 

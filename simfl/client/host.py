@@ -44,7 +44,7 @@ from simfl.messages import (
 )
 from simfl.models import Inputs, ModelFunction
 from simfl.models.model import MetricSums
-from simfl.states import Dropped, Kept, KeptState, Retained
+from simfl.states import Dropped, Kept, KeptRow, KeptState, Retained, count_kept_bytes
 from simfl.vector import count_bytes, move
 
 
@@ -114,8 +114,11 @@ class ClientHost:
             tree.add_node(node, outcome.contribution)
             rows += outcome.rows
         retained: dict[int, Retained[KeptState]] = {row.client: row.retained for row in rows}
-        if self.device != "cpu":
-            retained = move(retained, "cpu")
+        if self.device != "cpu":  # of stacks they are there already
+            retained = {
+                client: one if isinstance(one, KeptRow) else move(one, "cpu")
+                for client, one in retained.items()
+            }
         nodes = move(tree.nodes, "cpu")
         seconds = time.perf_counter() - began
         return ChunkResult(
@@ -124,7 +127,7 @@ class ClientHost:
                 chunk.start,
                 to_columns(rows),
                 seconds,
-                state_bytes=count_bytes(retained),
+                state_bytes=count_kept_bytes(retained.values()),
                 keeping=tuple(c for c, state in retained.items() if isinstance(state, Kept)),
                 partial_bytes=count_bytes(nodes),
             ),

@@ -162,11 +162,13 @@ class LocalRound(RoundFacts):
             chosen = chosen.without_exchange(seed=self.seed)
         optimizer = LocalOptimizer(chosen, stacked=self.stacked)
         like = self.trainee.like
-        states = order.sort_list(self.states)
+        states = self.states if order.rows is None else order.sort_list(self.states)
+        if phase != MAIN or given is not None:
+            states = [None if given else _of_phase(phase, state) for state in states]
         optimizer.begin(
             order.sort_list(self.trainee.clients),
             round=self.round,
-            kept=[None if given else _of_phase(phase, state) for state in states],
+            kept=states,
             aux=self.broadcast.aux if exchanges else {},
             like=like if names is None else like.select(names),
         )

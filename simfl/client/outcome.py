@@ -26,8 +26,8 @@ from simfl.errors import ConfigError, NonFiniteUpdateError
 from simfl.messages import NOT_FINITE, Contribution
 from simfl.optimizer import AuxVar
 from simfl.optimizer.state import unstack_state
-from simfl.states import Dropped, Kept, KeptState, State
-from simfl.vector import Keyed, Vector, find_vectors, tensors_of, widened
+from simfl.states import Dropped, GivenStates, Kept, KeptRow, KeptState, StackedStates, State
+from simfl.vector import Keyed, Vector, find_vectors, move, tensors_of, widened
 
 
 def to_outcome(
@@ -67,7 +67,7 @@ def to_outcome(
         return Outcome(None, checked)
     contribution = _contribution(local, update, sent, weights, aux, rows, used)
     if local.recipe.keeps_state:
-        checked = _with_states(checked, _states(local, kept, sent.states))
+        checked = _with_states(checked, _kept_by_each(local, kept, sent.states))
     return Outcome(contribution, checked)
 
 
@@ -168,6 +168,42 @@ def _sum_clients(value: Any, used: Sequence[int], *, stacked: bool) -> Any:
 # -- what is kept ------------------------------------------------------------------------------
 
 
+def _kept_by_each(
+    local: LocalRound, kept: State, transforms: Sequence[tuple[State, ...]]
+) -> Sequence[Kept[KeptState] | None]:
+    """Return what each client keeps; None if that is nothing."""
+    stack = None if any(transforms) else _stacked_states(local, kept)
+    if stack is not None:
+        stack = move(stack, "cpu")
+        return [KeptRow(stack, index) for index in range(len(transforms))]
+    states = _states(local, kept, transforms)
+    return [None if state is None else Kept(state) for state in states]
+
+
+def _stacked_states(local: LocalRound, kept: State) -> StackedStates | None:
+    """Return what the clients of a stack keep, all the same entries; None if that is not known."""
+    if not local.stacked or [*local.optimizers] != [MAIN] or _have_phases(local):
+        return None
+    ended = local.optimizers[MAIN].end_together(local.num_steps_of[MAIN])
+    if ended is None:
+        return None
+    _require_kept(local, kept)
+    personal = local.personal.now if local.personal.values else None
+    own = {key: leaf.clone() for key, leaf in kept.items()}
+    parts = (*ended.state.regularizers, *ended.state.modules, own)
+    if not any(parts) and personal is None:
+        return None
+    return replace(ended, state=replace(ended.state, algorithm=own, personal=personal))
+
+
+def _have_phases(local: LocalRound) -> bool:
+    """Return whether a client has kept something of a training that is not the main one."""
+    states = local.states
+    if isinstance(states, GivenStates) and (found := states.together()):
+        return bool(found[1].state.phases)
+    return any(state is not None and state.phases for state in states)
+
+
 def _states(
     local: LocalRound,
     kept: State,
@@ -199,8 +235,18 @@ def _states(
 
 def _kept_rows(local: LocalRound, kept: State, num_clients: int) -> list[State]:
     """Return the algorithm's state of each client, in its own memory."""
-    if not kept and not local.recipe.algorithm.keeps_state:
+    if not _require_kept(local, kept):
         return [{}] * num_clients
+    if not local.stacked:
+        return [kept]
+    rows = unstack_state(kept, num_clients)
+    return [{key: leaf.clone() for key, leaf in row.items()} for row in rows]
+
+
+def _require_kept(local: LocalRound, kept: State) -> bool:
+    """Check what the algorithm keeps; return whether that is anything."""
+    if not kept and not local.recipe.algorithm.keeps_state:
+        return False
     if kept.keys() != local.kept.keys():
         raise ConfigError(
             f"{_name(local)} keeps {sorted(kept)} of a client, but its init() returns "
@@ -211,18 +257,15 @@ def _kept_rows(local: LocalRound, kept: State, num_clients: int) -> list[State]:
             f"{_name(local)} keeps {wrong[0]!r}, which is "
             f"{type(kept[wrong[0]]).__name__}; it must be a Vector or a tensor"
         )
-    if not local.stacked:
-        return [kept]
-    rows = unstack_state(kept, num_clients)
-    return [{key: leaf.clone() for key, leaf in row.items()} for row in rows]
+    return True
 
 
-def _with_states(rows: Sequence[ClientRow], states: Sequence[KeptState | None]) -> list[ClientRow]:
+def _with_states(
+    rows: Sequence[ClientRow], states: Sequence[Kept[KeptState] | None]
+) -> list[ClientRow]:
     """Return the rows with what clients keep that are not dropped."""
     return [
-        row
-        if state is None or isinstance(row.retained, Dropped)
-        else row._replace(retained=Kept(state))
+        row if state is None or isinstance(row.retained, Dropped) else row._replace(retained=state)
         for row, state in zip(rows, states, strict=True)
     ]
 

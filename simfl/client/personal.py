@@ -39,11 +39,11 @@ class PersonalWeights:
     ) -> None:
         own = [
             initial if state is None or state.personal is None else state.personal
-            for state in states
+            for state in (states if initial else states[:0])
         ]
         self._names = frozenset(initial.names)
         self._shared = frozenset(trained).difference(self._names) if self._names else frozenset()
-        self.now = Vector.stack(own) if stacked and initial else own[0]
+        self.now = (Vector.stack(own) if stacked else own[0]) if own else initial
         """Their values, in the order of the clients."""
 
     @property

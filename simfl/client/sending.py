@@ -56,7 +56,9 @@ def send_delta(
         rows: [C] of the clients.
     """
     transforms = local.recipe.work.transforms
-    kept = [() if state is None else state.transforms for state in local.states]
+    kept: list[tuple[State, ...]] = [()] * len(rows)
+    if transforms:
+        kept = [() if state is None else state.transforms for state in local.states]
     trained = [n for n in local.trainable if n in delta] if transforms and delta else []
     if delta is None or not trained:
         num_bytes = count_sent_bytes([delta], num_clients=len(rows))

@@ -10,7 +10,7 @@ import os
 import pickle
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
@@ -24,7 +24,17 @@ from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.code import ModuleSource, install_main, install_sources
 from simfl.cluster.diagnostics import log, log_as, log_client_errors, log_round, log_trained
 from simfl.cluster.failures import UnbuiltActorError
-from simfl.cluster.wire import Parcel, open_parcel, pack, pack_broadcast, pack_states
+from simfl.cluster.wire import (
+    Addresses,
+    Packed,
+    Parcel,
+    join_states,
+    open_parcel,
+    open_states,
+    pack,
+    pack_broadcast,
+    pack_states,
+)
 from simfl.data import FederatedDataset
 from simfl.engine import (
     DeviceUse,
@@ -40,7 +50,6 @@ from simfl.errors import ImportPathError, SimflError
 from simfl.messages import (
     Broadcast,
     Chunk,
-    ChunkResult,
     EvaluationChunk,
     Partial,
     RoundPlan,
@@ -51,7 +60,15 @@ from simfl.messages import (
 from simfl.models.model import MetricSums
 from simfl.plugins import import_plugins
 from simfl.server import Server, ServerRecipe
-from simfl.states import KeptState, ShardInfo, StateFile, load_state, open_storage, write_shard
+from simfl.states import (
+    Kept,
+    KeptState,
+    ShardInfo,
+    StateFile,
+    load_state,
+    open_storage,
+    write_shard,
+)
 from simfl.vector import Vector, find_vectors
 
 T = TypeVar("T")
@@ -225,19 +242,34 @@ class ServerActor(_Actor[Server]):
 
     @ray.method(concurrency_group="io")
     def write_shard(
-        self, location: str, name: str, clients: tuple[int, ...], *states: Parcel | StateFile
+        self,
+        location: str,
+        name: str,
+        clients: tuple[int, ...],
+        addresses: Addresses,
+        *objects: Packed,
     ) -> ShardInfo:
         """Write clients' states as a shard, while rounds continue."""
-        known = {
-            client: state if isinstance(state, StateFile) else open_parcel(state)
-            for client, state in zip(clients, states, strict=True)
-        }
+        states = open_states(addresses, objects, share=True).open_each()
+        known = {c: state for c, state in zip(clients, states, strict=True) if state is not None}
         return write_shard(open_storage(location), name, known)
 
     @ray.method(concurrency_group="read")
-    def read_state(self, state: StateFile) -> Parcel:
-        """Read a client's state for an actor on a node that may not have access to the file."""
-        return pack(load_state(state), label=state.client)
+    def read_states(self, files: Sequence[StateFile]) -> Packed:
+        """Read clients' states for an actor on a node that may not have access to the files."""
+        (packed,) = pack_states(
+            {file.client: Kept(load_state(file)) for file in files}, num_objects=1, share=False
+        )
+        assert packed is not None
+        return packed
+
+    @ray.method(concurrency_group="read")
+    def join_states(self, addresses: Addresses, *objects: Packed) -> tuple[bool, Packed]:
+        """Put states of several objects into one, so that the others can be released.
+
+        The first value tells the driver that it is done, without the other.
+        """
+        return True, join_states(addresses, objects)
 
     @ray.method(concurrency_group="io")
     def delete_unused_shards(self, location: str, in_use: frozenset[str]) -> None:
@@ -307,23 +339,33 @@ class ClientActor(_Actor[ClientHost]):
         return os.getpid()
 
     def train_chunk(
-        self, chunk: Chunk, broadcast: Parcel, *states: Parcel | StateFile | None
+        self,
+        chunk: Chunk,
+        broadcast: Parcel,
+        num_objects: int = 0,
+        addresses: Addresses | None = None,
+        *objects: Packed,
     ) -> Any:
-        """Train a chunk; return the parts of its ChunkResult, whose partial and states are Parcels.
+        """Train a chunk; return the parts of a ChunkResult, see ``ChunkResult.join``.
 
         Args:
             chunk: K clients.
             broadcast: what they start from.
-            states: [K] what holds each client's state; none if no client has kept a state and new
-                states are not requested.
+            num_objects: into how many objects the new states are put; 0: they are not requested.
+            addresses: [K] where each client's state is; None if no client has kept one.
+            objects: which hold them.
         """
-        known = [_open_state(state) for state in states] or [None] * len(chunk.clients)
+        known: Sequence[KeptState | None] = [None] * len(chunk.clients)
+        if addresses is not None:
+            known = open_states(addresses, objects, share=self._shares_states)
         with log_client_errors():
             result = self._built.train_chunk(chunk, self._open(broadcast), known)
         log_trained(result.report)
         partial = pack(result.partial, label=chunk.start, share=self._shared(result.partial))
-        kept = pack_states(result.states, share=self._shares_states) if states else {}
-        return ChunkResult(result.report, partial, kept).split()
+        packed = []
+        if num_objects:
+            packed = pack_states(result.states, num_objects=num_objects, share=self._shares_states)
+        return (result.report, partial, *packed)
 
     def probe(self, chunk: Chunk, broadcast: Parcel) -> DeviceUse | None:
         """Train a chunk of new clients, only to measure how much of the GPU's memory it uses."""
@@ -339,20 +381,26 @@ class ClientActor(_Actor[ClientHost]):
         return sums + (find_vectors([node.aux for node in nodes]) if self._shares_states else [])
 
     def evaluate_chunk(
-        self, chunk: EvaluationChunk, broadcast: Parcel, *states: Parcel | StateFile | None
+        self,
+        chunk: EvaluationChunk,
+        broadcast: Parcel,
+        addresses: Addresses | None = None,
+        *objects: Packed,
     ) -> list[MetricSums]:
         """Evaluate the items of a chunk.
 
         Args:
             chunk: what to evaluate.
             broadcast: the server's weights.
-            states: what holds each client's state; none if no client has kept one, or the
+            addresses: where each client's state is; None if no client has kept one, or the
                 broadcast weights are evaluated.
+            objects: which hold them.
         """
+        states: Iterable[KeptState | None] = ()
+        if addresses is not None:
+            states = open_states(addresses, objects, share=self._shares_states).open_each()
         with log_client_errors():
-            return self._built.evaluate_chunk(
-                chunk, self._open(broadcast), map(_open_state, states)
-            )
+            return self._built.evaluate_chunk(chunk, self._open(broadcast), states)
 
     def _open(self, parcel: Parcel) -> Broadcast:
         if self._broadcast is None or self._broadcast[0] != parcel.label:
@@ -370,10 +418,3 @@ def _beat(server: Any, label: str) -> None:
         with suppress(Exception):  # a dead server is restarted, or the run is over
             server.beat.remote(label)
         time.sleep(BEAT_S)
-
-
-def _open_state(state: Parcel | StateFile | None) -> KeptState | None:
-    if state is None:
-        return None
-    opened: KeptState = load_state(state) if isinstance(state, StateFile) else open_parcel(state)
-    return opened

@@ -27,7 +27,7 @@ from simfl.cluster.saves import Saves
 from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.starting import SERVER, Starter
-from simfl.cluster.wire import Ref, SnapshotRefs, open_parcel, put_initial
+from simfl.cluster.wire import Addresses, Ref, SnapshotRefs, address, open_parcel, put_initial
 from simfl.cluster.workers import ClientPool
 from simfl.engine import (
     Cohort,
@@ -56,7 +56,7 @@ from simfl.messages import (
     Snapshot,
 )
 from simfl.models.model import MetricSums
-from simfl.states import StateFile, StateTable
+from simfl.states import Place, StateFile, StateTable, StoredObject
 from simfl.vector import Vector
 
 T = TypeVar("T")
@@ -74,9 +74,9 @@ _MAX_STATES = 64
 class _Results(NamedTuple):
     """What a cohort's chunks have returned."""
 
-    ended: list[tuple[Assign, ChunkResult[Ref, Ref]]]
+    ended: list[tuple[Assign, ChunkResult[Ref, Place]]]
     """Each chunk, in the order in which they ended."""
-    repeated: list[tuple[Assign, ChunkResult[Ref, Ref]]]
+    repeated: list[tuple[Assign, ChunkResult[Ref, Place]]]
     """Those that were run again for the states of their clients."""
     partials: Partials
     """Theirs; they are not in the results."""
@@ -108,7 +108,7 @@ class RayEngine:
         self._kept_last_round = True
         self._is_dedicated = cluster.placement == "dedicated"
         self._paces: defaultdict[int, Pace] = defaultdict(Pace)
-        self._states = StateTable[Ref](setup.location)
+        self._states = StateTable[Place](setup.location)
         self.dashboard = connection.dashboard
         self._server = RemoteServer(
             launch_server(setup),
@@ -190,8 +190,9 @@ class RayEngine:
 
         def start(actor: Any, share: EvaluationChunk) -> list[Ref]:
             sends = share.needs_states and not self._states.is_empty
-            states = [self._state(client) for client in share.clients] if sends else []
-            return [actor.evaluate_chunk.remote(share, handle.broadcast, *states)]
+            addresses, objects = self._address(share.clients) if sends else (None, [])
+            call = actor.evaluate_chunk.remote
+            return [call(share, handle.broadcast, addresses, *objects)]
 
         def once() -> list[MetricSums]:
             begin = Begin(shares, lanes=kinds, lane_of=lambda _: kind)
@@ -278,7 +279,7 @@ class RayEngine:
         began = time.perf_counter()
         chunks = [chunk for part in plan.split() for chunk in self._cut(plan, part)]
         asks = self._keeps_state and (self._kept_last_round or not self._states.is_empty)
-        ended: list[tuple[Assign, ChunkResult[Ref, Ref]]] = []
+        ended: list[tuple[Assign, ChunkResult[Ref, Place]]] = []
         partials, room = Partials([], [], []), KEPT_BYTES
         for assign, result in self._train_chunks(chunks, handle, asks=asks):
             if self._pool.is_done:
@@ -330,21 +331,24 @@ class RayEngine:
         self._commit(plan.round, [result for _, result in results.ended + results.repeated])
         return trained, finished
 
-    def _learn_paces(self, ended: Sequence[tuple[Assign, ChunkResult[Ref, Ref]]]) -> None:
+    def _learn_paces(self, ended: Sequence[tuple[Assign, ChunkResult[Ref, Place]]]) -> None:
         by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
         for assign, result in ended:
             by_group[assign.chunk.group].append(result.report)
         for group, reports in by_group.items():
             self._paces[group].learn(reports)
 
-    def _commit(self, round: int, results: Sequence[ChunkResult[Ref, Ref]]) -> None:
+    def _commit(self, round: int, results: Sequence[ChunkResult[Ref, Place]]) -> None:
         """Store the states that a finished round has produced."""
         retained = {c: state for result in results for c, state in result.states.items()}
         num_bytes = sum(result.report.state_bytes for result in results if result.states)
         self._states.commit(retained, num_bytes=num_bytes)
         self._kept_last_round = any(result.report.keeping for result in results)
-        if self._states.held_bytes > self._setup.cluster.state_memory:
+        limit = self._setup.cluster.state_memory
+        if self._states.held_bytes > limit:
             self._saves.spill(label=f"spill-{round:06d}")
+        else:
+            self._saves.tidy(limit)
 
     def _begin(self, chunks: Sequence[AnyChunk]) -> Begin:
         """Return a pass in which a group's actors train its clients, or an actor its own client."""
@@ -366,7 +370,7 @@ class RayEngine:
 
     def _train_chunks(
         self, chunks: Sequence[AnyChunk], handle: SnapshotRefs, *, asks: bool
-    ) -> Iterator[tuple[Assign, ChunkResult[Ref, Ref]]]:
+    ) -> Iterator[tuple[Assign, ChunkResult[Ref, Place]]]:
         """Train all chunks; yield each, and its result, as it ends.
 
         Args:
@@ -374,26 +378,31 @@ class RayEngine:
             handle: what the round starts from.
             asks: whether to send clients their states, and to request new ones; Ray needs to know
                 the number of results beforehand. If no client has kept a state, they are not
-                requested, since a reference per client costs more than training a small client. If
-                a client does keep one, the chunk is run again.
+                requested, since an object may cost more than training a small client. If a client
+                does keep one, the chunk is run again.
         """
 
         def start(actor: Any, chunk: Chunk) -> list[Ref]:
-            states = [self._state(c) for c in chunk.clients] if asks else []
-            method = actor.train_chunk.options(num_returns=ChunkResult.num_parts(len(states)))
-            refs: list[Ref] = method.remote(chunk, handle.broadcast, *states)
+            number = self._states.num_objects(len(chunk.clients)) if asks else 0
+            addresses, objects = self._address(chunk.clients) if asks else (None, [])
+            method = actor.train_chunk.options(num_returns=ChunkResult.num_parts(number))
+            refs: list[Ref] = method.remote(chunk, handle.broadcast, number, addresses, *objects)
             return refs
 
         for assign, report, others in self._pool.run(self._begin(chunks), start):
             yield assign, ChunkResult.join(report, others)
             del others  # see _train_once
 
-    def _state(self, client: int) -> Ref | StateFile | None:
-        """Return what holds a client's state; a file is read into the object store if necessary.
+    def _address(self, clients: Sequence[int]) -> tuple[Addresses, list[Ref]]:
+        """Return where clients' states are; files are read into the object store if necessary.
 
-        The server's actor has written it, and so can read it; other nodes may not have the folder.
+        The server's actor has written them, and so can read them; other nodes may not have the
+        folder.
         """
-        state = self._states.get(client)
-        if self._connection.is_local or not isinstance(state, StateFile) or not state.is_local:
-            return state
-        return self._server.read_state(state)
+        holders: list[Place | StateFile | None] = [self._states.get(client) for client in clients]
+        files = [holder for holder in holders if isinstance(holder, StateFile)]
+        if files and not self._connection.is_local and files[0].is_local:
+            read = StoredObject(self._server.read_states(files), len(files), num_bytes=0)
+            rows = {file.client: Place(read, row) for row, file in enumerate(files)}
+            holders = [rows[h.client] if isinstance(h, StateFile) else h for h in holders]
+        return address(holders)

@@ -160,9 +160,9 @@ class RemoteServer:
         """Send the server a chunk's partial."""
         return self.actor.receive.remote(partial)
 
-    def read_state(self, state: StateFile) -> Ref:
-        """Read a client's state into the object store."""
-        return self.actor.read_state.remote(state)
+    def read_states(self, files: Sequence[StateFile]) -> Ref:
+        """Read clients' states into the object store."""
+        return self.actor.read_states.remote(files)
 
     def first(self) -> SnapshotRefs:
         """Return what the first round starts from, of a server that has just been built."""

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+import ray
 from ray.exceptions import RayError
 
 from simfl.cluster.failures import explain, is_actor_loss, is_object_loss
 from simfl.cluster.remote_server import RemoteServer
-from simfl.cluster.wire import Ref, SnapshotRefs
+from simfl.cluster.wire import Ref, SnapshotRefs, address
 from simfl.errors import StatesLostError
 from simfl.messages import SaveOrder
-from simfl.states import PlannedShard, StateTable
+from simfl.states import Place, PlannedShard, StateTable
 
 
 @dataclass(frozen=True)
 class _Pending:
     """What is being written."""
 
-    planned: Sequence[PlannedShard[Ref]]
+    planned: Sequence[PlannedShard[Place]]
     shards: Sequence[Ref]
     last: Ref
     """The last call: it writes the checkpoint, or deletes what is no longer needed."""
@@ -37,11 +39,12 @@ class Saves:
         server: its actor writes the files.
     """
 
-    def __init__(self, location: str, states: StateTable[Ref], server: RemoteServer) -> None:
+    def __init__(self, location: str, states: StateTable[Place], server: RemoteServer) -> None:
         self._server = server
         self._location = location
         self._states = states
         self._pending: _Pending | None = None
+        self._moving: tuple[Mapping[int, Place], Sequence[Ref]] | None = None
 
     def begin(self, order: SaveOrder, handle: SnapshotRefs) -> None:
         """Begin to write the states that have changed, and then the checkpoint."""
@@ -89,14 +92,37 @@ class Saves:
             if not is_actor_loss(error):
                 raise explain(error, doing="writing a checkpoint") from None
 
-    def forget(self) -> None:
-        """Do not wait for what is being written."""
-        self._pending = None
+    def tidy(self, limit: int) -> None:
+        """Begin to move current states out of objects that mostly hold outdated ones.
 
-    def _write(self, planned: Sequence[PlannedShard[Ref]]) -> list[Ref]:
-        return [
-            self._server.actor.write_shard.remote(
-                self._location, plan.name, tuple(plan.holders), *plan.holders.values()
-            )
-            for plan in planned
-        ]
+        Cohorts are drawn at random, so that the clients of one chunk take part again in different
+        rounds; and an object is released only when none of its states is current.
+
+        Args:
+            limit: the bytes that may be held.
+        """
+        if self._moving is not None:
+            planned, (done, joined) = self._moving
+            if not ray.wait([done], timeout=0)[0]:
+                return
+            self._moving = None
+            with suppress(RayError):  # of the server's death, or a loss that a chunk will report
+                ray.get(done)
+                self._states.moved(planned, joined)
+        if planned := self._states.plan_move(limit):
+            addresses, objects = address(planned.values())
+            call = self._server.actor.join_states.options(num_returns=2).remote
+            self._moving = planned, call(addresses, *objects)
+
+    def forget(self) -> None:
+        """Do not wait for what is being written or moved."""
+        self._pending = self._moving = None
+
+    def _write(self, planned: Sequence[PlannedShard[Place]]) -> list[Ref]:
+        written = []
+        for plan in planned:
+            addresses, objects = address(plan.holders.values())
+            write = self._server.actor.write_shard
+            clients = tuple(plan.holders)
+            written.append(write.remote(self._location, plan.name, clients, addresses, *objects))
+        return written

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,8 +19,26 @@ import ray
 
 from simfl.messages import Broadcast
 from simfl.models.base import InitialState
-from simfl.states import Kept, KeptState, Retained
+from simfl.states import (
+    GivenStates,
+    Kept,
+    KeptState,
+    PackedRow,
+    PackedStates,
+    Place,
+    Retained,
+    StateFile,
+    StoredObject,
+    in_equal_parts,
+    join_rows,
+    load_state,
+    pack_rows,
+)
 from simfl.vector import Layout, Vector, find_vectors
+from simfl.vector.memory import Bytes
+
+Packed: TypeAlias = "Parcel | Bytes"
+"""States of clients: in rows, or in a tuple, of one client or of such as rows cannot hold."""
 
 Memory: TypeAlias = "list[np.ndarray[Any, Any]]"
 """Arrays of bytes."""
@@ -69,22 +87,82 @@ def pack_broadcast(broadcast: Broadcast, *, share_aux: bool, label: int | None =
 
 
 def pack_states(
-    states: Mapping[int, Retained[KeptState]], *, share: bool
-) -> dict[int, Retained[Parcel]]:
-    """Pack what each client's optimizer keeps, for whichever actor trains it next.
+    states: Mapping[int, Retained[KeptState]], *, num_objects: int, share: bool
+) -> list[Packed | None]:
+    """Pack what clients keep, for whichever actors train them next.
 
     Args:
-        states: by client id, which becomes the label.
-        share: whether the reader reads all Vectors in place.
+        states: by client id.
+        num_objects: how many objects there are to be; those that are not needed are None.
+        share: whether the readers read all Vectors in place.
     """
-    packed: dict[int, Retained[Parcel]] = {}
-    for client, one in states.items():
-        if isinstance(one, Kept):
-            vectors = find_vectors(one.state) if share else []
-            packed[client] = Kept(pack(one.state, label=client, share=vectors))
-        else:
-            packed[client] = one
-    return packed
+    kept = [one for one in states.values() if isinstance(one, Kept)]
+    packed: list[Packed | None] = [
+        _pack_together(part, share=share) for part in in_equal_parts(kept, num_objects)
+    ]
+    return packed + [None] * (num_objects - len(packed))
+
+
+def _pack_together(kept: Sequence[Kept[KeptState]], *, share: bool) -> Packed:
+    """Pack the states of some clients in one object: in rows, unless it is a single one's."""
+    rows = pack_rows(kept) if len(kept) > 1 else None
+    if rows is not None:
+        return rows
+    states = tuple(one.state for one in kept)
+    return pack(states, label=0, share=find_vectors(states) if share else [])
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the states of some clients are, among the objects that are sent with it."""
+
+    of: tuple[tuple[int, int] | StateFile | None, ...]
+    """Of each client: which object and which row, a file, or None for one that keeps nothing."""
+
+
+def address(holders: Iterable[Place | StateFile | None]) -> tuple[Addresses, list[Ref]]:
+    """Return what ``open_states`` is given where these states are used."""
+    numbers: dict[StoredObject, int] = {}
+    found = tuple(
+        (numbers.setdefault(holder.of, len(numbers)), holder.row)
+        if isinstance(holder, Place)
+        else holder
+        for holder in holders
+    )
+    return Addresses(found), [stored.holder for stored in numbers]
+
+
+def join_states(addresses: Addresses, objects: Sequence[Packed]) -> Packed:
+    """Put states of several objects into one."""
+    given = open_states(addresses, objects, share=False)
+    rows = [entry for entry in given.entries if isinstance(entry, PackedRow)]
+    if len(rows) == len(given):
+        return join_rows(rows)
+    return _pack_together([Kept(s) for s in given.open_each() if s is not None], share=False)
+
+
+def open_states(addresses: Addresses, objects: Sequence[Packed], *, share: bool) -> GivenStates:
+    """Return the states of some clients, which are opened when they are looked at.
+
+    Args:
+        addresses: where they are.
+        objects: what holds them.
+        share: whether Vectors in rows are read in place.
+    """
+    opened: dict[int, Sequence[PackedRow | KeptState]] = {}
+
+    def find(where: tuple[int, int] | StateFile | None) -> PackedRow | KeptState | None:
+        if where is None:
+            return None
+        if isinstance(where, StateFile):
+            return load_state(where)
+        number, row = where
+        if number not in opened:
+            held = objects[number]
+            opened[number] = open_parcel(held) if isinstance(held, Parcel) else PackedStates(held)
+        return opened[number][row]
+
+    return GivenStates([find(where) for where in addresses.of], share=share)
 
 
 def open_parcel(parcel: Parcel, *, copy: bool = False) -> Any:

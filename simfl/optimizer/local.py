@@ -10,16 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from simfl.optimizer.optimizer import Optimizer
-from simfl.optimizer.pipeline import PlugIn, States, SteppedModel, apply_step, keep_rows, keep_state
+from simfl.optimizer.pipeline import (
+    PlugIn,
+    States,
+    SteppedModel,
+    apply_step,
+    is_ours,
+    keep_rows,
+    keep_state,
+)
 from simfl.optimizer.plugin import AuxVar, Context, State
 from simfl.optimizer.schedule import Rate, Rates, goes_by_steps, rate_at
 from simfl.optimizer.state import (
     complete_state,
     join_states,
+    mix_states,
     repeat_tensors,
     stack_states,
 )
-from simfl.states import KeptState
+from simfl.states import GivenStates, KeptState, StackedStates, counts_of, has_kept
 from simfl.vector import Scalar, Vector, move, rows_of, to_device
 
 
@@ -65,12 +74,12 @@ class LocalOptimizer:
         """
         self._pipeline = self._optimizer.pipeline
         self._clients, self._round, self._step = tuple(clients), round, 0
-        self._num_steps = [state.num_steps if state else 0 for state in kept]
+        self._num_steps = counts_of(kept)
         self._ended: list[States] = []
         self._is_filled = False
         if not self._stacked:
             self._states = self._begun(kept[0], aux)
-        elif any(kept):
+        elif has_kept(kept):
             assert like is not None, "a stack of clients that have kept a state needs like"
             self._states = self._stack(kept, aux, like)
             self._is_filled = True
@@ -146,16 +155,30 @@ class LocalOptimizer:
         """
         if not self._optimizer.keeps_state:
             return [None] * len(steps)
-        counts = goes_by_steps(self._optimizer.lrate, self._optimizer.w_decay)
-        totals = [n + new if counts else 0 for n, new in zip(self._num_steps, steps, strict=True)]
         pairs = zip(self._pipeline.plugins, self._states, strict=True)
         by_plugin = [self._kept(plugin, state, len(steps)) for plugin, state in pairs]
         return [
             KeptState(total, **self._pipeline.by_kind(states)) if total or any(states) else None
-            for total, states in zip(totals, _by_client(by_plugin, len(steps)), strict=True)
+            for total, states in zip(
+                self._totals(steps), _by_client(by_plugin, len(steps)), strict=True
+            )
         ]
 
+    def end_together(self, steps: Sequence[int]) -> StackedStates | None:
+        """Return what ``end`` does as a stack; None if clients may keep different entries."""
+        if not (self._stacked and self._is_ours):
+            return None
+        pairs = zip(self._pipeline.plugins, self._states, strict=True)
+        states = tuple(keep_state(plugin, state) for plugin, state in pairs)
+        return StackedStates(KeptState(0, **self._pipeline.by_kind(states)), self._totals(steps))
+
     # -- inside ----------------------------------------------------------------------------
+
+    def _totals(self, steps: Sequence[int]) -> tuple[int, ...]:
+        """Return [C] how many steps each client has taken in all; 0 if nothing depends on it."""
+        if not goes_by_steps(self._optimizer.lrate, self._optimizer.w_decay):
+            return (0,) * len(steps)
+        return tuple(n + new for n, new in zip(self._num_steps, steps, strict=True))
 
     def _begun(self, kept: KeptState | None, aux: Mapping[str, AuxVar]) -> States:
         """Return the states of one client, or of all that are alike, when the round begins."""
@@ -167,10 +190,21 @@ class LocalOptimizer:
     ) -> States:
         """Return the states of clients of which some have kept theirs, filled in."""
         fresh = self._pipeline.fill(self._pipeline.empty(), like)
+        if isinstance(kept, GivenStates) and self._is_ours and (found := kept.together()):
+            rows, stack = found
+            new = tuple(map(complete_state, self._begun(None, aux), fresh))
+            before = self._begun(stack.state, aux)
+            pairs = zip(before, new, strict=True)
+            return tuple(mix_states(*pair, rows, num_clients=len(kept)) for pair in pairs)
         device = like.tensors[0].device
         known = kept if device.type == "cpu" else move(list(kept), device)
         each = [tuple(map(complete_state, self._begun(state, aux), fresh)) for state in known]
         return _for_each_plugin(stack_states, each)
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether all plug-ins treat the rows of a stack as they treat single clients."""
+        return all(map(is_ours, self._pipeline.plugins))
 
     def _kept(self, plugin: PlugIn, state: State, num_clients: int) -> list[State]:
         """Return what each client keeps of a plug-in's state, in its own memory."""

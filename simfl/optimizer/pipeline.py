@@ -240,9 +240,14 @@ def keep_rows(plugin: PlugIn, state: State, num_clients: int) -> list[State]:
 
     A third-party plug-in is called for each client: what it keeps may depend on the values.
     """
-    if type(plugin).__module__.startswith("simfl."):
+    if is_ours(plugin):
         return unstack_state(keep_state(plugin, state), num_clients)
     return [keep_state(plugin, row) for row in unstack_state(state, num_clients)]
+
+
+def is_ours(plugin: PlugIn) -> bool:
+    """Return whether a plug-in is simfl's own, which treats the rows of a stack as single ones."""
+    return type(plugin).__module__.startswith("simfl.")
 
 
 def keeps_nothing(plugin: PlugIn) -> bool:

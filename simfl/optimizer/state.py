@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -69,6 +69,39 @@ def stack_states(states: Sequence[State]) -> State:
                 "init() must return every entry that a client keeps"
             )
     return {key: _stack([state[key] for state in states]) for key in states[0]}
+
+
+def mix_states(known: State, new: State, rows: Sequence[int], *, num_clients: int) -> State:
+    """Stack the states of C clients of which some have kept theirs.
+
+    As with ``stack_states``, a Vector that is the same object for all stays one Vector.
+
+    Args:
+        known: of those clients, a stack; it may lack entries.
+        new: of a new client, with all entries.
+        rows: which of the C have kept theirs.
+        num_clients: C.
+    """
+    index = None if len(rows) == num_clients else torch.tensor(rows)
+
+    def mixed(old: Tensor, fresh: Tensor, *, has_axis: bool) -> Tensor:
+        if has_axis and index is None:
+            return old
+        stack = fresh.expand(num_clients, *fresh.shape).clone()
+        stack[slice(None) if index is None else index] = old.to(stack.device)
+        return stack
+
+    def leaf(key: str) -> Any:
+        fresh = new[key]
+        own: Any = known.get(key, fresh)
+        if isinstance(own, Tensor):
+            return mixed(own, fresh, has_axis=key in known and own.dim() > 0)
+        if own is fresh and key in known:
+            return fresh
+        tensors = {n: mixed(own[n], fresh[n], has_axis=own.stacked) for n in fresh}
+        return Vector(tensors, stacked=True)
+
+    return {key: leaf(key) for key in (new | known)}
 
 
 def join_states(parts: Sequence[State]) -> State:

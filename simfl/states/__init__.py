@@ -18,6 +18,7 @@ from simfl.states.kept import (
     ServerState,
     State,
 )
+from simfl.states.packed import GivenStates, PackedRow, PackedStates, join_rows, pack_rows
 from simfl.states.shards import (
     STATES_FOLDER,
     ShardInfo,
@@ -28,31 +29,51 @@ from simfl.states.shards import (
     shard_file,
     write_shard,
 )
+from simfl.states.stacked import KeptRow, StackedStates, count_kept_bytes, counts_of, has_kept
 from simfl.states.storage import Storage, open_storage
-from simfl.states.table import PlannedShard, StateTable
+from simfl.states.table import (
+    Place,
+    PlannedShard,
+    StateTable,
+    StoredObject,
+    in_equal_parts,
+)
 
 __all__ = [
     "STATES_FOLDER",
     "Checksum",
     "Dropped",
+    "GivenStates",
     "Kept",
+    "KeptRow",
     "KeptState",
     "Nothing",
     "OptimizerState",
+    "PackedRow",
+    "PackedStates",
+    "Place",
     "PlannedShard",
     "Retained",
     "ServerState",
     "ShardInfo",
+    "StackedStates",
     "State",
     "StateFile",
     "StateTable",
     "Storage",
+    "StoredObject",
+    "count_kept_bytes",
+    "counts_of",
     "decode_file",
     "encode_file",
     "encode_pieces",
     "encode_tree",
+    "has_kept",
+    "in_equal_parts",
+    "join_rows",
     "load_state",
     "open_storage",
+    "pack_rows",
     "read_state",
     "read_state_digests",
     "shard_file",

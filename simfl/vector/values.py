@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ def widened(tensor: Tensor) -> Tensor:
 
 def move(value: T, device: torch.device | str) -> T:
     """Return the value with every Vector and tensor in it on a device; the rest as it is."""
-    moved: T = _moved(value, device)
+    moved: T = map_leaves(value, lambda leaf: leaf.to(device))
     return moved
 
 
@@ -38,6 +38,36 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def map_leaves(
+    value: Any, function: Callable[[Any], Any], kinds: tuple[type, ...] = (Vector, Tensor)
+) -> Any:
+    """Return a value with a function applied to every Vector and tensor in it; the rest as it is.
+
+    Args:
+        value: any; tuples, lists, dicts and dataclasses are looked into.
+        function: of a leaf.
+        kinds: what is a leaf.
+    """
+
+    def mapped(value: Any) -> Any:
+        if isinstance(value, kinds):
+            return function(value)
+        if isinstance(value, Keyed):
+            return Keyed(value.keys, function(value.values))
+        if isinstance(value, dict):
+            return {key: mapped(item) for key, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_make"):  # a NamedTuple
+            return value._make(mapped(item) for item in value)
+        if isinstance(value, list | tuple):
+            return type(value)(mapped(item) for item in value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = [field.name for field in dataclasses.fields(value)]
+            return dataclasses.replace(value, **{f: mapped(getattr(value, f)) for f in fields})
+        return value
+
+    return mapped(value)
 
 
 def count_bytes(value: Any) -> int:
@@ -105,21 +135,4 @@ def _rows(value: Any, rows: slice | Tensor) -> Any:
         return tuple(_rows(item, rows) for item in value)
     if isinstance(value, Mapping):
         return {key: _rows(item, rows) for key, item in value.items()}
-    return value
-
-
-def _moved(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, Vector | Tensor):
-        return value.to(device)
-    if isinstance(value, Keyed):
-        return Keyed(value.keys, value.values.to(device))
-    if isinstance(value, dict):
-        return {key: _moved(item, device) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_make"):  # a NamedTuple
-        return value._make(_moved(item, device) for item in value)
-    if isinstance(value, list | tuple):
-        return type(value)(_moved(item, device) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [field.name for field in dataclasses.fields(value)]
-        return dataclasses.replace(value, **{f: _moved(getattr(value, f), device) for f in fields})
     return value

@@ -12,12 +12,13 @@ from ray import cloudpickle
 import simfl
 from simfl.aggregation import Mean, Median
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
-from simfl.cluster.wire import Parcel
+from simfl.cluster.wire import Parcel, address
 from simfl.messages import Chunk, RoundPlan
 from simfl.optimizer import AuxVar, State
 from simfl.optimizer.regularizers import FedProx
 from simfl.optimizer.scaffold import ScaffoldClient, ScaffoldServer
 from simfl.simulation import Simulation, build
+from simfl.states import Place, StoredObject
 from simfl.vector import Vector, find_vectors
 
 CLIENTS = (0, 1, 2)
@@ -111,7 +112,7 @@ def actors(sim: Simulation) -> tuple[ServerActor, ClientActor]:
     return server, client
 
 
-def run_round(sim: Simulation, store: Store, *, size: int = 1) -> None:
+def run_round(sim: Simulation, store: Store, *, size: int = 1, num_objects: int = 1) -> None:
     """Run a round in chunks of that size, all messages through the store; twice the first chunk, as
     after a loss, and the last one before the others. Clients have kept a state."""
     server, client = actors(sim)
@@ -123,31 +124,32 @@ def run_round(sim: Simulation, store: Store, *, size: int = 1) -> None:
         for start in (0, 0, *reversed(starts[1:]))
     ]
     everybody = Chunk(1, 0, CLIENTS, len(CLIENTS))
-    partial, *states = client.train_chunk(everybody, broadcast, *[None] * len(CLIENTS))[1:]
+    partial, *objects = client.train_chunk(everybody, broadcast, num_objects)[1:]
     server.end_round(plan, store.pass_on(partial))
     broadcast, _ = map(store.pass_on, server.snapshot(2))
-    kept = [store.pass_on(state) for state in states]
-    partials = [
-        store.pass_on(client.train_chunk(chunk, broadcast, *of_clients(kept, chunk))[1])
-        for chunk in chunks
-    ]
+    kept = [StoredObject(store.pass_on(held), 1, 0) for held in objects]
+    is_shared = num_objects == 1
+    of_client = [Place(kept[0 if is_shared else c], c if is_shared else 0) for c in CLIENTS]
+    partials = []
+    for chunk in chunks:
+        addresses, held = address(of_client[client] for client in chunk.clients)
+        ended = client.train_chunk(chunk, broadcast, num_objects, addresses, *held)
+        partials.append(store.pass_on(ended[1]))
     for partial in partials[:-1]:
         server.receive(partial)
     server.end_round(RoundPlan(2, CLIENTS), partials[-1])
-
-
-def of_clients(kept: list[Parcel], chunk: Chunk) -> list[Parcel]:
-    return kept[chunk.start : chunk.start + len(chunk.clients)]
 
 
 def shared_bytes(parcel: Parcel) -> int:
     return sum(memory.nbytes for _, shared in parcel.shared for memory in shared)
 
 
+@pytest.mark.parametrize("num_objects", [1, 3])
 @pytest.mark.parametrize("stack", [1, 2])
-def test_no_step_of_a_round_writes_to_the_store(stack: int) -> None:
+def test_no_step_of_a_round_writes_to_the_store(stack: int, num_objects: int) -> None:
+    """States have an object each, or one for all."""
     store = Store()
-    run_round(simulation(stack=stack), store, size=stack)
+    run_round(simulation(stack=stack), store, size=stack, num_objects=num_objects)
     assert store.is_unchanged
 
 
@@ -157,7 +159,7 @@ WEIGHTS = 4 * (64 * 4 + 4 + 4 * 10 + 10)
 def test_weights_sums_states_and_variables_are_read_where_they_lie() -> None:
     server, client = actors(simulation())
     broadcast = server.snapshot(1)[0]
-    _, partial, state = client.train_chunk(Chunk(1, 0, (0,), 1), broadcast, None)
+    _, partial, state = client.train_chunk(Chunk(1, 0, (0,), 1), broadcast, 1)
     server.end_round(RoundPlan(1, (0,)), partial)
     following = server.snapshot(2)[0]
     assert shared_bytes(broadcast) == WEIGHTS

@@ -10,10 +10,12 @@ from simfl.states import (
     Dropped,
     Kept,
     Nothing,
+    Place,
     PlannedShard,
     ShardInfo,
     StateFile,
     StateTable,
+    StoredObject,
 )
 
 
@@ -206,3 +208,42 @@ def is_sparse(table: StateTable[object], shard: ShardInfo) -> bool:
     holders = [table.get(client) for client in shard.clients]
     present = [h for h in holders if isinstance(h, StateFile) and h.shard == shard.name]
     return 2 * len(present) < len(shard.clients)
+
+
+@given(cohorts=st.lists(st.sets(st.integers(0, 99), min_size=5, max_size=20), max_size=80))
+def test_outdated_states_in_memory_are_bounded_and_moved_ones_are_found(
+    cohorts: list[set[int]],
+) -> None:
+    """Cohorts of 1 MiB a client in an object each; what is moved is there a round later.
+
+    Twice the current states, what is not worth moving, and two rounds on top of it.
+    """
+    table, present = StateTable[Place]("place"), dict[int, tuple[int, int]]()
+    planned: dict[int, Place] = {}
+    for round, cohort in enumerate(cohorts):
+        rows = [(client, round) for client in sorted(cohort)]
+        stored = StoredObject(rows, len(rows), len(rows) << 20)
+        new = {client: Place(stored, row) for row, (client, _) in enumerate(rows)}
+        present |= {client: (client, round) for client in cohort}
+        moved = [place.of.holder[place.row] for place in planned.values()]
+        table.commit({c: Kept(place) for c, place in new.items()}, num_bytes=stored.num_bytes)
+        table.moved(planned, moved)
+        planned = table.plan_move(limit=1 << 40)
+        places = {client: table.get(client) for client in present}
+        assert {
+            client: place.of.holder[place.row]
+            for client, place in places.items()
+            if isinstance(place, Place)
+        } == present
+        held = {place.of for place in places.values() if isinstance(place, Place)}
+        assert table.held_bytes <= len(present) << 20
+        assert sum(one.num_bytes for one in held) <= (2 * len(present) + 64 + 2 * 20) << 20
+
+
+def test_small_states_share_objects_once_their_size_is_known() -> None:
+    table = StateTable[object]("place")
+    assert table.num_objects(500) == 500
+    table.commit({1: Kept("x"), 2: Kept("x")}, num_bytes=80_000)
+    assert table.num_objects(500) == 2  # 20 MB
+    table.commit({1: Kept("x")}, num_bytes=2 << 20)
+    assert table.num_objects(500) == 500
