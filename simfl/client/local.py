@@ -61,15 +61,22 @@ class LocalRound(RoundFacts):
 
     def train(self, start: Vector, **options: Any) -> Vector:
         """Run the clients' Optimizer from some weights; return those it ends with."""
-        return self._end(self._train(start, **options))
+        order, optimizer = self._train(start, **options)
+        end = self._end(order)
+        if optimizer.wants_delta:
+            optimizer.take_delta(start.select(self.trainable) - end.select(self.trainable))
+        return end
 
     def train_delta(self, start: Vector, **options: Any) -> Vector:
         """Return ``start - train(start, ...)``."""
         whole = self.personal.fill_in(start)
-        order = self._train(start, **options)
+        order, optimizer = self._train(start, **options)
         if order.rows is not None:
             return start - self._end(order)
-        return self.personal.without(self.trainee.compute_delta(whole))
+        delta = self.personal.without(self.trainee.compute_delta(whole))
+        if optimizer.wants_delta:
+            optimizer.take_delta(delta)
+        return delta
 
     def _end(self, order: Order) -> Vector:
         """Return a copy of the weights at the end of a training."""
@@ -89,7 +96,7 @@ class LocalRound(RoundFacts):
         epochs: float | None = None,
         steps: int | None = None,
         optimizer: Optimizer | None = None,
-    ) -> Order:
+    ) -> tuple[Order, LocalOptimizer]:
         """Train; the trainee has the weights afterwards, in the order returned."""
         plan = self._plan(phase, epochs, steps)
         names = None if only is None else self._trainable(only, phase)
@@ -109,7 +116,7 @@ class LocalRound(RoundFacts):
             self.optimizers[phase] = local
             self.num_steps_of[phase] = plan.order.restore_list(plan.num_steps)
         self._record(phase, plan, losses)
-        return plan.order
+        return plan.order, local
 
     def _take_steps(
         self,

@@ -29,7 +29,7 @@ from simfl.optimizer.state import (
     stack_states,
 )
 from simfl.states import GivenStates, KeptState, StackedStates, counts_of, has_kept
-from simfl.vector import Scalar, Vector, move, rows_of, to_device
+from simfl.vector import Scalar, Vector, move, rows_of, to_device, widened
 
 
 class LocalOptimizer:
@@ -67,7 +67,8 @@ class LocalOptimizer:
             round: which round, from 1.
             kept: [C] what each has kept; None of a new one.
             aux: what the server shares.
-            like: for a stack, a Vector with the names, shapes and dtypes of one client's gradients.
+            like: a Vector with the names, shapes and dtypes of one client's weights. A stack of
+                clients that have kept a state needs it.
 
         Raises:
             KeyError: unless a kept state has a state for each plug-in, and ``aux`` has a module.
@@ -77,6 +78,7 @@ class LocalOptimizer:
         self._num_steps = counts_of(kept)
         self._ended: list[States] = []
         self._is_filled = False
+        self._knows_mean = self._can_know_mean(like)
         if not self._stacked:
             self._states = self._begun(kept[0], aux)
         elif has_kept(kept):
@@ -112,6 +114,7 @@ class LocalOptimizer:
             self._rate(self._optimizer.lrate, device), self._rate(self._optimizer.w_decay, device)
         )
         self._step += 1
+        self._stepped = gradients.names
         weights = self._pipeline.read_weights(model, rates)
         values = gradients
         if self._pipeline.plugins:
@@ -120,7 +123,13 @@ class LocalOptimizer:
                 self._is_filled = True
             owns = self._step > 1 and not self._stacked  # rows of a stack may share leaves
             context = Context(
-                self._optimizer.seed, self._clients, self._round, self._step, owns_state=owns
+                self._optimizer.seed,
+                self._clients,
+                self._round,
+                self._step,
+                owns_state=owns,
+                owns_gradients=not self._stacked,
+                knows_mean=self._knows_mean,
             )
             values, self._states = self._pipeline.run(gradients, weights, self._states, context)
         is_last_use = not self._pipeline.plugins  # which may have put them into their states
@@ -138,6 +147,22 @@ class LocalOptimizer:
         if order is not None:
             self._states = rows_of(self._states, order)
             self._num_steps = [self._num_steps[row] for row in order.tolist()]
+
+    @property
+    def wants_delta(self) -> bool:
+        """Whether ``take_delta`` must be called after the last step."""
+        return self._knows_mean and self._step > 0
+
+    def take_delta(self, delta: Vector) -> None:
+        """Tell the last module the mean of what it has returned: the delta by K lrate.
+
+        Args:
+            delta: start minus end of the weights that were trained, and perhaps of others.
+        """
+        lrate = rate_at(self._optimizer.lrate, round=self._round, num_steps=0)
+        names = [name for name in self._stepped if name in delta]
+        mean = delta.select(names) * (1.0 / (self._step * lrate))
+        self._states = self._pipeline.end_steps(self._states, mean)
 
     def collect_aux_var(self) -> dict[str, AuxVar]:
         """Return what the clients share, by aux name: of a stack a row for each, or one value."""
@@ -179,6 +204,20 @@ class LocalOptimizer:
         if not goes_by_steps(self._optimizer.lrate, self._optimizer.w_decay):
             return (0,) * len(steps)
         return tuple(n + new for n, new in zip(self._num_steps, steps, strict=True))
+
+    def _can_know_mean(self, like: Vector | None) -> bool:
+        """Return whether start minus end tells the mean of what the last module returns.
+
+        The clients of a stack end one by one, so theirs are added up; and float16 and bfloat16
+        weights are rounded too much.
+        """
+        if self._stacked or like is None or not self._pipeline.takes_mean:
+            return False
+        lrate, w_decay = self._optimizer.lrate, self._optimizer.w_decay
+        if goes_by_steps(lrate) or w_decay != 0:
+            return False
+        is_moving = rate_at(lrate, round=self._round, num_steps=0) > 0
+        return is_moving and all(widened(tensor) is tensor for tensor in like.tensors)
 
     def _begun(self, kept: KeptState | None, aux: Mapping[str, AuxVar]) -> States:
         """Return the states of one client, or of all that are alike, when the round begins."""

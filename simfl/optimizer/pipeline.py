@@ -143,7 +143,9 @@ class Pipeline:
         new = []
         num = self._num_regularizers
         for place, (plugin, state) in enumerate(zip(self.plugins, states, strict=True)):
-            here = replace(context, index=place if place < num else place - num)
+            owns = context.owns_gradients and place == 0  # others' may be in a state, too
+            index = place if place < num else place - num
+            here = replace(context, index=index, owns_gradients=owns)
             if isinstance(plugin, Regularizer):
                 assert weights is not None, "regularizers need the weights"
                 gradients, state = plugin.update(gradients, weights, state, here)
@@ -151,6 +153,21 @@ class Pipeline:
                 gradients, state = self._update(plugin, gradients, state, here)
             new.append(state)
         return gradients, tuple(new)
+
+    @property
+    def takes_mean(self) -> bool:
+        """Whether the last plug-in has ``end_steps``, of the class that has its ``update``."""
+        if len(self.plugins) == self._num_regularizers:
+            return False
+        classes = type(self.plugins[-1]).__mro__
+        owner = next(c for c in classes if vars(c).keys() & {"update", "end_steps"})
+        return owner is not OptiModule and "end_steps" in vars(owner)
+
+    def end_steps(self, states: States, mean: Vector) -> States:
+        """Return the states after the last plug-in has been told the mean of what it returned."""
+        last = self.plugins[-1]
+        assert isinstance(last, OptiModule), "regularizers take no mean"
+        return (*states[:-1], last.end_steps(states[-1], self._seen(last, mean)))
 
     def _fill(self, plugin: PlugIn, state: State, like: Vector) -> State:
         seen = self._seen(plugin, like)
@@ -309,7 +326,7 @@ class AuxExchange:
         for name in left:
             if name in right:
                 module = self._modules[self._index(name)]
-                merged[name] = module.merge_aux(left[name], right[name])
+                merged[name] = _merge(module, left[name], right[name])
         return merged
 
     def merge_rows(self, aux: Mapping[str, AuxVar], rows: Sequence[int]) -> dict[str, AuxVar]:
@@ -345,6 +362,18 @@ class AuxExchange:
             hint = did_you_mean(name, self._indices)
             raise KeyError(f"no module takes the auxiliary variables {name!r}. {hint}".rstrip())
         return self._indices[name]
+
+
+def _merge(module: OptiModule, left: AuxVar, right: AuxVar) -> AuxVar:
+    adds_up = type(module).merge_aux is OptiModule.merge_aux and left.keys() == right.keys()
+    if not (adds_up and vars(type(module)).get("owns_aux")):
+        return module.merge_aux(left, right)
+    return {key: _added(value, right[key]) for key, value in left.items()}
+
+
+def _added(left: Any, right: Any) -> Any:
+    in_place = isinstance(left, Vector) and not left.read_only
+    return left.add_(right) if in_place else left + right
 
 
 def _sum_rows(value: Any, rows: Sequence[int]) -> Any:

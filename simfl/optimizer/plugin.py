@@ -43,6 +43,10 @@ class Context:
     owns_state: bool = False
     """Whether a module may overwrite what its last ``update`` created and put in its state, unless
     it was also returned as gradients. Optional; it saves the allocation of new memory."""
+    owns_gradients: bool = False
+    """Whether a module may overwrite the gradients it is given, and return them. Optional."""
+    knows_mean: bool = False
+    """Whether the module's ``end_steps`` will be called, so that it need not sum over the steps."""
 
 
 class _PlugIn(Component):
@@ -89,9 +93,26 @@ class OptiModule(_PlugIn, kind="module"):
     aux_name: ClassVar[str | None] = None
     """The key its auxiliary variables travel under; by default the module's name."""
 
+    owns_aux: ClassVar[bool] = False
+    """Whether nothing else refers to the Vectors of ``collect_aux_var``, so that those of another
+    client may be added to them in place. Optional."""
+
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
         """Transform the gradients of one step; return them and the new state."""
         raise NotImplementedError(f"{type(self).__name__} has no update()")
+
+    def end_steps(self, state: State, mean: Vector) -> State:
+        """Return the state after the last step of a client's round; optional.
+
+        It is called only if ``Context.knows_mean`` was set in each step: the module is the last
+        one, and plain SGD with one rate takes the steps, so that start minus end of the weights is
+        num_steps * lrate * mean.
+
+        Args:
+            state: as the last ``update`` returned it.
+            mean: of what ``update`` has returned in the round.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no end_steps()")
 
     def collect_aux_var(self, state: State) -> AuxVar | None:
         """Return what the other side is to know, or None. The state stays what it is."""

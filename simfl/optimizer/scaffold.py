@@ -29,6 +29,11 @@ class ScaffoldClient(OptiModule):
     Send: c_i⁺ - c_i, where c_i⁺ is the mean of the g of the steps since variables last arrived;
     and 1 if the client takes part for the first time, else 0.
 
+    With plain SGD that mean is (x - y_i) / (K lrate) - (c - c_i), where x are the weights before
+    the steps and y_i those after them, as in the paper, so a client that is trained alone needs no
+    sum of the g. Rounding errors of x - y_i only matter with rates so small that a step hardly
+    changes a weight.
+
     The g that it sums are those it is given: it comes first in the list of modules. Without
     variables from the server (``scaffold-server``) it takes c = c_i, which corrects nothing.
     """
@@ -36,6 +41,7 @@ class ScaffoldClient(OptiModule):
     name: ClassVar[str] = "scaffold-client"
     aux_name: ClassVar[str] = "scaffold"
     takes_read_only: ClassVar[bool] = True
+    owns_aux: ClassVar[bool] = True
 
     def init(self, like: Vector) -> State:
         """Return the state of a client that has not taken part yet."""
@@ -50,11 +56,18 @@ class ScaffoldClient(OptiModule):
         }
 
     def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
-        """Return the corrected gradients, and add the raw ones up."""
-        total: Vector = state["total"]
-        total = total.add_(gradients) if context.owns_state else total + gradients
-        new = {**state, "total": total, "steps": state["steps"] + 1}
-        return gradients + state["correction"], new
+        """Return the corrected gradients, and add the raw ones up if their mean is not told."""
+        new = {**state, "steps": state["steps"] + 1}
+        if not context.knows_mean:
+            total: Vector = state["total"]
+            new["total"] = total.add_(gradients) if context.owns_state else total + gradients
+        correction: Vector = state["correction"]
+        owns = context.owns_gradients
+        return gradients.add_(correction) if owns else gradients + correction, new
+
+    def end_steps(self, state: State, mean: Vector) -> State:
+        """Return the state with c_i⁺, from the mean of the corrected gradients."""
+        return {**state, "next": mean.sub_(state["correction"])}
 
     def collect_aux_var(self, state: State) -> AuxVar | None:
         """Return the change of c_i, and whether the client is new; None if no step was run.
@@ -70,7 +83,7 @@ class ScaffoldClient(OptiModule):
             )
             return None
         is_new = (state["is_new"] & (state["steps"] > 0)).to(torch.float64)
-        delta = _next_own(state).sub_(state["own"])
+        delta = _next_own(state) - state["own"]
         return {"delta": delta, "num_new": is_new if is_new.dim() else is_new.item()}
 
     def process_aux_var(self, state: State, aux_var: AuxVar) -> State:
@@ -159,6 +172,9 @@ def _zeros(like: Tensor) -> Tensor:
 
 def _next_own(state: State) -> Vector:
     """Return c_i⁺: the mean of the round's gradients, or c_i where no step was run."""
+    if "next" in state:
+        known: Vector = state["next"]
+        return known
     steps: Tensor = state["steps"]
     mean: Vector = state["total"] / steps.clamp(min=1)
     has_stepped = steps > 0

@@ -1,8 +1,17 @@
+from typing import Any
+
 import pytest
 import torch
 from toy_models import Quadratic, vector
 
-from simfl.optimizer import Context, Optimizer, ScaffoldClient, ScaffoldServer, State
+from simfl.optimizer import (
+    Context,
+    LocalOptimizer,
+    Optimizer,
+    ScaffoldClient,
+    ScaffoldServer,
+    State,
+)
 from simfl.vector import Vector
 
 CLIENT, SERVER = ScaffoldClient(), ScaffoldServer()
@@ -172,3 +181,85 @@ def test_fedavg_stalls_at_a_bias_where_scaffold_reaches_the_joint_optimum() -> N
     # float32 weights of about 2 have an ulp of 2.4e-7; fixed points are met within a few.
     assert train([], [], 100) == pytest.approx(biased, abs=2e-6)
     assert train(["scaffold-client"], ["scaffold-server"], 100) == pytest.approx(joint, abs=2e-6)
+
+
+# -- c_i⁺ by option II of the paper, from where the weights have moved -----------------------------
+
+
+class Walked(Quadratic):
+    """A quadratic in float64."""
+
+    def __init__(self) -> None:
+        super().__init__({}, curvature=0.5, optimum=3.0)
+        self.weights = Vector({"w": torch.tensor([1.0, -2.0], dtype=torch.float64)})
+
+
+def walk(
+    optimizer: Optimizer, *, tells: bool, like: Vector | None = None
+) -> tuple[bool, list[float], list[float]]:
+    """Take four steps of a round; return whether the delta was wanted, what is sent, and kept."""
+    model, start = Walked(), Walked().weights
+    local = LocalOptimizer(optimizer, stacked=False)
+    aux = {"scaffold": {"state": Vector({"w": torch.tensor([0.25, 0.5], dtype=torch.float64)})}}
+    kept = [None]
+    for _ in range(2):  # in the second round, c_i is not zero
+        known = (like or model.weights) if tells else None
+        local.begin([7], round=1, kept=kept, aux=aux, like=known)
+        before = model.weights
+        for _ in range(4):
+            local.apply_gradients(model, model.compute_batch_gradients(None))
+        if wanted := local.wants_delta:
+            local.take_delta(before - model.weights)
+        local.end_steps()
+        sent = local.collect_aux_var()["scaffold"]["delta"]["w"].tolist()
+        kept = local.end([4])
+    assert start == Walked().weights
+    state = next(state for state in kept[0].modules if "own" in state)
+    return wanted, sent, state["own"]["w"].tolist()
+
+
+def test_the_mean_gradient_follows_from_where_plain_sgd_has_moved_the_weights() -> None:
+    """Option II of Algorithm 1. In float64 both ways agree to rounding of 1e-16 by 4 · 0.1."""
+    optimizer = Optimizer(0.1, modules=["scaffold-client"])
+    (told, *found), (summed, *expected) = (walk(optimizer, tells=tells) for tells in (True, False))
+    assert (told, summed) == (True, False)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-14)
+
+
+class HalfSteps(ScaffoldClient):
+    """Returns something else than the corrected gradients."""
+
+    name = "half-steps"
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        out, state = super().update(gradients, state, context)
+        return out * 0.5, state
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"modules": ["scaffold-client", "momentum"]},
+        {"modules": [HalfSteps()]},
+        {"modules": ["scaffold-client"], "w_decay": 0.01},
+        {
+            "modules": ["scaffold-client"],
+            "lrate": ("cosine", {"base": 0.1, "length": 9, "unit": "step"}),
+        },
+        {"modules": ["scaffold-client"], "lrate": 0.0},
+    ],
+)
+def test_gradients_are_added_up_where_the_weights_do_not_tell_their_mean(
+    options: dict[str, Any],
+) -> None:
+    optimizer = Optimizer(**{"lrate": 0.1, **options})
+    wanted, *found = walk(optimizer, tells=True)
+    assert not wanted
+    assert found == list(walk(optimizer, tells=False)[1:])
+
+
+def test_of_bfloat16_weights_gradients_are_added_up() -> None:
+    optimizer = Optimizer(0.1, modules=["scaffold-client"])
+    half = Vector({"w": torch.zeros(2, dtype=torch.bfloat16)})
+    assert not walk(optimizer, tells=True, like=half)[0]
