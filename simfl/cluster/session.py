@@ -54,6 +54,10 @@ HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 # Ray records the last 100,000 calls, 3 kB each, for its dashboard and timeline.
 NO_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
 
+# Ray collects objects that nobody refers to, and frees them once a second. In rounds of less, those
+# of several rounds of a large model would be held, each in fresh memory.
+FREE_AT_ONCE = {"RAY_free_objects_period_milliseconds": "0"}
+
 # The node's address becomes 127.0.0.1, so that all of Ray's processes listen there only. This is
 # Ray's default on Windows and macOS, and works on Linux, too. `_node_ip_address` does not: Ray
 # replaces 127.0.0.1 by the machine's address, also in the address of a cluster to attach to.
@@ -201,7 +205,7 @@ def started_with(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _settings(where: str, *, keeps_events: bool) -> Mapping[str, str]:
     if where == "local":
-        return LOOPBACK | HUGE_PAGES | ({} if keeps_events else NO_EVENTS)
+        return LOOPBACK | HUGE_PAGES | FREE_AT_ONCE | ({} if keeps_events else NO_EVENTS)
     # A process that imported Ray with LOOPBACK can still attach to clusters on the network.
     return LOOPBACK if where == "auto" or is_loopback(where) else {}
 

@@ -36,6 +36,8 @@ class ParameterMemory:
         self._parameters = parameters
         self._own = {name: parameter.data for name, parameter in parameters.items()}
         self._lends = _leaves_parameters_alone(module)
+        self._initial = set(parameters)
+        """Those whose own memory still holds what they were built with."""
         self._lent: dict[str, Tensor] = {}
         self.taken: dict[str, Tensor] = {}
         """The parameters that are in an update's memory, which belongs to nobody else."""
@@ -66,13 +68,23 @@ class ParameterMemory:
             takes = take and _replaces(update, own)
             written[name] = torch.add(start, update, alpha=scale, out=update if takes else own)
             if takes:
-                self.taken[name] = update
+                self._take(name, update)
         self._point_at(written)
         self._lent = {}
         others = [name for name in self._parameters if name not in written]
         if others:
             theirs: list[Tensor] = [self._parameters[name] for name in others]
             torch._foreach_add_(theirs, [updates[name] for name in others], alpha=scale)
+
+    def _take(self, name: str, update: Tensor) -> None:
+        """Note that a parameter is in an update's memory, and release what it was built in.
+
+        A large tensor's fresh memory is none of the system's before something is written to it.
+        """
+        self.taken[name] = update
+        if name in self._initial:
+            self._initial.remove(name)
+            self._own[name] = torch.empty_like(update)
 
     def restore(self) -> None:
         """Return the parameters to their own memory, whatever it holds."""

@@ -118,6 +118,8 @@ def test_weights_that_lie_otherwise_in_memory_are_copied_one_by_one() -> None:
 @pytest.mark.parametrize("end", ["compute_delta", "end_training", "set_weights"])
 def test_after_a_training_nothing_refers_to_the_given_weights(end: str) -> None:
     model, start = TorchModel(layers()), TorchModel(layers()).get_weights()
+    train(model, start, 1, take=True)
+    model.end_training()
     own = {name: parameter.data_ptr() for name, parameter in model.trainable.items()}
     train(model, start, 1, take=True)
     getattr(model, end)(*() if end == "end_training" else (start,))
