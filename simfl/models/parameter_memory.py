@@ -8,6 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from simfl.models.layers import has_hook, own_method
 from simfl.vector import Vector
 
 _KNOWN: Final = ("torch.nn.modules.", "simfl.models.", "torchvision.models.")
@@ -115,12 +116,6 @@ def _leaves_parameters_alone(module: nn.Module) -> bool:
 
 def _is_known(layer: nn.Module) -> bool:
     """Return whether a call of a layer is known not to write to its parameters."""
-    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks
     renormalizes = getattr(layer, "max_norm", None) is not None  # embeddings
-    return (
-        type(layer).__module__.startswith(_KNOWN)
-        and "forward" not in vars(layer)
-        and not any(hooks)
-        and not layer._backward_pre_hooks
-        and not renormalizes
-    )
+    is_known = type(layer).__module__.startswith(_KNOWN) and own_method(layer) is None
+    return is_known and not has_hook(layer) and not renormalizes
