@@ -197,6 +197,10 @@ class InlineEngine:
         except Exception:  # there is no memory for them, or something of the user's has no copy
             self._threads.stay_alone()
             return 1
+        first, *others = self._by_thread[:number]
+        for hosts in others:
+            for host, known in zip(hosts, first, strict=True):
+                host.compute_as(known)
         return number
 
     def _host(self, thread: int, group: int) -> ClientHost:

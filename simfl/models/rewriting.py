@@ -79,6 +79,28 @@ def faster_form(module: nn.Module, inputs: Inputs) -> Form:
         return module
 
 
+class Forms:
+    """The forms of a module, each found when the module is first called in that mode."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._found: dict[bool, Form] = {}
+
+    def find(self, inputs: Inputs, *, mode: bool) -> Form:
+        """Return ``faster_form`` of the present mode, which has this key."""
+        if mode not in self._found:
+            self._found[mode] = faster_form(self._module, inputs)
+        return self._found[mode]
+
+    def take(self, other: Forms) -> None:
+        """Take over those of a module that was built in the same way."""
+        for mode in other._found.keys() - self._found.keys():
+            form, own = other._found[mode], self._module
+            self._found[mode] = (
+                _Rewritten(own, form._graph) if isinstance(form, _Rewritten) else own
+            )
+
+
 class _Rewritten:
     """Calls a module's layers by a graph, as long as the module is as it was recorded.
 
@@ -89,6 +111,7 @@ class _Rewritten:
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         self._module = module
+        self._graph = graph
         self._forward: Form = fx.GraphModule(module, graph).forward
         self._layers = list(module.modules())
         self._recorded = list(_read_while_recording(module))

@@ -43,7 +43,7 @@ from simfl.models.per_example import (
     weighted_mean,
     weighted_sums,
 )
-from simfl.models.rewriting import Form, faster_form
+from simfl.models.rewriting import Form, Forms
 from simfl.vector import Vector, widened
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class TorchModel(ModuleWeights):
 
     def _read_parameters(self) -> None:
         super()._read_parameters()
-        self._forms: dict[bool, Form] = {}
+        self._forms = Forms(self.module)
         is_known = is_per_example(self.loss) and not self.is_half
         self._clipping = ExampleClipping(
             module=self.module,
@@ -210,9 +210,11 @@ class TorchModel(ModuleWeights):
     def _form(self, inputs: Inputs) -> Form:
         """Return the module, or what computes the same in less time; see ``faster_form``."""
         mode = self._changing is not None and self._changing.training
-        if mode not in self._forms:
-            self._forms[mode] = faster_form(self.module, inputs)
-        return self._forms[mode]
+        return self._forms.find(inputs, mode=mode)
+
+    def take_forms(self, other: TorchModel) -> None:
+        """Take over what ``faster_form`` has found for a model that was built in the same way."""
+        self._forms.take(other._forms)
 
     def seed_step(self, keys: Tensor, step: int) -> None:
         """Set the keys of the module's ``Dropout`` layers."""

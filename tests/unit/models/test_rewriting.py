@@ -106,14 +106,14 @@ def model_of(module: nn.Module) -> TorchModel:
 
 
 def is_rewritten(model: TorchModel) -> bool:
-    return all(form is not model.module for form in model._forms.values())
+    return all(form is not model.module for form in model._forms._found.values())
 
 
 @contextmanager
 def as_it_is() -> Iterator[None]:
     """Have models call their modules."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simfl.models.torch_model.faster_form", lambda module, inputs: module)
+        patch.setattr("simfl.models.rewriting.faster_form", lambda module, inputs: module)
         yield
 
 
@@ -132,7 +132,7 @@ def test_loss_gradients_buffers_and_metrics_are_those_of_the_module(name: str) -
     with as_it_is():
         expected = step(plain, images(*axes))
     assert is_rewritten(model)
-    assert not any(form is not plain.module for form in plain._forms.values())
+    assert not any(form is not plain.module for form in plain._forms._found.values())
     torch.testing.assert_close(loss, expected[0], **CLOSE)
     for key, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[1][key], **CLOSE)

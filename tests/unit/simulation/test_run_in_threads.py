@@ -126,6 +126,36 @@ def test_a_model_that_draws_from_torchs_generator_is_trained_in_one_thread(
     assert numbers(run_sensors(Noisy, tmp_path / "silent")) != numbers(expected)
 
 
+class Seeing(Sensor):
+    """Calls its layers in another way than simfl does, which pools before ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(
+            nn.Unflatten(1, (1, 2, 2)),
+            nn.Conv2d(1, 3, 1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(3, 2),
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.layer(inputs)
+        return logits
+
+
+def test_a_model_that_is_computed_in_another_way_is_so_in_each_thread(
+    tmp_path: Path, in_threads: Callable[[int], None]
+) -> None:
+    in_threads(1)
+    expected = run_sensors(Seeing, tmp_path / "one")
+    in_threads(3)
+    found = run_sensors(Seeing, tmp_path / "three")
+    assert [record["actors"] for record in found.history] == [3, 3]
+    assert numbers(found) == numbers(expected)
+
+
 def test_an_error_in_a_thread_is_that_of_one_process(
     tmp_path: Path, in_threads: Callable[[int], None]
 ) -> None:
