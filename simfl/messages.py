@@ -254,6 +254,8 @@ class ChunkReport:
     """The ids of the clients that keep a state."""
     partial_bytes: int = 0
     """The size of its partial."""
+    node: str = ""
+    """The cluster's node on which it was trained; empty: the driver's process."""
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from simfl.aggregation.aggregator import (
 from simfl.aggregation.mixing import Bucketing, NearestNeighborMixing, PreAggregator, mix_before
 from simfl.aggregation.robust import CenteredClipping, GeometricMedian
 from simfl.aggregation.rules import Krum, Mean, Median, TrimmedMean
-from simfl.aggregation.tree import TreeSum
+from simfl.aggregation.tree import CohortSum, TreeSum
 
 __all__ = [
     "AggregationContext",
     "Aggregator",
     "Bucketing",
     "CenteredClipping",
+    "CohortSum",
     "EveryUpdate",
     "GeometricMedian",
     "Krum",

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from simfl.messages import Node
+from simfl.messages import Contribution, Node, Partial
 
 T = TypeVar("T")
 
@@ -84,3 +84,38 @@ class TreeSum(Generic[T]):
         if left is None:
             return right
         return left if right is None else self._merge(left, right)
+
+
+class CohortSum:
+    """What of a cohort's partials has been added up, in any order; duplicates are ignored.
+
+    Args:
+        merge: adds two contributions, as for ``TreeSum``.
+    """
+
+    def __init__(self, merge: Callable[[Contribution, Contribution], Contribution]) -> None:
+        self._merge = merge
+        self._tree: TreeSum[Contribution] | None = None
+        self._width = 0
+        self.starts: set[int] = set()
+        """The first cohort position of each partial so far."""
+
+    def add(self, partial: Partial) -> None:
+        """Add a partial."""
+        if self._tree is None:
+            self._width = partial.cohort_size
+            self._tree = TreeSum(self._width, self._merge)
+        if partial.start in self.starts:
+            return
+        self.starts.add(partial.start)
+        for node, contribution in partial.nodes.items():
+            self._tree.add_node(node, contribution)
+
+    def partial(self) -> Partial:
+        """Return all of them as one, with the roots that they come to."""
+        assert self._tree is not None, "no partial was added"
+        return Partial(min(self.starts), self._width, self._tree.nodes)
+
+    def result(self) -> Contribution | None:
+        """Return the sum over the cohort; None if nothing was added or no client contributed."""
+        return None if self._tree is None else self._tree.result()

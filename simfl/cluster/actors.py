@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +33,7 @@ from simfl.cluster.wire import (
     open_states,
     pack,
     pack_broadcast,
+    pack_partial,
     pack_states,
 )
 from simfl.data import FederatedDataset
@@ -51,7 +52,6 @@ from simfl.messages import (
     Broadcast,
     Chunk,
     EvaluationChunk,
-    Partial,
     RoundPlan,
     RoundReport,
     SaveOrder,
@@ -69,7 +69,6 @@ from simfl.states import (
     open_storage,
     write_shard,
 )
-from simfl.vector import Vector, find_vectors
 
 T = TypeVar("T")
 
@@ -204,12 +203,14 @@ class ServerActor(_Actor[Server]):
         self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(state)))
         log.info("round=%d restored", state.label)
 
-    def receive(self, partial: Parcel) -> None:
-        """Add a chunk's partial to the round.
+    def receive(self, *partials: Parcel) -> None:
+        """Add partials of chunks to the round.
 
-        It is opened only once the server is built, since it may hold classes of plug-ins.
+        They are opened only once the server is built, since they may hold classes of plug-ins.
         """
-        self._built.receive(open_parcel(partial, copy=not self._shares_partials))
+        server = self._built
+        for partial in partials:
+            server.receive(open_parcel(partial, copy=not self._shares_partials))
 
     def end_round(self, plan: RoundPlan, *partials: Parcel) -> tuple[RoundReport, Parcel, Parcel]:
         """Take the server's step; return the report, and what the next round starts from.
@@ -218,16 +219,14 @@ class ServerActor(_Actor[Server]):
             plan: of the round.
             partials: those that were not sent to ``receive``.
         """
-        for partial in partials:
-            self.receive(partial)
+        self.receive(*partials)
         report = self._built.end_round(plan)
         log_round(report)
         return (report, *self.snapshot(plan.round + 1))
 
     def add_up(self, plan: RoundPlan, *partials: Parcel) -> Parcel:
         """Return the sum of a cohort's partials; the arguments are those of ``end_round``."""
-        for partial in partials:
-            self.receive(partial)
+        self.receive(*partials)
         return pack(self._built.add_up(plan), label=plan.round)
 
     @ray.method(concurrency_group="life")
@@ -308,6 +307,7 @@ class ClientActor(_Actor[ClientHost]):
         self._shares_states = False
         self._broadcast: tuple[int, Broadcast] | None = None
         self._beats = False
+        self._node = ""
 
     def start(
         self,
@@ -327,6 +327,8 @@ class ClientActor(_Actor[ClientHost]):
         if server is not None and not self._beats:
             self._beats = True
             Thread(target=_beat, args=(server, self._label), daemon=True).start()
+        if ray.is_initialized():
+            self._node = ray.get_runtime_context().get_node_id()
         recipe: ClientRecipe = self._open_recipe(setup, initial)
         device = device_for(self._label, uses_gpu=self._uses_gpu)
         prepare_device(device, deterministic=setup.deterministic)
@@ -361,11 +363,11 @@ class ClientActor(_Actor[ClientHost]):
         with log_client_errors():
             result = self._built.train_chunk(chunk, self._open(broadcast), known)
         log_trained(result.report)
-        partial = pack(result.partial, label=chunk.start, share=self._shared(result.partial))
+        partial = pack_partial(result.partial, sums=self._shares_sums, aux=self._shares_states)
         packed = []
         if num_objects:
             packed = pack_states(result.states, num_objects=num_objects, share=self._shares_states)
-        return (result.report, partial, *packed)
+        return (replace(result.report, node=self._node), partial, *packed)
 
     def probe(self, chunk: Chunk, broadcast: Parcel) -> DeviceUse | None:
         """Train a chunk of new clients, only to measure how much of the GPU's memory it uses."""
@@ -373,12 +375,6 @@ class ClientActor(_Actor[ClientHost]):
         with suppress(SimflError, torch.cuda.OutOfMemoryError):
             self._built.train_chunk(chunk, self._open(broadcast), [None] * len(chunk.clients))
         return measure_use(self._built.device)
-
-    def _shared(self, partial: Partial) -> list[Vector]:
-        """Return the sums, and auxiliary variables, that the server reads in place."""
-        nodes = [node for node in partial.nodes.values() if node is not None]
-        sums = find_vectors([node.total for node in nodes]) if self._shares_sums else []
-        return sums + (find_vectors([node.aux for node in nodes]) if self._shares_states else [])
 
     def evaluate_chunk(
         self,

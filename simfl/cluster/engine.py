@@ -7,6 +7,7 @@ tensor but the final weights.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ import ray
 from ray.exceptions import RayError
 
 from simfl.checkpoint import Found
+from simfl.cluster.combining import Combiners
 from simfl.cluster.diagnostics import write_profiles
 from simfl.cluster.failures import explain, is_object_loss, repeat
 from simfl.cluster.launch import Fleet, launch_server, put_setup
@@ -63,10 +65,6 @@ T = TypeVar("T")
 
 _MEMORY_TIMEOUT_S = 5.0
 
-KEPT_BYTES = 1 << 26
-"""How many bytes of a round's partials are kept for a server that dies. The others, of a large
-model, would fill the object store; without them, the cohort is trained once more."""
-
 _MAX_STATES = 64
 """The most clients whose own models are evaluated in a call."""
 
@@ -74,9 +72,9 @@ _MAX_STATES = 64
 class _Results(NamedTuple):
     """What a cohort's chunks have returned."""
 
-    ended: list[tuple[Assign, ChunkResult[Ref, Place]]]
+    ended: list[tuple[Assign, ChunkResult[None, Place]]]
     """Each chunk, in the order in which they ended."""
-    repeated: list[tuple[Assign, ChunkResult[Ref, Place]]]
+    repeated: list[tuple[Assign, ChunkResult[None, Place]]]
     """Those that were run again for the states of their clients."""
     partials: Partials
     """Theirs; they are not in the results."""
@@ -117,6 +115,7 @@ class RayEngine:
             notify=setup.notify,
             require_cluster=connection.watch.require_all,
         )
+        self._combiners = Combiners(setup, self._server)
         self._saves = Saves(setup.location, self._states, self._server)
         self._fleet = Fleet(setup)
         self._pool = ClientPool(
@@ -196,7 +195,8 @@ class RayEngine:
 
         def once() -> list[MetricSums]:
             begin = Begin(shares, lanes=kinds, lane_of=lambda _: kind)
-            results = {assign.chunk: sums for assign, sums, _ in self._pool.run(begin, start)}
+            passed = itertools.chain.from_iterable(self._pool.run(begin, start))
+            results = {assign.chunk: sums for assign, sums, _ in passed}
             return [item for share in shares for item in results[share]]
 
         return self._repeat(once, doing="evaluating")
@@ -229,6 +229,7 @@ class RayEngine:
     def restore(self, found: Found) -> SnapshotRefs:
         """Restore a checkpoint, or the start."""
         self._saves.forget()
+        self._combiners.doubt()
         if found.checkpoint is None:
             self._states.restore({}, ())
             return self._server.start()
@@ -269,6 +270,7 @@ class RayEngine:
             for actor in self._actors:
                 ray.kill(actor)
             self._fleet.close()
+            self._combiners.close()
         self._connection.close()
 
     @property
@@ -279,24 +281,20 @@ class RayEngine:
         began = time.perf_counter()
         chunks = [chunk for part in plan.split() for chunk in self._cut(plan, part)]
         asks = self._keeps_state and (self._kept_last_round or not self._states.is_empty)
-        ended: list[tuple[Assign, ChunkResult[Ref, Place]]] = []
-        partials, room = Partials([], [], []), KEPT_BYTES
-        for assign, result in self._train_chunks(chunks, handle, asks=asks):
-            if self._pool.is_done:
-                partials.last.append(result.partial)
-            else:
-                room -= result.report.partial_bytes
-                partials.received.append(self._server.receive(result.partial))
-                partials.sent.append(result.partial if room >= 0 else None)
-            # No other reference is kept, so that a partial is freed once the server has added it.
-            result = replace(result, partial=None)
-            ended.append((assign, result))
+        ended: list[tuple[Assign, ChunkResult[None, Place]]] = []
+        sums = self._combiners.begin()
+        for now in self._train_chunks(chunks, handle, asks=asks):
+            sums.send([result for _, result in now], is_last=self._pool.is_done)
+            # No other reference is kept, so that a partial is freed once it has been added.
+            ended += [(assign, replace(result, partial=None)) for assign, result in now]
+            del now
         unasked = [assign.chunk for assign, result in ended if result.report.keeping and not asks]
         # Repeated chunks give the same partials, bit for bit; only their states are used.
-        repeated = list(self._train_chunks(unasked, handle, asks=True))
+        again = itertools.chain.from_iterable(self._train_chunks(unasked, handle, asks=True))
+        repeated = [(assign, replace(result, partial=None)) for assign, result in again]
         traces = [ChunkTrace(result.report, a.label, a.retries) for a, result in ended]
         traces.sort(key=lambda trace: trace.report.start)
-        results = _Results(ended, repeated, partials)
+        results = _Results(ended, repeated, sums.finish())
         return Cohort(plan, handle, tuple(traces), time.perf_counter() - began, results)
 
     def _finish(
@@ -313,6 +311,7 @@ class RayEngine:
 
         def train_again() -> Partials:
             nonlocal trained
+            self._combiners.doubt()
             trained = self._train_once(plan, handle)
             results: _Results = trained.results
             return results.partials
@@ -328,17 +327,18 @@ class RayEngine:
         finished = self._repeat(once, before_repeat=restored, doing=f"round {plan.round}")
         results: _Results = trained.results
         self._learn_paces(results.ended)
+        self._combiners.learn((a.label, result.report) for a, result in results.ended)
         self._commit(plan.round, [result for _, result in results.ended + results.repeated])
         return trained, finished
 
-    def _learn_paces(self, ended: Sequence[tuple[Assign, ChunkResult[Ref, Place]]]) -> None:
+    def _learn_paces(self, ended: Sequence[tuple[Assign, ChunkResult[None, Place]]]) -> None:
         by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
         for assign, result in ended:
             by_group[assign.chunk.group].append(result.report)
         for group, reports in by_group.items():
             self._paces[group].learn(reports)
 
-    def _commit(self, round: int, results: Sequence[ChunkResult[Ref, Place]]) -> None:
+    def _commit(self, round: int, results: Sequence[ChunkResult[None, Place]]) -> None:
         """Store the states that a finished round has produced."""
         retained = {c: state for result in results for c, state in result.states.items()}
         num_bytes = sum(result.report.state_bytes for result in results if result.states)
@@ -353,7 +353,12 @@ class RayEngine:
     def _begin(self, chunks: Sequence[AnyChunk]) -> Begin:
         """Return a pass in which a group's actors train its clients, or an actor its own client."""
         if not self._is_dedicated:
-            return Begin(chunks, lanes=[worker.group for worker in self._pool.workers])
+            nodes = self._combiners.node_of
+            return Begin(
+                chunks,
+                lanes=[worker.group for worker in self._pool.workers],
+                places=[nodes.get(worker.label, "") for worker in self._pool.workers],
+            )
         own_clients = np.argsort(self._setup.group_of, kind="stable").tolist()
         return Begin(chunks, lanes=own_clients, lane_of=lambda chunk: chunk.clients[0])
 
@@ -370,8 +375,8 @@ class RayEngine:
 
     def _train_chunks(
         self, chunks: Sequence[AnyChunk], handle: SnapshotRefs, *, asks: bool
-    ) -> Iterator[tuple[Assign, ChunkResult[Ref, Place]]]:
-        """Train all chunks; yield each, and its result, as it ends.
+    ) -> Iterator[list[tuple[Assign, ChunkResult[Ref, Place]]]]:
+        """Train all chunks; yield those that have ended since the last time, and their results.
 
         Args:
             chunks: to be trained.
@@ -389,9 +394,9 @@ class RayEngine:
             refs: list[Ref] = method.remote(chunk, handle.broadcast, number, addresses, *objects)
             return refs
 
-        for assign, report, others in self._pool.run(self._begin(chunks), start):
-            yield assign, ChunkResult.join(report, others)
-            del others  # see _train_once
+        for now in self._pool.run(self._begin(chunks), start):
+            yield [(assign, ChunkResult.join(report, others)) for assign, report, others in now]
+            del now  # see _train_once
 
     def _address(self, clients: Sequence[int]) -> tuple[Addresses, list[Ref]]:
         """Return where clients' states are; files are read into the object store if necessary.

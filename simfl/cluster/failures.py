@@ -34,6 +34,10 @@ class UnbuiltActorError(Exception):
     """
 
 
+class LostSumError(Exception):
+    """A combiner has not received all that it is to add up: it died, or partials were lost."""
+
+
 def is_actor_loss(error: RayError) -> bool:
     """Return whether the called process is gone or has been replaced."""
     if isinstance(error, RayTaskError):
@@ -51,7 +55,7 @@ def is_object_loss(error: RayError) -> bool:
     if isinstance(
         error, RayTaskError
     ):  # RayActorError: the actor that should have made the argument has died
-        return isinstance(error.cause, (ObjectLostError, RayActorError))
+        return isinstance(error.cause, (ObjectLostError, RayActorError, LostSumError))
     return isinstance(error, ObjectLostError)
 
 

@@ -16,14 +16,12 @@ from ray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
-from simfl.client import ClientRecipe
 from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
 from simfl.cluster.code import read_main
 from simfl.cluster.failures import explain
 from simfl.cluster.placement import Bounds, nodes_of, place, require_room
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.wire import Ref
-from simfl.server import ServerRecipe
 
 LOOK_S = 5.0
 """The interval at which the driver checks for new nodes, in seconds."""
@@ -56,13 +54,13 @@ def launch_server(setup: EngineSetup) -> Any:
     return remote.options(name="server", namespace=setup.run_name, **options).remote("server")
 
 
-def put_setup(setup: EngineSetup, recipe: ClientRecipe | ServerRecipe) -> Ref:
-    """Put the setup of actors with this recipe into the object store."""
+def put_setup(setup: EngineSetup, recipe: object) -> Ref:
+    """Put the setup of actors with this recipe into the object store, for whatever they host."""
     made = ActorSetup(
         plugins=tuple(setup.plugins),
         search=tuple(setup.search),
         # cloudpickle, so that classes of a notebook travel by value.
-        recipe=ray.cloudpickle.dumps(recipe.with_initial(None)),
+        recipe=ray.cloudpickle.dumps(recipe),
         main=ray.cloudpickle.dumps(read_main(vars(recipe).values())),
         threads=setup.cluster.threads,
         profile=setup.profile,

@@ -25,6 +25,9 @@ LOOK_S = 1.0
 WARN_S = 30.0
 """The time without an answer from the server after which a message is shown, in seconds."""
 
+QUIET_S = 20.0
+"""How long a watched actor may not answer, at least; it may be adding up large sums."""
+
 NOTICE_S = 0.2
 """How long the driver waits before it calls a dead actor again, in seconds."""
 
@@ -36,7 +39,7 @@ class Partials(NamedTuple):
     """Those that the server was sent; None: it is not kept for a server that dies, but freed as
     soon as it was added."""
     received: list[Ref]
-    """What ``receive`` has returned for each of these."""
+    """What ``receive`` has returned for these."""
     last: list[Ref]
     """Those that go with the call that ends the round: one call less."""
 
@@ -80,6 +83,7 @@ class RemoteServer:
         self._is_there = False
         self._building: Ref | None = None
         self._num_put = 0
+        self._watched: dict[str, tuple[Any, Ref, float]] = {}
 
     def look(self) -> None:
         """Poll the heartbeat counts; kill the actor if it does not answer.
@@ -91,6 +95,7 @@ class RemoteServer:
         """
         self.require_cluster()
         now = time.monotonic()
+        self._look_at_watched(now)
         if self._asked is None:
             self._asked, self._asked_at = self.actor.heartbeats.remote(), now
             return
@@ -120,6 +125,21 @@ class RemoteServer:
                 f"the server's process has not answered for {WARN_S:.0f} s; after {limit_s:.0f} s "
                 "it is killed and restarted"
             )
+
+    def watch(self, label: str, actor: Any) -> None:
+        """Kill an actor, which Ray restarts, whenever it does not answer for too long."""
+        self._watched[label] = actor, actor.process_id.remote(), time.monotonic()
+
+    def _look_at_watched(self, now: float) -> None:
+        limit_s = max(self._silent_s, QUIET_S)
+        for label, (actor, asked, since) in self._watched.items():
+            if ray.wait([asked], timeout=0)[0]:
+                self._watched[label] = actor, actor.process_id.remote(), now
+            elif now - since > limit_s:
+                ray.kill(actor, no_restart=False)
+                self._notify(f"{label} did not answer for {limit_s:.0f} s and was killed")
+                later = now + self._start_timeout_s
+                self._watched[label] = actor, actor.process_id.remote(), later
 
     def _note_building(self, now: float) -> None:
         """Start timing the answers once the actor has built the server."""
@@ -156,9 +176,9 @@ class RemoteServer:
         self._building = self.actor.start.remote(*self._start_with)
         return self._building
 
-    def receive(self, partial: Ref) -> Ref:
-        """Send the server a chunk's partial."""
-        return self.actor.receive.remote(partial)
+    def receive(self, partials: Sequence[Ref]) -> Ref:
+        """Send the server partials of chunks that have ended."""
+        return self.actor.receive.remote(*partials)
 
     def read_states(self, files: Sequence[StateFile]) -> Ref:
         """Read clients' states into the object store."""
@@ -269,7 +289,7 @@ class RemoteServer:
 
         def restored() -> list[Ref]:
             calls = self._restart(start)
-            received = [self.receive(partial) for partial in partials]
+            received = [self.receive([partial]) for partial in partials]
             self.get([*calls, *received], timeout_s=self._start_timeout_s)
             return received
 

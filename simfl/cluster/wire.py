@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import ray
 
-from simfl.messages import Broadcast
+from simfl.messages import Broadcast, Partial
 from simfl.models.base import InitialState
 from simfl.states import (
     GivenStates,
@@ -84,6 +84,20 @@ def pack_broadcast(broadcast: Broadcast, *, share_aux: bool, label: int | None =
     """
     shared = [broadcast.weights, *(find_vectors(broadcast.aux) if share_aux else [])]
     return pack(broadcast, label=broadcast.round if label is None else label, share=shared)
+
+
+def pack_partial(partial: Partial, *, sums: bool, aux: bool) -> Parcel:
+    """Pack a partial.
+
+    Args:
+        partial: to be packed.
+        sums: whether the reader reads the aggregator's sums in place.
+        aux: whether it does so with auxiliary variables.
+    """
+    nodes = [node for node in partial.nodes.values() if node is not None]
+    share = find_vectors([node.total for node in nodes]) if sums else []
+    share += find_vectors([node.aux for node in nodes]) if aux else []
+    return pack(partial, label=partial.start, share=share)
 
 
 def pack_states(

@@ -18,6 +18,10 @@ from simfl.engine.controller import Controller
 from simfl.errors import ClusterError
 from simfl.sections import ClusterSection
 
+MANY = 16
+"""The number of calls above which those that have ended are looked for together, as a look at each
+one's end would take longer than many chunks do."""
+
 Start: TypeAlias = Callable[[Any, Any], list[Ref]]
 """Starts a chunk on an actor; returns the references to its results, the small one first."""
 
@@ -110,7 +114,7 @@ class ClientPool:
             for ref in ready:
                 self._report(self._end_start(ref))
 
-    def run(self, begin: events.Begin, start: Start) -> Iterator[Ended]:
+    def run(self, begin: events.Begin, start: Start) -> Iterator[list[Ended]]:
         """Run all chunks of a pass.
 
         Args:
@@ -118,7 +122,7 @@ class ClientPool:
             start: starts one of them.
 
         Yields:
-            Each chunk, as it ends.
+            The chunks that have ended since the last time.
 
         Raises:
             RayError: for anything but the death of an actor.
@@ -130,14 +134,15 @@ class ClientPool:
         self._report(begin)
         yield from self._run_until_done()
 
-    def _run_until_done(self) -> Iterator[Ended]:
+    def _run_until_done(self) -> Iterator[list[Ended]]:
         looked = time.monotonic()
         while not self._controller.is_done:
-            ready, _ = ray.wait([*self._calls, *self._starts], num_returns=1, timeout=LOOK_S)
+            ready = self._wait()
             if time.monotonic() - looked >= LOOK_S:
                 looked = time.monotonic()
                 self._server.look()
                 self._report(events.Tick(self._server.beats))
+            ended: list[Ended] = []
             for ref in ready:
                 if ref in self._starts:
                     self._report(self._end_start(ref))
@@ -146,8 +151,21 @@ class ClientPool:
                 event, result = _end_call(assign, ref)
                 self._report(event)
                 if isinstance(event, events.Finished):
-                    yield assign, result, refs[1:]
-                    del refs  # so that what they refer to is freed while others are waited for
+                    ended.append((assign, result, refs[1:]))
+                del refs  # so that what they refer to is freed while others are waited for
+            if ended:
+                yield ended
+            del ended
+
+    def _wait(self) -> list[Ref]:
+        """Wait until a call ends; of many calls, return all that have."""
+        refs = [*self._calls, *self._starts]
+        ready: list[Ref] = []
+        if len(refs) > MANY:
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        if not ready:
+            ready, _ = ray.wait(refs, num_returns=1, timeout=LOOK_S)
+        return ready
 
     def _report(self, event: events.Event) -> None:
         """Report an event to the controller, and do what it says."""

@@ -6,8 +6,9 @@ Where chunks begin and end does not affect the result, so their sizes only follo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from simfl.client import LocalWork
 from simfl.data import FederatedDataset
 from simfl.messages import Chunk, ChunkReport, CohortPart, EvaluationChunk, RoundPlan
 from simfl.record import TUNED
+
+T = TypeVar("T")
 
 Work: TypeAlias = tuple[float, ...]
 """An amount of work in several measures, such as steps and examples."""
@@ -91,6 +94,40 @@ class Workload:
         """Return how many examples there are in so many batches of each client."""
         held = self._num_examples[list(clients)]
         return float((np.minimum(self._local.batch_size or held, held) * steps).sum())
+
+
+class ChunkQueue(Generic[T]):
+    """The chunks that wait, in order.
+
+    Each wave, a chunk for each actor, is dealt out to nodes in contiguous runs, so that what a
+    node's actors train are neighbors in the tree, and adds up there. An actor whose node has none
+    left takes what another node's would have taken next.
+
+    Args:
+        chunks: all that are to be trained.
+        places: the node of each actor that may do so.
+    """
+
+    def __init__(self, chunks: Sequence[T], places: Iterable[str]) -> None:
+        order = sorted(places) or [""]
+        self._by_place: dict[str, deque[T]] = {place: deque() for place in order}
+        for place, chunk in zip(itertools.cycle(order), chunks, strict=False):
+            self._by_place[place].append(chunk)
+        self._size = len(chunks)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def take(self, place: str) -> T:
+        """Take the next chunk for an actor on a node."""
+        self._size -= 1
+        own = self._by_place.get(place)
+        return (own or max(self._by_place.values(), key=len)).popleft()
+
+    def put_back(self, chunk: T, place: str) -> None:
+        """Make a lost chunk the next one."""
+        self._size += 1
+        self._by_place.setdefault(place, deque()).appendleft(chunk)
 
 
 def guided_chunks(

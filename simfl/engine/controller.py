@@ -12,11 +12,11 @@ the clients' states and the data alone.
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
-from simfl.engine.chunks import Work
+from simfl.engine.chunks import ChunkQueue, Work
 from simfl.engine.events import (
     Abort,
     Action,
@@ -68,6 +68,8 @@ class _Actor:
     """Whether it is being started."""
     is_retired: bool = False
     lane: Hashable = None
+    place: str = ""
+    """The node that it is on, as far as known."""
     tasks: list[_Task] = field(default_factory=list)
     """The first is the one that runs; the others only wait at the actor."""
 
@@ -98,8 +100,9 @@ class Controller:
         )
         self._tasks: dict[int, _Task] = {}
         self._numbers = itertools.count()
-        self._queues: dict[Hashable, deque[AnyChunk]] = {}
+        self._queues: dict[Hashable, ChunkQueue[AnyChunk]] = {}
         self._losses: Counter[Hashable] = Counter()
+        self._num_away = 0
         self._is_abandoned = False
         self._idle_since: float | None = None
 
@@ -135,8 +138,9 @@ class Controller:
             event: what has happened.
             now: the time in seconds, of a clock that never goes back.
         """
+        numbers = self._with_room_after(event)
         actions = self._react(event, now)
-        actions += self._assign(now)
+        actions += self._assign(now, numbers)
         actions += self._check_idle(now)
         return actions
 
@@ -148,6 +152,7 @@ class Controller:
         match event:
             case Joined(label, group, is_starting):
                 self._actors.append(_Actor(label, group, is_starting))
+                self._num_away += is_starting
             case Begin():
                 self._begin(event)
             case Finished(number):
@@ -155,9 +160,9 @@ class Controller:
             case Failed():
                 return self._fail(event, now)
             case Back(number):
-                self._actors[number].is_away = False
+                self._end_absence(number)
             case DiedAgain(number):
-                self._actors[number].is_away = False
+                self._end_absence(number)
                 return self._call_back(number)
             case Tick(beats):
                 return self._kill_stalled(beats, now)
@@ -166,24 +171,40 @@ class Controller:
     def _begin(self, event: Begin) -> None:
         self._is_abandoned, self._idle_since = False, None
         self._losses = Counter()
-        self._queues = {lane: deque() for lane in event.lanes}
+        chunks: dict[Hashable, list[AnyChunk]] = {lane: [] for lane in event.lanes}
         for chunk in event.chunks:
-            self._queues[event.lane_of(chunk)].append(chunk)
-        for actor, lane in zip(self._actors, event.lanes, strict=True):
-            actor.lane = lane
+            chunks[event.lane_of(chunk)].append(chunk)
+        places: defaultdict[Hashable, list[str]] = defaultdict(list)
+        on = event.places or [""] * len(self._actors)
+        for actor, lane, place in zip(self._actors, event.lanes, on, strict=True):
+            actor.lane, actor.place = lane, place
+            if not actor.is_retired:
+                places[lane].append(place)
+        self._queues = {lane: ChunkQueue(own, places[lane]) for lane, own in chunks.items()}
 
-    def _assign(self, now: float) -> list[Action]:
-        """Assign chunks, to the least loaded actors first."""
+    def _with_room_after(self, event: Event) -> Sequence[int]:
+        """Return the actors that may have room for chunks that wait.
+
+        As long as chunks wait, all actors have what they can take; so when a task has ended, it is
+        that actor alone, without a look at a thousand others.
+        """
+        if isinstance(event, Finished) and not self._num_away:
+            return (self._tasks[event.task].assign.actor,)
+        return range(len(self._actors))
+
+    def _assign(self, now: float, numbers: Sequence[int]) -> list[Action]:
+        """Assign chunks to those of these actors that have room, the least loaded first."""
         if not any(self._queues.values()):
             return []
-        starting = {actor.lane for actor in self._starting()}
+        starting = {actor.lane for actor in self._starting()} if self._num_away else ()
         assigned: list[Action] = []
         for room in range(1, IN_FLIGHT + 1):
-            for number, actor in enumerate(self._actors):
+            for number in numbers:
+                actor = self._actors[number]
                 queue = self._queues.get(actor.lane)
                 most = 1 if actor.lane in starting else room
                 if queue and len(actor.tasks) < most and not (actor.is_away or actor.is_retired):
-                    assigned.append(self._start(number, queue.popleft(), now))
+                    assigned.append(self._start(number, queue.take(actor.place), now))
         return assigned
 
     def _start(self, number: int, chunk: AnyChunk, now: float) -> Assign:
@@ -252,15 +273,20 @@ class Controller:
 
     def _requeue(self, task: _Task) -> None:
         """Make a lost chunk the next one of its lane."""
-        lane = self._actors[task.assign.actor].lane
-        self._queues[lane].appendleft(task.assign.chunk)
+        actor = self._actors[task.assign.actor]
+        self._queues[actor.lane].put_back(task.assign.chunk, actor.place)
 
     def _call_back(self, number: int) -> list[Action]:
         actor = self._actors[number]
         if actor.is_away or actor.is_retired:
             return []
         actor.is_away = True
+        self._num_away += 1
         return [Restart(number)]
+
+    def _end_absence(self, number: int) -> None:
+        self._actors[number].is_away = False
+        self._num_away -= 1
 
     def _kill_stalled(self, beats: Heartbeats, now: float) -> list[Action]:
         kills: list[Action] = []

@@ -32,6 +32,8 @@ class Begin:
     lanes: Sequence[Hashable]
     """By actor, the lane whose chunks it takes: a group's clients stay with its actors, or a client
     with its own."""
+    places: Sequence[str] = ()
+    """By actor, the node that it is on, as far as known; empty: not known, or all on one."""
     lane_of: Callable[[Any], Hashable] = lambda chunk: chunk.group
 
 

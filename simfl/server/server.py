@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from simfl.aggregation import AggregationContext, Aggregator, TreeSum, merge_contributions
+from simfl.aggregation import AggregationContext, Aggregator, CohortSum, merge_contributions
 from simfl.algorithms import Algorithm, FedAvg, ServerSide, Total
 from simfl.algorithms.returned import require_sent, run_server
 from simfl.client import ClientRecipe
@@ -158,8 +158,7 @@ class Server:
         self._client_optimizer = client_optimizer
         self._aggregator = aggregator
         self._aggregator_state = aggregator.init(self._weights.like)
-        self._tree: TreeSum[Contribution] | None = None
-        self._received: set[int] = set()
+        self._sum = CohortSum(self._merge)
         self._broadcast_bytes = self._aux_bytes = 0
 
     def get_weights(self) -> Vector:
@@ -201,18 +200,12 @@ class Server:
         self._optimizer.import_state(snapshot.state.optimizer)
         self._algorithm_state = snapshot.state.algorithm
         self._aggregator_state = snapshot.state.aggregator
-        self._tree, self._received = None, set()
+        self._sum = CohortSum(self._merge)
         self.count_sent(snapshot.broadcast)
 
     def receive(self, partial: Partial) -> None:
         """Add a chunk's partial to the round's tree; duplicates are ignored."""
-        if self._tree is None:
-            self._tree = TreeSum[Contribution](partial.cohort_size, self._merge)
-        if partial.start in self._received:
-            return
-        self._received.add(partial.start)
-        for node, contribution in partial.nodes.items():
-            self._tree.add_node(node, contribution)
+        self._sum.add(partial)
 
     def end_round(self, plan: RoundPlan) -> RoundReport:
         """Finish the sum, and take the server's optimizer step.
@@ -240,9 +233,9 @@ class Server:
         Raises:
             AggregationError: if every client was dropped.
         """
-        assert self._tree is not None or not plan.clients, "no partial was received"
-        total = self._tree.result() if self._tree is not None else None
-        self._tree, self._received = None, set()
+        assert self._sum.starts or not plan.clients, "no partial was received"
+        received, self._sum = self._sum, CohortSum(self._merge)
+        total = received.result()
         if total is None and not plan.is_idle:
             raise AggregationError(
                 f"every one of the {len(plan.clients)} clients of round {plan.round} was dropped; "

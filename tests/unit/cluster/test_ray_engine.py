@@ -12,7 +12,8 @@ from ray.exceptions import ActorUnavailableError
 
 import simfl
 import simfl.cluster.engine
-from simfl.cluster.engine import KEPT_BYTES, RayEngine
+from simfl.cluster.combining import KEPT_BYTES
+from simfl.cluster.engine import RayEngine
 from simfl.engine import equal_chunks
 from simfl.record import RoundRecord
 from simfl.simulation.backends import make_engine
@@ -124,7 +125,7 @@ def test_a_server_that_dies_gets_the_partials_again_or_those_of_the_cohort_train
     undisturbed: Numbers,
 ) -> None:
     """Three rounds of three chunks each; partials that are not kept are freed meanwhile."""
-    monkeypatch.setattr(simfl.cluster.engine, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(simfl.cluster.combining, "KEPT_BYTES", kept_bytes)
     partials: list[weakref.ref[FakeRef]] = []
     left: list[int] = []
 

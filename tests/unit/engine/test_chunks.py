@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from simfl.client import LocalWork
 from simfl.data import Examples, FederatedDataset
 from simfl.engine import Pace, Workload, equal_chunks, guided_chunks
+from simfl.engine.chunks import ChunkQueue
 from simfl.messages import (
     Chunk,
     ChunkReport,
@@ -150,3 +152,25 @@ def test_work_is_counted_in_steps_and_in_examples_that_they_take() -> None:
     held = EvaluationChunk("clients", ((0, 2), (1,)))
     assert Workload(LocalWork(), dataset).of(held) == (3.0, 105.0)
     assert Workload(LocalWork(), dataset).of(EvaluationChunk("test", ((0,), (1,)))) == (2.0,)
+
+
+@given(st.integers(0, 40), st.lists(st.sampled_from("abc"), max_size=8), st.randoms())
+def test_each_chunk_is_taken_once_whoever_comes(num: int, places: list[str], random: Any) -> None:
+    """By actors of nodes with and without chunks of their own; some are lost and taken again."""
+    queue, taken, lost = ChunkQueue(range(num), places), list[int](), 3
+    while queue:
+        place = random.choice("abcd")
+        chunk = queue.take(place)
+        if lost and random.random() < 0.2:
+            queue.put_back(chunk, place)
+            lost -= 1
+        else:
+            taken.append(chunk)
+    assert sorted(taken) == list(range(num))
+
+
+def test_actors_of_a_node_get_neighbors_in_each_wave() -> None:
+    """Two waves over four actors, numbered in turn on two nodes; then one of "a" helps out "b"."""
+    queue = ChunkQueue(range(8), ["a", "b", "a", "b"])
+    assert [queue.take("a") for _ in range(4)] == [0, 1, 4, 5]
+    assert [queue.take(place) for place in "abbb"] == [2, 3, 6, 7]
