@@ -24,7 +24,7 @@ import typer
 from claims_data import optimum
 
 import simfl
-from simfl.simulation.build import build
+from simfl.simulation.building import build
 
 History = Sequence[dict[str, Any]]
 

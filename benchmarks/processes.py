@@ -17,6 +17,7 @@ __all__ = [
     "descendants",
     "kill",
     "running_actors",
+    "seconds_of_starts",
 ]
 
 _ACTOR = re.compile(r"ray::(?:\S+:)?(ClientActor|ServerActor)\b")
@@ -84,6 +85,25 @@ def cpu_by_kind(root: int) -> dict[str, float]:
         # In user mode, and in the kernel.
         used[process.kind] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return used
+
+
+def seconds_of_starts(root: int) -> dict[str, float]:
+    """Return by kind how long after a process the first of its descendants was started."""
+    started: dict[str, float] = {}
+    began = _started(root)
+    for process in descendants(root):
+        seconds = _started(process.pid) - began
+        started[process.kind] = min(seconds, started.get(process.kind, seconds))
+    return started
+
+
+def _started(pid: int) -> float:
+    """Return when a process was started, in seconds since the machine was; NaN if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def running_actors() -> dict[str, list[Process]]:

@@ -21,6 +21,7 @@ from simfl.cli.options import (
     load,
 )
 from simfl.cli.output import FAILED, print_json, say
+from simfl.cluster.ahead import starting_ahead
 
 if TYPE_CHECKING:
     from simfl.cli.json_output import Ran, Verified
@@ -74,20 +75,21 @@ def run_scenario(
     if backend == "inline":
         restart_with_huge_pages(context)
     seeded = [] if seed is None else [f"seed={seed}"]
-    scenario = load(file, [*overrides, *seeded], trust=trust, address=address)
+    with starting_ahead(backend, address):
+        scenario = load(file, [*overrides, *seeded], trust=trust, address=address)
 
-    from simfl.simulation import run
+        from simfl.simulation import run
 
-    result = run(
-        scenario,
-        out=out,
-        backend=backend,
-        address=address,
-        progress=not (quiet or as_json),
-        resume=resume,
-        profile=profile,
-        baseline=baseline,
-    )
+        result = run(
+            scenario,
+            out=out,
+            backend=backend,
+            address=address,
+            progress=not (quiet or as_json),
+            resume=resume,
+            profile=profile,
+            baseline=baseline,
+        )
     _print_result(result, quiet=quiet, as_json=as_json)
 
 
@@ -199,7 +201,7 @@ def restart_with_huge_pages(context: typer.Context) -> None:
     pages later (``THP_MEM_ALLOC_ENABLE``), but only for tensors of 2 MiB and more, each aligned to
     2 MiB: CIFAR-10 CNNs then train as slowly as without, and SCAFFOLD takes 40 % more memory.
     """
-    from simfl.cluster.session import HUGE_PAGES
+    from simfl.cluster.forking import HUGE_PAGES
 
     is_set = any(name in os.environ for name in HUGE_PAGES)
     if context.obj is not OWN_PROCESS or sys.platform != "linux" or is_set:

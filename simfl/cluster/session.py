@@ -7,10 +7,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from simfl.cluster import forking
 from simfl.cluster.access import (
     AUTH_MODE,
     address_warning,
@@ -44,12 +45,6 @@ _ENVIRONMENT = {
     # node's usage every 5 s: with less than 2.5 s these gauges would come and go.
     "RAY_metrics_report_interval_ms": "5000",
 }
-
-# glibc returns the memory of a large tensor to the kernel as soon as it is freed, and the next one
-# causes a page fault per 4 KiB: 30 ms for 100 MB, whose addition takes 5 ms. With pages of 2 MiB it
-# takes a few ms. Ignored where the kernel or the C library does not support it:
-# https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 # Ray records the last 100,000 calls, 3 kB each, for its dashboard and timeline.
 NO_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
@@ -114,6 +109,7 @@ def connect(
     dashboard: bool,
     object_store_memory: int | None = None,
     keeps_events: bool = False,
+    forks: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Connection:
     """Join the session that this process is in, attach to a cluster, or start one on this machine.
@@ -129,6 +125,8 @@ def connect(
         dashboard: whether a new cluster serves Ray's dashboard, on the loopback interface.
         object_store_memory: the size of a new cluster's object store in bytes; None: Ray's choice.
         keeps_events: whether a new cluster records its last calls.
+        forks: whether the workers of a new cluster are forked, which is faster. They have one
+            thread for each of numpy's operations, and no GPU.
         metadata: shown by Ray for the job, in addition to the metadata it was submitted with.
 
     Raises:
@@ -153,6 +151,7 @@ def connect(
         _warn(mode_warning())
         return _start(
             ray,
+            forks=forks,
             num_cpus=num_cpus,
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
@@ -205,7 +204,7 @@ def started_with(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _settings(where: str, *, keeps_events: bool) -> Mapping[str, str]:
     if where == "local":
-        return LOOPBACK | HUGE_PAGES | FREE_AT_ONCE | ({} if keeps_events else NO_EVENTS)
+        return LOOPBACK | forking.HUGE_PAGES | FREE_AT_ONCE | ({} if keeps_events else NO_EVENTS)
     # A process that imported Ray with LOOPBACK can still attach to clusters on the network.
     return LOOPBACK if where == "auto" or is_loopback(where) else {}
 
@@ -221,7 +220,7 @@ def _job_config(ray: Any, metadata: Mapping[str, str]) -> Any:
     return ray.job_config.JobConfig(metadata=dict(metadata), _client_job=True)
 
 
-def _start(ray: Any, **options: Any) -> Connection:
+def _start(ray: Any, *, forks: bool, **options: Any) -> Connection:
     """Start a cluster for this run, with its files in a private folder."""
     with ExitStack() as cleanup:
         folder = make_session_folder()
@@ -232,8 +231,13 @@ def _start(ray: Any, **options: Any) -> Connection:
             cleanup.callback(folder.remove)
             place = {"RAY_TMPDIR": str(folder.path)}
         before = children()
+        python: AbstractContextManager[None] = nullcontext()
+        if folder is not None and forks and sys.platform == "linux":
+            server = forking.take()
+            cleanup.callback(server.stop)
+            python = server.python(folder.path)
         try:
-            with started_with(place):
+            with started_with(place), python:
                 context = _init(ray, "local", **options)
         finally:
             tree = ProcessTree(children() - before)

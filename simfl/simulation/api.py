@@ -1,47 +1,24 @@
-"""run, run_by_round, resume and federation: from a scenario to a prepared Run in a folder."""
+"""run, run_by_round, resume and federation, whose modules are imported when they are called.
+
+So that what a run starts ahead starts before torch is imported.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from simfl.checkpoint import Lease
-from simfl.engine import require_profiler
-from simfl.errors import InputError
-from simfl.observers import Callback
-from simfl.record import SCENARIO_FILE, record_units
-from simfl.scenario import (
-    Baseline,
-    Objects,
-    Scenario,
-    Trust,
-    baseline_of,
-    load_scenario,
-    own_address,
-)
-from simfl.simulation.backends import Backend
-from simfl.simulation.build import build
-from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
-from simfl.simulation.evaluation import better_values, metric_units
-from simfl.simulation.folder import (
-    begin_run,
-    checked_folder,
-    extend_run,
-    holds_run,
-    is_done,
-    make_folder,
-    require_loop,
-    require_own,
-    require_writable,
-    write_provenance,
-)
-from simfl.simulation.loop import Federation
-from simfl.simulation.provenance import provenance_of
-from simfl.simulation.results import Result
-from simfl.simulation.rounds import PHASES, PhaseClock
-from simfl.simulation.runner import Run, RunOptions, notify
+from simfl.cluster.ahead import starting_ahead
+
+if TYPE_CHECKING:
+    from simfl.observers import Callback
+    from simfl.scenario import Baseline, Objects, Scenario, Trust
+    from simfl.simulation.backends import Backend
+    from simfl.simulation.loop import Federation
+    from simfl.simulation.results import Result
+    from simfl.simulation.runner import Run, RunOptions
 
 
 def run(
@@ -82,14 +59,21 @@ def run(
         InputError: for a scenario that cannot run; nothing has been started then.
         RunError: if the run fails; its folder holds the rounds before the failure.
     """
-    if profile:
-        require_profiler()
-    clock = PhaseClock("prepare")
-    scenario = _loaded(scenario, objects, address=address, trust=trust)
-    scenario = scenario if baseline is None else baseline_of(scenario, baseline)
-    options = RunOptions(backend, address, progress, profile, callbacks=tuple(callbacks))
     with ExitStack() as held:
-        return _prepare(scenario, out, options, clock, held, resume=resume).to_end()
+        held.enter_context(starting_ahead(backend, address))
+        from simfl.engine import require_profiler
+        from simfl.scenario import baseline_of
+        from simfl.simulation.preparing import loaded, prepare
+        from simfl.simulation.rounds import PhaseClock
+        from simfl.simulation.runner import RunOptions
+
+        if profile:
+            require_profiler()
+        clock = PhaseClock("prepare")
+        scenario = loaded(scenario, objects, address=address, trust=trust)
+        scenario = scenario if baseline is None else baseline_of(scenario, baseline)
+        options = RunOptions(backend, address, progress, profile, callbacks=tuple(callbacks))
+        return prepare(scenario, out, options, clock, held, resume=resume).to_end()
 
 
 @contextmanager
@@ -117,11 +101,16 @@ def run_by_round(
     >>> run.result.summary["status"]                      # doctest: +SKIP
     'stopped'
     """
-    clock = PhaseClock("prepare")
-    scenario = _loaded(scenario, objects, address=address, trust=trust)
-    options = RunOptions(backend, address, progress, callbacks=tuple(callbacks))
     with ExitStack() as held:
-        run = _prepare(scenario, out, options, clock, held, resume=resume)
+        held.enter_context(starting_ahead(backend, address))
+        from simfl.simulation.preparing import loaded, prepare
+        from simfl.simulation.rounds import PhaseClock
+        from simfl.simulation.runner import RunOptions
+
+        clock = PhaseClock("prepare")
+        scenario = loaded(scenario, objects, address=address, trust=trust)
+        options = RunOptions(backend, address, progress, callbacks=tuple(callbacks))
+        run = prepare(scenario, out, options, clock, held, resume=resume)
         with run.started():
             yield run
 
@@ -142,9 +131,13 @@ def open_run(
     Raises:
         SimflError: as ``run``.
     """
+    from simfl.simulation.preparing import prepare
+    from simfl.simulation.rounds import PhaseClock
+    from simfl.simulation.runner import RunOptions
+
     clock = PhaseClock("prepare")
     with ExitStack() as held:
-        run = _prepare(scenario, out, options or RunOptions(), clock, held, resume="auto")
+        run = prepare(scenario, out, options or RunOptions(), clock, held, resume="auto")
         with run.started():
             yield run
 
@@ -188,12 +181,19 @@ def federation(
     Raises:
         SimflError: as ``run``.
     """
-    clock = PhaseClock("prepare")
-    scenario = _loaded(scenario, objects, address=address, trust=trust)
-    options = RunOptions(backend, address, progress, callbacks=tuple(callbacks))
     with ExitStack() as held:
-        run = _prepare(scenario, out, options, clock, held, resume=resume, is_loop=True)
+        held.enter_context(starting_ahead(backend, address))
+        from simfl.simulation.preparing import loaded, prepare
+        from simfl.simulation.rounds import PhaseClock
+        from simfl.simulation.runner import RunOptions
+
+        clock = PhaseClock("prepare")
+        scenario = loaded(scenario, objects, address=address, trust=trust)
+        options = RunOptions(backend, address, progress, callbacks=tuple(callbacks))
+        run = prepare(scenario, out, options, clock, held, resume=resume, is_loop=True)
         with run.opened() as engine:
+            from simfl.simulation.loop import Federation
+
             opened = Federation(run, engine)
             yield opened
             opened.close()
@@ -226,90 +226,10 @@ def resume(
         InputError: if the folder holds no run, or one that is done.
         RunError: if the run fails.
     """
-    clock = PhaseClock("prepare")
-    folder = checked_folder(folder)
-    if not holds_run(folder):
-        raise InputError(f"{folder} holds no run: there is no {SCENARIO_FILE} in it")
-    require_loop(folder, is_loop=False)
-    require_own(folder, objects)
-    scenario = _loaded(folder / SCENARIO_FILE, objects, address=address, trust=trust)
-    if is_done(folder, scenario):
-        raise InputError(f"the run in {folder} is done; there is nothing to resume")
-    options = RunOptions(backend, address, progress, callbacks=tuple(callbacks))
     with ExitStack() as held:
-        leases = _hold(scenario, folder, held)
-        checkpoints = Checkpoints(scenario, folder, notify=notify, leases=leases)
-        found = checkpoints.find()
-        run = Run(build(scenario), folder, checkpoints, found, options=options, clock=clock)
-        return run.to_end()
+        held.enter_context(starting_ahead(backend, address))
+        from simfl.simulation.preparing import prepare_resumed
+        from simfl.simulation.runner import RunOptions
 
-
-def _loaded(
-    scenario: Scenario | Mapping[str, Any] | str | Path,
-    objects: Objects,
-    *,
-    address: str | None,
-    trust: Trust,
-) -> Scenario:
-    """Return a scenario with objects in place of what it says."""
-    if not isinstance(scenario, Scenario):
-        own = own_address(address, trust)
-        return load_scenario(scenario, overrides=own, trust=trust, objects=objects)
-    if not objects:
-        return scenario
-    return load_scenario(scenario.to_dict(), trust=scenario.trust, objects=objects)
-
-
-def _prepare(
-    scenario: Scenario,
-    out: str | Path | None,
-    options: RunOptions,
-    clock: PhaseClock,
-    held: ExitStack,
-    *,
-    resume: Literal["never", "auto"],
-    is_loop: bool = False,
-) -> Run:
-    """Check a scenario, and write it into its folder.
-
-    Args:
-        scenario: as written.
-        out: the run's folder; None: a new one.
-        options: how to run it.
-        clock: of the run.
-        held: releases the folder at its end.
-        resume: ``auto`` continues the run in the folder, if there is one.
-        is_loop: whether it is a federation's.
-    """
-    if scenario.sweep is not None:
-        raise scenario.fault(
-            "sweep",
-            "describes many runs; start them with 'simfl sweep', or set sweep to null for one",
-        )
-    folder = None if out is None or resume == "never" else checked_folder(out)
-    continues = folder is not None and holds_run(folder)
-    if folder is not None and continues:  # fail before loading the data
-        require_loop(folder, is_loop=is_loop)
-        leases = _hold(scenario, folder, held)
-    simulation = build(scenario, options.shared.read() if options.shared else None)
-    resolved = simulation.scenario
-    if folder is None or not continues:
-        folder = make_folder(resolved, out)
-        leases = _hold(resolved, folder, held)
-    checkpoints = Checkpoints(resolved, folder, notify=notify, leases=leases, is_loop=is_loop)
-    if resume == "never":
-        checkpoints.require_none()
-    if continues:
-        extend_run(folder, resolved)
-    else:
-        units = record_units(PHASES) | metric_units(simulation)
-        better = better_values(simulation)
-        begin_run(folder, resolved, better=better, units=units, is_loop=is_loop)
-        write_provenance(folder, provenance_of(simulation))
-    found = checkpoints.find() if resume == "auto" else NOTHING
-    return Run(simulation, folder, checkpoints, found, options=options, clock=clock)
-
-
-def _hold(scenario: Scenario, folder: Path, held: ExitStack) -> list[Lease]:
-    require_writable(folder)
-    return hold(scenario, folder, held, notify=notify)
+        options = RunOptions(backend, address, progress, callbacks=tuple(callbacks))
+        return prepare_resumed(folder, options, held, objects, trust=trust).to_end()

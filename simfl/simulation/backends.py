@@ -26,7 +26,7 @@ from simfl.engine import (
     prepare_device,
 )
 from simfl.messages import Chunk, EvaluationChunk
-from simfl.simulation.build import Simulation
+from simfl.simulation.building import Simulation
 
 Backend = Literal["inline", "ray"]
 
@@ -105,6 +105,7 @@ def _ray(setup: EngineSetup) -> Engine:
         dashboard=cluster.dashboard,
         object_store_memory=cluster.object_store_memory,
         keeps_events=cluster.dashboard or setup.profile,
+        forks=all(group.num_cpus < 2 and not group.uses_gpu for group in setup.groups),
         # The dashboard shows `job_name`.
         metadata={"scenario": setup.scenario, "job_name": setup.scenario},
     )

@@ -23,7 +23,7 @@ from simfl.record import METRICS_FILE, RoundRecord
 from simfl.sampling import Past
 from simfl.scenario import Scenario
 from simfl.scenario.plain import describe_changes
-from simfl.simulation.build import Simulation
+from simfl.simulation.building import Simulation
 from simfl.simulation.evaluation import without_last_evaluation
 from simfl.states import State, Storage, open_storage
 from simfl.vector import Vector

@@ -22,7 +22,7 @@ from simfl.record import (
     evaluated_as,
 )
 from simfl.sections import EvaluationSection
-from simfl.simulation.build import Simulation
+from simfl.simulation.building import Simulation
 from simfl.simulation.judging import better_keys
 from simfl.simulation.metric_values import ClientSums, by_client, values_of
 

@@ -8,7 +8,7 @@ from simfl.checkpoint import Checkpoint
 from simfl.errors import InputError
 from simfl.record import SCENARIO_FILE
 from simfl.scenario import Trust, load_scenario
-from simfl.simulation.build import Simulation, build
+from simfl.simulation.building import Simulation, build
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.folder import (
     checked_folder,

@@ -23,7 +23,7 @@ from simfl.cluster.survey import survey
 from simfl.engine import peak_memory, reset_peak_memory
 from simfl.messages import Chunk
 from simfl.simulation.backends import actor_bounds
-from simfl.simulation.build import Simulation
+from simfl.simulation.building import Simulation
 from simfl.vector import count_bytes
 
 PROCESS_BYTES: Final = 172 << 20

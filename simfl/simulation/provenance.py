@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from simfl.simulation.build import Simulation
+from simfl.simulation.building import Simulation
 
 _TIMEOUT_S = 10.0
 _MAX_DIFF = 1 << 20

@@ -14,7 +14,7 @@ from torch import nn
 from simfl.errors import InputError, did_you_mean, import_extra
 from simfl.observers import CLIENTS_FILE, Summary
 from simfl.record import BEST_FILE
-from simfl.simulation.build import Simulation
+from simfl.simulation.building import Simulation
 from simfl.vector import Vector
 
 

@@ -16,7 +16,7 @@ from simfl.observers import ClientTable, client_table
 from simfl.record import RoundRecord
 from simfl.sampling import Past
 from simfl.simulation.best_weights import BestWeights
-from simfl.simulation.build import Simulation
+from simfl.simulation.building import Simulation
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.evaluation import Evaluated, ask_losses, evaluate, evaluate_rest
 from simfl.simulation.judging import Watch

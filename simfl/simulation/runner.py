@@ -31,7 +31,7 @@ from simfl.record import CLIENTS_FILE, METRICS_FILE, SUMMARY_FILE, RoundRecord
 from simfl.scenario import Scenario
 from simfl.simulation.backends import Backend, make_engine
 from simfl.simulation.best_weights import BestWeights
-from simfl.simulation.build import Simulation
+from simfl.simulation.building import Simulation
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.evaluation import better_values, without_last_evaluation
 from simfl.simulation.folder import read_history, read_run_id, tidy, write_files, write_weights

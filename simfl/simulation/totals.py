@@ -17,7 +17,7 @@ from simfl.messages import Contribution, RoundPlan, RoundReport, RoundTrace
 from simfl.observers import ClientTable, client_table
 from simfl.record import RoundRecord, is_metric
 from simfl.sampling import order_cohort
-from simfl.simulation.build import Simulation
+from simfl.simulation.building import Simulation
 from simfl.simulation.evaluation import Evaluated
 from simfl.simulation.grouping import order_by_group
 from simfl.simulation.rounds import record_of

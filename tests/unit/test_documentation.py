@@ -30,7 +30,7 @@ from warm import WarmPython
 from simfl.algorithms import Algorithm
 from simfl.errors import ScenarioError
 from simfl.scenario import load_scenario
-from simfl.simulation.build import build
+from simfl.simulation.building import build
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -23,7 +23,7 @@ from simfl.cluster.pool import ActorGroup
 from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
 from simfl.sections import ClusterSection
-from simfl.simulation.build import Simulation
+from simfl.simulation.building import Simulation
 
 LOST = ObjectLostError("0" * 56, None, "")
 

@@ -17,7 +17,7 @@ from simfl.cluster.engine import RayEngine
 from simfl.engine import equal_chunks
 from simfl.record import RoundRecord
 from simfl.simulation.backends import make_engine
-from simfl.simulation.build import build
+from simfl.simulation.building import build
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.rounds import run_rounds
 

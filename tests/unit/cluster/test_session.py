@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from simfl.cluster import access
+from simfl.cluster.forking import HUGE_PAGES
 from simfl.cluster.session import (
-    HUGE_PAGES,
     NO_EVENTS,
     _attach,
     chosen_address,

@@ -1,0 +1,139 @@
+"""Forks Ray's workers from a process that has imported torch already; a script in two roles.
+
+``fork_server.py`` is the server: it imports what actors need, and then forks a worker for each
+request. ``fork_server.py SOCKET PYTHON WORKER ...`` is what Ray starts instead of ``PYTHON WORKER
+...``: it requests a worker, and ends. If it gets none, it becomes the worker itself.
+
+The server does not import Ray, which reads its settings at import, among them each worker's own.
+Only the standard library is imported at the top, since Ray starts the script for each worker.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+_MODULES: Final = (
+    *("torch", "simfl.checkpoint", "simfl.client", "simfl.data", "simfl.engine", "simfl.plugins"),
+    *("simfl.server", "simfl.states"),
+    # What Ray imports; each version of it something else.
+    *("asyncio", "colorama", "filelock", "google.protobuf.descriptor_pb2", "jsonschema", "msgpack"),
+    *("packaging.version", "pdb", "psutil", "requests", "ssl", "yaml"),
+)
+
+_READ_AT_START: Final = (
+    *("GLIBC_", "GOMP_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_", "PYTHON"),
+    *("TORCH_", "TZ"),
+)
+"""Prefixes of variables that Python and libraries read only when they are loaded."""
+
+_STANDARD: Final = 3
+"""How many of a process's descriptors are its standard streams."""
+
+
+def request(path: str) -> bool:
+    """Request a worker with this process's arguments, environment and streams.
+
+    Args:
+        path: the server's socket.
+
+    Returns:
+        Whether the server has forked it.
+    """
+    worker = {"arguments": sys.argv[3:], "environment": dict(os.environ), "folder": os.getcwd()}
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as server:
+        server.connect(path)
+        socket.send_fds(server, [b"{"], list(range(_STANDARD)))
+        server.sendall(json.dumps(worker).encode()[1:])
+        server.shutdown(socket.SHUT_WR)
+        return bool(server.recv(1))
+    return False
+
+
+def serve(control: socket.socket) -> None:
+    """Fork a worker for each request, until the driver closes its end of ``control``.
+
+    Args:
+        control: over which the driver sends the socket to listen on.
+    """
+    _import_all()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the workers
+    listener = socket.socket(fileno=socket.recv_fds(control, 1, 1)[1][0])
+    while control not in select.select([listener, control], [], [])[0]:
+        client, _ = listener.accept()
+        worker, streams = _receive(client)
+        if worker is not None and _starts_alike(worker["environment"]):
+            if os.fork() == 0:
+                for each in (client, listener, control):
+                    each.close()
+                _become(worker, streams)
+                return
+            client.sendall(b"+")
+        client.close()
+        for descriptor in streams:
+            os.close(descriptor)
+
+
+def _import_all() -> None:
+    gc.disable()
+    for name in _MODULES:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # so that a worker's collections do not write to what all share
+
+
+def _receive(client: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """Return a requested worker, None if the request is incomplete, and its streams."""
+    data, streams, _, _ = socket.recv_fds(client, 1, _STANDARD)
+    while block := client.recv(1 << 16):
+        data += block
+    try:
+        return (json.loads(data) if len(streams) == _STANDARD else None), streams
+    except ValueError:
+        return None, streams
+
+
+def _starts_alike(environment: dict[str, str]) -> bool:
+    """Return whether a process with this environment would have been loaded as this one was."""
+
+    def read_at_start(variables: Any) -> dict[str, str]:
+        # Ray would set this before torch is imported: to an actor's CPUs, or to 1 if it has less.
+        variables = {"OMP_NUM_THREADS": "1", **variables}
+        return {name: variables[name] for name in variables if name.startswith(_READ_AT_START)}
+
+    return read_at_start(environment) == read_at_start(os.environ)
+
+
+def _become(worker: dict[str, Any], streams: list[int]) -> None:
+    """Make this process the worker."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setpgid(0, 0)
+    for target, descriptor in enumerate(streams):
+        os.dup2(descriptor, target)
+        os.close(descriptor)
+    os.chdir(worker["folder"])
+    os.environ.clear()
+    os.environ.update(worker["environment"])
+    sys.argv = worker["arguments"]
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    importlib.import_module("numpy").random.seed()
+    gc.enable()
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        serve(socket.socket(fileno=os.dup(0)))
+    elif not request(sys.argv[1]):
+        os.execv(sys.argv[2], sys.argv[2:])

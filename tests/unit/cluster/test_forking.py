@@ -1,0 +1,111 @@
+"""Workers that are forked: they are what Ray would have started, with torch imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simfl.cluster.forking import ForkServer
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+
+WORKER = """
+import json, os, random, sys
+import numpy
+print(json.dumps({
+    "has_torch": "torch" in sys.modules,
+    "has_ray": "ray" in sys.modules,
+    "name": __name__,
+    "arguments": sys.argv[1:],
+    "first": sys.path[0],
+    "executable": sys.executable,
+    "folder": os.getcwd(),
+    "note": os.environ.get("NOTE"),
+    "is_leader": os.getpgid(0) == os.getpid(),
+    "drawn": [random.random(), numpy.random.rand()],
+}))
+sys.stdout.flush()
+"""
+
+
+class Started:
+    """A server, and the program that Ray starts instead of Python."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = ForkServer()
+        self.worker = folder / "default_worker.py"
+        self.worker.write_text(WORKER)
+        with self.server.python(folder):
+            self.python = sys.executable
+
+    def run(self, *arguments: str, **variables: str) -> dict[str, Any]:
+        """Run the worker, and return what it has printed."""
+        # The program ends before the worker does; the pipe ends with both.
+        command = [self.python, str(self.worker), *arguments]
+        environment = {**os.environ, **self.alike, **variables}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, env=environment, cwd=self.worker.parent
+        ) as process:
+            assert process.stdout is not None
+            seen: dict[str, Any] = json.loads(process.stdout.read())
+        assert process.returncode == 0
+        return seen
+
+    @property
+    def alike(self) -> dict[str, str]:
+        """What ``connect`` sets for Ray's processes."""
+        return {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")}
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    started = Started(tmp_path_factory.mktemp("f"))
+    yield started
+    started.server.stop()
+
+
+def test_a_worker_is_forked_with_its_own_arguments_environment_and_streams(
+    started: Started,
+) -> None:
+    assert started.python != sys.executable
+    seen = started.run("--id=1", "a b", NOTE="ü")
+    assert seen["has_torch"] and not seen["has_ray"]
+    assert seen["name"] == "__main__"
+    assert seen["arguments"] == ["--id=1", "a b"]
+    assert seen["note"] == "ü"
+    assert seen["executable"] == sys.executable
+    assert seen["first"] == seen["folder"] == str(started.worker.parent)
+    assert seen["is_leader"]
+
+
+def test_forked_workers_draw_different_numbers(started: Started) -> None:
+    first, second = started.run()["drawn"], started.run()["drawn"]
+    assert all(one != other for one, other in zip(first, second, strict=True))
+
+
+def test_a_worker_with_other_settings_of_its_libraries_is_started_as_usual(
+    started: Started,
+) -> None:
+    assert not started.run(OMP_NUM_THREADS="3")["has_torch"]
+    assert started.run(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))["has_torch"]
+
+
+def test_ray_s_other_processes_are_started_as_usual(started: Started) -> None:
+    code = "import sys; print('torch' in sys.modules, sys.executable)"
+    seen = subprocess.check_output([started.python, "-c", code], text=True)
+    assert seen.split() == ["False", sys.executable]
+
+
+def test_without_the_server_workers_are_started_as_usual(tmp_path: Path) -> None:
+    started = Started(tmp_path)
+    started.server.stop()
+    seen = started.run("--id=1")
+    assert not seen["has_torch"]
+    assert seen["arguments"] == ["--id=1"]
