@@ -62,7 +62,7 @@ class Start:
 
 def main(
     runs: Annotated[int, typer.Option(min=1, help="Of each, in turns.")] = 5,
-    only: Annotated[list[str], typer.Option(help="ray, python, inline, w1 or help.")] = [],  # noqa: B006
+    only: Annotated[list[str], typer.Option(help="ray, python, inline, w1, help, up.")] = [],  # noqa: B006
 ) -> None:
     """Measure starts: of the quickstart on Ray and in one process, of W1, and of the help text."""
     with tempfile.TemporaryDirectory(prefix="simfl-startup-") as name:
@@ -76,7 +76,13 @@ def main(
             "w1": lambda: start_until_first_round(w1, "ray"),
             "help": lambda: _start([*_SIMFL, "--help"], Path(name)),
         }
-        starts = _measure({key: all_of_them[key] for key in only or all_of_them}, runs)
+        starts = _measure(
+            {key: all_of_them[key] for key in all_of_them if key in (only or all_of_them)}, runs
+        )
+        if not only or "up" in only:
+            starts |= _measure_joined(
+                {"up": all_of_them["ray"], "up, python": all_of_them["python"]}, runs
+            )
     print(f"{'':<10}{'seconds':>26}{'CPU s of all':>26}")
     for key, taken in starts.items():
         seconds = [start.seconds for start in taken]
@@ -98,6 +104,15 @@ def _measure(measures: dict[str, Callable[[], Start]], runs: int) -> dict[str, l
             if number:
                 starts[key].append(start)
     return starts
+
+
+def _measure_joined(measures: dict[str, Callable[[], Start]], runs: int) -> dict[str, list[Start]]:
+    """Measure runs that join the cluster of ``simfl up``, whose processes are not counted."""
+    subprocess.run([*_SIMFL, "up"], check=True)
+    try:
+        return _measure(measures, runs)
+    finally:
+        subprocess.run([*_SIMFL, "down"], check=True)
 
 
 def start_until_first_round(scenario: Path, backend: str, *, in_python: bool = False) -> Start:

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from simfl.cli.cluster import start_cluster, stop_cluster
 from simfl.cli.components import list_components, print_schema
 from simfl.cli.doctor import diagnose
 from simfl.cli.help import GroupedHelp, PlainHelp
@@ -30,7 +31,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Run": {"run": run_scenario, "resume": resume_run, "sweep": sweep_scenario},
+    "Run": {
+        "run": run_scenario,
+        "resume": resume_run,
+        "sweep": sweep_scenario,
+        "up": start_cluster,
+        "down": stop_cluster,
+    },
     "Scenarios": {
         "new": new_scenario,
         "show": show_scenario,

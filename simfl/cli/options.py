@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 from simfl.cli.output import say
+from simfl.cluster.ahead import importing
 
 if TYPE_CHECKING:
     from simfl.scenario import Scenario
@@ -89,7 +90,8 @@ def load(
     file: str, overrides: Sequence[str], *, trust: Trust = "all", address: str | None = None
 ) -> Scenario:
     """Load a scenario by its file name, or a shipped one by its name, and print which one it is."""
-    from simfl.scenario import load_scenario, own_address
+    with importing():
+        from simfl.scenario import load_scenario, own_address
 
     own = own_address(address, trust)
     return load_scenario(found(file), overrides=[*overrides, *own], trust=trust)

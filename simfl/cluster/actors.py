@@ -99,6 +99,8 @@ class ActorSetup:
     """The lowest level that it logs."""
     deterministic: bool = False
     """Whether to use deterministic kernels only."""
+    folder: str | None = None
+    """The current folder; None: the one in which the process was started."""
     sources: Mapping[str, ModuleSource] = field(default_factory=dict)
     """Modules of these folders, imported from their source."""
     main: bytes = b""
@@ -107,6 +109,8 @@ class ActorSetup:
     def open_recipe(self, label: str) -> Any:
         """Prepare this process for the actor with this label, and return the recipe."""
         log_as(label, level=self.log_level)
+        if self.folder is not None:
+            os.chdir(self.folder)
         torch.set_num_threads(self.threads)
         install_sources(self.sources)
         import_plugins(self.plugins, search=self.search)

@@ -1,13 +1,14 @@
-"""What a run starts before it imports torch: the process from which its actors are forked."""
+"""What comes before a run imports torch: the process from which its actors are forked."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from simfl.cluster import forking
+from simfl.cluster import forking, standing
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def starting_ahead(backend: str, address: str | None) -> Iterator[None]:
         address: given by the user, of a cluster.
     """
     own = address in (None, "local") and "RAY_ADDRESS" not in os.environ and not _is_initialized()
-    if forking.is_ahead() or backend != "ray" or not own:
+    if forking.is_ahead() or backend != "ray" or not own or standing.find() is not None:
         yield
         return
     forking.start_ahead()
@@ -27,6 +28,18 @@ def starting_ahead(backend: str, address: str | None) -> Iterator[None]:
         yield
     finally:
         forking.drop()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Pause garbage collections while modules are imported; they find nothing, and take a tenth."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _is_initialized() -> bool:

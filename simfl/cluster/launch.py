@@ -64,6 +64,7 @@ def put_setup(setup: EngineSetup, recipe: object) -> Ref:
         main=ray.cloudpickle.dumps(read_main(vars(recipe).values())),
         threads=setup.cluster.threads,
         profile=setup.profile,
+        folder=setup.folder,
         sources=setup.sources,
         log_level=logging.INFO if setup.logs_events else logging.WARNING,
         deterministic=setup.cluster.deterministic,

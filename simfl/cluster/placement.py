@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from simfl.cluster.pool import ActorGroup, cpus_of_this_machine
+from simfl.cluster.pool import ActorGroup
+from simfl.cluster.processes import cpus_of_this_machine
 from simfl.errors import ClusterError
 
 _SELECTOR: Final = re.compile(r"(!?)(?:in\((.*)\)|(.*))")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -66,8 +65,3 @@ def actor_groups(cluster: ClusterSection, stacks: Sequence[int]) -> tuple[ActorG
 
 def _actor_keys(section: ClusterSection | GroupSection) -> dict[str, Any]:
     return {field.name: getattr(section, field.name) for field in fields(ActorsSection)}
-
-
-def cpus_of_this_machine() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

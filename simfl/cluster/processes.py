@@ -237,6 +237,17 @@ class ProcessTree:
                     os.kill(pid, signal.SIGKILL)
 
 
+def cpus_of_this_machine() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def started_at(pid: int) -> str:
+    """Return when a process was started, by the kernel's clock; "" if it does not run."""
+    fields = _fields(pid)
+    return "" if fields is None or fields[0] in "ZX" else fields[_STARTED]
+
+
 def children() -> set[int]:
     """Return the processes that this one has started."""
     return set(_by_parent().get(os.getpid(), []))

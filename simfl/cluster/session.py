@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from simfl.cluster import forking
+from simfl.cluster import forking, standing
 from simfl.cluster.access import (
     AUTH_MODE,
     address_warning,
@@ -33,6 +34,7 @@ from simfl.cluster.processes import (
     vital_processes,
 )
 from simfl.cluster.session_folder import make_session_folder
+from simfl.cluster.standing import Standing
 from simfl.errors import ClusterError, one_line, printable
 
 # Ray reads these when it is imported.
@@ -59,6 +61,9 @@ FREE_AT_ONCE = {"RAY_free_objects_period_milliseconds": "0"}
 # https://docs.ray.io/en/latest/ray-core/starting-ray.html
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
+_FREED_S = 1.0
+"""How long Ray may take to count what a run that has ended has freed."""
+
 _SHUTDOWN_S = 10.0
 """How long Ray may take to shut down a cluster that simfl started, before it is killed."""
 
@@ -73,6 +78,8 @@ class Connection:
     """Whether this run opened the session, and so closes it."""
     is_local: bool = False
     """Whether this run started the cluster, so that all of it is on this machine."""
+    is_standing: bool = False
+    """Whether the cluster is that of ``simfl up``, so that the run behaves as if it was its own."""
     dashboard: str | None = None
     """The address of the session's dashboard, if one is known."""
     watch: ProcessWatch = field(default_factory=lambda: ProcessWatch({}))
@@ -110,6 +117,7 @@ def connect(
     object_store_memory: int | None = None,
     keeps_events: bool = False,
     forks: bool = False,
+    joins: float | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Connection:
     """Join the session that this process is in, attach to a cluster, or start one on this machine.
@@ -127,6 +135,8 @@ def connect(
         keeps_events: whether a new cluster records its last calls.
         forks: whether the workers of a new cluster are forked, which is faster. They have one
             thread for each of numpy's operations, and no GPU.
+        joins: instead of starting a cluster, join the one that ``simfl up`` has started if it has
+            as many CPUs free; None: do not.
         metadata: shown by Ray for the job, in addition to the metadata it was submitted with.
 
     Raises:
@@ -137,6 +147,7 @@ def connect(
     refuse_ray_client(where)
     if where == "local":
         keep_token_private()
+    up = find_standing() if where == "local" and address is None and joins is not None else None
     ray = import_ray(address, keeps_events=keeps_events)
     with started_with(_settings(where, keeps_events=keeps_events)):
         if ray.is_initialized():
@@ -146,6 +157,10 @@ def connect(
         job = _job_config(ray, metadata or {})
         if where != "local":
             return _attach(ray, where, job_config=job)
+        if up is not None and joins is not None:
+            joined = _join(ray, up, joins, job_config=job)
+            if joined is not None:
+                return joined
         if fault := token_fault():
             raise ClusterError(f"the Ray cluster is to ask for a token: {fault}")
         _warn(mode_warning())
@@ -158,6 +173,27 @@ def connect(
             object_store_memory=object_store_memory,
             job_config=job,
         )
+
+
+def find_standing() -> Standing | None:
+    """Return the cluster of ``simfl up``, if a run's actors would be the same there as elsewhere.
+
+    If it is up, but they would not be, stderr says why.
+    """
+    if "RAY_ADDRESS" in os.environ or (up := standing.find()) is None:
+        return None
+    if (difference := up.difference(own_environment())) is None:
+        return up
+    _warn(
+        f"this run starts its own cluster, since it has {difference} than the one of 'simfl up'; "
+        "'simfl down' and 'simfl up' renew that"
+    )
+    return None
+
+
+def own_environment() -> dict[str, str]:
+    """Return the digests of this process's variables, which are the same once Ray is imported."""
+    return standing.digests_of(_ENVIRONMENT | os.environ)
 
 
 def resolve_address(address: str | None) -> str:
@@ -270,6 +306,25 @@ def _attach(ray: Any, where: str, *, job_config: Any) -> Connection:
     watch = ProcessWatch(vital_processes(context.address_info), notify=last_words.replace)
     dashboard = context.dashboard_url or None
     return Connection(ray, is_owned=True, dashboard=dashboard, watch=watch, cleanup=cleanup)
+
+
+def _join(ray: Any, up: Standing, num_cpus: float, *, job_config: Any) -> Connection | None:
+    """Join the cluster of ``simfl up``; return None if it has too few CPUs free."""
+    context = _init(ray, up.address, job_config=job_config)
+    until = time.monotonic() + _FREED_S
+    while (free := ray.available_resources().get("CPU", 0.0)) < num_cpus:
+        if time.monotonic() > until:
+            _warn(
+                f"this run starts its own cluster, since it needs {num_cpus:g} CPUs and the one of "
+                f"'simfl up' has {free:g} free"
+            )
+            ray.shutdown()
+            return None
+        time.sleep(_FREED_S / 10)
+    cleanup, last_words = ExitStack(), LastWords(())
+    cleanup.callback(last_words.take_back)
+    watch = ProcessWatch(vital_processes(context.address_info), notify=last_words.replace)
+    return Connection(ray, is_owned=True, is_standing=True, watch=watch, cleanup=cleanup)
 
 
 def _init(ray: Any, where: str, **options: Any) -> Any:

@@ -70,6 +70,8 @@ class EngineSetup:
     """The scenario's name."""
     logs_events: bool = True
     """Whether actors log what they do, and not only warnings."""
+    folder: str | None = None
+    """The current folder of the actors; None: as Ray has started them."""
     plugins: Sequence[str] = ()
     """Modules that every actor imports."""
     search: Sequence[str] = ()

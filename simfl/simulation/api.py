@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from simfl.cluster.ahead import starting_ahead
+from simfl.cluster.ahead import importing, starting_ahead
 
 if TYPE_CHECKING:
     from simfl.observers import Callback
@@ -61,11 +61,12 @@ def run(
     """
     with ExitStack() as held:
         held.enter_context(starting_ahead(backend, address))
-        from simfl.engine import require_profiler
-        from simfl.scenario import baseline_of
-        from simfl.simulation.preparing import loaded, prepare
-        from simfl.simulation.rounds import PhaseClock
-        from simfl.simulation.runner import RunOptions
+        with importing():
+            from simfl.engine import require_profiler
+            from simfl.scenario import baseline_of
+            from simfl.simulation.preparing import loaded, prepare
+            from simfl.simulation.rounds import PhaseClock
+            from simfl.simulation.runner import RunOptions
 
         if profile:
             require_profiler()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.code import read_sources, searched_here
 from simfl.cluster.placement import Bounds, bounds_of, cpus_to_count
-from simfl.cluster.pool import cpus_of_this_machine
+from simfl.cluster.processes import cpus_of_this_machine
 from simfl.cluster.session import chosen_address, connect
 from simfl.cluster.setup import EngineSetup, SharedData
 from simfl.data import FederatedDataset
@@ -99,13 +100,18 @@ def _ray(setup: EngineSetup) -> Engine:
         ClusterError: if there is no such cluster, or it has no room for the actors.
     """
     cluster = setup.cluster
+    forks = all(group.num_cpus < 2 and not group.uses_gpu for group in setup.groups)
+    is_usual = not (cluster.dashboard or cluster.object_store_memory or setup.profile)
+    is_usual &= all(group.needs.keys() <= {"CPU"} and not group.labels for group in setup.groups)
+    cpus = sum(g.num_cpus * b.least for g, b in zip(setup.groups, setup.bounds, strict=True))
     connection = connect(
         address=setup.address,
         num_cpus=cpus_to_count(setup.groups, setup.bounds),
         dashboard=cluster.dashboard,
         object_store_memory=cluster.object_store_memory,
         keeps_events=cluster.dashboard or setup.profile,
-        forks=all(group.num_cpus < 2 and not group.uses_gpu for group in setup.groups),
+        forks=forks,
+        joins=cpus if forks and is_usual else None,
         # The dashboard shows `job_name`.
         metadata={"scenario": setup.scenario, "job_name": setup.scenario},
     )
@@ -115,7 +121,13 @@ def _ray(setup: EngineSetup) -> Engine:
         sources = read_sources((*setup.search, *searched_here()))
         # The user's own session may print its actors' logs on the terminal.
         return RayEngine(
-            connection, replace(setup, logs_events=connection.is_owned, sources=sources)
+            connection,
+            replace(
+                setup,
+                logs_events=connection.is_owned,
+                sources=sources,
+                folder=os.getcwd() if connection.is_standing else None,
+            ),
         )
     except BaseException:
         connection.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from simfl.checkpoint import Lease
-from simfl.cluster.pool import cpus_of_this_machine
+from simfl.cluster.processes import cpus_of_this_machine
 from simfl.cluster.session import Connection, chosen_address, connect, import_ray
 from simfl.errors import InputError, MissingExtraError
 from simfl.observers import RunConsole

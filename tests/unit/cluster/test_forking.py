@@ -76,7 +76,8 @@ def test_a_worker_is_forked_with_its_own_arguments_environment_and_streams(
 ) -> None:
     assert started.python != sys.executable
     seen = started.run("--id=1", "a b", NOTE="ü")
-    assert seen["has_torch"] and not seen["has_ray"]
+    assert seen["has_torch"]
+    assert not seen["has_ray"]
     assert seen["name"] == "__main__"
     assert seen["arguments"] == ["--id=1", "a b"]
     assert seen["note"] == "ü"

@@ -1,0 +1,134 @@
+"""The cluster of ``simfl up``: which runs join it, and what is written about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simfl.cluster import standing
+from simfl.cluster.processes import gcs_addresses, started_at
+from simfl.cluster.session import find_standing, own_environment
+from simfl.errors import InputError
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return tmp_path / "simfl" / "cluster.json"
+
+
+def test_a_run_joins_a_cluster_that_was_started_in_the_same_environment(file: Path) -> None:
+    assert find_standing() is None
+    standing.write("127.0.0.1:1", own_environment())
+    assert (up := find_standing()) is not None
+    assert up.address == "127.0.0.1:1"
+    standing.forget()
+    assert find_standing() is None
+
+
+def test_only_this_user_reads_the_file_and_it_has_no_value_of_a_variable(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "sesame")
+    standing.write("127.0.0.1:1", own_environment())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert "sesame" not in file.read_text()
+    assert "SECRET" in json.loads(file.read_text())["environment"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("HF_HOME", "/data"), ("PATH", None)])
+def test_a_run_with_another_variable_starts_its_own(
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str | None,
+) -> None:
+    standing.write("127.0.0.1:1", own_environment())
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    assert find_standing() is None
+    assert f"another value of {name} than the one of 'simfl up'" in capsys.readouterr().err
+
+
+def test_another_terminal_makes_no_difference(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    standing.write("127.0.0.1:1", own_environment())
+    for name in ("COLUMNS", "SSH_TTY", "TERM", "PWD", "_"):
+        monkeypatch.setenv(name, "another")
+    assert find_standing() is not None
+
+
+def test_a_run_of_changed_code_starts_its_own(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standing.write("127.0.0.1:1", own_environment())
+    monkeypatch.setattr(standing.sys, "version", "another")
+    assert find_standing() is None
+    assert "another version of simfl, of Python" in capsys.readouterr().err
+
+
+def test_what_a_dead_process_has_written_is_ignored(file: Path) -> None:
+    standing.write("127.0.0.1:1", own_environment())
+    written = json.loads(file.read_text())
+    assert written["started"] == started_at(os.getpid())
+    for change in ({"pid": 2**22 + 1}, {"started": "1"}, {"unknown": 1}):
+        file.write_text(json.dumps(written | change))
+        assert standing.find() is None
+    file.write_text("[")
+    assert standing.find() is None
+
+
+def test_one_cluster_at_a_time(file: Path) -> None:
+    with pytest.raises(InputError, match="no cluster is up; 'simfl up' starts one"):
+        standing.stop()
+    standing.write("127.0.0.1:1", own_environment())
+    with pytest.raises(InputError, match=r"is up already, at 127.0.0.1:1; 'simfl down' ends it"):
+        standing.start()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_runs_join_the_cluster_from_up_to_down(file: Path, tmp_path: Path) -> None:
+    def simfl(*arguments: str, **variables: str) -> str:
+        command = [sys.executable, "-m", "simfl", *arguments]
+        environment = os.environ | variables
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        return done.stdout + done.stderr
+
+    def losses(name: str, *options: str, **variables: str) -> tuple[str, list[float]]:
+        out = tmp_path / name
+        said = simfl(
+            *("run", "quickstart", "--set", "rounds=2", "--out", str(out), "--quiet"),
+            *options,
+            **variables,
+        )
+        lines = (out / "metrics.jsonl").read_text().splitlines()
+        return said, [json.loads(line)["train_loss"] for line in lines]
+
+    simfl("up")
+    up = standing.find()
+    assert up is not None
+    try:
+        expected = losses("inline", "--backend", "inline")[1]
+        for name in ("first", "second"):
+            said, seen = losses(name)
+            assert "own cluster" not in said
+            assert seen == expected
+        said, seen = losses("third", OTHER="1")
+        assert "another value of OTHER" in said
+        assert seen == expected
+        assert up.address in gcs_addresses()
+    finally:
+        simfl("down")
+    assert up.address not in gcs_addresses()
+    assert standing.find() is None
