@@ -1,6 +1,6 @@
 """Starting Ray so that its workers are forked from a process that has imported torch already.
 
-Importing torch and simfl takes each of a run's actors over a second of the CPU, and 100 MB of its
+Importing torch and simfl takes each of a run's actors over a second of the CPU, and 140 MB of its
 own memory. A fork takes some milliseconds, and shares them.
 """
 

@@ -315,8 +315,8 @@ def _join(ray: Any, up: Standing, num_cpus: float, *, job_config: Any) -> Connec
     while (free := ray.available_resources().get("CPU", 0.0)) < num_cpus:
         if time.monotonic() > until:
             _warn(
-                f"this run starts its own cluster, since it needs {num_cpus:g} CPUs and the one of "
-                f"'simfl up' has {free:g} free"
+                f"this run starts its own cluster, since the one of 'simfl up' has {free:g} CPUs "
+                f"free, and it needs {num_cpus:g}"
             )
             ray.shutdown()
             return None

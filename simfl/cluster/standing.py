@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -162,4 +163,5 @@ def _digest(value: object) -> str:
 
 def _file() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache, "simfl", "cluster.json")
+    # Machines may share a home folder.
+    return Path(cache, "simfl", f"cluster-{platform.node()}.json")

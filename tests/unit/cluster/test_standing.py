@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import stat
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from simfl.errors import InputError
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    return tmp_path / "simfl" / "cluster.json"
+    return tmp_path / "simfl" / f"cluster-{platform.node()}.json"
 
 
 def test_a_run_joins_a_cluster_that_was_started_in_the_same_environment(file: Path) -> None:
