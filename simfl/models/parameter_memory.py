@@ -80,7 +80,7 @@ class ParameterMemory:
     def _take(self, name: str, update: Tensor) -> None:
         """Note that a parameter is in an update's memory, and release what it was built in.
 
-        A large tensor's fresh memory is none of the system's before something is written to it.
+        Fresh memory of a large tensor takes no pages until something is written to it.
         """
         self.taken[name] = update
         if name in self._initial:
