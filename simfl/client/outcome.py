@@ -105,7 +105,7 @@ def _with_norms(rows: Sequence[ClientRow], delta: Vector | None) -> list[ClientR
     if delta is None or not delta:
         return [row._replace(delta_norm=0.0) for row in rows]
     norms = delta.norm().double().reshape(-1).tolist()
-    return [row._replace(delta_norm=norm) for row, norm in zip(rows, norms, strict=True)]
+    return [ClientRow(*row[:3], norm, *row[4:]) for row, norm in zip(rows, norms, strict=True)]
 
 
 def _contribution(
@@ -265,7 +265,7 @@ def _with_states(
 ) -> list[ClientRow]:
     """Return the rows with what clients keep that are not dropped."""
     return [
-        row if state is None or isinstance(row.retained, Dropped) else row._replace(retained=state)
+        row if state is None or isinstance(row.retained, Dropped) else ClientRow(*row[:5], state)
         for row, state in zip(rows, states, strict=True)
     ]
 

@@ -121,8 +121,9 @@ class ClientRecipe:
         """Return the weight of a client's delta."""
         if self.weighting == "tokens":
             return float(dataset.num_train_targets(row.client))
-        by = {"examples": row.num_examples, "steps": row.losses.num_steps, "uniform": 1}
-        return float(by[self.weighting])
+        if self.weighting == "steps":
+            return float(row.losses.num_steps)
+        return float(row.num_examples) if self.weighting == "examples" else 1.0
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,10 @@ class ClientTrainer:
         outcome = self._run(self._begin(trainee, broadcast, states, work), clients)
         seconds = time.perf_counter() - began
         steps = max(sum(row.losses.num_steps for row in outcome.rows), 1)
+        # Not by _replace(), which takes three times as long: there may be hundreds of clients.
         rows = [
-            row._replace(seconds=seconds * row.losses.num_steps / steps) for row in outcome.rows
+            ClientRow(*row[:4], seconds * row.losses.num_steps / steps, row.retained)
+            for row in outcome.rows
         ]
         return replace(outcome, rows=rows)
 
@@ -133,7 +135,7 @@ class ClientTrainer:
         update, kept = require_update(algorithm, algorithm.client(local))
         examples = self._resident.dataset.num_train_examples(clients).tolist()
         losses = local.losses or [StepLosses()] * len(clients)
-        rows = [ClientRow(*row) for row in zip(clients, examples, losses, strict=True)]
+        rows = list(map(ClientRow, clients, examples, losses))
         return to_outcome(local, update, kept, rows)
 
     def _shared_weights(self, broadcast: Broadcast, *, stacked: bool) -> Vector:

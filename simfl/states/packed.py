@@ -327,9 +327,11 @@ class GivenStates(Sequence["KeptState | None"]):
         """Return the rows of the R clients that have kept a state, and their states as a stack.
 
         Returns:
-            None unless all R have one layout.
+            None unless all R have one layout, and some are packed.
         """
         if self._together is None:
+            if not any(isinstance(entry, PackedRow) for entry in self.entries):
+                return None  # of large states, copies would cost more than values of Python's
             rows = [row for row, entry in enumerate(self.entries) if entry is not None]
             packed = [_as_row(entry) for entry in self.entries if entry is not None]
             known = [row for row in packed if row is not None]

@@ -19,8 +19,9 @@ MIN_CURRENT_FRACTION = 0.5
 """A shard is sparse if a smaller fraction of its states is current; those are then rewritten. The
 objects in memory together hold at least this fraction of current states, too."""
 
-SMALL_BYTES = 1 << 20
-"""The size of a state up to which several share an object: an object costs 0.2 ms."""
+SMALL_BYTES = 1 << 18
+"""The size of a state up to which several share an object: an object costs 0.2 ms, which is little
+next to the training of a larger model."""
 
 OBJECT_BYTES = 16 << 20
 """The size of states in one object."""
