@@ -33,7 +33,7 @@ from recipe import make_recipe
 from turns import Contestant, RoundTime
 from workloads import WORKLOADS, Workload, find_workload
 
-from simfl.cluster.session import HUGE_PAGES
+from simfl.cluster.forking import HUGE_PAGES
 
 __all__ = ["Course", "tell_losses"]
 
