@@ -9,12 +9,11 @@ them in another way.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -25,12 +24,10 @@ from torch.nn.modules.dropout import _DropoutNd
 from simfl.models.dropout import Dropout
 from simfl.models.held_state import HeldState
 from simfl.models.layers import alteration, has_hook
-from simfl.models.model import Inputs, call_module, map_inputs
+from simfl.models.model import Inputs
+from simfl.models.recorded import CannotRecordError, Form, agree, calls_of, require_alike, twin_of
 from simfl.seeding import global_generators
 from simfl.vector import tensors_of
-
-Form: TypeAlias = Callable[..., Any]
-"""A module, or what computes the same."""
 
 _MOST_WEIGHTS: Final = 2_500_000
 """Of all convolutions together. They are turned over in each step, which with a batch of 10 takes
@@ -46,14 +43,6 @@ _OF_VIEWS: Final = {"view": "reshape", "view_as": "reshape_as"}
 """Methods for one layout, and those for any."""
 
 _DRAWING: Final = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
-
-_NEAR: Final = 0.05
-"""How far gradients may be apart, relative to their norms. Rounding may turn a unit of ReLU on or
-off, which changes a few thousandths; a mistake changes everything."""
-
-
-class _CannotRecordError(Exception):
-    """A module does something that its graph would not, or not in the same way."""
 
 
 def faster_form(module: nn.Module, inputs: Inputs) -> Form:
@@ -72,7 +61,8 @@ def faster_form(module: nn.Module, inputs: Inputs) -> Form:
     try:
         with torch.enable_grad(), _generators_restored():
             graph = _record(module)
-            if not _rewrite(graph, module) or not _agree(module, graph, inputs):
+            require_alike(module, graph, inputs, may_draw=lambda node: _DROPOUT.has(node, module))
+            if not _rewrite(graph, module) or not agree(module, graph, inputs):
                 return module
             return _Rewritten(module, graph)
     except Exception:  # of code that is not ours, and that works without this
@@ -140,7 +130,9 @@ def _may_gain(module: nn.Module, inputs: Inputs) -> bool:
     if any(one.dtype is not torch.float32 or one.device.type != "cpu" for one in tensors):
         return False
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-    return bool(layers) and sum(layer.weight.numel() for layer in layers) <= _MOST_WEIGHTS
+    # Not `layer.weight`: a parametrization computes it, and may change its own buffers then.
+    weights = (one for layer in layers for one in layer.parameters())
+    return bool(layers) and sum(one.numel() for one in weights) <= _MOST_WEIGHTS
 
 
 # -- recording -----------------------------------------------------------------------------
@@ -160,7 +152,7 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, *arguments: Any, **keywords: Any) -> fx.Node:
         if _modes() != self._modes:
-            raise _CannotRecordError("a graph would compute gradients, or in another precision")
+            raise CannotRecordError("a graph would compute gradients, or in another precision")
         return super().create_node(*arguments, **keywords)
 
 
@@ -176,26 +168,29 @@ def _record(module: nn.Module) -> fx.Graph:
     """Return the graph of what a module calls, in its current mode.
 
     Raises:
-        _CannotRecordError: if it draws numbers, or changes anything of its own.
+        CannotRecordError: if it draws numbers, or changes anything of its own.
         Exception: if it cannot be traced.
     """
     if not all(map(_is_plain, module.modules())):
-        raise _CannotRecordError
-    twin = _twin(module)
+        raise CannotRecordError
+    twin = twin_of(module)
     held = HeldState(twin, twin.state_dict(keep_vars=True))
     layers = list(twin.modules())
     before = [dict(vars(layer)) for layer in layers]
     drawn = _generators()
     graph = _Tracer().trace(twin)
+    with torch.no_grad():  # as when it is evaluated
+        without_gradients = _Tracer().trace(twin)
     is_same = all(
         then.keys() == vars(layer).keys() and all(vars(layer)[key] is then[key] for key in then)
         for then, layer in zip(before, layers, strict=True)
     )
     known = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    is_same = is_same and calls_of(graph) == calls_of(without_gradients)
     if not is_same or held.changed() or _generators() != drawn:
-        raise _CannotRecordError
+        raise CannotRecordError
     if not all(_is_recorded(node, known) for node in graph.nodes):
-        raise _CannotRecordError
+        raise CannotRecordError
     return graph
 
 
@@ -218,11 +213,6 @@ def _is_recorded(node: fx.Node, known: set[str]) -> bool:
         reads_memory = node.target is getattr and node.args[1] in ("data", "grad")
         return node.target is not torch.as_strided and not reads_memory
     return True
-
-
-def _twin(module: nn.Module) -> nn.Module:
-    """Return a copy that has the same parameters, but buffers and attributes of its own."""
-    return copy.deepcopy(module, {id(one): one for one in module.parameters()})
 
 
 @contextmanager
@@ -270,7 +260,7 @@ _CONVOLUTION: Final = _Kind((nn.Conv2d,), (F.conv2d, torch.conv2d))
 _MAX_POOL: Final = _Kind((nn.MaxPool2d,), (F.max_pool2d, torch.max_pool2d))
 _POOL: Final = _Kind((nn.MaxPool2d, nn.AvgPool2d), (*_MAX_POOL.functions, F.avg_pool2d))
 _RELU: Final = _Kind((nn.ReLU,), (F.relu, torch.relu, torch.relu_), ("relu", "relu_"))
-_DROPOUT: Final = _Kind((_DropoutNd, Dropout), (F.dropout, torch.dropout))
+_DROPOUT: Final = _Kind((_DropoutNd, Dropout), (F.dropout, F.dropout2d, torch.dropout))
 
 
 def _rewrite(graph: fx.Graph, module: nn.Module) -> bool:
@@ -335,6 +325,11 @@ def _rewrite_call(node: fx.Node, module: nn.Module) -> None:
             node.args, node.kwargs = (source,), {}
     elif node.op == "call_method" and node.target in _OF_VIEWS:
         node.target = _OF_VIEWS[str(node.target)]
+    elif node.op == "output":  # losses and metrics of others may look at it as a vector
+        with node.graph.inserting_before(node):
+            node.args = fx.node.map_arg(
+                node.args, lambda one: node.graph.call_function(with_channels_first, (one,))
+            )
 
 
 def _insert(node: fx.Node, make: Callable[[Any], fx.Node]) -> None:
@@ -359,42 +354,6 @@ def with_channels_last(images: Tensor) -> Tensor:
     return images.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-# -- comparing -----------------------------------------------------------------------------
-
-
-def _agree(module: nn.Module, graph: fx.Graph, inputs: Inputs) -> bool:
-    """Return whether a module and its graph give the same for two batches, up to rounding."""
-    for size in (2, 3):
-        torch.manual_seed(size)
-        made = map_inputs(inputs, lambda one: torch.rand(size, *one.shape[1:]))  # noqa: B023
-        ours, theirs = _twin(module), _twin(module)
-        found = _outcome(fx.GraphModule(ours, graph).forward, ours, made)
-        if not _are_near(found, _outcome(theirs, theirs, made)):
-            return False
-    return True
-
-
-def _outcome(form: Form, module: nn.Module, inputs: Inputs) -> list[list[Tensor | None]]:
-    """Return outputs, gradients, and buffers afterwards."""
-    torch.manual_seed(0)
-    outputs = list(tensors_of(call_module(form, inputs)))
-    sums = [(one.flatten() * torch.linspace(-1, 2, one.numel())).sum() for one in outputs]
-    trained = [one for one in module.parameters() if one.requires_grad]
-    gradients = torch.autograd.grad(torch.stack(sums).sum(), trained, allow_unused=True)
-    return [[one.detach() for one in outputs], [*gradients], [*module.buffers()]]
-
-
-def _are_near(found: list[list[Tensor | None]], expected: list[list[Tensor | None]]) -> bool:
-    for ours, theirs in zip(found, expected, strict=True):
-        least = 1e-4 * sum(_norm(one) for one in theirs if one is not None)
-        for one, other in zip(ours, theirs, strict=True):
-            if one is None or other is None:
-                if one is not other:
-                    return False
-            elif one.shape != other.shape or not _norm(one - other) <= _NEAR * _norm(other) + least:
-                return False
-    return True
-
-
-def _norm(values: Tensor) -> float:
-    return float(values.float().norm())
+def with_channels_first(output: Any) -> Any:
+    """Return an output laid out as the module would, which is in order."""
+    return output.contiguous() if isinstance(output, Tensor) else output

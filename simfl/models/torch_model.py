@@ -43,7 +43,8 @@ from simfl.models.per_example import (
     weighted_mean,
     weighted_sums,
 )
-from simfl.models.rewriting import Form, Forms
+from simfl.models.recorded import Form
+from simfl.models.rewriting import Forms
 from simfl.vector import Vector, widened
 
 if TYPE_CHECKING:

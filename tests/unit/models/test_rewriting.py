@@ -280,6 +280,28 @@ class Branches(Base):
         return super().forward(images if images.sum() > 0 else -images)
 
 
+class BranchesOnGradients(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = super().forward(images)
+        return outputs if torch.is_grad_enabled() else outputs * 2
+
+
+class DrawsALittle(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.pool(F.relu(self.conv1(images)))
+        return super().forward(F.pad(images + 1e-4 * torch.randn_like(images), (5, 5, 5, 5))[:, :3])
+
+
+class WritesThroughAView(Base):
+    """What is written shows with large numbers only."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.pool(F.relu(self.conv1(images)))
+        images.view(-1, 6 * 6 * 6).clamp_(max=100.0)
+        images = self.pool(F.relu(self.conv2(images)))
+        return self.output(images.flatten(1))
+
+
 class ReadsMemory(Base):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images) * self.conv1(images).stride(1)
@@ -296,6 +318,9 @@ class ReadsMemory(Base):
         HasAGenerator,
         HasAConstantPart,
         Branches,
+        BranchesOnGradients,
+        DrawsALittle,
+        WritesThroughAView,
         ReadsMemory,
         lambda: chain(nn.Conv2d(3, 4, 3), nn.ReLU(), features=4 * 14 * 14),  # no pooling
         lambda: chain(nn.Conv2d(3, 1024, 32, padding=16), nn.MaxPool2d(17), features=1024),  # large
@@ -308,6 +333,22 @@ def test_what_is_not_understood_or_gains_nothing_stays_as_it_is(
     before = {key: repr(value) for key, value in vars(module).items()}
     assert faster_form(module, images(3, 16, 16).inputs) is module
     assert {key: repr(value) for key, value in vars(module).items()} == before
+
+
+def test_a_look_at_a_parametrized_convolution_leaves_its_buffers_alone() -> None:
+    module = drawn(Written)
+    nn.utils.parametrizations.spectral_norm(module.conv2)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    assert faster_form(module, images(3, 16, 16).inputs) is not module
+    assert before
+    assert all(torch.equal(before[name], one) for name, one in module.named_buffers())
+
+
+def test_outputs_that_are_images_are_laid_out_as_the_module_would() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3))
+    form = faster_form(module, images(3, 16, 16).inputs)
+    assert form is not module
+    assert form(torch.rand(2, 3, 16, 16)).is_contiguous()  # a loss of others may use view()
 
 
 def test_inputs_of_another_type_are_left_to_the_module() -> None:
