@@ -147,16 +147,16 @@ def join_rows(rows: Sequence[PackedRow]) -> Bytes:
 
 def _allocate(layouts: Sequence[Layout]) -> tuple[Bytes, list[int]]:
     """Return an array with a header for rows of these layouts, and where each row begins."""
-    unique: list[Layout] = []
+    unique: dict[str, tuple[int, Layout]] = {}  # not by ==: True, 1 and 1.0 are equal
     numbers: list[int] = []
     for before, layout in zip([None, *layouts], layouts, strict=False):
         if layout is before:  # as it mostly is; a comparison takes longer than a copy of the row
             numbers.append(numbers[-1])
             continue
-        if layout not in unique:
-            unique.append(layout)
-        numbers.append(unique.index(layout))
-    header = pickle.dumps((tuple(unique), np.array(numbers, np.uint16)))
+        number, _ = unique.setdefault(repr(layout), (len(unique), layout))
+        numbers.append(number)
+    layouts_once = tuple(layout for _, layout in unique.values())
+    header = pickle.dumps((layouts_once, np.array(numbers, np.uint32)))
     begin = -(-(_STEPS + len(header)) // _ALIGNMENT) * _ALIGNMENT
     starts = [begin, *(begin + np.cumsum([layout.width for layout in layouts])).tolist()]
     memory: Bytes = np.empty(starts[-1], np.uint8)
@@ -205,7 +205,9 @@ def _is_plain(value: Any) -> bool:
         return all(type(key) in (str, int) and _is_plain(item) for key, item in value.items())
     if type(value) in (list, tuple):
         return all(map(_is_plain, value))
-    return isinstance(value, Vector | Tensor) or type(value) in _PLAIN
+    if isinstance(value, Tensor):
+        return value.layout is torch.strided and not value.is_quantized
+    return isinstance(value, Vector) or type(value) in _PLAIN
 
 
 # -- reading -------------------------------------------------------------------------------------

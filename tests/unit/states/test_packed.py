@@ -80,7 +80,23 @@ def test_clients_that_keep_different_entries_have_rows_of_different_layouts() ->
     assert encode_file(together.row(1)) == encode_file(one)
 
 
-@pytest.mark.parametrize("odd", [object(), {1.5: 2}, Vector({"w": drawn(2, 2)}, stacked=True)])
+def test_numbers_that_are_equal_but_not_the_same_stay_what_they_are() -> None:
+    values: list[Any] = [True, 1, 1.0, 0.0, -0.0, 0, False]
+    found = packed([Kept(KeptState(0, ({"best": value},), ())) for value in values])
+    assert [repr(row.open(share=True).modules[0]["best"]) for row in found] == list(
+        map(repr, values)
+    )
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        object(),
+        {1.5: 2},
+        Vector({"w": drawn(2, 2)}, stacked=True),
+        torch.eye(2).to_sparse(),
+    ],
+)
 def test_what_rows_cannot_hold_is_not_packed(odd: Any) -> None:
     assert pack_rows([Kept(KeptState(0, ({"odd": odd},), ()))]) is None
 
