@@ -87,6 +87,10 @@ class CombinerActor:
         """Return the process id, as a sign of life."""
         return os.getpid()
 
+    def node(self) -> str:
+        """Return the node on which it runs."""
+        return ray.get_runtime_context().get_node_id()
+
     def receive(self, setup: ActorSetup, cohort: int, *partials: Parcel) -> None:
         """Add partials to a cohort's sum; those of an earlier cohort are discarded."""
         if cohort != self._cohort:
@@ -142,13 +146,13 @@ class Combiners:
 
     def begin(self) -> Sums:
         """Return where the partials of the next cohort are to be sent."""
-        running = {node: actor for node, (actor, sign) in self._nodes.items() if _is_there(sign)}
+        running = {node: actor for node, (actor, sign) in self._nodes.items() if _is_on(node, sign)}
         return Sums(self._server, running, self._recipe, next(self._cohorts))
 
     def doubt(self) -> None:
         """Use them only once they have answered again: something was lost, perhaps with them."""
         for node, (actor, _) in self._nodes.items():
-            self._nodes[node] = actor, actor.process_id.remote()
+            self._nodes[node] = actor, actor.node.remote()
 
     def learn(self, trained: Iterable[tuple[str, ChunkReport]]) -> None:
         """Learn from a cohort where actors are, and whether combiners would have helped.
@@ -187,24 +191,25 @@ class Combiners:
         label = f"combiner-{next(self._numbers)}"
         remote = ray.remote(CombinerActor).options(
             num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
+            # Soft affinity would often place it on another node, although there is room.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             max_restarts=-1,
             max_task_retries=0,
         )
         actor: Any = remote.remote(label)
-        self._nodes[node] = actor, actor.process_id.remote()
+        self._nodes[node] = actor, actor.node.remote()
         self._server.watch(label, actor)
 
 
-def _is_there(sign: Ref) -> bool:
-    """Return whether an actor has answered."""
+def _is_on(node: str, sign: Ref) -> bool:
+    """Return whether an actor has answered, and from this node."""
     if not ray.wait([sign], timeout=0)[0]:
         return False
     try:
-        ray.get(sign)
+        answer: Any = ray.get(sign)
     except RayError:
         return False
-    return True
+    return bool(answer == node)
 
 
 class Sums:

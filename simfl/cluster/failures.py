@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ray.exceptions import (
+    ActorUnschedulableError,
     GetTimeoutError,
     NodeDiedError,
     ObjectLostError,
@@ -38,6 +39,9 @@ class LostSumError(Exception):
     """A combiner has not received all that it is to add up: it died, or partials were lost."""
 
 
+_ARGUMENT_LOST = (ObjectLostError, RayActorError, ActorUnschedulableError, LostSumError)
+
+
 def is_actor_loss(error: RayError) -> bool:
     """Return whether the called process is gone or has been replaced."""
     if isinstance(error, RayTaskError):
@@ -55,7 +59,7 @@ def is_object_loss(error: RayError) -> bool:
     if isinstance(
         error, RayTaskError
     ):  # RayActorError: the actor that should have made the argument has died
-        return isinstance(error.cause, (ObjectLostError, RayActorError, LostSumError))
+        return isinstance(error.cause, _ARGUMENT_LOST)
     return isinstance(error, ObjectLostError)
 
 

@@ -59,7 +59,7 @@ def wide(**client: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have combiners from the second round on; return how many partials each sent on, or took."""
+    """Have combiners from the second round on; return how many partials the server gets in each."""
     import ray
 
     begin, finish, sent = Combiners.begin, Sums.finish, list[int]()
