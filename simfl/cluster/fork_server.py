@@ -37,6 +37,9 @@ _READ_AT_START: Final = (
 )
 """Prefixes of variables that Python and libraries read only when they are loaded."""
 
+_SET_BY_LIBRARIES: Final = {"KMP_DUPLICATE_LIB_OK": "True", "KMP_INIT_AT_FORK": "FALSE"}
+"""What scikit-learn sets when it is imported, as a driver may do after this process was started."""
+
 _STANDARD: Final = 3
 """How many of a process's descriptors are its standard streams."""
 
@@ -109,7 +112,7 @@ def _starts_alike(environment: dict[str, str]) -> bool:
 
     def read_at_start(variables: Any) -> dict[str, str]:
         # Ray would set this before torch is imported: to an actor's CPUs, or to 1 if it has less.
-        variables = {"OMP_NUM_THREADS": "1", **variables}
+        variables = {"OMP_NUM_THREADS": "1", **_SET_BY_LIBRARIES, **variables}
         return {name: variables[name] for name in variables if name.startswith(_READ_AT_START)}
 
     return read_at_start(environment) == read_at_start(os.environ)

@@ -32,6 +32,9 @@ _OF_THE_TERMINAL: Final = (
 )
 """Prefixes of variables that differ between terminals, and that a run does not depend on."""
 
+_SET_BY_LIBRARIES: Final = frozenset({"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"})
+"""Variables that scikit-learn sets when it is imported, as data and plug-ins may do first."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -153,7 +156,7 @@ def digests_of(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: _digest(value)
         for name, value in environment.items()
-        if not name.startswith(_OF_THE_TERMINAL)
+        if not name.startswith(_OF_THE_TERMINAL) and name not in _SET_BY_LIBRARIES
     }
 
 

@@ -98,6 +98,17 @@ def test_a_worker_with_other_settings_of_its_libraries_is_started_as_usual(
     assert started.run(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))["has_torch"]
 
 
+def test_a_driver_that_has_imported_scikit_learn_meanwhile_has_its_workers_forked(
+    started: Started,
+) -> None:
+    code = "import json, os, sklearn; print(json.dumps(dict(os.environ)))"
+    environment = {key: os.environ[key] for key in os.environ if not key.startswith("KMP_")}
+    there = json.loads(subprocess.check_output([sys.executable, "-c", code], env=environment))
+    added = {key: there[key] for key in there.keys() - environment.keys()}
+    assert "KMP_INIT_AT_FORK" in added
+    assert started.run(**added)["has_torch"]
+
+
 def test_ray_s_other_processes_are_started_as_usual(started: Started) -> None:
     code = "import sys; print('torch' in sys.modules, sys.executable)"
     seen = subprocess.check_output([started.python, "-c", code], text=True)

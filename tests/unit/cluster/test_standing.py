@@ -34,6 +34,18 @@ def test_a_run_joins_a_cluster_that_was_started_in_the_same_environment(file: Pa
     assert find_standing() is None
 
 
+def test_what_scikit_learn_sets_at_import_makes_no_difference(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    standing.write("127.0.0.1:1", own_environment())
+    for name in names:
+        monkeypatch.setenv(name, "TRUE")
+    assert find_standing() is not None
+
+
 def test_only_this_user_reads_the_file_and_it_has_no_value_of_a_variable(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
