@@ -5,14 +5,12 @@ They only pass messages to ``Server`` and ``ClientHost``, and back.
 
 from __future__ import annotations
 
-import logging
 import os
-import pickle
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
@@ -21,8 +19,8 @@ import torch
 
 from simfl.checkpoint import delete_unused_shards
 from simfl.client import ClientHost, ClientRecipe
-from simfl.cluster.code import ModuleSource, install_main, install_sources
-from simfl.cluster.diagnostics import log, log_as, log_client_errors, log_round, log_trained
+from simfl.cluster.actor_setup import ActorSetup
+from simfl.cluster.diagnostics import log, log_client_errors, log_round, log_trained
 from simfl.cluster.failures import UnbuiltActorError
 from simfl.cluster.wire import (
     Addresses,
@@ -47,7 +45,7 @@ from simfl.engine import (
     peak_memory,
     prepare_device,
 )
-from simfl.errors import ImportPathError, SimflError
+from simfl.errors import SimflError
 from simfl.messages import (
     Broadcast,
     Chunk,
@@ -58,7 +56,6 @@ from simfl.messages import (
     Snapshot,
 )
 from simfl.models.model import MetricSums
-from simfl.plugins import import_plugins
 from simfl.server import Server, ServerRecipe
 from simfl.states import (
     Kept,
@@ -74,55 +71,6 @@ T = TypeVar("T")
 
 BEAT_S = 5.0
 """The interval between two heartbeats of a client actor, in seconds."""
-
-
-@dataclass(frozen=True)
-class ActorSetup:
-    """What an actor needs before it may unpickle the user's classes, and its recipe.
-
-    It is an argument of ``start``, like the data, and not of the constructor: Ray keeps a large
-    argument of a constructor in the object store, and may have deleted it when it restarts the
-    actor.
-    """
-
-    plugins: tuple[str, ...]
-    """Modules to import."""
-    search: tuple[str, ...]
-    """Folders in which to look for them."""
-    recipe: bytes
-    """A pickled ServerRecipe or ClientRecipe, opened once the plug-ins are imported."""
-    threads: int
-    """The number of torch's threads."""
-    profile: bool = False
-    """Whether to profile the actor."""
-    log_level: int = logging.WARNING
-    """The lowest level that it logs."""
-    deterministic: bool = False
-    """Whether to use deterministic kernels only."""
-    folder: str | None = None
-    """The current folder; None: the one in which the process was started."""
-    sources: Mapping[str, ModuleSource] = field(default_factory=dict)
-    """Modules of these folders, imported from their source."""
-    main: bytes = b""
-    """The result of ``read_main``, pickled by value."""
-
-    def open_recipe(self, label: str) -> Any:
-        """Prepare this process for the actor with this label, and return the recipe."""
-        log_as(label, level=self.log_level)
-        if self.folder is not None:
-            os.chdir(self.folder)
-        torch.set_num_threads(self.threads)
-        install_sources(self.sources)
-        import_plugins(self.plugins, search=self.search)
-        if self.main:
-            install_main(pickle.loads(self.main))
-        try:
-            return pickle.loads(self.recipe)
-        except ImportError as error:
-            raise ImportPathError(
-                f"{label} cannot import what the scenario uses ({error}); install the package on "
-                "every node"
-            ) from error
 
 
 class _Actor(Generic[T]):

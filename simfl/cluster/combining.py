@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from simfl.aggregation import Aggregator, CohortSum, EveryUpdate, merge_contributions
-from simfl.cluster.actors import ActorSetup
+from simfl.cluster.actor_setup import ActorSetup
 from simfl.cluster.failures import LostSumError
 from simfl.cluster.launch import put_setup
 from simfl.cluster.remote_server import Partials, RemoteServer

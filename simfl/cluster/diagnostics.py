@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from simfl.engine import peak_memory
 from simfl.errors import ClientError
 from simfl.messages import STRAGGLER, ChunkReport, RoundReport
 
@@ -26,11 +27,29 @@ log = logging.getLogger("simfl.actors")
 
 _MAX_IDS = 20
 
+_MEMORY_TIMEOUT_S = 5.0
+
 _RENDER_S = 30.0
 """How long an actor may take to render its flame graph."""
 
 _EVENTS_S = 5.0
 """How long to wait for the last events; Ray sends them once a second."""
+
+
+def ask_peak_memory(actors: Sequence[Any]) -> dict[str, int | None]:
+    """Return the peak memory of driver, server and clients in bytes; None if an actor is gone.
+
+    Args:
+        actors: the server's, then the clients'.
+    """
+    try:
+        server, *clients = ray.get(
+            [actor.peak_memory.remote() for actor in actors], timeout=_MEMORY_TIMEOUT_S
+        )
+    except RayError:
+        return {"driver": peak_memory(), "server": None, "client": None}
+    known = [peak for peak in clients if peak is not None]
+    return {"driver": peak_memory(), "server": server, "client": max(known, default=None)}
 
 
 def log_as(label: str, *, level: int) -> None:

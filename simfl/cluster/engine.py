@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 
 from simfl.checkpoint import Found
 from simfl.cluster.combining import Combiners
-from simfl.cluster.diagnostics import write_profiles
+from simfl.cluster.diagnostics import ask_peak_memory, write_profiles
 from simfl.cluster.failures import explain, is_object_loss, repeat
 from simfl.cluster.launch import Fleet, launch_server, put_setup
 from simfl.cluster.remote_server import Partials, RemoteServer, TrainAgain
@@ -38,7 +38,6 @@ from simfl.engine import (
     Workload,
     equal_chunks,
     guided_chunks,
-    peak_memory,
     snapshot_of,
 )
 from simfl.engine.events import AnyChunk, Assign, Begin
@@ -62,8 +61,6 @@ from simfl.states import Place, StateFile, StateTable, StoredObject
 from simfl.vector import Vector
 
 T = TypeVar("T")
-
-_MEMORY_TIMEOUT_S = 5.0
 
 _MAX_STATES = 64
 """The most clients whose own models are evaluated in a call."""
@@ -238,13 +235,7 @@ class RayEngine:
 
     def peak_memory(self) -> dict[str, int | None]:
         """Ask all actors; a process that was restarted does not know the previous one's peak."""
-        asked = [actor.peak_memory.remote() for actor in self._actors]
-        try:
-            server, *clients = ray.get(asked, timeout=_MEMORY_TIMEOUT_S)
-        except RayError:
-            return {"driver": peak_memory(), "server": None, "client": None}
-        known = [peak for peak in clients if peak is not None]
-        return {"driver": peak_memory(), "server": server, "client": max(known, default=None)}
+        return ask_peak_memory(self._actors)
 
     def write_profiles(self, folder: Path) -> None:
         """Write each actor's flame graph, and Ray's timeline of all calls."""

@@ -16,7 +16,8 @@ from ray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
-from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
+from simfl.cluster.actor_setup import ActorSetup
+from simfl.cluster.actors import ClientActor, ServerActor
 from simfl.cluster.code import read_main
 from simfl.cluster.failures import explain
 from simfl.cluster.placement import Bounds, nodes_of, place, require_room

@@ -32,8 +32,10 @@ _OF_THE_TERMINAL: Final = (
 )
 """Prefixes of variables that differ between terminals, and that a run does not depend on."""
 
-_SET_BY_LIBRARIES: Final = frozenset({"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"})
-"""Variables that scikit-learn sets when it is imported, as data and plug-ins may do first."""
+_SET_BY_LIBRARIES: Final = frozenset(
+    {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "PYTHONBREAKPOINT", "RAY_CLIENT_MODE"}
+)
+"""Variables that scikit-learn and Ray set when they are imported or started."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 import simfl.cluster.actors
 import simfl.cluster.engine
-from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
+from simfl.cluster.actor_setup import ActorSetup
+from simfl.cluster.actors import ClientActor, ServerActor
 from simfl.cluster.engine import RayEngine
 from simfl.cluster.launch import Worker
 from simfl.cluster.pool import ActorGroup

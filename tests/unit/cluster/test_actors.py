@@ -11,7 +11,8 @@ from ray import cloudpickle
 
 import simfl
 from simfl.aggregation import Mean, Median
-from simfl.cluster.actors import ActorSetup, ClientActor, ServerActor
+from simfl.cluster.actor_setup import ActorSetup
+from simfl.cluster.actors import ClientActor, ServerActor
 from simfl.cluster.wire import Parcel, address
 from simfl.messages import Chunk, RoundPlan
 from simfl.optimizer import AuxVar, State

@@ -15,7 +15,7 @@ from ray.exceptions import RayTaskError
 
 from simfl.aggregation import CohortSum, Mean, TreeSum
 from simfl.cluster import combining
-from simfl.cluster.actors import ActorSetup
+from simfl.cluster.actor_setup import ActorSetup
 from simfl.cluster.combining import CombinerActor, MergeRecipe, Sums
 from simfl.cluster.failures import is_object_loss
 from simfl.cluster.wire import open_parcel, pack_partial
