@@ -1,8 +1,8 @@
 """Who holds what of a workload's memory: PSS by process and by kind of memory.
 
 A page that several processes map counts by its share in each, so that the sum is what all of them
-hold (Linux). It is looked all the time from the start on, and shown when most was held: before the
-first round was done, and during the rounds after it.
+hold (Linux). Memory is read ten times a second. The tables show the moment at which most was held,
+until the first round was done and during the rounds after it, and the median of the latter.
 
     python benchmarks/held.py W1
     python benchmarks/held.py W1-bytes --set cluster.actors=1
@@ -76,7 +76,9 @@ class _Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._over.wait(_INTERVAL_S):
+        is_over = False
+        while not is_over:  # and once more at the end, since all rounds may take less than this
+            is_over = self._over.wait(_INTERVAL_S)
             self.seen.append(_held_by_kind())
 
 

@@ -108,7 +108,7 @@ def _measure(measures: dict[str, Callable[[], Start]], runs: int) -> dict[str, l
 
 def _measure_joined(measures: dict[str, Callable[[], Start]], runs: int) -> dict[str, list[Start]]:
     """Measure runs that join the cluster of ``simfl up``, whose processes are not counted."""
-    subprocess.run([*_SIMFL, "up"], check=True)
+    subprocess.run([*_SIMFL, "up"], check=True, env=_compiling())
     try:
         return _measure(measures, runs)
     finally:
@@ -131,10 +131,9 @@ def start_until_first_round(scenario: Path, backend: str, *, in_python: bool = F
 
 def _start(command: list[str], folder: Path) -> Start:
     """Run a command to its end; what was waited for is there at its end at the latest."""
-    compiling = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
     scenario, metrics = folder / "run" / "scenario.yaml", folder / "run" / "metrics.jsonl"
     before, began, began_at = os.times(), time.perf_counter(), time.time()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=compiling)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_compiling())
     while process.poll() is None:
         time.sleep(_POLL_S)
         if metrics.exists() and b"\n" in metrics.read_bytes():
@@ -151,6 +150,11 @@ def _start(command: list[str], folder: Path) -> Start:
         after = os.times()
         start.cpu = {"driver": sum(after[2:4]) - sum(before[2:4])}
     return start
+
+
+def _compiling() -> dict[str, str]:
+    """Variables with which compiled files are written; ``up`` needs what its runs have."""
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def _tell(rows: Sequence[dict[str, float]], *, descending: bool = False) -> None:
