@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -118,7 +118,10 @@ def check(
 
 
 @app.command()
-def predict(costs: CostsFile) -> None:
+def predict(
+    costs: CostsFile,
+    combiners: Annotated[bool, typer.Option(help="Whether nodes add up their partials.")] = True,
+) -> None:
     """Predict rounds per second and efficiency of clusters."""
     known = _read(costs)
     print(
@@ -128,7 +131,7 @@ def predict(costs: CostsFile) -> None:
     for work in WORKS:
         for cluster in CLUSTERS:
             grown = work.grown(cluster.actors)
-            found = simulate(grown, cluster, known)
+            found = simulate(grown, replace(cluster, combiners=combiners), known)
             print(
                 f"{work.name:<10}{cluster.actors:>8,}{grown.clients:>9,}{found.seconds:>11.3f}"
                 f"{found.efficiency:>12.0%}   {found.describe()}"

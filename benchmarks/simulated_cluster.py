@@ -22,6 +22,10 @@ __all__ = ["CLUSTERS", "WORKS", "Cluster", "Costs", "Simulated", "Work", "simula
 
 _SUBMITTING = 0.4
 """The share of the driver's cost of a chunk that comes before the chunk; the rest comes after."""
+_COMBINED_MB = 64
+"""What a round's partials from other nodes come to before nodes add up their own."""
+_FAN_IN = 4
+_ROOTS = 2
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class Cluster:
     """Of a message."""
     cores: int | None = None
     """Those that all processes share; None: each has its own."""
+    combiners: bool = True
+    """Whether nodes add up their partials where these are large."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +126,15 @@ class _Round:
         self.controller = Controller(ClusterSection(), lambda chunk: (float(len(chunk.clients)),))
         for number in range(cluster.actors):
             self.controller.handle(Joined(f"client-{number}", 0, is_starting=False), now=0.0)
+        self.combines = False
         self.driver = 0.0
         self.driver_busy = 0.0
         self.server = 0.0
         self.server_busy = 0.0
         self.link = 0.0
         self.link_busy = 0.0
+        self.combined = [0.0] * cluster.nodes
+        """By node, when its combiner has added what it has."""
         self.free = [0.0] * cluster.actors
         self.done: list[tuple[float, int, Assign]] = []
 
@@ -136,6 +145,8 @@ class _Round:
         (part,) = plan.split()
         least = WORTH_A_CALL_S / work.seconds if work.seconds else 0.0
         chunks = guided_chunks(plan, part, cluster.actors, least_work=least)
+        remote_mb = len(chunks) * work.mb * (1 - 1 / cluster.nodes)
+        self.combines = cluster.combiners and remote_mb >= _COMBINED_MB
         self._drive(costs.driver_round + costs.driver_client * work.clients)
         self._drive(costs.driver_actor * cluster.actors)
         self._broadcast()
@@ -147,6 +158,7 @@ class _Round:
             self._drive((1 - _SUBMITTING) * self._chunk_cost)
             self._receive(assign, self.driver)
             self._assign(self.controller.handle(Finished(assign.task), now=self.driver))
+        self._collect()
         end = costs.server_round + costs.server_round_mb * work.mb
         seconds = max(self.driver, self.server) + 2 * cluster.latency_s + end
         busy = {
@@ -191,13 +203,35 @@ class _Round:
             heapq.heappush(self.done, (began + seconds, assign.task, assign))
 
     def _receive(self, assign: Assign, now: float) -> None:
-        there = now + self.cluster.latency_s
-        if assign.actor % self.cluster.nodes:
+        there, node = now + self.cluster.latency_s, assign.actor % self.cluster.nodes
+        if node and self.combines:
+            self.combined[node] = max(self.combined[node], there) + self._adding_s
+            return
+        if node:
             self.link = there = max(self.link, there) + self._transfer_s
             self.link_busy += self._transfer_s
-        cost = self.costs.server_chunk + self.costs.server_chunk_mb * self.work.mb
-        self.server = max(self.server, there) + cost
-        self.server_busy += cost
+        self._serve(there)
+
+    def _collect(self) -> None:
+        """Send the sums of the nodes to the server: two roots of each, or of four combiners."""
+        if not any(self.combined):
+            return
+        senders, there = self.cluster.nodes - 1, max(self.combined)
+        while senders > _FAN_IN:  # combiners send their roots to every fourth one
+            there += _FAN_IN * _ROOTS * (self._transfer_s + self._adding_s)
+            senders = -(-senders // _FAN_IN)
+        for _ in range(senders * _ROOTS):
+            self.link = max(self.link, there) + self._transfer_s
+            self.link_busy += self._transfer_s
+            self._serve(self.link)
+
+    def _serve(self, there: float) -> None:
+        self.server = max(self.server, there) + self._adding_s
+        self.server_busy += self._adding_s
+
+    @property
+    def _adding_s(self) -> float:
+        return self.costs.server_chunk + self.costs.server_chunk_mb * self.work.mb
 
     def _cpu_seconds(self, chunks: int, busy: dict[str, float]) -> float:
         costs = self.costs

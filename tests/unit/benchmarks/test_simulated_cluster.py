@@ -29,7 +29,7 @@ def test_waits_for_a_driver_that_needs_longer_for_a_chunk_than_actors() -> None:
 
 def test_counts_what_crosses_the_link_of_the_servers_node() -> None:
     heavy = replace(WORK, mb=125.0)  # a second on a link of 1 Gbit/s
-    found = simulate(heavy, Cluster(8, 4, gbit=1.0, latency_s=0.0), FREE)
+    found = simulate(heavy, Cluster(8, 4, gbit=1.0, latency_s=0.0, combiners=False), FREE)
     # Six of the eight actors are on other nodes, and the weights go to three of these.
     assert found.busy["link"] == pytest.approx(3 + found.chunks * 6 / 8, rel=0.2)
     assert found.seconds >= found.busy["link"]
@@ -41,3 +41,9 @@ def test_adds_the_servers_costs_of_chunks_and_megabytes() -> None:
     )
     found = simulate(replace(WORK, mb=4.0), Cluster(2, 1, latency_s=0.0), costs)
     assert found.busy["server"] == pytest.approx(1.0 + 1.0 + found.chunks * (2.0 + 0.5 * 4.0))
+
+
+def test_nodes_that_add_up_their_partials_send_two_roots_each() -> None:
+    heavy = replace(WORK, mb=125.0)
+    found = simulate(heavy, Cluster(8, 4, gbit=1.0, latency_s=0.0), FREE)
+    assert found.busy["link"] == pytest.approx(3 + 3 * 2)
