@@ -86,9 +86,7 @@ class Forms:
         """Take over those of a module that was built in the same way."""
         for mode in other._found.keys() - self._found.keys():
             form, own = other._found[mode], self._module
-            self._found[mode] = (
-                _Rewritten(own, form._graph) if isinstance(form, _Rewritten) else own
-            )
+            self._found[mode] = form.of(own) if isinstance(form, _Rewritten) else own
 
 
 class _Rewritten:
@@ -105,6 +103,17 @@ class _Rewritten:
         self._forward: Form = fx.GraphModule(module, graph).forward
         self._layers = list(module.modules())
         self._recorded = list(_read_while_recording(module))
+
+    def of(self, module: nn.Module) -> _Rewritten:
+        """Return the same of a module that was built in the same way, whatever its mode is now."""
+        other = _Rewritten(module, self._graph)
+        other._recorded = [
+            (values, key, mine if key == "training" else value)
+            for (_, _, mine), (values, key, value) in zip(
+                self._recorded, other._recorded, strict=True
+            )
+        ]
+        return other
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         is_as_recorded = all(values.get(key) is value for values, key, value in self._recorded)

@@ -434,3 +434,16 @@ def test_an_error_names_the_line_of_the_module() -> None:
         model.compute_loss_and_gradients(images(4, 16, 16))
     calls = [(str(entry.path), entry.name) for entry in caught.traceback]
     assert (__file__, "forward") in calls
+
+
+def test_a_form_that_is_taken_over_in_another_mode_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, inputs = drawn(Written).eval(), images(3, 16, 16).inputs
+    second = copy.deepcopy(first).train()
+    known, taken = rewriting.Forms(first), rewriting.Forms(second)
+    expected = known.find(inputs, mode=False)(inputs)
+    taken.take(known)
+    second.eval()
+    monkeypatch.delattr(Written, "forward")  # the form does without it
+    assert torch.equal(taken.find(inputs, mode=False)(inputs), expected)
