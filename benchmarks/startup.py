@@ -45,7 +45,7 @@ _PARTS = {
     "ServerActor": "server's actor started",
     "ClientActor": "first client actor started",
 }
-"""What is told of the time at which the first process of a kind was started."""
+"""What to call the start of the first process of each kind."""
 
 
 @dataclass

@@ -237,7 +237,7 @@ def require_alone() -> None:
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Check, in one of several threads, that nobody draws from torch's global generator meanwhile.
+    """Check, in one of several threads, that torch's global generator stays unused meanwhile.
 
     Raises:
         NotAloneError: if that has happened, whatever else was raised.

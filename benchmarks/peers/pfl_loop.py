@@ -41,7 +41,7 @@ class Trained(nn.Module):
     def loss(self, inputs_B: Tensor, targets_B: Tensor) -> Tensor:
         """Return what a step minimises."""
         loss = cross_entropy(self.module(inputs_B), targets_B)
-        self.losses = self.losses + loss.detach().double() * len(targets_B)  # nobody waits for it
+        self.losses = self.losses + loss.detach().double() * len(targets_B)  # without a wait
         self.seen += len(targets_B)
         return loss
 

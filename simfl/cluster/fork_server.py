@@ -70,7 +70,7 @@ def serve(control: socket.socket) -> None:
         control: over which the driver sends the socket to listen on.
     """
     _import_all()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the workers
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are not waited for
     listener = socket.socket(fileno=socket.recv_fds(control, 1, 1)[1][0])
     while control not in select.select([listener, control], [], [])[0]:
         client, _ = listener.accept()

@@ -51,7 +51,7 @@ _ENVIRONMENT = {
 # Ray records the last 100,000 calls, 3 kB each, for its dashboard and timeline.
 NO_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
 
-# Ray collects objects that nobody refers to, and frees them once a second. In rounds of less, those
+# Ray collects objects without references, and frees them once a second. In rounds of less, those
 # of several rounds of a large model would be held, each in fresh memory.
 FREE_AT_ONCE = {"RAY_free_objects_period_milliseconds": "0"}
 

@@ -41,7 +41,7 @@ class ParameterMemory:
         """Those whose own memory still holds what they were built with."""
         self._lent: dict[str, Tensor] = {}
         self.taken: dict[str, Tensor] = {}
-        """The parameters that are in an update's memory, which belongs to nobody else."""
+        """The parameters in an update's memory, which nothing else uses."""
 
     def lend(self, weights: Vector) -> frozenset[str]:
         """Have parameters read these weights in place; return the names of those that can."""

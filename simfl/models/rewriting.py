@@ -31,8 +31,8 @@ from simfl.vector import tensors_of
 
 _MOST_WEIGHTS: Final = 2_500_000
 """Of all convolutions together. They are turned over in each step, which with a batch of 10 takes
-what is gained from 1.5 to 2.3 million on, and a fifth more with 11 million: measured on a CPU's
-thread, as is what ``_rewrite`` goes by."""
+what is gained from 1.5 to 2.3 million on, and a fifth more with 11 million: measured on one CPU
+thread, as were the conditions in ``_rewrite``."""
 
 _OF_LAYOUT: Final = frozenset(
     {"as_strided", "data_ptr", "is_contiguous", "numpy", "resize_", "set_", "storage", "stride"}
