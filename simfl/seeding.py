@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SERVER",
     "NotAloneError",
+    "Undrawn",
     "derive_child",
     "derive_seed",
     "derive_seeds",
@@ -33,7 +34,6 @@ __all__ = [
     "require_alone",
     "torch_generator",
     "torch_state",
-    "undrawn",
     "uniforms",
 ]
 
@@ -235,19 +235,23 @@ def require_alone() -> None:
         raise NotAloneError
 
 
-@contextmanager
-def undrawn() -> Iterator[None]:
+class Undrawn:
     """Check, in one of several threads, that torch's global generator stays unused meanwhile.
 
-    Raises:
-        NotAloneError: if that has happened, whatever else was raised.
-    """
-    import torch
+    It is no generator, which would be closed in whatever thread collects it if its own thread were
+    ended on the way into the context.
 
-    try:
-        yield
-    finally:
-        if not torch.equal(torch.default_generator.get_state(), _THREAD.state):
+    Raises:
+        NotAloneError: at the end, if that has happened, whatever else was raised.
+    """
+
+    def __enter__(self) -> None:
+        self._state = _THREAD.state
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        if not torch.equal(torch.default_generator.get_state(), self._state):
             raise NotAloneError
 
 

@@ -20,7 +20,7 @@ from simfl.client.updates import StepLosses, sum_losses
 from simfl.models import Batch, ModelFunction
 from simfl.models.model_function import as_mappings
 from simfl.sampling import LocalWork
-from simfl.seeding import derive_seed, global_generators, is_alone, torch_state, undrawn
+from simfl.seeding import Undrawn, derive_seed, global_generators, is_alone, torch_state
 from simfl.vector import Vector
 
 
@@ -108,16 +108,15 @@ class _StepsOfOne(Steps):
     def sum_losses(self, losses: Sequence[Tensor]) -> list[StepLosses]:
         return [sum_losses(losses, [len(rows_B) for rows_B in self._batches])]
 
-    @contextmanager
-    def seeded(self) -> Iterator[None]:
+    def seeded(self) -> AbstractContextManager[None]:
         """Seed torch's global generators, from which layers of others draw, and restore them.
 
         Of several threads, none may draw: ``NotAloneError`` if one does.
         """
-        if not is_alone():
-            with undrawn():
-                yield
-            return
+        return self._with_generators() if is_alone() else Undrawn()
+
+    @contextmanager
+    def _with_generators(self) -> Iterator[None]:
         uses_cuda = torch.device(self._resident.device).type == "cuda"
         with global_generators([torch.cuda.current_device()] if uses_cuda else []):
             torch.default_generator.set_state(torch_state(self._seed, "model", **self._at))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bdb
+import gc
 import signal
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from simfl.engine.threads import LEAST_STEP_S, Done, Threads
-from simfl.seeding import global_generators, is_alone, undrawn
+from simfl.seeding import Undrawn, global_generators, is_alone, one_of_several
 
 
 class Crew:
@@ -75,7 +76,7 @@ def test_an_interrupt_ends_the_threads() -> None:
 
 
 def draw() -> None:
-    with global_generators() if is_alone() else undrawn():
+    with global_generators() if is_alone() else Undrawn():
         torch.rand(1)
 
 
@@ -138,3 +139,18 @@ def test_under_a_debugger_there_is_one_thread() -> None:
     finally:
         sys.settrace(traced)
     assert numbers == (1, False)
+
+
+def test_a_context_that_an_ended_thread_has_not_left_is_collected_by_another_in_silence() -> None:
+    contexts: list[Undrawn] = []
+
+    def begin() -> None:
+        with one_of_several(torch.get_rng_state()):
+            contexts.append(Undrawn())
+            contexts[0].__enter__()
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    contexts.clear()  # pytest reports what is raised while an object is collected
+    gc.collect()
