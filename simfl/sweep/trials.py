@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -189,10 +190,13 @@ def _in_its_place(scenario: Scenario, trial: Trial, *, actors: Sequence[int]) ->
 
 
 def _with_actors(cluster: ClusterSection, actors: Sequence[int]) -> ClusterSection:
-    """Return the section with this many actors in each group; in a trial they are fixed."""
+    """Return the section with this many actors in each group; in a trial they are fixed.
+
+    Inline, where the groups share a process, there is one number for all of them.
+    """
     if not cluster.groups:
         return _fixed(cluster, actors[0])
-    return replace(cluster, groups=tuple(map(_fixed, cluster.groups, actors)))
+    return replace(cluster, groups=tuple(map(_fixed, cluster.groups, itertools.cycle(actors))))
 
 
 def _fixed(section: A, actors: int) -> A:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
+import simfl
 from simfl.scenario.sweeps import load_sweep
 from simfl.sweep.ledger import Ledger
 from simfl.sweep.trials import RunningTrial, Trials
@@ -34,6 +36,22 @@ def trials(tmp_path: Path) -> Trials:
 
 def begin(trials: Trials, number: int = 0) -> RunningTrial:
     return trials.begin(trials.order(trials.plan.trials[number], actors=[1]))
+
+
+def test_all_groups_train_their_clients_inline(tmp_path):
+    """There is one process for all of them: the numbers are those of a single run."""
+    groups = [{"name": "first", "clients": {"range": [0, 1]}}, {"name": "others"}]
+    plan = load_sweep(SCENARIO | {"cluster": {"groups": groups}}, over=["seed=0..1"])
+    trials = Trials(plan, tmp_path, "inline", metric="accuracy", stops_early=False, shared={})
+    running = begin(trials)
+    while not (report := running.step()).get("done"):
+        pass
+    assert report["state"] == "done", report["error"]
+    alone = simfl.run(plan.scenario(plan.trials[0].values), out=tmp_path / "a", backend="inline")
+    weights = load_file(trials.folder_of(plan.trials[0]) / "weights.safetensors")
+    assert {name: array.tobytes() for name, array in weights.items()} == {
+        name: array.tobytes() for name, array in alone.weights.items()
+    }
 
 
 def summary(trials: Trials, number: int = 0) -> dict[str, Any]:
