@@ -227,7 +227,8 @@ def tell_losses(work: Workload, courses: Sequence[Course]) -> bool:
 
 def _tell_times(courses: Sequence[Course]) -> None:
     first = courses[0]
-    print(f"{'':<20}{'seconds a round':>32}{'simfl is':>28}{'CPU s':>10}{'simfl':>8}{'PSS MB':>9}")
+    titles = f"{'simfl / this':>28}{'CPU s':>10}{'ratio':>8}{'PSS MB':>9}"
+    print(f"{'':<20}{'seconds a round':>32}{titles}")
     for course in courses:
         is_first = course is first
         ratio = "" if is_first else _spread(first.medians / course.medians, "{:.2f}") + " x"
@@ -237,6 +238,10 @@ def _tell_times(courses: Sequence[Course]) -> None:
             f"{course.name:<20}{_spread(course.medians, '{:.3g}'):>32}{ratio:>28}"
             f"{cpu:>10.3g}{cpu_ratio:>8}{max(course.pss) / 1e6:>9.0f}"
         )
+    print(
+        f"simfl / this: seconds a round of {first.name!r} over those of this row, the median\n"
+        "(least to most) of the turns; below 1, simfl is faster. The ratio is that of CPU seconds"
+    )
 
 
 def _spread(values: np.ndarray[Any, Any], form: str) -> str:
@@ -257,7 +262,7 @@ def _figures(
             course.name: {
                 "seconds": [[r.seconds for r in turn] for turn in course.turns],
                 "losses": course.losses.tolist(),
-                "simfl_is_times": (courses[0].medians / course.medians).tolist(),
+                "simfl_over_this": (courses[0].medians / course.medians).tolist(),
                 "cpu_seconds": course.cpu,
                 "pss_bytes": course.pss,
             }

@@ -175,7 +175,7 @@ def _figures(first: Course, course: Course) -> dict[str, Any]:
         "rounds": sum(map(len, course.turns)),
         "seconds_a_round": course.medians,
         f"seconds_of_{ROUNDS}": ROUNDS * course.seconds,
-        "simfl_is_times": [ours / theirs for ours, theirs in pairs],
+        "simfl_over_this": [ours / theirs for ours, theirs in pairs],
         "losses": [course.losses[0], course.losses[-1]],
         "losses_apart": apart,
         "losses_agree": apart <= _TOLERANCE,
@@ -188,10 +188,10 @@ def _apart(first: Course, other: Course) -> float:
 
 
 def _print(place: Place, courses: Mapping[str, Course]) -> None:
-    titles = f"{'ms a round':>12}{f's of {ROUNDS}':>12}{next(iter(courses)) + ' is':>26}"
+    titles = f"{'ms a round':>12}{f's of {ROUNDS}':>12}{'simfl / this':>26}"
     place.say(f"{'':<18}{'rounds':>7}{titles}  losses")
     for name, told in tell(courses).items():
-        ratios = told["simfl_is_times"]
+        ratios = told["simfl_over_this"]
         ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) x"
         seconds = f"{told[f'seconds_of_{ROUNDS}']:.1f}" + ("" if told["rounds"] >= ROUNDS else "*")
         ms = 1e3 * statistics.median(told["seconds_a_round"])
@@ -201,6 +201,8 @@ def _print(place: Place, courses: Mapping[str, Course]) -> None:
             f"{told['losses_apart']:.1e} apart at first, {told['losses'][1]:.4f} at last"
         )
     place.say(f"* scaled up from the rounds measured; PASS is {_TOLERANCE:g} in {_CHECKED} rounds")
+    first = next(iter(courses))
+    place.say(f"simfl / this: a round's seconds of {first!r} over those of this row")
 
 
 def _simfl(

@@ -62,7 +62,7 @@ def test_turns_are_told_as_ratios_and_scaled_to_all_rounds(
     }
     against.take_turns(place, courses, most=8)
     found = results(place)
-    assert found["slow"]["simfl_is_times"] == [0.5] * 4
+    assert found["slow"]["simfl_over_this"] == [0.5] * 4
     assert found["simfl"]["seconds_of_1500"] == pytest.approx(300)
     assert found["simfl"]["rounds"] == 8
     assert (
