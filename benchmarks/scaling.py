@@ -16,7 +16,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,6 +42,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 _HERE = Path(__file__).resolve().parent
 _POPULATION = 8192
 _FEATURES = 16
+_POOR = 0.25
+"""The relative error from which a fit does not describe what was measured."""
 
 Actors = Annotated[str, typer.Option(help="How many client actors, with commas.")]
 CostsFile = Annotated[Path, typer.Option("--costs", help="Written by measure.")]
@@ -84,12 +86,14 @@ def measure(
     ]
     rows += _measure_sizes(2, [8, 64], rounds=rounds, hidden=large)
     _tell(rows)
-    costs = _fit(rows)
+    costs, off = _fit(rows)
     for name, value in asdict(costs).items():
         print(f"{name:<24}{value:.3g}")
+    _tell_fit(off)
     if file is not None:
         measured = [row._asdict() for row in rows]
-        file.write_text(json.dumps({"costs": asdict(costs), "measured": measured}, indent=1))
+        found = {"costs": asdict(costs), "off": off, "measured": measured}
+        file.write_text(json.dumps(found, indent=1))
 
 
 @app.command()
@@ -139,7 +143,17 @@ def predict(
 
 
 def _read(file: Path) -> Costs:
-    return Costs(**json.loads(file.read_text())["costs"])
+    """Return the costs, and tell how well they fit what was measured."""
+    found = json.loads(file.read_text())
+    _tell_fit(found["off"])
+    return Costs(**found["costs"])
+
+
+def _tell_fit(off: Mapping[str, float]) -> None:
+    parts = ", ".join(f"{part} {error:.0%}" for part, error in off.items())
+    print(f"the fit is off by (root mean square): {parts}")
+    if poor := [part for part, error in off.items() if error > _POOR]:
+        print(f"a poor fit: predictions that depend on {', '.join(poor)} mean little")
 
 
 def _tell(rows: Sequence[Measured]) -> None:
@@ -220,22 +234,26 @@ def _run(engine: Engine, handle: Handle, plans: list[RoundPlan]) -> tuple[Measur
     ), handle
 
 
-def _fit(rows: Sequence[Measured]) -> Costs:
-    """Fit the costs, none of which is negative, to relative errors."""
-    one = [1.0] * len(rows)
+def _fit(rows: Sequence[Measured]) -> tuple[Costs, dict[str, float]]:
+    """Fit the costs, none of which is negative, to relative errors; return how large these are.
+
+    Ray's threads take some of each second, too, whatever the round consists of.
+    """
+    one, seconds = [1.0] * len(rows), [r.seconds for r in rows]
     chunks, clients = [r.chunks for r in rows], [r.clients for r in rows]
-    actors, crossed = [r.actors for r in rows], [r.chunks * r.actors for r in rows]
     moved, mb = [r.chunks * r.mb for r in rows], [r.mb for r in rows]
-    driver = _solve([one, chunks, clients, actors, crossed], [r.driver_s for r in rows])
-    server = _solve([one, chunks, moved, mb], [r.server_s for r in rows])
-    client = _solve([chunks, clients, [r.clients * r.mb for r in rows]], [r.actors_s for r in rows])
-    return Costs(*driver, *server, *client[:2])
+    actors, each = [r.actors for r in rows], [r.clients * r.mb for r in rows]
+    driver, off_d = _solve([one, chunks, clients, actors, seconds], [r.driver_s for r in rows])
+    server, off_s = _solve([one, chunks, moved, mb, seconds], [r.server_s for r in rows])
+    client, off_c = _solve([chunks, clients, each], [r.actors_s for r in rows])
+    off = {"driver": off_d, "server": off_s, "client actors": off_c}
+    return Costs(*driver[:4], *server[:4], *client[:2]), off
 
 
-def _solve(columns: list[list[float]], values: list[float]) -> list[float]:
+def _solve(columns: list[list[float]], values: list[float]) -> tuple[list[float], float]:
     scale = np.array(values).clip(1e-3)
-    found, _ = nnls(np.array(columns).T / scale[:, None], np.array(values) / scale)
-    return [float(value) for value in found]
+    found, residual = nnls(np.array(columns).T / scale[:, None], np.array(values) / scale)
+    return [float(value) for value in found], float(residual) / len(values) ** 0.5
 
 
 if __name__ == "__main__":

@@ -36,8 +36,6 @@ class Costs:
     driver_chunk: float
     driver_client: float
     driver_actor: float
-    driver_chunk_actor: float
-    """Of each chunk, for each actor that there is."""
     server_round: float
     server_chunk: float
     server_chunk_mb: float
@@ -155,7 +153,7 @@ class _Round:
         while self.done:
             ended, _, assign = heapq.heappop(self.done)
             self.driver = max(self.driver, ended + cluster.latency_s)
-            self._drive((1 - _SUBMITTING) * self._chunk_cost)
+            self._drive((1 - _SUBMITTING) * costs.driver_chunk)
             self._receive(assign, self.driver)
             self._assign(self.controller.handle(Finished(assign.task), now=self.driver))
         self._collect()
@@ -170,10 +168,6 @@ class _Round:
             seconds = max(seconds, self._cpu_seconds(len(chunks), busy) / cluster.cores)
         ideal = work.seconds * work.clients / cluster.actors
         return Simulated(seconds, ideal, len(chunks), busy)
-
-    @property
-    def _chunk_cost(self) -> float:
-        return self.costs.driver_chunk + self.costs.driver_chunk_actor * self.cluster.actors
 
     def _drive(self, seconds: float) -> None:
         self.driver += seconds
@@ -191,7 +185,7 @@ class _Round:
     def _assign(self, actions: list[Any]) -> None:
         for assign in actions:
             assert isinstance(assign, Assign)
-            self._drive(_SUBMITTING * self._chunk_cost)
+            self._drive(_SUBMITTING * self.costs.driver_chunk)
             clients = len(assign.chunk.clients)
             seconds = self.costs.actor_chunk + clients * (
                 self.costs.actor_client + self.work.seconds

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from simulated_cluster import Cluster, Costs, Work, simulate
 
-FREE = Costs(*[0.0] * 11)
+FREE = Costs(*[0.0] * 10)
 WORK = Work("example", clients=64, seconds=0.25, mb=0.0)
 
 
