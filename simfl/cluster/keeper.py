@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 
 from simfl.cluster import standing
 from simfl.cluster.processes import LOOK_S, cpus_of_this_machine
@@ -19,25 +20,25 @@ from simfl.errors import SimflError, one_line
 
 def keep() -> None:
     """Start a cluster, and keep it until SIGTERM."""
-    cpus = cpus_of_this_machine()
     environment = own_environment()
-    try:
-        connection = connect(address="local", num_cpus=cpus, dashboard=False, forks=True)
-    except SimflError as error:
-        print(one_line(error), flush=True)
-        sys.exit(1)
     ended: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
-    standing.write(connection.ray.get_runtime_context().gcs_address, environment)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    try:
+    with ExitStack() as cleanup:
+        try:
+            connection = connect(
+                address="local", num_cpus=cpus_of_this_machine(), dashboard=False, forks=True
+            )
+            cleanup.callback(connection.close)
+            signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
+            standing.write(connection.ray.get_runtime_context().gcs_address, environment)
+        except SimflError as error:
+            print(one_line(error), flush=True)
+            sys.exit(1)
+        cleanup.callback(standing.forget)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
         while not ended:
             time.sleep(LOOK_S)  # a signal ends it early
             connection.watch.require_all()
-    finally:
-        standing.forget()
-        connection.close()
 
 
 if __name__ == "__main__":

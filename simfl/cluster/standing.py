@@ -56,7 +56,7 @@ class Standing:
     @property
     def is_up(self) -> bool:
         """Whether its process runs."""
-        return started_at(self.pid) == self.started
+        return self.started != "" and started_at(self.pid) == self.started
 
     def difference(self, environment: Mapping[str, str]) -> str | None:
         """Return what is not as it was when the cluster was started, or None.
@@ -84,11 +84,12 @@ def start() -> Standing:
     """Start a cluster, and return it once it is up.
 
     Raises:
-        InputError: if there is one already.
+        InputError: if there is one already, or the system is not Linux.
         ClusterError: if it cannot be started.
     """
-    if (there := find()) is not None:
-        raise InputError(f"a cluster is up already, at {there.address}; 'simfl down' ends it")
+    if sys.platform != "linux":
+        raise InputError("'simfl up' is for Linux; elsewhere each run starts a cluster of its own")
+    _require_none()
     keeper = subprocess.Popen(
         [sys.executable, "-P", "-m", _KEEPER],
         stdin=subprocess.DEVNULL,
@@ -129,15 +130,31 @@ def write(address: str, environment: dict[str, str]) -> None:
     Args:
         address: the cluster's.
         environment: the digests of the variables with which it was started.
+
+    Raises:
+        InputError: if another one has been written down meanwhile.
+        ClusterError: if the file cannot be written.
     """
+    _require_none()
     pid = os.getpid()
     standing = Standing(address, pid, started_at(pid), code_of_this_process(), environment)
     file = _file()
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
-    unfinished.touch(mode=0o600)
-    unfinished.write_text(json.dumps(asdict(standing)), encoding="utf-8")
-    unfinished.replace(file)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(json.dumps(asdict(standing)), encoding="utf-8")
+        unfinished.replace(file)
+    except OSError as error:
+        raise ClusterError(
+            f"cannot write {file}, by which runs find the cluster: {error.strerror}; set "
+            "XDG_CACHE_HOME to a folder that can be written to"
+        ) from None
+
+
+def _require_none() -> None:
+    if (there := find()) is not None:
+        raise InputError(f"a cluster is up already, at {there.address}; 'simfl down' ends it")
 
 
 def forget() -> None:

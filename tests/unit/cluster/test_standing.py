@@ -15,7 +15,7 @@ import pytest
 from simfl.cluster import standing
 from simfl.cluster.processes import gcs_addresses, started_at
 from simfl.cluster.session import find_standing, own_environment
-from simfl.errors import InputError
+from simfl.errors import ClusterError, InputError
 
 
 @pytest.fixture
@@ -94,7 +94,8 @@ def test_what_a_dead_process_has_written_is_ignored(file: Path) -> None:
     standing.write("127.0.0.1:1", own_environment())
     written = json.loads(file.read_text())
     assert written["started"] == started_at(os.getpid())
-    for change in ({"pid": 2**22 + 1}, {"started": "1"}, {"unknown": 1}):
+    gone = {"pid": 2**22 + 1}
+    for change in (gone, gone | {"started": ""}, {"started": "1"}, {"unknown": 1}):
         file.write_text(json.dumps(written | change))
         assert standing.find() is None
     file.write_text("[")
@@ -105,8 +106,29 @@ def test_one_cluster_at_a_time(file: Path) -> None:
     with pytest.raises(InputError, match="no cluster is up; 'simfl up' starts one"):
         standing.stop()
     standing.write("127.0.0.1:1", own_environment())
-    with pytest.raises(InputError, match=r"is up already, at 127.0.0.1:1; 'simfl down' ends it"):
+    for up in (standing.start, lambda: standing.write("127.0.0.1:2", {})):  # or both at once
+        with pytest.raises(InputError, match=r"is up already, at 127.0.0.1:1; 'simfl down' ends"):
+            up()
+
+
+def test_there_is_none_where_processes_cannot_be_told_apart(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(InputError, match="'simfl up' is for Linux"):
         standing.start()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_cluster_that_runs_could_not_find_is_refused_and_leaves_nothing(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "simfl").write_text("no folder")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(ClusterError, match=r"cannot write .*: File exists; set XDG_CACHE_HOME to"):
+        standing.start()
+    assert [path.name for path in tmp_path.iterdir()] == ["simfl"]
 
 
 @pytest.mark.slow
