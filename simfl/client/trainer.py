@@ -22,7 +22,7 @@ from simfl.messages import Broadcast
 from simfl.models import StackedModel
 from simfl.sampling import LocalWork
 from simfl.states import Dropped, KeptState
-from simfl.vector import Vector, move
+from simfl.vector import Vector, move, tensors_of
 
 
 class ClientTrainer:
@@ -38,6 +38,8 @@ class ClientTrainer:
         size = self._recipe.stack
         self._stack = StackedModel(resident.model, size) if size > 1 else None
         self._shared: tuple[Broadcast, dict[bool, Vector]] | None = None
+        parts = self._recipe.algorithm, self._recipe.loss, *resident.optimizer.pipeline.plugins
+        self._is_ours = all(type(part).__module__.startswith("simfl.") for part in parts)
 
     def train(
         self, client: int, broadcast: Broadcast, state: KeptState | None, work: LocalWork
@@ -132,11 +134,22 @@ class ClientTrainer:
 
     def _run(self, local: LocalRound, clients: Sequence[int]) -> Outcome:
         algorithm = self._recipe.algorithm
+        before = self._versions(local.broadcast)
         update, kept = require_update(algorithm, algorithm.client(local))
+        if self._versions(local.broadcast) != before:
+            raise ConfigError(
+                f"client {clients[0]} has written to what the server sent, which all clients read; "
+                "in algorithms, losses and plug-ins of yours, write a + b instead of a.add_(b), or "
+                "clone() first"
+            )
         examples = self._resident.dataset.num_train_examples(clients).tolist()
         losses = local.losses or [StepLosses()] * len(clients)
         rows = list(map(ClientRow, clients, examples, losses))
         return to_outcome(local, update, kept, rows)
+
+    def _versions(self, broadcast: Broadcast) -> list[int]:
+        """Return how often each tensor was written to, unless all code is known not to do that."""
+        return [] if self._is_ours else [tensor._version for tensor in tensors_of(broadcast)]
 
     def _shared_weights(self, broadcast: Broadcast, *, stacked: bool) -> Vector:
         """Return the weights of a broadcast that training may change; a selection is made once."""

@@ -138,6 +138,7 @@ class RayEngine:
         # In a cluster started for this run, there are no other jobs to wait for.
         notify = self._setup.notify if not self._connection.is_local else lambda _: None
         Starter(self._setup, self._server, self._fleet, self._pool, notify).start()
+        self._connection.settled()
 
     def start(self) -> SnapshotRefs:
         """Have the server put its first snapshot into the object store."""

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,6 +86,9 @@ class Connection:
     """Watches Ray's processes on this machine; if they do not run, calls to Ray would block."""
     cleanup: ExitStack = field(default_factory=ExitStack)
     """Kills and removes what Ray's shutdown leaves of a cluster that was started for this run."""
+
+    settled: Callable[[], None] = lambda: None
+    """To be called once actors have their CPUs: other runs may wait to look for theirs."""
 
     def close(self) -> None:
         """Leave the session; shut down a cluster that was started for this run, and clean up."""
@@ -311,20 +314,31 @@ def _attach(ray: Any, where: str, *, job_config: Any) -> Connection:
 def _join(ray: Any, up: Standing, num_cpus: float, *, job_config: Any) -> Connection | None:
     """Join the cluster of ``simfl up``; return None if it has too few CPUs free."""
     context = _init(ray, up.address, job_config=job_config)
+    turn = standing.take_turn()
+    reason = "another run takes long to start in" if turn is None else _too_few(ray, num_cpus)
+    if turn is None or reason:
+        _warn(f"this run starts its own cluster, since {reason} the one of 'simfl up'")
+        if turn is not None:
+            turn.close()
+        ray.shutdown()
+        return None
+    cleanup, last_words = ExitStack(), LastWords(())
+    cleanup.callback(last_words.take_back)
+    cleanup.callback(turn.close)
+    watch = ProcessWatch(vital_processes(context.address_info), notify=last_words.replace)
+    return Connection(
+        ray, is_owned=True, is_standing=True, watch=watch, cleanup=cleanup, settled=turn.close
+    )
+
+
+def _too_few(ray: Any, num_cpus: float) -> str:
+    """Return that there are too few CPUs free in a cluster, as they stay for a while; or ""."""
     until = time.monotonic() + _FREED_S
     while (free := ray.available_resources().get("CPU", 0.0)) < num_cpus:
         if time.monotonic() > until:
-            _warn(
-                f"this run starts its own cluster, since the one of 'simfl up' has {free:g} CPUs "
-                f"free, and it needs {num_cpus:g}"
-            )
-            ray.shutdown()
-            return None
+            return f"it needs {num_cpus:g} CPUs, and {free:g} are free in"
         time.sleep(_FREED_S / 10)
-    cleanup, last_words = ExitStack(), LastWords(())
-    cleanup.callback(last_words.take_back)
-    watch = ProcessWatch(vital_processes(context.address_info), notify=last_words.replace)
-    return Connection(ray, is_owned=True, is_standing=True, watch=watch, cleanup=cleanup)
+    return ""
 
 
 def _init(ray: Any, where: str, **options: Any) -> Any:

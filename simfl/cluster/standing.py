@@ -17,15 +17,17 @@ import sys
 import sysconfig
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from simfl.cluster.processes import started_at
 from simfl.errors import ClusterError, InputError
 
 _KEEPER: Final = "simfl.cluster.keeper"
 _END_S: Final = 20.0
+_TURN_S: Final = 10.0
 _OF_THE_TERMINAL: Final = (
     *("COLORTERM", "COLUMNS", "DBUS_", "DISPLAY", "GPG_", "HIST", "LINES", "LS_COLORS", "OLDPWD"),
     *("PS1", "PWD", "SHLVL", "SSH_", "STY", "TERM", "TMUX", "VTE_", "WINDOWID", "XDG_", "_"),
@@ -99,9 +101,11 @@ def start() -> Standing:
         text=True,
     )
     assert keeper.stdout is not None
-    fault = keeper.stdout.read().strip()  # until it closes its end
+    with keeper.stdout as said:
+        fault = said.read().strip()  # until it closes its end
     standing = find()
     if fault or standing is None:
+        keeper.wait()
         raise ClusterError(fault or "the cluster's process has ended while it was started")
     return standing
 
@@ -150,6 +154,26 @@ def write(address: str, environment: dict[str, str]) -> None:
             f"cannot write {file}, by which runs find the cluster: {error.strerror}; set "
             "XDG_CACHE_HOME to a folder that can be written to"
         ) from None
+
+
+def take_turn() -> IO[bytes] | None:
+    """Return an open file that no other run has until it is closed; None if one keeps it for long.
+
+    A run has it from when it looks for free CPUs until its actors have taken them: two that start
+    at once would each get some of them, and wait for the rest.
+    """
+    import fcntl  # not on Windows
+
+    turn = _file().with_suffix(".turn").open("ab")
+    until = time.monotonic() + _TURN_S
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return turn
+        if time.monotonic() > until:
+            turn.close()
+            return None
+        time.sleep(0.05)
 
 
 def _require_none() -> None:

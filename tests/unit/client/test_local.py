@@ -468,6 +468,24 @@ def test_a_term_cannot_change_the_weights() -> None:
 
 
 @dataclass(frozen=True)
+class WritesToAll(Algorithm):
+    """Writes to a tensor that other clients start from, too."""
+
+    name: ClassVar[str] = "test-writes-to-all"
+
+    def client(self, local: Local) -> tuple[Update, State]:
+        delta = local.train_delta(local.weights)
+        local.weights["body.bias"].mul_(0.5)
+        return Update(delta), {}
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_no_client_changes_what_others_start_from(stack: int) -> None:
+    with pytest.raises(ConfigError, match="client 0 has written to what the server sent"):
+        run(WritesToAll(), stack=stack)
+
+
+@dataclass(frozen=True)
 class Works(Algorithm):
     """Trains by an amount that is none."""
 

@@ -111,6 +111,25 @@ def test_one_cluster_at_a_time(file: Path) -> None:
             up()
 
 
+def test_runs_look_for_free_cpus_one_after_another(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the first one's actors have theirs; also if it dies."""
+    standing.write("127.0.0.1:1", own_environment())
+    first = standing.take_turn()
+    assert first is not None
+    monkeypatch.setattr(standing, "_TURN_S", 0.0)
+    assert standing.take_turn() is None
+    first.close()
+    with standing.take_turn() or pytest.fail("it is not free"):
+        code = "from simfl.cluster import standing; standing._TURN_S = 0; standing.take_turn().name"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "'NoneType' object has no attribute 'name'" in done.stderr
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    with standing.take_turn() or pytest.fail("it is kept by a process that has ended"):
+        pass
+
+
 def test_there_is_none_where_processes_cannot_be_told_apart(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
