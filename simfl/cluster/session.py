@@ -315,7 +315,7 @@ def _join(ray: Any, up: Standing, num_cpus: float, *, job_config: Any) -> Connec
     """Join the cluster of ``simfl up``; return None if it has too few CPUs free."""
     context = _init(ray, up.address, job_config=job_config)
     turn = standing.take_turn()
-    reason = "another run takes long to start in" if turn is None else _too_few(ray, num_cpus)
+    reason = "other runs are still joining" if turn is None else _too_few(ray, num_cpus)
     if turn is None or reason:
         _warn(f"this run starts its own cluster, since {reason} the one of 'simfl up'")
         if turn is not None:

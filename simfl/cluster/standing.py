@@ -164,10 +164,13 @@ def take_turn() -> IO[bytes] | None:
     """
     import fcntl  # not on Windows
 
-    turn = _file().with_suffix(".turn").open("ab")
+    try:
+        turn = _file().open("r+b")
+    except OSError:  # the cluster has ended
+        return None
     until = time.monotonic() + _TURN_S
     while True:
-        with suppress(BlockingIOError):
+        with suppress(OSError):
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return turn
         if time.monotonic() > until:
