@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import ray
@@ -36,6 +36,7 @@ from simfl.engine import (
     Pace,
     Trained,
     Workload,
+    cut_evaluation,
     equal_chunks,
     guided_chunks,
     snapshot_of,
@@ -180,10 +181,7 @@ class RayEngine:
         size = -(-len(chunk.items) // num_actors)
         if chunk.needs_states:  # which an actor fetches before it begins
             size = min(size, _MAX_STATES)
-        shares = [
-            replace(chunk, items=chunk.items[start : start + size])
-            for start in range(0, len(chunk.items), size)
-        ]
+        shares = cut_evaluation(chunk, size)
 
         def start(actor: Any, share: EvaluationChunk) -> list[Ref]:
             sends = share.needs_states and not self._states.is_empty
@@ -305,16 +303,14 @@ class RayEngine:
             nonlocal trained
             self._combiners.doubt()
             trained = self._train_once(plan, handle)
-            results: _Results = trained.results
-            return results.partials
+            return cast(Partials, trained.results.partials)
 
         def restored() -> Partials:
             self._server.restore(handle)
             return train_again()
 
         def once() -> T:
-            results: _Results = trained.results
-            return finish(plan, handle, results.partials, train_again)
+            return finish(plan, handle, trained.results.partials, train_again)
 
         finished = self._repeat(once, before_repeat=restored, doing=f"round {plan.round}")
         results: _Results = trained.results
@@ -345,11 +341,10 @@ class RayEngine:
     def _begin(self, chunks: Sequence[AnyChunk]) -> Begin:
         """Return a pass in which a group's actors train its clients, or an actor its own client."""
         if not self._is_dedicated:
-            nodes = self._combiners.node_of
             return Begin(
                 chunks,
                 lanes=[worker.group for worker in self._pool.workers],
-                places=[nodes.get(worker.label, "") for worker in self._pool.workers],
+                places=[self._combiners.node_of.get(w.label, "") for w in self._pool.workers],
             )
         own_clients = np.argsort(self._setup.group_of, kind="stable").tolist()
         return Begin(chunks, lanes=own_clients, lane_of=lambda chunk: chunk.clients[0])

@@ -1,6 +1,6 @@
 """Where a round's work is done: the protocol, the inline engine, and what decides for others."""
 
-from simfl.engine.chunks import Pace, Work, Workload, equal_chunks, guided_chunks
+from simfl.engine.chunks import Pace, Work, Workload, cut_evaluation, equal_chunks, guided_chunks
 from simfl.engine.device import DeviceUse, device_for, is_memory_full, measure_use, prepare_device
 from simfl.engine.engine import Cohort, Engine, Handle, Trained, commit_checkpoint, snapshot_of
 from simfl.engine.inline import InlineEngine, MoreHosts
@@ -25,6 +25,7 @@ __all__ = [
     "Work",
     "Workload",
     "commit_checkpoint",
+    "cut_evaluation",
     "device_for",
     "equal_chunks",
     "give_back_freed_memory",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -249,3 +250,9 @@ def equal_chunks(plan: RoundPlan, part: CohortPart, size: int) -> list[Chunk]:
     """
     num_clients, size = part.end - part.begin, -(-size // part.stack) * part.stack
     return _chunks(plan, part, [*range(0, num_clients, size), num_clients])
+
+
+def cut_evaluation(chunk: EvaluationChunk, size: int) -> list[EvaluationChunk]:
+    """Cut an evaluation into chunks of so many items; the last one may be smaller."""
+    starts = range(0, len(chunk.items), size)
+    return [replace(chunk, items=chunk.items[start : start + size]) for start in starts]

@@ -12,7 +12,7 @@ import torch
 
 from simfl.checkpoint import Found, delete_unused_shards
 from simfl.client import ClientHost
-from simfl.engine.chunks import equal_chunks, guided_chunks
+from simfl.engine.chunks import cut_evaluation, equal_chunks, guided_chunks
 from simfl.engine.engine import Cohort, Trained, commit_checkpoint, snapshot_of
 from simfl.engine.process import peak_memory
 from simfl.engine.threads import Done, Threads
@@ -265,11 +265,12 @@ class InlineEngine:
         kind: Hashable = chunk.split, chunk.own, chunk.group
         first, rest = list[EvaluationChunk](), chunk
         if self._threads.must_try(kind):
-            first = _shares(replace(chunk, items=chunk.items[:TRIED]), TRIED)
+            first = cut_evaluation(replace(chunk, items=chunk.items[:TRIED]), 1)
             rest = replace(chunk, items=chunk.items[TRIED:])
             self._threads.do(first, evaluate, take, kind=kind, skipped=1)
         num_threads = self._prepare_threads(kind)
-        shares = _shares(rest, num_threads * SHARES_A_THREAD if num_threads > 1 else 1)
+        number = num_threads * SHARES_A_THREAD if num_threads > 1 else 1
+        shares = cut_evaluation(rest, max(1, -(-len(rest.items) // number)))
         self._threads.do(shares, evaluate, take, kind=kind, num_threads=num_threads)
         return [found for share in (*first, *shares) for found in sums[share]]
 
@@ -293,12 +294,3 @@ class InlineEngine:
         if self._previous_threads is not None:
             torch.set_num_threads(self._previous_threads)
             self._previous_threads = None
-
-
-def _shares(chunk: EvaluationChunk, number: int) -> list[EvaluationChunk]:
-    """Cut an evaluation into about so many equal shares."""
-    size = max(1, -(-len(chunk.items) // number))
-    return [
-        replace(chunk, items=chunk.items[start : start + size])
-        for start in range(0, len(chunk.items), size)
-    ]
