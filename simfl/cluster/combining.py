@@ -43,6 +43,8 @@ FAN_IN = 4
 CALL_BYTES = 64e6
 """The most that a call carries in several partials, all of which must be in memory at once."""
 
+HELD_BYTES, HELD_PARTIALS = 1 << 20, 16
+"""Partials are sent together up to here: for small ones a call costs more than adding them."""
 
 KEPT_BYTES = 1 << 26
 """How many bytes of a round's partials are kept for a server that dies. The others, of a large
@@ -232,14 +234,20 @@ class Sums:
         self._starts: defaultdict[str, list[int]] = defaultdict(list)
         """By node, the first positions of what its combiner is to add up."""
         self._partials, self._room = Partials([], [], []), KEPT_BYTES
+        self._held: defaultdict[str, list[ChunkResult[Ref, Any]]] = defaultdict(list)
+        """By node, small partials that are not sent yet."""
 
     def send(self, results: Sequence[ChunkResult[Ref, Any]], *, is_last: bool) -> None:
-        """Send the partials of chunks that have ended; the last of all go with the next call."""
-        by_node: defaultdict[str, list[ChunkResult[Ref, Any]]] = defaultdict(list)
+        """Send the partials of chunks that have ended, small ones several at a time.
+
+        The last of all go with the next call.
+        """
         for result in results:
             node = result.report.node
-            by_node[node if node in self._combiners else ""].append(result)
-        for node, own in by_node.items():
+            self._held[node if node in self._combiners else ""].append(result)
+        due = [node for node, own in self._held.items() if is_last or _are_worth_a_call(own)]
+        for node in due:
+            own = self._held.pop(node)
             for batch in _in_batches(own):
                 partials = [result.partial for result in batch]
                 self._room -= sum(result.report.partial_bytes for result in batch)
@@ -276,6 +284,11 @@ class Sums:
 
     def _combine(self, node: str) -> Ref:
         return self._combiners[node].combine.remote(self._cohort, self._starts[node])
+
+
+def _are_worth_a_call(results: Sequence[ChunkResult[Ref, Any]]) -> bool:
+    num_bytes = sum(result.report.partial_bytes for result in results)
+    return num_bytes >= HELD_BYTES or len(results) >= HELD_PARTIALS
 
 
 def _in_batches(

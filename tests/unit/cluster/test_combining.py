@@ -32,11 +32,14 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.sum = CohortSum(MERGING.merge)
+        self.sizes: list[int] = []
+        """Of the calls, how many partials each had."""
 
     def wait(self, refs: list[FakeRef]) -> None:
         pass
 
     def receive(self, refs: list[FakeRef]) -> None:
+        self.sizes.append(len(refs))
         for ref in refs:
             self.sum.add(open_parcel(ref.get()))
 
@@ -118,6 +121,22 @@ def test_contributions_that_do_not_add_up_are_reported_by_the_sum() -> None:
     actor.receive.remote(FakeRef(SETUP), 1, one, FakeRef(other))
     with pytest.raises(RayTaskError, match="some clients send a delta and others"):
         actor.combine.remote(1, [0, 1]).get()
+
+
+@pytest.mark.parametrize(
+    ("held_bytes", "sizes", "last"), [(1 << 20, [16, 16], 8), (24, [3] * 13, 1), (0, [1] * 39, 1)]
+)
+def test_small_partials_share_calls_and_the_last_go_with_the_next_one(
+    held_bytes: int, sizes: list[int], last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty of 8 bytes each, which end one by one."""
+    monkeypatch.setattr(combining, "HELD_BYTES", held_bytes)
+    server: Any = FakeServer()
+    sums = Sums(server, {}, None, 1)
+    for start in range(40):
+        sums.send([result(start, [1.0], 40, "")], is_last=start == 39)
+    assert server.sizes == sizes
+    assert len(sums.finish().last) == last
 
 
 def test_calls_carry_a_bounded_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,7 @@ def test_a_server_that_dies_gets_the_partials_again_or_those_of_the_cohort_train
 ) -> None:
     """Three rounds of three chunks each; partials that are not kept are freed meanwhile."""
     monkeypatch.setattr(simfl.cluster.combining, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(simfl.cluster.combining, "HELD_BYTES", 0)
     partials: list[weakref.ref[FakeRef]] = []
     left: list[int] = []
 
