@@ -188,7 +188,7 @@ class Controller:
         As long as chunks wait, all actors have what they can take; so when a task has ended, it is
         that actor alone, without a look at a thousand others.
         """
-        if isinstance(event, Finished) and not self._num_away:
+        if isinstance(event, Finished):
             return (self._tasks[event.task].assign.actor,)
         return range(len(self._actors))
 
