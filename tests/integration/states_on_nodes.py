@@ -1,8 +1,12 @@
-"""A run whose clients' states stay on the node that created them, for tests that lose a node."""
+"""Several nodes, and a run whose clients' states stay on the node that created them."""
 
 from __future__ import annotations
 
 import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,36 @@ from safetensors.torch import load_file as load_torch_file
 from torch import nn
 
 from simfl.record import RoundRecord
+
+
+@contextmanager
+def cluster_of(*nodes: dict[str, Any], head_cpus: int = 0) -> Iterator[Any]:
+    """Start a head and nodes, as arguments of Ray's ``add_node``; a death is noticed in seconds.
+
+    Yields:
+        The cluster; its nodes are ``cluster.added``.
+    """
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+    os.environ["RAY_AUTH_MODE"] = "token"
+    from ray.cluster_utils import Cluster
+
+    notice = {
+        "health_check_initial_delay_ms": 0,
+        "health_check_period_ms": 300,
+        "health_check_failure_threshold": 3,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        head = {"num_cpus": head_cpus, "_system_config": notice}
+        cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        cluster.added = [cluster.add_node(**node) for node in nodes]
+        ray.init(address=cluster.address, namespace="simfl", log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
 
 
 def scenario(**cluster: Any) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from states_on_nodes import numbers, scenario
+from states_on_nodes import cluster_of, numbers, scenario
 
 import simfl
 from simfl.cluster import combining, remote_server
@@ -24,29 +23,8 @@ HERE = str(Path(__file__).parent)
 @pytest.fixture(scope="module")
 def three_nodes() -> Iterator[Any]:
     """Start a head for the server and one actor, and two nodes for two actors each."""
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
-    os.environ["RAY_AUTH_MODE"] = "token"
-    from ray.cluster_utils import Cluster
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        notice = {
-            "health_check_initial_delay_ms": 0,
-            "health_check_period_ms": 300,
-            "health_check_failure_threshold": 3,
-        }
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": notice}
-        )
-        cluster.add_node(num_cpus=2)
-        cluster.add_node(num_cpus=2)
-        ray.init(address=cluster.address, namespace="simfl", log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with cluster_of({"num_cpus": 2}, {"num_cpus": 2}, head_cpus=1) as cluster:
+        yield cluster
 
 
 def wide(**client: Any) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
+from states_on_nodes import cluster_of
 
 import simfl
 from simfl.errors import ClusterError
@@ -27,29 +26,8 @@ GPUS = {"num_gpus": 2, "resources": {"accelerator_type:H200": 1}}
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Start a head, a node with two declared GPUs, and one with a label."""
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
-    os.environ["RAY_AUTH_MODE"] = "token"
-    from ray.cluster_utils import Cluster
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        notice = {
-            "health_check_initial_delay_ms": 0,
-            "health_check_period_ms": 300,
-            "health_check_failure_threshold": 3,
-        }
-        head = {"num_cpus": 0, "_system_config": notice}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        gpu_node = cluster.add_node(num_cpus=4, **GPUS)
-        zone_b = cluster.add_node(num_cpus=1, labels={"zone": "b"})
-        ray.init(address=cluster.address, namespace="simfl", log_to_driver=False)
-    cluster.ids = gpu_node.node_id, zone_b.node_id
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with cluster_of({"num_cpus": 4, **GPUS}, {"num_cpus": 1, "labels": {"zone": "b"}}) as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +77,7 @@ def notes(folder: Path) -> dict[int, list[dict[str, Any]]]:
 def test_clients_are_trained_by_their_own_group_on_what_it_was_given(
     tmp_path: Path, cluster: Any
 ) -> None:
-    gpu_node, zone_b = cluster.ids
+    gpu_node, zone_b = (node.node_id for node in cluster.added)
     groups = [
         {
             "name": "gpu",

@@ -6,13 +6,12 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from states_on_nodes import numbers, scenario
+from states_on_nodes import cluster_of, numbers, scenario
 
 import simfl
 from simfl.simulation import build
@@ -24,30 +23,9 @@ HERE = str(Path(__file__).parent)
 
 @pytest.fixture
 def two_nodes() -> Iterator[Any]:
-    """Start a head for the server and two nodes with a CPU each; a death is noticed in seconds."""
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
-    os.environ["RAY_AUTH_MODE"] = "token"
-    from ray.cluster_utils import Cluster
-
-    notice = {
-        "health_check_initial_delay_ms": 0,
-        "health_check_period_ms": 300,
-        "health_check_failure_threshold": 3,
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": notice}
-        )
-        cluster.add_node(num_cpus=1)
-        cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, namespace="simfl", log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    """Start a head for the server and two nodes with a CPU each."""
+    with cluster_of({"num_cpus": 1}, {"num_cpus": 1}) as cluster:
+        yield cluster
 
 
 @pytest.mark.parametrize("every", [0, 2])
