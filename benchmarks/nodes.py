@@ -1,9 +1,8 @@
 """What crosses the link of a node in a round, with one client actor there and with three.
 
 Two machines in namespaces, joined by a wire that counts: the driver and the server's actor on one,
-all client actors on the other. Runs each number of actors for 6 and for 16 rounds; the difference
-is ten rounds without the start, also of a combiner. Each client is a chunk; the partials of the
-larger model are added up on their node, by a combiner. Takes root on Linux, with iproute2.
+all client actors on the other. Runs each number of actors for 1 and for 11 rounds; the difference
+is ten rounds without the start. Takes root on Linux, with iproute2.
 
     python benchmarks/nodes.py
     python benchmarks/nodes.py --hidden 2048
@@ -18,8 +17,6 @@ from typing import Any
 
 import typer
 import yaml
-
-from simfl.cluster.combining import WORTH_BYTES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
 
@@ -37,7 +34,7 @@ def scenario(*, rounds: int, actors: int, hidden: int, per_round: int) -> dict[s
         "client": {"per_round": per_round, "batch_size": 16, "optimizer": {"lrate": 0.05}},
         "evaluation": {"every": 0},
         "checkpoint": {"every": 0},
-        "cluster": {"actors": actors, "chunk_size": 1},
+        "cluster": {"actors": actors},
     }
 
 
@@ -59,24 +56,18 @@ def link_bytes(machines: RayOnTwoMachines, plain: dict[str, Any], folder: Path) 
     return sent - before[0], received - before[1]
 
 
-def main(hidden: str = "1024,2048", per_round: int = 12) -> None:
+def main(hidden: int = 1024, per_round: int = 12) -> None:
     """Print the megabytes sent and received per round, next to the weights' size."""
     if reason := why_there_are_none():
         raise SystemExit(reason)
-    for units in map(int, hidden.split(",")):
-        _measure(units, per_round)
-
-
-def _measure(hidden: int, per_round: int) -> None:
     weights = 4 * num_weights(hidden)
-    combines = "a combiner" if per_round * weights >= WORTH_BYTES else "no combiner"
-    print(f"weights: {weights / 1e6:.2f} MB; {per_round} clients a round, {combines}")
+    print(f"weights: {weights / 1e6:.2f} MB; {per_round} clients a round")
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
         machines = RayOnTwoMachines(Path(folder), head_cpus=0, node_cpus=3)
         for actors in (1, 3):
             runs = [
                 scenario(rounds=rounds, actors=actors, hidden=hidden, per_round=per_round)
-                for rounds in (6, 6 + ROUNDS)
+                for rounds in (1, 1 + ROUNDS)
             ]
             (out1, in1), (out2, in2) = (link_bytes(machines, r, Path(folder)) for r in runs)
             sent, received = (out2 - out1) / ROUNDS, (in2 - in1) / ROUNDS
