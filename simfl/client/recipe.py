@@ -108,7 +108,7 @@ class ClientRecipe:
         Raises:
             ConfigError: if they, or fixed weights, are not those of the run.
         """
-        personal = model.get_weights().select(self.personal)
+        personal = model.live_weights(self.personal).clone()
         for name, digest in digests_of(personal | model.fixed_weights).items():
             if digest != self.unsent.get(name, digest):
                 raise ConfigError(

@@ -134,8 +134,7 @@ class ServerActor(_Actor[Server]):
         """
         recipe: ServerRecipe = self._open_recipe(setup, initial)
         self._hosted = recipe.build()
-        if recipe.fixed:  # of which it has no use
-            give_back_freed_memory()
+        give_back_freed_memory()  # the rest of the model
         self._shares_partials = recipe.optimizer.accepts_read_only
         self._shares_aux = recipe.client_optimizer.accepts_read_only
         log.info("started")

@@ -104,10 +104,11 @@ class ModuleWeights(Model):
         tensors = self._trainable if trainable else self._state()
         return Vector({name: tensor.detach().clone() for name, tensor in tensors.items()})
 
-    def live_weights(self, names: Iterable[str]) -> Vector:
-        """Return some weights, not copied: later steps change them."""
+    def live_weights(self, names: Iterable[str] | None = None) -> Vector:
+        """Return some weights, or all, not copied: later steps change them."""
         tensors = self._state()
-        return Vector({name: tensors[name].detach() for name in names})
+        chosen = tensors if names is None else names
+        return Vector({name: tensors[name].detach() for name in chosen})
 
     def names_in(self, layers: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the weights and buffers in some layers.

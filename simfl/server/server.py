@@ -30,7 +30,7 @@ from simfl.messages import (
     RoundReport,
     Snapshot,
 )
-from simfl.models import DataShape, Loss, Model, ModelSpec, TorchModel, build_module
+from simfl.models import DataShape, Loss, ModelSpec, TorchModel, build_module
 from simfl.models.base import InitialState, build_again
 from simfl.optimizer import Optimizer
 from simfl.seeding import derive_child
@@ -103,6 +103,11 @@ class ServerRecipe:
             module = build_again(self.spec, self.shape, seed=self.seed, initial=self.initial)
         return TorchModel(module, self.loss, metrics=(), fixed=self.fixed)
 
+    def _build_fresh(self, draw: int) -> Vector:
+        """Return other initial values of what training may change, except for personal weights."""
+        model = self.build_model(draw=draw)
+        return model.live_weights(n for n in model.shared_names if n not in self.personal)
+
     def build(self) -> Server:
         """Build the server."""
         optimizer = copy.deepcopy(self.optimizer)
@@ -114,7 +119,7 @@ class ServerRecipe:
             aggregator=self.aggregator,
             algorithm=self.algorithm,
             population=self.population,
-            fresh=lambda draw: _trained(self.build_model(draw=draw), without=self.personal),
+            fresh=self._build_fresh,
             personal=self.personal,
             public=None if self.public is None else self.public.build(),
         )
@@ -124,7 +129,7 @@ class Server:
     """Holds the weights, and updates them with each round's contributions.
 
     Args:
-        model: with the initial weights.
+        model: with the initial weights, which are not copied: it must not be trained.
         optimizer: turns the aggregated delta into an update of the weights.
         client_optimizer: the clients' optimizer, which defines how auxiliary variables merge.
         aggregator: combines the deltas into one.
@@ -137,7 +142,7 @@ class Server:
 
     def __init__(
         self,
-        model: Model,
+        model: TorchModel,
         *,
         optimizer: Optimizer,
         client_optimizer: Optimizer,
@@ -151,8 +156,8 @@ class Server:
         self._public = public
         self._weights = ServerWeights(model, without=personal)
         self._algorithm = algorithm
-        start = _trained(model, without=personal)
-        self._algorithm_state = algorithm.start(start, fresh or _no_fresh_weights)
+        start = self._weights.all.select(n for n in model.shared_names if n not in personal)
+        self._algorithm_state = algorithm.start(start.clone(), fresh or _no_fresh_weights)
         self._population = population
         self._optimizer = optimizer
         self._client_optimizer = client_optimizer
@@ -344,11 +349,6 @@ class Server:
         return merge_contributions(
             left, right, aggregator=self._aggregator, optimizer=self._client_optimizer
         )
-
-
-def _trained(model: Model, *, without: Collection[str]) -> Vector:
-    """Return the weights and buffers that training may change, except for some."""
-    return model.get_weights().select(model.shared_names).without(without)
 
 
 def _no_fresh_weights(draw: int) -> Vector:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simfl.models import Model
+from simfl.models import TorchModel
 from simfl.vector import Vector, widened
 
 
@@ -18,14 +18,13 @@ class ServerWeights:
     They are immutable: a step creates new ones, so that snapshots need no copy.
 
     Args:
-        model: with the initial weights.
+        model: with the initial weights, which are not copied: it must not be trained.
         without: the names of those that the server lacks.
     """
 
-    def __init__(self, model: Model, *, without: Collection[str]) -> None:
-        self.all = model.get_weights().without(without)
-        trainable = model.get_weights(trainable=True).names
-        self.trainable = tuple(name for name in trainable if name not in without)
+    def __init__(self, model: TorchModel, *, without: Collection[str]) -> None:
+        self.all = model.live_weights().without(without)
+        self.trainable = tuple(name for name in model.trainable if name not in without)
         self.stepped = self.trainable
         """The trainable weights of the next step."""
         shared = [n for n in model.shared_names if n in self.all and n not in self.trainable]

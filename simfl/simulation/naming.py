@@ -51,7 +51,7 @@ def with_names(scenario: Scenario, client: ClientRecipe) -> ClientRecipe:
         fixed=fixed,
         personal=personal,
         fixed_bytes=model.fixed_weights.num_bytes,
-        unsent=digests_of(model.fixed_weights | model.get_weights().select(personal)),
+        unsent=digests_of(model.fixed_weights | model.live_weights(personal)),
         initial=initial,
         optimizer=client.optimizer.with_personal(personal),
     )

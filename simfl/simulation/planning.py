@@ -131,7 +131,7 @@ def make_plan(simulation: Simulation, address: str | None) -> Plan:
         dataset_bytes=dataset_bytes,
         weights_bytes=count_bytes(broadcast),
         sent_bytes=round(sum(p.trial.sent_bytes * n for p, n in zip(plans, shares, strict=True))),
-        personal_bytes=model.get_weights().select(simulation.client.personal).num_bytes,
+        personal_bytes=model.live_weights(simulation.client.personal).num_bytes,
         fixed_bytes=fixed_bytes,
         lacks=tuple(lacks),
     )

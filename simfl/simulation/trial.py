@@ -294,8 +294,8 @@ def _try_server(
     if type(rule) is not Mean or sent.weight <= 0:
         return  # other rules may need more than one client
     weights = snapshot.broadcast.weights
-    trained = server.build_model().get_weights(trainable=True)
-    trained = weights.select(name for name in trained if name in weights)
+    names = server.build_model().trainable
+    trained = weights.select(name for name in names if name in weights)
     delta = Vector({}) if sent.total is None else sent.total / sent.weight
     total = Total(
         delta.select(name for name in trained if name in delta), sent.weight, 1, sent.update_sums
@@ -323,8 +323,8 @@ def _trains_on_one(work: LocalWork, num_examples: _Column) -> _Column:
 
 def _check_transforms(scenario: Scenario, client: ClientRecipe, model: TorchModel) -> None:
     """Check that transforms work with updates of the model's size."""
-    trained = model.get_weights(trainable=True)
-    shapes = shapes_of(trained.without(client.personal))
+    trained = model.live_weights(n for n in model.trainable if n not in client.personal)
+    shapes = shapes_of(trained)
     for index, transform in enumerate(client.work.transforms):
         try:
             transform.check_update(shapes)
@@ -380,9 +380,7 @@ def _require_reproducible(
     with explained(scenario, "model", "it cannot be built"):
         other = server.with_initial(None).build_model()
     differing = model.held.differing(other.held)
-    ours, theirs = (
-        one.fixed_weights | one.get_weights().select(client.personal) for one in (model, other)
-    )
+    ours, theirs = (one.fixed_weights | one.live_weights(client.personal) for one in (model, other))
     differing += [name for name in ours if not torch.equal(ours[name], theirs[name])]
     if differing:
         hint = ", or register it as a buffer" if differing[0] not in ours else ""
