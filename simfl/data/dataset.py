@@ -270,11 +270,14 @@ def count_targets(targets: Values, rows: Array) -> int:
 
 def take_rows(tree: ArrayTree, rows: Array) -> ArrayTree:
     """Return the rows of every array; a copy, in which sequences are padded."""
-    if isinstance(tree, dict):
-        return {name: array.take(rows, axis=0) for name, array in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(array.take(rows, axis=0) for array in tree)
-    return tree.take(rows, axis=0)
+
+    def taken(values: Values) -> Any:
+        if isinstance(values, Ragged) or values.flags.c_contiguous:
+            return values.take(rows, axis=0)
+        return np.ascontiguousarray(values[rows])  # take() would copy all of the values first
+
+    found: ArrayTree = map_tree(tree, taken)
+    return found
 
 
 def positions_within(sizes: Array) -> Array:

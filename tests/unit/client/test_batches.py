@@ -21,6 +21,15 @@ def test_examples_that_stay_on_a_device_are_read_as_those_that_are_moved(rows: n
         assert batch.inputs["a"].tolist() == INPUTS["a"][rows].tolist()
 
 
+@pytest.mark.parametrize("rows", [np.array([4, 1]), np.array([[4, 1], [0, 0]])], ids=["B", "CB"])
+def test_images_with_channels_last_are_read_in_the_order_of_their_axes(rows: np.ndarray) -> None:
+    images = np.arange(6 * 4, dtype=np.float32).reshape(6, 2, 1, 2).transpose(0, 3, 1, 2)
+    batch = read_batch(Examples((images, INPUTS["b"]), np.arange(6)), rows)
+    assert batch.inputs[0].is_contiguous()
+    assert batch.inputs[0].tolist() == images[rows].tolist()
+    assert batch.inputs[1].tolist() == rows.tolist()
+
+
 BYTES = np.arange(6 * 2 * 3, dtype=np.uint8).reshape(6, 2, 3)
 """Examples of two channels with three numbers each."""
 
