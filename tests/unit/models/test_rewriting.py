@@ -19,6 +19,7 @@ from simfl.models import (
     Batch,
     DataShape,
     ModelFunction,
+    ResNet,
     TorchModel,
     rewriting,
 )
@@ -87,6 +88,7 @@ MODELS = {
     "of methods": (OfMethods, (3, 16, 16)),
     "norms": (with_norms, (3, 12, 12)),
     "depthwise": (depthwise, (3, 12, 12)),
+    "averaged": (built(ResNet(width=8, groups=4), 3, 28, 28), (3, 28, 28)),
 }
 
 
@@ -194,7 +196,7 @@ def test_pooling_before_relu_has_the_same_numbers(
 ) -> None:
     module = Pooled(pool, in_place=in_place)
     graph = rewriting._record(module)
-    assert rewriting._rewrite(graph, module)
+    assert rewriting._rewrite(graph, module, special())
     order = [str(node.target) for node in graph.nodes]
     assert order.index("pool") < next(n for n, target in enumerate(order) if "relu" in target)
     # Not through the convolution, which would make NaN of a zero times infinity.
@@ -323,6 +325,7 @@ class ReadsMemory(Base):
         WritesThroughAView,
         ReadsMemory,
         lambda: chain(nn.Conv2d(3, 4, 3), nn.ReLU(), features=4 * 14 * 14),  # no pooling
+        built(ResNet(), 3, 16, 16),  # averages of small images
         lambda: chain(nn.Conv2d(3, 1024, 32, padding=16), nn.MaxPool2d(17), features=1024),  # large
     ],
 )
