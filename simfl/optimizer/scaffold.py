@@ -46,7 +46,7 @@ class ScaffoldClient(OptiModule):
     def init(self, like: Vector) -> State:
         """Return the state of a client that has not taken part yet."""
         device = like.tensors[0].device
-        zeros = like.map(_zeros)
+        zeros = like.map(_zeros).as_read_only()
         return {
             "own": zeros,
             "correction": zeros,  # c - c_i
@@ -66,8 +66,12 @@ class ScaffoldClient(OptiModule):
         return gradients.add_(correction) if owns else gradients + correction, new
 
     def end_steps(self, state: State, mean: Vector) -> State:
-        """Return the state with c_i⁺, from the mean of the corrected gradients."""
-        return {**state, "next": mean.sub_(state["correction"])}
+        """Return the state with c_i⁺, from the mean of the corrected gradients, and its change."""
+        correction: Vector = state["correction"]
+        known = mean.sub_(correction)
+        # The correction is not used any more, and fresh memory costs more than the numbers.
+        change = _difference(known, state["own"], into=correction)
+        return {**state, "next": known, "change": change}
 
     def collect_aux_var(self, state: State) -> AuxVar | None:
         """Return the change of c_i, and whether the client is new; None if no step was run.
@@ -83,7 +87,7 @@ class ScaffoldClient(OptiModule):
             )
             return None
         is_new = (state["is_new"] & (state["steps"] > 0)).to(torch.float64)
-        delta = _next_own(state) - state["own"]
+        delta = state.get("change") or _next_own(state) - state["own"]
         return {"delta": delta, "num_new": is_new if is_new.dim() else is_new.item()}
 
     def process_aux_var(self, state: State, aux_var: AuxVar) -> State:
@@ -95,8 +99,9 @@ class ScaffoldClient(OptiModule):
         _require_entries(self.name, aux_var, {"state"})
         kept = self.between_rounds(state)
         mean: Vector = aux_var["state"]
-        correction = move_beside(mean, kept["own"]) - kept["own"] if kept else mean
-        return {**kept, "correction": correction}
+        if not kept:  # the server's, which other clients read, too
+            return {"correction": mean.as_read_only()}
+        return {**kept, "correction": move_beside(mean, kept["own"]) - kept["own"]}
 
     def between_rounds(self, state: State) -> State:
         """Return c_i, or c_i⁺ after a step, and whether the client is new.
@@ -168,6 +173,15 @@ class ScaffoldServer(OptiModule):
 def _zeros(like: Tensor) -> Tensor:
     # One zero seen everywhere: states are not written to, and this one is hardly ever read.
     return torch.zeros((), dtype=like.dtype, device=like.device).expand(like.shape)
+
+
+def _difference(left: Vector, right: Vector, *, into: Vector) -> Vector:
+    """Return left - right, in the memory of a third Vector unless that is read-only."""
+    if into.read_only:
+        return left - right
+    for name, tensor in into.items():
+        torch.sub(left[name], right[name], out=tensor)
+    return into
 
 
 def _next_own(state: State) -> Vector:

@@ -227,6 +227,23 @@ def test_the_mean_gradient_follows_from_where_plain_sgd_has_moved_the_weights() 
         assert ours == pytest.approx(theirs, abs=1e-14)
 
 
+@pytest.mark.parametrize(("own", "change", "next_own"), [(None, 3.0, 3.0), (3.0, 3.0, 6.0)])
+def test_what_was_received_and_kept_stays_as_it_was(
+    own: float | None, change: float, next_own: float
+) -> None:
+    """With c = 2 and a mean of g + c - c_i = 5, c_i⁺ = 5 - (2 - 3) = 6 of a client with c_i = 3,
+    and of a new one, whose c_i is 0, c_i⁺ = 5 - 2 = 3.
+    """
+    mean = vector(w=[2.0])
+    kept = {} if own is None else {"own": vector(w=[own]), "is_new": torch.tensor(False)}
+    _, state = CLIENT.update(vector(w=[1.0]), begin(mean, kept), Context(knows_mean=True))
+    state = CLIENT.end_steps(state, vector(w=[5.0]))
+    assert CLIENT.collect_aux_var(state)["delta"] == vector(w=[change])
+    assert CLIENT.between_rounds(state)["own"] == vector(w=[next_own])
+    assert mean == vector(w=[2.0])
+    assert own is None or kept["own"] == vector(w=[own])
+
+
 class HalfSteps(ScaffoldClient):
     """Returns something else than the corrected gradients."""
 
