@@ -274,16 +274,18 @@ def _require_fit(what: str, vector: Vector, tensors: Mapping[str, Tensor]) -> No
     Raises:
         VectorError: naming the first difference.
     """
-    if vector.names != tuple(tensors) and set(vector.names) != set(tensors):
-        missing = sorted(set(tensors) - set(vector.names))
-        unknown = sorted(set(vector.names) - set(tensors))
+    known = {name: tensor.shape for name, tensor in tensors.items()}
+    given = {name: tensor.shape for name, tensor in vector.items()}
+    if given == known:
+        return
+    if given.keys() != known.keys():
+        missing = sorted(known.keys() - given.keys())
+        unknown = sorted(given.keys() - known.keys())
         raise VectorError(f"{what} are not the model's: missing {missing}, unknown {unknown}")
-    for name, tensor in tensors.items():
-        if vector[name].shape != tensor.shape:
-            raise VectorError(
-                f"{what}: {name!r} has shape {list(vector[name].shape)}, "
-                f"the model's is {list(tensor.shape)}"
-            )
+    name = next(name for name in known if given[name] != known[name])
+    raise VectorError(
+        f"{what}: {name!r} has shape {list(given[name])}, the model's is {list(known[name])}"
+    )
 
 
 def _copy(weights: Vector, tensors: Mapping[str, Tensor]) -> None:

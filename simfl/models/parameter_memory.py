@@ -1,15 +1,15 @@
-"""The memory of a module's trained parameters, which training fills with its first step only."""
+"""The memory of a module's trained parameters, and of their gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from simfl.models.layers import has_hook, own_method
-from simfl.vector import Vector
+from simfl.vector import Vector, widened
 
 _KNOWN: Final = ("torch.nn.modules.", "simfl.models.", "torchvision.models.")
 """Where the layers are defined that are known to leave their parameters as they are."""
@@ -95,6 +95,31 @@ class ParameterMemory:
     def _point_at(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
             self._parameters[name].data = tensor
+
+
+def with_own_memory(
+    gradients: Iterable[Tensor | None], parameters: Iterable[Tensor]
+) -> list[Tensor]:
+    """Replace missing gradients with zeros; copy those that are expanded or share memory.
+
+    Those of convolutions with channels last are laid out as the weights are. Float16 and bfloat16
+    become float32.
+    """
+    seen: set[int] = set()
+    owned = []
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        if gradient is None:
+            owned.append(torch.zeros_like(widened(parameter)))
+            continue
+        gradient = widened(gradient)
+        if gradient.dim() == 4 and parameter.is_contiguous():
+            gradient = gradient.contiguous()
+        storage = gradient.untyped_storage()
+        at = storage.data_ptr()
+        is_owned = at not in seen and storage.nbytes() >= gradient.nbytes
+        seen.add(at)
+        owned.append(gradient if is_owned else gradient.clone())
+    return owned
 
 
 def _replaces(tensor: Tensor, own: Tensor) -> bool:

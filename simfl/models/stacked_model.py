@@ -25,9 +25,10 @@ from simfl.models.model_function import (
     require_scalar,
     split_given,
 )
+from simfl.models.parameter_memory import with_own_memory
 from simfl.models.per_example import weighted_mean
 from simfl.models.stacked_layers import StackedChain, batch_by_hand
-from simfl.models.torch_model import TorchModel, with_own_memory
+from simfl.models.torch_model import TorchModel
 from simfl.vector import Vector
 
 _Weights: TypeAlias = "dict[str, Tensor]"

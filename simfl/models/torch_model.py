@@ -36,6 +36,7 @@ from simfl.models.model_function import (
 )
 from simfl.models.module_weights import ModuleWeights
 from simfl.models.names import fix
+from simfl.models.parameter_memory import with_own_memory
 from simfl.models.per_example import (
     join_weights,
     require_tensor,
@@ -45,7 +46,7 @@ from simfl.models.per_example import (
 )
 from simfl.models.recorded import Form
 from simfl.models.rewriting import Forms
-from simfl.vector import Vector, widened
+from simfl.vector import Vector
 
 if TYPE_CHECKING:
     from typing import Self
@@ -360,30 +361,6 @@ class TorchModel(ModuleWeights):
         self.loss.to(device)
         self._read_parameters()
         return self
-
-
-def with_own_memory(
-    gradients: Iterable[Tensor | None], parameters: Iterable[Tensor]
-) -> list[Tensor]:
-    """Replace missing gradients with zeros; copy those that are expanded or share memory.
-
-    Those of convolutions with channels last are laid out as the weights are. Float16 and bfloat16
-    become float32.
-    """
-    seen: set[int] = set()
-    owned = []
-    for gradient, parameter in zip(gradients, parameters, strict=True):
-        if gradient is None:
-            owned.append(torch.zeros_like(widened(parameter)))
-            continue
-        gradient = widened(gradient)
-        if gradient.dim() == 4 and parameter.is_contiguous():
-            gradient = gradient.contiguous()
-        storage = gradient.untyped_storage()
-        is_owned = storage.data_ptr() not in seen and storage.nbytes() >= gradient.nbytes
-        seen.add(storage.data_ptr())
-        owned.append(gradient if is_owned else gradient.clone())
-    return owned
 
 
 def _layers_in_eval(module: nn.Module) -> list[nn.Module]:

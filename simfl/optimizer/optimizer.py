@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 
 from simfl.optimizer.encoding import decode_optimizer_state, encode_optimizer_state
+from simfl.optimizer.exchange import has_aux
 from simfl.optimizer.pipeline import (
     Pipeline,
     States,
     SteppedModel,
     apply_step,
-    has_aux,
     scale_updates,
 )
 from simfl.optimizer.plugin import AuxVar, Context, OptiModule, Regularizer

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ from simfl.vector.vector import Vector
 
 T = TypeVar("T")
 
+_HALF: Final = frozenset({torch.float16, torch.bfloat16})
+
 
 def widened(tensor: Tensor) -> Tensor:
     """Return float16 and bfloat16 tensors as float32, and others as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.float() if tensor.dtype in _HALF else tensor
 
 
 def move(value: T, device: torch.device | str) -> T:
