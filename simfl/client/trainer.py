@@ -149,7 +149,9 @@ class ClientTrainer:
 
     def _versions(self, broadcast: Broadcast) -> list[int]:
         """Return how often each tensor was written to, unless all code is known not to do that."""
-        return [] if self._is_ours else [tensor._version for tensor in tensors_of(broadcast)]
+        if self._is_ours:
+            return []
+        return [one._version for one in tensors_of(broadcast) if not one.is_inference()]
 
     def _shared_weights(self, broadcast: Broadcast, *, stacked: bool) -> Vector:
         """Return the weights of a broadcast that training may change; a selection is made once."""

@@ -485,6 +485,18 @@ def test_no_client_changes_what_others_start_from(stack: int) -> None:
         run(WritesToAll(), stack=stack)
 
 
+class Plain(FedAvg):
+    """FedAvg as code of others, which is not known to leave alone what is sent."""
+
+    name: ClassVar[str] = "test-plain"
+
+
+def test_what_is_sent_may_have_been_computed_in_inference_mode() -> None:
+    with torch.inference_mode():
+        sent = {"factor": torch.ones(2) * 0.5}
+    assert root(run(Plain(), sent=sent)).total == root(run(FedAvg(), sent=sent)).total
+
+
 @dataclass(frozen=True)
 class Works(Algorithm):
     """Trains by an amount that is none."""
