@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from simfl.aggregation import Mean, Median
 from simfl.cluster.actor_setup import ActorSetup
 from simfl.cluster.actors import ClientActor, ServerActor
 from simfl.cluster.wire import Parcel, address
+from simfl.errors import ConfigError
 from simfl.messages import Chunk, RoundPlan
 from simfl.optimizer import AuxVar, State
 from simfl.optimizer.regularizers import FedProx
@@ -170,10 +172,15 @@ def test_weights_sums_states_and_variables_are_read_where_they_lie() -> None:
 
 
 @pytest.mark.parametrize(
-    "modules", [{"module": WickedScaffold.name}, {"server_module": WickedScaffoldServer.name}]
+    ("modules", "outcome"),
+    [
+        ({"server_module": WickedScaffoldServer.name}, nullcontext()),
+        # The copies of an actor are read by all of its clients.
+        ({"module": WickedScaffold.name}, pytest.raises(ConfigError, match="0 has written")),
+    ],
 )
 def test_modules_that_write_to_what_they_are_handed_write_to_copies(
-    monkeypatch: pytest.MonkeyPatch, modules: dict[str, str]
+    monkeypatch: pytest.MonkeyPatch, modules: dict[str, str], outcome: AbstractContextManager[Any]
 ) -> None:
     """States, auxiliary variables and weights."""
     update = FedProx.update
@@ -186,7 +193,8 @@ def test_modules_that_write_to_what_they_are_handed_write_to_copies(
 
     monkeypatch.setattr(FedProx, "update", wicked_update)
     store = Store()
-    run_round(simulation(**modules), store)
+    with outcome:
+        run_round(simulation(**modules), store)
     assert store.is_unchanged
 
 
