@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
@@ -68,8 +69,8 @@ def log_as(label: str, *, level: int) -> None:
 
 def log_trained(report: ChunkReport) -> None:
     """Log a chunk that was trained, and each of its clients that was dropped."""
-    clients = [int(client) for client in report.clients.client]
-    log.info("round=%d clients=%s trained in %.3f s", report.round, _ids(clients), report.seconds)
+    ids = _ids(report.clients.client)
+    log.info("round=%d clients=%s trained in %.3f s", report.round, ids, report.seconds)
     for client, why in report.clients.dropped.items():
         level = logging.INFO if why == STRAGGLER else logging.WARNING
         log.log(level, "round=%d client=%d dropped: %s", report.round, client, why)
@@ -97,8 +98,8 @@ def log_client_errors() -> Iterator[None]:
         raise
 
 
-def _ids(clients: Sequence[int]) -> str:
-    shown = ",".join(map(str, clients[:_MAX_IDS]))
+def _ids(clients: np.ndarray[Any, Any]) -> str:
+    shown = ",".join(map(str, clients[:_MAX_IDS].tolist()))
     return shown if len(clients) <= _MAX_IDS else f"{shown},...({len(clients)})"
 
 

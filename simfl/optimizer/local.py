@@ -6,6 +6,7 @@ Shapes: C clients of a stack, A those that still have steps to do, a prefix of i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 
@@ -121,7 +122,8 @@ class LocalOptimizer:
             if not self._is_filled:
                 self._states = self._pipeline.fill(self._states, gradients)
                 self._is_filled = True
-            owns = self._step > 1 and not self._stacked  # rows of a stack may share leaves
+            # Rows of a stack may share leaves, which a third party's plug-in might overwrite.
+            owns = self._step > 1 and (self._is_ours or not self._stacked)
             context = Context(
                 self._optimizer.seed,
                 self._clients,
@@ -240,7 +242,7 @@ class LocalOptimizer:
         each = [tuple(map(complete_state, self._begun(state, aux), fresh)) for state in known]
         return _for_each_plugin(stack_states, each)
 
-    @property
+    @cached_property
     def _is_ours(self) -> bool:
         """Whether all plug-ins treat the rows of a stack as they treat single clients."""
         return all(map(is_ours, self._pipeline.plugins))

@@ -119,7 +119,7 @@ def plan_round(
         cohort, wanted = sampler.sample(examples, size, rng=rng), size
     where = f"sampler {sampler.name!r}"
     clients = np.sort(_checked(cohort, where, size=wanted, population=len(examples)))
-    num_asked = len(np.setdiff1d(asked, clients))
+    num_asked = len(np.setdiff1d(asked, clients)) if len(asked) else 0
     if participants is not None:
         clients = participants[clients]
     plan = order_cohort(

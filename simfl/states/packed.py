@@ -10,7 +10,7 @@ Shapes: K clients in an array, C clients of a stack, R those of them that have k
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
@@ -60,21 +60,25 @@ class Layout:
     width: int
     """The bytes of a row."""
 
-    def fill(self, memory_RW: Tensor, *, stacked: bool, read_only: bool = False) -> KeptState:
-        """Return the state whose leaves are in this memory, without a copy of a single row.
+    def fill(
+        self, read: Callable[[int, int], Bytes], *, num_rows: int | None, read_only: bool = False
+    ) -> KeptState:
+        """Return the state whose leaves are in this memory.
 
         Args:
-            memory_RW: rows of bytes, [R, width], or one, [width].
-            stacked: whether it is several rows, whose leaves get an axis.
+            read: returns the bytes from one place of a row to another, of all rows together.
+            num_rows: R, the length of the axis that leaves get; None: it is one row, without one.
             read_only: whether the memory may only be read.
         """
+        stacked = num_rows is not None
+        axes = () if num_rows is None else (num_rows,)
 
         def tensor(slot: _Slot) -> Tensor:
-            part = memory_RW[..., slot.start : slot.stop]
-            axes = part.shape[:-1] if stacked else ()
+            shape = (*axes, *slot.shape)
             if slot.stop == slot.start:
-                return torch.empty((*axes, *slot.shape), dtype=slot.dtype)
-            return part.contiguous().view(slot.dtype).view((*axes, *slot.shape))
+                return torch.empty(shape, dtype=slot.dtype)
+            memory = torch.frombuffer(read(slot.start, slot.stop), dtype=torch.uint8)
+            return memory.view(slot.dtype).view(shape)
 
         def leaf(slot: Any) -> Any:
             if isinstance(slot, _Slot):
@@ -230,8 +234,8 @@ class PackedRow(NamedTuple):
         Args:
             share: whether its Vectors are read in place; the rest is copied.
         """
-        memory = torch.frombuffer(self.memory if share else self.memory.copy(), dtype=torch.uint8)
-        state = self.layout.fill(memory, stacked=False, read_only=share)
+        memory = self.memory if share else self.memory.copy()
+        state = self.layout.fill(lambda *part: memory[slice(*part)], num_rows=None, read_only=share)
         return replace(state, num_steps=self.num_steps)
 
 
@@ -354,9 +358,8 @@ def _as_row(entry: PackedRow | KeptState) -> PackedRow | None:
 
 
 def _gather(layout: Layout, rows: Sequence[PackedRow]) -> StackedStates:
-    memory = np.empty((len(rows), layout.width), np.uint8)
-    for target, row in zip(memory, rows, strict=True):
-        target[:] = row.memory
-    state = layout.fill(torch.from_numpy(memory), stacked=True)
-    steps: list[int] = memory[:, :_STEPS].copy().view(np.int64)[:, 0].tolist()
-    return StackedStates(state, tuple(steps))
+    def read(start: int, stop: int) -> Bytes:
+        return np.concatenate([row.memory[start:stop] for row in rows])
+
+    state = layout.fill(read, num_rows=len(rows))
+    return StackedStates(state, tuple(read(0, _STEPS).view(np.int64).tolist()))
