@@ -116,6 +116,8 @@ class RayEngine:
         self._combiners = Combiners(setup, self._server)
         self._saves = Saves(setup.location, self._states, self._server)
         self._fleet = Fleet(setup)
+        # Their processes start while the examples are put into the object store.
+        self._launched = self._fleet.launch()
         self._pool = ClientPool(
             (
                 setup.shared.ref if setup.shared else ray.put(dataset),
@@ -138,7 +140,7 @@ class RayEngine:
         """
         # In a cluster started for this run, there are no other jobs to wait for.
         notify = self._setup.notify if not self._connection.is_local else lambda _: None
-        Starter(self._setup, self._server, self._fleet, self._pool, notify).start()
+        Starter(self._setup, self._server, self._fleet, self._pool, notify).start(self._launched)
         self._connection.settled()
 
     def start(self) -> SnapshotRefs:

@@ -49,13 +49,16 @@ class Starter:
     pool: ClientPool
     notify: Callable[[str], None]
 
-    def start(self) -> None:
+    def start(self, launched: list[Worker]) -> None:
         """Start the server and as many client actors as the cluster, and its GPUs, have room for.
+
+        Args:
+            launched: by ``fleet.launch``.
 
         Raises:
             SimflError: if too few start.
         """
-        self._take(self.fleet.launch(), server=self.server)
+        self._take(launched, server=self.server)
         if self._fit_to_gpus():
             self._take(self.fleet.fill(self.pool.workers))
 

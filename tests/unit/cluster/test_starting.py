@@ -116,7 +116,7 @@ def test_a_group_gets_as_many_actors_on_a_gpu_as_its_memory_holds(
         start=lambda worker: f"starting {worker.label}",
         join=lambda joining, late: workers.extend(joining),
     )
-    starting.Starter(setup, server, fleet, pool, notify=print).start()
+    starting.Starter(setup, server, fleet, pool, notify=print).start(fleet.launch())
     assert probed == [(Chunk(1, 0, (1, 2), 2, 0, steps), "weights")]
     assert limits == [(0, 7)], "seven times 10 bytes, and a tenth to spare"
     assert workers == [first, second]
