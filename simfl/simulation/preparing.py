@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 from simfl.checkpoint import Lease
 from simfl.errors import InputError
 from simfl.record import SCENARIO_FILE, record_units
 from simfl.scenario import Objects, Scenario, Trust, load_scenario, own_address
-from simfl.simulation.building import build
+from simfl.simulation.building import Simulation, build
 from simfl.simulation.checkpoints import NOTHING, Checkpoints, hold
 from simfl.simulation.evaluation import better_values, metric_units
 from simfl.simulation.folder import (
@@ -92,9 +93,17 @@ def prepare(
         units = record_units(PHASES) | metric_units(simulation)
         better = better_values(simulation)
         begin_run(folder, resolved, better=better, units=units, is_loop=is_loop)
-        write_provenance(folder, provenance_of(simulation))
+        write_provenance_aside(folder, simulation, held)
     found = checkpoints.find() if resume == "auto" else NOTHING
     return Run(simulation, folder, checkpoints, found, options=options, clock=clock)
+
+
+def write_provenance_aside(folder: Path, simulation: Simulation, held: ExitStack) -> None:
+    """Write where the numbers come from, while Ray starts: the digest of a GB takes a second."""
+    found, dataset = provenance_of(simulation.scenario), simulation.dataset
+    writing = Thread(target=lambda: write_provenance(folder, found.with_data(dataset)))
+    writing.start()
+    held.callback(writing.join)
 
 
 def hold_folder(scenario: Scenario, folder: Path, held: ExitStack) -> list[Lease]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from simfl.simulation.building import Simulation
+from simfl.data import FederatedDataset
+from simfl.scenario import Scenario
 
 _TIMEOUT_S = 10.0
 _MAX_DIFF = 1 << 20
 _MAX_UNTRACKED = 100
 _DIFF = "code{}.diff"
 _MAX_HASHED = 1 << 31
-"""Bytes of examples above which no digest is taken: it costs about 1 s per GB."""
+"""Bytes of examples above which no digest is taken."""
 _ENVIRONMENT = {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
 
 
@@ -38,10 +39,14 @@ class Provenance:
     diffs: Mapping[str, bytes] = field(default_factory=dict)
     """The changes since each repository's commit, by file name."""
 
+    def with_data(self, dataset: FederatedDataset) -> Provenance:
+        """Return it with the digest of the data, which takes 1 s per GB."""
+        digest = dataset.digest() if dataset.num_bytes <= _MAX_HASHED else None
+        return replace(self, about={**self.about, "data": digest})
 
-def provenance_of(simulation: Simulation) -> Provenance:
-    """Return where the numbers of a run that starts here and now come from."""
-    scenario, dataset = simulation.scenario, simulation.dataset
+
+def provenance_of(scenario: Scenario) -> Provenance:
+    """Return where the numbers of a run that starts here and now come from, but for the data."""
     # git runs what a repository's configuration names; with trust "none" nothing of the author's.
     folders = scenario.search if scenario.trust == "all" else ()
     tops = enumerate(_tops(folders), start=1)
@@ -49,7 +54,7 @@ def provenance_of(simulation: Simulation) -> Provenance:
     repositories = [one for one in found if one is not None]
     about = {
         "command": _command(),
-        "data": dataset.digest() if dataset.num_bytes <= _MAX_HASHED else None,
+        "data": None,
         "git": [about for about, _ in repositories],
         **environment(),
     }
