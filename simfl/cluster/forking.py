@@ -30,7 +30,16 @@ _SCRIPT: Final = str(Path(fork_server.__file__).resolve())
 _PYTHON: Final = """#!/bin/sh
 case "$1" in
 */default_worker.py) exec {python} -I -S {script} {socket} {python} "$@" ;;
-*) exec {python} "$@" ;;
+esac
+{omitted}
+exec {python} "$@"
+"""
+
+# A run on one machine has no use for them. Each takes half a second of the CPU, and Ray waits for
+# the first one, the dashboard's server, even without a dashboard.
+_OMITTED: Final = """
+case "$1:$2" in
+*/dashboard/dashboard.py:* | *:*/_private/monitor.py | *:*/_private/log_monitor.py) exit ;;
 esac
 """
 
@@ -39,9 +48,13 @@ class ForkServer:
     """A process that imports what actors need, and then forks Ray's workers.
 
     It ends when this process does.
+
+    Args:
+        is_bare: whether Ray is to do without its dashboard's server, autoscaler and log monitor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_bare: bool = False) -> None:
+        self._omitted = _OMITTED if is_bare else ""
         self._control, its_end = socket.socketpair()
         with its_end:
             self._process = subprocess.Popen(
@@ -73,7 +86,8 @@ class ForkServer:
                 yield
                 return
         words = {"python": sys.executable, "script": _SCRIPT, "socket": str(path)}
-        script.write_text(_PYTHON.format(**{key: shlex.quote(word) for key, word in words.items()}))
+        quoted = {key: shlex.quote(word) for key, word in words.items()}
+        script.write_text(_PYTHON.format(**quoted, omitted=self._omitted))
         script.chmod(0o700)
         python = sys.executable
         if os.access(script, os.X_OK):
@@ -94,15 +108,10 @@ _ahead: ForkServer | None = None
 
 
 def start_ahead() -> None:
-    """Start a server for the next cluster that this process starts."""
+    """Start a server for the next cluster that this process starts, which has no dashboard."""
     global _ahead
     if sys.platform == "linux" and "RAY_TMPDIR" not in os.environ:
-        _ahead = ForkServer()
-
-
-def is_ahead() -> bool:
-    """Return whether one was started, and is not used yet."""
-    return _ahead is not None
+        _ahead = ForkServer(is_bare=True)
 
 
 def take() -> ForkServer:
@@ -110,9 +119,3 @@ def take() -> ForkServer:
     global _ahead
     server, _ahead = _ahead, None
     return server or ForkServer()
-
-
-def drop() -> None:
-    """End a server that was started ahead, and is not used."""
-    if is_ahead():
-        take().stop()

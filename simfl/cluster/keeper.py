@@ -1,45 +1,76 @@
-"""The process that owns a cluster which stays up: ``python -m simfl.cluster.keeper``.
+"""The process that owns a cluster: ``python -m simfl.cluster.keeper [FOLDER]``.
 
-It prints a line if the cluster cannot be started, closes its stdout, and ends with the cluster at
-SIGTERM.
+Without a folder, the cluster stays up until SIGTERM; the process prints a line if it cannot be
+started, and closes its stdout. With a folder, it is a run's, and its files are in there; the
+process prints its address, and ends with the cluster when its stdin ends, as it does with the run.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
-import time
+import threading
 from contextlib import ExitStack
+from pathlib import Path
 
-from simfl.cluster import standing
-from simfl.cluster.processes import LOOK_S, cpus_of_this_machine
-from simfl.cluster.session import connect, own_environment
+from simfl.cluster import forking, standing
+from simfl.cluster.processes import LOOK_S, ProcessTree, children, cpus_of_this_machine
+from simfl.cluster.session import connect, own_environment, started_with
+from simfl.cluster.session_folder import SessionFolder
 from simfl.errors import SimflError, one_line
 
+# Ray would start workers for its first driver, which is this process.
+_NO_WORKERS = {"RAY_prestart_worker_first_driver": "0"}
 
-def keep() -> None:
-    """Start a cluster, and keep it until SIGTERM."""
+
+def keep(folder: Path | None) -> None:
+    """Start a cluster, and keep it until SIGTERM or, with a folder, until stdin ends."""
+    forking.start_ahead()
     environment = own_environment()
-    ended: list[int] = []
+    own = None if folder is None else SessionFolder(folder)
+    is_up = threading.Event()
+    if own is not None:
+        threading.Thread(target=_end_early, args=(is_up,), daemon=True).start()
     with ExitStack() as cleanup:
         try:
-            connection = connect(
-                address="local", num_cpus=cpus_of_this_machine(), dashboard=False, forks=True
-            )
+            with started_with(_NO_WORKERS):
+                connection = connect(
+                    address="local",
+                    num_cpus=cpus_of_this_machine(),
+                    dashboard=False,
+                    forks=True,
+                    folder=own,
+                )
             cleanup.callback(connection.close)
-            signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
-            standing.write(connection.ray.get_runtime_context().gcs_address, environment)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+            address = connection.ray.get_runtime_context().gcs_address
+            if own is None:
+                standing.write(address, environment)
+                cleanup.callback(standing.forget)
+            else:
+                connection.watch.stop()  # the run watches Ray, and says what has died
+                is_up.set()
+                print(address, flush=True)
         except SimflError as error:
-            print(one_line(error), flush=True)
+            if own is None:
+                print(one_line(error), flush=True)
             sys.exit(1)
-        cleanup.callback(standing.forget)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        while not ended:
-            time.sleep(LOOK_S)  # a signal ends it early
+        cleanup.callback(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # first of all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        awaited = [] if own is None else [sys.stdin]
+        while not select.select(awaited, [], [], LOOK_S)[0]:
             connection.watch.require_all()
 
 
+def _end_early(is_up: threading.Event) -> None:
+    """End at once if stdin ends before the cluster is up, since Ray would try for half a minute."""
+    sys.stdin.buffer.read()
+    if not is_up.is_set():
+        ProcessTree(children()).kill()
+        os._exit(1)
+
+
 if __name__ == "__main__":
-    keep()
+    keep(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

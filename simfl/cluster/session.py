@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field
 from typing import Any
 
-from simfl.cluster import forking, standing
+from simfl.cluster import ahead, forking, standing
 from simfl.cluster.access import (
     AUTH_MODE,
     address_warning,
@@ -26,6 +26,7 @@ from simfl.cluster.access import (
     require_cluster,
     token_fault,
 )
+from simfl.cluster.ahead import OwnCluster
 from simfl.cluster.processes import (
     LastWords,
     ProcessTree,
@@ -33,7 +34,7 @@ from simfl.cluster.processes import (
     children,
     vital_processes,
 )
-from simfl.cluster.session_folder import make_session_folder
+from simfl.cluster.session_folder import SessionFolder, make_session_folder
 from simfl.cluster.standing import Standing
 from simfl.errors import ClusterError, one_line, printable
 
@@ -78,8 +79,8 @@ class Connection:
     """Whether this run opened the session, and so closes it."""
     is_local: bool = False
     """Whether this run started the cluster, so that all of it is on this machine."""
-    is_standing: bool = False
-    """Whether the cluster is that of ``simfl up``, so that the run behaves as if it was its own."""
+    is_joined: bool = False
+    """Whether another process of simfl has started the cluster, ahead or by ``simfl up``."""
     dashboard: str | None = None
     """The address of the session's dashboard, if one is known."""
     watch: ProcessWatch = field(default_factory=lambda: ProcessWatch({}))
@@ -121,6 +122,7 @@ def connect(
     keeps_events: bool = False,
     forks: bool = False,
     joins: float | None = None,
+    folder: SessionFolder | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Connection:
     """Join the session that this process is in, attach to a cluster, or start one on this machine.
@@ -139,7 +141,8 @@ def connect(
         forks: whether the workers of a new cluster are forked, which is faster. They have one
             thread for each of numpy's operations, and no GPU.
         joins: instead of starting a cluster, join the one that ``simfl up`` has started if it has
-            as many CPUs free; None: do not.
+            as many CPUs free, or the one that was started ahead for this run; None: do not.
+        folder: for the files of a new cluster; None: one is created.
         metadata: shown by Ray for the job, in addition to the metadata it was submitted with.
 
     Raises:
@@ -150,7 +153,9 @@ def connect(
     refuse_ray_client(where)
     if where == "local":
         keep_token_private()
-    up = find_standing() if where == "local" and address is None and joins is not None else None
+    may_join = where == "local" and joins is not None and not ahead.is_in_session()
+    own = ahead.take(num_cpus if may_join else None)
+    up = find_standing() if may_join and address is None and own is None else None
     ray = import_ray(address, keeps_events=keeps_events)
     with started_with(_settings(where, keeps_events=keeps_events)):
         if ray.is_initialized():
@@ -164,6 +169,8 @@ def connect(
             joined = _join(ray, up, joins, job_config=job)
             if joined is not None:
                 return joined
+        if own is not None and (started := _use(ray, own, job_config=job)) is not None:
+            return started
         if fault := token_fault():
             raise ClusterError(f"the Ray cluster is to ask for a token: {fault}")
         _warn(mode_warning())
@@ -175,6 +182,7 @@ def connect(
             dashboard_host="127.0.0.1",
             object_store_memory=object_store_memory,
             job_config=job,
+            folder=folder,
         )
 
 
@@ -224,7 +232,10 @@ def import_ray(address: str | None, *, keeps_events: bool = False) -> Any:
     """
     if "ray" not in sys.modules:
         os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
-    with started_with(_settings(resolve_address(address), keeps_events=keeps_events)):
+    where = resolve_address(address)
+    if "ray" not in sys.modules:
+        ahead.has_imported_ray = where == "local"
+    with started_with(_settings(where, keeps_events=keeps_events)):
         import ray
     return ray
 
@@ -259,10 +270,10 @@ def _job_config(ray: Any, metadata: Mapping[str, str]) -> Any:
     return ray.job_config.JobConfig(metadata=dict(metadata), _client_job=True)
 
 
-def _start(ray: Any, *, forks: bool, **options: Any) -> Connection:
+def _start(ray: Any, *, forks: bool, folder: SessionFolder | None, **options: Any) -> Connection:
     """Start a cluster for this run, with its files in a private folder."""
     with ExitStack() as cleanup:
-        folder = make_session_folder()
+        folder = folder or make_session_folder()
         last_words = LastWords([] if folder is None else folder.all)
         cleanup.callback(last_words.take_back)
         place = {}
@@ -287,6 +298,28 @@ def _start(ray: Any, *, forks: bool, **options: Any) -> Connection:
             is_owned=True,
             is_local=True,
             dashboard=context.dashboard_url or None,
+            watch=watch,
+            cleanup=cleanup.pop_all(),
+        )
+
+
+def _use(ray: Any, own: OwnCluster, *, job_config: Any) -> Connection | None:
+    """Use the cluster that was started ahead; return None if it could not be started."""
+    with ExitStack() as cleanup:
+        cleanup.callback(own.kill)
+        if (address := own.wait()) is None:
+            return None
+        _warn(mode_warning())
+        context = _init(ray, address, job_config=job_config)
+        cleanup.pop_all()
+        cleanup.callback(own.stop)
+        vital = vital_processes(context.address_info)
+        watch = ProcessWatch(vital, own.processes, notify=own.last_words.replace)
+        return Connection(
+            ray,
+            is_owned=True,
+            is_local=True,
+            is_joined=True,
             watch=watch,
             cleanup=cleanup.pop_all(),
         )
@@ -327,7 +360,7 @@ def _join(ray: Any, up: Standing, num_cpus: float, *, job_config: Any) -> Connec
     cleanup.callback(turn.close)
     watch = ProcessWatch(vital_processes(context.address_info), notify=last_words.replace)
     return Connection(
-        ray, is_owned=True, is_standing=True, watch=watch, cleanup=cleanup, settled=turn.close
+        ray, is_owned=True, is_joined=True, watch=watch, cleanup=cleanup, settled=turn.close
     )
 
 

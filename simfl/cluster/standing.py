@@ -25,7 +25,8 @@ from typing import IO, Final
 from simfl.cluster.processes import started_at
 from simfl.errors import ClusterError, InputError
 
-_KEEPER: Final = "simfl.cluster.keeper"
+KEEPER: Final = "simfl.cluster.keeper"
+"""The module of a process that owns a cluster."""
 _END_S: Final = 20.0
 _TURN_S: Final = 10.0
 _OF_THE_TERMINAL: Final = (
@@ -93,7 +94,7 @@ def start() -> Standing:
         raise InputError("'simfl up' is for Linux; elsewhere each run starts a cluster of its own")
     _require_none()
     keeper = subprocess.Popen(
-        [sys.executable, "-P", "-m", _KEEPER],
+        [sys.executable, "-P", "-m", KEEPER],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -126,7 +126,7 @@ def _ray(setup: EngineSetup) -> Engine:
                 setup,
                 logs_events=connection.is_owned,
                 sources=sources,
-                folder=os.getcwd() if connection.is_standing else None,
+                folder=os.getcwd() if connection.is_joined else None,
             ),
         )
     except BaseException:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import simfl
+from simfl.cluster.processes import started_at
 from simfl.record import RoundRecord
 
 pytestmark = pytest.mark.ray
@@ -90,6 +91,8 @@ def test_a_fault_of_rays_processes_ends_the_run_with_a_message_and_nothing_is_le
     assert run.returncode == code
     assert said.format(pid) in stderr
     assert "'simfl resume' continues from the last checkpoint" in stderr
+    while any(started_at(int(known[name])) for name in known):
+        time.sleep(0.1)
     assert not list(temporary.iterdir())
     if victim != "driver":
         assert json.loads((out / "summary.json").read_text())["status"] == "failed"
