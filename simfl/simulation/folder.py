@@ -162,15 +162,25 @@ def _explained(place: Path) -> Iterator[None]:
         ) from None
 
 
-def tidy(folder: Path) -> None:
-    """Delete a resumed run's previous summary and unfinished files.
+def delete_leftovers(folder: Path) -> None:
+    """Delete the unfinished files of a process that was killed; only while nobody else writes.
 
     Raises:
         InputError: if that cannot be done.
     """
     with _explained(folder):
-        for path in [folder / SUMMARY_FILE, *folder.glob(".*.unfinished")]:
+        for path in folder.glob(".*.unfinished"):
             path.unlink(missing_ok=True)
+
+
+def delete_summary(folder: Path) -> None:
+    """Delete the summary of a run that goes on.
+
+    Raises:
+        InputError: if that cannot be done.
+    """
+    with _explained(folder):
+        (folder / SUMMARY_FILE).unlink(missing_ok=True)
 
 
 def holds_run(folder: Path) -> bool:

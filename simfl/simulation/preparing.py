@@ -18,6 +18,7 @@ from simfl.simulation.evaluation import better_values, metric_units
 from simfl.simulation.folder import (
     begin_run,
     checked_folder,
+    delete_leftovers,
     extend_run,
     holds_run,
     is_done,
@@ -93,8 +94,9 @@ def prepare(
         units = record_units(PHASES) | metric_units(simulation)
         better = better_values(simulation)
         begin_run(folder, resolved, better=better, units=units, is_loop=is_loop)
-        write_provenance_aside(folder, simulation, held)
     found = checkpoints.find() if resume == "auto" else NOTHING
+    if not continues:
+        write_provenance_aside(folder, simulation, held)
     return Run(simulation, folder, checkpoints, found, options=options, clock=clock)
 
 
@@ -109,7 +111,9 @@ def write_provenance_aside(folder: Path, simulation: Simulation, held: ExitStack
 def hold_folder(scenario: Scenario, folder: Path, held: ExitStack) -> list[Lease]:
     """Hold a run's folder, which no other process may write to, until ``held`` ends."""
     require_writable(folder)
-    return hold(scenario, folder, held, notify=notify)
+    leases = hold(scenario, folder, held, notify=notify)
+    delete_leftovers(folder)
+    return leases
 
 
 def prepare_resumed(

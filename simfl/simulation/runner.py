@@ -34,7 +34,13 @@ from simfl.simulation.best_weights import BestWeights
 from simfl.simulation.building import Simulation
 from simfl.simulation.checkpoints import Checkpoints
 from simfl.simulation.evaluation import better_values, without_last_evaluation
-from simfl.simulation.folder import read_history, read_run_id, tidy, write_files, write_weights
+from simfl.simulation.folder import (
+    delete_summary,
+    read_history,
+    read_run_id,
+    write_files,
+    write_weights,
+)
 from simfl.simulation.journal import PROGRESS, Journal
 from simfl.simulation.judging import Watch, rules_of
 from simfl.simulation.results import Result
@@ -125,7 +131,7 @@ class Run:
     def opened(self) -> Iterator[Engine]:
         """Start the engine and the observers; ``end`` is to be called before the block ends."""
         journal = self._journal = self._make_journal(self._past())
-        tidy(self.folder)
+        delete_summary(self.folder)
         try:
             with self._engine() as engine:
                 journal.start(self._info(engine))

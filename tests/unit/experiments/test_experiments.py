@@ -82,7 +82,8 @@ def test_the_table_and_the_readme_are_those_of_the_results(folder):
 @each_with("run.py")
 def test_an_experiment_runs_in_short_and_is_not_run_again(folder, tmp_path):
     command = [sys.executable, folder / "run.py", "--quick", "--out", tmp_path]
-    first = subprocess.run(command, capture_output=True, text=True, check=True)
+    first = subprocess.run(command, capture_output=True, text=True)
+    assert first.returncode == 0, first.stdout + first.stderr
     found = {file: (tmp_path / file).read_bytes() for file in ("results.csv", "figure.svg")}
     ran = len(list(csv.DictReader(found["results.csv"].decode().splitlines())))
     assert first.stdout.count("  done  ") + first.stderr.count("  done  ") == ran

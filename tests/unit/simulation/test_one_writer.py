@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ import simfl
 from simfl.checkpoint import Lease, lease
 from simfl.errors import InputError, LeaseLostError
 from simfl.record import RoundRecord
-from simfl.simulation import RunOptions, open_run
+from simfl.regular_files import replacing
+from simfl.simulation import RunOptions, open_run, preparing
 from simfl.simulation.folder import new_folder
+from simfl.simulation.provenance import Provenance
 from simfl.states import open_storage
 
 
@@ -182,6 +185,27 @@ def test_a_resumed_run_removes_its_summary_and_unfinished_files(
         list(rounds)
     assert (out / "summary.json").exists()
     assert not list(out.glob(".*"))
+
+
+def test_the_start_of_a_run_leaves_what_is_being_written(
+    scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, has_begun, is_running = tmp_path / "out", Event(), Event()
+    write = preparing.write_provenance
+
+    def write_slowly(folder: Path, provenance: Provenance) -> None:
+        with replacing(folder / "slow.txt"):
+            has_begun.set()
+            assert is_running.wait(60)
+        write(folder, provenance)
+
+    monkeypatch.setattr(preparing, "write_provenance", write_slowly)
+    with open_run(simfl.load_scenario(scenario), out, INLINE) as run:
+        assert has_begun.wait(60)
+        next(run.rounds())
+        is_running.set()
+    assert (out / "slow.txt").exists()
+    assert "data" in json.loads((out / "provenance.json").read_text())
 
 
 def test_all_files_of_a_run_have_the_permissions_of_new_files(
