@@ -177,7 +177,7 @@ def test_the_readme_has_the_two_commands_that_do_all_the_set_up() -> None:
     ]
     assert commands == [
         f"{create} . && .venv/bin/simfl run configs/quickstart.yaml",
-        f"{create} '.[test]' && .venv/bin/pytest -m 'not slow'",
+        f"{create} '.[test]' && .venv/bin/pytest -m 'not slow' -n 2",
     ]
 
 

@@ -29,7 +29,7 @@ def losses(made: Federation, *own: str) -> list[float]:
         (ServerEMA(beta=0.0), lambda a, _, w: w),
         (FedExP(), lambda a, before, w: (before + w) / 2),
     ],
-    ids=repr,
+    ids=["a quarter", "the last", "of the last two"],
 )
 def test_the_average_is_evaluated_and_clients_train_the_weights(
     algorithm: Algorithm, average: Average
