@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -14,7 +15,7 @@ from simfl.cli.components import list_components, print_schema
 from simfl.cli.doctor import diagnose
 from simfl.cli.help import GroupedHelp, PlainHelp
 from simfl.cli.new import new_scenario, show_scenario
-from simfl.cli.output import exit_codes
+from simfl.cli.output import INTERRUPTED, exit_codes, say
 from simfl.cli.report import report_runs
 from simfl.cli.run import OWN_PROCESS, resume_run, run_scenario, verify_run
 from simfl.cli.runs import compare_runs, export_run, list_runs
@@ -86,7 +87,11 @@ def _simfl(
 def main() -> None:
     """Run the command line, and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupt)
-    app(obj=OWN_PROCESS)
+    try:
+        app(obj=OWN_PROCESS)
+    except KeyboardInterrupt:  # before it was known which command it is
+        say("interrupted", err=True)
+        sys.exit(INTERRUPTED)
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

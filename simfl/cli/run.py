@@ -21,7 +21,7 @@ from simfl.cli.options import (
     load,
 )
 from simfl.cli.output import FAILED, print_json, say
-from simfl.cluster.ahead import starting_ahead
+from simfl.cluster.ahead import importing, starting_ahead
 
 if TYPE_CHECKING:
     from simfl.cli.json_output import Ran, Verified
@@ -78,7 +78,8 @@ def run_scenario(
     with starting_ahead(backend, address):
         scenario = load(file, [*overrides, *seeded], trust=trust, address=address)
 
-        from simfl.simulation import run
+        with importing():
+            from simfl.simulation import run
 
         result = run(
             scenario,
@@ -130,7 +131,8 @@ def resume_run(
     if backend == "inline":
         restart_with_huge_pages(context)
 
-    from simfl.simulation import resume
+    with importing():
+        from simfl.simulation import resume
 
     is_quiet = quiet or as_json
     result = resume(folder, backend=backend, address=address, progress=not is_quiet, trust=trust)
@@ -159,7 +161,8 @@ def verify_run(
     if backend == "inline":
         restart_with_huge_pages(context)
 
-    from simfl.simulation import verify
+    with importing():
+        from simfl.simulation import verify
 
     is_quiet = quiet or as_json
     verdict = verify(folder, rounds, backend, address=address, progress=not is_quiet, trust=trust)

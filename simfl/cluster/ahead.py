@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -117,11 +117,22 @@ def is_in_session() -> bool:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Pause garbage collections while modules are imported; they find nothing, and take a tenth."""
+    """Pause garbage collections while modules are imported; they find nothing, and take a tenth.
+
+    Ctrl-C and SIGTERM wait for the end: numpy, broken off halfway, cannot be imported again, which
+    torch does, so that the user would see an ImportError.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
+    mask = _mask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
         if was_enabled:
             gc.enable()
+        _mask(signal.SIG_SETMASK, mask)
+
+
+def _mask(how: int, signals: Collection[int]) -> Collection[int]:
+    """Change which signals wait, and return those that did; Windows has no such mask."""
+    return signal.pthread_sigmask(how, signals) if sys.platform != "win32" else ()

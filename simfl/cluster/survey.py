@@ -83,12 +83,14 @@ def describe_room(own: str) -> str:
 
 def _other_jobs(own: str) -> dict[str, str]:
     """Return the resources of other jobs' actors, by job and namespace, from Ray's dashboard."""
+    import ray
     from ray.util.state import list_actors
 
+    here = ray.get_runtime_context().gcs_address  # or else that of any cluster on this machine
     used: dict[str, Counter[str]] = {}
     with suppress(Exception):  # there is no dashboard, or it does not answer
         alive: Any = [("state", "=", "ALIVE")]
-        for actor in list_actors(filters=alive, detail=True, limit=1000, timeout=3):
+        for actor in list_actors(here, filters=alive, detail=True, limit=1000, timeout=3):
             if actor.ray_namespace != own:
                 job = f"job {actor.job_id} ({actor.ray_namespace})"
                 used.setdefault(job, Counter()).update(actor.required_resources or {})

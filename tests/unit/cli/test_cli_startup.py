@@ -118,6 +118,19 @@ main()
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+def test_an_interrupt_before_the_command_is_known_exits_with_130():
+    code = """
+import os, signal, typer.utils
+from simfl.cli.main import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+typer.utils.get_type_hints = lambda _: os.kill(os.getpid(), signal.SIGINT)
+main()
+"""
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_the_package_can_be_run():
     done = subprocess.run(
         [sys.executable, "-m", "simfl", "--version"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -137,3 +138,16 @@ def test_a_run_that_needs_another_cluster_has_the_same_numbers(tmp_path: Path) -
     expected = run("inline", backend="inline")
     assert run("usual") == expected
     assert run("other", "cluster.object_store_memory=200000000") == expected
+
+
+def test_an_interrupt_waits_for_the_end_of_an_import() -> None:
+    imported = []
+
+    def interrupted() -> None:
+        with ahead.importing():
+            signal.raise_signal(signal.SIGINT)
+            imported.append("all")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert imported == ["all"]

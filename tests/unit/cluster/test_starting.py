@@ -67,7 +67,11 @@ def test_free_room_is_described_with_the_jobs_that_use_the_rest(
 
     there = [actor("01", "mine", CPU=1.0), actor("02", "another", CPU=2.0), actor("03", "none")]
     there.append(actor("02", "another", CPU=1.0, GPU=0.5))
-    monkeypatch.setattr("ray.util.state.list_actors", lambda **_: there)
+    # Asked without an address, Ray answers for another cluster on this machine.
+    jobs = {"127.0.0.1:1": there}
+    monkeypatch.setattr("ray.util.state.list_actors", lambda address=None, **_: jobs[address])
+    here = SimpleNamespace(gcs_address="127.0.0.1:1")
+    monkeypatch.setattr(starting.ray, "get_runtime_context", lambda: here)
     monkeypatch.setattr(starting.ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 1.0})
     monkeypatch.setattr(starting.ray, "available_resources", lambda: {"GPU": 0.5})
     free, taken = describe_room("mine").split("; ")
