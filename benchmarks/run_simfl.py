@@ -15,6 +15,7 @@ from turns import RoundTime, Turns
 from workloads import find_workload
 
 import simfl
+from simfl.cluster.ahead import starting_ahead
 from simfl.engine import give_back_freed_memory
 from simfl.scenario import Scenario
 from simfl.simulation import Simulation, build
@@ -45,10 +46,12 @@ class SimflRun:
         overrides: tuple[str, ...] = (),
         build: Callable[[Scenario], Simulation] = build,
     ) -> None:
-        scenario = simfl.load_scenario(plain, overrides=overrides)
-        simulation = build(scenario)
-        checkpoints = Checkpoints(scenario, folder, notify=print)
-        self._engine = make_engine(simulation, backend, address=None, location=checkpoints.location)
+        with starting_ahead(backend, None):  # as in a run
+            scenario = simfl.load_scenario(plain, overrides=overrides)
+            simulation = build(scenario)
+            checkpoints = Checkpoints(scenario, folder, notify=print)
+            location = checkpoints.location
+            self._engine = make_engine(simulation, backend, address=None, location=location)
         # As in a run: the engine has the examples.
         simulation = simulation.without_examples()
         give_back_freed_memory()

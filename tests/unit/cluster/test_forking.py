@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,26 @@ from simfl.cluster.forking import ForkServer
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 
 WORKER = """
-import json, os, random, sys
+import ctypes, json, os, random, sys, threading
 import numpy
+
+def arenas():  # that malloc has while six threads use it, by its own account
+    libc, meet = ctypes.CDLL(None), threading.Barrier(7)
+    libc.fopen.restype = ctypes.c_void_p
+    def allocate():
+        libc.malloc(ctypes.c_size_t(1000))
+        meet.wait()
+        meet.wait()
+    threads = [threading.Thread(target=allocate) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    meet.wait()
+    file = ctypes.c_void_p(libc.fopen(b"arenas.xml", b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    meet.wait()
+    return open("arenas.xml").read().count("<heap ")
+
 print(json.dumps({
     "has_torch": "torch" in sys.modules,
     "has_ray": "ray" in sys.modules,
@@ -30,6 +49,7 @@ print(json.dumps({
     "note": os.environ.get("NOTE"),
     "is_leader": os.getpgid(0) == os.getpid(),
     "drawn": [random.random(), numpy.random.rand()],
+    "arenas": arenas(),
 }))
 sys.stdout.flush()
 """
@@ -89,6 +109,12 @@ def test_a_worker_is_forked_with_its_own_arguments_environment_and_streams(
 def test_forked_workers_draw_different_numbers(started: Started) -> None:
     first, second = started.run()["drawn"], started.run()["drawn"]
     assert all(one != other for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have other allocators")
+def test_a_worker_s_threads_share_what_they_free(started: Started) -> None:
+    assert started.run()["arenas"] == 2
+    assert started.run(OMP_NUM_THREADS="3")["arenas"] > 2  # as Python starts it
 
 
 def test_a_worker_with_other_settings_of_its_libraries_is_started_as_usual(
