@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -87,6 +88,7 @@ def _simfl(
 def main() -> None:
     """Run the command line, and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # closed; Ray needs one  # noqa: SIM115
     try:
         app(obj=OWN_PROCESS)
     except KeyboardInterrupt:  # before it was known which command it is

@@ -101,6 +101,14 @@ def test_a_run_on_ray_leaves_a_whole_folder_and_exits_with_0(tmp_path: Path) -> 
     assert str(out) in output or "out" in output
 
 
+@pytest.mark.slow
+def test_a_run_on_ray_needs_no_stderr(tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "simfl", "run", write(tmp_path, SCENARIO), "--out", "out"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *run], cwd=tmp_path, timeout=120)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "done"
+
+
 def test_a_failing_client_ends_the_run_with_its_traceback_and_keeps_what_was_written(
     tmp_path: Path, ray_cluster: None
 ) -> None:
