@@ -95,7 +95,7 @@ def prepare(
         better = better_values(simulation)
         begin_run(folder, resolved, better=better, units=units, is_loop=is_loop)
     found = checkpoints.find() if resume == "auto" else NOTHING
-    if not continues:
+    if not continues or found.checkpoint is None:
         write_provenance_aside(folder, simulation, held)
     return Run(simulation, folder, checkpoints, found, options=options, clock=clock)
 
@@ -140,4 +140,7 @@ def prepare_resumed(
     leases = hold_folder(scenario, folder, held)
     checkpoints = Checkpoints(scenario, folder, notify=notify, leases=leases)
     found = checkpoints.find()
-    return Run(build(scenario), folder, checkpoints, found, options=options, clock=clock)
+    simulation = build(scenario)
+    if found.checkpoint is None:  # all of its rounds are from here; the file may not be whole
+        write_provenance_aside(folder, simulation, held)
+    return Run(simulation, folder, checkpoints, found, options=options, clock=clock)

@@ -251,3 +251,20 @@ def test_the_home_folder_can_be_written_as_in_a_shell(
     monkeypatch.setenv("HOME", str(tmp_path))
     simfl.run(scenario | {"rounds": 1}, out="~/out", backend="inline")
     assert (tmp_path / "out" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("how", ["resume", "run"])
+def test_a_run_that_begins_again_says_where_its_numbers_come_from(
+    how: str, tmp_path: Path, scenario: dict[str, Any]
+) -> None:
+    """It was killed before it had written that."""
+    scenario |= {"rounds": 1, "checkpoint": {"every": 0}}
+    out = simfl.run(scenario, backend="inline", out=tmp_path / "out").out
+    expected = json.loads((out / "provenance.json").read_text())
+    for name in ("provenance.json", "summary.json", "metrics.jsonl", "weights.safetensors"):
+        (out / name).unlink()
+    if how == "resume":
+        simfl.resume(out, backend="inline")
+    else:
+        simfl.run(scenario, backend="inline", out=out, resume="auto")
+    assert json.loads((out / "provenance.json").read_text()) == expected
