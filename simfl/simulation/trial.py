@@ -68,6 +68,10 @@ def try_step(
     rows = np.arange(min(_MOST_ROWS, len(dataset.train)))
     with global_generators(), explained(scenario, "model", "a first evaluation fails"):
         model.evaluate(read_batch(dataset.train, rows))
+    now = model.module.state_dict(keep_vars=True)
+    if replaced := [name for name in model.trainable if now[name] is not model.trainable[name]]:
+        message = f"{replaced[0]!r} is another Parameter after a call; write to it instead"
+        raise scenario.fault("model", message)
     metrics = [m for m in client.build_metrics() if type(m).__module__.startswith("simfl.")]
     _try_longest(scenario, dataset, model, [m for m in metrics if m.calls_model])
     _try_metrics(

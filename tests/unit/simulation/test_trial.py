@@ -101,6 +101,22 @@ def test_a_single_class_is_refused(tmp_path: Path, kind: dict[str, Any]) -> None
         build(simfl.load_scenario(written))
 
 
+class Renewing(nn.Linear):
+    """Assigns a new parameter with each call, which nothing would train."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.bias = nn.Parameter(self.bias.detach() * 0.9)
+        return super().forward(inputs)
+
+
+def test_a_module_that_replaces_its_parameters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="model: 'bias' is another Parameter after a call"):
+        build(scenario(tmp_path, model={"path": f"{__name__}:Renewing"}))
+
+
 class Centring(nn.Linear):
     """Keeps a running mean of its inputs, as BatchNorm does, under no known name."""
 
