@@ -180,12 +180,16 @@ class ClientHost:
 
     def _evaluate_common(self, chunk: EvaluationChunk, broadcast: Broadcast) -> list[MetricSums]:
         shared = self._recipe.algorithm.evaluated(broadcast.weights, broadcast.algorithm)
-        self._model.set_weights(broadcast.weights | shared | self._personal)
+        weights = broadcast.weights | shared | self._personal
+        self._model.set_weights(weights)
         evaluate = self._evaluate_test_batches if chunk.split == "test" else self._evaluate_clients
-        sums = []
-        for item in chunk.items:
-            self._model.held.restore()  # no item's results depend on another's
+        sums, is_written = [], False
+        for number, item in enumerate(chunk.items):  # whose results depend on no other's
+            if is_written:
+                self._model.set_weights(weights)
+            self._model.held.restore()
             sums += evaluate(item)
+            is_written = is_written or (number == 0 and not self._model.holds(weights))
         return sums
 
     def _predicting(self, broadcast: Broadcast) -> AbstractContextManager[None]:

@@ -138,6 +138,13 @@ class ModuleWeights(Model):
         if not trainable:
             self._held.restore()
 
+    def holds(self, weights: Vector) -> bool:
+        """Return whether these are still the weights, after calls that should not change any."""
+        return self._memory.is_left_alone or all(
+            torch.equal(_rounded(weights[name], tensor).to(tensor.dtype), tensor)
+            for name, tensor in self._state().items()
+        )
+
     def start_from(self, weights: Vector) -> None:
         """Set all weights for a training, which leaves the given ones as they are.
 

@@ -36,7 +36,8 @@ class ParameterMemory:
     def __init__(self, module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
         self._parameters = parameters
         self._own = {name: parameter.data for name, parameter in parameters.items()}
-        self._lends = _leaves_parameters_alone(module)
+        self.is_left_alone: Final = _leaves_parameters_alone(module)
+        """Whether calls of the module are known not to write to parameters, nor to share them."""
         self._initial = set(parameters)
         """Those whose own memory still holds what they were built with."""
         self._lent: dict[str, Tensor] = {}
@@ -46,7 +47,7 @@ class ParameterMemory:
     def lend(self, weights: Vector) -> frozenset[str]:
         """Have parameters read these weights in place; return the names of those that can."""
         self.restore()
-        if self._lends:
+        if self.is_left_alone:
             self._lent = {
                 name: weights[name]
                 for name, own in self._own.items()
