@@ -17,6 +17,8 @@ __all__ = ["WORKLOADS", "Workload", "find_workload", "make_examples", "make_sing
 
 CLASSES = 10
 _SEED = 0
+_BLOCK = 64
+"""Examples that are made at a time, in the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,12 @@ def make_examples(
         return {"inputs": tokens[:, :-1], "targets": tokens[:, -1], "client": of}
     targets = rng.integers(0, CLASSES, total)
     centres, scale = _image_centres(rng, *shape) if len(shape) == 3 else _centres(rng, *shape)
-    inputs = rng.standard_normal((total, *shape), dtype=np.float32)
-    inputs *= scale
-    for label, centre in enumerate(centres):
-        inputs[targets == label] += centre
+    inputs = np.empty((total, *shape), np.float32)
+    for begin in range(0, total, _BLOCK):
+        block = inputs[begin : begin + _BLOCK]
+        rng.standard_normal(out=block, dtype=np.float32)
+        block *= scale
+        block += centres[targets[begin : begin + _BLOCK]]
     return {
         "inputs": _to_bytes(inputs) if as_bytes else inputs,
         "targets": targets,
