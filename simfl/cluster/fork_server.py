@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -63,18 +64,17 @@ def request(path: str) -> bool:
         socket.send_fds(server, [b"{"], list(range(_STANDARD)))
         server.sendall(json.dumps(worker).encode()[1:])
         server.shutdown(socket.SHUT_WR)
-        return bool(server.recv(1))
+        return server.recv(1) == b"+" and not server.recv(1)
     return False
 
 
-def serve(control: socket.socket) -> None:
-    """Fork a worker for each request, until the driver closes its end of ``control``.
+def serve(control: socket.socket, *, holds: bool = False) -> None:
+    """Fork a process for each request, until the other end of ``control`` is closed.
 
     Args:
-        control: over which the driver sends the socket to listen on.
+        control: over which the socket to listen on is sent.
+        holds: whether who requests a process is to wait for its end.
     """
-    _share_arenas()
-    _import_all()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are not waited for
     listener = socket.socket(fileno=socket.recv_fds(control, 1, 1)[1][0])
     while control not in select.select([listener, control], [], [])[0]:
@@ -82,7 +82,7 @@ def serve(control: socket.socket) -> None:
         worker, streams = _receive(client)
         if worker is not None and _starts_alike(worker["environment"]):
             if os.fork() == 0:
-                for each in (client, listener, control):
+                for each in (listener, control) if holds else (client, listener, control):
                     each.close()
                 _become(worker, streams)
                 return
@@ -101,13 +101,22 @@ def _share_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
-def _import_all() -> None:
+def import_all(names: Sequence[str], *, freezes: bool = False) -> None:
+    """Import modules, as far as they are installed.
+
+    Args:
+        names: the modules'.
+        freezes: whether forks are to share the objects, which are never collected then.
+    """
     gc.disable()
-    for name in _MODULES:
+    for name in names:
         with suppress(ImportError):
             importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # so that a worker's collections do not write to what all share
+    if freezes:
+        gc.collect()
+        gc.freeze()  # so that a fork's collections do not write to what all share
+    else:
+        gc.enable()
 
 
 def _receive(client: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
@@ -144,13 +153,16 @@ def _become(worker: dict[str, Any], streams: list[int]) -> None:
     os.environ.update(worker["environment"])
     sys.argv = worker["arguments"]
     sys.path.insert(0, str(Path(sys.argv[0]).parent))
-    importlib.import_module("numpy").random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
     gc.enable()
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
+        _share_arenas()
+        import_all(_MODULES, freezes=True)
         serve(socket.socket(fileno=os.dup(0)))
     elif not request(sys.argv[1]):
         os.execv(sys.argv[2], sys.argv[2:])

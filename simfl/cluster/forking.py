@@ -6,13 +6,15 @@ own memory. A fork takes some milliseconds, and shares them.
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import shlex
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,17 +33,28 @@ _PYTHON: Final = """#!/bin/sh
 case "$1" in
 */default_worker.py) exec {python} -I -S {script} {socket} {python} "$@" ;;
 esac
-{omitted}
+{bare}
 exec {python} "$@"
 """
 
-# A run on one machine has no use for them. Each takes half a second of the CPU, and Ray waits for
-# the first one, the dashboard's server, even without a dashboard.
-_OMITTED: Final = """
-case "$1:$2" in
+# A run on one machine has no use for the dashboard's server, the autoscaler and the log monitor,
+# each of which takes half a second of the CPU. The raylet waits for its two agents. They are forked
+# if they learn by a pipe that it has ended: it is not their parent then.
+_BARE: Final = """
+case "$RAY_enable_pipe_based_agent_to_parent_health_check:$1:$2" in
 */dashboard/dashboard.py:* | *:*/_private/monitor.py | *:*/_private/log_monitor.py) exit ;;
+1:-u:*/dashboard/agent.py | 1:-u:*/runtime_env/agent/main.py)
+    shift
+    exec {python} -I -S {script} {socket}-agents {python} "$@" ;;
 esac
 """
+
+_LIBRARIES: Final = ("aiohttp.web", "grpc.aio", "opentelemetry.exporter.prometheus", "pydantic")
+"""What both Ray's agents and who starts a cluster import."""
+_MODULES: Final = "ray.dashboard.modules"
+"""A package, of which an agent imports all modules."""
+_WATCHES_A_PIPE: Final = {"RAY_enable_pipe_based_agent_to_parent_health_check": "1"}
+"""As agents have it, whose modules read it when they are imported."""
 
 
 class ForkServer:
@@ -54,8 +67,9 @@ class ForkServer:
     """
 
     def __init__(self, *, is_bare: bool = False) -> None:
-        self._omitted = _OMITTED if is_bare else ""
+        self._bare = _BARE if is_bare else ""
         self._control, its_end = socket.socketpair()
+        self._of_agents: socket.socket | None = None
         with its_end:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", _SCRIPT],
@@ -65,6 +79,31 @@ class ForkServer:
                 env={"OMP_NUM_THREADS": "1", **HUGE_PAGES, **os.environ},
                 start_new_session=True,  # Ctrl-C is for the driver
             )
+
+    def fork_agents(self) -> bool:
+        """Fork this process, which has imported Ray, so that Ray's agents are forked from there.
+
+        If it has several threads, agents are started as usual.
+
+        Returns:
+            True in the forked processes, which are to end then.
+        """
+        fork_server.import_all(_LIBRARIES)
+        if len(os.listdir("/proc/self/task")) > 1:
+            return False
+        self._of_agents, its_end = socket.socketpair()
+        with its_end:
+            if os.fork():
+                return False
+            self._of_agents.close()
+            self._control.close()
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for stream in range(3):
+                os.dup2(nothing, stream)
+            os.environ.update(_WATCHES_A_PIPE)
+            fork_server.import_all(["ray.dashboard.agent", *_modules_of_agents()], freezes=True)
+            fork_server.serve(its_end, holds=True)
+            return True
 
     @contextmanager
     def python(self, folder: Path) -> Iterator[None]:
@@ -77,17 +116,17 @@ class ForkServer:
             folder: a private one, for the script and a socket.
         """
         path, script = folder / "fork", folder / "python"
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(path))
-            listener.listen(64)
-            try:
-                socket.send_fds(self._control, [b"."], [listener.fileno()])
-            except OSError:  # it has died
-                yield
-                return
+        try:
+            _send(self._control, path)
+            if self._of_agents is not None:
+                _send(self._of_agents, folder / "fork-agents")
+        except OSError:  # it has died
+            yield
+            return
         words = {"python": sys.executable, "script": _SCRIPT, "socket": str(path)}
         quoted = {key: shlex.quote(word) for key, word in words.items()}
-        script.write_text(_PYTHON.format(**quoted, omitted=self._omitted))
+        bare = self._bare.format(**quoted)
+        script.write_text(_PYTHON.format(**quoted, bare=bare))
         script.chmod(0o700)
         python = sys.executable
         if os.access(script, os.X_OK):
@@ -99,19 +138,35 @@ class ForkServer:
 
     def stop(self) -> None:
         """End it; its workers go on."""
-        self._control.close()
+        for control in filter(None, (self._control, self._of_agents)):
+            control.close()
         self._process.kill()
         self._process.wait()
+
+
+def _modules_of_agents() -> list[str]:
+    with suppress(ImportError):
+        path = importlib.import_module(_MODULES).__path__
+        return [module.name for module in pkgutil.walk_packages(path, f"{_MODULES}.")]
+    return []
+
+
+def _send(control: socket.socket, path: Path) -> None:
+    """Send a process the socket at which it is to wait for requests."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(64)
+        socket.send_fds(control, [b"."], [listener.fileno()])
 
 
 _ahead: ForkServer | None = None
 
 
-def start_ahead() -> None:
+def start_ahead() -> ForkServer:
     """Start a server for the next cluster that this process starts, which has no dashboard."""
     global _ahead
-    if sys.platform == "linux" and "RAY_TMPDIR" not in os.environ:
-        _ahead = ForkServer(is_bare=True)
+    _ahead = ForkServer(is_bare=True)
+    return _ahead
 
 
 def take() -> ForkServer:

@@ -17,25 +17,36 @@ from pathlib import Path
 
 from simfl.cluster import forking, standing
 from simfl.cluster.processes import LOOK_S, ProcessTree, children, cpus_of_this_machine
-from simfl.cluster.session import connect, own_environment, started_with
+from simfl.cluster.session import (
+    connect,
+    import_ray,
+    own_environment,
+    settings_of_own,
+    started_with,
+)
 from simfl.cluster.session_folder import SessionFolder
 from simfl.errors import SimflError, one_line
 
-# Ray would start workers for its first driver, which is this process.
-_NO_WORKERS = {"RAY_prestart_worker_first_driver": "0"}
+# Ray would start workers for its first driver, which is this process, and wait for a dashboard.
+_WITHOUT = {"RAY_prestart_worker_first_driver": "0", "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "0"}
 
 
 def keep(folder: Path | None) -> None:
     """Start a cluster, and keep it until SIGTERM or, with a folder, until stdin ends."""
-    forking.start_ahead()
     environment = own_environment()
+    if sys.platform == "linux" and "RAY_TMPDIR" not in os.environ:
+        with settings_of_own(), started_with(_WITHOUT):
+            server = forking.start_ahead()
+            import_ray("local")
+            if server.fork_agents():
+                return
     own = None if folder is None else SessionFolder(folder)
     is_up = threading.Event()
     if own is not None:
         threading.Thread(target=_end_early, args=(is_up,), daemon=True).start()
     with ExitStack() as cleanup:
         try:
-            with started_with(_NO_WORKERS):
+            with started_with(_WITHOUT):
                 connection = connect(
                     address="local",
                     num_cpus=cpus_of_this_machine(),

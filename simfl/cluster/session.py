@@ -56,6 +56,13 @@ NO_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
 # of several rounds of a large model would be held, each in fresh memory.
 FREE_AT_ONCE = {"RAY_free_objects_period_milliseconds": "0"}
 
+# Ray's processes connect to sockets of others, which may be a moment late, and try again after a
+# second, ten times.
+CONNECT_SOON = {
+    "RAY_raylet_client_connect_timeout_milliseconds": "20",
+    "RAY_raylet_client_num_connect_attempts": "500",
+}
+
 # The node's address becomes 127.0.0.1, so that all of Ray's processes listen there only. This is
 # Ray's default on Windows and macOS, and works on Linux, too. `_node_ip_address` does not: Ray
 # replaces 127.0.0.1 by the machine's address, also in the address of a cluster to attach to.
@@ -231,7 +238,7 @@ def import_ray(address: str | None, *, keeps_events: bool = False) -> Any:
         keeps_events: as for ``connect``.
     """
     if "ray" not in sys.modules:
-        os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
+        _set_environment()
     where = resolve_address(address)
     if "ray" not in sys.modules:
         ahead.has_imported_ray = where == "local"
@@ -252,9 +259,20 @@ def started_with(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def settings_of_own() -> AbstractContextManager[None]:
+    """Set the variables with which Ray is imported, and started on this machine."""
+    _set_environment()
+    return started_with(_settings("local", keeps_events=False))
+
+
+def _set_environment() -> None:
+    os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
+
+
 def _settings(where: str, *, keeps_events: bool) -> Mapping[str, str]:
     if where == "local":
-        return LOOPBACK | forking.HUGE_PAGES | FREE_AT_ONCE | ({} if keeps_events else NO_EVENTS)
+        own = LOOPBACK | forking.HUGE_PAGES | FREE_AT_ONCE | CONNECT_SOON
+        return own if keeps_events else own | NO_EVENTS
     # A process that imported Ray with LOOPBACK can still attach to clusters on the network.
     return LOOPBACK if where == "auto" or is_loopback(where) else {}
 

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,28 @@ print(json.dumps({
     "arenas": arenas(),
 }))
 sys.stdout.flush()
+"""
+
+AGENT = """
+import sys
+print("ray" in sys.modules, __name__, *sys.argv[1:])
+sys.stdout.flush()
+sys.exit(sys.stdin.read())
+"""
+
+KEEPER = """
+import subprocess, sys
+from pathlib import Path
+from simfl.cluster.forking import ForkServer
+server = ForkServer(is_bare=True)
+if server.fork_agents():
+    sys.exit()
+with server.python(Path(sys.argv[2])):
+    command = [sys.executable, "-u", sys.argv[1], "--id=1"]
+    agent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+print(agent.stdout.readline().strip(), agent.poll(), flush=True)
+agent.communicate()
+server.stop()
 """
 
 
@@ -147,3 +170,17 @@ def test_without_the_server_workers_are_started_as_usual(tmp_path: Path) -> None
     seen = started.run("--id=1")
     assert not seen["has_torch"]
     assert seen["arguments"] == ["--id=1"]
+
+
+def test_an_agent_that_watches_a_pipe_is_forked_and_what_ray_has_started_lasts_as_long(
+    tmp_path: Path,
+) -> None:
+    agent = tmp_path / "dashboard" / "agent.py"
+    agent.parent.mkdir()
+    agent.write_text(AGENT)
+    command = [sys.executable, "-c", KEEPER, str(agent)]
+    for pipe, is_forked in (("1", "True"), ("0", "False")):
+        variables = {**os.environ, "RAY_enable_pipe_based_agent_to_parent_health_check": pipe}
+        place = Path(tempfile.mkdtemp(prefix=pipe, dir=tmp_path))
+        seen = subprocess.check_output([*command, str(place)], text=True, env=variables)
+        assert seen.split() == [is_forked, "__main__", "--id=1", "None"]
