@@ -92,7 +92,9 @@ def _command() -> list[str] | None:
 
 @lru_cache(maxsize=1)
 def _packages() -> tuple[tuple[str, str], ...]:
-    found = {str(d.metadata["Name"]): d.version for d in metadata.distributions()}
+    # `version` would parse the same text again.
+    about = [distribution.metadata for distribution in metadata.distributions()]
+    found = {str(one["Name"]): str(one["Version"]) for one in about}
     return tuple(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
