@@ -119,4 +119,5 @@ def _scaler(examples: Examples, *, device: str) -> Callable[[Tensor], Tensor]:
 
 
 def _move(array: np.ndarray[Any, Any], device: str) -> Tensor:
-    return to_device(torch.from_numpy(array), device)
+    tensor = torch.from_numpy(array)
+    return tensor if device == "cpu" else to_device(tensor, device)

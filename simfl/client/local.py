@@ -110,7 +110,8 @@ class LocalRound(RoundFacts):
         given = plan.order.sort(given)
         losses = self._take_steps(plan, local, names, add, objective, given, loss_given)
         self.trainee.narrow(len(self.states))
-        self.personal.take(self.trainee.live, plan.order)
+        if self.personal.values:
+            self.personal.take(self.trainee.live, plan.order)
         local.end_steps(plan.order.back)
         if optimizer is None:
             self.optimizers[phase] = local

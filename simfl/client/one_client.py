@@ -38,7 +38,7 @@ class OneClient(Trainee):
 
     @property
     def like(self) -> Vector:
-        return self._model.live_weights(self._model.trainable)
+        return Vector(self._model.trainable)
 
     def load(self, base: Vector, start: Vector, *, in_place: bool) -> None:
         if in_place:

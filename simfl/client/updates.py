@@ -169,6 +169,8 @@ def finite_rows(
         values: what else they send, likewise of all clients.
         stacked: whether they are those of a stack.
     """
+    if not values and all(map(math.isfinite, norms)):
+        return [True] * len(norms)
     rows = np.isfinite(norms)
     if not rows.all() and delta is not None:
         rows = delta.is_finite().cpu().numpy().reshape(-1)
@@ -183,14 +185,15 @@ def sum_losses(losses: Sequence[Tensor], sizes: Sequence[int]) -> StepLosses:
     """Add up the mean losses of a client's batches, each times its batch's size."""
     if not losses:
         return StepLosses()
-    # One transfer for all steps; float64, as the sum of many.
-    losses_T = torch.stack(list(losses)).double().cpu()
+    means = torch.stack(list(losses)).tolist()  # one transfer for all steps
+    # As float64, since it is the sum of many.
+    sums = [mean * size for mean, size in zip(means, sizes, strict=True)]
     return StepLosses(
         num_steps=len(sizes),
         num_seen=sum(sizes),
-        total=float((losses_T * torch.tensor(sizes, dtype=torch.float64)).sum()),
-        first=losses_T[0].item(),
-        last=losses_T[-1].item(),
+        total=torch.tensor(sums, dtype=torch.float64).sum().item(),
+        first=means[0],
+        last=means[-1],
     )
 
 

@@ -80,7 +80,8 @@ class HeldState:
         differing = [
             entry
             for entry in self._entries
-            if not _same(entry.place.get(entry.key, _MISSING), entry.value)
+            if (now := entry.place.get(entry.key, _MISSING)) is not entry.value
+            and not _same(now, entry.value)
         ]
         grown = [(name, layer) for name, layer, size in self._layers if _num_keys(layer) > size]
         if not grown:

@@ -106,20 +106,25 @@ def with_own_memory(
     Those of convolutions with channels last are laid out as the weights are. Float16 and bfloat16
     become float32.
     """
-    seen: set[int] = set()
-    owned = []
+    wide = []
     for gradient, parameter in zip(gradients, parameters, strict=True):
         if gradient is None:
-            owned.append(torch.zeros_like(widened(parameter)))
-            continue
-        gradient = widened(gradient)
-        if gradient.dim() == 4 and parameter.is_contiguous():
+            gradient = torch.zeros_like(parameter)
+        elif gradient.dim() == 4 and parameter.is_contiguous():
             gradient = gradient.contiguous()
-        storage = gradient.untyped_storage()
+        wide.append(widened(gradient))
+    # Each is then in another memory, from its beginning on: no need for a closer look.
+    are_apart = len({one.data_ptr() for one in wide}) == len(wide)
+    if are_apart and all(one.is_contiguous() and not one.storage_offset() for one in wide):
+        return wide
+    seen: set[int] = set()
+    owned = []
+    for one in wide:
+        storage = one.untyped_storage()
         at = storage.data_ptr()
-        is_owned = at not in seen and storage.nbytes() >= gradient.nbytes
+        is_owned = at not in seen and storage.nbytes() >= one.nbytes
         seen.add(at)
-        owned.append(gradient if is_owned else gradient.clone())
+        owned.append(one if is_owned else one.clone())
     return owned
 
 

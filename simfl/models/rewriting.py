@@ -10,6 +10,7 @@ them in another way.
 from __future__ import annotations
 
 import math
+import operator
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -276,6 +277,9 @@ _POOL: Final = _Kind((nn.MaxPool2d, nn.AvgPool2d), (*_MAX_POOL.functions, F.avg_
 _AVERAGE: Final = _Kind((nn.AdaptiveAvgPool2d,), (F.adaptive_avg_pool2d,))
 _RELU: Final = _Kind((nn.ReLU,), (F.relu, torch.relu, torch.relu_), ("relu", "relu_"))
 _DROPOUT: Final = _Kind((_DropoutNd, Dropout), (F.dropout, F.dropout2d, torch.dropout))
+_NORM: Final = _Kind((nn.GroupNorm, nn.BatchNorm2d), (F.group_norm, F.batch_norm))
+_SUM: Final = _Kind((), (operator.add,))
+_NOT_SAVED: Final = (_CONVOLUTION, _POOL, _NORM, _SUM)
 
 
 def _rewrite(graph: fx.Graph, module: nn.Module, inputs: Inputs) -> bool:
@@ -335,8 +339,8 @@ def _rewrite_call(node: fx.Node, module: nn.Module) -> None:
         _insert(node, lambda source: node.graph.call_method("contiguous", (source,)))
     elif _RELU.has(node, module, exactly=True):
         source = node.args[0]
-        # Neither needs what it returns for its gradients.
-        is_free = _CONVOLUTION.has(source, module) or _POOL.has(source, module)
+        # None of them needs what it returns for its gradients.
+        is_free = any(kind.has(source, module) for kind in _NOT_SAVED)
         if is_free and isinstance(source, fx.Node) and len(source.users) == 1:
             node.op, node.target = "call_function", torch.relu_
             node.args, node.kwargs = (source,), {}

@@ -89,7 +89,7 @@ class Vector:
     @property
     def num_bytes(self) -> int:
         """How many bytes the numbers take."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
+        return sum(tensor.nbytes for tensor in self._tensors.values())
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]

@@ -60,6 +60,21 @@ class OfMethods(Written):
         return self.output(images.reshape(-1, 16))
 
 
+class UsedTwice(nn.Module):
+    """A norm and a sum of which more than ReLU is computed, and a sum of which nothing else is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)
+        self.pool, self.output = nn.MaxPool2d(2), nn.Linear(8 * 5 * 5, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        normed = self.norm(self.conv(images))
+        total = normed.relu() + normed
+        images = self.pool((total.relu() * total + 1.0).relu())
+        return self.output(images.flatten(1))
+
+
 def chain(*layers: nn.Module, features: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 10))
 
@@ -88,6 +103,7 @@ MODELS = {
     "of methods": (OfMethods, (3, 16, 16)),
     "norms": (with_norms, (3, 12, 12)),
     "depthwise": (depthwise, (3, 12, 12)),
+    "used twice": (UsedTwice, (3, 12, 12)),
     "averaged": (built(ResNet(width=8, groups=4), 3, 28, 28), (3, 28, 28)),
 }
 
@@ -158,6 +174,18 @@ def test_the_module_stays_as_it_is() -> None:
         assert torch.equal(one, two)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("name", "in_place", "in_all"), [("averaged", 7, 7), ("used twice", 1, 3)])
+def test_relu_is_in_place_where_nothing_else_uses_its_argument(
+    name: str, in_place: int, in_all: int
+) -> None:
+    build, axes = MODELS[name]
+    module = drawn(build)
+    form: Any = faster_form(module, images(*axes).inputs)
+    relus = [node for node in form._graph.nodes if rewriting._RELU.has(node, module)]
+    assert len(relus) == in_all
+    assert sum(node.target is torch.relu_ for node in relus) == in_place
 
 
 # -- pooling before ReLU --------------------------------------------------------------------
