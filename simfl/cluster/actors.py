@@ -149,33 +149,35 @@ class ServerActor(_Actor[Server]):
         broadcast = pack_broadcast(snapshot.broadcast, share_aux=self._shares_aux)
         return broadcast, pack(snapshot.state, label=round)
 
-    def restore(self, broadcast: Parcel, state: Parcel) -> None:
-        """Restore the server from its snapshot."""
+    def restore(self, broadcast: Parcel, state: Parcel, _started: int = 0) -> None:
+        """Restore the server from its snapshot, after ``start``, which has returned the last."""
         self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(state)))
         log.info("round=%d restored", state.label)
 
-    def receive(self, *partials: Parcel) -> None:
-        """Add partials of chunks to the round.
+    def receive(self, *partials: Parcel | None) -> None:
+        """Add partials of chunks to the round; what calls have returned that come before is None.
 
         They are opened only once the server is built, since they may hold classes of plug-ins.
         """
         server = self._built
-        for partial in partials:
+        for partial in filter(None, partials):
             server.receive(open_parcel(partial, copy=not self._shares_partials))
 
-    def end_round(self, plan: RoundPlan, *partials: Parcel) -> tuple[RoundReport, Parcel, Parcel]:
+    def end_round(
+        self, plan: RoundPlan, *partials: Parcel | None
+    ) -> tuple[RoundReport, Parcel, Parcel]:
         """Take the server's step; return the report, and what the next round starts from.
 
         Args:
             plan: of the round.
-            partials: those that were not sent to ``receive``.
+            partials: those that were not sent to ``receive``, and what its calls have returned.
         """
         self.receive(*partials)
         report = self._built.end_round(plan)
         log_round(report)
         return (report, *self.snapshot(plan.round + 1))
 
-    def add_up(self, plan: RoundPlan, *partials: Parcel) -> Parcel:
+    def add_up(self, plan: RoundPlan, *partials: Parcel | None) -> Parcel:
         """Return the sum of a cohort's partials; the arguments are those of ``end_round``."""
         self.receive(*partials)
         return pack(self._built.add_up(plan), label=plan.round)

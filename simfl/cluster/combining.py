@@ -237,6 +237,11 @@ class Sums:
         self._held: defaultdict[str, list[ChunkResult[Ref, Any]]] = defaultdict(list)
         """By node, small partials that are not sent yet."""
 
+    @property
+    def combines(self) -> bool:
+        """Whether there are combiners."""
+        return bool(self._combiners)
+
     def send(self, results: Sequence[ChunkResult[Ref, Any]], *, is_last: bool) -> None:
         """Send the partials of chunks that have ended, small ones several at a time.
 
@@ -267,11 +272,8 @@ class Sums:
                 for other in others:
                     self._to_combiner(head, [min(self._starts[other])], [self._combine(other)])
             nodes = nodes[::FAN_IN]
-        combined = [self._combine(node) for node in nodes]
-        # Calls of the server that wait for arguments would keep it from answering others.
-        self._server.wait(combined)
-        for one in combined:
-            self._to_server([one])
+        for node in nodes:
+            self._to_server([self._combine(node)])
         return self._partials
 
     def _to_server(self, partials: Sequence[Ref]) -> None:

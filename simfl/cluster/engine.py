@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-import numpy as np
 import ray
 from ray.exceptions import RayError
 
 from simfl.checkpoint import Found
-from simfl.cluster.combining import Combiners
+from simfl.cluster.cohorts import Cohorts, Results, Returned
 from simfl.cluster.diagnostics import ask_peak_memory, write_profiles
 from simfl.cluster.failures import explain, is_object_loss, repeat
 from simfl.cluster.launch import Fleet, launch_server, put_setup
@@ -29,27 +28,19 @@ from simfl.cluster.saves import Saves
 from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.starting import SERVER, Starter
-from simfl.cluster.wire import Addresses, Ref, SnapshotRefs, address, open_parcel, put_initial
+from simfl.cluster.wire import Ref, SnapshotRefs, open_parcel, put_initial
 from simfl.cluster.workers import ClientPool
 from simfl.engine import (
     Cohort,
-    Pace,
     Trained,
     Workload,
     cut_evaluation,
-    equal_chunks,
-    guided_chunks,
     snapshot_of,
 )
-from simfl.engine.events import AnyChunk, Assign, Begin
+from simfl.engine.events import Begin
 from simfl.errors import StatesLostError
 from simfl.messages import (
     Broadcast,
-    Chunk,
-    ChunkReport,
-    ChunkResult,
-    ChunkTrace,
-    CohortPart,
     Contribution,
     EvaluationChunk,
     RoundPlan,
@@ -58,24 +49,13 @@ from simfl.messages import (
     Snapshot,
 )
 from simfl.models.model import MetricSums
-from simfl.states import Place, StateFile, StateTable, StoredObject
+from simfl.states import Place, StateTable
 from simfl.vector import Vector
 
 T = TypeVar("T")
 
 _MAX_STATES = 64
 """The most clients whose own models are evaluated in a call."""
-
-
-class _Results(NamedTuple):
-    """What a cohort's chunks have returned."""
-
-    ended: list[tuple[Assign, ChunkResult[None, Place]]]
-    """Each chunk, in the order in which they ended."""
-    repeated: list[tuple[Assign, ChunkResult[None, Place]]]
-    """Those that were run again for the states of their clients."""
-    partials: Partials
-    """Theirs; they are not in the results."""
 
 
 class RayEngine:
@@ -100,10 +80,7 @@ class RayEngine:
             server=setup.server.with_initial(None),
         )
         self._connection = connection
-        self._keeps_state = setup.client.keeps_state
-        self._kept_last_round = True
         self._is_dedicated = cluster.placement == "dedicated"
-        self._paces: defaultdict[int, Pace] = defaultdict(Pace)
         self._states = StateTable[Place](setup.location)
         self.dashboard = connection.dashboard
         self._server = RemoteServer(
@@ -113,11 +90,13 @@ class RayEngine:
             notify=setup.notify,
             require_cluster=connection.watch.require_all,
         )
-        self._combiners = Combiners(setup, self._server)
         self._saves = Saves(setup.location, self._states, self._server)
         self._fleet = Fleet(setup)
         # Their processes start while the examples are put into the object store.
         self._launched = self._fleet.launch()
+        workload = Workload(
+            setup.client.work, setup.dataset, personal_steps=setup.client.personal_steps
+        ).of
         self._pool = ClientPool(
             (
                 setup.shared.ref if setup.shared else ray.put(dataset),
@@ -125,11 +104,17 @@ class RayEngine:
                 initial,
             ),
             cluster=cluster,
-            workload=Workload(
-                setup.client.work, setup.dataset, personal_steps=setup.client.personal_steps
-            ).of,
+            workload=workload,
             server=self._server,
             notify=setup.notify,
+        )
+        self._cohorts = Cohorts(
+            setup,
+            self._server,
+            self._pool,
+            self._states,
+            workload=workload,
+            is_local=connection.is_local,
         )
 
     def open(self) -> None:
@@ -151,25 +136,28 @@ class RayEngine:
         """Put a snapshot into the object store."""
         return self._server.put(snapshot)
 
-    def train(self, plan: RoundPlan, handle: SnapshotRefs) -> Cohort:
+    def train(self, plan: RoundPlan, handle: SnapshotRefs, *, ends: bool = False) -> Cohort:
         """Train the cohort's chunks on whichever actors are free; the server adds them up."""
         if not self._is_dedicated:
             joining = self._fleet.grow(self._pool.workers)
             self._pool.join(joining, {w.label: self._pool.start(w) for w in joining})
         self._pool.await_members(self._fleet.least)
         return self._repeat(
-            lambda: self._train_once(plan, handle),
+            lambda: self._cohorts.train(plan, handle, ends=ends),
             # It has received part of a round whose chunks may be cut differently now.
             before_repeat=lambda: self._server.restore(handle),
             doing=f"round {plan.round}",
         )
 
-    def end_round(self, cohort: Cohort) -> Trained:
+    def end_round(self, cohort: Cohort, *, following: RoundPlan | None = None) -> Trained:
         """Take the server's step."""
         began = time.perf_counter()
-        cohort, (report, following) = self._finish(cohort, self._server.end_round)
+        _, *refs = cohort.results.partials.returned or [None]
+        if following is not None and refs:
+            self._cohorts.go_ahead(following, SnapshotRefs(*refs))
+        cohort, (report, handle) = self._finish(cohort, self._server.end_round)
         seconds = cohort.train_s, time.perf_counter() - began
-        return Trained(report, RoundTrace(cohort.chunks, *seconds, self.num_actors), following)
+        return Trained(report, RoundTrace(cohort.chunks, *seconds, self.num_actors), handle)
 
     def add_up(self, cohort: Cohort) -> Contribution | None:
         """Fetch the sum from the server."""
@@ -187,7 +175,7 @@ class RayEngine:
 
         def start(actor: Any, share: EvaluationChunk) -> list[Ref]:
             sends = share.needs_states and not self._states.is_empty
-            addresses, objects = self._address(share.clients) if sends else (None, [])
+            addresses, objects = self._cohorts.address(share.clients) if sends else (None, [])
             call = actor.evaluate_chunk.remote
             return [call(share, handle.broadcast, addresses, *objects)]
 
@@ -227,7 +215,7 @@ class RayEngine:
     def restore(self, found: Found) -> SnapshotRefs:
         """Restore a checkpoint, or the start."""
         self._saves.forget()
-        self._combiners.doubt()
+        self._cohorts.combiners.doubt()
         if found.checkpoint is None:
             self._states.restore({}, ())
             return self._server.start()
@@ -262,32 +250,12 @@ class RayEngine:
             for actor in self._actors:
                 ray.kill(actor)
             self._fleet.close()
-            self._combiners.close()
+            self._cohorts.combiners.close()
         self._connection.close()
 
     @property
     def _actors(self) -> list[Any]:
         return [self._server.actor, *(worker.actor for worker in self._pool.members)]
-
-    def _train_once(self, plan: RoundPlan, handle: SnapshotRefs) -> Cohort:
-        began = time.perf_counter()
-        chunks = [chunk for part in plan.split() for chunk in self._cut(plan, part)]
-        asks = self._keeps_state and (self._kept_last_round or not self._states.is_empty)
-        ended: list[tuple[Assign, ChunkResult[None, Place]]] = []
-        sums = self._combiners.begin()
-        for now in self._train_chunks(chunks, handle, asks=asks):
-            sums.send([result for _, result in now], is_last=self._pool.is_done)
-            # No other reference is kept, so that a partial is freed once it has been added.
-            ended += [(assign, replace(result, partial=None)) for assign, result in now]
-            del now
-        unasked = [assign.chunk for assign, result in ended if result.report.keeping and not asks]
-        # Repeated chunks give the same partials, bit for bit; only their states are used.
-        again = itertools.chain.from_iterable(self._train_chunks(unasked, handle, asks=True))
-        repeated = [(assign, replace(result, partial=None)) for assign, result in again]
-        traces = [ChunkTrace(result.report, a.label, a.retries) for a, result in ended]
-        traces.sort(key=lambda trace: trace.report.start)
-        results = _Results(ended, repeated, sums.finish())
-        return Cohort(plan, handle, tuple(traces), time.perf_counter() - began, results)
 
     def _finish(
         self,
@@ -303,8 +271,8 @@ class RayEngine:
 
         def train_again() -> Partials:
             nonlocal trained
-            self._combiners.doubt()
-            trained = self._train_once(plan, handle)
+            self._cohorts.combiners.doubt()
+            trained = self._cohorts.train(plan, handle, ends=False)
             return cast(Partials, trained.results.partials)
 
         def restored() -> Partials:
@@ -315,88 +283,18 @@ class RayEngine:
             return finish(plan, handle, trained.results.partials, train_again)
 
         finished = self._repeat(once, before_repeat=restored, doing=f"round {plan.round}")
-        results: _Results = trained.results
-        self._learn_paces(results.ended)
-        self._combiners.learn((a.label, result.report) for a, result in results.ended)
+        results: Results = trained.results
+        self._cohorts.learn(results)
         self._commit(plan.round, [result for _, result in results.ended + results.repeated])
         return trained, finished
 
-    def _learn_paces(self, ended: Sequence[tuple[Assign, ChunkResult[None, Place]]]) -> None:
-        by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
-        for assign, result in ended:
-            by_group[assign.chunk.group].append(result.report)
-        for group, reports in by_group.items():
-            self._paces[group].learn(reports)
-
-    def _commit(self, round: int, results: Sequence[ChunkResult[None, Place]]) -> None:
+    def _commit(self, round: int, results: Sequence[Returned]) -> None:
         """Store the states that a finished round has produced."""
         retained = {c: state for result in results for c, state in result.states.items()}
         num_bytes = sum(result.report.state_bytes for result in results if result.states)
         self._states.commit(retained, num_bytes=num_bytes)
-        self._kept_last_round = any(result.report.keeping for result in results)
         limit = self._setup.cluster.state_memory
         if self._states.held_bytes > limit:
             self._saves.spill(label=f"spill-{round:06d}")
         else:
             self._saves.tidy(limit)
-
-    def _begin(self, chunks: Sequence[AnyChunk]) -> Begin:
-        """Return a pass in which a group's actors train its clients, or an actor its own client."""
-        if not self._is_dedicated:
-            return Begin(
-                chunks,
-                lanes=[worker.group for worker in self._pool.workers],
-                places=[self._combiners.node_of.get(w.label, "") for w in self._pool.workers],
-            )
-        own_clients = np.argsort(self._setup.group_of, kind="stable").tolist()
-        return Begin(chunks, lanes=own_clients, lane_of=lambda chunk: chunk.clients[0])
-
-    def _cut(self, plan: RoundPlan, part: CohortPart) -> list[Chunk]:
-        if self._is_dedicated:
-            return equal_chunks(plan, part, 1)
-        if isinstance(self._setup.cluster.chunk_size, int):
-            return equal_chunks(plan, part, self._setup.cluster.chunk_size)
-        num_workers = sum(worker.group == part.group for worker in self._pool.members)
-        pace = self._paces[part.group]
-        return guided_chunks(
-            plan, part, num_workers, least_work=pace.least_work, sends_much=pace.sends_much
-        )
-
-    def _train_chunks(
-        self, chunks: Sequence[AnyChunk], handle: SnapshotRefs, *, asks: bool
-    ) -> Iterator[list[tuple[Assign, ChunkResult[Ref, Place]]]]:
-        """Train all chunks; yield those that have ended since the last time, and their results.
-
-        Args:
-            chunks: to be trained.
-            handle: what the round starts from.
-            asks: whether to send clients their states, and to request new ones; Ray needs to know
-                the number of results beforehand. If no client has kept a state, they are not
-                requested, since an object may cost more than training a small client. If a client
-                does keep one, the chunk is run again.
-        """
-
-        def start(actor: Any, chunk: Chunk) -> list[Ref]:
-            number = self._states.num_objects(len(chunk.clients)) if asks else 0
-            addresses, objects = self._address(chunk.clients) if asks else (None, [])
-            method = actor.train_chunk.options(num_returns=ChunkResult.num_parts(number))
-            refs: list[Ref] = method.remote(chunk, handle.broadcast, number, addresses, *objects)
-            return refs
-
-        for now in self._pool.run(self._begin(chunks), start):
-            yield [(assign, ChunkResult.join(report, others)) for assign, report, others in now]
-            del now  # see _train_once
-
-    def _address(self, clients: Sequence[int]) -> tuple[Addresses, list[Ref]]:
-        """Return where clients' states are; files are read into the object store if necessary.
-
-        The server's actor has written them, and so can read them; other nodes may not have the
-        folder.
-        """
-        holders: list[Place | StateFile | None] = [self._states.get(client) for client in clients]
-        files = [holder for holder in holders if isinstance(holder, StateFile)]
-        if files and not self._connection.is_local and files[0].is_local:
-            read = StoredObject(self._server.read_states(files), len(files), num_bytes=0)
-            rows = {file.client: Place(read, row) for row, file in enumerate(files)}
-            holders = [rows[h.client] if isinstance(h, StateFile) else h for h in holders]
-        return address(holders)

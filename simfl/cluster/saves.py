@@ -115,8 +115,11 @@ class Saves:
             self._moving = planned, call(addresses, *objects)
 
     def forget(self) -> None:
-        """Do not wait for what is being written or moved."""
-        self._pending = self._moving = None
+        """Give up what is being moved, and what is being written, once that has ended."""
+        pending, self._pending, self._moving = self._pending, None, None
+        if pending is not None:
+            with suppress(RayError):
+                self._server.get(pending.last)
 
     def _write(self, planned: Sequence[PlannedShard[Place]]) -> list[Ref]:
         written = []

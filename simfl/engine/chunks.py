@@ -57,6 +57,10 @@ class Pace:
         """The number of steps that a chunk should have; 0 before the first round."""
         return WORTH_A_CALL_S / self._seconds_per_step if self._seconds_per_step else 0.0
 
+    def is_brief(self, work: float) -> bool:
+        """Return whether so many steps are not worth a call, nor is what they lead to large."""
+        return work < self.least_work and not self.sends_much
+
 
 class Workload:
     """Computes the amount of work in a chunk, from its clients' steps and examples.

@@ -79,16 +79,26 @@ class Engine(Protocol):
     def put(self, snapshot: Snapshot) -> Handle:
         """Return a handle of a snapshot that is not the engine's own, for any round."""
 
-    def train(self, plan: RoundPlan, handle: Handle) -> Cohort:
+    def train(self, plan: RoundPlan, handle: Handle, *, ends: bool = False) -> Cohort:
         """Train a cohort, whose sums are formed meanwhile; ``end_round`` or ``add_up`` follows.
+
+        Args:
+            plan: of the round.
+            handle: what it starts from.
+            ends: whether it is ``end_round``, which may begin at once then.
 
         Raises:
             RunError: if a client fails, or the cluster does.
             StatesLostError: if only a checkpoint can recover what was lost.
         """
 
-    def end_round(self, cohort: Cohort) -> Trained:
+    def end_round(self, cohort: Cohort, *, following: RoundPlan | None = None) -> Trained:
         """Take the server's step, and store the clients' new states.
+
+        Args:
+            cohort: all of the round's.
+            following: the plan of the round that is trained next, from what this one returns; None:
+                not known, or something else comes before. It may begin at once.
 
         Raises:
             RunError: if the step fails, or the cluster does.

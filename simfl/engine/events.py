@@ -38,6 +38,11 @@ class Begin:
 
 
 @dataclass(frozen=True)
+class Abandoned:
+    """Nobody wants the results of this pass any more: its chunks are not handed out, nor again."""
+
+
+@dataclass(frozen=True)
 class Finished:
     """A task has returned its result."""
 
@@ -88,7 +93,7 @@ class Tick:
     beats: Heartbeats
 
 
-Event: TypeAlias = Joined | Begin | Finished | Failed | Back | DiedAgain | Tick
+Event: TypeAlias = Joined | Begin | Abandoned | Finished | Failed | Back | DiedAgain | Tick
 
 
 @dataclass(frozen=True)

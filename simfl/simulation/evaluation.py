@@ -54,6 +54,15 @@ def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: i
     )
 
 
+def is_evaluated(simulation: Simulation, round: int) -> bool:
+    """Return whether anything is evaluated after a round."""
+    options, is_last = simulation.scenario.evaluation, round == simulation.scenario.rounds
+    due = (
+        _is_due(every, round, is_last=is_last) for every in (options.every, options.clients_every)
+    )
+    return any(due)
+
+
 def evaluate_rest(
     simulation: Simulation, engine: Engine, handle: Handle, done: Evaluated
 ) -> Evaluated:

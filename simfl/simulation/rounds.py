@@ -6,19 +6,20 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 from simfl.engine import Engine, Handle
 from simfl.errors import StatesLostError
-from simfl.messages import RoundReport, RoundTrace
+from simfl.messages import RoundPlan, RoundReport, RoundTrace
 from simfl.observers import ClientTable, client_table
 from simfl.record import RoundRecord
 from simfl.sampling import Past
 from simfl.simulation.best_weights import BestWeights
 from simfl.simulation.building import Simulation
 from simfl.simulation.checkpoints import Checkpoints
-from simfl.simulation.evaluation import Evaluated, ask_losses, evaluate, evaluate_rest
+from simfl.simulation.evaluation import Evaluated, ask_losses, evaluate, evaluate_rest, is_evaluated
 from simfl.simulation.judging import Watch
 from simfl.states import State
 
@@ -122,12 +123,16 @@ def run_rounds(
     scenario = simulation.scenario
     rollbacks, saved = 0, round
     past = simulation.read_past(sampled)
+    plan: RoundPlan | None = None
     while round < scenario.rounds and watch.reason is None:
         try:
-            done = _run_round(
-                simulation, engine, handle, round=round + 1, past=past, clock=clock, watch=watch
-            )
-            round, handle = round + 1, done.handle
+            clock.enter("sample")
+            if plan is None:
+                ask = partial(ask_losses, simulation, engine, handle)
+                plan = simulation.plan_round(round + 1, past, ask)
+            following = _plan_ahead(simulation, round + 2, past)
+            done = _run_round(simulation, engine, plan, handle, following, clock=clock, watch=watch)
+            round, handle, plan = round + 1, done.handle, following
             watch.take(done.record)
             if best is not None:
                 best.note(round, handle)
@@ -143,7 +148,7 @@ def run_rounds(
         except StatesLostError:
             clock.enter("checkpoint")
             previous, (round, handle, sampled) = saved, checkpoints.go_back(engine)
-            saved, past = round, simulation.read_past(sampled)
+            saved, past, plan = round, simulation.read_past(sampled), None
             watch.go_back(round)
             if best is not None:
                 best.forget()
@@ -152,13 +157,23 @@ def run_rounds(
                 raise
 
 
+def _plan_ahead(simulation: Simulation, round: int, past: Past | None) -> RoundPlan | None:
+    """Return the plan of a round that depends on none before, if nothing is evaluated before it."""
+    is_last = round > simulation.scenario.rounds
+    if is_last or past is not None or is_evaluated(simulation, round - 1):
+        return None
+    with suppress(Exception):  # it is raised when the round begins, and those before are done
+        return simulation.plan_round(round)
+    return None
+
+
 def _run_round(
     simulation: Simulation,
     engine: Engine,
+    plan: RoundPlan,
     handle: Handle,
+    following: RoundPlan | None,
     *,
-    round: int,
-    past: Past | None,
     clock: PhaseClock,
     watch: Watch,
 ) -> Done:
@@ -167,18 +182,17 @@ def _run_round(
     The handle that training returns is used by the evaluation and by the next round, so weights are
     put into the object store once a round.
     """
-    clock.enter("sample")
-    plan = simulation.plan_round(round, past, partial(ask_losses, simulation, engine, handle))
     clock.enter("train")
-    report, trace, following = engine.end_round(engine.train(plan, handle))
+    cohort = engine.train(plan, handle, ends=True)
+    report, trace, handle = engine.end_round(cohort, following=following)
     clock.enter("evaluate")
     clock.move(trace.aggregate_s, "train", "aggregate")
-    evaluated = evaluate(simulation, engine, following, round=round)
+    evaluated = evaluate(simulation, engine, handle, round=plan.round)
     if watch.ends_with(record_of(report, trace, {}, evaluated)):
-        evaluated = evaluate_rest(simulation, engine, following, evaluated)
+        evaluated = evaluate_rest(simulation, engine, handle, evaluated)
     clock.enter("observe")
     record = record_of(report, trace, clock.lap(), evaluated)
-    return Done(record, client_table(round, trace, evaluated.clients), following)
+    return Done(record, client_table(plan.round, trace, evaluated.clients), handle)
 
 
 def record_of(

@@ -14,6 +14,7 @@ import pytest
 import ray
 
 import simfl
+from simfl.cluster.cohorts import Cohorts
 from simfl.cluster.engine import RayEngine
 from simfl.errors import ClusterError
 from simfl.record import RoundRecord
@@ -63,7 +64,10 @@ def scenario(*, client: list[Any] = (), server: list[Any] = (), **cluster: Any) 
 
 def numbers(scenario: dict[str, Any], out: Path, backend: str = "ray") -> tuple[Any, ...]:
     """Return every number of a run but its seconds."""
-    result = simfl.run(scenario, out=out, backend=backend)  # type: ignore[arg-type]
+    return numbers_of(simfl.run(scenario, out=out, backend=backend))  # type: ignore[arg-type]
+
+
+def numbers_of(result: Any) -> tuple[Any, ...]:
     weights = {name: array.tobytes() for name, array in result.weights.items()}
     return weights, [RoundRecord.parse(record).reproducible for record in result.history]
 
@@ -152,6 +156,56 @@ def test_a_chunk_that_kills_its_actor_each_time_ends_the_run_and_is_named(
     lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in lines] == [1]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "failed"
+
+
+def brief(*server: list[Any]) -> dict[str, Any]:
+    """Return a scenario whose clients keep nothing, and which is evaluated after round 4 of 7."""
+    plain = scenario(server=[*server])
+    plain["client"]["optimizer"] |= {"regularizers": [], "modules": []}
+    plain["server"]["optimizer"] |= {"modules": ["adam", *server]}
+    return plain | {"rounds": 7, "evaluation": {"every": 4}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed_brief(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    return numbers(brief(), tmp_path_factory.mktemp("brief") / "out", "inline")
+
+
+@pytest.mark.parametrize(
+    ("dying", "begun"),
+    [("nobody", [3, 4, 6, 7]), ("client", [3, 4, 6, 7]), ("server", [3, 4, 6])],
+)
+def test_rounds_that_have_begun_before_the_one_before_has_ended_survive_a_death(
+    dying: str,
+    begun: list[int],
+    tmp_path: Path,
+    ray_cluster: None,
+    undisturbed_brief: tuple[Any, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So that all rounds are brief, on a busy machine, too.
+    monkeypatch.setattr("simfl.engine.chunks.WORTH_A_CALL_S", 1000.0)
+    begin, found, pools = Cohorts._begin, list[int](), list[Any]()
+
+    def note(self: Cohorts, plan: Any, *rest: Any, **named: Any) -> Any:
+        ahead = self._ahead
+        chunks, running = begin(self, plan, *rest, **named)
+        if ahead is not None and ahead.running is running:
+            found.append(plan.round)
+        pools.append(self._pool)
+        return chunks, running
+
+    def kill(record: RoundRecord) -> None:
+        """Kill an actor that trains a chunk of round 6, or has done so, while 5 is recorded."""
+        if dying == "client" and record["round"] == 5:
+            replace_processes([pools[0].workers[0].actor])
+
+    monkeypatch.setattr(Cohorts, "_begin", note)
+    kills = [killer(tmp_path, client=-1, round=6)] if dying == "server" else []
+    result = simfl.run(brief(*kills), out=tmp_path / "out", callbacks=[kill])
+    assert numbers_of(result) == undisturbed_brief
+    assert shots(tmp_path) == (dying == "server")
+    assert found == begun
 
 
 @pytest.mark.slow

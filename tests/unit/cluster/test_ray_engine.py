@@ -11,9 +11,9 @@ from fake_ray import FakeRef, fake_engine, lose
 from ray.exceptions import ActorUnavailableError
 
 import simfl
-import simfl.cluster.engine
+import simfl.engine.chunks
+from simfl.cluster.cohorts import Cohorts
 from simfl.cluster.combining import KEPT_BYTES
-from simfl.cluster.engine import RayEngine
 from simfl.engine import equal_chunks
 from simfl.record import RoundRecord
 from simfl.simulation.backends import make_engine
@@ -75,10 +75,10 @@ def test_a_round_that_is_repeated_in_other_chunks_counts_nothing_twice(
     """The first chunk of three has been received when the second turns out to lack an input."""
     sizes = iter([2, 2, 3, 1])
 
-    def cut(engine: RayEngine, plan: Any, part: Any) -> Any:
+    def cut(cohorts: Cohorts, plan: Any, part: Any) -> Any:
         return equal_chunks(plan, part, next(sizes))
 
-    monkeypatch.setattr(RayEngine, "_cut", cut)
+    monkeypatch.setattr(Cohorts, "_cut", cut)
     losses = Losses("train_chunk", 5)
     assert run(monkeypatch, tmp_path, losses) == undisturbed
     assert losses.count > 5
@@ -127,6 +127,7 @@ def test_a_server_that_dies_gets_the_partials_again_or_those_of_the_cohort_train
     """Three rounds of three chunks each; partials that are not kept are freed meanwhile."""
     monkeypatch.setattr(simfl.cluster.combining, "KEPT_BYTES", kept_bytes)
     monkeypatch.setattr(simfl.cluster.combining, "HELD_BYTES", 0)
+    monkeypatch.setattr(simfl.engine.chunks, "WORTH_A_CALL_S", 0.0)  # no round is brief
     partials: list[weakref.ref[FakeRef]] = []
     left: list[int] = []
 
