@@ -152,9 +152,9 @@ class RayEngine:
     def end_round(self, cohort: Cohort, *, following: RoundPlan | None = None) -> Trained:
         """Take the server's step."""
         began = time.perf_counter()
-        _, *refs = cohort.results.partials.returned or [None]
-        if following is not None and refs:
-            self._cohorts.go_ahead(following, SnapshotRefs(*refs))
+        returned = cohort.results.partials.returned
+        if following is not None and returned:
+            self._cohorts.go_ahead(following, SnapshotRefs(*returned[1:]))
         cohort, (report, handle) = self._finish(cohort, self._server.end_round)
         seconds = cohort.train_s, time.perf_counter() - began
         return Trained(report, RoundTrace(cohort.chunks, *seconds, self.num_actors), handle)

@@ -39,7 +39,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class Abandoned:
-    """Nobody wants the results of this pass any more: its chunks are not handed out, nor again."""
+    """The results of this pass are no longer wanted: no chunk is handed out, or run again."""
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def _explained(place: Path) -> Iterator[None]:
 
 
 def delete_leftovers(folder: Path) -> None:
-    """Delete the unfinished files of a process that was killed; only while nobody else writes.
+    """Delete the unfinished files of a process that was killed; only while no other process writes.
 
     Raises:
         InputError: if that cannot be done.
