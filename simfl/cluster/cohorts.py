@@ -1,6 +1,6 @@
 """Training a round's cohort on the client actors: its chunks, what they send, and what they keep.
 
-Where a round is brief, the driver is not waited for between two of them. The call that takes the
+Where each actor has one chunk, the driver is not waited for between rounds. The call that takes the
 server's step is made before the chunks have ended, and the next round's chunks are handed out
 before that step has: Ray starts each call once what it is given is there.
 """
@@ -21,6 +21,7 @@ from simfl.cluster.setup import EngineSetup
 from simfl.cluster.wire import Addresses, Ref, SnapshotRefs, address
 from simfl.cluster.workers import ClientPool, Ended
 from simfl.engine import Cohort, Pace, Work, equal_chunks, guided_chunks
+from simfl.engine.chunks import COSTLY_BYTES
 from simfl.engine.events import AnyChunk, Assign, Begin
 from simfl.messages import Chunk, ChunkReport, ChunkResult, ChunkTrace, CohortPart, RoundPlan
 from simfl.states import Place, StateFile, StateTable, StoredObject
@@ -88,7 +89,7 @@ class Cohorts:
         chunks, running = self._begin(plan, handle, asks=asks)
         ended: list[tuple[Assign, Returned]] = []
         sums, ending = self.combiners.begin(), None
-        if ends and not sums.combines and self._is_brief(chunks):
+        if ends and not sums.combines and self._are_soon_added(chunks):
             ending = self._server.begin_end(plan, [refs[1] for refs in self._pool.running])
         for now in _joined(running):
             if ending is None:
@@ -161,14 +162,13 @@ class Cohorts:
         chunks = self._cut_all(plan)
         return chunks, self._pool.run(self._pass(chunks), self._starter(handle, asks=asks))
 
-    def _is_brief(self, chunks: Sequence[Chunk]) -> bool:
-        """Return whether all chunks are at actors, and each is less work than is worth a call.
+    def _are_soon_added(self, chunks: Sequence[Chunk]) -> bool:
+        """Return whether all chunks are at actors, and all that they send is added up quickly.
 
-        Then nothing is lost by adding up all that they send at the end.
+        Then nothing is lost by doing so at the end.
         """
-        return len(chunks) == len(self._pool.running) and all(
-            self._paces[chunk.group].is_brief(self._workload(chunk)[0]) for chunk in chunks
-        )
+        num_bytes = sum(self._paces[chunk.group].partial_bytes for chunk in chunks)
+        return len(chunks) == len(self._pool.running) and num_bytes <= COSTLY_BYTES
 
     def _pass(self, chunks: Sequence[AnyChunk]) -> Begin:
         """Return a pass in which a group's actors train its clients, or an actor its own client."""

@@ -6,6 +6,7 @@ Where chunks begin and end does not affect the result, so their sizes only follo
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -42,24 +43,25 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds_per_step: float | None = None
-        self.sends_much = False
-        """Whether a partial costs more than a call."""
+        self.partial_bytes = math.inf
+        """The size of the largest partial; not known before the first round."""
 
     def learn(self, reports: Sequence[ChunkReport]) -> None:
         """Learn from what the group has done in a round."""
         seconds = sum(report.seconds for report in reports)
         num_steps = sum(int(report.clients.num_steps.sum()) for report in reports)
         self._seconds_per_step = seconds / num_steps if num_steps else None
-        self.sends_much = max(report.partial_bytes for report in reports) > COSTLY_BYTES
+        self.partial_bytes = max(report.partial_bytes for report in reports)
 
     @property
     def least_work(self) -> float:
         """The number of steps that a chunk should have; 0 before the first round."""
         return WORTH_A_CALL_S / self._seconds_per_step if self._seconds_per_step else 0.0
 
-    def is_brief(self, work: float) -> bool:
-        """Return whether so many steps are not worth a call, nor is what they lead to large."""
-        return work < self.least_work and not self.sends_much
+    @property
+    def sends_much(self) -> bool:
+        """Whether a partial costs more than a call."""
+        return self.partial_bytes > COSTLY_BYTES
 
 
 class Workload:
@@ -215,7 +217,8 @@ def _equal_ends(
     num_left = len(work) - 1 - start
     grain = max(smallest, 1 << max(0, (num_left // num_parts // UNEVEN).bit_length() - 1))
     goals = work[start] + (work[-1] - work[start]) * np.arange(1, num_parts) / num_parts
-    cuts = grain * np.round(np.searchsorted(work, goals) / grain).astype(int)
+    nearest = np.interp(goals, work, np.arange(len(work)))
+    cuts = grain * np.round(nearest / grain).astype(int)
     return sorted({int(cut) for cut in cuts if start < cut < len(work) - 1} | {len(work) - 1})
 
 

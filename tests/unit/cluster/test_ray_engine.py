@@ -11,7 +11,7 @@ from fake_ray import FakeRef, fake_engine, lose
 from ray.exceptions import ActorUnavailableError
 
 import simfl
-import simfl.engine.chunks
+import simfl.cluster.cohorts
 from simfl.cluster.cohorts import Cohorts
 from simfl.cluster.combining import KEPT_BYTES
 from simfl.engine import equal_chunks
@@ -127,7 +127,7 @@ def test_a_server_that_dies_gets_the_partials_again_or_those_of_the_cohort_train
     """Three rounds of three chunks each; partials that are not kept are freed meanwhile."""
     monkeypatch.setattr(simfl.cluster.combining, "KEPT_BYTES", kept_bytes)
     monkeypatch.setattr(simfl.cluster.combining, "HELD_BYTES", 0)
-    monkeypatch.setattr(simfl.engine.chunks, "WORTH_A_CALL_S", 0.0)  # no round is brief
+    monkeypatch.setattr(simfl.cluster.cohorts, "COSTLY_BYTES", -1)  # no end is called for ahead
     partials: list[weakref.ref[FakeRef]] = []
     left: list[int] = []
 

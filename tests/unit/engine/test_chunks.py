@@ -96,6 +96,11 @@ def test_equal_parts_are_of_equal_work_and_not_of_equal_numbers() -> None:
         1,
         5,
     ]
+    plan = RoundPlan(1, tuple(range(10)), (4, 4, 4, 4, 4, 3, 3, 3, 2, 2))  # 16 + 17, not 20 + 13
+    assert [len(c.clients) for c in guided_chunks(plan, only_part(plan), 2, least_work=1000)] == [
+        4,
+        6,
+    ]
 
 
 def test_a_client_with_most_of_the_work_is_a_chunk_of_its_own() -> None:
