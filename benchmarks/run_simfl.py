@@ -71,6 +71,7 @@ class SimflRun:
 
     def close(self) -> None:
         """End its actors."""
+        self._rounds.close()
         self._engine.close()
 
 

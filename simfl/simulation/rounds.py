@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -98,7 +98,7 @@ def run_rounds(
     clock: PhaseClock | None = None,
     watch: Watch | None = None,
     best: BestWeights | None = None,
-) -> Iterator[Done]:
+) -> Generator[Done]:
     """Run the remaining rounds; yield each when it is done, and then save it if that is due.
 
     If states are lost with a node, the run rolls back to its last checkpoint, and rounds that were

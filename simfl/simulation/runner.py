@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +121,7 @@ class Run:
         If rounds are left then, the run is stopped there: its summary says ``stopped``, and it can
         be resumed. If the block raises an exception, the run has failed or was interrupted.
         """
-        with self.opened() as engine:
-            self._start(engine)
+        with self.opened() as engine, closing(self._start(engine)) as self._done:
             yield
             self._end_rounds(engine)
             self.end(engine, self._handle, status="done" if self._is_complete else "stopped")
@@ -260,9 +259,9 @@ class Run:
             with _profiled(engine, self.folder) if options.profile else nullcontext():
                 yield engine
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: Engine) -> Generator[Done]:
         self._handle = engine.restore(self.found) if self._round else engine.start()
-        self._done = run_rounds(
+        return run_rounds(
             self.simulation,
             engine,
             self.checkpoints,

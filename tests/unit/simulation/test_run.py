@@ -526,6 +526,7 @@ def test_a_run_that_is_left_early_is_stopped_and_resumes_to_the_same_end(
     with open_run(simfl.load_scenario(scenario), out, RunOptions("inline")) as run:
         rounds = run.rounds()
         assert [next(rounds)["round"], next(rounds)["round"]] == [1, 2]
+    assert not list(rounds)
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["status"], summary["rounds"]) == ("stopped", 2)
     two_rounds = simfl.run(scenario | {"rounds": 2}, out=tmp_path / "two", backend="inline")
