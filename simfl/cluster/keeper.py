@@ -16,14 +16,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from simfl.cluster import forking, standing
-from simfl.cluster.processes import LOOK_S, ProcessTree, children, cpus_of_this_machine
-from simfl.cluster.session import (
-    connect,
+from simfl.cluster.environment import (
     import_ray,
     own_environment,
     settings_of_own,
     started_with,
 )
+from simfl.cluster.processes import LOOK_S, ProcessTree, children, cpus_of_this_machine
+from simfl.cluster.session import connect
 from simfl.cluster.session_folder import SessionFolder
 from simfl.errors import SimflError, one_line
 

@@ -7,18 +7,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from simfl.cluster import ahead, forking, standing
 from simfl.cluster.access import (
-    AUTH_MODE,
     address_warning,
     ask,
     find_cluster,
-    is_loopback,
     keep_token_private,
     mode_warning,
     refuse_open,
@@ -27,6 +25,13 @@ from simfl.cluster.access import (
     token_fault,
 )
 from simfl.cluster.ahead import OwnCluster
+from simfl.cluster.environment import (
+    import_ray,
+    own_environment,
+    resolve_address,
+    settings_for,
+    started_with,
+)
 from simfl.cluster.processes import (
     LastWords,
     ProcessTree,
@@ -37,37 +42,6 @@ from simfl.cluster.processes import (
 from simfl.cluster.session_folder import SessionFolder, make_session_folder
 from simfl.cluster.standing import Standing
 from simfl.errors import ClusterError, one_line, printable
-
-# Ray reads these when it is imported.
-_ENVIRONMENT = {
-    AUTH_MODE: "token",
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Frequent enough for short runs. A gauge is dropped after two intervals, and Ray reports a
-    # node's usage every 5 s: with less than 2.5 s these gauges would come and go.
-    "RAY_metrics_report_interval_ms": "5000",
-}
-
-# Ray records the last 100,000 calls, 3 kB each, for its dashboard and timeline.
-NO_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
-
-# Ray collects objects without references, and frees them once a second. In rounds of less, those
-# of several rounds of a large model would be held, each in fresh memory.
-FREE_AT_ONCE = {"RAY_free_objects_period_milliseconds": "0"}
-
-# Ray's processes connect to sockets of others, which may be a moment late, and try again after a
-# second, ten times.
-CONNECT_SOON = {
-    "RAY_raylet_client_connect_timeout_milliseconds": "20",
-    "RAY_raylet_client_num_connect_attempts": "500",
-}
-
-# The node's address becomes 127.0.0.1, so that all of Ray's processes listen there only. This is
-# Ray's default on Windows and macOS, and works on Linux, too. `_node_ip_address` does not: Ray
-# replaces 127.0.0.1 by the machine's address, also in the address of a cluster to attach to.
-# https://docs.ray.io/en/latest/ray-core/starting-ray.html
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 _FREED_S = 1.0
 """How long Ray may take to count what a run that has ended has freed."""
@@ -164,7 +138,7 @@ def connect(
     own = ahead.take(num_cpus if may_join else None)
     up = find_standing() if may_join and address is None and own is None else None
     ray = import_ray(address, keeps_events=keeps_events)
-    with started_with(_settings(where, keeps_events=keeps_events)):
+    with started_with(settings_for(where, keeps_events=keeps_events)):
         if ray.is_initialized():
             here = ray.get_runtime_context().gcs_address
             refuse_open(here, ask(here))
@@ -209,16 +183,6 @@ def find_standing() -> Standing | None:
     return None
 
 
-def own_environment() -> dict[str, str]:
-    """Return the digests of this process's variables, which are the same once Ray is imported."""
-    return standing.digests_of(_ENVIRONMENT | os.environ)
-
-
-def resolve_address(address: str | None) -> str:
-    """Return the address of the cluster to use; ``local`` stands for a new one."""
-    return address or os.environ.get("RAY_ADDRESS") or "local"
-
-
 def chosen_address(given: str | None, named: str | None) -> str | None:
     """Return the user's cluster address, or else the scenario's, which is printed on stderr.
 
@@ -228,53 +192,6 @@ def chosen_address(given: str | None, named: str | None) -> str | None:
         where = printable(str(named))
         _warn(f"cluster.address names the Ray cluster at {where}; your Ray token is sent there")
     return given or named
-
-
-def import_ray(address: str | None, *, keeps_events: bool = False) -> Any:
-    """Import Ray with the settings that it reads from the environment at import, and return it.
-
-    Args:
-        address: the cluster that will be connected to, as for ``connect``.
-        keeps_events: as for ``connect``.
-    """
-    if "ray" not in sys.modules:
-        _set_environment()
-    where = resolve_address(address)
-    if "ray" not in sys.modules:
-        ahead.has_imported_ray = where == "local"
-    with started_with(_settings(where, keeps_events=keeps_events)):
-        import ray
-    return ray
-
-
-@contextmanager
-def started_with(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for processes started in this context; variables set by the user are kept."""
-    added = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
-
-
-def settings_of_own() -> AbstractContextManager[None]:
-    """Set the variables with which Ray is imported, and started on this machine."""
-    _set_environment()
-    return started_with(_settings("local", keeps_events=False))
-
-
-def _set_environment() -> None:
-    os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
-
-
-def _settings(where: str, *, keeps_events: bool) -> Mapping[str, str]:
-    if where == "local":
-        own = LOOPBACK | forking.HUGE_PAGES | FREE_AT_ONCE | CONNECT_SOON
-        return own if keeps_events else own | NO_EVENTS
-    # A process that imported Ray with LOOPBACK can still attach to clusters on the network.
-    return LOOPBACK if where == "auto" or is_loopback(where) else {}
 
 
 def _job_config(ray: Any, metadata: Mapping[str, str]) -> Any:

@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from simfl.cluster.environment import resolve_address
 from simfl.cluster.placement import Node, nodes_of
-from simfl.cluster.session import connect, resolve_address
+from simfl.cluster.session import connect
 
 _STORE_FRACTION = 0.3
 """The fraction of the memory that a new cluster's object store uses by Ray's default."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from simfl.checkpoint import Lease
+from simfl.cluster.environment import import_ray
 from simfl.cluster.processes import cpus_of_this_machine
-from simfl.cluster.session import Connection, chosen_address, connect, import_ray
+from simfl.cluster.session import Connection, chosen_address, connect
 from simfl.errors import InputError, MissingExtraError
 from simfl.observers import RunConsole
 from simfl.scenario import (

@@ -16,7 +16,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from simfl.cluster.session import started_with
+from simfl.cluster.environment import started_with
 from simfl.scenario.schema import AshaSection
 from simfl.sweep.preflight import Prepared
 from simfl.sweep.schedule import Schedule

@@ -13,14 +13,9 @@ from pathlib import Path
 import pytest
 
 from simfl.cluster import access
+from simfl.cluster.environment import NO_EVENTS, started_with
 from simfl.cluster.forking import HUGE_PAGES
-from simfl.cluster.session import (
-    NO_EVENTS,
-    _attach,
-    chosen_address,
-    connect,
-    started_with,
-)
+from simfl.cluster.session import _attach, chosen_address, connect
 from simfl.errors import ClusterError
 
 FAULTS = """

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from simfl.cluster import standing
+from simfl.cluster.environment import own_environment
 from simfl.cluster.processes import gcs_addresses, started_at
-from simfl.cluster.session import find_standing, own_environment
+from simfl.cluster.session import find_standing
 from simfl.errors import ClusterError, InputError
 
 
