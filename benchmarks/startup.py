@@ -11,6 +11,7 @@ The parts of a start are read from ``/proc``, and so without a change of what is
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -143,6 +144,8 @@ def _start(command: list[str], folder: Path) -> Start:
     start.parts = {part: started[kind] for kind, part in _PARTS.items() if kind in started}
     if scenario.exists():
         start.parts["scenario checked, data made"] = scenario.stat().st_mtime - began_at
+        first = json.loads(metrics.read_text().splitlines()[0])
+        start.parts["first round begins"] = start.seconds - first["seconds"]
         start.parts["first round done"] = start.seconds
     if process.wait():
         raise SystemExit(f"{' '.join(command)} has ended with {process.returncode}")
