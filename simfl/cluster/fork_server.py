@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -73,7 +74,7 @@ def serve(control: socket.socket, *, holds: bool = False) -> None:
 
     Args:
         control: over which the socket to listen on is sent.
-        holds: whether who requests a process is to wait for its end.
+        holds: whether who requests a process and the process are to end with each other.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are not waited for
     listener = socket.socket(fileno=socket.recv_fds(control, 1, 1)[1][0])
@@ -84,6 +85,8 @@ def serve(control: socket.socket, *, holds: bool = False) -> None:
             if os.fork() == 0:
                 for each in (listener, control) if holds else (client, listener, control):
                     each.close()
+                if holds:
+                    threading.Thread(target=_end_with, args=(client,), daemon=True).start()
                 _become(worker, streams)
                 return
             client.sendall(b"+")
@@ -139,6 +142,18 @@ def _starts_alike(environment: dict[str, str]) -> bool:
         return {name: variables[name] for name in variables if name.startswith(_READ_AT_START)}
 
     return read_at_start(environment) == read_at_start(os.environ)
+
+
+def _end_with(client: socket.socket) -> None:
+    """End this process once the one at the other end has: Ray kills that one, and not this.
+
+    An agent that only sees that the raylet has ended looks for the raylet's log, which may be
+    removed already, and then tries for a minute to report that.
+    """
+    hung_up = select.poll()
+    hung_up.register(client, 0)
+    hung_up.poll()
+    os._exit(0)
 
 
 def _become(worker: dict[str, Any], streams: list[int]) -> None:

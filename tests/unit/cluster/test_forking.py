@@ -73,6 +73,9 @@ with server.python(Path(sys.argv[2])):
     command = [sys.executable, "-u", sys.argv[1], "--id=1"]
     agent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 print(agent.stdout.readline().strip(), agent.poll(), flush=True)
+if sys.argv[3:]:
+    agent.kill()
+    print(agent.stdout.read(), flush=True)  # until the agent has ended, too
 agent.communicate()
 server.stop()
 """
@@ -172,15 +175,23 @@ def test_without_the_server_workers_are_started_as_usual(tmp_path: Path) -> None
     assert seen["arguments"] == ["--id=1"]
 
 
+def keep_agent(folder: Path, *arguments: str, watches_a_pipe: bool = True) -> list[str]:
+    """Start an agent as Ray does; return what it, and who has started it, have printed."""
+    agent = folder / "dashboard" / "agent.py"
+    agent.parent.mkdir(exist_ok=True)
+    agent.write_text(AGENT)
+    watches = {"RAY_enable_pipe_based_agent_to_parent_health_check": str(int(watches_a_pipe))}
+    command = [sys.executable, "-c", KEEPER, str(agent), tempfile.mkdtemp(dir=folder), *arguments]
+    return subprocess.check_output(command, text=True, env={**os.environ, **watches}).split()
+
+
 def test_an_agent_that_watches_a_pipe_is_forked_and_what_ray_has_started_lasts_as_long(
     tmp_path: Path,
 ) -> None:
-    agent = tmp_path / "dashboard" / "agent.py"
-    agent.parent.mkdir()
-    agent.write_text(AGENT)
-    command = [sys.executable, "-c", KEEPER, str(agent)]
-    for pipe, is_forked in (("1", "True"), ("0", "False")):
-        variables = {**os.environ, "RAY_enable_pipe_based_agent_to_parent_health_check": pipe}
-        place = Path(tempfile.mkdtemp(prefix=pipe, dir=tmp_path))
-        seen = subprocess.check_output([*command, str(place)], text=True, env=variables)
-        assert seen.split() == [is_forked, "__main__", "--id=1", "None"]
+    assert keep_agent(tmp_path) == ["True", "__main__", "--id=1", "None"]
+    assert keep_agent(tmp_path, watches_a_pipe=False) == ["False", "__main__", "--id=1", "None"]
+
+
+def test_a_forked_agent_ends_if_what_ray_has_started_is_killed(tmp_path: Path) -> None:
+    """Its pipe is still open then."""
+    assert keep_agent(tmp_path, "kill") == ["True", "__main__", "--id=1", "None"]
