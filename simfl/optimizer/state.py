@@ -121,12 +121,12 @@ def with_axes_of(factor: Tensor, tensor: Tensor) -> Tensor:
 
 
 def move_beside(leaf: Leaf, like: Vector) -> Leaf:
-    """Return the leaf on the device of the other Vector; itself if it is already there."""
+    """Return the leaf on the device of a Vector, whose names may be others."""
     if isinstance(leaf, Tensor):
         return leaf.to(like.tensors[0].device)
-    if all(tensor.device == like[name].device for name, tensor in leaf.items()):
+    if all(tensor.device == like.tensors[0].device for tensor in leaf.tensors):
         return leaf
-    moved = {name: tensor.to(like[name].device) for name, tensor in leaf.items()}
+    moved = {name: tensor.to(like.tensors[0].device) for name, tensor in leaf.items()}
     return Vector(moved, stacked=leaf.stacked)
 
 

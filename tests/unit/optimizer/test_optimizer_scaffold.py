@@ -123,6 +123,14 @@ def test_with_a_population_the_server_divides_by_it() -> None:
     assert server.collect_aux_var(state) == {"state": vector(w=[4.5])}
 
 
+def test_the_server_keeps_variates_of_weights_that_a_round_does_not_step() -> None:
+    """As FLoRA's of adapters, whose products go into other weights."""
+    server = Optimizer(1.0, modules=[ScaffoldServer(num_clients=2)])
+    server.process_aux_var({"scaffold": {"delta": vector(a=[2.0], b=[4.0]), "num_new": 1.0}})
+    server.apply_gradients(Quadratic({"b": [5.0]}), vector(b=[1.0]))
+    assert server.collect_aux_var() == {"scaffold": {"state": vector(a=[1.0], b=[2.0])}}
+
+
 def test_the_server_passes_gradients_through() -> None:
     gradients = vector(w=[1.0, -2.0])
     assert SERVER.update(gradients, {}, Context()) == (gradients, {})
