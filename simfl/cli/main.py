@@ -88,7 +88,9 @@ def _simfl(
 def main() -> None:
     """Run the command line, and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # closed; Ray needs one  # noqa: SIM115
+    # Those that are closed; Ray, among others, needs both.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
         app(obj=OWN_PROCESS)
     except KeyboardInterrupt:  # before it was known which command it is

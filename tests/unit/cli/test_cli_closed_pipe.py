@@ -33,6 +33,13 @@ def test_a_run_goes_on_in_silence_and_ends_as_one_that_is_read(scenario, closed,
     assert Path("a/weights.safetensors").read_bytes() == Path("b/weights.safetensors").read_bytes()
 
 
+def test_a_run_needs_no_output(scenario):
+    command = f"exec {sys.executable} -m simfl run {scenario} --backend inline --out a --quiet 1>&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(Path("a/summary.json").read_text())["status"] == "done"
+
+
 def test_a_run_goes_on_if_its_warnings_are_not_read_either(tmp_path, closed):
     code = """
 from simfl.observers import RunConsole
