@@ -1,8 +1,8 @@
 """Training a round's cohort on the client actors: its chunks, what they send, and what they keep.
 
-Where each actor has one chunk, the driver is not waited for between rounds. The call that takes the
-server's step is made before the chunks have ended, and the next round's chunks are handed out
-before that step has: Ray starts each call once what it is given is there.
+Where each actor has one brief chunk, the driver is not waited for between rounds. The call that
+takes the server's step is made before the chunks have ended, and the next round's chunks are
+handed out before that step has: Ray starts each call once what it is given is there.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Cohorts:
         chunks, running = self._begin(plan, handle, asks=asks)
         ended: list[tuple[Assign, Returned]] = []
         sums, ending = self.combiners.begin(), None
-        if ends and not sums.combines and self._are_soon_added(chunks):
+        if ends and not sums.combines and self._are_brief(chunks):
             ending = self._server.begin_end(plan, [refs[1] for refs in self._pool.running])
         for now in _joined(running):
             if ending is None:
@@ -162,13 +162,20 @@ class Cohorts:
         chunks = self._cut_all(plan)
         return chunks, self._pool.run(self._pass(chunks), self._starter(handle, asks=asks))
 
-    def _are_soon_added(self, chunks: Sequence[Chunk]) -> bool:
-        """Return whether all chunks are at actors, and all that they send is added up quickly.
+    def _are_brief(self, chunks: Sequence[Chunk]) -> bool:
+        """Return whether all chunks are at actors, end soon, and what they send is added quickly.
 
-        Then nothing is lost by doing so at the end.
+        Then nothing is lost by adding it all at the end; and not much if the run ends meanwhile.
         """
-        num_bytes = sum(self._paces[chunk.group].partial_bytes for chunk in chunks)
-        return len(chunks) == len(self._pool.running) and num_bytes <= COSTLY_BYTES
+        paces = [self._paces[chunk.group] for chunk in chunks]
+        return (
+            len(chunks) == len(self._pool.running)
+            and sum(pace.partial_bytes for pace in paces) <= COSTLY_BYTES
+            and all(
+                pace.is_brief(self._workload(chunk)[0])
+                for pace, chunk in zip(paces, chunks, strict=True)
+            )
+        )
 
     def _pass(self, chunks: Sequence[AnyChunk]) -> Begin:
         """Return a pass in which a group's actors train its clients, or an actor its own client."""

@@ -6,7 +6,6 @@ Where chunks begin and end does not affect the result, so their sizes only follo
 from __future__ import annotations
 
 import itertools
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -31,6 +30,10 @@ HANDED_OUT = 0.8
 WORTH_A_CALL_S = 0.1
 """The amount of work that is worth a call, in seconds; a call itself costs a few milliseconds."""
 
+BRIEF_S = 1.0
+"""The work of a chunk, in seconds, up to which it matters that a round's end takes ten to twenty
+milliseconds."""
+
 COSTLY_BYTES = 1 << 25
 """The size from which sending a partial, and adding it, takes several times as long as a call."""
 
@@ -43,8 +46,8 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds_per_step: float | None = None
-        self.partial_bytes = math.inf
-        """The size of the largest partial; not known before the first round."""
+        self.partial_bytes = 0
+        """The size of the largest partial."""
 
     def learn(self, reports: Sequence[ChunkReport]) -> None:
         """Learn from what the group has done in a round."""
@@ -57,6 +60,10 @@ class Pace:
     def least_work(self) -> float:
         """The number of steps that a chunk should have; 0 before the first round."""
         return WORTH_A_CALL_S / self._seconds_per_step if self._seconds_per_step else 0.0
+
+    def is_brief(self, work: float) -> bool:
+        """Return whether so many steps are known to take little time."""
+        return self._seconds_per_step is not None and work * self._seconds_per_step < BRIEF_S
 
     @property
     def sends_much(self) -> bool:

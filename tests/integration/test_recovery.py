@@ -183,8 +183,9 @@ def test_rounds_that_have_begun_before_the_one_before_has_ended_survive_a_death(
     undisturbed_brief: tuple[Any, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # So that each actor has one chunk, on a busy machine, too.
+    # So that each actor has one brief chunk, on a busy machine, too.
     monkeypatch.setattr("simfl.engine.chunks.WORTH_A_CALL_S", 1000.0)
+    monkeypatch.setattr("simfl.engine.chunks.BRIEF_S", 1000.0)
     begin, found, pools = Cohorts._begin, list[int](), list[Any]()
 
     def note(self: Cohorts, plan: Any, *rest: Any, **named: Any) -> Any:
