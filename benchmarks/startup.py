@@ -142,7 +142,7 @@ def _start(command: list[str], folder: Path) -> Start:
     start = Start(time.perf_counter() - began, cpu_by_kind(process.pid))
     started = seconds_of_starts(process.pid)
     start.parts = {part: started[kind] for kind, part in _PARTS.items() if kind in started}
-    if scenario.exists():
+    if metrics.exists():
         start.parts["scenario checked, data made"] = scenario.stat().st_mtime - began_at
         first = json.loads(metrics.read_text().splitlines()[0])
         start.parts["first round begins"] = start.seconds - first["seconds"]

@@ -88,7 +88,7 @@ def _simfl(
 def main() -> None:
     """Run the command line, and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupt)
-    # Those that are closed; Ray, among others, needs both.
+    # Ray, among others, needs both, even if they are closed.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:

@@ -74,7 +74,7 @@ def serve(control: socket.socket, *, holds: bool = False) -> None:
 
     Args:
         control: over which the socket to listen on is sent.
-        holds: whether who requests a process and the process are to end with each other.
+        holds: whether a process and the one that has requested it are to end together.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are not waited for
     listener = socket.socket(fileno=socket.recv_fds(control, 1, 1)[1][0])
