@@ -31,8 +31,10 @@ WORTH_A_CALL_S = 0.1
 """The amount of work that is worth a call, in seconds; a call itself costs a few milliseconds."""
 
 BRIEF_S = 1.0
-"""The most seconds that chunks may take for rounds to overlap. That saves ten to twenty milliseconds
-a round, and a run that ends early may wait for such a chunk."""
+"""The most seconds that chunks may take for rounds to overlap.
+
+That saves ten to twenty milliseconds a round, and a run that ends early may wait for such a chunk.
+"""
 
 COSTLY_BYTES = 1 << 25
 """The size from which sending a partial, and adding it, takes several times as long as a call."""
