@@ -6,9 +6,10 @@ They only pass messages to ``Server`` and ``ClientHost``, and back.
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from threading import Thread
@@ -22,6 +23,7 @@ from simfl.client import ClientHost, ClientRecipe
 from simfl.cluster.actor_setup import ActorSetup
 from simfl.cluster.diagnostics import log, log_client_errors, log_round, log_trained
 from simfl.cluster.failures import UnbuiltActorError
+from simfl.cluster.links import Host, Meeting, attend
 from simfl.cluster.wire import (
     Addresses,
     Packed,
@@ -49,6 +51,7 @@ from simfl.errors import SimflError
 from simfl.messages import (
     Broadcast,
     Chunk,
+    ChunkReport,
     EvaluationChunk,
     RoundPlan,
     RoundReport,
@@ -60,6 +63,7 @@ from simfl.server import Server, ServerRecipe
 from simfl.states import (
     Kept,
     KeptState,
+    Retained,
     ShardInfo,
     StateFile,
     load_state,
@@ -121,6 +125,7 @@ class ServerActor(_Actor[Server]):
         self._shares_partials = False
         self._shares_aux = False
         self._beats: Counter[str] = Counter()
+        self._host: Host | None = None
 
     def start(self, setup: ActorSetup, initial: Parcel | None = None) -> int:
         """Build the server; return the process id.
@@ -149,38 +154,82 @@ class ServerActor(_Actor[Server]):
         broadcast = pack_broadcast(snapshot.broadcast, share_aux=self._shares_aux)
         return broadcast, pack(snapshot.state, label=round)
 
-    def restore(self, broadcast: Parcel, state: Parcel, _started: int = 0) -> None:
-        """Restore the server from its snapshot, after ``start``, which has returned the last."""
+    def restore(self, broadcast: Parcel, state: Parcel) -> None:
+        """Restore the server from its snapshot."""
         self._built.restore(Snapshot(open_parcel(broadcast), open_parcel(state)))
         log.info("round=%d restored", state.label)
 
-    def receive(self, *partials: Parcel | None) -> None:
-        """Add partials of chunks to the round; what calls have returned that come before is None.
+    def receive(self, *partials: Parcel) -> None:
+        """Add partials of chunks to the round.
 
         They are opened only once the server is built, since they may hold classes of plug-ins.
         """
         server = self._built
-        for partial in filter(None, partials):
+        for partial in partials:
             server.receive(open_parcel(partial, copy=not self._shares_partials))
 
-    def end_round(
-        self, plan: RoundPlan, *partials: Parcel | None
-    ) -> tuple[RoundReport, Parcel, Parcel]:
+    def end_round(self, plan: RoundPlan, *partials: Parcel) -> tuple[RoundReport, Parcel, Parcel]:
         """Take the server's step; return the report, and what the next round starts from.
 
         Args:
             plan: of the round.
-            partials: those that were not sent to ``receive``, and what its calls have returned.
+            partials: those that were not sent to ``receive``.
         """
         self.receive(*partials)
         report = self._built.end_round(plan)
         log_round(report)
         return (report, *self.snapshot(plan.round + 1))
 
-    def add_up(self, plan: RoundPlan, *partials: Parcel | None) -> Parcel:
+    def add_up(self, plan: RoundPlan, *partials: Parcel) -> Parcel:
         """Return the sum of a cohort's partials; the arguments are those of ``end_round``."""
         self.receive(*partials)
         return pack(self._built.add_up(plan), label=plan.round)
+
+    @ray.method(concurrency_group="life")
+    def address(self) -> tuple[str, int]:
+        """Return where client actors reach this process."""
+        self._host = self._host or Host()
+        return self._host.address
+
+    def run_series(
+        self, meeting: Meeting, plans: Sequence[RoundPlan], num_clients: int
+    ) -> tuple[list[tuple[RoundReport, float, float]], Parcel, Parcel]:
+        """Run rounds with client actors that come to a meeting.
+
+        Args:
+            meeting: where.
+            plans: of the rounds, which begin with what the last call has left.
+            num_clients: the number of client actors.
+
+        Returns:
+            Each round's report, the seconds until all partials were there, and those of the step;
+            and what the round after the last one starts from.
+
+        Raises:
+            LostSumError: if a client actor leaves, or the series was called off.
+        """
+        server, ended = self._built, []
+        if self._host is None:
+            raise UnbuiltActorError(f"{self._label} was restarted")
+        with self._host.meet(meeting, num_clients) as links:
+            for plan in plans:
+                began = time.perf_counter()
+                for message in filter(None, links.receive()):
+                    server.receive(open_parcel(pickle.loads(message)))
+                trained = time.perf_counter()
+                report = server.end_round(plan)
+                log_round(report)
+                broadcast, state = self.snapshot(plan.round + 1)
+                if plan is not plans[-1]:
+                    links.send(pickle.dumps(broadcast, protocol=5))
+                ended.append((report, trained - began, time.perf_counter() - trained))
+        return ended, broadcast, state
+
+    @ray.method(concurrency_group="life")
+    def call_off(self, key: bytes) -> None:
+        """Leave the series with this key."""
+        if self._host is not None:
+            self._host.call_off(key)
 
     @ray.method(concurrency_group="life")
     def beat(self, label: str) -> None:
@@ -314,13 +363,47 @@ class ClientActor(_Actor[ClientHost]):
         if addresses is not None:
             known = open_states(addresses, objects, share=self._shares_states)
         with log_client_errors():
-            result = self._built.train_chunk(chunk, self._open(broadcast), known)
-        log_trained(result.report)
-        partial = pack_partial(result.partial, sums=self._shares_sums, aux=self._shares_states)
+            report, partial, states = self._train(chunk, broadcast, known)
         packed = []
         if num_objects:
-            packed = pack_states(result.states, num_objects=num_objects, share=self._shares_states)
-        return (replace(result.report, node=self._node), partial, *packed)
+            packed = pack_states(states, num_objects=num_objects, share=self._shares_states)
+        return (report, partial, *packed)
+
+    def train_series(
+        self, meeting: Meeting, chunks: Sequence[Chunk | None], broadcast: Parcel
+    ) -> list[ChunkReport | None]:
+        """Train a chunk in each of several rounds; return their reports.
+
+        Args:
+            meeting: where the server's actor is, which is sent the partials.
+            chunks: by round; None: there is nothing to train.
+            broadcast: what the first round starts from; that of the others comes from the server.
+
+        Raises:
+            LostSumError: if the server leaves.
+        """
+        reports: list[ChunkReport | None] = []
+        with attend(meeting) as link:
+            for number, chunk in enumerate(chunks):
+                if number:
+                    broadcast = pickle.loads(link.recv_bytes())
+                report, partial = None, b""
+                if chunk is not None:
+                    nothing = [None] * len(chunk.clients)
+                    report, parcel, _ = self._train(chunk, broadcast, nothing)
+                    partial = pickle.dumps(parcel, protocol=5)
+                link.send_bytes(partial)
+                reports.append(report)
+        return reports
+
+    def _train(
+        self, chunk: Chunk, broadcast: Parcel, known: Sequence[KeptState | None]
+    ) -> tuple[ChunkReport, Parcel, Mapping[int, Retained[KeptState]]]:
+        """Train a chunk; return its report, its partial, and what its clients keep."""
+        result = self._built.train_chunk(chunk, self._open(broadcast), known)
+        log_trained(result.report)
+        partial = pack_partial(result.partial, sums=self._shares_sums, aux=self._shares_states)
+        return replace(result.report, node=self._node), partial, result.states
 
     def probe(self, chunk: Chunk, broadcast: Parcel) -> DeviceUse | None:
         """Train a chunk of new clients, only to measure how much of the GPU's memory it uses."""

@@ -1,9 +1,4 @@
-"""Training a round's cohort on the client actors: its chunks, what they send, and what they keep.
-
-Where each actor has one brief chunk, the driver is not waited for between rounds. The call that
-takes the server's step is made before the chunks have ended, and the next round's chunks are
-handed out before that step has: Ray starts each call once what it is given is there.
-"""
+"""Training a round's cohort on the client actors: its chunks, and what they send and keep."""
 
 from __future__ import annotations
 
@@ -20,7 +15,7 @@ from simfl.cluster.remote_server import Partials, RemoteServer
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.wire import Addresses, Ref, SnapshotRefs, address
 from simfl.cluster.workers import ClientPool, Ended
-from simfl.engine import Cohort, Pace, Work, equal_chunks, guided_chunks
+from simfl.engine import Cohort, Pace, equal_chunks, guided_chunks
 from simfl.engine.chunks import COSTLY_BYTES
 from simfl.engine.events import AnyChunk, Assign, Begin
 from simfl.messages import Chunk, ChunkReport, ChunkResult, ChunkTrace, CohortPart, RoundPlan
@@ -41,14 +36,10 @@ class Results(NamedTuple):
     partials: Partials
     """Theirs; they are not in the results."""
 
-
-class _Ahead(NamedTuple):
-    """A round whose chunks were handed out while the one before it was ended."""
-
-    plan: RoundPlan
-    handle: SnapshotRefs
-    chunks: list[Chunk]
-    running: Iterator[list[Ended]]
+    @property
+    def traces(self) -> list[tuple[int, ChunkTrace]]:
+        """How each chunk was trained, with its group."""
+        return [(a.chunk.group, ChunkTrace(r.report, a.label, a.retries)) for a, r in self.ended]
 
 
 class Cohorts:
@@ -59,7 +50,6 @@ class Cohorts:
         server: receives the partials.
         pool: the client actors.
         states: where clients' states are.
-        workload: returns the amount of work in a chunk.
         is_local: whether all nodes have the driver's files.
     """
 
@@ -70,32 +60,25 @@ class Cohorts:
         pool: ClientPool,
         states: StateTable[Place],
         *,
-        workload: Callable[[Chunk], Work],
         is_local: bool,
     ) -> None:
         self.combiners = Combiners(setup, server)
         self._setup, self._server, self._pool, self._states = setup, server, pool, states
-        self._workload, self._is_local = workload, is_local
+        self._is_local = is_local
         self._is_dedicated = setup.cluster.placement == "dedicated"
         self._paces: defaultdict[int, Pace] = defaultdict(Pace)
         self._kept_last_round = True
-        self._ahead: _Ahead | None = None
 
-    def train(self, plan: RoundPlan, handle: SnapshotRefs, *, ends: bool) -> Cohort:
-        """Train a cohort; with ``ends``, have the server end the round once it can."""
+    def train(self, plan: RoundPlan, handle: SnapshotRefs) -> Cohort:
+        """Train a cohort; the server is sent what its chunks send."""
         began = time.perf_counter()
         asks = self._setup.client.keeps_state
         asks = asks and (self._kept_last_round or not self._states.is_empty)
-        chunks, running = self._begin(plan, handle, asks=asks)
+        running = self._pool.run(self._pass(self.cut(plan)), self._starter(handle, asks=asks))
         ended: list[tuple[Assign, Returned]] = []
-        sums, ending = self.combiners.begin(), None
-        if ends and not sums.combines and self._are_brief(chunks):
-            ending = self._server.begin_end(plan, [refs[1] for refs in self._pool.running])
+        sums = self.combiners.begin()
         for now in _joined(running):
-            if ending is None:
-                sums.send([result for _, result in now], is_last=self._pool.is_done)
-            else:
-                ending.last.extend(result.partial for _, result in now)
+            sums.send([result for _, result in now], is_last=self._pool.is_done)
             ended += [(assign, replace(result, partial=None)) for assign, result in now]
             del now  # see Returned
         unasked = [assign.chunk for assign, result in ended if result.report.keeping and not asks]
@@ -104,31 +87,31 @@ class Cohorts:
             # Repeated chunks give the same partials, bit for bit; only their states are used.
             again = self._pool.run(self._pass(unasked), self._starter(handle, asks=True))
             repeated = [(a, replace(r, partial=None)) for now in _joined(again) for a, r in now]
-        traces = [ChunkTrace(result.report, a.label, a.retries) for a, result in ended]
+        results = Results(ended, repeated, sums.finish())
+        traces = [trace for _, trace in results.traces]
         traces.sort(key=lambda trace: trace.report.start)
-        partials = sums.finish() if ending is None else ending
-        results = Results(ended, repeated, partials)
         return Cohort(plan, handle, tuple(traces), time.perf_counter() - began, results)
 
-    def go_ahead(self, plan: RoundPlan, handle: SnapshotRefs) -> None:
-        """Hand out the chunks of the next round, whose handle is not there yet.
+    def cut(self, plan: RoundPlan) -> list[Chunk]:
+        """Return a cohort's chunks."""
+        return [chunk for part in plan.split() for chunk in self._cut(plan, part)]
 
-        Unless they need states that this round's clients keep.
-        """
-        if self._setup.client.keeps_state:
-            return
-        chunks = self._cut_all(plan)
-        running = self._pool.run(self._pass(chunks), self._starter(handle, asks=False))
-        self._ahead = _Ahead(plan, handle, chunks, running)
+    def send_much(self, chunks: Sequence[Chunk]) -> bool:
+        """Return whether what they send is large, or goes to combiners."""
+        num_bytes = sum(self._paces[chunk.group].partial_bytes for chunk in chunks)
+        return self.combiners.are_launched or num_bytes > COSTLY_BYTES
 
-    def learn(self, results: Results) -> None:
+    def learn(self, traces: Sequence[tuple[int, ChunkTrace]]) -> None:
         """Learn from a round that is done how to cut the next one, and where to form its sums."""
         by_group: defaultdict[int, list[ChunkReport]] = defaultdict(list)
-        for assign, result in results.ended:
-            by_group[assign.chunk.group].append(result.report)
+        for group, trace in traces:
+            by_group[group].append(trace.report)
         for group, reports in by_group.items():
             self._paces[group].learn(reports)
-        self.combiners.learn((assign.label, result.report) for assign, result in results.ended)
+        self.combiners.learn((trace.actor, trace.report) for _, trace in traces)
+
+    def learn_of_states(self, results: Results) -> None:
+        """Learn from a round whether clients keep any, so that those of the next are requested."""
         self._kept_last_round = any(
             result.report.keeping for _, result in results.ended + results.repeated
         )
@@ -147,36 +130,6 @@ class Cohorts:
             holders = [rows[h.client] if isinstance(h, StateFile) else h for h in holders]
         return address(holders)
 
-    def _begin(
-        self, plan: RoundPlan, handle: SnapshotRefs, *, asks: bool
-    ) -> tuple[list[Chunk], Iterator[list[Ended]]]:
-        """Hand out a cohort's chunks, unless that was done ahead."""
-        ahead, self._ahead = self._ahead, None
-        if (
-            ahead is not None
-            and ahead.plan is plan
-            and ahead.handle == handle
-            and self._pool.is_running(ahead.running)
-        ):
-            return ahead.chunks, ahead.running
-        chunks = self._cut_all(plan)
-        return chunks, self._pool.run(self._pass(chunks), self._starter(handle, asks=asks))
-
-    def _are_brief(self, chunks: Sequence[Chunk]) -> bool:
-        """Return whether all chunks are at actors, end soon, and what they send is added quickly.
-
-        Then nothing is lost by adding it all at the end; and not much if the run ends meanwhile.
-        """
-        paces = [self._paces[chunk.group] for chunk in chunks]
-        return (
-            len(chunks) == len(self._pool.running)
-            and sum(pace.partial_bytes for pace in paces) <= COSTLY_BYTES
-            and all(
-                pace.is_brief(self._workload(chunk)[0])
-                for pace, chunk in zip(paces, chunks, strict=True)
-            )
-        )
-
     def _pass(self, chunks: Sequence[AnyChunk]) -> Begin:
         """Return a pass in which a group's actors train its clients, or an actor its own client."""
         if not self._is_dedicated:
@@ -188,9 +141,6 @@ class Cohorts:
             )
         own_clients = np.argsort(self._setup.group_of, kind="stable").tolist()
         return Begin(chunks, lanes=own_clients, lane_of=lambda chunk: chunk.clients[0])
-
-    def _cut_all(self, plan: RoundPlan) -> list[Chunk]:
-        return [chunk for part in plan.split() for chunk in self._cut(plan, part)]
 
     def _cut(self, plan: RoundPlan, part: CohortPart) -> list[Chunk]:
         if self._is_dedicated:

@@ -151,6 +151,11 @@ class Combiners:
         running = {node: actor for node, (actor, sign) in self._nodes.items() if _is_on(node, sign)}
         return Sums(self._server, running, self._recipe, next(self._cohorts))
 
+    @property
+    def are_launched(self) -> bool:
+        """Whether there are any."""
+        return bool(self._nodes)
+
     def doubt(self) -> None:
         """Use them only once they have answered again: something was lost, perhaps with them."""
         for node, (actor, _) in self._nodes.items():
@@ -237,11 +242,6 @@ class Sums:
         self._held: defaultdict[str, list[ChunkResult[Ref, Any]]] = defaultdict(list)
         """By node, small partials that are not sent yet."""
 
-    @property
-    def combines(self) -> bool:
-        """Whether there are combiners."""
-        return bool(self._combiners)
-
     def send(self, results: Sequence[ChunkResult[Ref, Any]], *, is_last: bool) -> None:
         """Send the partials of chunks that have ended, small ones several at a time.
 
@@ -272,8 +272,11 @@ class Sums:
                 for other in others:
                     self._to_combiner(head, [min(self._starts[other])], [self._combine(other)])
             nodes = nodes[::FAN_IN]
-        for node in nodes:
-            self._to_server([self._combine(node)])
+        combined = [self._combine(node) for node in nodes]
+        # Calls of the server that wait for arguments would keep it from answering others.
+        self._server.wait(combined)
+        for one in combined:
+            self._to_server([one])
         return self._partials
 
     def _to_server(self, partials: Sequence[Ref]) -> None:

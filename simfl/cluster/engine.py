@@ -25,6 +25,7 @@ from simfl.cluster.failures import explain, is_object_loss, repeat
 from simfl.cluster.launch import Fleet, launch_server, put_setup
 from simfl.cluster.remote_server import Partials, RemoteServer, TrainAgain
 from simfl.cluster.saves import Saves
+from simfl.cluster.series import SeriesRunner
 from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.starting import SERVER, Starter
@@ -94,9 +95,6 @@ class RayEngine:
         self._fleet = Fleet(setup)
         # Their processes start while the examples are put into the object store.
         self._launched = self._fleet.launch()
-        workload = Workload(
-            setup.client.work, setup.dataset, personal_steps=setup.client.personal_steps
-        ).of
         self._pool = ClientPool(
             (
                 setup.shared.ref if setup.shared else ray.put(dataset),
@@ -104,7 +102,9 @@ class RayEngine:
                 initial,
             ),
             cluster=cluster,
-            workload=workload,
+            workload=Workload(
+                setup.client.work, setup.dataset, personal_steps=setup.client.personal_steps
+            ).of,
             server=self._server,
             notify=setup.notify,
         )
@@ -113,8 +113,14 @@ class RayEngine:
             self._server,
             self._pool,
             self._states,
-            workload=workload,
             is_local=connection.is_local,
+        )
+        self._series = SeriesRunner(
+            self._server,
+            self._pool,
+            self._cohorts,
+            is_possible=not (self._is_dedicated or setup.client.keeps_state),
+            stall_limit_s=cluster.stall_limit_s,
         )
 
     def open(self) -> None:
@@ -136,25 +142,49 @@ class RayEngine:
         """Put a snapshot into the object store."""
         return self._server.put(snapshot)
 
-    def train(self, plan: RoundPlan, handle: SnapshotRefs, *, ends: bool = False) -> Cohort:
+    @property
+    def series_length(self) -> int:
+        """The number of rounds of a series."""
+        return self._series.length
+
+    def run(
+        self,
+        plans: Sequence[RoundPlan],
+        handle: SnapshotRefs,
+        *,
+        following: Sequence[RoundPlan] = (),
+    ) -> list[Trained]:
+        """Run brief rounds as a series, or else the first of them."""
+        self._take_in_nodes()
+        done = self._series.run(plans, handle, following)
+        if not done:
+            done = [self.end_round(self.train(plans[0], handle))]
+            self._series.learn([done[0].trace])
+        return done
+
+    def train(self, plan: RoundPlan, handle: SnapshotRefs) -> Cohort:
         """Train the cohort's chunks on whichever actors are free; the server adds them up."""
+        doing = f"round {plan.round}"
+        if self._series.leave():
+            self._repeat(lambda: self._server.restore(handle), doing=doing)
+        self._take_in_nodes()
+        self._pool.await_members(self._fleet.least)
+        return self._repeat(
+            lambda: self._cohorts.train(plan, handle),
+            # It has received part of a round whose chunks may be cut differently now.
+            before_repeat=lambda: self._server.restore(handle),
+            doing=doing,
+        )
+
+    def _take_in_nodes(self) -> None:
+        """Launch actors on nodes that have joined."""
         if not self._is_dedicated:
             joining = self._fleet.grow(self._pool.workers)
             self._pool.join(joining, {w.label: self._pool.start(w) for w in joining})
-        self._pool.await_members(self._fleet.least)
-        return self._repeat(
-            lambda: self._cohorts.train(plan, handle, ends=ends),
-            # It has received part of a round whose chunks may be cut differently now.
-            before_repeat=lambda: self._server.restore(handle),
-            doing=f"round {plan.round}",
-        )
 
-    def end_round(self, cohort: Cohort, *, following: RoundPlan | None = None) -> Trained:
+    def end_round(self, cohort: Cohort) -> Trained:
         """Take the server's step."""
         began = time.perf_counter()
-        returned = cohort.results.partials.returned
-        if following is not None and returned:
-            self._cohorts.go_ahead(following, SnapshotRefs(*returned[1:]))
         cohort, (report, handle) = self._finish(cohort, self._server.end_round)
         seconds = cohort.train_s, time.perf_counter() - began
         return Trained(report, RoundTrace(cohort.chunks, *seconds, self.num_actors), handle)
@@ -215,6 +245,7 @@ class RayEngine:
     def restore(self, found: Found) -> SnapshotRefs:
         """Restore a checkpoint, or the start."""
         self._saves.forget()
+        self._series.leave()
         self._cohorts.combiners.doubt()
         if found.checkpoint is None:
             self._states.restore({}, ())
@@ -272,7 +303,7 @@ class RayEngine:
         def train_again() -> Partials:
             nonlocal trained
             self._cohorts.combiners.doubt()
-            trained = self._cohorts.train(plan, handle, ends=False)
+            trained = self._cohorts.train(plan, handle)
             return cast(Partials, trained.results.partials)
 
         def restored() -> Partials:
@@ -284,7 +315,8 @@ class RayEngine:
 
         finished = self._repeat(once, before_repeat=restored, doing=f"round {plan.round}")
         results: Results = trained.results
-        self._cohorts.learn(results)
+        self._cohorts.learn(results.traces)
+        self._cohorts.learn_of_states(results)
         self._commit(plan.round, [result for _, result in results.ended + results.repeated])
         return trained, finished
 

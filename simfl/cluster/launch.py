@@ -49,11 +49,7 @@ def launch_server(setup: EngineSetup) -> Any:
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Ray's stubs lack this documented argument.
-    groups: dict[str, Any] = {
-        "concurrency_groups": {"io": 1, "read": 1, "life": 1},
-        "allow_out_of_order_execution": True,
-    }
-    # A call that waits for what it is given does not keep the others waiting.
+    groups: dict[str, Any] = {"concurrency_groups": {"io": 1, "read": 1, "life": 1}}
     remote: Any = ray.remote(**groups)(ServerActor)
     options = {"num_cpus": 0, "scheduling_strategy": here, **_RESTARTED}
     return remote.options(name="server", namespace=setup.run_name, **options).remote("server")

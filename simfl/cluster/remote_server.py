@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import ray
@@ -33,15 +32,6 @@ NOTICE_S = 0.2
 """How long the driver waits before it calls a dead actor again, in seconds."""
 
 
-class BegunEnd(NamedTuple):
-    """A call that ends a round, made before its chunks have ended."""
-
-    partials: frozenset[Ref]
-    """What it waits for."""
-    refs: list[Ref]
-    """What it returns."""
-
-
 class Partials(NamedTuple):
     """What a cohort's chunks add to a round, in the order in which they ended."""
 
@@ -52,16 +42,6 @@ class Partials(NamedTuple):
     """What ``receive`` has returned for these."""
     last: list[Ref]
     """Those that go with the call that ends the round: one call less."""
-    begun: BegunEnd | None = None
-
-    @property
-    def returned(self) -> list[Ref]:
-        """What the call returns that ends the round, if it was made already.
-
-        Without effect was one that waits for other partials: those of chunks that have failed.
-        """
-        is_of_these = self.begun is not None and self.begun.partials == {*self.last}
-        return self.begun.refs if self.begun is not None and is_of_these else []
 
 
 TrainAgain: TypeAlias = Callable[[], Partials]
@@ -196,9 +176,9 @@ class RemoteServer:
         self._building = self.actor.start.remote(*self._start_with)
         return self._building
 
-    def receive(self, partials: Sequence[Ref], *, after: Sequence[Ref] = ()) -> Ref:
-        """Send the server partials of chunks that have ended, after other calls of it."""
-        return self.actor.receive.remote(*partials, *after)
+    def receive(self, partials: Sequence[Ref]) -> Ref:
+        """Send the server partials of chunks that have ended."""
+        return self.actor.receive.remote(*partials)
 
     def read_states(self, files: Sequence[StateFile]) -> Ref:
         """Read clients' states into the object store."""
@@ -233,14 +213,6 @@ class RemoteServer:
             lambda: self._rebuild(start, round=round), doing="going back to a checkpoint"
         )
 
-    def begin_end(self, plan: RoundPlan, partials: Sequence[Ref]) -> Partials:
-        """Have the server take its step once these partials are there."""
-        return Partials([], [], [], BegunEnd(frozenset(partials), self._call_end(plan, partials)))
-
-    def _call_end(self, plan: RoundPlan, given: Sequence[Ref]) -> list[Ref]:
-        refs: list[Ref] = self.actor.end_round.options(num_returns=3).remote(plan, *given)
-        return refs
-
     def end_round(
         self, plan: RoundPlan, start: SnapshotRefs, partials: Partials, again: TrainAgain
     ) -> tuple[RoundReport, SnapshotRefs]:
@@ -255,7 +227,12 @@ class RemoteServer:
         Raises:
             RayError: for anything but the server's death.
         """
-        call = partial(self._call_end, plan)
+
+        def call(rest: Sequence[Ref]) -> list[Ref]:
+            method = self.actor.end_round.options(num_returns=3)
+            refs: list[Ref] = method.remote(plan, *rest)
+            return refs
+
         report, *following = self._finish(call, plan, start, partials, again)
         return report, SnapshotRefs(*following)
 
@@ -283,8 +260,7 @@ class RemoteServer:
         attempt = 0
         while True:
             attempt += 1
-            # The actor starts each call once what it is given is there.
-            first, *others = partials.returned or call([*partials.last, *partials.received])
+            first, *others = call(partials.last)
             try:
                 # All that the call returns is in the object store once a part of it is.
                 done = self.get([*partials.received, first])
@@ -313,7 +289,7 @@ class RemoteServer:
 
         def restored() -> list[Ref]:
             calls = self._restart(start)
-            received = [self.receive([one], after=calls[-1:]) for one in partials]
+            received = [self.receive([partial]) for partial in partials]
             self.get([*calls, *received], timeout_s=self._start_timeout_s)
             return received
 
@@ -327,7 +303,7 @@ class RemoteServer:
         """Call the actor to build the server, and to restore it from a snapshot if there is one."""
         calls = [self.build()]
         if start is not None:
-            calls.append(self.actor.restore.remote(start.broadcast, start.state, calls[0]))
+            calls.append(self.actor.restore.remote(start.broadcast, start.state))
         return calls
 
     def _snapshot(self, round: int) -> SnapshotRefs:

@@ -61,7 +61,6 @@ class ClientPool:
         self._starts: dict[Ref, int] = {}
         """The calls that build the hosts of restarted actors."""
         self._start_chunk: Start
-        self._pass: Iterator[list[Ended]] = iter(())
 
     @property
     def members(self) -> list[Worker]:
@@ -69,9 +68,9 @@ class ClientPool:
         return [self.workers[number] for number in self._controller.members]
 
     @property
-    def running(self) -> list[list[Ref]]:
-        """The references to the results of each chunk at an actor, in the order of their starts."""
-        return [refs for _, refs in self._calls.values()]
+    def is_idle(self) -> bool:
+        """Whether no actor has a chunk, or is being started."""
+        return not (self._calls or self._starts)
 
     @property
     def is_done(self) -> bool:
@@ -121,33 +120,24 @@ class ClientPool:
                 self._report(self._end_start(ref))
 
     def run(self, begin: events.Begin, start: Start) -> Iterator[list[Ended]]:
-        """Start all chunks of a pass for which there is room; the iterator starts the others.
-
-        A pass before this one that is not done is abandoned.
+        """Run all chunks of a pass.
 
         Args:
             begin: the chunks, and who may run them.
             start: starts one of them.
 
-        Returns:
-            Iterates over the chunks that have ended since the last time.
+        Yields:
+            The chunks that have ended since the last time.
 
         Raises:
             RayError: for anything but the death of an actor.
             SimflError: if a chunk crashes its actor too often, or no actor comes back.
         """
-        if not self.is_done:
-            self._report(events.Abandoned())
         for _ in self._run_until_done():
-            pass
+            pass  # what a pass that failed has left on the actors
         self._start_chunk = start
         self._report(begin)
-        self._pass = self._run_until_done()
-        return self._pass
-
-    def is_running(self, running: Iterator[list[Ended]]) -> bool:
-        """Return whether this is the last pass, and it was not abandoned."""
-        return running is self._pass
+        yield from self._run_until_done()
 
     def _run_until_done(self) -> Iterator[list[Ended]]:
         looked = time.monotonic()

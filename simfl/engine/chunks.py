@@ -30,12 +30,6 @@ HANDED_OUT = 0.8
 WORTH_A_CALL_S = 0.1
 """The amount of work that is worth a call, in seconds; a call itself costs a few milliseconds."""
 
-BRIEF_S = 1.0
-"""The most seconds that chunks may take for rounds to overlap.
-
-That saves ten to twenty milliseconds a round, and a run that ends early may wait for such a chunk.
-"""
-
 COSTLY_BYTES = 1 << 25
 """The size from which sending a partial, and adding it, takes several times as long as a call."""
 
@@ -62,10 +56,6 @@ class Pace:
     def least_work(self) -> float:
         """The number of steps that a chunk should have; 0 before the first round."""
         return WORTH_A_CALL_S / self._seconds_per_step if self._seconds_per_step else 0.0
-
-    def is_brief(self, work: float) -> bool:
-        """Return whether so many steps are known to take little time."""
-        return self._seconds_per_step is not None and work * self._seconds_per_step < BRIEF_S
 
     @property
     def sends_much(self) -> bool:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 
 from simfl.engine.chunks import ChunkQueue, Work
 from simfl.engine.events import (
-    Abandoned,
     Abort,
     Action,
     AnyChunk,
@@ -146,11 +145,8 @@ class Controller:
         return actions
 
     def _abort(self, error: Exception) -> list[Action]:
-        self._abandon()
-        return [Abort(error)]
-
-    def _abandon(self) -> None:
         self._is_abandoned, self._queues = True, {}
+        return [Abort(error)]
 
     def _react(self, event: Event, now: float) -> list[Action]:
         match event:
@@ -159,8 +155,6 @@ class Controller:
                 self._num_away += is_starting
             case Begin():
                 self._begin(event)
-            case Abandoned():
-                self._abandon()
             case Finished(number):
                 self._finish(number, now)
             case Failed():

@@ -50,7 +50,7 @@ class Trained(NamedTuple):
     trace: RoundTrace
     """Which actor trained which clients, and how long it took."""
     handle: Handle
-    """What the next round starts from."""
+    """What the next round starts from; None if that has begun already."""
 
 
 class Engine(Protocol):
@@ -79,29 +79,42 @@ class Engine(Protocol):
     def put(self, snapshot: Snapshot) -> Handle:
         """Return a handle of a snapshot that is not the engine's own, for any round."""
 
-    def train(self, plan: RoundPlan, handle: Handle, *, ends: bool = False) -> Cohort:
+    def train(self, plan: RoundPlan, handle: Handle) -> Cohort:
         """Train a cohort, whose sums are formed meanwhile; ``end_round`` or ``add_up`` follows.
-
-        Args:
-            plan: of the round.
-            handle: what it starts from.
-            ends: whether it is ``end_round``, which may begin at once then.
 
         Raises:
             RunError: if a client fails, or the cluster does.
             StatesLostError: if only a checkpoint can recover what was lost.
         """
 
-    def end_round(self, cohort: Cohort, *, following: RoundPlan | None = None) -> Trained:
+    def end_round(self, cohort: Cohort) -> Trained:
         """Take the server's step, and store the clients' new states.
-
-        Args:
-            cohort: all of the round's.
-            following: the plan of the round that is trained next, from what this one returns; None:
-                not known, or something else comes before. It may begin at once.
 
         Raises:
             RunError: if the step fails, or the cluster does.
+            StatesLostError: as ``train``.
+        """
+
+    @property
+    def series_length(self) -> int:
+        """How many rounds it may be worth to ask for at once."""
+
+    def run(
+        self, plans: Sequence[RoundPlan], handle: Handle, *, following: Sequence[RoundPlan] = ()
+    ) -> list[Trained]:
+        """Run rounds one after another: at least the first, or all of them.
+
+        Args:
+            plans: of the rounds.
+            handle: what the first one starts from.
+            following: of rounds that will be run next, if these are known and nothing comes in
+                between. They may begin at once.
+
+        Returns:
+            The rounds that were run. Only the last one has a handle.
+
+        Raises:
+            RunError: if a client or the server's step fails, or the cluster does.
             StatesLostError: as ``train``.
         """
 

@@ -38,11 +38,6 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Abandoned:
-    """The results of this pass are no longer wanted: no chunk is handed out, or run again."""
-
-
-@dataclass(frozen=True)
 class Finished:
     """A task has returned its result."""
 
@@ -93,7 +88,7 @@ class Tick:
     beats: Heartbeats
 
 
-Event: TypeAlias = Joined | Begin | Abandoned | Finished | Failed | Back | DiedAgain | Tick
+Event: TypeAlias = Joined | Begin | Finished | Failed | Back | DiedAgain | Tick
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ class InlineEngine:
     """
 
     dashboard = None
+    series_length = 1
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class InlineEngine:
         """Return the snapshot itself."""
         return snapshot
 
-    def train(self, plan: RoundPlan, handle: Snapshot, *, ends: bool = False) -> Cohort:
+    def train(self, plan: RoundPlan, handle: Snapshot) -> Cohort:
         """Train chunk after chunk, or several at a time."""
         began = time.perf_counter()
         self.num_actors = 1
@@ -156,15 +157,21 @@ class InlineEngine:
             chunks = equal_chunks(plan, part, self._chunk_size or max(1, part.end - part.begin))
         self._threads.do(chunks, train, receive, kind=kind, num_threads=num_threads)
 
-    def end_round(self, cohort: Cohort, *, following: RoundPlan | None = None) -> Trained:
+    def end_round(self, cohort: Cohort) -> Trained:
         """Take the server's step."""
         began = time.perf_counter()
         report = self._server.end_round(cohort.plan)
         self._commit(cohort)
-        handle = self._server.snapshot(cohort.plan.round + 1)
+        following = self._server.snapshot(cohort.plan.round + 1)
         seconds = cohort.train_s, time.perf_counter() - began
         trace = RoundTrace(cohort.chunks, *seconds, self.num_actors)
-        return Trained(report, trace, handle)
+        return Trained(report, trace, following)
+
+    def run(
+        self, plans: Sequence[RoundPlan], handle: Snapshot, *, following: Sequence[RoundPlan] = ()
+    ) -> list[Trained]:
+        """Run the first round."""
+        return [self.end_round(self.train(plans[0], handle))]
 
     def add_up(self, cohort: Cohort) -> Contribution | None:
         """Finish the sum."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -40,6 +40,9 @@ class Evaluated:
     empty if that was not due."""
     arrays: dict[str, list[Any]] = field(default_factory=dict)
     """The metrics that are arrays, as lists, by the key of the record."""
+
+
+NOT_EVALUATED: Final = Evaluated({}, {}, ())
 
 
 def evaluate(simulation: Simulation, engine: Engine, handle: Handle, *, round: int) -> Evaluated:

@@ -165,6 +165,10 @@ class Watch:
         """Take the next round into account."""
         self._standings.append(self._after(record))
 
+    def looks_at(self, metric: str) -> bool:
+        """Return whether rounds are judged by this metric."""
+        return any(rule and rule.metric == metric for rule in (self.rules.stop, self.rules.best))
+
     def go_back(self, round: int) -> None:
         """Forget the rounds after this one."""
         del self._standings[round + 1 :]

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from simfl.engine import Engine, Handle
+from simfl.engine import Engine, Handle, Trained
 from simfl.errors import StatesLostError
-from simfl.messages import RoundPlan, RoundReport, RoundTrace
+from simfl.messages import FloatColumn, IntColumn, RoundPlan, RoundReport, RoundTrace
 from simfl.observers import ClientTable, client_table
 from simfl.record import RoundRecord
 from simfl.sampling import Past
 from simfl.simulation.best_weights import BestWeights
 from simfl.simulation.building import Simulation
 from simfl.simulation.checkpoints import Checkpoints
-from simfl.simulation.evaluation import Evaluated, ask_losses, evaluate, evaluate_rest, is_evaluated
+from simfl.simulation.evaluation import (
+    NOT_EVALUATED,
+    Evaluated,
+    ask_losses,
+    evaluate,
+    evaluate_rest,
+    is_evaluated,
+)
 from simfl.simulation.judging import Watch
 from simfl.states import State
 
@@ -78,6 +84,9 @@ class PhaseClock:
         return dict(self._totals)
 
 
+Ask: TypeAlias = Callable[[IntColumn], FloatColumn]
+
+
 class Done(NamedTuple):
     """A round that is done."""
 
@@ -85,6 +94,63 @@ class Done(NamedTuple):
     clients: ClientTable
     handle: Handle
     """What the next round starts from."""
+
+
+class _Schedule:
+    """The rounds that come, planned before those ahead of them have ended, if they depend on none.
+
+    They come in series, each of which ends where something is done with its weights.
+
+    Args:
+        simulation: plans rounds.
+        checkpoints: says when weights are saved.
+    """
+
+    def __init__(self, simulation: Simulation, checkpoints: Checkpoints) -> None:
+        self._simulation, self._checkpoints = simulation, checkpoints
+        self._series: list[list[RoundPlan]] = []
+
+    def coming(
+        self, round: int, past: Past | None, ask: Ask, *, length: int
+    ) -> tuple[list[RoundPlan], list[RoundPlan]]:
+        """Return the next series, and the one that may begin as soon as it has ended.
+
+        Args:
+            round: the next one.
+            past: what the rounds before have left for the sampler, if it looks back.
+            ask: returns clients' losses.
+            length: the number of rounds of a series.
+        """
+        most = length if past is None else 1
+        if not self._series:
+            first = self._simulation.plan_round(round, past, ask)
+            self._series = [self._extended([first], round + 1, most)]
+        (now, *others), last = self._series, self._series[0][-1].round
+        if not others and past is None and not is_evaluated(self._simulation, last):
+            self._series.append(self._extended([], last + 1, most))
+        return now, self._series[1] if len(self._series) > 1 else []
+
+    def note(self, num_rounds: int) -> None:
+        """Forget rounds of the next series, which are done."""
+        left = self._series[0][num_rounds:]
+        self._series = [series for series in (left, *self._series[1:]) if series]
+
+    def forget(self) -> None:
+        """Forget all plans."""
+        self._series = []
+
+    def _extended(self, series: list[RoundPlan], round: int, most: int) -> list[RoundPlan]:
+        while len(series) < most and round <= self._simulation.scenario.rounds:
+            last = round - 1
+            is_used = is_evaluated(self._simulation, last) or self._checkpoints.is_due(last)
+            if series and is_used:
+                break
+            try:
+                series.append(self._simulation.plan_round(round))
+            except Exception:  # it is raised when the round begins, and those before are done
+                break
+            round += 1
+        return series
 
 
 def run_rounds(
@@ -98,6 +164,7 @@ def run_rounds(
     clock: PhaseClock | None = None,
     watch: Watch | None = None,
     best: BestWeights | None = None,
+    in_series: bool = False,
 ) -> Generator[Done]:
     """Run the remaining rounds; yield each when it is done, and then save it if that is due.
 
@@ -115,40 +182,50 @@ def run_rounds(
         clock: enters each phase; it is in ``observe`` while a round is yielded.
         watch: judges the rounds, which end early if it says so; it knows those that are done.
         best: keeps the best round's weights.
+        in_series: whether the engine may run several rounds before the first of them is yielded.
+            Only the last one has a handle then, so the caller must not leave in between.
     """
     watch = watch or Watch()
     clock = clock or PhaseClock("sample")
     clock.enter("sample")
     clock.lap()
     scenario = simulation.scenario
+    in_series = in_series and not watch.looks_at("train_loss")
     rollbacks, saved = 0, round
     past = simulation.read_past(sampled)
-    plan: RoundPlan | None = None
+    schedule = _Schedule(simulation, checkpoints)
     while round < scenario.rounds and watch.reason is None:
         try:
             clock.enter("sample")
-            if plan is None:
-                ask = partial(ask_losses, simulation, engine, handle)
-                plan = simulation.plan_round(round + 1, past, ask)
-            following = _plan_ahead(simulation, round + 2, past)
-            done = _run_round(simulation, engine, plan, handle, following, clock=clock, watch=watch)
-            round, handle, plan = round + 1, done.handle, following
-            watch.take(done.record)
-            if best is not None:
-                best.note(round, handle)
-            past = simulation.learn(past, done.clients)
-            yield done
-            clock.enter("checkpoint")
-            is_over = round == scenario.rounds or watch.reason is not None
-            if best is not None and (checkpoints.is_due(round) or (is_over and checkpoints.every)):
-                best.store(engine, round=round)
-            checkpoints.save_if_due(engine, handle, round=round, past=past)
-            if is_over:
-                checkpoints.finish(engine)
+            length = engine.series_length if in_series else 1
+            ask = partial(ask_losses, simulation, engine, handle)
+            plans, following = schedule.coming(round + 1, past, ask, length=length)
+            clock.enter("train")
+            began = time.perf_counter()
+            trained = engine.run(plans, handle, following=following)
+            schedule.note(len(trained))
+            laps = _laps(clock, trained, time.perf_counter() - began)
+            for done in _look_at(simulation, engine, trained, laps, clock=clock, watch=watch):
+                round, handle = round + 1, done.handle
+                watch.take(done.record)
+                if best is not None:
+                    best.note(round, handle)
+                past = simulation.learn(past, done.clients)
+                yield done
+                clock.enter("checkpoint")
+                is_over = round == scenario.rounds or watch.reason is not None
+                if best is not None and (
+                    checkpoints.is_due(round) or (is_over and checkpoints.every)
+                ):
+                    best.store(engine, round=round)
+                checkpoints.save_if_due(engine, handle, round=round, past=past)
+                if is_over:
+                    checkpoints.finish(engine)
         except StatesLostError:
             clock.enter("checkpoint")
             previous, (round, handle, sampled) = saved, checkpoints.go_back(engine)
-            saved, past, plan = round, simulation.read_past(sampled), None
+            saved, past = round, simulation.read_past(sampled)
+            schedule.forget()
             watch.go_back(round)
             if best is not None:
                 best.forget()
@@ -157,46 +234,54 @@ def run_rounds(
                 raise
 
 
-def _plan_ahead(simulation: Simulation, round: int, past: Past | None) -> RoundPlan | None:
-    """Return the plan of a round that depends on none before, if nothing is evaluated before it."""
-    is_last = round > simulation.scenario.rounds
-    if is_last or past is not None or is_evaluated(simulation, round - 1):
-        return None
-    with suppress(Exception):  # it is raised when the round begins, and those before are done
-        return simulation.plan_round(round)
-    return None
-
-
-def _run_round(
+def _look_at(
     simulation: Simulation,
     engine: Engine,
-    plan: RoundPlan,
-    handle: Handle,
-    following: RoundPlan | None,
+    trained: Sequence[Trained],
+    laps: Sequence[Mapping[str, float]],
     *,
     clock: PhaseClock,
     watch: Watch,
-) -> Done:
-    """Train and evaluate; if the run ends early, evaluate all that is evaluated after the last.
+) -> Iterator[Done]:
+    """Iterate over rounds that were trained, and evaluate what is due after the last.
 
-    The handle that training returns is used by the evaluation and by the next round, so weights are
-    put into the object store once a round.
+    If the run ends early, all is evaluated that is evaluated after the last round. The handle that
+    training returns is used by the evaluation and by the next round, so weights are put into the
+    object store once.
     """
-    clock.enter("train")
-    cohort = engine.train(plan, handle, ends=True)
-    report, trace, handle = engine.end_round(cohort, following=following)
+    *others, (report, trace, handle) = trained
+    for one, lap in zip(others, laps, strict=False):
+        clock.enter("observe")
+        record = record_of(one.report, one.trace, lap, NOT_EVALUATED)
+        yield Done(record, client_table(one.report.round, one.trace, ()), None)
     clock.enter("evaluate")
-    clock.move(trace.aggregate_s, "train", "aggregate")
-    evaluated = evaluate(simulation, engine, handle, round=plan.round)
+    evaluated = evaluate(simulation, engine, handle, round=report.round)
     if watch.ends_with(record_of(report, trace, {}, evaluated)):
         evaluated = evaluate_rest(simulation, engine, handle, evaluated)
     clock.enter("observe")
-    record = record_of(report, trace, clock.lap(), evaluated)
-    return Done(record, client_table(plan.round, trace, evaluated.clients), handle)
+    lap = Counter(laps[-1]) + Counter(clock.lap())
+    record = record_of(report, trace, lap, evaluated)
+    yield Done(record, client_table(report.round, trace, evaluated.clients), handle)
+
+
+def _laps(clock: PhaseClock, trained: Sequence[Trained], seconds: float) -> list[dict[str, float]]:
+    """Return the seconds of each round that has just been run, by phase, so far.
+
+    Args:
+        clock: in the phase ``train``.
+        trained: the rounds, which share the time by what each has measured.
+        seconds: the time in that phase.
+    """
+    each = [trace.train_s + trace.aggregate_s for _, trace, _ in trained]
+    total = sum(each) or 1.0
+    aggregate_s = sum(trace.aggregate_s for _, trace, _ in trained)
+    clock.move(seconds * aggregate_s / total, "train", "aggregate")
+    lap = clock.lap()
+    return [{phase: own * one / total for phase, own in lap.items()} for one in each]
 
 
 def record_of(
-    report: RoundReport, trace: RoundTrace, lap: dict[str, float], evaluated: Evaluated
+    report: RoundReport, trace: RoundTrace, lap: Mapping[str, float], evaluated: Evaluated
 ) -> RoundRecord:
     """Return the record of a round.
 

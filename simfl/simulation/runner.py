@@ -113,6 +113,8 @@ class Run:
         self._watch = Watch()
         self._best: BestWeights | None = None
         self._done: Iterator[Done] = iter(())
+        self._in_series = False
+        """Whether all rounds are run before anybody may leave."""
 
     @contextmanager
     def started(self) -> Iterator[None]:
@@ -171,6 +173,7 @@ class Run:
 
     def to_end(self) -> Result:
         """Run all rounds that are left."""
+        self._in_series = True
         with self.started():
             for _ in self.rounds():
                 pass
@@ -271,6 +274,7 @@ class Run:
             clock=self.clock,
             watch=self._watch,
             best=self._best,
+            in_series=self._in_series,
         )
 
     def _go_on(self, done: Done) -> None:

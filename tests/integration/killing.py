@@ -99,6 +99,24 @@ class KillOnArrival(OptiModule):
         return gradients, state
 
 
+@dataclass(frozen=True)
+class FailAt(OptiModule):
+    """Raise an error in a client's round."""
+
+    name: ClassVar[str] = "fail-at"
+
+    client: int
+    """Whose."""
+    round: int
+    """In which round."""
+
+    def update(self, gradients: Vector, state: State, context: Context) -> tuple[Vector, State]:
+        """Raise it if it is time to, and leave the gradients as they are."""
+        if context.round == self.round and self.client in context.clients:
+            raise ValueError("failed as it was told")
+        return gradients, state
+
+
 def is_shot_left(folder: Path, what: str, times: int) -> bool:
     """Take one of the shots that are left, if there is one."""
     for shot in range(times):

@@ -14,9 +14,10 @@ import pytest
 import ray
 
 import simfl
-from simfl.cluster.cohorts import Cohorts
+import simfl.cluster.series
 from simfl.cluster.engine import RayEngine
-from simfl.errors import ClusterError
+from simfl.cluster.series import SeriesRunner
+from simfl.errors import ClusterError, RunError
 from simfl.record import RoundRecord
 from simfl.simulation.backends import make_engine
 from simfl.simulation.building import build
@@ -158,11 +159,13 @@ def test_a_chunk_that_kills_its_actor_each_time_ends_the_run_and_is_named(
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "failed"
 
 
-def brief(*server: list[Any]) -> dict[str, Any]:
+def brief(*, client: list[Any] = (), server: list[Any] = (), **cluster: Any) -> dict[str, Any]:  # type: ignore[assignment]
     """Return a scenario whose clients keep nothing, and which is evaluated after round 4 of 7."""
-    plain = scenario(server=[*server])
-    plain["client"]["optimizer"] |= {"regularizers": [], "modules": []}
+    plain = scenario(server=[*server], **cluster)
+    plain["client"]["optimizer"] |= {"regularizers": [], "modules": [*client]}
+    plain["client"]["keep_state"] = False  # of modules that might have one
     plain["server"]["optimizer"] |= {"modules": ["adam", *server]}
+    plain["cluster"].pop("chunk_size")
     return plain | {"rounds": 7, "evaluation": {"every": 4}}
 
 
@@ -171,42 +174,115 @@ def undisturbed_brief(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ..
     return numbers(brief(), tmp_path_factory.mktemp("brief") / "out", "inline")
 
 
+@pytest.fixture
+def series(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SeriesRunner, int]]:
+    """Have rounds run in series of two; return the list of them, with their numbers of rounds.
+
+    Each actor has one chunk, on a busy machine, too.
+    """
+    monkeypatch.setattr("simfl.engine.chunks.WORTH_A_CALL_S", 1000.0)
+    monkeypatch.setattr(simfl.cluster.series, "BRIEF_S", 1000.0)
+    monkeypatch.setattr(simfl.cluster.series, "LONG_S", 100_000.0)
+    monkeypatch.setattr(simfl.cluster.series, "MOST_ROUNDS", 2)
+    run, found = SeriesRunner.run, list[tuple[SeriesRunner, int]]()
+
+    def note(self: SeriesRunner, *arguments: Any) -> Any:
+        done = run(self, *arguments)
+        found.append((self, len(done)))
+        return done
+
+    monkeypatch.setattr(SeriesRunner, "run", note)
+    return found
+
+
 @pytest.mark.parametrize(
-    ("dying", "begun"),
-    [("nobody", [3, 4, 6, 7]), ("client", [3, 4, 6, 7]), ("server", [3, 4, 6])],
+    ("side", "round", "lengths"),
+    [
+        (None, 0, [0, 1, 2, 2, 1]),
+        ("client", 6, [0, 1, 2, 0]),
+        pytest.param("client", 7, [0, 1, 2, 2, 0], marks=pytest.mark.slow),
+        pytest.param("server", 3, [0, 1, 0], marks=pytest.mark.slow),
+        ("server", 7, [0, 1, 2, 2, 0]),
+    ],
 )
-def test_rounds_that_have_begun_before_the_one_before_has_ended_survive_a_death(
-    dying: str,
-    begun: list[int],
+def test_a_series_in_which_an_actor_dies_is_run_round_by_round(
+    side: str | None,
+    round: int,
+    lengths: list[int],
     tmp_path: Path,
     ray_cluster: None,
     undisturbed_brief: tuple[Any, ...],
-    monkeypatch: pytest.MonkeyPatch,
+    series: list[tuple[SeriesRunner, int]],
 ) -> None:
-    # So that each actor has one brief chunk, on a busy machine, too.
-    monkeypatch.setattr("simfl.engine.chunks.WORTH_A_CALL_S", 1000.0)
-    monkeypatch.setattr("simfl.engine.chunks.BRIEF_S", 1000.0)
-    begin, found, pools = Cohorts._begin, list[int](), list[Any]()
+    kills: Any = {}
+    if side is not None:
+        kills[side] = [killer(tmp_path, client=3 if side == "client" else -1, round=round)]
+    assert numbers(brief(**kills), tmp_path / "out") == undisturbed_brief
+    assert shots(tmp_path) == len(kills)
+    assert [length for _, length in series][: len(lengths)] == lengths
 
-    def note(self: Cohorts, plan: Any, *rest: Any, **named: Any) -> Any:
-        ahead = self._ahead
-        chunks, running = begin(self, plan, *rest, **named)
-        if ahead is not None and ahead.running is running:
-            found.append(plan.round)
-        pools.append(self._pool)
-        return chunks, running
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_an_actor_that_dies_between_two_series_is_put_back(
+    side: str,
+    tmp_path: Path,
+    ray_cluster: None,
+    undisturbed_brief: tuple[Any, ...],
+    series: list[tuple[SeriesRunner, int]],
+) -> None:
+    """Round 4 is evaluated, and so the next series has not begun when it is recorded."""
 
     def kill(record: RoundRecord) -> None:
-        """Kill an actor that trains a chunk of round 6, or has done so, while 5 is recorded."""
-        if dying == "client" and record["round"] == 5:
-            replace_processes([pools[0].workers[0].actor])
+        runner, _ = series[-1]
+        if record["round"] == 4:
+            of_clients = runner._pool.workers[0].actor
+            replace_processes([of_clients if side == "client" else runner._server.actor])
 
-    monkeypatch.setattr(Cohorts, "_begin", note)
-    kills = [killer(tmp_path, client=-1, round=6)] if dying == "server" else []
-    result = simfl.run(brief(*kills), out=tmp_path / "out", callbacks=[kill])
+    result = simfl.run(brief(), out=tmp_path / "out", callbacks=[kill])
     assert numbers_of(result) == undisturbed_brief
-    assert shots(tmp_path) == (dying == "server")
-    assert found == begun
+    assert [length for _, length in series][:4] == [0, 1, 2, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "client"), [("client", 3), ("server", -1)])
+def test_a_series_in_which_an_actor_stands_still_is_called_off(
+    side: str,
+    client: int,
+    tmp_path: Path,
+    ray_cluster: None,
+    undisturbed_brief: tuple[Any, ...],
+    series: list[tuple[SeriesRunner, int]],
+) -> None:
+    stop: Any = {side: [killer(tmp_path, client=client, round=3, signal=int(signal.SIGSTOP))]}
+    disturbed = brief(**stop, stall_limit_s=4.0, max_retries=100)
+    assert numbers(disturbed, tmp_path / "out") == undisturbed_brief
+    assert shots(tmp_path) == 1
+    assert [length for _, length in series][:3] == [0, 1, 0]
+
+
+def test_an_error_in_a_series_ends_the_run_in_its_round(
+    tmp_path: Path, ray_cluster: None, series: list[tuple[SeriesRunner, int]]
+) -> None:
+    failing = brief(client=[["fail-at", {"client": 3, "round": 3}]])
+    with pytest.raises(RunError, match="client 3 failed in round 3: ValueError: failed as it was told"):
+        simfl.run(failing, out=tmp_path / "out")
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [1, 2]
+    assert [length for _, length in series] == [0, 1, 0]
+
+
+def test_round_by_round_a_series_has_one_round(
+    tmp_path: Path,
+    ray_cluster: None,
+    undisturbed_brief: tuple[Any, ...],
+    series: list[tuple[SeriesRunner, int]],
+) -> None:
+    """So that whoever leaves has the weights of the last round that was yielded."""
+    with simfl.run_by_round(brief(), out=tmp_path / "out") as run:
+        records = [RoundRecord.parse(record).reproducible for record in run.rounds()]
+    assert records == undisturbed_brief[1]
+    assert [length for _, length in series] == [0, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.slow

@@ -73,7 +73,6 @@ def test_a_short_round_is_one_chunk_for_each_worker_cut_where_subtrees_end() -> 
     that is worth a call (0.1 s). At 0.1 ms it is not."""
     plan = RoundPlan(1, tuple(range(500)), (2,) * 500)
     slow, fast = Pace(), Pace()
-    assert not fast.is_brief(1)
     slow.learn([report(0.5), report(1.5)])
     fast.learn([report(0.025), report(0.075)])
     assert len(guided_chunks(plan, only_part(plan), 2, least_work=slow.least_work)) > 2
@@ -81,7 +80,6 @@ def test_a_short_round_is_one_chunk_for_each_worker_cut_where_subtrees_end() -> 
         len(c.clients) for c in guided_chunks(plan, only_part(plan), 2, least_work=fast.least_work)
     ]
     assert sizes == [256, 244]
-    assert (fast.is_brief(500), slow.is_brief(500)) == (True, False)  # 0.05 s and 1 s
 
 
 def report(seconds: float) -> ChunkReport:

@@ -51,11 +51,11 @@ def test_states_lost_while_saving_or_training_are_trained_again(
     calls = []
     undisturbed = getattr(InlineEngine, when)
 
-    def disturbed(engine: InlineEngine, *arguments: Any, **named: Any) -> Any:
+    def disturbed(engine: InlineEngine, *arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) == (1 if when == "flush" else 2):
             raise StatesLostError("a node has gone")
-        return undisturbed(engine, *arguments, **named)
+        return undisturbed(engine, *arguments)
 
     monkeypatch.setattr(InlineEngine, when, disturbed)
     result = simfl.run(scenario, out=tmp_path / "disturbed", backend="inline")
@@ -80,11 +80,11 @@ def test_rollbacks_are_counted_anew_after_a_newer_checkpoint(
     left = {3, 5, 7, 9}
     undisturbed = InlineEngine.train
 
-    def disturbed(engine: InlineEngine, plan: Any, handle: Any, **named: Any) -> Any:
+    def disturbed(engine: InlineEngine, plan: Any, handle: Any) -> Any:
         if plan.round in left:
             left.remove(plan.round)
             raise StatesLostError("a node has gone")
-        return undisturbed(engine, plan, handle, **named)
+        return undisturbed(engine, plan, handle)
 
     monkeypatch.setattr(InlineEngine, "train", disturbed)
     if ends:
