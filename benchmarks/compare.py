@@ -128,19 +128,16 @@ def _simfl(
     inline: bool,
 ) -> Iterator[Contestant]:
     """First simfl, then what differs from it."""
-    tree = {"PYTHONPATH": str(_HERE.parent)}
-    yield _run_simfl("simfl", work, scale, folder, settings, tree)
+    yield _run_simfl("simfl", work, scale, folder, settings)
     if inline:  # with huge pages, as on the command line
-        one = tree | HUGE_PAGES
-        yield _run_simfl("simfl inline", work, scale, folder, settings, one, "inline")
+        yield _run_simfl("simfl inline", work, scale, folder, settings, "inline")
     for variant in variants:
-        yield _run_simfl(variant, work, scale, folder, [*settings, *_split(variant)], tree)
+        yield _run_simfl(variant, work, scale, folder, [*settings, *_split(variant)])
     if against is not None:
-        other = {"PYTHONPATH": str(against.resolve())}
-        yield _run_simfl(str(against), work, scale, folder, settings, other)
+        yield _run_simfl(str(against), work, scale, folder, settings, tree=against.resolve())
     if work.scaffold:
         plain = ["client.optimizer.modules=[]", "server.optimizer.modules=[]"]
-        yield _run_simfl("simfl, FedAvg", work, scale, folder, [*settings, *plain], tree)
+        yield _run_simfl("simfl, FedAvg", work, scale, folder, [*settings, *plain])
 
 
 def _run_simfl(
@@ -149,12 +146,14 @@ def _run_simfl(
     scale: float,
     folder: Path,
     settings: Sequence[str],
-    environment: dict[str, str],
     backend: str = "ray",
+    *,
+    tree: Path = _HERE.parent,
 ) -> Contestant:
     options = [option for setting in settings for option in ("--set", setting)]
     options += [f"--scale={scale}", f"--backend={backend}"]
-    command = [sys.executable, str(_HERE / "run_simfl.py"), work.name]
+    command = [sys.executable, str(tree / "benchmarks" / "run_simfl.py"), work.name]
+    environment = {"PYTHONPATH": str(tree)} | (HUGE_PAGES if backend == "inline" else {})
     return Contestant(name, command + options, log=_log(folder, name), environment=environment)
 
 

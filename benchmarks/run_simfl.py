@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ __all__ = ["SimflRun"]
 
 
 class SimflRun:
-    """A run that trains a round on request.
+    """A run that trains rounds on request.
 
     Args:
         plain: the scenario.
@@ -53,17 +53,35 @@ class SimflRun:
             location = checkpoints.location
             self._engine = make_engine(simulation, backend, address=None, location=location)
         # As in a run: the engine has the examples.
-        simulation = simulation.without_examples()
+        self._simulation, self._checkpoints = simulation.without_examples(), checkpoints
         give_back_freed_memory()
         self._engine.open()
-        self._handle = self._engine.start()
-        self._rounds = run_rounds(simulation, self._engine, checkpoints, handle=self._handle)
+        self._handle, self._done = self._engine.start(), 0
 
     def run_round(self) -> RoundTime:
         """Run the next round."""
-        began = time.perf_counter()
-        record, _, self._handle = next(self._rounds)
-        return RoundTime(time.perf_counter() - began, float(record["train_loss"]))
+        return self.run_turn(1)[0]
+
+    def run_turn(self, rounds: int) -> list[RoundTime]:
+        """Run the next rounds, as a run that ends after them; return what each took.
+
+        The seconds of a round are those of its record, which add up to those of the turn.
+        """
+        begun, self._done = self._done, self._done + rounds
+        scenario = replace(self._simulation.scenario, rounds=self._done)
+        simulation = replace(self._simulation, scenario=scenario)
+        done = list(
+            run_rounds(
+                simulation,
+                self._engine,
+                self._checkpoints,
+                handle=self._handle,
+                round=begun,
+                in_series=True,
+            )
+        )
+        self._handle = done[-1].handle
+        return [RoundTime(one.record.seconds, float(one.record["train_loss"])) for one in done]
 
     def get_weights(self) -> dict[str, Any]:
         """Return the weights after the last round, as numpy arrays by name."""
@@ -71,7 +89,6 @@ class SimflRun:
 
     def close(self) -> None:
         """End its actors."""
-        self._rounds.close()
         self._engine.close()
 
 
@@ -93,7 +110,8 @@ def main(
         with closing(run):
             turns = Turns()
             while turns.wait():
-                turns.add(*run.run_round())
+                for one in run.run_turn(turns.left):
+                    turns.add(*one)
 
 
 if __name__ == "__main__":

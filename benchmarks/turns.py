@@ -40,21 +40,22 @@ class Turns:
         # What a framework prints goes elsewhere.
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
-        self._left = 0
+        self.left = 0
+        """How many rounds are wanted."""
         self._done: list[RoundTime] = []
         self._say([])
 
     def wait(self) -> bool:
         """Wait until a round is wanted; False if there is none any more."""
-        if not self._left:
-            self._left = int(sys.stdin.readline() or 0)
-        return self._left > 0
+        if not self.left:
+            self.left = int(sys.stdin.readline() or 0)
+        return self.left > 0
 
     def add(self, seconds: float, loss: float) -> None:
         """Note a round that is done."""
         self._done.append(RoundTime(seconds, loss))
-        self._left -= 1
-        if not self._left:
+        self.left -= 1
+        if not self.left:
             self._say(self._done)
             self._done = []
 

@@ -150,11 +150,9 @@ class SeriesRunner:
         shares = self._share(plans)
         if shares is None:
             return None
+        self._address = self._address or self._find()
         if self._address is None:
-            try:
-                self._address = self._server.get(self._server.actor.address.remote())
-            except RayError:  # it has died, which the next call handles
-                return None
+            return None
         key = secrets.token_bytes(KEY_BYTES)
         meeting = Meeting(self._address, key)
         run = self._server.actor.run_series.options(num_returns=3)
@@ -169,6 +167,14 @@ class SeriesRunner:
                 for worker, chunks in shares
             ],
         )
+
+    def _find(self) -> tuple[str, int] | None:
+        """Ask the server's actor for its address; None if it has died, which others handle."""
+        try:
+            address: tuple[str, int] = self._server.get(self._server.actor.address.remote())
+        except RayError:
+            return None
+        return address
 
     def _share(self, plans: Sequence[RoundPlan]) -> Shares | None:
         """Return what each actor trains; None unless that is one small chunk a round."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from contextlib import closing
 from pathlib import Path
@@ -261,11 +262,29 @@ def test_a_series_in_which_an_actor_stands_still_is_called_off(
     assert [length for _, length in series][:3] == [0, 1, 0]
 
 
+def test_a_series_whose_actors_cannot_connect_is_run_round_by_round(
+    tmp_path: Path,
+    ray_cluster: None,
+    undisturbed_brief: tuple[Any, ...],
+    series: list[tuple[SeriesRunner, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As behind a firewall. The next attempts come after ever more rounds."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        closed = unused.getsockname()
+    monkeypatch.setattr(SeriesRunner, "_find", lambda self: closed)
+    assert numbers(brief(), tmp_path / "out") == undisturbed_brief
+    assert [length for _, length in series] == [0] * 7
+    assert series[0][0]._num_failed == 3
+
+
 def test_an_error_in_a_series_ends_the_run_in_its_round(
     tmp_path: Path, ray_cluster: None, series: list[tuple[SeriesRunner, int]]
 ) -> None:
     failing = brief(client=[["fail-at", {"client": 3, "round": 3}]])
-    with pytest.raises(RunError, match="client 3 failed in round 3: ValueError: failed as it was told"):
+    with pytest.raises(
+        RunError, match="client 3 failed in round 3: ValueError: failed as it was told"
+    ):
         simfl.run(failing, out=tmp_path / "out")
     lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in lines] == [1, 2]

@@ -59,15 +59,29 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     return numbers(simfl.run(scenario(), out=out / "run", backend="inline").out)
 
 
+def brief(**cluster: Any) -> dict[str, Any]:
+    """Return a scenario whose clients keep nothing, so that its rounds are run in series."""
+    plain = scenario(**cluster)
+    plain["client"] |= {"keep_state": False, "optimizer": {"lrate": 0.05, "modules": []}}
+    return plain | {"server": {"optimizer": {"modules": ["adam"]}}, "checkpoint": {"every": 4}}
+
+
 class HeldRun:
     """``simfl run`` on the machines, held in the midst of rounds until it is let go."""
 
     def __init__(
-        self, machines: RayOnTwoMachines, folder: Path, *, rounds: tuple[int, ...], **cluster: Any
+        self,
+        machines: RayOnTwoMachines,
+        folder: Path,
+        *,
+        rounds: tuple[int, ...],
+        keeps: bool = True,
+        **cluster: Any,
     ) -> None:
         self.out = folder / "out"
         self._folder = folder
-        plain = scenario(**cluster) | {"plugins": ["killing"], "search": [str(HERE)]}
+        plain = scenario(**cluster) if keeps else brief(**cluster)
+        plain |= {"plugins": ["killing"], "search": [str(HERE)]}
         simulation = build(simfl.load_scenario(plain))
         for round in rounds:
             self._at(round).mkdir()
@@ -101,6 +115,11 @@ class HeldRun:
     def let_go(self, round: int) -> None:
         (self._at(round) / "go").touch()
 
+    @property
+    def num_rounds(self) -> int:
+        """The number of rounds that are recorded."""
+        return len((self.out / "metrics.jsonl").read_text().splitlines())
+
     def code(self) -> int:
         """Wait for its end; return its exit code."""
         self._reader.join(timeout=120)
@@ -128,6 +147,29 @@ def test_delay_loss_and_interruptions_do_not_change_the_bits(
     time.sleep(0.8)  # for less than Ray gives a node up after
     machines.wire.set("heal")
     run.until_held(6)
+    assert not run.gave_up.is_set()
+    machines.wire.set("cut")
+    run.let_go(6)
+    assert run.gave_up.wait(timeout=60), run.output
+    machines.wire.set("heal")
+    assert run.code() == 0, run.output
+    assert numbers(run.out) == undisturbed
+
+
+@pytest.mark.parametrize("run", [{"rounds": (4, 6), "keeps": False, "actors": 3}], indirect=True)
+def test_a_series_of_rounds_goes_on_after_an_interruption_or_is_run_round_by_round(
+    machines: RayOnTwoMachines, run: HeldRun, tmp_path: Path
+) -> None:
+    """Rounds 3 and 4 are a series, and those from 5 to 8."""
+    undisturbed = numbers(simfl.run(brief(), out=tmp_path / "inline", backend="inline").out)
+    run.until_held(4)
+    assert run.num_rounds == 2
+    machines.wire.set("cut")
+    run.let_go(4)
+    time.sleep(0.8)  # for less than Ray gives a node up after
+    machines.wire.set("heal")
+    run.until_held(6)
+    assert run.num_rounds == 4
     assert not run.gave_up.is_set()
     machines.wire.set("cut")
     run.let_go(6)

@@ -11,8 +11,12 @@ import pytest
 import simfl
 from simfl.engine import InlineEngine
 from simfl.errors import StatesLostError
+from simfl.messages import RoundTrace
 from simfl.record import RoundRecord
 from simfl.report.reading import read_run
+from simfl.simulation.building import build
+from simfl.simulation.checkpoints import Checkpoints
+from simfl.simulation.rounds import PhaseClock, _laps, _Schedule
 
 SCENARIO: dict[str, Any] = {
     "rounds": 5,
@@ -149,3 +153,53 @@ def test_a_round_without_clients_leaves_the_weights_and_goes_into_every_file(
     assert [record["round"] for record in read.records if "train_loss" not in record] == [
         record.round for record in empty
     ]
+
+
+def test_series_end_where_weights_are_used_and_wait_for_an_evaluation(tmp_path: Path) -> None:
+    """Evaluated after rounds 5 and 9, saved after 3, 6 and 9."""
+    plain = SCENARIO | {"rounds": 9, "evaluation": {"every": 5}, "checkpoint": {"every": 3}}
+    schedule, take = _schedule(plain, tmp_path)
+    assert take(1, length=1) == ([1], [2])
+    schedule.note(1)
+    assert take(2, length=4) == ([2], [3])
+    schedule.note(1)
+    assert take(3, length=4) == ([3], [4, 5])
+    schedule.note(1)
+    assert take(4, length=4) == ([4, 5], [])  # round 5 is evaluated before 6 begins
+    schedule.note(1)  # the others of the series could not be run as such
+    assert take(5, length=4) == ([5], [])
+    schedule.note(1)
+    assert take(6, length=4) == ([6], [7, 8, 9])
+    schedule.forget()
+    assert take(7, length=2) == ([7, 8], [9])
+
+
+def test_with_a_sampler_that_asks_clients_one_round_is_planned_at_a_time(tmp_path: Path) -> None:
+    plain = SCENARIO | {"client": SCENARIO["client"] | LEARNING}
+    _, take = _schedule(plain, tmp_path)
+    assert take(1, length=4) == ([1], [])
+
+
+def _schedule(plain: dict[str, Any], folder: Path) -> tuple[_Schedule, Any]:
+    """Return a schedule, and what returns the numbers of its next rounds, in two series."""
+    loaded = simfl.load_scenario(plain)
+    simulation = build(loaded)
+    schedule = _Schedule(simulation, Checkpoints(loaded, folder, notify=print))
+    past = simulation.read_past(None)
+
+    def take(round: int, *, length: int) -> tuple[list[int], list[int]]:
+        now, following = schedule.coming(round, past, lambda ids: ids * 1.0, length=length)
+        return [plan.round for plan in now], [plan.round for plan in following]
+
+    return schedule, take
+
+
+def test_the_rounds_of_a_series_share_its_time_by_what_each_has_measured() -> None:
+    ticks = iter([0.0, 1.0, 7.0, 7.0])
+    clock = PhaseClock("sample", now=lambda: next(ticks))
+    clock.enter("train")  # 1 s in sample
+    traces = [RoundTrace((), 1.0, 1.0), RoundTrace((), 4.0, 2.0)]
+    trained: Any = [(None, trace, None) for trace in traces]
+    first, second = _laps(clock, trained, 6.0)
+    assert first == {"sample": 0.25, "train": 0.9375, "aggregate": 0.5625}
+    assert second == {phase: 3 * seconds for phase, seconds in first.items()}
