@@ -158,8 +158,7 @@ class RayEngine:
         self._take_in_nodes()
         done = self._series.run(plans, handle, following)
         if not done:
-            done = [self.end_round(self.train(plans[0], handle))]
-            self._series.learn([done[0].trace])
+            done = [self._series.take(self.end_round(self.train(plans[0], handle)))]
         return done
 
     def train(self, plan: RoundPlan, handle: SnapshotRefs) -> Cohort:

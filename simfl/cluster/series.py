@@ -16,13 +16,14 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from simfl.cluster.cohorts import Cohorts
+from simfl.cluster.failures import is_actor_loss
 from simfl.cluster.launch import Worker
 from simfl.cluster.links import KEY_BYTES, Meeting
 from simfl.cluster.remote_server import LOOK_S, RemoteServer
@@ -94,6 +95,8 @@ class SeriesRunner:
         self._seconds = math.inf
         """How long a round has taken last."""
         self._num_failed, self._pause = 0, 0
+        self._num_repeated = 0
+        """How many of the next rounds were begun in a series that lost an actor."""
         self._must_restore = False
 
     @property
@@ -125,6 +128,7 @@ class SeriesRunner:
             reported, *reports = self._collect(begun)
         except RayError:
             self._fail(begun)
+            self._num_repeated = len(plans) if _has_lost_actor(begun) else 0
             return []
         self._num_failed = 0
         if following:
@@ -138,9 +142,19 @@ class SeriesRunner:
         must_restore, self._must_restore = self._must_restore, False
         return must_restore
 
-    def learn(self, traces: Sequence[RoundTrace]) -> None:
-        """Learn from rounds how long the next ones may take."""
-        self._seconds = sum(one.train_s + one.aggregate_s for one in traces) / len(traces)
+    def take(self, single: Trained) -> Trained:
+        """Learn from a round that was run by itself; if it was part of a series before, say so."""
+        self._learn([single])
+        if not self._num_repeated:
+            return single
+        self._num_repeated -= 1
+        chunks = tuple(replace(one, retries=one.retries + 1) for one in single.trace.chunks)
+        return single._replace(trace=replace(single.trace, chunks=chunks))
+
+    def _learn(self, done: Sequence[Trained]) -> None:
+        """Learn how long the next rounds may take."""
+        seconds = [trace.train_s + trace.aggregate_s for _, trace, _ in done]
+        self._seconds = sum(seconds) / len(seconds)
 
     def _begin(self, plans: Sequence[RoundPlan], handle: SnapshotRefs) -> _Begun | None:
         """Make the calls of a series; None if its rounds are not brief, or not all actors idle."""
@@ -224,7 +238,7 @@ class SeriesRunner:
             chunks = tuple(trace for _, trace in traces)
             done.append(Trained(report, RoundTrace(chunks, train_s, aggregate_s, num_actors), None))
         self._cohorts.learn(traces)
-        self.learn([one.trace for one in done])
+        self._learn(done)
         return [*done[:-1], done[-1]._replace(handle=begun.following)]
 
     def _fail(self, begun: _Begun) -> None:
@@ -240,3 +254,16 @@ class SeriesRunner:
             self._server.actor.call_off.remote(begun.key)
             self._server.wait(begun.refs[:1])
             self._must_restore = True
+
+
+def _has_lost_actor(begun: _Begun) -> bool:
+    """Return whether any call of a series that was called off has ended with its actor's death."""
+    refs = [begun.refs[0], *begun.calls]
+    ended, _ = ray.wait(refs, num_returns=len(refs), timeout=LOOK_S, fetch_local=False)
+    for ref in ended:
+        try:
+            ray.get(ref)
+        except RayError as error:
+            if is_actor_loss(error):
+                return True
+    return False

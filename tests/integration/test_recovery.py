@@ -197,19 +197,20 @@ def series(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SeriesRunner, int]]:
 
 
 @pytest.mark.parametrize(
-    ("side", "round", "lengths"),
+    ("side", "round", "lengths", "again"),
     [
-        (None, 0, [0, 1, 2, 2, 1]),
-        ("client", 6, [0, 1, 2, 0]),
-        pytest.param("client", 7, [0, 1, 2, 2, 0], marks=pytest.mark.slow),
-        pytest.param("server", 3, [0, 1, 0], marks=pytest.mark.slow),
-        ("server", 7, [0, 1, 2, 2, 0]),
+        (None, 0, [0, 1, 2, 2, 1], []),
+        ("client", 6, [0, 1, 2, 0], [5, 6]),
+        pytest.param("client", 7, [0, 1, 2, 2, 0], [7], marks=pytest.mark.slow),
+        pytest.param("server", 3, [0, 1, 0], [3, 4], marks=pytest.mark.slow),
+        ("server", 7, [0, 1, 2, 2, 0], [7]),
     ],
 )
 def test_a_series_in_which_an_actor_dies_is_run_round_by_round(
     side: str | None,
     round: int,
     lengths: list[int],
+    again: list[int],
     tmp_path: Path,
     ray_cluster: None,
     undisturbed_brief: tuple[Any, ...],
@@ -218,8 +219,10 @@ def test_a_series_in_which_an_actor_dies_is_run_round_by_round(
     kills: Any = {}
     if side is not None:
         kills[side] = [killer(tmp_path, client=3 if side == "client" else -1, round=round)]
-    assert numbers(brief(**kills), tmp_path / "out") == undisturbed_brief
+    result = simfl.run(brief(**kills), out=tmp_path / "out")
+    assert numbers_of(result) == undisturbed_brief
     assert shots(tmp_path) == len(kills)
+    assert [record["round"] for record in result.history if record["retries"]] == again
     assert [length for _, length in series][: len(lengths)] == lengths
 
 
