@@ -70,18 +70,18 @@ class SimflRun:
         begun, self._done = self._done, self._done + rounds
         scenario = replace(self._simulation.scenario, rounds=self._done)
         simulation = replace(self._simulation, scenario=scenario)
-        done = list(
-            run_rounds(
-                simulation,
-                self._engine,
-                self._checkpoints,
-                handle=self._handle,
-                round=begun,
-                in_series=True,
-            )
-        )
-        self._handle = done[-1].handle
-        return [RoundTime(one.record.seconds, float(one.record["train_loss"])) for one in done]
+        times = []
+        for one in run_rounds(
+            simulation,
+            self._engine,
+            self._checkpoints,
+            handle=self._handle,
+            round=begun,
+            in_series=True,
+        ):
+            self._handle = one.handle  # the one before is freed
+            times.append(RoundTime(one.record.seconds, float(one.record["train_loss"])))
+        return times
 
     def get_weights(self) -> dict[str, Any]:
         """Return the weights after the last round, as numpy arrays by name."""
