@@ -151,8 +151,10 @@ class ServerActor(_Actor[Server]):
         Ray puts them into the object store once, for all readers.
         """
         snapshot = self._built.snapshot(round)
-        broadcast = pack_broadcast(snapshot.broadcast, share_aux=self._shares_aux)
-        return broadcast, pack(snapshot.state, label=round)
+        return self._pack(snapshot.broadcast), pack(snapshot.state, label=round)
+
+    def _pack(self, broadcast: Broadcast) -> Parcel:
+        return pack_broadcast(broadcast, share_aux=self._shares_aux)
 
     def restore(self, broadcast: Parcel, state: Parcel) -> None:
         """Restore the server from its snapshot."""
@@ -214,16 +216,17 @@ class ServerActor(_Actor[Server]):
         with self._host.meet(meeting, num_clients) as links:
             for plan in plans:
                 began = time.perf_counter()
-                for message in filter(None, links.receive()):
-                    server.receive(open_parcel(pickle.loads(message)))
+                for message in links.receive():
+                    for partial in pickle.loads(message):
+                        server.receive(open_parcel(partial))
                 trained = time.perf_counter()
                 report = server.end_round(plan)
-                log_round(report)
-                broadcast, state = self.snapshot(plan.round + 1)
                 if plan is not plans[-1]:
-                    links.send(pickle.dumps(broadcast, protocol=5))
+                    broadcast = server.snapshot(plan.round + 1).broadcast
+                    links.send(pickle.dumps(self._pack(broadcast), protocol=5))
                 ended.append((report, trained - began, time.perf_counter() - trained))
-        return ended, broadcast, state
+                log_round(report)
+        return (ended, *self.snapshot(plans[-1].round + 1))
 
     @ray.method(concurrency_group="life")
     def call_off(self, key: bytes) -> None:
@@ -370,30 +373,27 @@ class ClientActor(_Actor[ClientHost]):
         return (report, partial, *packed)
 
     def train_series(
-        self, meeting: Meeting, chunks: Sequence[Chunk | None], broadcast: Parcel
-    ) -> list[ChunkReport | None]:
-        """Train a chunk in each of several rounds; return their reports.
+        self, meeting: Meeting, chunks: Sequence[Sequence[Chunk]], broadcast: Parcel
+    ) -> list[list[ChunkReport]]:
+        """Train chunks in each of several rounds; return their reports, by round.
 
         Args:
             meeting: where the server's actor is, which is sent the partials.
-            chunks: by round; None: there is nothing to train.
+            chunks: by round.
             broadcast: what the first round starts from; that of the others comes from the server.
 
         Raises:
             LostSumError: if the server leaves.
         """
-        reports: list[ChunkReport | None] = []
+        reports = []
         with attend(meeting) as link:
-            for number, chunk in enumerate(chunks):
+            for number, own in enumerate(chunks):
                 if number:
                     broadcast = pickle.loads(link.recv_bytes())
-                report, partial = None, b""
-                if chunk is not None:
-                    nothing = [None] * len(chunk.clients)
-                    report, parcel, _ = self._train(chunk, broadcast, nothing)
-                    partial = pickle.dumps(parcel, protocol=5)
-                link.send_bytes(partial)
-                reports.append(report)
+                trained = [self._train(c, broadcast, [None] * len(c.clients)) for c in own]
+                partials = [partial for _, partial, _ in trained]
+                link.send_bytes(pickle.dumps(partials, protocol=5))
+                reports.append([report for report, _, _ in trained])
         return reports
 
     def _train(

@@ -16,7 +16,7 @@ from simfl.cluster.setup import EngineSetup
 from simfl.cluster.wire import Addresses, Ref, SnapshotRefs, address
 from simfl.cluster.workers import ClientPool, Ended
 from simfl.engine import Cohort, Pace, equal_chunks, guided_chunks
-from simfl.engine.chunks import COSTLY_BYTES
+from simfl.engine.chunks import COSTLY_BYTES, deal, fair_shares
 from simfl.engine.events import AnyChunk, Assign, Begin
 from simfl.messages import Chunk, ChunkReport, ChunkResult, ChunkTrace, CohortPart, RoundPlan
 from simfl.states import Place, StateFile, StateTable, StoredObject
@@ -74,7 +74,7 @@ class Cohorts:
         began = time.perf_counter()
         asks = self._setup.client.keeps_state
         asks = asks and (self._kept_last_round or not self._states.is_empty)
-        running = self._pool.run(self._pass(self.cut(plan)), self._starter(handle, asks=asks))
+        running = self._pool.run(self._pass(self._cut_all(plan)), self._starter(handle, asks=asks))
         ended: list[tuple[Assign, Returned]] = []
         sums = self.combiners.begin()
         for now in _joined(running):
@@ -92,13 +92,17 @@ class Cohorts:
         traces.sort(key=lambda trace: trace.report.start)
         return Cohort(plan, handle, tuple(traces), time.perf_counter() - began, results)
 
-    def cut(self, plan: RoundPlan) -> list[Chunk]:
-        """Return a cohort's chunks."""
-        return [chunk for part in plan.split() for chunk in self._cut(plan, part)]
+    def share(self, plan: RoundPlan, part: CohortPart, num_workers: int) -> list[list[Chunk]]:
+        """Return what each of so many actors trains of a group's part, if it gets all at once."""
+        size = self._setup.cluster.chunk_size
+        if isinstance(size, int):
+            return deal(equal_chunks(plan, part, size), plan, part, num_workers)
+        return fair_shares(plan, part, num_workers)
 
-    def send_much(self, chunks: Sequence[Chunk]) -> bool:
-        """Return whether what they send is large, or goes to combiners."""
-        num_bytes = sum(self._paces[chunk.group].partial_bytes for chunk in chunks)
+    @property
+    def sends_much(self) -> bool:
+        """Whether what chunks send is large, or goes to combiners."""
+        num_bytes = sum(self._paces[worker.group].partial_bytes for worker in self._pool.members)
         return self.combiners.are_launched or num_bytes > COSTLY_BYTES
 
     def learn(self, traces: Sequence[tuple[int, ChunkTrace]]) -> None:
@@ -141,6 +145,9 @@ class Cohorts:
             )
         own_clients = np.argsort(self._setup.group_of, kind="stable").tolist()
         return Begin(chunks, lanes=own_clients, lane_of=lambda chunk: chunk.clients[0])
+
+    def _cut_all(self, plan: RoundPlan) -> list[Chunk]:
+        return [chunk for part in plan.split() for chunk in self._cut(plan, part)]
 
     def _cut(self, plan: RoundPlan, part: CohortPart) -> list[Chunk]:
         if self._is_dedicated:

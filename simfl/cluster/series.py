@@ -42,8 +42,8 @@ LONG_S = 0.5
 MOST_ROUNDS = 64
 """The most rounds of a series."""
 
-Shares: TypeAlias = list[tuple[Worker, list[Chunk | None]]]
-"""Of each actor, its chunk in each round, or None."""
+Shares: TypeAlias = list[tuple[Worker, list[list[Chunk]]]]
+"""Of each actor, its chunks in each round."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +158,10 @@ class SeriesRunner:
 
     def _begin(self, plans: Sequence[RoundPlan], handle: SnapshotRefs) -> _Begun | None:
         """Make the calls of a series; None if its rounds are not brief, or not all actors idle."""
-        is_worth_it = self._is_possible and self._seconds < BRIEF_S
+        is_worth_it = self._is_possible and self._seconds < BRIEF_S and not self._cohorts.sends_much
         if not is_worth_it or self._must_restore or self._pause or not self._pool.is_idle:
             return None
         shares = self._share(plans)
-        if shares is None:
-            return None
         self._address = self._address or self._find()
         if self._address is None:
             return None
@@ -190,23 +188,21 @@ class SeriesRunner:
             return None
         return address
 
-    def _share(self, plans: Sequence[RoundPlan]) -> Shares | None:
-        """Return what each actor trains; None unless that is one small chunk a round."""
+    def _share(self, plans: Sequence[RoundPlan]) -> Shares:
+        """Return what each actor trains; those that train nothing are left out."""
         members: defaultdict[int, list[Worker]] = defaultdict(list)
         for worker in self._pool.members:
             members[worker.group].append(worker)
-        shares: dict[str, list[Chunk | None]] = {
-            worker.label: [None] * len(plans) for worker in self._pool.members
+        shares: dict[str, list[list[Chunk]]] = {
+            worker.label: [[] for _ in plans] for worker in self._pool.members
         }
         for index, plan in enumerate(plans):
-            chunks = self._cohorts.cut(plan)
-            if self._cohorts.send_much(chunks):
-                return None
-            free = {group: iter(workers) for group, workers in members.items()}
-            for chunk in chunks:
-                if (idle := next(free[chunk.group], None)) is None:
-                    return None
-                shares[idle.label][index] = chunk
+            for part in plan.split():
+                own = members[part.group]
+                for worker, chunks in zip(
+                    own, self._cohorts.share(plan, part, len(own)), strict=False
+                ):
+                    shares[worker.label][index] = chunks
         return [(w, shares[w.label]) for w in self._pool.members if any(shares[w.label])]
 
     def _collect(self, begun: _Begun) -> list[Any]:
@@ -230,9 +226,9 @@ class SeriesRunner:
         num_actors = len(self._pool.members)
         for index, (report, train_s, aggregate_s) in enumerate(reported):
             traces = [
-                (chunk.group, ChunkTrace(own[index], worker.label))
-                for (worker, share), own in zip(begun.shares, reports, strict=True)
-                if (chunk := share[index]) is not None
+                (worker.group, ChunkTrace(report_of_chunk, worker.label))
+                for (worker, _), own in zip(begun.shares, reports, strict=True)
+                for report_of_chunk in own[index]
             ]
             traces.sort(key=lambda one: one[1].report.start)
             chunks = tuple(trace for _, trace in traces)

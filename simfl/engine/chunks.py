@@ -33,6 +33,9 @@ WORTH_A_CALL_S = 0.1
 COSTLY_BYTES = 1 << 25
 """The size from which sending a partial, and adding it, takes several times as long as a call."""
 
+WORTH_DEALING = 0.98
+"""The part of the longest share's work by which it must become shorter for chunks to be dealt."""
+
 UNEVEN = 8
 """Parts of equal work may differ by about one in so many."""
 
@@ -171,8 +174,7 @@ def guided_chunks(
     >>> [len(chunk.clients) for chunk in chunks]
     [4, 4, 1, 1]
     """
-    num_steps = plan.num_steps[part.begin : part.end] or np.ones(part.end - part.begin)
-    work = np.concatenate([[0], np.cumsum(num_steps)])
+    work = _cumulated_work(plan, part)
     chunks = _chunks(plan, part, _guided_ends(work, part, num_workers, least_work=least_work))
     if not sends_much:
         return chunks
@@ -196,6 +198,66 @@ def _guided_ends(
         size = _subtree_size(work, start, share, part)
         ends.append(min(start + size, num_clients))
     return ends
+
+
+def fair_shares(plan: RoundPlan, part: CohortPart, num_workers: int) -> list[list[Chunk]]:
+    """Cut a group's part for actors that get all of their work at once; return each one's chunks.
+
+    That is a contiguous chunk each; or, where clients are few, so that these would be unequal, the
+    chunks of ``guided_chunks``, dealt out.
+
+    >>> plan = RoundPlan(1, tuple(range(10)), (4, 4, 4, 4, 4, 4, 4, 4, 3, 2))
+    >>> (part,) = plan.split()
+    >>> [[chunk.clients for chunk in share] for share in fair_shares(plan, part, 2)]
+    [[(0, 1, 2, 3), (8,)], [(4, 5, 6, 7), (9,)]]
+    >>> plan = RoundPlan(1, tuple(range(9)))
+    >>> (part,) = plan.split()
+    >>> [[chunk.clients for chunk in share] for share in fair_shares(plan, part, 3)]
+    [[(0, 1, 2)], [(3, 4, 5)], [(6, 7, 8)]]
+    """
+    work = _cumulated_work(plan, part)
+    ends = _equal_ends(work, 0, num_workers, smallest=part.stack)
+    contiguous = [[chunk] for chunk in _chunks(plan, part, [0, *ends])]
+    dealt = deal(guided_chunks(plan, part, num_workers), plan, part, num_workers)
+    most, least = (max(map(sum, _work_of(shares, work, part))) for shares in (contiguous, dealt))
+    return dealt if least < WORTH_DEALING * most else contiguous
+
+
+def deal(
+    chunks: Sequence[Chunk], plan: RoundPlan, part: CohortPart, num_workers: int
+) -> list[list[Chunk]]:
+    """Deal out chunks of a part, each to the actor with the least work so far.
+
+    That is at most 4/3 of what is possible if large chunks come first (Graham, 1969,
+    https://doi.org/10.1137/0117039).
+    """
+    work = _cumulated_work(plan, part)
+    shares: list[list[Chunk]] = [[] for _ in range(num_workers)]
+    loads = [0.0] * num_workers
+    for chunk, amount in zip(chunks, *_work_of([chunks], work, part), strict=True):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(chunk)
+        loads[lightest] += amount
+    return shares
+
+
+def _work_of(
+    shares: Sequence[Sequence[Chunk]], work: np.ndarray[Any, Any], part: CohortPart
+) -> list[list[float]]:
+    """Return the number of steps of each chunk."""
+    return [
+        [
+            float(work[(first := chunk.start - part.start) + len(chunk.clients)] - work[first])
+            for chunk in share
+        ]
+        for share in shares
+    ]
+
+
+def _cumulated_work(plan: RoundPlan, part: CohortPart) -> np.ndarray[Any, Any]:
+    """Return how many steps there are before each client of a part, and at last in all."""
+    num_steps = plan.num_steps[part.begin : part.end] or np.ones(part.end - part.begin)
+    return np.concatenate([[0], np.cumsum(num_steps)])
 
 
 def _num_subtrees(chunks: Sequence[Chunk]) -> int:
