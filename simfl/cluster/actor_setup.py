@@ -1,4 +1,4 @@
-"""ActorSetup: what an actor needs before anything of the user's can be unpickled in its process."""
+"""What all actors share, and what each needs before anything of the user's can be unpickled."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from simfl.cluster.code import ModuleSource, install_main, install_sources
 from simfl.cluster.diagnostics import log_as
+from simfl.cluster.failures import UnbuiltActorError
+from simfl.cluster.wire import Parcel, open_parcel
+from simfl.engine import Sampling, peak_memory
 from simfl.errors import ImportPathError
 from simfl.plugins import import_plugins
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,3 +69,43 @@ class ActorSetup:
                 f"{label} cannot import what the scenario uses ({error}); install the package on "
                 "every node"
             ) from error
+
+
+class Actor(Generic[T]):
+    """What all actors share.
+
+    Args:
+        label: ``server`` or ``client-3``.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._sampling: Sampling | None = None
+        self._hosted: T | None = None
+
+    def __repr__(self) -> str:
+        return self._label
+
+    def process_id(self) -> int:
+        """Return the process id, also before ``start``."""
+        return os.getpid()
+
+    def peak_memory(self) -> int | None:
+        """Return the process's peak resident memory in bytes."""
+        return peak_memory()
+
+    def end_profile(self) -> str | None:
+        """Return the page with the flame graph; None without profiling."""
+        return self._sampling.render() if self._sampling else None
+
+    @property
+    def _built(self) -> T:
+        if self._hosted is None:
+            raise UnbuiltActorError(f"{self._label} was restarted, and is not built yet")
+        return self._hosted
+
+    def _open_recipe(self, setup: ActorSetup, initial: Parcel | None) -> Any:
+        if setup.profile and self._sampling is None:
+            self._sampling = Sampling()
+        recipe: Any = setup.open_recipe(self._label)
+        return recipe if initial is None else recipe.with_initial(open_parcel(initial))

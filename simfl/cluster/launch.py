@@ -17,10 +17,11 @@ from ray.util.scheduling_strategies import (
 )
 
 from simfl.cluster.actor_setup import ActorSetup
-from simfl.cluster.actors import ClientActor, ServerActor
+from simfl.cluster.client_actor import ClientActor
 from simfl.cluster.code import read_main
 from simfl.cluster.failures import explain
 from simfl.cluster.placement import Bounds, nodes_of, place, require_room
+from simfl.cluster.server_actor import ServerActor
 from simfl.cluster.setup import EngineSetup
 from simfl.cluster.wire import Ref
 

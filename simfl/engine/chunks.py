@@ -209,7 +209,7 @@ def fair_shares(plan: RoundPlan, part: CohortPart, num_workers: int) -> list[lis
     >>> plan = RoundPlan(1, tuple(range(10)), (4, 4, 4, 4, 4, 4, 4, 4, 3, 2))
     >>> (part,) = plan.split()
     >>> [[chunk.clients for chunk in share] for share in fair_shares(plan, part, 2)]
-    [[(0, 1, 2, 3), (8,)], [(4, 5, 6, 7), (9,)]]
+    [[(0, 1), (4, 5), (8,)], [(2, 3), (6, 7), (9,)]]
     >>> plan = RoundPlan(1, tuple(range(9)))
     >>> (part,) = plan.split()
     >>> [[chunk.clients for chunk in share] for share in fair_shares(plan, part, 3)]

@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 from killing import is_shot_left
 
-import simfl.cluster.actors
+import simfl.cluster.client_actor
 from simfl.optimizer import Context, OptiModule, State
 from simfl.vector import Vector
 
-simfl.cluster.actors.device_for = lambda who, uses_gpu: "cpu"
+simfl.cluster.client_actor.device_for = lambda who, uses_gpu: "cpu"
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ import pytest
 import ray
 from ray.exceptions import ObjectLostError, RayTaskError
 
-import simfl.cluster.actors
+import simfl.cluster.client_actor
 import simfl.cluster.engine
 from simfl.cluster.actor_setup import ActorSetup
-from simfl.cluster.actors import ClientActor, ServerActor
+from simfl.cluster.client_actor import ClientActor
 from simfl.cluster.engine import RayEngine
 from simfl.cluster.launch import Worker
 from simfl.cluster.pool import ActorGroup
+from simfl.cluster.server_actor import ServerActor
 from simfl.cluster.session import Connection
 from simfl.cluster.setup import EngineSetup
 from simfl.sections import ClusterSection
@@ -126,7 +127,7 @@ def fake_engine(
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(ray, name, stand_in)
     # A thread would send heartbeats.
-    monkeypatch.setattr(simfl.cluster.actors, "_beat", lambda server, label: None)
+    monkeypatch.setattr(simfl.cluster.client_actor, "_beat", lambda server, label: None)
     server = FakeActor(ServerActor("server"), "server", spoil)
     clients = [FakeActor(ClientActor(f"client-{n}", False), f"client-{n}", spoil) for n in (0, 1)]
 

@@ -13,7 +13,8 @@ from ray import cloudpickle
 import simfl
 from simfl.aggregation import Mean, Median
 from simfl.cluster.actor_setup import ActorSetup
-from simfl.cluster.actors import ClientActor, ServerActor
+from simfl.cluster.client_actor import ClientActor
+from simfl.cluster.server_actor import ServerActor
 from simfl.cluster.wire import Parcel, address
 from simfl.errors import ConfigError
 from simfl.messages import Chunk, RoundPlan

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from simfl.cluster.actors import ServerActor
 from simfl.cluster.failures import UnbuiltActorError
+from simfl.cluster.server_actor import ServerActor
 from simfl.cluster.wire import Parcel, open_parcel, pack
 from simfl.messages import Broadcast
 from simfl.vector import Vector
