@@ -39,6 +39,9 @@ BRIEF_S = 1.0
 LONG_S = 0.5
 """How long a series may take that has several rounds; a run that ends early waits for its end."""
 
+NOTICE_DEATH_S = 5.0
+"""How long Ray may take to notice that an actor has died, on a busy machine."""
+
 MOST_ROUNDS = 64
 """The most rounds of a series."""
 
@@ -126,9 +129,8 @@ class SeriesRunner:
             return []
         try:
             reported, *reports = self._collect(begun)
-        except RayError:
-            self._fail(begun)
-            self._num_repeated = len(plans) if _has_lost_actor(begun) else 0
+        except RayError as error:
+            self._fail(begun, error)
             return []
         self._num_failed = 0
         if following:
@@ -237,12 +239,14 @@ class SeriesRunner:
         self._learn(done)
         return [*done[:-1], done[-1]._replace(handle=begun.following)]
 
-    def _fail(self, begun: _Begun) -> None:
+    def _fail(self, begun: _Begun, error: RayError) -> None:
         """Have its rounds run one by one, and more if the series before has failed, too."""
         self._address = None
         self._num_failed += 1
         self._pause = (len(begun.plans) << min(self._num_failed - 1, 10)) - 1
         self._call_off(begun)
+        is_late = isinstance(error, GetTimeoutError)
+        self._num_repeated = len(begun.plans) if not is_late and _has_lost_actor(begun) else 0
 
     def _call_off(self, begun: _Begun | None) -> None:
         """Have the server's actor leave a series, so that the client actors do, too."""
@@ -255,7 +259,7 @@ class SeriesRunner:
 def _has_lost_actor(begun: _Begun) -> bool:
     """Return whether any call of a series that was called off has ended with its actor's death."""
     refs = [begun.refs[0], *begun.calls]
-    ended, _ = ray.wait(refs, num_returns=len(refs), timeout=LOOK_S, fetch_local=False)
+    ended, _ = ray.wait(refs, num_returns=len(refs), timeout=NOTICE_DEATH_S, fetch_local=False)
     for ref in ended:
         try:
             ray.get(ref)
