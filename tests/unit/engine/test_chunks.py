@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from simfl.client import LocalWork
 from simfl.data import Examples, FederatedDataset
 from simfl.engine import Pace, Workload, equal_chunks, guided_chunks
-from simfl.engine.chunks import ChunkQueue
+from simfl.engine.chunks import ChunkQueue, deal, fair_shares
 from simfl.messages import (
     Chunk,
     ChunkReport,
@@ -101,6 +101,34 @@ def test_equal_parts_are_of_equal_work_and_not_of_equal_numbers() -> None:
         4,
         6,
     ]
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=60).map(lambda n: sorted(n)[::-1]),
+    st.integers(1, 5),
+    st.sampled_from([1, 2, 8]),
+)
+def test_shares_cover_a_part_and_the_longest_is_no_longer_than_of_contiguous_chunks(
+    num_steps: list[int], num_workers: int, stack: int
+) -> None:
+    """And by what Graham proves, no longer than a fair share and one more chunk."""
+    first = RoundPlan(3, tuple(range(100, 100 + len(num_steps))), tuple(num_steps))
+    part = CohortPart(0, 0, len(num_steps), 0, stack)
+    steps = dict(zip(first.clients, num_steps, strict=True))
+
+    def load(chunks: list[Chunk]) -> int:
+        return sum(steps[client] for chunk in chunks for client in chunk.clients)
+
+    shares = fair_shares(first, part, num_workers)
+    assert len(shares) <= num_workers
+    chunks = sorted((chunk for share in shares for chunk in share), key=lambda chunk: chunk.start)
+    assert tuple(client for chunk in chunks for client in chunk.clients) == first.clients
+    assert all(chunk.start % stack == 0 for chunk in chunks)
+    contiguous = guided_chunks(first, part, num_workers, least_work=1e9)
+    assert max(map(load, shares)) <= max(load([chunk]) for chunk in contiguous)
+    cut = equal_chunks(first, part, stack)
+    longest = max(map(load, deal(cut, first, part, num_workers)))
+    assert longest <= sum(num_steps) / num_workers + max(load([chunk]) for chunk in cut)
 
 
 def test_a_client_with_most_of_the_work_is_a_chunk_of_its_own() -> None:
