@@ -7,9 +7,10 @@ driver; a message on a connection takes a tenth of one.
 from __future__ import annotations
 
 import hmac
+import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -42,10 +43,10 @@ class Host:
     """The server's side: listens on its node's address, and serves one meeting after another."""
 
     def __init__(self) -> None:
-        address = ray.util.get_node_ip_address()
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._socket = socket.create_server((address, 0), family=family)
-        self._called_off = b""
+        self._socket = _listen()
+        self._key = self._called_off = b""
+        self._links: list[Connection] = []
+        """Of the meeting with this key."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -54,12 +55,20 @@ class Host:
         return host, port
 
     def call_off(self, key: bytes) -> None:
-        """Have the thread that serves this meeting leave it, if there is one."""
+        """Have the thread that serves this meeting leave it, if there is one.
+
+        It may wait for an actor that has stopped in the middle of a message, to read or to write.
+        """
         self._called_off = key
+        for link in self._links if self._key == key else ():
+            with suppress(OSError), socket.socket(fileno=os.dup(link.fileno())) as sock:
+                sock.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def meet(self, meeting: Meeting, number: int) -> Iterator[Links]:
         """Wait until so many client actors are there; they are left at the end of the block.
+
+        After a failure the address is another one, so that who comes too late does not stay.
 
         Raises:
             LostSumError: if the meeting is called off.
@@ -70,20 +79,30 @@ class Host:
                 raise LostSumError("the series was called off")
 
         with ExitStack() as stack:
+            stack.push(self._leave)
             links: list[Connection] = []
+            self._key, self._links = meeting.key, links
             while len(links) < number:
-                _wait([self._socket], look)
+                while not wait([self._socket], _LOOK_S):
+                    look()
                 link = _welcome(self._socket.accept()[0], meeting.key)
                 if link is not None:
                     links.append(stack.enter_context(link))
-            yield Links(links, look)
+            look()
+            yield Links(links)
+
+    def _leave(self, error: type[BaseException] | None, *_: object) -> None:
+        self._links = []
+        if error is not None:
+            self._socket.close()
+            self._socket = _listen()
 
 
 class Links:
     """Connections to the client actors of a meeting, each of which sends a message a round."""
 
-    def __init__(self, links: Sequence[Connection], look: Callable[[], None]) -> None:
-        self._links, self._look = links, look
+    def __init__(self, links: Sequence[Connection]) -> None:
+        self._links = links
 
     def receive(self) -> Iterator[bytes]:
         """Iterate over the messages of a round as they come.
@@ -93,20 +112,18 @@ class Links:
         """
         pending = list(self._links)
         while pending:
-            for link in _wait(pending, self._look):
+            ready: list[Any] = wait(pending)
+            for link in ready:
                 pending.remove(link)
-                try:
-                    yield link.recv_bytes()
-                except (EOFError, OSError) as error:
-                    raise LostSumError(f"a client actor has left: {error}") from None
+                with _saying_who_has_left("a client actor"):
+                    message = link.recv_bytes()
+                yield message
 
     def send(self, message: bytes) -> None:
         """Send all of them a message."""
-        for link in self._links:
-            try:
+        with _saying_who_has_left("a client actor"):
+            for link in self._links:
                 link.send_bytes(message)
-            except OSError as error:
-                raise LostSumError(f"a client actor has left: {error}") from None
 
 
 @contextmanager
@@ -116,24 +133,31 @@ def attend(meeting: Meeting) -> Iterator[Connection]:
     Raises:
         LostSumError: if it cannot be reached, or leaves.
     """
-    try:
-        sock = socket.create_connection(meeting.address, timeout=_CONNECT_S)
+    with (
+        _saying_who_has_left("the server's actor"),
+        socket.create_connection(meeting.address, timeout=_CONNECT_S) as sock,
+    ):
+        sock.sendall(meeting.key)
         with _link(sock) as link:
-            link.send_bytes(meeting.key)
             yield link
+
+
+@contextmanager
+def _saying_who_has_left(who: str) -> Iterator[None]:
+    try:
+        yield
     except (EOFError, OSError) as error:
-        raise LostSumError(f"the server's actor has left: {error}") from None
+        reason = str(error) or "or the series was called off"
+        raise LostSumError(f"{who} has left: {reason}") from None
 
 
 def _welcome(sock: socket.socket, key: bytes) -> Connection | None:
     """Return the connection to an actor of this meeting; None for anybody else."""
-    link = _link(sock)
-    try:
-        if link.poll(_CONNECT_S) and hmac.compare_digest(link.recv_bytes(KEY_BYTES), key):
-            return link
-    except (EOFError, OSError):  # it has left, or sends something else
-        pass
-    link.close()
+    sock.settimeout(_CONNECT_S)
+    with suppress(OSError):
+        if hmac.compare_digest(sock.recv(KEY_BYTES, socket.MSG_WAITALL), key):
+            return _link(sock)
+    sock.close()
     return None
 
 
@@ -143,8 +167,7 @@ def _link(sock: socket.socket) -> Connection:
     return Connection(sock.detach())
 
 
-def _wait(those: Sequence[Any], look: Callable[[], None]) -> list[Any]:
-    """Wait until there is something to read."""
-    while not (ready := wait(those, _LOOK_S)):
-        look()
-    return ready
+def _listen() -> socket.socket:
+    address = ray.util.get_node_ip_address()
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, 0), family=family)

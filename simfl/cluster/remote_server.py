@@ -81,6 +81,7 @@ class RemoteServer:
         self._asked_at = time.monotonic()
         self._warned_of: Ref | None = None
         self._is_there = False
+        self._address: tuple[str, int] | None = None
         self._building: Ref | None = None
         self._num_put = 0
         self._watched: dict[str, tuple[Any, Ref, float]] = {}
@@ -172,9 +173,16 @@ class RemoteServer:
 
     def build(self) -> Ref:
         """Have the actor build the server; a dead actor is restarted first."""
-        self._is_there = False
+        self._is_there, self._address = False, None
         self._building = self.actor.start.remote(*self._start_with)
         return self._building
+
+    def address(self) -> tuple[str, int] | None:
+        """Return where client actors reach the server's; None if it has died, which others see."""
+        if self._address is None:
+            with suppress(RayError):
+                self._address = self.get(self.actor.address.remote())
+        return self._address
 
     def receive(self, partials: Sequence[Ref]) -> Ref:
         """Send the server partials of chunks that have ended."""

@@ -92,8 +92,6 @@ class SeriesRunner:
         self._server, self._pool, self._cohorts = server, pool, cohorts
         self._is_possible = is_possible
         self._limit_s = stall_limit_s or StallWatch.SILENT_AT_LEAST_S
-        self._address: tuple[str, int] | None = None
-        """Of the server's process."""
         self._ahead: _Begun | None = None
         self._seconds = math.inf
         """How long a round has taken last."""
@@ -164,11 +162,11 @@ class SeriesRunner:
         if not is_worth_it or self._must_restore or self._pause or not self._pool.is_idle:
             return None
         shares = self._share(plans)
-        self._address = self._address or self._find()
-        if self._address is None:
+        address = self._server.address()
+        if address is None:
             return None
         key = secrets.token_bytes(KEY_BYTES)
-        meeting = Meeting(self._address, key)
+        meeting = Meeting(address, key)
         run = self._server.actor.run_series.options(num_returns=3)
         return _Begun(
             plans,
@@ -181,14 +179,6 @@ class SeriesRunner:
                 for worker, chunks in shares
             ],
         )
-
-    def _find(self) -> tuple[str, int] | None:
-        """Ask the server's actor for its address; None if it has died, which others handle."""
-        try:
-            address: tuple[str, int] = self._server.get(self._server.actor.address.remote())
-        except RayError:
-            return None
-        return address
 
     def _share(self, plans: Sequence[RoundPlan]) -> Shares:
         """Return what each actor trains; those that train nothing are left out."""
@@ -241,7 +231,6 @@ class SeriesRunner:
 
     def _fail(self, begun: _Begun, error: RayError) -> None:
         """Have its rounds run one by one, and more if the series before has failed, too."""
-        self._address = None
         self._num_failed += 1
         self._pause = (len(begun.plans) << min(self._num_failed - 1, 10)) - 1
         self._call_off(begun)

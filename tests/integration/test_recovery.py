@@ -17,6 +17,7 @@ import ray
 import simfl
 import simfl.cluster.series
 from simfl.cluster.engine import RayEngine
+from simfl.cluster.remote_server import RemoteServer
 from simfl.cluster.series import SeriesRunner
 from simfl.errors import ClusterError, RunError
 from simfl.record import RoundRecord
@@ -275,7 +276,7 @@ def test_a_series_whose_actors_cannot_connect_is_run_round_by_round(
     """As behind a firewall. The next attempts come after ever more rounds."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         closed = unused.getsockname()
-    monkeypatch.setattr(SeriesRunner, "_find", lambda self: closed)
+    monkeypatch.setattr(RemoteServer, "address", lambda self: closed)
     assert numbers(brief(), tmp_path / "out") == undisturbed_brief
     assert [length for _, length in series] == [0] * 7
     assert series[0][0]._num_failed == 3

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -31,13 +34,15 @@ def start() -> Iterator[Callable[..., Future[Any]]]:
         yield pool.submit
 
 
-def serve(host: Host, *, number: int, rounds: int = 1) -> list[list[bytes]]:
+def serve(
+    host: Host, *, number: int, rounds: int = 1, key: bytes = KEY, answer: bytes | None = None
+) -> list[list[bytes]]:
     """Return what each round's messages were, in order; all are sent how many bytes came."""
     found = []
-    with host.meet(Meeting(host.address, KEY), number) as met:
+    with host.meet(Meeting(host.address, key), number) as met:
         for _ in range(rounds):
             found.append(sorted(met.receive()))
-            met.send(str(sum(map(len, found[-1]))).encode())
+            met.send(answer or str(sum(map(len, found[-1]))).encode())
     return found
 
 
@@ -64,11 +69,12 @@ def test_each_sends_a_message_a_round_and_all_receive_the_same(
 def test_nobody_without_the_key_is_let_in(
     host: Host, start: Callable[..., Future[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One has that of another meeting, one sends far more than a key, one nothing."""
+    """One has that of another meeting, one sends far more than a key, one a part of it."""
     monkeypatch.setattr(links, "_CONNECT_S", 0.1)
-    with closing(socket.create_connection(host.address)):
+    with closing(socket.create_connection(host.address)) as slow:
+        slow.sendall(b"k")
         served = start(serve, host, number=1)
-        for key in (b"o" * links.KEY_BYTES, b"k" * 10_000):
+        for key in (b"o" * links.KEY_BYTES, b"o" * 10_000):
             with pytest.raises(LostSumError, match="has left"):
                 come(host, b"stranger", key=key)
         assert come(host, b"a") == [b"1"]
@@ -90,18 +96,42 @@ def test_who_leaves_ends_the_meeting_for_all(host: Host, start: Callable[..., Fu
 def test_a_meeting_that_is_called_off_is_left(
     number: int, host: Host, start: Callable[..., Future[Any]]
 ) -> None:
-    """One actor is there and trains; with two, the other one never comes."""
+    """One actor is there and trains; with two, the other one comes too late."""
+    former = Meeting(host.address, KEY)
     served = start(serve, host, number=number)
-    with attend(Meeting(host.address, KEY)) as link:
+    with attend(former) as link:
         host.call_off(KEY)
         with pytest.raises(LostSumError, match="called off"):
             served.result()
-        with pytest.raises(EOFError):
+        with pytest.raises((EOFError, ConnectionResetError)):
             link.recv_bytes()
-    host.call_off(b"another")
-    served = start(serve, host, number=1)
-    assert come(host, b"a") == [b"1"]
+    with pytest.raises(LostSumError, match="refused"), attend(former):
+        pass
+    next_key = b"n" * links.KEY_BYTES
+    served = start(serve, host, number=1, key=next_key)
+    host.call_off(KEY)  # once more, too late
+    assert come(host, b"a", key=next_key) == [b"1"]
     assert served.result() == [[b"a"]]
+
+
+@pytest.mark.parametrize("is_sending", [True, False])
+def test_an_actor_that_stops_in_the_middle_of_a_message_keeps_nobody(
+    is_sending: bool, host: Host, start: Callable[..., Future[Any]]
+) -> None:
+    """It reads nothing of a large message, or sends the length of one and nothing more."""
+    served = start(serve, host, number=1, answer=b"l" * (1 << 26))
+    with attend(Meeting(host.address, KEY)) as link:
+        if is_sending:
+            os.write(link.fileno(), struct.pack("!i", 100))
+        else:
+            link.send_bytes(b"a")
+            assert link.poll(10)  # it has begun to answer
+        assert not served.done()
+        while not host._links:
+            time.sleep(0.01)
+        host.call_off(KEY)
+        with pytest.raises(LostSumError, match="client actor has left"):
+            served.result(timeout=60)
 
 
 def test_where_nobody_listens_nothing_hangs(host: Host) -> None:
