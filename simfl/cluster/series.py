@@ -247,7 +247,7 @@ class SeriesRunner:
 
 def _has_lost_actor(begun: _Begun) -> bool:
     """Return whether any call of a series that was called off has ended with its actor's death."""
-    refs = [begun.refs[0], *begun.calls]
+    refs = [*begun.refs, *begun.calls]  # all, as Ray prints errors that nobody has asked for
     ended, _ = ray.wait(refs, num_returns=len(refs), timeout=NOTICE_DEATH_S, fetch_local=False)
     for ref in ended:
         try:
