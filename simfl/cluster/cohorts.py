@@ -21,6 +21,9 @@ from simfl.engine.events import AnyChunk, Assign, Begin
 from simfl.messages import Chunk, ChunkReport, ChunkResult, ChunkTrace, CohortPart, RoundPlan
 from simfl.states import Place, StateFile, StateTable, StoredObject
 
+WORTH_STORING_BYTES = 1 << 21
+"""The size from which a partial is sent faster through the object store, where it is not copied."""
+
 Returned: TypeAlias = ChunkResult[None, Place]
 """What a chunk has returned, without the partial: no reference to it is kept, so that it is freed
 once it has been added."""
@@ -101,9 +104,13 @@ class Cohorts:
 
     @property
     def sends_much(self) -> bool:
-        """Whether what chunks send is large, or goes to combiners."""
-        num_bytes = sum(self._paces[worker.group].partial_bytes for worker in self._pool.members)
-        return self.combiners.are_launched or num_bytes > COSTLY_BYTES
+        """Whether what chunks send is better sent through the object store, or to combiners."""
+        sizes = [self._paces[worker.group].partial_bytes for worker in self._pool.members]
+        return (
+            self.combiners.are_launched
+            or max(sizes, default=0) > WORTH_STORING_BYTES
+            or sum(sizes) > COSTLY_BYTES
+        )
 
     def learn(self, traces: Sequence[tuple[int, ChunkTrace]]) -> None:
         """Learn from a round that is done how to cut the next one, and where to form its sums."""
