@@ -148,8 +148,7 @@ class ServerActor(Actor[Server]):
             for plan in plans:
                 began = time.perf_counter()
                 for message in links.receive():
-                    for partial in pickle.loads(message):
-                        server.receive(open_parcel(partial))
+                    self.receive(*pickle.loads(message))
                 trained = time.perf_counter()
                 report = server.end_round(plan)
                 if plan is not plans[-1]:
