@@ -1,7 +1,7 @@
-"""Connections between the server's actor and client actors, for rounds that wait for no driver.
+"""Connections between the server's actor and client actors, for rounds that do not wait for the driver.
 
-A call of Ray takes one to three milliseconds from actor to actor, since it goes by way of the
-driver; a message on a connection takes a tenth of one.
+What Ray passes from one actor to another goes through the driver, which takes one to three
+milliseconds; a message on a connection takes 0.3.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import ray
 from simfl.cluster.failures import LostSumError
 
 KEY_BYTES = 16
-"""The size of the key by which both sides of a connection know each other."""
+"""The size of the key by which the server's actor recognizes client actors."""
 
 _CONNECT_S = 2.0
 """How long connecting may take, and the key that comes first."""
 
 _LOOK_S = 0.2
-"""The interval at which whoever waits checks whether that was called off."""
+"""The interval at which a host that waits for actors checks whether it was called off."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Series of brief rounds, which the actors run among themselves.
 
-A round of 30 ms on two actors spends a third of its time in calls, which go by way of the driver.
+A round of 30 ms on two actors spends a third of its time in calls, which go through the driver.
 So the driver hands out the chunks of several rounds in one call of each actor; partials and
 broadcasts go from actor to actor (``links.py``), and only the last broadcast is returned. The next
 series is begun as soon as one has ended, before the driver looks at what its rounds have reported.
@@ -247,7 +247,7 @@ class SeriesRunner:
 
 def _has_lost_actor(begun: _Begun) -> bool:
     """Return whether any call of a series that was called off has ended with its actor's death."""
-    refs = [*begun.refs, *begun.calls]  # all, as Ray prints errors that nobody has asked for
+    refs = [*begun.refs, *begun.calls]  # all, since Ray prints errors never retrieved
     ended, _ = ray.wait(refs, num_returns=len(refs), timeout=NOTICE_DEATH_S, fetch_local=False)
     for ref in ended:
         try:
