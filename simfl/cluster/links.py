@@ -1,4 +1,4 @@
-"""Connections between the server's actor and client actors, for rounds that do not wait for the driver.
+"""Connections between the server's actor and client actors, for rounds without the driver.
 
 What Ray passes from one actor to another goes through the driver, which takes one to three
 milliseconds; a message on a connection takes 0.3.
