@@ -6,11 +6,13 @@ The driver, the server and room for one client actor are on one of them, room fo
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ class HeldRun:
         self.out = folder / "out"
         self._folder = folder
         plain = scenario(**cluster) if keeps else brief(**cluster)
-        plain |= {"plugins": ["killing"], "search": [str(HERE)]}
+        plain |= {"plugins": ["killing", *([] if keeps else ["in_series"])], "search": [str(HERE)]}
         simulation = build(simfl.load_scenario(plain))
         for round in rounds:
             self._at(round).mkdir()
@@ -90,22 +92,31 @@ class HeldRun:
             plain["client"]["optimizer"]["modules"].append(["hold-at", hold])
         path = folder / "scenario.yaml"
         path.write_text(yaml.safe_dump(plain))
-        self.process = machines.simfl("run", path, "--out", self.out, "--address", machines.address)
-        self.gave_up = threading.Event()
-        """Set when Ray says that it takes the node for dead."""
-        self.output = ""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._log = folder / "log"
+        with self._log.open("w") as log:
+            self.process = machines.simfl(
+                *("run", path, "--out", self.out, "--address", machines.address),
+                stdout=log,
+                start_new_session=True,
+            )
 
     def _at(self, round: int) -> Path:
         return self._folder / f"round-{round}"
 
-    def _read(self) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            self.output += line
-            if "marked dead" in line:
-                self.gave_up.set()
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        return self._log.read_text()
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether Ray has said that it takes the node for dead."""
+        return "marked dead" in self.output
+
+    def until_given_up(self) -> None:
+        while not self.gave_up:
+            assert self.process.poll() is None, self.output
+            time.sleep(0.02)
 
     def until_held(self, round: int) -> None:
         while not (self._at(round) / f"hold-{round}-0").exists():
@@ -122,17 +133,21 @@ class HeldRun:
 
     def code(self) -> int:
         """Wait for its end; return its exit code."""
-        self._reader.join(timeout=120)
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=120)
+
+    def end(self) -> None:
+        """End it, and what runs it on the machine."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 @pytest.fixture
 def run(machines: RayOnTwoMachines, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     held = HeldRun(machines, tmp_path, **request.param)
-    with held.process:
-        yield held
-        held.process.kill()
-    machines.is_lost = held.gave_up.is_set()
+    yield held
+    held.end()
+    machines.is_lost = held.gave_up
 
 
 @pytest.mark.parametrize("run", [{"rounds": (3, 6)}], indirect=True)
@@ -147,10 +162,10 @@ def test_delay_loss_and_interruptions_do_not_change_the_bits(
     time.sleep(0.8)  # for less than Ray gives a node up after
     machines.wire.set("heal")
     run.until_held(6)
-    assert not run.gave_up.is_set()
+    assert not run.gave_up
     machines.wire.set("cut")
     run.let_go(6)
-    assert run.gave_up.wait(timeout=60), run.output
+    run.until_given_up()
     machines.wire.set("heal")
     assert run.code() == 0, run.output
     assert numbers(run.out) == undisturbed
@@ -160,7 +175,7 @@ def test_delay_loss_and_interruptions_do_not_change_the_bits(
 def test_a_series_of_rounds_goes_on_after_an_interruption_or_is_run_round_by_round(
     machines: RayOnTwoMachines, run: HeldRun, tmp_path: Path
 ) -> None:
-    """Rounds 3 and 4 are a series, and those from 5 to 8."""
+    """Rounds 3 and 4 are a series, and 5 and 6."""
     undisturbed = numbers(simfl.run(brief(), out=tmp_path / "inline", backend="inline").out)
     run.until_held(4)
     assert run.num_rounds <= 2
@@ -170,10 +185,10 @@ def test_a_series_of_rounds_goes_on_after_an_interruption_or_is_run_round_by_rou
     machines.wire.set("heal")
     run.until_held(6)
     assert run.num_rounds <= 4  # a series begins before those of the last are recorded
-    assert not run.gave_up.is_set()
+    assert not run.gave_up
     machines.wire.set("cut")
     run.let_go(6)
-    assert run.gave_up.wait(timeout=60), run.output
+    run.until_given_up()
     machines.wire.set("heal")
     assert run.code() == 0, run.output
     assert numbers(run.out) == undisturbed

@@ -1,0 +1,7 @@
+"""A plug-in that has a run's rounds run in series of two, however long they take."""
+
+import simfl.cluster.series
+
+simfl.cluster.series.BRIEF_S = 1000.0
+simfl.cluster.series.LONG_S = 100_000.0
+simfl.cluster.series.MOST_ROUNDS = 2
