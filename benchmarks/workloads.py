@@ -346,7 +346,7 @@ _ALL = (
         cohort=20,
         model={"kind": "python", "path": "models:make_transformer"},
         vocabulary=80,
-        loops=("plain", "fused"),
+        loops=("plain", "fused", "tuned"),
     ),
     Workload(  # residual, with GroupNorm: 78,042 parameters
         "resnet",
