@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-_torchs: Final[Any] = F.multi_head_attention_forward
+_functional: Final[Any] = F
+_torchs: Final = _functional.multi_head_attention_forward
 
 
 def with_self_attention(module: nn.Module) -> WithSelfAttention | nn.Module:
@@ -55,18 +56,16 @@ class _Replaced:
         self._within: Counter[int] = Counter()
 
     def __enter__(self) -> None:
-        functional: Any = F
         with self._lock:
             self._within[threading.get_ident()] += 1
-            if functional.multi_head_attention_forward is _torchs:  # and nobody else's
-                functional.multi_head_attention_forward = _attention
+            if _functional.multi_head_attention_forward is _torchs:  # and nobody else's
+                _functional.multi_head_attention_forward = _attention
 
     def __exit__(self, *_: object) -> None:
-        functional: Any = F
         with self._lock:
             self._within -= Counter([threading.get_ident()])
-            if not self._within and functional.multi_head_attention_forward is _attention:
-                functional.multi_head_attention_forward = _torchs
+            if not self._within and _functional.multi_head_attention_forward is _attention:
+                _functional.multi_head_attention_forward = _torchs
 
     @property
     def is_here(self) -> bool:
@@ -77,8 +76,14 @@ _replaced: Final = _Replaced()
 
 
 _OPTIONS: Final = frozenset(
-    {"training", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights"}
-    | {"is_causal"}
+    [
+        "training",
+        "key_padding_mask",
+        "need_weights",
+        "attn_mask",
+        "average_attn_weights",
+        "is_causal",
+    ]
 )
 """What ``nn.MultiheadAttention`` gives the function by name, if keys are as long as queries."""
 
