@@ -23,7 +23,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.dropout import _DropoutNd
 
-from simfl.models.attention import WithSelfAttention, with_self_attention
 from simfl.models.dropout import Dropout
 from simfl.models.held_state import HeldState
 from simfl.models.layers import alteration, has_hook
@@ -58,24 +57,22 @@ def faster_form(module: nn.Module, inputs: Inputs) -> Form:
     Outputs, gradients and changes of buffers are the module's up to rounding. It is the module
     itself unless all it does is understood and there is something to gain. This depends on the
     module, and on the shapes, the type and the device of the inputs, but not on their values.
-    Self-attention has the module's bits, in a call of the module (``attention.py``).
 
     Args:
         module: a copy of it is called with random inputs, to compare.
         inputs: like those that it will be called with.
     """
-    otherwise = with_self_attention(module)
     if not _may_gain(module, inputs):
-        return otherwise
+        return module
     try:
         with torch.enable_grad(), _generators_restored():
             graph = _record(module)
             require_alike(module, graph, inputs, may_draw=lambda node: _DROPOUT.has(node, module))
             if not _rewrite(graph, module, inputs) or not agree(module, graph, inputs):
-                return otherwise
+                return module
             return _Rewritten(module, graph)
     except Exception:  # of code that is not ours, and that works without this
-        return otherwise
+        return module
 
 
 class Forms:
@@ -95,9 +92,7 @@ class Forms:
         """Take over those of a module that was built in the same way."""
         for mode in other._found.keys() - self._found.keys():
             form, own = other._found[mode], self._module
-            self._found[mode] = (
-                form.of(own) if isinstance(form, _Rewritten | WithSelfAttention) else own
-            )
+            self._found[mode] = form.of(own) if isinstance(form, _Rewritten) else own
 
 
 class _Rewritten:
