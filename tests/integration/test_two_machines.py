@@ -150,6 +150,22 @@ def run(machines: RayOnTwoMachines, tmp_path: Path, request: pytest.FixtureReque
     machines.is_lost = held.gave_up
 
 
+def interrupt(machines: RayOnTwoMachines, run: HeldRun, round: int) -> None:
+    """Cut the wire in a round for less time than Ray gives a node up after."""
+    machines.wire.set("cut")
+    run.let_go(round)
+    time.sleep(0.8)
+    machines.wire.set("heal")
+
+
+def lose_node(machines: RayOnTwoMachines, run: HeldRun, round: int) -> None:
+    """Cut the wire in a round until Ray has given the node up."""
+    machines.wire.set("cut")
+    run.let_go(round)
+    run.until_given_up()
+    machines.wire.set("heal")
+
+
 @pytest.mark.parametrize("run", [{"rounds": (3, 6)}], indirect=True)
 def test_delay_loss_and_interruptions_do_not_change_the_bits(
     machines: RayOnTwoMachines, run: HeldRun, undisturbed: Any
@@ -157,16 +173,10 @@ def test_delay_loss_and_interruptions_do_not_change_the_bits(
     """After the long interruption the node is back, and learns that it was declared lost."""
     machines.wire.set("delay 0.02", "loss 0.015")
     run.until_held(3)
-    machines.wire.set("cut")
-    run.let_go(3)
-    time.sleep(0.8)  # for less than Ray gives a node up after
-    machines.wire.set("heal")
+    interrupt(machines, run, 3)
     run.until_held(6)
     assert not run.gave_up
-    machines.wire.set("cut")
-    run.let_go(6)
-    run.until_given_up()
-    machines.wire.set("heal")
+    lose_node(machines, run, 6)
     assert run.code() == 0, run.output
     assert numbers(run.out) == undisturbed
 
@@ -179,17 +189,11 @@ def test_a_series_of_rounds_goes_on_after_an_interruption_or_is_run_round_by_rou
     undisturbed = numbers(simfl.run(brief(), out=tmp_path / "inline", backend="inline").out)
     run.until_held(4)
     assert run.num_rounds <= 2
-    machines.wire.set("cut")
-    run.let_go(4)
-    time.sleep(0.8)  # for less than Ray gives a node up after
-    machines.wire.set("heal")
+    interrupt(machines, run, 4)
     run.until_held(6)
     assert run.num_rounds <= 4  # a series begins before those of the last are recorded
     assert not run.gave_up
-    machines.wire.set("cut")
-    run.let_go(6)
-    run.until_given_up()
-    machines.wire.set("heal")
+    lose_node(machines, run, 6)
     assert run.code() == 0, run.output
     assert numbers(run.out) == undisturbed
 
