@@ -1,4 +1,4 @@
-"""A plug-in that has a run's rounds run in series of two, however long they take."""
+"""A plug-in that puts rounds into series of two, however long they take."""
 
 import simfl.cluster.series
 

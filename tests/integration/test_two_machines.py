@@ -136,7 +136,7 @@ class HeldRun:
         return self.process.wait(timeout=120)
 
     def end(self) -> None:
-        """End it, and what runs it on the machine."""
+        """Kill it, and the process that entered the machine for it."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -185,7 +185,7 @@ def test_delay_loss_and_interruptions_do_not_change_the_bits(
 def test_a_series_of_rounds_goes_on_after_an_interruption_or_is_run_round_by_round(
     machines: RayOnTwoMachines, run: HeldRun, tmp_path: Path
 ) -> None:
-    """Rounds 3 and 4 are a series, and 5 and 6."""
+    """Rounds 3 and 4 are a series, and so are 5 and 6."""
     undisturbed = numbers(simfl.run(brief(), out=tmp_path / "inline", backend="inline").out)
     run.until_held(4)
     assert run.num_rounds <= 2
